@@ -1,0 +1,27 @@
+"""Networks by name: one file each, one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from geocalc.architectures.faenet import FAENet, FAENetSettings
+from geocalc.settings import Settings
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network class and the settings it is built from."""
+
+    settings: type[Settings]
+    build: Callable[[Any], nn.Module]
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "faenet": Architecture(FAENetSettings, FAENet),
+}
+
+__all__ = ["ARCHITECTURES", "Architecture", "FAENet", "FAENetSettings"]

@@ -1,0 +1,160 @@
+"""FAENet: a network that reads raw edge vectors, to be used with frame averaging.
+
+Source: Duval et al., FAENet: Frame Averaging Equivariant GNN for Materials Modeling (ICML 2023).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from geocalc.architectures.base import NetworkInput, NetworkOutput
+from geocalc.nn.activation import swish
+from geocalc.nn.basis import GaussianBasis, polynomial_envelope
+from geocalc.nn.embedding import AtomEmbedding
+from geocalc.nn.heads import EnergyHead, ForceDecoder, ForceHead, ForceNorm
+from geocalc.nn.interaction import Interaction, MessageType, Norm
+from geocalc.settings import Settings
+
+SHORTEST = 1e-6  # Angstrom; keeps the direction of a zero-length edge finite
+
+
+class EnergyWeights(StrEnum):
+    """Per-atom factor on the energy: none, or a Linear layer on the first or on the last features (unnormalised)."""
+
+    NONE = "none"
+    INITIAL = "weighted-av-initial-embeds"
+    FINAL = "weighted-av-final-embeds"
+
+
+class Skip(StrEnum):
+    """What joins the depths: nothing, a Linear layer over layer energies, their sum, or a Linear layer over features."""
+
+    NONE = "none"
+    CONCAT = "concat"
+    ADD = "add"
+    CONCAT_ATOM = "concat_atom"
+
+
+class FAENetSettings(Settings):
+    """Settings of FAENet; defaults suit a conservative potential.
+
+    Lengths in Angstrom. The published names are kept where users know them; `compact_tables`, `smooth_cutoff=False` and
+    `n_elements=85` give the published parameter counts.
+    """
+
+    cutoff: float = Field(6.0, gt=0)
+    max_neighbors: int | None = Field(None, ge=1)
+    hidden_channels: int = Field(256, ge=2)
+    num_filters: int = Field(128, ge=2)
+    num_interactions: int = Field(4, ge=1)
+    num_gaussians: int = Field(48, ge=2)
+    directional_gaussians: int = Field(0, ge=0, description="Gaussians times the unit vector, beside the raw vector")
+    tag_hidden_channels: int = Field(16, ge=0)
+    pg_hidden_channels: int = Field(32, ge=0)
+    phys_embeds: bool = True
+    phys_hidden_channels: int = Field(0, ge=0)
+    mp_type: MessageType = MessageType.UPDOWNSCALE_BASE
+    norm: Norm = Norm.LAYER
+    complex_mp: bool = True
+    second_layer_MLP: bool = False
+    energy_head: EnergyWeights = EnergyWeights.NONE
+    skip_co: Skip = Skip.CONCAT_ATOM
+    direct_forces: bool = False
+    force_decoder_type: ForceDecoder = ForceDecoder.MLP
+    force_decoder_channels: int = Field(256, ge=1)
+    force_decoder_norm: ForceNorm = ForceNorm.LAYER
+    message_scale: float = Field(1.0, gt=0, description="factor on summed messages; 1/sqrt(mean degree) keeps them near one")
+    smooth_cutoff: bool = True
+    n_elements: int = Field(119, ge=2, le=119)
+    compact_tables: bool = False
+
+
+class FAENet(nn.Module):
+    """The network; see `FAENetSettings`."""
+
+    def __init__(self, settings: FAENetSettings) -> None:
+        super().__init__()
+        s = settings
+        self.cutoff, self.max_neighbors, self.smooth_cutoff = s.cutoff, s.max_neighbors, s.smooth_cutoff
+        self.skip, self.weights = s.skip_co, s.energy_head
+        self.basis = GaussianBasis(s.num_gaussians, s.cutoff)
+        self.directional = GaussianBasis(s.directional_gaussians, s.cutoff) if s.directional_gaussians else None
+        half = s.num_filters // 2
+        self.edge_vector = nn.Linear(3 * (1 + s.directional_gaussians), half)
+        self.edge_length = nn.Linear(s.num_gaussians, s.num_filters - half)
+        self.edge_second = nn.Linear(s.num_filters, s.num_filters) if s.second_layer_MLP else None
+        self.embedding = AtomEmbedding(
+            s.hidden_channels,
+            s.tag_hidden_channels,
+            s.pg_hidden_channels,
+            s.phys_embeds,
+            s.phys_hidden_channels,
+            s.second_layer_MLP,
+            s.n_elements,
+            s.compact_tables,
+        )
+        self.blocks = nn.ModuleList(
+            Interaction(s.hidden_channels, s.num_filters, s.mp_type, s.norm, s.complex_mp, s.message_scale)
+            for _ in range(s.num_interactions)
+        )
+        self.energy = EnergyHead(s.hidden_channels)
+        self.alpha = nn.Linear(s.hidden_channels, 1) if s.energy_head is not EnergyWeights.NONE else None
+        depth = s.num_interactions + 1
+        self.join = nn.Linear(depth * s.hidden_channels, s.hidden_channels) if s.skip_co is Skip.CONCAT_ATOM else None
+        self.mix = nn.Linear(depth, 1) if s.skip_co is Skip.CONCAT else None
+        self.force_head = (
+            ForceHead(s.hidden_channels, s.force_decoder_channels, s.force_decoder_type, s.force_decoder_norm)
+            if s.direct_forces
+            else None
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights and zero biases for every Linear layer, as published."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, inputs: NetworkInput) -> NetworkOutput:
+        """Energies (n_systems,) and, with a direct head, forces (n_atoms, 3) in the frame."""
+        edge, envelope = self.embed_edges(inputs.edge_vec)
+        hidden = self.embedding(inputs.numbers, inputs.tags)
+        layers = [hidden]
+        for block in self.blocks:
+            hidden = hidden + block(hidden, edge, envelope, inputs.index, inputs.system_idx, inputs.n_systems)
+            layers.append(hidden)
+        forces = None if self.force_head is None else self.force_head(hidden)
+        return NetworkOutput(energy=self._energy(layers, inputs), forces=forces)
+
+    def embed_edges(self, edge_vec: Tensor) -> tuple[Tensor, Tensor]:
+        """Edge vectors (n_edges, 3) to features (n_edges, num_filters) and envelope (n_edges, 1)."""
+        length = (edge_vec * edge_vec).sum(1).clamp(min=SHORTEST**2).sqrt()
+        vector = edge_vec
+        if self.directional is not None:
+            unit = edge_vec / length[:, None]
+            vector = torch.cat([vector, (unit[:, :, None] * self.directional(length)[:, None, :]).flatten(1)], dim=1)
+        edge = swish(torch.cat([self.edge_vector(vector), self.edge_length(self.basis(length))], dim=1))
+        if self.edge_second is not None:
+            edge = swish(self.edge_second(edge))
+        envelope = polynomial_envelope(length, self.cutoff) if self.smooth_cutoff else torch.ones_like(length)
+        return edge, envelope[:, None]
+
+    def _energy(self, layers: list[Tensor], inputs: NetworkInput) -> Tensor:
+        if self.join is not None:
+            return self._summed(swish(self.join(torch.cat(layers, dim=1))), layers, inputs)
+        if self.skip is Skip.NONE:
+            return self._summed(layers[-1], layers, inputs)
+        depths = torch.stack([self._summed(hidden, layers, inputs) for hidden in layers], dim=1)
+        return depths.sum(1) if self.mix is None else self.mix(depths).squeeze(1)
+
+    def _summed(self, hidden: Tensor, layers: list[Tensor], inputs: NetworkInput) -> Tensor:
+        per_atom = self.energy(hidden)
+        if self.alpha is not None:
+            per_atom = per_atom * self.alpha(layers[0] if self.weights is EnergyWeights.INITIAL else hidden)
+        return per_atom.new_zeros(inputs.n_systems).index_add(0, inputs.system_idx, per_atom.squeeze(1))

@@ -1,0 +1,37 @@
+"""Exception types. Every leaf is also the builtin that a caller would guess."""
+
+
+class GeoCalcError(Exception):
+    """Root of every error that geocalc raises on purpose."""
+
+
+class InputError(GeoCalcError, ValueError):
+    """A structure, setting or argument cannot be used: shapes, elements, cells, files."""
+
+
+class ModelNotFoundError(GeoCalcError, LookupError):
+    """No model of that name; the message lists near names."""
+
+
+class ModelFileError(GeoCalcError, OSError):
+    """A model folder is damaged: wrong hash, LFS pointer, newer schema version."""
+
+
+class RecipeError(GeoCalcError, ValueError):
+    """A recipe or configuration key is unknown or has a value that is not allowed."""
+
+
+class NonFiniteError(GeoCalcError, ArithmeticError):
+    """A computation gave NaN or infinity."""
+
+
+class ConvergenceError(GeoCalcError, RuntimeError):
+    """A relaxation did not converge; raised only when asked for."""
+
+
+class EnergyKindError(GeoCalcError, TypeError):
+    """Energies of different kinds or levels of theory were combined."""
+
+
+class MissingDependencyError(GeoCalcError, ImportError):
+    """An optional package is missing; the message names the extra to install."""

@@ -1,0 +1,36 @@
+"""Radial functions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+ENVELOPE_POWER = 5  # Gasteiger et al. (2020), eq. 8 with p = 5: value, slope and curvature vanish at the cutoff
+
+
+def polynomial_envelope(length: Tensor, cutoff: float) -> Tensor:
+    """Smooth step from 1 at zero to 0 at `cutoff`, zero beyond; two continuous derivatives.
+
+    Source: Gasteiger, Gross and Guennemann, Directional message passing (2020), eq. 8.
+    """
+    p = ENVELOPE_POWER
+    x = (length / cutoff).clamp(max=1.0)
+    power = x**p
+    return 1 - power * ((p + 1) * (p + 2) / 2 - p * (p + 2) * x + p * (p + 1) / 2 * x * x)
+
+
+class GaussianBasis(nn.Module):
+    """`n_gaussians` Gaussians with centres evenly spaced on [0, cutoff] and width equal to their spacing.
+
+    Source: Schuett et al., SchNet (2017), as used by FAENet.
+    """
+
+    def __init__(self, n_gaussians: int, cutoff: float) -> None:
+        super().__init__()
+        self.register_buffer("centers", torch.linspace(0.0, cutoff, n_gaussians), persistent=False)
+        self.coefficient = -0.5 / (cutoff / (n_gaussians - 1)) ** 2
+
+    def forward(self, length: Tensor) -> Tensor:
+        """Lengths (n_edges,) in Angstrom to features (n_edges, n_gaussians)."""
+        offset = length[:, None] - self.centers
+        return torch.exp(self.coefficient * offset * offset)

@@ -1,0 +1,92 @@
+"""Energy and force heads of FAENet.
+
+Source: Duval et al., FAENet (2023), and its published configurations.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from torch import Tensor, nn
+
+from geocalc.nn.activation import swish
+
+
+class ForceDecoder(StrEnum):
+    """Shape of the direct force head."""
+
+    SIMPLE = "simple"
+    MLP = "mlp"
+    RES = "res"
+    RES_UPDOWN = "res_updown"
+
+
+class ForceNorm(StrEnum):
+    """Normalisation inside the direct force head."""
+
+    BATCH = "batch1d"
+    LAYER = "layer"
+    NONE = "none"
+
+
+class EnergyHead(nn.Module):
+    """Per-atom energies: Linear(H -> H/2), swish, Linear(H/2 -> 1)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, width // 2)
+        self.last = nn.Linear(width // 2, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(n_atoms, width) to (n_atoms, 1)."""
+        return self.last(swish(self.first(hidden)))  # type: ignore[no-any-return]
+
+
+def _normalise(norm: ForceNorm, width: int) -> nn.Module:
+    if norm is ForceNorm.BATCH:
+        return nn.BatchNorm1d(width)
+    return nn.LayerNorm(width) if norm is ForceNorm.LAYER else nn.Identity()
+
+
+class _Dense(nn.Module):
+    """Linear, norm, swish."""
+
+    def __init__(self, inward: int, outward: int, norm: ForceNorm) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inward, outward)
+        self.norm = _normalise(norm, outward)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return swish(self.norm(self.linear(values)))
+
+
+class ForceHead(nn.Module):
+    """Three numbers per atom from its features, without reference to the energy.
+
+    Args:
+        width: node features.
+        hidden: width of the head.
+        kind: simple (Linear, swish, Linear), mlp (with a norm), res (two residual layers, then mlp) or res_updown (down, mid, up,
+            residual, then mlp).
+        norm: normalisation; batch statistics couple atoms in training only.
+    """
+
+    def __init__(self, width: int, hidden: int, kind: ForceDecoder, norm: ForceNorm) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind is ForceDecoder.RES:
+            self.residual = nn.ModuleList([_Dense(width, width, norm), _Dense(width, width, norm)])
+        elif kind is ForceDecoder.RES_UPDOWN:
+            self.residual = nn.ModuleList(
+                [nn.Sequential(_Dense(width, hidden, norm), _Dense(hidden, hidden, norm), _Dense(hidden, width, norm))]
+            )
+        else:
+            self.residual = nn.ModuleList()
+        self.dense = _Dense(width, hidden, ForceNorm.NONE if kind is ForceDecoder.SIMPLE else norm)
+        self.last = nn.Linear(hidden, 3)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(n_atoms, width) to (n_atoms, 3)."""
+        for layer in self.residual:
+            hidden = hidden + layer(hidden)
+        return self.last(self.dense(hidden))  # type: ignore[no-any-return]

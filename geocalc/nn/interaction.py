@@ -1,0 +1,92 @@
+"""The five interaction blocks of FAENet.
+
+Source: Duval et al., FAENet (2023), and its published configurations. The Linear layer on concat(edge, h_i, h_j) is held as its
+three column blocks, which is the same map: one product per edge and two per node.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from torch import Tensor, nn
+import torch
+
+from geocalc.nn.activation import swish
+from geocalc.nn.message import EdgeIndex, aggregate
+from geocalc.nn.norm import GraphNorm
+
+
+class MessageType(StrEnum):
+    """How a block turns edges into filters."""
+
+    SIMPLE = "simple"
+    BASE = "base"
+    UPDOWNSCALE = "updownscale"
+    UPDOWNSCALE_BASE = "updownscale_base"
+    UPDOWN_LOCAL_ENV = "updown_local_env"
+
+
+class Norm(StrEnum):
+    """Normalisation in a block: of the summed messages (graph, legacy_graph) or of the features that enter it (layer)."""
+
+    NONE = "none"
+    GRAPH = "graph"
+    LEGACY_GRAPH = "legacy_graph"
+    LAYER = "layer"
+
+
+class Interaction(nn.Module):
+    """One residual update h -> h + Block(h, e).
+
+    Args:
+        width: node features H.
+        filters: edge features F; the simple type needs F = H.
+        kind: message type.
+        norm: normalisation.
+        complex_update: a second Linear layer and activation at the end.
+        message_scale: factor on the summed messages.
+    """
+
+    def __init__(
+        self, width: int, filters: int, kind: MessageType, norm: Norm, complex_update: bool, message_scale: float
+    ) -> None:
+        super().__init__()
+        scaled = kind not in (MessageType.SIMPLE, MessageType.BASE)
+        inner = filters if scaled else width
+        self.kind, self.message_scale = kind, message_scale
+        self.down = nn.Linear(width, inner) if scaled else None
+        self.edge = nn.Linear(filters, inner) if kind is not MessageType.SIMPLE else None
+        paired = kind in (MessageType.BASE, MessageType.UPDOWNSCALE_BASE)
+        self.center = nn.Linear(width, inner, bias=False) if paired else None
+        self.neighbor = nn.Linear(width, inner, bias=False) if paired else None
+        self.layer_norm = nn.LayerNorm(width) if norm is Norm.LAYER else None
+        graph = norm in (Norm.GRAPH, Norm.LEGACY_GRAPH)
+        self.graph_norm = GraphNorm(inner, legacy=norm is Norm.LEGACY_GRAPH) if graph else None
+        self.up = nn.Linear(2 * inner if kind is MessageType.UPDOWN_LOCAL_ENV else inner, width)
+        self.last = nn.Linear(width, width) if complex_update else None
+
+    def forward(
+        self, hidden: Tensor, edge: Tensor, envelope: Tensor, index: EdgeIndex, system_idx: Tensor, n_systems: int
+    ) -> Tensor:
+        """The update (n_atoms, width) of `hidden`, without the residual.
+
+        Args:
+            hidden: (n_atoms, width). edge: (n_edges, filters). envelope: (n_edges, 1).
+            index: the edges. system_idx: (n_atoms,) structure of each atom. n_systems: their number.
+        """
+        if self.layer_norm is not None:
+            hidden = self.layer_norm(hidden)
+        value = hidden if self.down is None else swish(self.down(hidden))
+        zero = value.new_zeros(value.shape)
+        center = zero if self.center is None else self.center(hidden)
+        neighbor = zero if self.neighbor is None else self.neighbor(hidden)
+        activate = self.kind not in (MessageType.SIMPLE, MessageType.UPDOWN_LOCAL_ENV)
+        filters = edge if self.edge is None else self.edge(edge)
+        summed = aggregate(filters, center, neighbor, value, envelope, index, activate) * self.message_scale
+        if self.kind is MessageType.UPDOWN_LOCAL_ENV:
+            around = aggregate(edge, zero, zero, value.new_ones(value.shape), envelope, index, False)
+            summed = torch.cat([summed, around * self.message_scale], dim=1)
+        if self.graph_norm is not None:
+            summed = swish(self.graph_norm(summed, system_idx, n_systems))
+        update = swish(self.up(summed))
+        return update if self.last is None else swish(self.last(update))

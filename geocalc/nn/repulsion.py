@@ -1,0 +1,39 @@
+"""Short-range repulsion between nuclei, so that no learned surface has a hole where atoms overlap."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from geocalc import elements
+from geocalc.nn.basis import polynomial_envelope
+
+COULOMB = 14.399645  # e^2 / (4 pi epsilon_0) in eV Angstrom
+SCREENING = 0.46850  # Angstrom; 0.8854 Bohr radii
+WEIGHTS = (0.18175, 0.50986, 0.28022, 0.02817)
+DECAYS = (3.19980, 0.94229, 0.40290, 0.20162)
+
+
+class Repulsion(nn.Module):
+    """Ziegler-Biersack-Littmark pair energy, switched off smoothly at a fraction of the sum of covalent radii.
+
+    Args:
+        reach: the pair energy and two derivatives vanish at `reach` times the sum of single-bond radii; below 0.85 no bond of the
+            training data is touched.
+    Source: Ziegler, Biersack, Littmark, The Stopping and Range of Ions in Solids (1985).
+    """
+
+    def __init__(self, reach: float) -> None:
+        super().__init__()
+        self.reach = reach
+        self.register_buffer("radii", torch.from_numpy(elements.covalent_radii()), persistent=False)
+
+    def forward(self, length: Tensor, numbers_i: Tensor, numbers_j: Tensor) -> Tensor:
+        """Half the pair energy of each directed edge, (n_edges,) eV, from lengths in Angstrom and atomic numbers."""
+        radii = self.radii.to(length.dtype)
+        limit = self.reach * (radii[numbers_i] + radii[numbers_j])
+        zi, zj = numbers_i.to(length.dtype), numbers_j.to(length.dtype)
+        scaled = length * (zi**0.23 + zj**0.23) / SCREENING
+        screening = sum(w * torch.exp(-d * scaled) for w, d in zip(WEIGHTS, DECAYS, strict=True))
+        switch = polynomial_envelope(length / limit, 1.0)
+        return 0.5 * COULOMB * zi * zj / length.clamp(min=1e-3) * screening * switch

@@ -1,0 +1,223 @@
+"""A loaded network as a potential: graph, frames, network and references give a prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from geocalc.architectures.base import NetworkInput
+from geocalc.frames import FramePolicy, Frames, make_frames
+from geocalc.neighbors import Graph, build_graph, edge_vectors
+from geocalc.nn.message import EdgeIndex
+from geocalc.nn.repulsion import Repulsion
+from geocalc.systems import Prediction, Systems
+
+
+class ForceMode(StrEnum):
+    """Where forces come from: nowhere, minus the gradient of the energy, or the network's own head."""
+
+    NONE = "none"
+    GRADIENT = "gradient"
+    DIRECT = "direct"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scales:
+    """From network units to eV.
+
+    Attributes:
+        energy: eV per network unit of energy.
+        forces: eV/Angstrom per network unit of direct force.
+        references: (119,) eV added for each atom of an element.
+    """
+
+    energy: float
+    forces: float
+    references: Tensor
+
+
+class EnergyModel(nn.Module):
+    """Network, references and short-range repulsion: everything but the frames.
+
+    Args:
+        network: from `geocalc.architectures`.
+        scales: units of the network.
+        repulsion_reach: see `Repulsion`; None leaves it out.
+    """
+
+    def __init__(self, network: nn.Module, scales: Scales, repulsion_reach: float | None) -> None:
+        super().__init__()
+        self.network = network
+        self.energy_scale, self.force_scale = scales.energy, scales.forces
+        self.register_buffer("references", scales.references.double(), persistent=False)
+        self.repulsion = None if repulsion_reach is None else Repulsion(repulsion_reach)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the network's weights."""
+        return next(self.network.parameters()).dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkPotential:
+    """A pure function of structures; deterministic unless the policy is stochastic.
+
+    Attributes:
+        model: network with its units.
+        policy: frames.
+        force_mode: where forces come from.
+        stress: whether stress is computed (gradient forces only).
+        generator: randomness for stochastic policies (studies only).
+    """
+
+    model: EnergyModel
+    policy: FramePolicy
+    force_mode: ForceMode = ForceMode.GRADIENT
+    stress: bool = False
+    generator: torch.Generator | None = None
+
+    def __call__(self, systems: Systems) -> Prediction:
+        """Energies and forces of every structure; the graph is built anew.
+
+        Raises:
+            InputError: a structure the neighbour list cannot handle (zero cell with pbc, positions that are not numbers).
+        """
+        network = self.model.network
+        graph = build_graph(systems, network.cutoff, network.max_neighbors)
+        prediction = evaluate(
+            self.model, systems, graph, self.policy, self.force_mode, stress=self.stress, generator=self.generator
+        )
+        return detach(prediction)
+
+
+def detach(prediction: Prediction) -> Prediction:
+    """The same prediction without autograd history."""
+    values = {k: v.detach() for k, v in vars(prediction).items() if isinstance(v, Tensor)}
+    return replace(prediction, **values)
+
+
+def evaluate(
+    model: EnergyModel,
+    systems: Systems,
+    graph: Graph,
+    policy: FramePolicy,
+    force_mode: ForceMode,
+    *,
+    stress: bool = False,
+    training: bool = False,
+    generator: torch.Generator | None = None,
+) -> Prediction:
+    """Energy, forces and stress of a batch, averaged over its frames in one forward pass.
+
+    Args:
+        model: network and units.
+        systems: batch. graph: its edges.
+        policy: frames; gradient forces differentiate through them.
+        force_mode: none, gradient or direct.
+        stress: also the strain derivative of the energy divided by the volume (gradient mode).
+        training: keep the autograd graph of the forces, so that a loss on them can be differentiated.
+        generator: randomness for stochastic policies.
+    """
+    gradient = force_mode is ForceMode.GRADIENT
+    with torch.set_grad_enabled(gradient or training):
+        positions, cell, strain = systems.positions, systems.cell, None
+        if gradient:
+            positions = positions.detach().requires_grad_()
+        if gradient and stress:
+            strain = torch.zeros_like(cell).requires_grad_()
+            symmetric = 0.5 * (strain + strain.transpose(1, 2))
+            deformed = positions + torch.einsum("ai,aij->aj", positions, symmetric[systems.system_idx])
+            cell = cell + cell @ symmetric
+        else:
+            deformed = positions
+        edge_vec = edge_vectors(deformed, cell, systems.system_idx, graph)
+        frames = make_frames(deformed, cell, systems, graph, edge_vec, policy, generator)
+        inputs = replicate(systems, graph, frames, edge_vec, model.dtype)
+        output = model.network(inputs)
+        per_frame = output.energy.double() * model.energy_scale
+        energy, spread = _mean_over_frames(per_frame, frames, systems.n_systems)
+        energy = energy + _per_atom_terms(model, systems, graph, edge_vec)
+        forces, stresses = None, None
+        if gradient:
+            leaves = [positions] if strain is None else [positions, strain]
+            grads = torch.autograd.grad(energy.sum(), leaves, create_graph=training)
+            forces = -grads[0]
+            if strain is not None:
+                stresses = grads[1] / torch.linalg.det(systems.cell).abs().clamp(min=1e-30)[:, None, None]
+        elif force_mode is ForceMode.DIRECT and output.forces is not None:
+            forces = _forces_to_lab(output.forces.double() * model.force_scale, inputs, frames, systems)
+    return Prediction(
+        energy=energy, forces=forces, stress=stresses, energy_std=spread, frame_degenerate=frames.degenerate
+    )
+
+
+def replicate(systems: Systems, graph: Graph, frames: Frames, edge_vec: Tensor, dtype: torch.dtype) -> NetworkInput:
+    """One copy of each structure for every frame of it, stacked along the batch."""
+    owner = frames.system_idx
+    n_frames = owner.shape[0]
+    edge_system = systems.system_idx[graph.receivers]
+    if n_frames == systems.n_systems:
+        atoms, edges, senders, receivers = slice(None), slice(None), graph.senders, graph.receivers
+        frame_of_atom, frame_of_edge = systems.system_idx, edge_system
+    else:
+        atoms, frame_of_atom, atom_shift = _copies(systems.system_idx, systems.n_systems, owner)
+        edges, frame_of_edge, _ = _copies(edge_system, systems.n_systems, owner)
+        senders = graph.senders[edges] + atom_shift[frame_of_edge]
+        receivers = graph.receivers[edges] + atom_shift[frame_of_edge]
+    pose = torch.einsum("ei,eij->ej", edge_vec[edges], frames.rotations[frame_of_edge])
+    return NetworkInput(
+        numbers=systems.numbers[atoms],
+        tags=systems.tags[atoms],
+        system_idx=frame_of_atom,
+        n_systems=n_frames,
+        index=EdgeIndex.build(senders, receivers, frame_of_atom.shape[0]),
+        edge_vec=pose.to(dtype),
+    )
+
+
+def _copies(system_idx: Tensor, n_systems: int, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of `owner`'s structures in order: the rows, the frame of each, and what to add to row numbers of a frame."""
+    count = torch.bincount(system_idx, minlength=n_systems)
+    first = torch.cumsum(count, 0) - count
+    size = count[owner]
+    start = torch.cumsum(size, 0) - size
+    frame = torch.repeat_interleave(torch.arange(owner.shape[0], device=owner.device), size)
+    shift = start - first[owner]
+    rows = torch.arange(frame.shape[0], device=owner.device) - shift[frame]
+    return rows, frame, shift
+
+
+def _mean_over_frames(per_frame: Tensor, frames: Frames, n_systems: int) -> tuple[Tensor, Tensor]:
+    """Mean and population spread of the frame energies of each structure, both (n_systems,)."""
+    owner = frames.system_idx
+    count = torch.bincount(owner, minlength=n_systems).to(per_frame.dtype)
+    mean = per_frame.new_zeros(n_systems).index_add(0, owner, per_frame) / count
+    with torch.no_grad():
+        deviation = (per_frame - mean[owner]) ** 2
+        spread = (deviation.new_zeros(n_systems).index_add(0, owner, deviation) / count).sqrt()
+    return mean, spread
+
+
+def _per_atom_terms(model: EnergyModel, systems: Systems, graph: Graph, edge_vec: Tensor) -> Tensor:
+    """References and short-range repulsion of each structure, (n_systems,) eV."""
+    per_atom = model.references[systems.numbers]
+    energy = per_atom.new_zeros(systems.n_systems).index_add(0, systems.system_idx, per_atom)
+    if model.repulsion is None or graph.n_edges == 0:
+        return energy
+    i, j = systems.numbers[graph.receivers], systems.numbers[graph.senders]
+    length = (edge_vec * edge_vec).sum(1).clamp(min=1e-12).sqrt()
+    return energy.index_add(0, systems.system_idx[graph.receivers], model.repulsion(length, i, j))
+
+
+def _forces_to_lab(forces: Tensor, inputs: NetworkInput, frames: Frames, systems: Systems) -> Tensor:
+    """Direct forces of every copy turned back and averaged over the frames of each structure, (n_atoms, 3)."""
+    turned = torch.einsum("ai,aji->aj", forces, frames.rotations[inputs.system_idx])
+    owner = frames.system_idx
+    if owner.shape[0] == systems.n_systems:
+        return turned
+    rows, _, _ = _copies(systems.system_idx, systems.n_systems, owner)
+    count = torch.bincount(owner, minlength=systems.n_systems)[systems.system_idx]
+    return turned.new_zeros(systems.positions.shape).index_add(0, rows, turned) / count[:, None]

@@ -1,0 +1,149 @@
+"""Batches of structures and of predictions: frozen data, sliced by their field marks.
+
+Conventions: positions in Angstrom, rows of `cell` are lattice vectors (as ASE), tags as OC20 (0 subsurface, 1 surface,
+2 adsorbate), energies in eV, forces in eV/Angstrom, stress in eV/Angstrom^3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from geocalc.errors import InputError
+
+_ALONG = "along"
+
+
+def per_atom(optional: bool = False) -> Any:
+    """Mark a dataclass field as having one row per atom."""
+    return field(metadata={_ALONG: "atom"}, **({"default": None} if optional else {}))
+
+
+def per_system(optional: bool = False) -> Any:
+    """Mark a dataclass field as having one row per structure."""
+    return field(metadata={_ALONG: "system"}, **({"default": None} if optional else {}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Systems:
+    """A batch of structures; no graph, no results, no calculator inside.
+
+    Attributes:
+        positions: (n_atoms, 3) Angstrom, float64; never wrapped.
+        numbers: (n_atoms,) int64 atomic numbers.
+        tags: (n_atoms,) int64 in the OC20 convention.
+        fixed: (n_atoms, 3) bool, True where a Cartesian component may not move.
+        system_idx: (n_atoms,) int64, ascending; the structure of each atom.
+        cell: (n_systems, 3, 3) Angstrom, rows are lattice vectors.
+        pbc: (n_systems, 3) bool.
+    """
+
+    positions: Tensor = per_atom()
+    numbers: Tensor = per_atom()
+    tags: Tensor = per_atom()
+    fixed: Tensor = per_atom()
+    system_idx: Tensor = per_atom()
+    cell: Tensor = per_system()
+    pbc: Tensor = per_system()
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms in the whole batch."""
+        return self.positions.shape[0]
+
+    @property
+    def n_systems(self) -> int:
+        """Number of structures in the batch."""
+        return self.cell.shape[0]
+
+    @property
+    def counts(self) -> Tensor:
+        """Atoms of each structure, (n_systems,) int64."""
+        return torch.bincount(self.system_idx, minlength=self.n_systems)
+
+    def to(self, device: torch.device | str) -> Systems:
+        """The same batch on another device."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a potential says of a batch.
+
+    Attributes:
+        energy: (n_systems,) eV.
+        forces: (n_atoms, 3) eV/Angstrom, raw (constraints not applied), or None.
+        stress: (n_systems, 3, 3) eV/Angstrom^3, positive when the cell wants to shrink as in ASE, or None.
+        energy_std: (n_systems,) eV, spread over the frames that were averaged, or None.
+        frame_degenerate: (n_systems,) bool, True where the frames rest on a broken tie, or None.
+    """
+
+    energy: Tensor = per_system()
+    forces: Tensor | None = per_atom(optional=True)
+    stress: Tensor | None = per_system(optional=True)
+    energy_std: Tensor | None = per_system(optional=True)
+    frame_degenerate: Tensor | None = per_system(optional=True)
+
+
+class Potential(Protocol):
+    """A pure function of structures."""
+
+    def __call__(self, systems: Systems) -> Prediction:
+        """Energy (and forces, where the potential has them) of every structure of the batch."""
+        ...
+
+
+Data = TypeVar("Data")
+
+
+def select(data: Data, systems: Systems, chosen: Tensor) -> Data:
+    """The rows of `data` that belong to the chosen structures.
+
+    Args:
+        data: a dataclass whose tensor fields are marked `per_atom` or `per_system`; `Systems` itself, a `Prediction`, or
+            the state of an optimiser.
+        systems: the batch that `data` belongs to.
+        chosen: (n_systems,) bool.
+    Returns:
+        A new object of the same type; `system_idx`, where present, is renumbered.
+    """
+    atoms = chosen[systems.system_idx]
+    new_idx = torch.cumsum(chosen, 0) - 1
+    values: dict[str, Any] = {}
+    for f in fields(data):  # type: ignore[arg-type]
+        value = getattr(data, f.name)
+        along = f.metadata.get(_ALONG)
+        if value is None or along is None:
+            continue
+        values[f.name] = new_idx[value[atoms]] if f.name == "system_idx" else value[atoms if along == "atom" else chosen]
+    return replace(data, **values)  # type: ignore[type-var]
+
+
+def concatenate(batches: Sequence[Systems]) -> Systems:
+    """Join batches into one, in order.
+
+    Raises:
+        InputError: `batches` is empty.
+    """
+    if not batches:
+        raise InputError("no structures were given; at least one is needed")
+    offsets = torch.tensor([0] + [b.n_systems for b in batches[:-1]]).cumsum(0)
+    joined = {f.name: torch.cat([getattr(b, f.name) for b in batches]) for f in fields(Systems) if f.name != "system_idx"}
+    idx = torch.cat([b.system_idx + int(o) for b, o in zip(batches, offsets, strict=True)])
+    return Systems(system_idx=idx, **joined)
+
+
+def sum_per_system(values: Tensor, systems: Systems) -> Tensor:
+    """Sum per-atom `values` (n_atoms, ...) over the atoms of each structure: (n_systems, ...)."""
+    out = values.new_zeros((systems.n_systems, *values.shape[1:]))
+    return out.index_add_(0, systems.system_idx, values)
+
+
+def max_per_system(values: Tensor, systems: Systems) -> Tensor:
+    """Largest of the non-negative per-atom `values` (n_atoms,) in each structure: (n_systems,); 0 where there is no atom."""
+    out = values.new_zeros(systems.n_systems)
+    return out.scatter_reduce_(0, systems.system_idx, values, reduce="amax")
