@@ -1,6 +1,7 @@
 """Properties of the elements from a static table.
 
-The table `data/elements.csv` holds facts compiled by the mendeleev package, version 1.3.0 (MIT): radii in pm, volumes in
+The table `data/elements.csv` holds facts compiled by the mendeleev package (MIT), version 1.3.0 (atomic volumes: 0.15.0, the last
+that stores them): radii in pm, volumes in
 cm^3/mol, density in g/cm^3, polarizability in bohr^3, electron affinity, Allen electronegativity and ionization energies in eV.
 """
 

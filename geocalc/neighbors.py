@@ -7,7 +7,7 @@ the centres, senders their neighbours, and edges are sorted by receiver.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,33 +51,127 @@ def build_graph(systems: Systems, cutoff: float, max_neighbors: int | None = Non
         cutoff: radius in Angstrom, positive; edges of exactly this length are left out.
         max_neighbors: keep at most this many nearest neighbours of each atom; neighbours tied with the last one are all kept,
             so the graph keeps the symmetry of the structure.
-        skin: extra radius in Angstrom, for lists that are reused while atoms move less than half of it.
+        skin: extra radius in Angstrom. The longer edges stay in the graph: `NeighborCache` is what reuses a list.
     Returns:
         Graph, sorted by receiver.
     Raises:
-        InputError: `cutoff` is not positive, a position is not finite, or a periodic cell has zero volume.
+        InputError: `cutoff` or `max_neighbors` is not positive, a position is not finite, or a periodic cell has zero volume.
     Source: cell-list search of vesin; Allen and Tildesley (2017), sec. 5.3.
     """
-    if not cutoff > 0:
+    _check_settings(cutoff, max_neighbors, skin)
+    edges = _list_edges(systems, cutoff + skin)
+    return _graph(edges, systems, max_neighbors)
+
+
+class NeighborCache:
+    """Neighbour lists that are searched anew only when an atom has moved by half the skin.
+
+    Between searches the stored list, longer by `skin`, is cut to the edges that are now shorter than the cutoff, so every
+    graph equals that of `build_graph`. One cache serves one batch at a time; a batch of other atoms starts it anew.
+
+    Args:
+        cutoff: radius in Angstrom. max_neighbors: as in `build_graph`.
+        skin: extra radius in Angstrom; 0 searches whenever an atom moves at all.
+    Raises:
+        InputError: `cutoff` or `max_neighbors` is not positive, or `skin` is negative.
+    Source: Verlet (1967), the neighbour list with a skin.
+    """
+
+    def __init__(self, cutoff: float, max_neighbors: int | None = None, skin: float = 0.5) -> None:
+        _check_settings(cutoff, max_neighbors, skin)
+        self.cutoff, self.max_neighbors, self.skin = cutoff, max_neighbors, skin
+        self.n_searches = 0
+        self._systems: Systems | None = None
+        self._edges: _Edges | None = None
+
+    def __call__(self, systems: Systems) -> Graph:
+        """The graph of `systems`.
+
+        Raises:
+            InputError: as `build_graph`.
+        """
+        if self._edges is None or self._systems is None or not self._reaches(self._systems, systems):
+            self._edges = _list_edges(systems, self.cutoff + self.skin)
+            self._systems = replace(systems, positions=systems.positions.detach().clone(), cell=systems.cell.detach().clone())
+            self.n_searches += 1
+        stored = self._edges
+        lengths = _lengths(stored, systems)
+        inside = np.flatnonzero(lengths < self.cutoff)
+        edges = _Edges(
+            receivers=stored.receivers.take(inside),
+            senders=stored.senders.take(inside),
+            shifts=stored.shifts.take(inside, axis=0),
+            lengths=lengths.take(inside),
+        )
+        return _graph(edges, systems, self.max_neighbors)
+
+    def _reaches(self, old: Systems, new: Systems) -> bool:
+        """Whether the list of `old` holds every edge of `new`."""
+        unchanged = all(
+            getattr(old, name).shape == getattr(new, name).shape and bool((getattr(old, name) == getattr(new, name)).all())
+            for name in ("numbers", "system_idx", "cell", "pbc")
+        )
+        if not unchanged:
+            return False
+        moved = ((new.positions.detach() - old.positions) ** 2).sum(1)
+        return bool((moved < (self.skin / 2) ** 2).all()) or bool((moved == 0).all())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Edges:
+    """Edges of a batch as arrays, sorted: receivers, senders (n,), shifts (n, 3), lengths (n,) Angstrom."""
+
+    receivers: np.ndarray
+    senders: np.ndarray
+    shifts: np.ndarray
+    lengths: np.ndarray
+
+
+def _check_settings(cutoff: float, max_neighbors: int | None, skin: float) -> None:
+    if not 0 < cutoff < np.inf:
         raise InputError(f"cutoff must be a positive length in Angstrom, got {cutoff}")
+    if max_neighbors is not None and max_neighbors < 1:
+        raise InputError(f"max_neighbors must be at least 1, or None for all neighbours, got {max_neighbors}")
+    if not 0 <= skin < np.inf:
+        raise InputError(f"skin must be a length in Angstrom, zero or more, got {skin}")
+
+
+def _list_edges(systems: Systems, radius: float) -> _Edges:
+    """All edges of a batch shorter than `radius`, sorted by receiver, sender and shift."""
     positions = systems.positions.detach().cpu().numpy()
     cells, pbc = systems.cell.detach().cpu().numpy(), systems.pbc.cpu().numpy()
     if not np.isfinite(positions).all():
         bad = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
         raise InputError(f"position of atom {bad} is not a number: {positions[bad].tolist()}; check the file it came from")
-    start = 0
-    parts, truncated = [], 0
+    start, parts = 0, []
     for count, cell, periodic in zip(systems.counts.tolist(), cells, pbc, strict=True):
-        receivers, senders, shifts, lengths = _search(positions[start : start + count], cell, periodic, cutoff + skin)
-        order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], senders, receivers))
-        if max_neighbors is not None:
-            keep = _nearest(receivers[order], lengths[order], count, max_neighbors)
-            truncated += len(order) - int(keep.sum())
-            order = order[keep]
-        parts.append((receivers[order] + start, senders[order] + start, shifts[order]))
+        pairs, shifts, lengths = _search(positions[start : start + count], cell, periodic, radius)
+        parts.append((pairs[:, 0] + start, pairs[:, 1] + start, shifts, lengths))
         start += count
+    receivers, senders, shifts, lengths = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return _Edges(receivers=receivers, senders=senders, shifts=shifts, lengths=lengths)
+
+
+def _lengths(edges: _Edges, systems: Systems) -> np.ndarray:
+    """Lengths of the edges at the positions of `systems`, (n,) Angstrom."""
+    positions, cells = systems.positions.detach().cpu().numpy(), systems.cell.detach().cpu().numpy()
+    if len(cells) == 1:
+        offsets = edges.shifts @ cells[0]
+    else:
+        owner = systems.system_idx.cpu().numpy().take(edges.receivers)
+        offsets = np.einsum("ei,eij->ej", edges.shifts, cells.take(owner, axis=0))
+    vectors = positions.take(edges.senders, axis=0) - positions.take(edges.receivers, axis=0) + offsets
+    return np.sqrt(np.einsum("ei,ei->e", vectors, vectors))
+
+
+def _graph(edges: _Edges, systems: Systems, max_neighbors: int | None) -> Graph:
+    """Truncate to the nearest neighbours and hand over to torch."""
+    receivers, senders, shifts, truncated = edges.receivers, edges.senders, edges.shifts, 0
+    if max_neighbors is not None:
+        keep = np.flatnonzero(_nearest(receivers, edges.lengths, systems.n_atoms, max_neighbors))
+        truncated = len(receivers) - len(keep)
+        receivers, senders, shifts = receivers.take(keep), senders.take(keep), shifts.take(keep, axis=0)
     device = systems.positions.device
-    receivers, senders, shifts = (np.concatenate(p) for p in zip(*parts, strict=True))
     return Graph(
         senders=torch.from_numpy(senders).to(device),
         receivers=torch.from_numpy(receivers).to(device),
@@ -95,17 +189,30 @@ def edge_vectors(positions: Tensor, cell: Tensor, system_idx: Tensor, graph: Gra
 
 def _search(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of one structure: receivers, senders (n,), shifts (n, 3) and lengths (n,), unsorted."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Edges of one structure: (receiver, sender) pairs (n, 2), shifts (n, 3) and lengths (n,), sorted."""
     if len(positions) == 0:
-        empty = np.zeros(0, dtype=np.int64)
-        return empty, empty, np.zeros((0, 3)), np.zeros(0)
+        return np.zeros((0, 2), dtype=np.int64), np.zeros((0, 3)), np.zeros(0)
     if pbc.any():
         cell = _complete(cell, pbc)
-    search = _searcher(radius)
-    i, j, shifts, lengths = search.compute(positions, cell, pbc.tolist(), "ijSd")
-    inside = lengths < radius
-    return i[inside].astype(np.int64), j[inside].astype(np.int64), shifts[inside].astype(np.float64), lengths[inside]
+    pairs, shifts, lengths = _searcher(radius).compute(positions, cell, pbc.tolist(), "PSd")
+    pairs = pairs.astype(np.int64)
+    order = _order(pairs, shifts, len(positions))
+    order = order[lengths.take(order) < radius]
+    return pairs.take(order, axis=0), shifts.take(order, axis=0).astype(np.float64), lengths.take(order)
+
+
+def _order(pairs: np.ndarray, shifts: np.ndarray, n_atoms: int) -> np.ndarray:
+    """Order of the edges by receiver, sender and shift; one integer key sorts several times faster than five columns."""
+    if len(pairs) == 0:
+        return np.zeros(0, dtype=np.int64)
+    low = int(shifts.min())
+    base = int(shifts.max()) - low + 1
+    if n_atoms**2 * base**3 >= 2**53:
+        return np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], pairs[:, 1], pairs[:, 0]))
+    image = (shifts - low) @ np.array([base**2, base, 1.0])
+    key = (pairs[:, 0] * n_atoms + pairs[:, 1]) * base**3 + image.astype(np.int64)
+    return np.argsort(key, kind="stable")
 
 
 def _searcher(radius: float) -> vesin.NeighborList:
@@ -117,29 +224,29 @@ def _searcher(radius: float) -> vesin.NeighborList:
 
 
 def _complete(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """Give directions without periodicity a unit vector normal to the others, and check the periodic ones."""
-    cell = cell.copy()
-    norms = np.linalg.norm(cell, axis=1)
-    if (norms[pbc] < 1e-6).any():
-        axis = int(np.flatnonzero(pbc & (norms < 1e-6))[0])
+    """Replace directions without periodicity, whatever they hold, by unit vectors normal to the others; check the others."""
+    norms = np.sqrt((cell * cell).sum(axis=1))
+    zero = pbc & (norms < 1e-6)
+    if zero.any():
+        axis = int(np.flatnonzero(zero)[0])
         raise InputError(f"cell vector {'abc'[axis]} is zero but pbc is on along it; set the cell or pbc=False")
-    missing = [k for k in range(3) if norms[k] < 1e-6]
-    if missing:
-        _, _, basis = np.linalg.svd(np.delete(cell, missing, axis=0)) if len(missing) < 3 else (0, 0, np.eye(3))
-        for k, vector in zip(missing, basis[3 - len(missing) :], strict=True):
-            cell[k] = vector
-    if abs(np.linalg.det(cell)) < 1e-9 * max(1.0, float(norms.max())) ** 3:
+    completed = cell
+    if not pbc.all():
+        completed = cell.copy()
+        completed[~pbc] = np.linalg.svd(cell[pbc])[2][pbc.sum() :]
+    if abs(np.linalg.det(completed)) < 1e-6 * norms[pbc].prod():
         raise InputError(f"the periodic cell {cell.tolist()} has zero volume; its lattice vectors must be independent")
-    return cell
+    return completed
 
 
 def _nearest(receivers: np.ndarray, lengths: np.ndarray, n_atoms: int, max_neighbors: int) -> np.ndarray:
     """Mask (n_edges,) of the `max_neighbors` nearest of each receiver, ties with the last one included."""
-    by_length = np.lexsort((lengths, receivers))
-    first = np.searchsorted(receivers, np.arange(n_atoms))
-    count = np.diff(np.append(first, len(receivers)))
-    last = first + np.minimum(count, max_neighbors) - 1
-    radius = np.full(n_atoms, np.inf)
-    has = count > max_neighbors
-    radius[has] = lengths[by_length[last[has]]] + TIE_TOLERANCE
+    count = np.bincount(receivers, minlength=n_atoms)
+    most = int(count.max(initial=0))
+    if most <= max_neighbors:
+        return np.ones(len(receivers), dtype=bool)
+    first = np.cumsum(count) - count
+    table = np.full((n_atoms, most), np.inf)
+    table[receivers, np.arange(len(receivers)) - first[receivers]] = lengths
+    radius = np.partition(table, max_neighbors - 1, axis=1)[:, max_neighbors - 1] + TIE_TOLERANCE
     return lengths <= radius[receivers]

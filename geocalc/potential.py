@@ -147,10 +147,14 @@ def evaluate(
             forces = -grads[0]
             if strain is not None:
                 stresses = grads[1] / torch.linalg.det(systems.cell).abs().clamp(min=1e-30)[:, None, None]
-        elif force_mode is ForceMode.DIRECT and output.forces is not None:
-            forces = _forces_to_lab(output.forces.double() * model.force_scale, inputs, frames, systems)
+        direct = None if output.forces is None else _forces_to_lab(output.forces.double() * model.force_scale, inputs, frames, systems)
     return Prediction(
-        energy=energy, forces=forces, stress=stresses, energy_std=spread, frame_degenerate=frames.degenerate
+        energy=energy,
+        forces=direct if force_mode is ForceMode.DIRECT else forces,
+        stress=stresses,
+        energy_std=spread,
+        frame_degenerate=frames.degenerate,
+        direct_forces=direct,
     )
 
 

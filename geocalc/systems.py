@@ -80,6 +80,7 @@ class Prediction:
         stress: (n_systems, 3, 3) eV/Angstrom^3, positive when the cell wants to shrink as in ASE, or None.
         energy_std: (n_systems,) eV, spread over the frames that were averaged, or None.
         frame_degenerate: (n_systems,) bool, True where the frames rest on a broken tie, or None.
+        direct_forces: (n_atoms, 3) eV/Angstrom of a direct head, where the network has one, or None.
     """
 
     energy: Tensor = per_system()
@@ -87,6 +88,7 @@ class Prediction:
     stress: Tensor | None = per_system(optional=True)
     energy_std: Tensor | None = per_system(optional=True)
     frame_degenerate: Tensor | None = per_system(optional=True)
+    direct_forces: Tensor | None = per_atom(optional=True)
 
 
 class Potential(Protocol):

@@ -129,8 +129,10 @@ class FAENet(nn.Module):
         for block in self.blocks:
             hidden = hidden + block(hidden, edge, envelope, inputs.index, inputs.system_idx, inputs.n_systems)
             layers.append(hidden)
+        if self.join is not None:
+            hidden = swish(self.join(torch.cat(layers, dim=1)))
         forces = None if self.force_head is None else self.force_head(hidden)
-        return NetworkOutput(energy=self._energy(layers, inputs), forces=forces)
+        return NetworkOutput(energy=self._energy(hidden, layers, inputs), forces=forces)
 
     def embed_edges(self, edge_vec: Tensor) -> tuple[Tensor, Tensor]:
         """Edge vectors (n_edges, 3) to features (n_edges, num_filters) and envelope (n_edges, 1)."""
@@ -145,11 +147,9 @@ class FAENet(nn.Module):
         envelope = polynomial_envelope(length, self.cutoff) if self.smooth_cutoff else torch.ones_like(length)
         return edge, envelope[:, None]
 
-    def _energy(self, layers: list[Tensor], inputs: NetworkInput) -> Tensor:
-        if self.join is not None:
-            return self._summed(swish(self.join(torch.cat(layers, dim=1))), layers, inputs)
-        if self.skip is Skip.NONE:
-            return self._summed(layers[-1], layers, inputs)
+    def _energy(self, final: Tensor, layers: list[Tensor], inputs: NetworkInput) -> Tensor:
+        if self.skip in (Skip.NONE, Skip.CONCAT_ATOM):
+            return self._summed(final, layers, inputs)
         depths = torch.stack([self._summed(hidden, layers, inputs) for hidden in layers], dim=1)
         return depths.sum(1) if self.mix is None else self.mix(depths).squeeze(1)
 

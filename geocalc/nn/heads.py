@@ -66,8 +66,8 @@ class ForceHead(nn.Module):
     Args:
         width: node features.
         hidden: width of the head.
-        kind: simple (Linear, swish, Linear), mlp (with a norm), res (two residual layers, then mlp) or res_updown (down, mid, up,
-            residual, then mlp).
+        kind: simple (Linear, swish, Linear), mlp (with a norm), res (two layers with one residual around both, then
+            mlp) or res_updown (down, mid, up, residual around the three, then mlp).
         norm: normalisation; batch statistics couple atoms in training only.
     """
 
@@ -75,7 +75,7 @@ class ForceHead(nn.Module):
         super().__init__()
         self.kind = kind
         if kind is ForceDecoder.RES:
-            self.residual = nn.ModuleList([_Dense(width, width, norm), _Dense(width, width, norm)])
+            self.residual = nn.ModuleList([nn.Sequential(_Dense(width, width, norm), _Dense(width, width, norm))])
         elif kind is ForceDecoder.RES_UPDOWN:
             self.residual = nn.ModuleList(
                 [nn.Sequential(_Dense(width, hidden, norm), _Dense(hidden, hidden, norm), _Dense(hidden, width, norm))]

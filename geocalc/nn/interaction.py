@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from torch import Tensor, nn
 import torch
+from torch import Tensor, nn
 
+from geocalc.errors import InputError
 from geocalc.nn.activation import swish
 from geocalc.nn.message import EdgeIndex, aggregate
 from geocalc.nn.norm import GraphNorm
@@ -45,12 +46,19 @@ class Interaction(nn.Module):
         norm: normalisation.
         complex_update: a second Linear layer and activation at the end.
         message_scale: factor on the summed messages.
+    Raises:
+        InputError: the simple type is asked for with F other than H.
     """
 
     def __init__(
         self, width: int, filters: int, kind: MessageType, norm: Norm, complex_update: bool, message_scale: float
     ) -> None:
         super().__init__()
+        if kind is MessageType.SIMPLE and filters != width:
+            raise InputError(
+                f"mp_type=simple multiplies edge features by node features, so num_filters must equal hidden_channels; "
+                f"got {filters} and {width}"
+            )
         scaled = kind not in (MessageType.SIMPLE, MessageType.BASE)
         inner = filters if scaled else width
         self.kind, self.message_scale = kind, message_scale
@@ -83,10 +91,13 @@ class Interaction(nn.Module):
         activate = self.kind not in (MessageType.SIMPLE, MessageType.UPDOWN_LOCAL_ENV)
         filters = edge if self.edge is None else self.edge(edge)
         summed = aggregate(filters, center, neighbor, value, envelope, index, activate) * self.message_scale
-        if self.kind is MessageType.UPDOWN_LOCAL_ENV:
-            around = aggregate(edge, zero, zero, value.new_ones(value.shape), envelope, index, False)
-            summed = torch.cat([summed, around * self.message_scale], dim=1)
         if self.graph_norm is not None:
             summed = swish(self.graph_norm(summed, system_idx, n_systems))
-        update = swish(self.up(summed))
+        if (
+            self.kind is MessageType.UPDOWN_LOCAL_ENV
+        ):  # as published: the surroundings are not normalised, nor the sum activated
+            around = aggregate(edge, zero, zero, value.new_ones(value.shape), envelope, index, False)
+            update = self.up(torch.cat([summed, around * self.message_scale], dim=1))
+        else:
+            update = swish(self.up(summed))
         return update if self.last is None else swish(self.last(update))

@@ -1,0 +1,30 @@
+"""Optimisers by name; a new one is a file here and a line in `OPTIMIZERS`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from geocalc.errors import InputError
+from geocalc.optim.base import Optimizer
+from geocalc.optim.bfgs import Bfgs
+from geocalc.optim.fire import Fire
+
+__all__ = ["OPTIMIZERS", "Bfgs", "Fire", "Optimizer", "make_optimizer"]
+
+OPTIMIZERS: dict[str, Callable[[], Optimizer[Any]]] = {"bfgs": Bfgs, "fire": Fire}
+
+
+def make_optimizer(name: str) -> Optimizer[Any]:
+    """The optimiser of that name with its default settings; capitals do not matter.
+
+    Raises:
+        InputError: there is none; the message names the nearest, or all.
+    """
+    factory = OPTIMIZERS.get(name.lower())
+    if factory is None:
+        near = difflib.get_close_matches(name.lower(), OPTIMIZERS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(sorted(OPTIMIZERS))}"
+        raise InputError(f"there is no optimiser {name!r}; {hint}")
+    return factory()

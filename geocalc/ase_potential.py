@@ -1,0 +1,46 @@
+"""Any ASE calculator as a potential."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from geocalc.systems import Prediction, Systems
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsePotential:
+    """A calculator called for one structure after the other.
+
+    Attributes:
+        calculator: reset before every structure, so nothing of one reaches the next.
+    """
+
+    calculator: Calculator
+
+    def __call__(self, systems: Systems) -> Prediction:
+        """Energy (eV) and raw forces (eV/Angstrom) of every structure, in float64.
+
+        Raises:
+            RuntimeError: and whatever else the calculator raises, unchanged.
+        """
+        positions, numbers, tags, owner = (
+            tensor.cpu().numpy() for tensor in (systems.positions, systems.numbers, systems.tags, systems.system_idx)
+        )
+        energies, forces = [], [np.zeros((0, 3))]
+        for k, (cell, pbc) in enumerate(zip(systems.cell.cpu().numpy(), systems.pbc.cpu().numpy(), strict=True)):
+            mine = owner == k
+            atoms = Atoms(numbers[mine], positions[mine], tags=tags[mine], cell=cell, pbc=pbc)
+            self.calculator.reset()
+            atoms.calc = self.calculator
+            energies.append(float(atoms.get_potential_energy()))
+            forces.append(np.asarray(atoms.get_forces(), dtype=np.float64))
+        device = systems.positions.device
+        return Prediction(
+            energy=torch.tensor(energies, dtype=torch.float64, device=device),
+            forces=torch.from_numpy(np.concatenate(forces)).to(device),
+        )

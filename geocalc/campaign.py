@@ -1,0 +1,292 @@
+"""A run over many structures: each gets a record, whatever happens to it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from geocalc.errors import GeoCalcError
+from geocalc.extxyz import format_frame
+from geocalc.io import from_atoms
+from geocalc.optim import Optimizer, make_optimizer
+from geocalc.records import Record, finite
+from geocalc.relax import Progress, Relaxation, Snapshot, Status, relax_systems
+from geocalc.relax_settings import RelaxSettings
+from geocalc.run_folder import RunFolder, content_key
+from geocalc.systems import Potential, Systems
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+FAILURES = (GeoCalcError, ArithmeticError, RuntimeError, ValueError, LookupError)  # what models and calculators raise
+LABELS = "REF_"  # keys of the input that hold labels of the unrelaxed geometry; on a relaxed one they would be false
+PACKAGES = ("geocalc", "torch", "numpy", "ase", "vesin")
+
+Report = Callable[[str, int, float], None]  # sid, steps so far, fmax in eV/Angstrom
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One structure of the input.
+
+    Attributes:
+        sid: `info["sid"]`, else `<file>#<index>`.
+        atoms: the structure, None if it could not be read.
+        error: the sentence why not, None if it could.
+    """
+
+    sid: str
+    atoms: Atoms | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedPotential:
+    """A potential and what records say of it.
+
+    Attributes:
+        potential: gives energies and forces.
+        name: of the model. hash: of its weights and settings.
+        energy_kind: total, adsorption, formation or relative; None if nobody knows.
+        device, dtype: where and in which floating type it computes.
+        reads_tags: whether tags mean something to it; where they do not, none is judged.
+    """
+
+    potential: Potential
+    name: str
+    hash: str
+    energy_kind: str | None = None
+    device: str = "cpu"
+    dtype: str = "float64"
+    reads_tags: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What is the same for every structure of a run."""
+
+    model: NamedPotential
+    settings: RelaxSettings
+    optimizer: Optimizer[Any]
+    version: str
+    report: Report | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What became of one structure: a relaxation with the geometries its trajectory keeps, or an error."""
+
+    relaxation: Relaxation | None = None
+    path: tuple[tuple[int, Snapshot], ...] = ()
+    error: str | None = None
+
+
+def open_run_folder(
+    path: Path | str, model: NamedPotential, settings: RelaxSettings, *, inputs: Sequence[str] = (), resume: bool = False
+) -> RunFolder:
+    """The run folder of a relaxation run; everything resolved, versions and hashes go to its `settings.yaml`.
+
+    Args:
+        path: the folder.
+        model, settings: as in `run_relaxation`.
+        inputs: what was asked for, noted beside the settings.
+        resume: continue what the folder holds.
+    Raises:
+        RunFolderError: see `RunFolder`.
+    """
+    identity = {**settings.identity(), "model": model.name, "model_hash": model.hash, "dtype": model.dtype}
+    provenance = {
+        "traj": settings.traj,
+        "device": model.device,
+        "energy_kind": model.energy_kind,
+        "inputs": list(inputs),
+        "versions": versions(),
+    }
+    return RunFolder(path, identity, provenance, resume=resume)
+
+
+def run_relaxation(
+    sources: Iterable[Source],
+    model: NamedPotential,
+    settings: RelaxSettings,
+    folder: RunFolder,
+    progress: Report | None = None,
+) -> Iterator[Record]:
+    """Relax one structure after the other; each record is on the disk before it is handed over.
+
+    Structures that `folder` holds already are not computed again; their records come as they were. When all are done,
+    `relaxed.extxyz` is written in the order of `sources`.
+
+    Args:
+        sources: the input; a structure that could not be read gets a record with its error.
+        model: potential with its name and hash.
+        settings: of the relaxation.
+        folder: from `open_run_folder`.
+        progress: called after every model call.
+    Yields:
+        The record of each structure, in the order of `sources`.
+    Raises:
+        InputError: the optimiser is unknown.
+        RunFolderError: the disk is full or cannot be written; what is finished is safe.
+    """
+    optimizer = make_optimizer(settings.optimizer)
+    run = _Run(model=model, settings=settings, optimizer=optimizer, version=versions()["geocalc"], report=progress)
+    seen: Counter[str] = Counter()
+    keys: list[str] = []
+    for source in sources:
+        prepared = _prepare(source, run)
+        key = content_key(source.sid, _content(prepared), folder.identity)
+        seen[key] += 1
+        if seen[key] > 1:  # the same structure again: each gets a record of its own
+            key = content_key(str(seen[key]), [key.encode()], folder.identity)
+        keys.append(key)
+        record = folder.record(key)
+        if record is None:
+            record = _finish_one(source, prepared, key, run, folder)
+        yield record
+    folder.finish(keys)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, geocalc and the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _prepare(source: Source, run: _Run) -> Systems | str:
+    """The structure ready for the potential, or the sentence why there is none."""
+    if source.atoms is None:
+        return source.error or "the structure could not be read"
+    try:
+        return from_atoms(source.atoms, strict=run.settings.strict, use_tags=run.model.reads_tags)
+    except FAILURES as error:
+        return _told(error)
+
+
+def _content(prepared: Systems | str) -> list[bytes]:
+    if isinstance(prepared, str):
+        return [prepared.encode()]
+    return [getattr(prepared, f.name).numpy().tobytes() for f in fields(prepared)]
+
+
+def _finish_one(source: Source, prepared: Systems | str, key: str, run: _Run, folder: RunFolder) -> Record:
+    """Relax one structure and put all of it into the folder."""
+    started = time.perf_counter()
+    outcome = _Outcome(error=prepared) if isinstance(prepared, str) else _attempt(prepared, source.sid, run)
+    record = _record(source, outcome, time.perf_counter() - started, run)
+    frame = None
+    if outcome.relaxation is not None and source.atoms is not None:
+        final = _written(outcome.relaxation.systems, source.atoms, run)
+        frame = _relaxed_frame(source.atoms, final, outcome.relaxation, record)
+        if run.settings.traj != "none":
+            folder.write_trajectory(source.sid, key, _path_frames(final, outcome, source.sid))
+    folder.add(key, record, frame)
+    return record
+
+
+def _attempt(systems: Systems, sid: str, run: _Run) -> _Outcome:
+    path: list[tuple[int, Snapshot]] = []
+
+    def observe(live: Systems, now: Snapshot, progress: Progress) -> None:
+        step = int(progress.n_steps[0])
+        if run.settings.keeps_step(step):
+            path.append((step, now))
+        if run.report is not None:
+            run.report(sid, step, float(now.fmax[0]))
+
+    settings = run.settings
+    try:
+        ended = relax_systems(
+            systems.to(run.model.device), run.model.potential, run.optimizer, settings.fmax, settings.steps, observe
+        )
+    except FAILURES as error:
+        return _Outcome(error=_told(error))
+    return _Outcome(relaxation=ended[0], path=tuple(path))
+
+
+def _told(error: BaseException) -> str:
+    """An exception as one line; what is not ours is named by its type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, GeoCalcError) else f"{type(error).__name__}: {text}"
+
+
+def _record(source: Source, outcome: _Outcome, wall_s: float, run: _Run) -> Record:
+    ended = outcome.relaxation
+    status = Status.ERROR if ended is None else ended.status
+    return Record(
+        sid=source.sid,
+        formula=None if source.atoms is None else source.atoms.get_chemical_formula(),
+        n_atoms=None if source.atoms is None else len(source.atoms),
+        model=run.model.name,
+        model_hash=run.model.hash,
+        energy=None if ended is None else finite(ended.energy),
+        energy_kind=run.model.energy_kind,
+        energy_std=None if ended is None else finite(ended.energy_std),
+        fmax=None if ended is None else finite(ended.fmax),
+        n_steps=0 if ended is None else ended.n_steps,
+        n_evaluations=0 if ended is None else ended.n_evaluations,
+        converged=status is Status.CONVERGED,
+        status=status.value,
+        stop_reason=status.sentence,
+        anomalies=(),
+        wall_s=round(wall_s, 4),
+        device=run.model.device,
+        dtype=run.model.dtype,
+        version=run.version,
+        error=outcome.error,
+    )
+
+
+def _written(systems: Systems, atoms: Atoms, run: _Run) -> Systems:
+    """The structure as files show it: with the tags that the model read, or the given ones where it reads none."""
+    systems = systems.to("cpu")
+    return systems if run.model.reads_tags else replace(systems, tags=torch.as_tensor(atoms.get_tags(), dtype=torch.int64))
+
+
+def _relaxed_frame(atoms: Atoms, final: Systems, ended: Relaxation, record: Record) -> str:
+    """Extended XYZ of the relaxed structure: what came with it, and predictions under names of our own."""
+    info = {name: value for name, value in atoms.info.items() if not str(name).startswith(LABELS)}
+    arrays = {name: value for name, value in atoms.arrays.items() if not name.startswith(LABELS)}
+    info |= {
+        "sid": record.sid,
+        "geocalc_energy": record.energy,
+        "geocalc_energy_kind": record.energy_kind,
+        "geocalc_energy_std": record.energy_std,
+        "geocalc_fmax": record.fmax,
+        "geocalc_status": record.status,
+        "geocalc_converged": record.converged,
+        "geocalc_n_steps": record.n_steps,
+        "geocalc_model": record.model,
+        "geocalc_model_hash": record.model_hash,
+    }
+    return format_frame(final, info, {**arrays, "geocalc_forces": ended.forces.cpu().numpy()})
+
+
+def _path_frames(final: Systems, outcome: _Outcome, sid: str) -> list[str]:
+    """Extended XYZ of the geometries kept along the path, and of the final one if it is not the last of them."""
+    ended, path = outcome.relaxation, list(outcome.path)
+    frames = []
+    for step, now in path:
+        place = replace(final, positions=now.positions.cpu())
+        frames.append(_path_frame(place, sid, step, float(now.energy), float(now.fmax), now.forces))
+    if ended is not None and not (path and torch.equal(path[-1][1].positions.cpu(), final.positions)):
+        frames.append(_path_frame(final, sid, ended.n_steps, ended.energy, ended.fmax, ended.forces))
+    return frames
+
+
+def _path_frame(systems: Systems, sid: str, step: int, energy: float, fmax: float, forces: torch.Tensor) -> str:
+    info = {"sid": sid, "geocalc_step": step, "geocalc_energy": finite(energy), "geocalc_fmax": finite(fmax)}
+    return format_frame(systems, info, {"geocalc_forces": forces.cpu().numpy()})

@@ -1,0 +1,90 @@
+"""Extended XYZ text of a structure, with every digit: what is read back is bit for bit what was written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from geocalc.elements import symbols
+from geocalc.errors import InputError
+from geocalc.systems import Systems
+
+_BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_.:#/+-]*")
+_WORD = re.compile(r"T|F|true|false|True|False|[-+]?(inf|nan|infinity)|[-+0-9.][-+0-9.eEdD_]*", re.IGNORECASE)
+_OWN = ("numbers", "positions", "tags", "move_mask", "species", "pos")
+
+
+def format_frame(systems: Systems, info: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """One frame of an extended XYZ file.
+
+    Args:
+        systems: one structure; its tags are written, and `move_mask` (True where an atom may move) if anything is fixed.
+        info: further values of the comment line; what has no form of its own there is written as JSON.
+        arrays: further columns by name, each (n_atoms,) or (n_atoms, n) of numbers, bools or text.
+    Raises:
+        InputError: `systems` holds another number of structures than one.
+    """
+    if systems.n_systems != 1:
+        raise InputError(f"one frame holds one structure, got {systems.n_systems}")
+    columns: dict[str, np.ndarray] = {
+        "species": np.array(symbols())[systems.numbers.cpu().numpy()],
+        "pos": systems.positions.cpu().numpy(),
+        "tags": systems.tags.cpu().numpy(),
+    }
+    movable = ~systems.fixed.cpu().numpy()
+    if not movable.all():
+        per_row = (movable == movable[:, :1]).all()
+        columns["move_mask"] = movable[:, 0] if per_row else movable
+    columns |= {name: np.asarray(array) for name, array in arrays.items() if name not in _OWN}
+
+    layout = ":".join(f"{name}:{_kind(array)}:{1 if array.ndim == 1 else array.shape[1]}" for name, array in columns.items())
+    lattice = " ".join(repr(float(x)) for x in systems.cell[0].flatten())
+    head = [f'Lattice="{lattice}"', f"Properties={layout}"]
+    head += [f"{_quoted(str(key))}={_value(value)}" for key, value in info.items() if value is not None]
+    head.append('pbc="' + " ".join("FT"[int(p)] for p in systems.pbc[0]) + '"')
+    cells = [[_number(x) for x in column] for array in columns.values() for column in array.reshape(systems.n_atoms, -1).T]
+    rows = [" ".join(row) for row in zip(*cells, strict=True)]
+    return "\n".join([str(systems.n_atoms), " ".join(head), *rows]) + "\n"
+
+
+def _kind(array: np.ndarray) -> str:
+    return {"f": "R", "i": "I", "u": "I", "b": "L"}.get(array.dtype.kind, "S")
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, (bool, np.bool_)):
+        return "FT"[int(value)]
+    if isinstance(value, (float, np.floating)):
+        return repr(float(value))
+    return "_".join(str(value).split()) or "_"
+
+
+def _value(value: Any) -> str:
+    """A value of the comment line in the form that ASE reads back as the same type."""
+    if isinstance(value, str):
+        return _quoted(f"_JSON {json.dumps(value)}" if _looks_otherwise(value) else value)
+    if isinstance(value, (bool, np.bool_, int, float, np.integer, np.floating)):
+        return _number(value)
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "fiub" and value.size > 1:
+        return '"' + " ".join(_number(x) for x in value) + '"'
+    return _quoted("_JSON " + json.dumps(value, default=_listed))
+
+
+def _listed(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
+
+
+def _looks_otherwise(text: str) -> bool:
+    """Whether a reader would take the text for numbers, truth values or JSON."""
+    return text.startswith("_JSON") or all(_WORD.fullmatch(word) for word in text.split())
+
+
+def _quoted(text: str) -> str:
+    if _BARE.fullmatch(text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'

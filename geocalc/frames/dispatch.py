@@ -1,0 +1,107 @@
+"""From a policy and a batch to frames."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from geocalc.frames.lattice import lattice_frames
+from geocalc.frames.pca import edge_points, pca_frames, position_points
+from geocalc.frames.policy import FramePolicy, Frames, FrameSource
+from geocalc.frames.sampling import random_rotations
+from geocalc.neighbors import Graph
+from geocalc.systems import Systems
+
+
+def make_frames(
+    positions: Tensor,
+    cell: Tensor,
+    systems: Systems,
+    graph: Graph,
+    edge_vec: Tensor,
+    policy: FramePolicy,
+    generator: torch.Generator | None = None,
+) -> Frames:
+    """Frames of every structure of a batch under a policy.
+
+    Args:
+        positions: (n_atoms, 3) Angstrom; takes the place of `systems.positions`, differentiable.
+        cell: (n_systems, 3, 3) Angstrom; takes the place of `systems.cell`, differentiable.
+        systems: the batch.
+        graph: its edges.
+        edge_vec: (n_edges, 3) Angstrom; differentiable.
+        policy: where frames come from; see `frame_policy`.
+        generator: source of randomness, needed by stochastic policies.
+    Returns:
+        Frames, in the floating type and on the device of `positions`; gradients go through them.
+    Raises:
+        InputError: `generator` is missing where it is needed, or the cell of a slab spans no plane.
+    """
+    if policy.source is FrameSource.LATTICE:
+        return _lattice_or_pca(positions, cell, systems, graph, edge_vec, policy, generator)
+    n = systems.n_systems
+    if policy.source in (FrameSource.NONE, FrameSource.ROTATIONS):
+        if policy.source is FrameSource.NONE:
+            rotations = torch.eye(3).expand(n, 3, 3)
+        else:
+            rotations = random_rotations(n, policy.dimensions, policy.proper, generator)
+        return Frames(
+            rotations=rotations.to(positions),
+            system_idx=torch.arange(n, device=positions.device),
+            degenerate=torch.zeros(n, dtype=torch.bool, device=positions.device),
+        )
+    return _pca(positions, systems, graph, edge_vec, policy, list(range(n)), generator)
+
+
+def _lattice_or_pca(
+    positions: Tensor,
+    cell: Tensor,
+    systems: Systems,
+    graph: Graph,
+    edge_vec: Tensor,
+    policy: FramePolicy,
+    generator: torch.Generator | None,
+) -> Frames:
+    """Lattice frames where there is a plane lattice; else PCA, of edges where one vector is periodic, else of positions."""
+    n_periodic = systems.pbc.sum(1).tolist()
+    slabs = [k for k, n in enumerate(n_periodic) if n >= 2]
+    if len(slabs) == systems.n_systems:
+        return lattice_frames(cell, systems.pbc, policy.pick, generator)
+    parts = []
+    if slabs:
+        rows = torch.tensor(slabs, device=cell.device)
+        part = lattice_frames(cell[rows], systems.pbc[rows], policy.pick, generator)
+        none = torch.zeros(systems.n_systems, dtype=torch.bool, device=cell.device)
+        parts.append(replace(part, system_idx=rows[part.system_idx], degenerate=none))
+    for source, periodic in ((FrameSource.EDGES, 1), (FrameSource.POSITIONS, 0)):
+        wanted = [k for k, n in enumerate(n_periodic) if n == periodic]
+        if wanted:
+            free = replace(policy, source=source, dimensions=3, proper=False)
+            parts.append(_pca(positions, systems, graph, edge_vec, free, wanted, generator))
+    owner = torch.cat([part.system_idx for part in parts])
+    order = torch.argsort(owner, stable=True)
+    return Frames(
+        rotations=torch.cat([part.rotations for part in parts])[order],
+        system_idx=owner[order],
+        degenerate=torch.stack([part.degenerate for part in parts]).any(0),
+    )
+
+
+def _pca(
+    positions: Tensor,
+    systems: Systems,
+    graph: Graph,
+    edge_vec: Tensor,
+    policy: FramePolicy,
+    wanted: list[int],
+    generator: torch.Generator | None,
+) -> Frames:
+    """PCA frames of the wanted structures, from the source that the policy names."""
+    if policy.source is FrameSource.EDGES:
+        points = edge_points(edge_vec, systems, graph, policy.reach, policy.dimensions)
+    else:
+        points = position_points(positions, systems, policy.dimensions)
+    seen = (edge_vec, systems.system_idx[graph.receivers])
+    return pca_frames(points, systems, seen, policy, wanted, generator)

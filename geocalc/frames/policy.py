@@ -1,0 +1,109 @@
+"""Frame policies, their names, and the frames they give."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from enum import StrEnum
+
+from torch import Tensor
+
+from geocalc.errors import InputError
+
+
+class FrameSource(StrEnum):
+    """What the frames are computed from."""
+
+    NONE = "none"
+    LATTICE = "lattice"
+    POSITIONS = "positions"
+    EDGES = "edges"
+    ROTATIONS = "rotations"
+
+
+class FramePick(StrEnum):
+    """How many frames of the set are used."""
+
+    ALL = "all"
+    ONE = "one"
+    STOCHASTIC = "stochastic"
+
+
+@dataclass(frozen=True)
+class FramePolicy:
+    """Where frames come from, how many are used, in how many dimensions, and whether mirror images count.
+
+    Attributes:
+        source: lattice, positions, edges, random rotations, or none.
+        pick: all, one or stochastic.
+        dimensions: 2 turns about z only, 3 turns freely; the lattice ignores it.
+        proper: rotations only, no mirror images; the lattice ignores it.
+        reach: Angstrom; edges fade out of the edge covariance at this length. No longer than the network's cutoff, else the
+            frames jump when an edge crosses the cutoff.
+    """
+
+    source: FrameSource
+    pick: FramePick = FramePick.ALL
+    dimensions: int = 2
+    proper: bool = False
+    reach: float = 4.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no frame can be built from."""
+        if self.dimensions not in (2, 3):
+            raise InputError(f"frames have 2 or 3 dimensions, got {self.dimensions}")
+        if not self.reach > 0:
+            raise InputError(f"reach must be a positive length in Angstrom, got {self.reach}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """Frames of a batch.
+
+    Attributes:
+        rotations: (n_frames, 3, 3) orthogonal, in the floating type of the structures; columns are the axes of the pose.
+        system_idx: (n_frames,) int64, ascending; the structure of each frame.
+        degenerate: (n_systems,) bool, True where axes were tied in a plane that edges reach into: the frames rest on a
+            finer rule, and the energy may jump where the tie opens.
+    """
+
+    rotations: Tensor
+    system_idx: Tensor
+    degenerate: Tensor
+
+
+def _named_policies() -> dict[str, FramePolicy]:
+    """Every policy under its full name."""
+    named = {
+        "none": FramePolicy(FrameSource.NONE, FramePick.ONE),
+        "lattice": FramePolicy(FrameSource.LATTICE),
+        "cell": FramePolicy(FrameSource.LATTICE, FramePick.ONE),
+        "lattice-stochastic": FramePolicy(FrameSource.LATTICE, FramePick.STOCHASTIC),
+    }
+    for dimensions in (2, 3):
+        for proper, group in ((False, ""), (True, "-se")):
+            name = f"rotations-{dimensions}d{group}"
+            named[name] = FramePolicy(FrameSource.ROTATIONS, FramePick.STOCHASTIC, dimensions, proper)
+            for source, kind in ((FrameSource.POSITIONS, "pca"), (FrameSource.EDGES, "pca-edges")):
+                for pick in FramePick:
+                    suffix = "" if pick is FramePick.ALL else f"-{pick}"
+                    named[f"{kind}-{dimensions}d{group}{suffix}"] = FramePolicy(source, pick, dimensions, proper)
+    return named
+
+
+POLICIES = _named_policies()
+ALIASES = {"all": "lattice", "one": "cell", "stochastic": "lattice-stochastic"}
+
+
+def frame_policy(name: str) -> FramePolicy:
+    """The policy of that name or alias.
+
+    Raises:
+        InputError: no policy has that name; the message lists near names.
+    """
+    policy = POLICIES.get(ALIASES.get(name, name))
+    if policy is None:
+        near = difflib.get_close_matches(name, [*POLICIES, *ALIASES], n=3, cutoff=0.5)
+        advice = f"near names: {', '.join(near)}" if near else f"known names: {', '.join([*POLICIES, *ALIASES])}"
+        raise InputError(f"no frame policy is called {name!r}; {advice}")
+    return policy

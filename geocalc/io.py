@@ -1,0 +1,280 @@
+"""Structures in and out: `ase.Atoms` or pymatgen structures <-> `Systems`; the only conversion.
+
+Nothing is taken from a calculator, and the objects that come in are left as they are.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.constraints import FixAtoms, FixCartesian, FixScaled
+
+from geocalc.elements import N_ELEMENTS, covalent_radii, symbols
+from geocalc.errors import InputError
+from geocalc.neighbors import build_graph, edge_vectors
+from geocalc.systems import Systems
+from geocalc.tags import TagReading, TagsConverted, read_tags
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+CLOSEST = 0.35  # atoms nearer than this part of the sum of their covalent radii overlap; H-H in H2 is at 1.16
+SEARCH = 2.0  # Angstrom; shorter searches are slower, for their many small bins
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arrays:
+    """One structure as plain arrays, not yet checked."""
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+    tags: np.ndarray | None
+    fixed: np.ndarray
+
+
+def from_atoms(atoms: Atoms | Sequence[Atoms], *, strict: bool = False, use_tags: bool = True) -> Systems:
+    """Convert ASE structures to a batch, checked and with tags in the OC20 convention.
+
+    Args:
+        atoms: one structure or several; positions and cell in Angstrom. Their calculators are not touched.
+        strict: refuse tags that would have to be converted.
+        use_tags: False for models that read no tags: every tag becomes 0 and none is judged.
+    Returns:
+        Systems on the CPU, float64, in the given order.
+    Raises:
+        InputError: nothing was given, an element is unknown, a position or cell is not a number, a periodic cell is zero,
+            atoms overlap, a constraint is not per atom, or tags are ambiguous (under `strict`: not in the OC20 convention).
+    """
+    given = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+    for k, structure in enumerate(given):
+        if not isinstance(structure, Atoms):
+            raise InputError(f"structure {k} is a {type(structure).__name__}; expected ase.Atoms")
+    return _assemble([_arrays(structure) for structure in given], strict=strict, use_tags=use_tags)
+
+
+def from_structure(structure: Structure | Sequence[Structure], *, strict: bool = False, use_tags: bool = True) -> Systems:
+    """Convert pymatgen structures to a batch; the site properties `tags` and `selective_dynamics` are kept.
+
+    Args:
+        structure: one Structure (or Slab), or several; every site ordered.
+        strict: as in `from_atoms`. use_tags: as in `from_atoms`.
+    Returns:
+        Systems on the CPU, float64, in the given order.
+    Raises:
+        InputError: a site is disordered, or what `from_atoms` raises.
+    """
+    given = [structure] if hasattr(structure, "lattice") else list(structure)
+    return _assemble([_structure_arrays(one, k) for k, one in enumerate(given)], strict=strict, use_tags=use_tags)
+
+
+def to_atoms(systems: Systems, templates: Sequence[Atoms] | None = None) -> list[Atoms]:
+    """Convert a batch back to ASE structures, without calculators.
+
+    Args:
+        systems: batch.
+        templates: the structures the batch came from, in order: their tags, constraints, info and other arrays are kept and
+            positions and cell are replaced. Without them constraints are rebuilt from `fixed`.
+    Returns:
+        One new Atoms for every structure.
+    Raises:
+        InputError: the templates do not match the batch in number or elements.
+    """
+    if templates is not None and len(templates) != systems.n_systems:
+        raise InputError(f"{len(templates)} templates were given for {systems.n_systems} structures; give one for each")
+    positions, numbers = systems.positions.detach().cpu().numpy(), systems.numbers.cpu().numpy()
+    tags, fixed = systems.tags.cpu().numpy(), systems.fixed.cpu().numpy()
+    cells, pbc = systems.cell.detach().cpu().numpy(), systems.pbc.cpu().numpy()
+    result, start = [], 0
+    for k, count in enumerate(systems.counts.tolist()):
+        rows = slice(start, start + count)
+        start += count
+        if templates is None:
+            atoms = Atoms(numbers[rows], positions[rows], cell=cells[k], pbc=pbc[k], tags=tags[rows])
+            atoms.set_constraint(_constraints(fixed[rows]))
+        else:
+            atoms = templates[k].copy()
+            if not np.array_equal(atoms.numbers, numbers[rows]):
+                raise InputError(f"template {k} ({atoms.symbols}) has other atoms than structure {k} of the batch")
+            atoms.positions[:] = positions[rows]
+            atoms.cell[:] = cells[k]
+        result.append(atoms)
+    return result
+
+
+def fixed_mask(atoms: Atoms) -> np.ndarray:
+    """Cartesian components that may not move, (n_atoms, 3) bool.
+
+    FixScaled (partial selective dynamics of a POSCAR) is taken where the cell makes it the same as fixed Cartesian components.
+
+    Raises:
+        InputError: a constraint other than FixAtoms and FixCartesian, which the engine would have to drop.
+    """
+    fixed = np.zeros((len(atoms), 3), dtype=bool)
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms):
+            fixed[constraint.index] = True
+        elif isinstance(constraint, FixCartesian):
+            fixed[constraint.index] |= constraint.mask
+        elif isinstance(constraint, FixScaled):
+            fixed[constraint.index] |= _cartesian(constraint.mask, np.asarray(atoms.cell), "the constraint FixScaled")
+        else:
+            raise InputError(
+                f"the constraint {type(constraint).__name__} cannot be kept in a batched relaxation; "
+                "use FixAtoms or FixCartesian, or remove it with atoms.set_constraint()"
+            )
+    return fixed
+
+
+def _cartesian(held: np.ndarray, cell: np.ndarray, what: str) -> np.ndarray:
+    """Cartesian components fixed by holding the `held` fractional ones, (3,) bool."""
+    free = np.abs(cell[~held]) > 1e-6 * np.abs(cell).max()
+    moving = free.any(axis=0)
+    if moving.sum() != (~held).sum():
+        raise InputError(
+            f"{what} holds lattice directions {held.tolist()} that are not Cartesian axes of this cell; "
+            "use FixCartesian, or fix the atoms entirely with FixAtoms"
+        )
+    return ~moving
+
+
+def _constraints(fixed: np.ndarray) -> list[FixAtoms | FixCartesian]:
+    """The fewest constraints that say the same as `fixed` (n_atoms, 3)."""
+    masks = [mask for mask in np.unique(fixed, axis=0) if mask.any()]
+    members = [np.flatnonzero((fixed == mask).all(axis=1)) for mask in masks]
+    return [FixAtoms(m) if mask.all() else FixCartesian(m, mask) for mask, m in zip(masks, members, strict=True)]
+
+
+def _arrays(atoms: Atoms) -> _Arrays:
+    return _Arrays(
+        numbers=atoms.numbers.astype(np.int64),
+        positions=atoms.positions.astype(float),
+        cell=np.array(atoms.cell, dtype=float),
+        pbc=np.array(atoms.pbc, dtype=bool),
+        tags=atoms.arrays.get("tags"),
+        fixed=fixed_mask(atoms),
+    )
+
+
+def _structure_arrays(structure: Structure, k: int) -> _Arrays:
+    if not hasattr(structure, "lattice"):
+        raise InputError(f"structure {k} is a {type(structure).__name__}; expected a pymatgen Structure")
+    if not structure.is_ordered:
+        raise InputError(f"structure {k} ({structure.formula}) has partly occupied sites; order it before using it")
+    cell = np.array(structure.lattice.matrix, dtype=float)
+    fixed = np.zeros((len(structure), 3), dtype=bool)
+    for row, site in zip(fixed, structure, strict=True):
+        movable = site.properties.get("selective_dynamics")
+        if movable is not None and not all(movable):
+            row[:] = _cartesian(~np.asarray(movable, dtype=bool), cell, "selective_dynamics")
+    tags = [site.properties.get("tags") for site in structure]
+    return _Arrays(
+        numbers=np.array([site.specie.Z for site in structure], dtype=np.int64),
+        positions=np.array(structure.cart_coords, dtype=float).reshape(-1, 3),
+        cell=cell,
+        pbc=np.array(structure.lattice.pbc, dtype=bool),
+        tags=None if any(tag is None for tag in tags) else np.array(tags),
+        fixed=fixed,
+    )
+
+
+def _assemble(given: list[_Arrays], *, strict: bool, use_tags: bool) -> Systems:
+    if not given:
+        raise InputError("no structures were given; at least one is needed")
+    for k, one in enumerate(given):
+        _check(one, _name(one, k, len(given)))
+    counts = [len(one.numbers) for one in given]
+    systems = Systems(
+        positions=torch.from_numpy(np.concatenate([one.positions for one in given])),
+        numbers=torch.from_numpy(np.concatenate([one.numbers for one in given])),
+        tags=torch.zeros(sum(counts), dtype=torch.int64),
+        fixed=torch.from_numpy(np.concatenate([one.fixed for one in given])),
+        system_idx=torch.repeat_interleave(torch.arange(len(given)), torch.tensor(counts)),
+        cell=torch.from_numpy(np.stack([one.cell for one in given])),
+        pbc=torch.from_numpy(np.stack([one.pbc for one in given])),
+    )
+    _check_distances(systems, given)
+    if use_tags:
+        systems.tags.copy_(torch.from_numpy(np.concatenate(_tags(given, strict))))
+    return systems
+
+
+def _name(one: _Arrays, k: int, total: int) -> str:
+    """How messages call a structure: its formula, with its place where there are several."""
+    if not len(one.numbers) or one.numbers.min() < 1 or one.numbers.max() > N_ELEMENTS:
+        return f"structure {k}" if total > 1 else "the structure"
+    found, number = np.unique(one.numbers, return_counts=True)
+    formula = "".join(symbols()[z] + (str(n) if n > 1 else "") for z, n in zip(found[::-1], number[::-1], strict=True))
+    return f"structure {k} ({formula})" if total > 1 else formula
+
+
+def _check(one: _Arrays, name: str) -> None:
+    """Refuse what no model can use."""
+    if not len(one.numbers):
+        raise InputError(f"{name} has no atoms; remove it from the input")
+    if one.numbers.min() < 1 or one.numbers.max() > N_ELEMENTS:
+        bad = one.numbers[(one.numbers < 1) | (one.numbers > N_ELEMENTS)][0]
+        raise InputError(f"{name} holds atomic number {bad}; elements have numbers 1 to {N_ELEMENTS}")
+    if not np.isfinite(one.positions).all():
+        atom = int(np.flatnonzero(~np.isfinite(one.positions).all(axis=1))[0])
+        where = one.positions[atom].tolist()
+        raise InputError(f"{name}: the position of atom {atom} is not a number: {where}; check the file it came from")
+    if not np.isfinite(one.cell).all():
+        raise InputError(f"{name}: the cell {one.cell.tolist()} is not a number; check the file it came from")
+    zero = one.pbc & (np.linalg.norm(one.cell, axis=1) < 1e-6)
+    if zero.any():
+        axes = " and ".join("abc"[k] for k in np.flatnonzero(zero))
+        raise InputError(f"{name}: pbc is on along {axes} but that cell vector is zero; set the cell, or pbc=False")
+    if one.pbc.any() and np.linalg.matrix_rank(one.cell[one.pbc], tol=1e-6) < one.pbc.sum():
+        raise InputError(f"{name}: the periodic cell vectors {one.cell[one.pbc].tolist()} are not independent; check the cell")
+
+
+def _check_distances(systems: Systems, given: list[_Arrays]) -> None:
+    """Refuse atoms on top of each other, periodic images included."""
+    radii = torch.from_numpy(covalent_radii())[systems.numbers]
+    graph = build_graph(systems, max(2 * CLOSEST * float(radii.max()), SEARCH))
+    vectors = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
+    lengths = vectors.norm(dim=1)
+    limits = CLOSEST * (radii[graph.receivers] + radii[graph.senders])
+    overlaps = torch.nonzero(lengths < limits)
+    if not len(overlaps):
+        return
+    edge = int(overlaps[0])
+    i, j = int(graph.receivers[edge]), int(graph.senders[edge])
+    k = int(systems.system_idx[i])
+    start = int(systems.counts[:k].sum())
+    names = [f"atom {a - start} ({symbols()[int(systems.numbers[a])]})" for a in (i, j)]
+    pair = " and its own periodic image" if i == j else f" and {names[1]}"
+    raise InputError(
+        f"{_name(given[k], k, len(given))}: {names[0]}{pair} are {float(lengths[edge]):.2f} Å apart, less than {CLOSEST} of the "
+        f"sum of their covalent radii ({float(limits[edge]):.2f} Å); check positions and cell"
+    )
+
+
+def _tags(given: list[_Arrays], strict: bool) -> list[np.ndarray]:
+    """OC20 tags of each structure; one warning for all conversions together."""
+    readings: list[TagReading] = []
+    notes: dict[str, list[str]] = {}
+    for k, one in enumerate(given):
+        name = _name(one, k, len(given))
+        try:
+            reading = read_tags(one.numbers, one.positions, one.cell, one.pbc, one.tags, one.fixed)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        if reading.note is not None:
+            if strict:
+                raise InputError(f"{name}: tags are not in the OC20 convention and strict is on; otherwise: {reading.note}")
+            notes.setdefault(reading.note, []).append(name)
+        readings.append(reading)
+    if notes:
+        lines = [f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {note}" for note, names in notes.items()]
+        more = f"; and {len(lines) - 3} other kinds of conversion" if lines[3:] else ""
+        warnings.warn("; ".join(lines[:3]) + more, TagsConverted, stacklevel=4)
+    return [reading.tags for reading in readings]

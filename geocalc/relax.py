@@ -1,0 +1,279 @@
+"""Relaxation: the one loop that moves structures downhill, and what it says of each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geocalc.errors import InputError
+from geocalc.optim.base import Optimizer
+from geocalc.systems import Potential, Systems, max_per_system, per_atom, per_system, select
+
+MOVE_LIMIT = 10.0  # Angstrom from the start; half the vacuum of an OC20 slab: an atom there is bound to nothing any more
+FALL_LIMIT = (
+    10.0  # eV per atom below the start; no element binds stronger (W 8.9), so the surface has a hole or atoms overlapped
+)
+RISE_LIMIT = 1.0  # eV per atom above the start; several times what melting costs, so the structure is gone
+RISE_FLOOR = 10.0  # eV; one long step onto a stiff bond costs a few eV in a molecule, and the next step takes it back
+FORCE_LIMIT = 1e5  # eV/Angstrom; more than two carbon nuclei repel at 0.1 Angstrom, so no structure but a mistake has it
+
+
+class Status(StrEnum):
+    """How the relaxation of a structure ended; `sentence` says it in words."""
+
+    CONVERGED = "CONVERGED"
+    MAX_STEPS = "MAX_STEPS"
+    NON_FINITE = "NON_FINITE"
+    EXPLODED = "EXPLODED"
+    ERROR = "ERROR"
+
+    @property
+    def sentence(self) -> str:
+        """The status for a human reader."""
+        return SENTENCES[self]
+
+
+SENTENCES = {
+    Status.CONVERGED: "The largest force on a free atom fell below fmax.",
+    Status.MAX_STEPS: "The steps ran out before the forces fell below fmax; the geometry of lowest energy is kept.",
+    Status.NON_FINITE: "The model gave an energy or force that is not a number; the geometry of lowest energy before is kept.",
+    Status.EXPLODED: (
+        f"An atom moved more than {MOVE_LIMIT:g} Angstrom, a force passed {FORCE_LIMIT:g} eV/Angstrom, or the energy rose or "
+        "fell beyond what chemistry allows; the geometry of lowest energy before is kept, but cannot be trusted."
+    ),
+    Status.ERROR: "The structure could not be relaxed; its error says why.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Evaluated geometries of a batch; everything belongs to the same positions.
+
+    Attributes:
+        positions: (n_atoms, 3) Angstrom.
+        forces: (n_atoms, 3) eV/Angstrom, raw.
+        energy: (n_systems,) eV.
+        energy_std: (n_systems,) eV, NaN where the potential gives none.
+        fmax: (n_systems,) eV/Angstrom, largest norm over atoms of the force on free components.
+    """
+
+    positions: Tensor = per_atom()
+    forces: Tensor = per_atom()
+    energy: Tensor = per_system()
+    energy_std: Tensor = per_system()
+    fmax: Tensor = per_system()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far each structure of the batch has come.
+
+    Attributes:
+        index: (n_systems,) int64, place in the batch that was handed in.
+        n_steps: (n_systems,) int64, steps taken.
+        n_evaluations: (n_systems,) int64, calls of the potential that included the structure.
+        start_positions: (n_atoms, 3) Angstrom.
+        start_energy: (n_systems,) eV, of the first evaluation.
+    """
+
+    index: Tensor = per_system()
+    n_steps: Tensor = per_system()
+    n_evaluations: Tensor = per_system()
+    start_positions: Tensor = per_atom()
+    start_energy: Tensor = per_system()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relaxation:
+    """The end of one relaxation.
+
+    Attributes:
+        systems: the structure, alone, at its final positions; fixed components are bit for bit those handed in.
+        energy: eV at the final positions, NaN if the potential never gave a number.
+        energy_std: eV, or NaN.
+        forces: (n_atoms, 3) eV/Angstrom at the final positions, raw (also on fixed atoms).
+        fmax: eV/Angstrom at the final positions.
+        status: how it ended.
+        n_steps: steps taken.
+        n_evaluations: calls of the potential.
+    """
+
+    systems: Systems
+    energy: float
+    energy_std: float
+    forces: Tensor
+    fmax: float
+    status: Status
+    n_steps: int
+    n_evaluations: int
+
+    @property
+    def converged(self) -> bool:
+        """Whether the forces fell below fmax."""
+        return self.status is Status.CONVERGED
+
+
+Observer = Callable[[Systems, Snapshot, Progress], None]
+
+
+def relax_systems(
+    systems: Systems,
+    potential: Potential,
+    optimizer: Optimizer[Any],
+    fmax: float = 0.05,
+    max_steps: int = 300,
+    observer: Observer | None = None,
+) -> list[Relaxation]:
+    """Move every structure of the batch downhill until its forces vanish; a path never depends on batch mates.
+
+    A converged structure ends at its last positions. One that did not converge ends at the geometry of lowest energy that was
+    evaluated, and its energy, forces and fmax are of that geometry.
+
+    Args:
+        systems: batch of structures; positions in Angstrom, `fixed` components never move.
+        potential: gives energy and forces.
+        optimizer: from `geocalc.optim.make_optimizer`.
+        fmax: eV/Angstrom, positive; converged when no atom has a force of this norm or more on its free components.
+        max_steps: steps allowed for each structure; 0 evaluates once.
+        observer: called after every evaluation with the live structures.
+    Returns:
+        One relaxation per structure, in the order of the batch.
+    Raises:
+        InputError: `fmax` or `max_steps` is not allowed, or the potential gives no forces.
+    """
+    if not fmax > 0 or max_steps < 0:
+        raise InputError(f"fmax must be positive and max_steps not negative, got {fmax} and {max_steps}")
+    ended: dict[int, Relaxation] = {}
+    live, state, progress = systems, optimizer.init(systems), _begin(systems)
+    best = _nothing_yet(systems)
+    while live.n_systems:
+        now = evaluate(live, potential)
+        progress = _count(progress, now)
+        if observer is not None:
+            observer(live, now, progress)
+        status = judge(live, now, progress, fmax, max_steps)
+        best = _better(best, now, live, status)
+        done = torch.tensor([s is not None for s in status], device=live.cell.device)
+        if bool(done.any()):
+            ended |= _retire(replace(live, positions=best.positions), best, progress, status)
+            now, best = select(now, live, ~done), select(best, live, ~done)
+            progress, state = select(progress, live, ~done), select(state, live, ~done)
+            live = select(live, live, ~done)
+        if live.n_systems:
+            displacement, state = optimizer.step(live, now.energy, now.forces.masked_fill(live.fixed, 0.0), state)
+            live = replace(live, positions=torch.where(live.fixed, live.positions, live.positions + displacement))
+            progress = replace(progress, n_steps=progress.n_steps + 1)
+    return [ended[k] for k in range(systems.n_systems)]
+
+
+def evaluate(systems: Systems, potential: Potential) -> Snapshot:
+    """Energies and forces of a batch at its present positions, in float64.
+
+    Raises:
+        InputError: the potential gives no forces.
+    """
+    prediction = potential(systems)
+    if prediction.forces is None:
+        raise InputError("this potential gives energies without forces; a relaxation needs a model trained on forces")
+    forces, energy, std = prediction.forces.double(), prediction.energy.double(), prediction.energy_std
+    norms = forces.masked_fill(systems.fixed, 0.0).norm(dim=1)
+    fmax = max_per_system(norms.nan_to_num(nan=torch.inf, posinf=torch.inf), systems)
+    return Snapshot(
+        positions=systems.positions,
+        forces=forces,
+        energy=energy,
+        energy_std=torch.full_like(energy, torch.nan) if std is None else std.double(),
+        fmax=torch.where(fmax.isinf(), torch.nan, fmax),
+    )
+
+
+def judge(systems: Systems, now: Snapshot, progress: Progress, fmax: float, max_steps: int) -> list[Status | None]:
+    """The status of each structure, None for those that go on."""
+    non_finite = ~(now.energy.isfinite() & now.fmax.isfinite())
+    moved = max_per_system((now.positions - progress.start_positions).norm(dim=1), systems)
+    rise = now.energy - progress.start_energy
+    highest = (RISE_LIMIT * systems.counts).clamp(min=RISE_FLOOR)
+    out_of_range = (rise > highest) | (rise < -FALL_LIMIT * systems.counts)
+    exploded = (moved > MOVE_LIMIT) | (now.fmax > FORCE_LIMIT) | out_of_range
+    verdicts = (
+        (Status.NON_FINITE, non_finite),
+        (Status.EXPLODED, exploded),
+        (Status.CONVERGED, now.fmax < fmax),
+        (Status.MAX_STEPS, progress.n_steps >= max_steps),
+    )
+    columns = torch.stack([flags for _, flags in verdicts], dim=1).tolist()
+    return [next((verdicts[k][0] for k, flag in enumerate(row) if flag), None) for row in columns]
+
+
+def _begin(systems: Systems) -> Progress:
+    zero = torch.zeros(systems.n_systems, dtype=torch.int64, device=systems.cell.device)
+    return Progress(
+        index=torch.arange(systems.n_systems, device=zero.device),
+        n_steps=zero,
+        n_evaluations=zero,
+        start_positions=systems.positions,
+        start_energy=torch.full_like(zero, torch.nan, dtype=torch.float64),
+    )
+
+
+def _nothing_yet(systems: Systems) -> Snapshot:
+    """The start, with NaN for all that is not known: what remains if the potential never gives a number."""
+    unknown = torch.full((systems.n_systems,), torch.nan, dtype=torch.float64, device=systems.cell.device)
+    return Snapshot(
+        positions=systems.positions,
+        forces=torch.full_like(systems.positions, torch.nan),
+        energy=unknown,
+        energy_std=unknown,
+        fmax=unknown,
+    )
+
+
+def _count(progress: Progress, now: Snapshot) -> Progress:
+    first = progress.n_evaluations == 0
+    return replace(
+        progress,
+        n_evaluations=progress.n_evaluations + 1,
+        start_energy=torch.where(first, now.energy, progress.start_energy),
+    )
+
+
+def _better(best: Snapshot, now: Snapshot, systems: Systems, status: Sequence[Status | None]) -> Snapshot:
+    """`best`, with `now` in place of it where that converged, or is the first, or is sound and lower in energy."""
+    device = now.energy.device
+    converged = torch.tensor([s is Status.CONVERGED for s in status], device=device)
+    finite = torch.tensor([s is not Status.NON_FINITE for s in status], device=device)
+    exploded = torch.tensor([s is Status.EXPLODED for s in status], device=device)
+    lower = (now.energy < best.energy) & ~exploded
+    taken = converged | (finite & (best.energy.isnan() | lower))
+    atoms = taken[systems.system_idx]
+    values = {}
+    for f in fields(Snapshot):
+        old, new = getattr(best, f.name), getattr(now, f.name)
+        values[f.name] = torch.where(atoms[:, None] if old.ndim == 2 else taken, new, old)
+    return Snapshot(**values)
+
+
+def _retire(systems: Systems, best: Snapshot, progress: Progress, status: Sequence[Status | None]) -> dict[int, Relaxation]:
+    """The relaxations that have a status, by their place in the batch that was handed in."""
+    ended = {}
+    for k, verdict in enumerate(status):
+        if verdict is None:
+            continue
+        alone = torch.arange(systems.n_systems, device=systems.cell.device) == k
+        last, steps = select(best, systems, alone), select(progress, systems, alone)
+        ended[int(steps.index)] = Relaxation(
+            systems=select(systems, systems, alone),
+            energy=float(last.energy),
+            energy_std=float(last.energy_std),
+            forces=last.forces,
+            fmax=float(last.fmax),
+            status=verdict,
+            n_steps=int(steps.n_steps),
+            n_evaluations=int(steps.n_evaluations),
+        )
+    return ended

@@ -1,0 +1,240 @@
+"""The folder of a run: what is finished stays finished, whatever stops the run.
+
+`journal.jsonl` holds one line per finished structure: its key, its record and its relaxed geometry. With its line a structure
+is done: the line is on the disk before anything else is said of the structure, and a line cut short by a crash never happened.
+`results.jsonl` (the records alone) and `relaxed.extxyz` (the geometries, in the order of the input) follow from it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from geocalc.errors import GeoCalcError, InputError
+from geocalc.records import Record
+from geocalc.settings import read_yaml
+
+SETTINGS, JOURNAL, RESULTS = "settings.yaml", "journal.jsonl", "results.jsonl"
+RELAXED, TRAJECTORY = "relaxed.extxyz", "trajectory"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class RunFolderError(GeoCalcError, OSError):
+    """A run folder cannot be written, or holds something else."""
+
+
+class RunFolder:
+    """A folder that a run writes its results into; no file stays open between calls.
+
+    Args:
+        path: the folder; made if it is not there.
+        identity: plain values that results depend on (model hash, settings); results of another identity are not mixed in.
+        provenance: plain values kept beside them in `settings.yaml` (versions, device, ...).
+        resume: whether results that are there already are continued.
+    Raises:
+        RunFolderError: the folder cannot be written; it holds results and `resume` is not set; it holds results of another
+            identity; its journal is damaged other than at the end.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        identity: Mapping[str, Any],
+        provenance: Mapping[str, Any] | None = None,
+        *,
+        resume: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.identity = _digest(identity)
+        self._places: dict[str, int] = {}  # where the line of each finished structure begins in the journal, by key
+        with _sentences(self.path, "open"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self._holds_results():
+                self._refuse_or_accept(identity, resume)
+                self._read_journal()
+            else:
+                document = {"identity": self.identity, "resolved": dict(identity), "provenance": dict(provenance or {})}
+                write_whole(self.path / SETTINGS, [yaml.safe_dump(document, sort_keys=False, allow_unicode=True)])
+        write_whole(self.path / RESULTS, (self._entry(key)["record"] + "\n" for key in self._places))
+
+    def __len__(self) -> int:
+        """Structures finished."""
+        return len(self._places)
+
+    def record(self, key: str) -> Record | None:
+        """The record of a finished structure, None if it is not finished."""
+        return Record.from_json(self._entry(key)["record"]) if key in self._places else None
+
+    def add(self, key: str, record: Record, frame: str | None) -> None:
+        """Keep a finished structure; it is on the disk when this returns.
+
+        Args:
+            key: from `content_key`, new to this folder.
+            record: goes to `results.jsonl`.
+            frame: extended XYZ text of the relaxed geometry, None if there is none.
+        Raises:
+            InputError: the key is there already.
+            RunFolderError: the disk is full or cannot be written.
+        """
+        if key in self._places:
+            raise InputError(f"structure {record.sid!r} is finished already; every structure is added once")
+        line = record.to_json()
+        self._places[key] = self._append(JOURNAL, json.dumps({"key": key, "record": line, "frame": frame}))
+        self._append(RESULTS, line)
+
+    def write_trajectory(self, sid: str, key: str, frames: Sequence[str]) -> None:
+        """Write the geometries of one path into `trajectory/`, as a whole or not at all."""
+        with _sentences(self.path, "write to"):
+            (self.path / TRAJECTORY).mkdir(exist_ok=True)
+        write_whole(self.path / TRAJECTORY / f"{file_name(sid)}-{key[:8]}.extxyz", frames)
+
+    def finish(self, keys: Iterable[str]) -> None:
+        """Write `relaxed.extxyz`: the geometries of `keys` in this order, then any others in the order they ended in."""
+        order = dict.fromkeys([*(key for key in keys if key in self._places), *self._places])
+        frames = (self._entry(key)["frame"] for key in order)
+        write_whole(self.path / RELAXED, (frame for frame in frames if frame is not None))
+
+    def _holds_results(self) -> bool:
+        return any((self.path / name).exists() and (self.path / name).stat().st_size for name in (JOURNAL, RESULTS))
+
+    def _refuse_or_accept(self, identity: Mapping[str, Any], resume: bool) -> None:
+        if not (self.path / SETTINGS).exists() or not (self.path / JOURNAL).exists():
+            raise RunFolderError(
+                f"{self.path} holds results, but not the {SETTINGS} and {JOURNAL} of a run; choose another folder"
+            )
+        document = read_yaml(self.path / SETTINGS)
+        if document.get("identity") != self.identity:
+            theirs = document.get("resolved")
+            changes = _differences(theirs if isinstance(theirs, dict) else {}, identity)
+            raise RunFolderError(f"{self.path} holds results of other settings ({changes}); choose another folder")
+        if not resume:
+            raise RunFolderError(f"{self.path} holds results already; resume to continue them, or choose another folder")
+
+    def _read_journal(self) -> None:
+        """Find the finished structures and cut off a last line that a crash left incomplete."""
+        path, place = self.path / JOURNAL, 0
+        with open(path, "r+b") as journal:
+            for number, line in enumerate(journal, 1):
+                key = _key_of(line)
+                if key is not None:
+                    self._places[key] = place
+                elif journal.read(1):
+                    raise RunFolderError(f"line {number} of {path} is damaged; move the folder away and run again")
+                else:
+                    journal.truncate(place)
+                    return
+                place += len(line)
+
+    def _entry(self, key: str) -> dict[str, Any]:
+        with _sentences(self.path, "read"), open(self.path / JOURNAL, "rb") as journal:
+            journal.seek(self._places[key])
+            entry: dict[str, Any] = json.loads(journal.readline())
+        return entry
+
+    def _append(self, name: str, line: str) -> int:
+        """Add a line to a file and see it onto the disk; returns where it begins. What does not fit leaves nothing behind."""
+        path = self.path / name
+        with _sentences(path, "write", len(self)), open(path, "ab", buffering=0) as file:
+            place = os.fstat(file.fileno()).st_size
+            rest = memoryview(line.encode() + b"\n")
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(place)
+                raise
+        return place
+
+
+def content_key(sid: str, content: Iterable[bytes], identity: str) -> str:
+    """What makes a structure of a run the same structure: its name, its content and the settings it is computed with.
+
+    Args:
+        sid: name of the structure.
+        content: bytes of everything that the result depends on, in a fixed order.
+        identity: of the run folder.
+    """
+    digest = hashlib.sha256()
+    for part in (identity.encode(), sid.encode(), *content):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def file_name(sid: str) -> str:
+    """A short name for files, of letters, digits, dots, dashes and underscores, that reads like `sid`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", sid).strip("._")[-60:] or "structure"
+
+
+def write_whole(path: Path, parts: Iterable[str]) -> None:
+    """Write a file as a whole: whoever looks sees the old one or the new one, also after a crash.
+
+    Raises:
+        RunFolderError: the disk is full or cannot be written.
+    """
+    draft = path.with_name(path.name + ".part")
+    with _sentences(path, "write"):
+        try:
+            with open(draft, "wb") as file:
+                for part in parts:
+                    file.write(part.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        except OSError:
+            with suppress(OSError):
+                draft.unlink()
+            raise
+
+
+class _sentences:
+    """Turn an OSError inside the `with` block into a RunFolderError that says what to do."""
+
+    def __init__(self, path: Path, verb: str, finished: int | None = None) -> None:
+        self.path, self.verb, self.finished = path, verb, finished
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not isinstance(error, OSError) or isinstance(error, GeoCalcError):
+            return
+        kept = "" if self.finished is None else f"; {self.finished} finished structures are safe"
+        if error.errno in _FULL:
+            raise RunFolderError(
+                f"the disk is full: cannot {self.verb} {self.path}{kept}; free some space and resume"
+            ) from None
+        raise RunFolderError(f"cannot {self.verb} {self.path}: {error.strerror or error}{kept}") from None
+
+
+def _key_of(line: bytes) -> str | None:
+    """The key of a journal line, None if the line is not whole."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(entry, dict) and set(entry) == {"key", "record", "frame"}
+    return str(entry["key"]) if whole else None
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+    return ", ".join(f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}" for name in names) or "not the same values"

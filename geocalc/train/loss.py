@@ -1,0 +1,56 @@
+"""Losses of energies and forces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geocalc.systems import Prediction, Systems
+from geocalc.train.batches import Labels
+from geocalc.train.recipe import Training
+
+TINY = 1e-12  # keeps the derivative of a norm finite at zero
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weighted sum and its parts: energy in eV, forces in eV/Angstrom."""
+
+    total: Tensor
+    energy: Tensor
+    forces: Tensor
+
+
+def loss(prediction: Prediction, direct: Tensor | None, systems: Systems, labels: Labels, settings: Training, scale: float) -> Losses:
+    """L1 of the energy and mean L2 norm of the force error, both in units of the energy scale.
+
+    Args:
+        prediction: energy (n_systems,) and, unless only a direct head is trained, gradient forces (n_atoms, 3).
+        direct: forces of a direct head (n_atoms, 3), or None.
+        systems, labels: the batch and its targets.
+        settings: weights; atoms that are held fixed count `fixed_force_weight`.
+        scale: eV per network unit.
+    """
+    energy = (prediction.energy - labels.energy).abs().mean()
+    weight = torch.where(systems.fixed.all(1), settings.fixed_force_weight, 1.0).to(labels.forces.dtype)
+    zero = energy.new_zeros(())
+    gradient = zero if prediction.forces is None else _force_error(prediction.forces, labels.forces, weight)
+    head = zero if direct is None else _force_error(direct, labels.forces, weight)
+    target = zero
+    if direct is not None and prediction.forces is not None and settings.gradient_target_weight:
+        target = _force_error(direct, prediction.forces.detach(), weight)
+    total = (
+        settings.energy_weight * energy
+        + settings.force_weight * gradient
+        + settings.direct_force_weight * head
+        + settings.gradient_target_weight * target
+    )
+    return Losses(total / scale, energy.detach(), (gradient if prediction.forces is not None else head).detach())
+
+
+def _force_error(predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean over atoms of |F - F_ref|."""
+    error = ((predicted - wanted) ** 2).sum(1).add(TINY).sqrt()
+    return (error * weight).sum() / weight.sum().clamp(min=TINY)
