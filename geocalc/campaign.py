@@ -87,6 +87,8 @@ class _Outcome:
     relaxation: Relaxation | None = None
     path: tuple[tuple[int, Snapshot], ...] = ()
     error: str | None = None
+    n_steps: int = 0
+    n_evaluations: int = 0
 
 
 def open_run_folder(
@@ -199,8 +201,10 @@ def _finish_one(source: Source, prepared: Systems | str, key: str, run: _Run, fo
 
 def _attempt(systems: Systems, sid: str, run: _Run) -> _Outcome:
     path: list[tuple[int, Snapshot]] = []
+    step = -1
 
     def observe(live: Systems, now: Snapshot, progress: Progress) -> None:
+        nonlocal step
         step = int(progress.n_steps[0])
         if run.settings.keeps_step(step):
             path.append((step, now))
@@ -213,8 +217,8 @@ def _attempt(systems: Systems, sid: str, run: _Run) -> _Outcome:
             systems.to(run.model.device), run.model.potential, run.optimizer, settings.fmax, settings.steps, observe
         )
     except FAILURES as error:
-        return _Outcome(error=_told(error))
-    return _Outcome(relaxation=ended[0], path=tuple(path))
+        return _Outcome(error=_told(error), n_steps=max(step, 0), n_evaluations=step + 1)
+    return _Outcome(relaxation=ended[0], path=tuple(path), n_steps=ended[0].n_steps, n_evaluations=ended[0].n_evaluations)
 
 
 def _told(error: BaseException) -> str:
@@ -236,8 +240,8 @@ def _record(source: Source, outcome: _Outcome, wall_s: float, run: _Run) -> Reco
         energy_kind=run.model.energy_kind,
         energy_std=None if ended is None else finite(ended.energy_std),
         fmax=None if ended is None else finite(ended.fmax),
-        n_steps=0 if ended is None else ended.n_steps,
-        n_evaluations=0 if ended is None else ended.n_evaluations,
+        n_steps=outcome.n_steps,
+        n_evaluations=outcome.n_evaluations,
         converged=status is Status.CONVERGED,
         status=status.value,
         stop_reason=status.sentence,

@@ -43,7 +43,7 @@ class Graph:
         return self.senders.shape[0]
 
 
-def build_graph(systems: Systems, cutoff: float, max_neighbors: int | None = None, skin: float = 0.0) -> Graph:
+def build_graph(systems: Systems, cutoff: float, max_neighbors: int | None = None) -> Graph:
     """Connect every atom to its neighbours within `cutoff`, periodic images included.
 
     Args:
@@ -51,16 +51,14 @@ def build_graph(systems: Systems, cutoff: float, max_neighbors: int | None = Non
         cutoff: radius in Angstrom, positive; edges of exactly this length are left out.
         max_neighbors: keep at most this many nearest neighbours of each atom; neighbours tied with the last one are all kept,
             so the graph keeps the symmetry of the structure.
-        skin: extra radius in Angstrom. The longer edges stay in the graph: `NeighborCache` is what reuses a list.
     Returns:
         Graph, sorted by receiver.
     Raises:
         InputError: `cutoff` or `max_neighbors` is not positive, a position is not finite, or a periodic cell has zero volume.
     Source: cell-list search of vesin; Allen and Tildesley (2017), sec. 5.3.
     """
-    _check_settings(cutoff, max_neighbors, skin)
-    edges = _list_edges(systems, cutoff + skin)
-    return _graph(edges, systems, max_neighbors)
+    _check_settings(cutoff, max_neighbors)
+    return _graph(_list_edges(systems, cutoff), systems, max_neighbors)
 
 
 class NeighborCache:
@@ -78,7 +76,9 @@ class NeighborCache:
     """
 
     def __init__(self, cutoff: float, max_neighbors: int | None = None, skin: float = 0.5) -> None:
-        _check_settings(cutoff, max_neighbors, skin)
+        _check_settings(cutoff, max_neighbors)
+        if not 0 <= skin < np.inf:
+            raise InputError(f"skin must be a length in Angstrom, zero or more, got {skin}")
         self.cutoff, self.max_neighbors, self.skin = cutoff, max_neighbors, skin
         self.n_searches = 0
         self._systems: Systems | None = None
@@ -127,13 +127,11 @@ class _Edges:
     lengths: np.ndarray
 
 
-def _check_settings(cutoff: float, max_neighbors: int | None, skin: float) -> None:
+def _check_settings(cutoff: float, max_neighbors: int | None) -> None:
     if not 0 < cutoff < np.inf:
         raise InputError(f"cutoff must be a positive length in Angstrom, got {cutoff}")
     if max_neighbors is not None and max_neighbors < 1:
         raise InputError(f"max_neighbors must be at least 1, or None for all neighbours, got {max_neighbors}")
-    if not 0 <= skin < np.inf:
-        raise InputError(f"skin must be a length in Angstrom, zero or more, got {skin}")
 
 
 def _list_edges(systems: Systems, radius: float) -> _Edges:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from geocalc.architectures.base import NetworkInput
+from geocalc.elements import N_ELEMENTS, symbols
+from geocalc.errors import InputError
 from geocalc.frames import FramePolicy, Frames, make_frames
 from geocalc.neighbors import Graph, build_graph, edge_vectors
 from geocalc.nn.message import EdgeIndex
@@ -71,6 +73,7 @@ class NetworkPotential:
         force_mode: where forces come from.
         stress: whether stress is computed (gradient forces only).
         generator: randomness for stochastic policies (studies only).
+        elements: atomic numbers it accepts; empty for all.
     """
 
     model: EnergyModel
@@ -78,19 +81,32 @@ class NetworkPotential:
     force_mode: ForceMode = ForceMode.GRADIENT
     stress: bool = False
     generator: torch.Generator | None = None
+    elements: tuple[int, ...] = ()
 
     def __call__(self, systems: Systems) -> Prediction:
         """Energies and forces of every structure; the graph is built anew.
 
         Raises:
-            InputError: a structure the neighbour list cannot handle (zero cell with pbc, positions that are not numbers).
+            InputError: an element the model was not trained on, or a structure the neighbour list cannot handle (zero cell
+                with pbc, positions that are not numbers).
         """
+        if self.elements:
+            _check_elements(systems.numbers, self.elements)
+        systems = systems.to(self.model.references.device)
         network = self.model.network
         graph = build_graph(systems, network.cutoff, network.max_neighbors)
         prediction = evaluate(
             self.model, systems, graph, self.policy, self.force_mode, stress=self.stress, generator=self.generator
         )
         return detach(prediction)
+
+
+def _check_elements(numbers: Tensor, known: tuple[int, ...]) -> None:
+    foreign = sorted(set(numbers.unique().tolist()) - set(known))
+    if foreign:
+        names = ", ".join(symbols()[z] if 0 < z <= N_ELEMENTS else f"Z={z}" for z in foreign)
+        allowed = " ".join(symbols()[z] for z in sorted(known))
+        raise InputError(f"the structure contains {names}, which this model was not trained on; it knows {allowed}")
 
 
 def detach(prediction: Prediction) -> Prediction:

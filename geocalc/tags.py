@@ -20,7 +20,8 @@ SUBSURFACE, SURFACE, ADSORBATE = 0, 1, 2
 ADSORBATE_ELEMENTS = np.array([1, 6, 7, 8, 9, 15, 16, 17, 34, 35, 53])  # H C N O F P S Cl Se Br I
 LAYER_DEPTH = 1.0  # Angstrom; metal atoms this close to the highest one form the top layer (closest in fcc(110): 1.3)
 ABOVE = 0.3  # Angstrom; an atom this much above all atoms of tag 1 is not below the surface
-MIN_VACUUM = 3.0  # Angstrom of empty space, beyond 2.4 of the largest covalent radius, that ends a slab or a molecule
+MIN_VACUUM = 2.5  # Angstrom of empty space, beyond the atoms on both sides of it, that ends a slab or a molecule
+ATOM_SIZE = 1.2  # covalent radii that count as atom where empty space is measured
 
 _REMEDY = "set them with atoms.set_tags (0 below the surface, 1 surface, 2 adsorbate)"
 
@@ -246,18 +247,19 @@ def _shape(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np
         return _Shape(isolated=False, heights=None)
     inverse = np.linalg.inv(cell)
     spacing = 1 / np.linalg.norm(inverse, axis=0)
-    vacuum = MIN_VACUUM + 2.4 * covalent_radii()[numbers].max()
     fractional = positions @ inverse
-    gaps = [_largest_gap(fractional[:, k]) if pbc[k] else (np.inf, 0.0) for k in range(3)]
-    widths = np.array([width * length for (width, _), length in zip(gaps, spacing, strict=True)])
-    if (widths > vacuum).all():
+    sizes = ATOM_SIZE * covalent_radii()[numbers]
+    gaps = [_widest_gap(fractional[:, k] * spacing[k], spacing[k], sizes) if pbc[k] else (np.inf, 0.0) for k in range(3)]
+    widths = np.array([width for width, _ in gaps])
+    if (widths > MIN_VACUUM).all():
         return _Shape(isolated=True, heights=None)
     axis = int(widths.argmax())
-    if widths[axis] <= vacuum:
+    if widths[axis] <= MIN_VACUUM:
         return _Shape(isolated=False, heights=None)
+    heights = fractional[:, axis] * spacing[axis]
     if not pbc[axis]:
-        return _Shape(isolated=False, heights=up * fractional[:, axis] * spacing[axis])
-    return _Shape(isolated=False, heights=np.mod(fractional[:, axis] - gaps[axis][1], 1.0) * spacing[axis])
+        return _Shape(isolated=False, heights=up * heights)
+    return _Shape(isolated=False, heights=np.mod(heights - gaps[axis][1], spacing[axis]))
 
 
 def _with_normal(cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, float]:
@@ -272,9 +274,12 @@ def _with_normal(cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, float]:
     return replaced, -1.0 if cell[axis] @ normal < 0 else 1.0
 
 
-def _largest_gap(fractional: np.ndarray) -> tuple[float, float]:
-    """Width of the widest empty interval of a periodic coordinate, and its middle; both in units of the period."""
-    order = np.sort(np.mod(fractional, 1.0))
-    widths = np.diff(np.append(order, order[0] + 1.0))
+def _widest_gap(heights: np.ndarray, period: float, sizes: np.ndarray) -> tuple[float, float]:
+    """Width of the widest empty interval between atoms of these sizes along a periodic direction, and its middle."""
+    wrapped = np.mod(heights, period)
+    order = np.argsort(wrapped)
+    low, high = wrapped[order], wrapped[np.roll(order, -1)]
+    high[-1] += period
+    widths = high - low - sizes[order] - sizes[np.roll(order, -1)]
     k = int(widths.argmax())
-    return float(widths[k]), float(order[k] + widths[k] / 2)
+    return float(widths[k]), float(low[k] + high[k]) / 2

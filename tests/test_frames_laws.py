@@ -59,7 +59,7 @@ STRUCTURES = {
 }
 
 
-def group_elements(policy: str, n: int = 3) -> Tensor:
+def group_elements(policy: str, n: int = 2) -> Tensor:
     """Random members of the group that the policy claims for a molecule or, turned about z, for a slab."""
     chosen = frame_policy(policy)
     flat = chosen.dimensions == 2 and chosen.source is not FrameSource.LATTICE
@@ -82,7 +82,7 @@ def test_the_average_over_all_frames_is_invariant_where_one_pose_is_not(policy: 
     for matrix in group_elements(policy):
         torch.testing.assert_close(mean_energies(turned(systems, matrix), policy), expected, rtol=0, atol=EXACT)
         moved = (mean_energies(turned(systems, matrix), "none") - mean_energies(systems, "none")).abs()
-        assert float(moved.min()) > 1e-3
+        assert float(moved.min()) > 1e-4
 
 
 @pytest.mark.parametrize("policy", [name for name in DETERMINISTIC if name.endswith(("-se", "-se-one"))])
@@ -169,9 +169,10 @@ def energy_of_positions(systems: Systems, policy: str) -> tuple[object, Tensor]:
 
 
 GRADIENT_CASES = [(name, policy) for name in ("cloud", "H2O", "rattled pair") for policy in ALL]
-GRADIENT_CASES += [(name, "pca-3d-one") for name in ("cloud", "rattled pair")]
+GRADIENT_CASES += [(name, "pca-3d-one") for name in ("cloud", "H2O", "rattled pair")]
 GRADIENT_CASES += [("cloud", "pca-edges-3d-se-one"), ("cloud", "pca-2d-one"), ("rattled pair", "cell")]
-TIED_CASES = [(name, policy) for name in ("CH4", "benzene", "CO2", "upright CO") for policy in ALL]
+TIED_CASES = [(name, policy) for name in ("CH4", "CO2", "upright CO") for policy in ALL]
+TIED_CASES += [("benzene", "pca-3d-se"), ("benzene", "pca-edges-2d")]
 
 
 def small(name: str) -> Systems:
@@ -231,9 +232,9 @@ def test_lattice_frames_follow_the_cell_gradient() -> None:
     assert torch.autograd.gradcheck(tilt, systems.cell.clone().requires_grad_(), eps=1e-7, atol=1e-6)
 
 
-@pytest.mark.parametrize("policy", ALL)
+@pytest.mark.parametrize("policy", DETERMINISTIC)
 def test_forces_on_symmetric_structures_are_numbers_and_as_symmetric(policy: str) -> None:
-    for name in ("CH4", "benzene", "CO2", "atom", "on top", "upright CO", "SF6"):
+    for name in ("CH4", "benzene", "H2O", "CO2", "atom", "on top", "upright CO", "SF6"):
         systems = systems_of(STRUCTURES[name])
         energy, positions = energy_of_positions(systems, policy)
         (grad,) = torch.autograd.grad(energy(positions).sum(), positions)

@@ -82,9 +82,10 @@ def test_every_step_of_a_mixed_batch_equals_ase(relaxed) -> None:
         assert max(np.abs(ours - theirs).max() for ours, theirs in zip(path, steps, strict=True)) < PARITY
 
 
-def test_some_converge_and_some_do_not(relaxed) -> None:
+def test_structures_leave_the_batch_at_their_own_time(relaxed) -> None:
     ends = relaxed[2]
-    assert 3 <= sum(end.converged for end in ends) <= len(ends) - 3
+    assert 0 < sum(end.converged for end in ends) < len(ends)
+    assert len({end.n_steps for end in ends}) >= 4
 
 
 def test_batch_mates_do_not_matter(relaxed) -> None:
@@ -112,7 +113,9 @@ def quadratic_step(name: str, positions: Tensor, systems: Systems, n_steps: int)
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_finds_the_minimum_of_a_quadratic_and_holds_fixed_components(name: str) -> None:
     systems = from_atoms(molecule("CH3OH"))
-    systems = replace(systems, fixed=torch.zeros_like(systems.fixed).index_put((torch.tensor([0]), torch.tensor([1])), torch.tensor(True)))
+    fixed = torch.zeros_like(systems.fixed)
+    fixed[0, 1] = True
+    systems = replace(systems, fixed=fixed)
     end = quadratic_step(name, systems.positions, systems, 120)
     free = ~systems.fixed
     assert float(end[free].abs().max()) < 1e-3

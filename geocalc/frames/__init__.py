@@ -10,8 +10,9 @@ A policy names where frames come from and how many are used:
 * `cell`: one of them, the first lattice vector along x: several times cheaper, depends on the choice of basis.
 * `lattice-stochastic`: one of the `lattice` set at random; for training.
 * `pca-...`: axes of the covariance of positions or edges (`pca-2d`, `pca-3d`, `pca-edges-2d`, `pca-edges-3d`, each with an
-  optional `-se` for proper rotations only and `-one` or `-stochastic` for one frame). Those of positions change when an
-  atom of a periodic structure is stored in another image; those of edges do not.
+  optional `-se` for proper rotations only and `-one` or `-stochastic` for one frame; `-one` keeps all frames that the
+  symmetry of the structure makes alike). Those of positions change when an atom of a periodic structure is stored in
+  another image; those of edges do not.
 * `rotations-2d`, `rotations-3d`: a uniformly random rotation or reflection, with `-se` a rotation; for training.
 * `none`: the pose as given.
 

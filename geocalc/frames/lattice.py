@@ -37,7 +37,7 @@ def lattice_frames(cell: Tensor, pbc: Tensor, pick: FramePick, generator: torch.
     cross = torch.linalg.cross(a, b)
     area = cross.norm(dim=1, keepdim=True)
     up = 1.0 - 2.0 * ((cross * c).sum(1, keepdim=True) < 0).to(cell.dtype)
-    choices = [_choices(*products, pick) for products in _products(a, b, area)]
+    choices = [_choices(products, pick) for products in _products(a, b, area)]
     if pick is FramePick.STOCHASTIC:
         drawn = draw_members([len(members) for members in choices], generator)
         choices = [[members[k]] for members, k in zip(choices, drawn, strict=True)]
@@ -67,20 +67,20 @@ def _slab_axes(periodic: list[bool]) -> tuple[int, int, int]:
     return first, second, normal
 
 
-def _products(a: Tensor, b: Tensor, area: Tensor) -> list[list[float]]:
+def _products(a: Tensor, b: Tensor, area: Tensor) -> list[tuple[float, float, float]]:
     """Scalar products a.a, a.b and b.b of each structure, checked to span a plane."""
     products = torch.stack([(a * a).sum(1), (a * b).sum(1), (b * b).sum(1), area[:, 0]], dim=1).tolist()
     for k, (aa, _, bb, size) in enumerate(products):
         if not size > FLAT_TOLERANCE * (aa * bb) ** 0.5:
             raise InputError(f"the periodic cell vectors of structure {k} span no plane (area {size:.3g} A^2); check its cell")
-    return [row[:3] for row in products]
+    return [(aa, ab, bb) for aa, ab, bb, _ in products]
 
 
-def _choices(aa: float, ab: float, bb: float, pick: FramePick) -> list[tuple[int, int, int]]:
+def _choices(products: tuple[float, float, float], pick: FramePick) -> list[tuple[int, int, int]]:
     """Which m a + n b goes along x, and with which mirror image: (m, n, mirror) of every frame of the set."""
     if pick is FramePick.ONE:
         return [(1, 0, 1)]
-    return [(m, n, mirror) for m, n in _shortest(aa, ab, bb) for mirror in (1, -1)]
+    return [(m, n, mirror) for m, n in _shortest(*products) for mirror in (1, -1)]
 
 
 def _shortest(aa: float, ab: float, bb: float) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from geocalc.frames.sampling import draw_members
 from geocalc.neighbors import Graph
 from geocalc.systems import Systems
 
-NO_EXTENT = 1e-10  # of the total squared extent; below it an axis has none: 1e-5 of the length, where rounding still is small
+NO_EXTENT = 50  # rounding units of the total squared extent below which an axis has none: 1e-7 of the length in float64
 NO_MOMENT = 1e-9  # relative; odd moments within this of each other do not decide, well above rounding and below real asymmetry
 # Powers of the coordinates whose sums change sign with the axes; what the first ones leave open, the later ones decide.
 ODD_POWERS = {
@@ -29,6 +29,7 @@ ODD_POWERS = {
 }
 
 Basis = tuple[Tensor, tuple[bool, ...]]  # axes (d, d) in columns, and for each whether its sign is free
+Member = tuple[int, tuple[float, ...]]  # which basis, and the sign of each axis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +131,8 @@ def pca_frames(
     Ties are broken by the charge-weighted covariance, then by the fourth moment sum w |v|^2 v v^T; what is still tied (CH4, the
     plane of benzene) gives one frame for each of the longest vectors in it. Each step only knows the structure, so the set of
     poses is exact under rotation, reflection and permutation. `one` takes the frame whose odd moments are largest, compared
-    in order. A structure without extent gets the identity.
+    in order, and of a symmetric structure all those that cannot be told apart, so that its forces keep the symmetry; they
+    still jump where the symmetry breaks. A structure without extent gets the identity.
 
     Args:
         points: from `position_points` or `edge_points`; differentiable.
@@ -167,7 +169,7 @@ def pca_frames(
         drawn = draw_members([len(m) for m in members], generator)
         members = [[m[i]] for m, i in zip(members, drawn, strict=True)]
     elif policy.pick is FramePick.ONE:
-        members = [m if len(m) == 1 else [_preferred(m, bases, points, k)] for m, k in zip(members, wanted, strict=True)]
+        members = [m if len(m) == 1 else _preferred(m, bases, points, k) for m, k in zip(members, wanted, strict=True)]
     return Frames(
         rotations=_rotations(bases, members, axes),
         system_idx=torch.tensor(
@@ -177,9 +179,6 @@ def pca_frames(
     )
 
 
-Member = tuple[int, tuple[float, ...]]  # which basis, and the sign of each axis
-
-
 def _moments(points: Points, n_systems: int) -> tuple[Tensor, Tensor]:
     """Covariance, charge-weighted covariance and fourth moment, (3, n_systems, 3, 3), and the noise of each, (3, n_systems)."""
     v = points.vectors
@@ -187,7 +186,7 @@ def _moments(points: Points, n_systems: int) -> tuple[Tensor, Tensor]:
     scales = (points.weights, points.weights * points.charges, points.weights * (v * v).sum(1))
     zeros = v.new_zeros((n_systems, 3, 3))
     tensors = torch.stack([zeros.index_add(0, points.system_idx, s[:, None, None] * products) for s in scales])
-    floors = NO_EXTENT * torch.diagonal(tensors.detach(), dim1=-2, dim2=-1).sum(-1)
+    floors = NO_EXTENT * torch.finfo(v.dtype).eps * torch.diagonal(tensors.detach(), dim1=-2, dim2=-1).sum(-1)
     return tensors, floors
 
 
@@ -219,7 +218,7 @@ def _reaches(axes: Tensor, sizes: list[int], seen: tuple[Tensor, Tensor], k: int
         return False
     tied = torch.tensor([size > 1 for size in sizes for _ in range(size)], device=axes.device)
     along = (edges[:, : axes.shape[0]] @ axes.detach()[:, tied]).abs().max()
-    return bool(along**2 > NO_EXTENT * (edges * edges).sum(1).max())
+    return bool(along**2 > NO_EXTENT * torch.finfo(edges.dtype).eps * (edges * edges).sum(1).max())
 
 
 def _signed(bases: list[Basis], owner: list[int], proper: bool, wanted: Sequence[int]) -> list[list[Member]]:
@@ -235,8 +234,11 @@ def _signed(bases: list[Basis], owner: list[int], proper: bool, wanted: Sequence
     return list(members.values())
 
 
-def _preferred(members: list[Member], bases: list[Basis], points: Points, k: int) -> Member:
-    """The member whose odd moments are the largest, compared in order: a choice that knows nothing but the structure."""
+def _preferred(members: list[Member], bases: list[Basis], points: Points, k: int) -> list[Member]:
+    """Members whose odd moments are the largest, compared in order: a choice that knows nothing but the structure.
+
+    More than one where a symmetry of the structure makes them alike: their poses agree, their gradients only on average.
+    """
     d = len(members[0][1])
     own = points.system_idx == k
     vectors = points.vectors.detach()[own].cpu().numpy()
@@ -252,7 +254,7 @@ def _preferred(members: list[Member], bases: list[Basis], points: Points, k: int
                 break
             moment = np.prod(poses[left] ** np.array(powers), axis=2) @ mark
             left = left[moment >= moment.max() - NO_MOMENT]
-    return members[int(left[0])]
+    return [members[i] for i in left.tolist()]
 
 
 def _rotations(bases: list[Basis], members: list[list[Member]], like: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+BLOCK_BYTES = 256 * 1024  # of one block of edge rows; a second-level cache of 1 MiB holds the eight that are live
+
 
 @dataclass(frozen=True)
 class EdgeIndex:
@@ -94,9 +96,7 @@ class _Aggregate(torch.autograd.Function):
         gate = torch.sigmoid(z) if activate else z.new_ones(())
         ctx.save_for_backward(edge, center, neighbor, value, envelope, z, gate)
         ctx.index, ctx.activate = index, activate
-        message = z * gate
-        message *= envelope
-        message *= value.index_select(0, index.senders)
+        message = value.index_select(0, index.senders).mul_(envelope).mul_(z).mul_(gate)
         return index.to_receivers(message)
 
     @staticmethod
@@ -127,13 +127,10 @@ class _AggregateBackward(torch.autograd.Function):
         incoming = grad.index_select(0, index.receivers)
         sent = value.index_select(0, index.senders)
         phi = z * gate
-        slope = _slope(phi, gate, activate)
-        product = incoming * phi
-        grad_envelope = (product * sent).sum(1, keepdim=True)
-        grad_value = index.to_senders(product.mul_(envelope))
-        slope *= incoming
-        slope *= sent
-        slope *= envelope
+        slope = _slope(phi, gate, activate).mul_(incoming).mul_(sent).mul_(envelope)
+        phi.mul_(incoming)
+        grad_envelope = sent.mul_(phi).sum(1, keepdim=True)
+        grad_value = index.to_senders(phi.mul_(envelope))
         return slope, index.to_receivers(slope), index.to_senders(slope), grad_value, grad_envelope
 
     @staticmethod
@@ -141,46 +138,40 @@ class _AggregateBackward(torch.autograd.Function):
         on_edge, on_center, on_neighbor, on_value, on_envelope = cotangents
         grad, value, envelope, z, gate = ctx.saved_tensors
         index: EdgeIndex = ctx.index
-        p = grad.index_select(0, index.receivers)
-        q = value.index_select(0, index.senders)
-        u = on_edge + on_center.index_select(0, index.receivers)
-        u += on_neighbor.index_select(0, index.senders)
-        w = on_value.index_select(0, index.senders)
-        phi = z * gate
-        slope = _slope(phi, gate, ctx.activate)
-        # scalar function: sum p (q u env phi' + w env phi + t q phi)
-        w_phi = w * phi
-        u_slope = u * slope
-        on_env_terms = u_slope * q
-        on_env_terms += w_phi
-        grad_envelope = (on_env_terms * p).sum(1, keepdim=True)
-        inner = u_slope.mul_(envelope)
-        inner += phi.mul_(on_envelope)
-        grad_value = index.to_senders(inner * p)
-        inner *= q
-        inner += w_phi.mul_(envelope)
-        grad_grad = index.to_receivers(inner)
-        curve = _curvature(z, gate, ctx.activate)
-        if isinstance(curve, Tensor):
-            curve = curve.mul_(u).mul_(envelope)
-            curve += slope * on_envelope
-            curve *= q
-        else:
-            curve = slope * on_envelope * q
-        curve += slope.mul_(w).mul_(envelope) if slope.dim() else w * envelope
-        curve *= p
-        return (
-            grad_grad,
-            curve,
-            index.to_receivers(curve),
-            index.to_senders(curve),
-            grad_value,
-            grad_envelope,
-            None,
-            None,
-            None,
-            None,
-        )
+        sums = torch.zeros((4, *value.shape), dtype=value.dtype, device=value.device)
+        grad_edge, grad_envelope = torch.empty_like(z), torch.empty_like(envelope)
+        for rows in _blocks(z):
+            receivers, senders = index.receivers[rows], index.senders[rows]
+            p, q = grad.index_select(0, receivers), value.index_select(0, senders)
+            u = on_center.index_select(0, receivers).add_(on_edge[rows]).add_(on_neighbor.index_select(0, senders))
+            w, t, env = on_value.index_select(0, senders), on_envelope[rows], envelope[rows]
+            gate_block = gate[rows] if gate.dim() else gate
+            phi = z[rows] * gate_block
+            slope = _slope(phi, gate_block, ctx.activate)
+            # the scalar differentiated here: sum p (q u env phi' + w env phi + t q phi)
+            curve = _curvature(z[rows], gate_block, ctx.activate)
+            curve = torch.zeros_like(u) if curve is None else curve.mul_(u).mul_(env)
+            curve.addcmul_(slope, t).mul_(q)
+            u.mul_(slope)
+            slope.mul_(w)
+            curve.addcmul_(slope, env).mul_(p)
+            w.mul_(phi)
+            torch.sum(torch.addcmul(w, u, q).mul_(p), 1, keepdim=True, out=grad_envelope[rows])
+            u.mul_(env).addcmul_(phi, t)
+            sums[0].index_add_(0, senders, torch.mul(u, p, out=phi))
+            sums[1].index_add_(0, receivers, u.mul_(q).addcmul_(w, env))
+            sums[2].index_add_(0, receivers, curve)
+            sums[3].index_add_(0, senders, curve)
+            grad_edge[rows] = curve
+        grad_value, grad_grad, grad_center, grad_neighbor = sums.unbind()
+        return grad_grad, grad_edge, grad_center, grad_neighbor, grad_value, grad_envelope, None, None, None, None
+
+
+def _blocks(values: Tensor) -> list[slice]:
+    """Row ranges small enough to stay in a core's cache while a dozen of them are combined; one range on a GPU."""
+    n_rows, width = values.shape
+    size = max(64, BLOCK_BYTES // (width * values.element_size())) if values.device.type == "cpu" else max(1, n_rows)
+    return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
 
 
 def _slope(phi: Tensor, gate: Tensor, activate: bool) -> Tensor:

@@ -67,10 +67,13 @@ def dot_per_system(left: Tensor, right: Tensor, systems: Systems) -> Tensor:
 
 
 def split_free(values: Tensor, systems: Systems) -> Sequence[Tensor]:
-    """The free components of per-atom `values` (n_atoms, 3), one flat tensor per structure."""
+    """The free components of per-atom `values` (n_atoms, 3), one flat tensor per structure.
+
+    Each has memory of its own: matrix products round differently with the alignment of a view, that is, with batch mates.
+    """
     free = ~systems.fixed
     sizes = sum_per_system(free.sum(1), systems).tolist()
-    return torch.split(values[free], sizes)
+    return [part.clone() for part in torch.split(values[free], sizes)]
 
 
 def join_free(parts: Sequence[Tensor], systems: Systems) -> Tensor:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from geocalc.architectures import ARCHITECTURES
+from geocalc.card import EnergyKind
 from geocalc.errors import RecipeError
 from geocalc.settings import Settings, override, read_yaml
-
-
-class EnergyKind(StrEnum):
-    """What zero of energy a number has."""
-
-    TOTAL = "total"
-    ADSORPTION = "adsorption"
-    FORMATION = "formation"
-    RELATIVE = "relative"
 
 
 class Source(Settings):

@@ -1,0 +1,66 @@
+"""geocalc: trained geometric GNNs as ASE calculators, and relaxations with them.
+
+Names are imported when they are first used, so `import geocalc` costs neither torch nor ASE.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geocalc.api import predict, relax
+    from geocalc.calculator import GeoCalc
+    from geocalc.errors import GeoCalcError
+    from geocalc.io import from_atoms, from_structure, to_atoms
+    from geocalc.registry import LoadedModel, list_models, load_model
+    from geocalc.relax import Relaxation, Status
+    from geocalc.systems import Potential, Prediction, Systems
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "GeoCalc": "calculator",
+    "GeoCalcError": "errors",
+    "LoadedModel": "registry",
+    "Potential": "systems",
+    "Prediction": "systems",
+    "Relaxation": "relax",
+    "Status": "relax",
+    "Systems": "systems",
+    "from_atoms": "io",
+    "from_structure": "io",
+    "list_models": "registry",
+    "load_model": "registry",
+    "predict": "api",
+    "relax": "api",
+    "to_atoms": "io",
+}
+
+__all__ = [
+    "GeoCalc",
+    "GeoCalcError",
+    "LoadedModel",
+    "Potential",
+    "Prediction",
+    "Relaxation",
+    "Status",
+    "Systems",
+    "from_atoms",
+    "from_structure",
+    "list_models",
+    "load_model",
+    "predict",
+    "relax",
+    "to_atoms",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'geocalc' has no attribute {name!r}")
+    return getattr(import_module(f"geocalc.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,68 @@
+"""The card of a model: everything but its weights, as data."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from geocalc.settings import Settings
+
+CARD_SCHEMA = 1
+
+
+class EnergyKind(StrEnum):
+    """What zero of energy a number has."""
+
+    TOTAL = "total"
+    ADSORPTION = "adsorption"
+    FORMATION = "formation"
+    RELATIVE = "relative"
+
+
+class Task(StrEnum):
+    """What a model predicts: energy and forces of a structure, or the relaxed energy from an unrelaxed structure."""
+
+    S2EF = "s2ef"
+    IS2RE = "is2re"
+
+
+class ModelCard(Settings):
+    """`model.yaml`. Energies in eV, lengths in Angstrom.
+
+    Attributes:
+        elements: symbols the model was trained on; others are refused.
+        reference_energies: eV added for each atom of an element.
+        energy_scale, force_scale: eV and eV/Angstrom per network unit.
+        frames: default frame policy. force_mode: gradient or direct.
+        conservative: forces are the exact gradient of the energy under the default policy.
+        stress: the model was trained for stress; without it cell relaxation is refused.
+        weights_sha256: of weights.safetensors.
+    """
+
+    schema_version: int = Field(CARD_SCHEMA, ge=1)
+    name: str
+    task: Task = Task.S2EF
+    architecture: str
+    settings: dict[str, Any]
+    cutoff: float = Field(gt=0)
+    elements: tuple[str, ...]
+    energy_kind: EnergyKind
+    level_of_theory: str
+    references: str
+    reference_energies: dict[str, float]
+    energy_scale: float
+    force_scale: float
+    tags: str = "oc20"
+    frames: str
+    force_mode: str
+    conservative: bool
+    stress: bool = False
+    repulsion_reach: float | None = None
+    units: str = "energy eV, forces eV/Angstrom, lengths Angstrom"
+    weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    licence: str
+    domain: str
+    data: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from ase import Atoms
+from ase.build import molecule
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms, FixedLine
+from ase.io import read
+from structures import adslab, rattled
+
+from geocalc.ase_potential import AsePotential
+from geocalc.campaign import NamedPotential, Source, open_run_folder, run_relaxation
+from geocalc.errors import InputError, NonFiniteError, RecipeError
+from geocalc.io import fixed_mask
+from geocalc.records import Record, exit_status
+from geocalc.relax_settings import RelaxSettings
+from geocalc.run_folder import RunFolderError
+from geocalc.systems import Prediction, Systems
+
+SETTINGS = RelaxSettings(model="emt", steps=200, traj="none", dtype="float64")
+
+
+@dataclass
+class Counted:
+    """EMT that counts its calls and fails on request."""
+
+    calls: int = 0
+    fail_on: dict[int, Exception] = field(default_factory=dict)  # by number of atoms
+    emt: AsePotential = field(default_factory=lambda: AsePotential(calculator=EMT()))
+
+    def __call__(self, systems: Systems) -> Prediction:
+        self.calls += 1
+        if systems.n_atoms in self.fail_on:
+            raise self.fail_on[systems.n_atoms]
+        return self.emt(systems)
+
+
+def named(potential=None) -> NamedPotential:
+    return NamedPotential(potential=potential or Counted(), name="emt", hash="emt-1", energy_kind="total")
+
+
+def sources(n: int = 6) -> list[Source]:
+    """Small slabs and a molecule; the labels and calculators they come with belong to other geometries."""
+    result = []
+    for k in range(n - 1):
+        atoms = rattled(adslab("CO" if k % 2 else "O", size=(2, 2, 2)), seed=k)
+        atoms.set_constraint(FixAtoms(range(4)))
+        atoms.info |= {"sid": f"slab-{k}", "REF_energy": -1.0, "origin": "made"}
+        atoms.set_array("REF_forces", np.zeros((len(atoms), 3)))
+        result.append(Source(sid=f"slab-{k}", atoms=atoms))
+    return [*result, Source(sid="water.xyz#0", atoms=rattled(molecule("H2O")))]
+
+
+def run(path: Path, given: Iterable[Source], model=None, settings: RelaxSettings = SETTINGS, **options) -> list[Record]:
+    model = model or named()
+    return list(run_relaxation(given, model, settings, open_run_folder(path, model, settings, **options)))
+
+
+def timeless(records: Iterable[Record]) -> list[Record]:
+    return [replace(record, wall_s=0.0) for record in records]
+
+
+def stored(path: Path) -> list[Record]:
+    return [Record.from_json(line) for line in (path / "results.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
+    """An uninterrupted run of `sources()`."""
+    path = tmp_path_factory.mktemp("whole")
+    return path, run(path, sources())
+
+
+def test_a_whole_run(tmp_path: Path) -> None:
+    given = sources()
+    calls: list[tuple[str, int, float]] = []
+    model = named()
+    folder = open_run_folder(tmp_path, model, SETTINGS, inputs=["a.traj"])
+    records = list(run_relaxation(given, model, SETTINGS, folder, lambda *call: calls.append(call)))
+    assert [record.sid for record in records] == [source.sid for source in given]
+    assert stored(tmp_path) == records
+    assert exit_status(records) == 0
+    assert model.potential.calls == sum(record.n_evaluations for record in records) == len(calls)
+    assert calls[0][:2] == ("slab-0", 0)
+    first = records[0]
+    assert (first.formula, first.n_atoms, first.model, first.model_hash) == ("Cu8O", 9, "emt", "emt-1")
+    assert (first.status, first.converged, first.error, first.energy_kind) == ("CONVERGED", True, None, "total")
+    assert first.fmax is not None and first.fmax < 0.05
+    assert first.n_evaluations == first.n_steps + 1
+    assert first.energy_std is None
+    settings = yaml.safe_load((tmp_path / "settings.yaml").read_text())
+    assert settings["resolved"]["fmax"] == 0.05
+    assert settings["provenance"]["inputs"] == ["a.traj"]
+    assert settings["provenance"]["versions"]["torch"] == torch.__version__
+
+
+def test_relaxed_structures_in_the_file(whole: tuple[Path, list[Record]]) -> None:
+    given, (path, records) = sources(), whole
+    frames = read(path / "relaxed.extxyz", index=":")
+    assert [atoms.info["sid"] for atoms in frames] == [source.sid for source in given]
+    for source, record, atoms in zip(given, records, frames, strict=True):
+        start = source.atoms
+        assert atoms.calc is None
+        assert atoms.info["geocalc_energy"] == record.energy
+        assert atoms.info["geocalc_converged"]
+        assert not [name for name in (*atoms.info, *atoms.arrays) if name.startswith("REF_")]
+        again = atoms.copy()
+        again.calc = EMT()
+        assert again.get_potential_energy() == pytest.approx(record.energy, abs=1e-10)
+        assert again.get_forces(apply_constraint=False) == pytest.approx(atoms.arrays["geocalc_forces"], abs=1e-10)
+        held = fixed_mask(start)
+        assert np.array_equal(atoms.positions[held], start.positions[held])
+        assert np.array_equal(fixed_mask(atoms), held)
+    assert frames[0].info["origin"] == "made"
+    assert np.array_equal(frames[0].get_tags(), given[0].atoms.get_tags())
+
+
+def test_a_bad_structure_keeps_its_record_and_the_run_goes_on(tmp_path: Path) -> None:
+    bad = adslab("O")
+    bad.set_constraint(FixedLine(0, (0, 0, 1)))
+    foreign = Atoms("Xe2", positions=[[0, 0, 0], [0, 0, 4.4]])
+    given = [
+        Source(sid="lost.cif", error="lost.cif cannot be read: it is empty"),
+        Source(sid="line", atoms=bad),
+        Source(sid="xenon", atoms=foreign),
+        Source(sid="one", atoms=Atoms("H", positions=[[0, 0, 0]])),
+        Source(sid="four", atoms=molecule("NH3")),
+        Source(sid="five", atoms=molecule("CH4")),
+        *sources(3),
+    ]
+    failing = {1: NonFiniteError("energy is NaN"), 4: RuntimeError("out\nof memory"), 5: ZeroDivisionError("division by zero")}
+    records = run(tmp_path, given, named(Counted(fail_on=failing)))
+    errors = [record.error for record in records]
+    assert errors[0] == "lost.cif cannot be read: it is empty"
+    assert "FixedLine" in errors[1]
+    assert errors[2].startswith("NotImplementedError")
+    assert errors[3:6] == ["energy is NaN", "RuntimeError: out of memory", "ZeroDivisionError: division by zero"]
+    assert errors[6:] == [None] * 3
+    assert {record.status for record in records[:6]} == {"ERROR"}
+    assert (records[0].formula, records[1].formula, records[2].n_atoms) == (None, "Cu12O", 2)
+    assert all(record.energy is None and not record.converged for record in records[:6])
+    assert exit_status(records) == 1
+    assert len(read(tmp_path / "relaxed.extxyz", index=":")) == 3
+    assert stored(tmp_path) == records
+
+
+def test_a_model_that_gives_nan_is_told_without_nan(tmp_path: Path) -> None:
+    def broken(systems: Systems) -> Prediction:
+        return Prediction(energy=torch.full((1,), torch.nan), forces=torch.zeros_like(systems.positions))
+
+    records = run(tmp_path, sources(2), named(broken))
+    assert [(record.status, record.energy, record.fmax) for record in records] == [("NON_FINITE", None, None)] * 2
+    assert exit_status(records) == 3
+    assert "NaN" not in (tmp_path / "results.jsonl").read_text()
+    assert "geocalc_energy=" not in (tmp_path / "relaxed.extxyz").read_text()
+
+
+def test_an_error_in_the_middle_of_a_path_tells_how_far_it_came(tmp_path: Path) -> None:
+    emt = Counted()
+
+    def tiring(systems: Systems) -> Prediction:
+        if emt.calls == 3:
+            raise NonFiniteError("tired")
+        return emt(systems)
+
+    record = run(tmp_path, sources(2)[:1], named(tiring))[0]
+    assert (record.error, record.n_steps, record.n_evaluations) == ("tired", 2, 3)
+
+
+def test_unconverged_runs_say_so(tmp_path: Path) -> None:
+    records = run(tmp_path, sources(2), settings=SETTINGS.model_copy(update={"steps": 1}))
+    assert {record.status for record in records} == {"MAX_STEPS"}
+    assert exit_status(records) == 3
+
+
+@pytest.mark.parametrize(("traj", "kept"), [("ends", [0]), ("every:4", [0, 4, 8]), ("full", list(range(200)))])
+def test_trajectories(tmp_path: Path, traj: str, kept: list[int]) -> None:
+    records = run(tmp_path, sources(2), settings=SETTINGS.model_copy(update={"traj": traj}))
+    files = sorted((tmp_path / "trajectory").iterdir())
+    assert [file.name.split("-")[0] for file in files] == ["slab", "water.xyz_0"]
+    frames = read(files[0], index=":")
+    steps = [atoms.info["geocalc_step"] for atoms in frames]
+    last = records[0].n_steps
+    assert steps == sorted({*(step for step in kept if step <= last), last})
+    assert np.array_equal(frames[0].positions, sources(2)[0].atoms.positions)
+    final = read(tmp_path / "relaxed.extxyz", index=0)
+    assert np.array_equal(frames[-1].positions, final.positions)
+    assert frames[-1].info["geocalc_energy"] == records[0].energy
+
+
+def test_no_trajectory_when_none_is_asked_for(tmp_path: Path) -> None:
+    run(tmp_path, sources(2))
+    assert not (tmp_path / "trajectory").exists()
+
+
+def test_equal_structures_each_get_a_record(tmp_path: Path) -> None:
+    source = sources(2)[0]
+    model = named()
+    records = run(tmp_path, [source] * 3, model)
+    assert len(records) == len(stored(tmp_path)) == 3
+    assert len(read(tmp_path / "relaxed.extxyz", index=":")) == 3
+    calls = model.potential.calls
+    assert run(tmp_path, [source] * 3, model, resume=True) == records
+    assert model.potential.calls == calls
+
+
+@pytest.mark.parametrize("stop_after", [0, 2, 5])
+def test_an_interrupted_run_resumes_to_the_same_files(
+    tmp_path: Path, whole: tuple[Path, list[Record]], stop_after: int
+) -> None:
+    first = named()
+    running = run_relaxation(sources(), first, SETTINGS, open_run_folder(tmp_path / "cut", first, SETTINGS))
+    before = [next(running) for _ in range(stop_after)]
+    running.close()
+    assert not (tmp_path / "cut" / "relaxed.extxyz").exists()
+    second = named()
+    resumed = run(tmp_path / "cut", sources(), second, resume=True)
+    assert resumed[:stop_after] == before  # the wall time too: nothing was computed again
+    assert second.potential.calls == sum(record.n_evaluations for record in resumed[stop_after:])
+    assert timeless(resumed) == timeless(whole[1])
+    assert stored(tmp_path / "cut") == resumed
+    assert (tmp_path / "cut" / "relaxed.extxyz").read_bytes() == (whole[0] / "relaxed.extxyz").read_bytes()
+
+
+def test_resume_computes_what_changed_and_what_is_new(tmp_path: Path) -> None:
+    given = sources(3)
+    records = run(tmp_path, given)
+    moved = rattled(given[1].atoms, seed=50)
+    model = named()
+    again = run(tmp_path, [given[2], replace(given[1], atoms=moved), given[0]], model, resume=True)
+    assert (again[0], again[2]) == (records[2], records[0])
+    assert model.potential.calls == again[1].n_evaluations
+    assert stored(tmp_path) == [*records, again[1]]
+    order = [atoms.info["geocalc_energy"] for atoms in read(tmp_path / "relaxed.extxyz", index=":")]
+    assert order == [records[2].energy, again[1].energy, records[0].energy, records[1].energy]
+
+
+def test_other_settings_are_refused_but_another_device_is_not(tmp_path: Path) -> None:
+    run(tmp_path, sources(2))
+    with pytest.raises(RunFolderError, match="fmax was 0.05, is 0.01"):
+        run(tmp_path, sources(2), settings=SETTINGS.model_copy(update={"fmax": 0.01}), resume=True)
+    with pytest.raises(RunFolderError, match="model_hash was 'emt-1', is 'emt-2'"):
+        run(tmp_path, sources(2), replace(named(), hash="emt-2"), resume=True)
+    other = SETTINGS.model_copy(update={"device": "cuda", "traj": "full"})
+    assert len(run(tmp_path, sources(2), replace(named(), device="elsewhere"), other, resume=True)) == 2
+
+
+KILLED = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+import torch
+torch.set_num_threads(1)
+from test_campaign import SETTINGS, named, sources
+from geocalc.campaign import open_run_folder, run_relaxation
+model = named()
+for record in run_relaxation(
+    sources(), model, SETTINGS, open_run_folder(sys.argv[1], model, SETTINGS), lambda *_: time.sleep(0.02)
+):
+    print(record.sid, flush=True)
+"""
+
+
+def test_kill_9_loses_repeats_and_changes_nothing(tmp_path: Path, whole: tuple[Path, list[Record]]) -> None:
+    path = tmp_path / "run"
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": str(tests.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED, str(path), str(tests)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+        told = [process.stdout.readline().strip() for _ in range(2)]
+        time.sleep(0.1)  # somewhere inside the third
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    kept = stored(path)
+    assert [record.sid for record in kept][:2] == told
+    model = named()
+    resumed = run(path, sources(), model, resume=True)
+    assert resumed[: len(kept)] == kept
+    assert stored(path) == resumed
+    assert len(resumed) == len({record.sid for record in resumed}) == 6
+    assert model.potential.calls == sum(record.n_evaluations for record in resumed[len(kept) :])
+    assert timeless(resumed) == timeless(whole[1])
+    assert (path / "relaxed.extxyz").read_bytes() == (whole[0] / "relaxed.extxyz").read_bytes()
+
+
+def test_tags_mean_nothing_to_a_model_that_does_not_read_them(tmp_path: Path) -> None:
+    atoms = sources(2)[0].atoms
+    atoms.set_tags(np.arange(len(atoms)) % 7)
+    records = run(tmp_path, [Source(sid="odd", atoms=atoms)], replace(named(), reads_tags=False))
+    assert records[0].converged
+    assert np.array_equal(read(tmp_path / "relaxed.extxyz").get_tags(), atoms.get_tags())
+    refused = run(tmp_path / "read", [Source(sid="odd", atoms=atoms)])
+    assert "tags" in refused[0].error
+
+
+def test_settings_are_checked() -> None:
+    assert RelaxSettings() == RelaxSettings.parse({}, "defaults")
+    assert (RelaxSettings().fmax, RelaxSettings().steps, RelaxSettings().traj) == (0.05, 300, "ends")
+    with pytest.raises(RecipeError, match="unknown key `fmaks`; did you mean `fmax`"):
+        RelaxSettings.parse({"fmaks": 0.1}, "run.yaml")
+    for wrong in ({"fmax": 0}, {"fmax": float("nan")}, {"steps": -1}, {"traj": "every:0"}, {"traj": "some"}, {"dtype": "bf16"}):
+        with pytest.raises(RecipeError, match=f"`{next(iter(wrong))}`"):
+            RelaxSettings.parse(wrong, "run.yaml")
+
+
+def test_an_unknown_optimizer_stops_before_anything_is_computed(tmp_path: Path) -> None:
+    model = named()
+    with pytest.raises(InputError, match="did you mean 'bfgs'"):
+        run(tmp_path, sources(2), model, SETTINGS.model_copy(update={"optimizer": "bgfs"}))
+    assert model.potential.calls == 0
+
+
+def test_sources_are_taken_one_at_a_time(tmp_path: Path) -> None:
+    taken: list[str] = []
+
+    def stream() -> Iterable[Source]:
+        for source in sources(3):
+            taken.append(source.sid)
+            yield source
+
+    model = named()
+    running = run_relaxation(stream(), model, SETTINGS, open_run_folder(tmp_path, model, SETTINGS))
+    next(running)
+    assert taken == ["slab-0"]
+    assert json.loads((tmp_path / "results.jsonl").read_text())["sid"] == "slab-0"
+    running.close()

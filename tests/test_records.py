@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields, replace
+
+import pytest
+
+from geocalc.errors import InputError
+from geocalc.records import Record, exit_status, format_table
+
+GOOD = Record(
+    sid="slabs.traj#3",
+    formula="Cu12CO",
+    n_atoms=14,
+    model="emt",
+    model_hash="abc",
+    energy=-1.25,
+    energy_kind="total",
+    energy_std=None,
+    fmax=0.04,
+    n_steps=12,
+    n_evaluations=13,
+    converged=True,
+    status="CONVERGED",
+    stop_reason="Forces are small.",
+    anomalies=(),
+    wall_s=0.5,
+    device="cpu",
+    dtype="float64",
+    version="0.1.0",
+    error=None,
+)
+OPEN = replace(GOOD, converged=False, status="MAX_STEPS")
+FAILED = replace(GOOD, converged=False, status="ERROR", energy=None, fmax=None, error="the file is empty")
+FIELDS = [
+    "sid",
+    "formula",
+    "n_atoms",
+    "model",
+    "model_hash",
+    "energy",
+    "energy_kind",
+    "energy_std",
+    "fmax",
+    "n_steps",
+    "n_evaluations",
+    "converged",
+    "status",
+    "stop_reason",
+    "anomalies",
+    "wall_s",
+    "device",
+    "dtype",
+    "version",
+    "error",
+]
+
+
+def test_fields_are_those_of_the_contract_in_order() -> None:
+    assert [f.name for f in fields(Record)] == FIELDS
+    assert list(json.loads(GOOD.to_json())) == FIELDS
+
+
+@pytest.mark.parametrize("record", [GOOD, OPEN, FAILED, replace(GOOD, anomalies=("adsorbate_desorbed",), energy=0.1 + 0.2)])
+def test_json_round_trip_is_exact_and_one_line(record: Record) -> None:
+    assert Record.from_json(record.to_json()) == record
+    assert "\n" not in record.to_json()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_becomes_null(value: float) -> None:
+    text = replace(GOOD, energy=value, energy_std=value).to_json()
+    assert "NaN" not in text and "Infinity" not in text
+    assert json.loads(text)["energy"] is None
+    assert Record.from_json(text).energy_std is None
+
+
+@pytest.mark.parametrize("line", ["", "{}", "[1]", '{"sid": 1', GOOD.to_json().replace('"sid"', '"name"')])
+def test_a_line_that_is_no_record_is_refused(line: str) -> None:
+    with pytest.raises(InputError, match="not a record"):
+        Record.from_json(line)
+
+
+@pytest.mark.parametrize(
+    ("records", "status"),
+    [
+        ([GOOD, GOOD], 0),
+        ([GOOD, OPEN], 3),
+        ([replace(GOOD, anomalies=("surface_changed",))], 3),
+        ([OPEN, FAILED, GOOD], 1),
+        ([], 1),
+    ],
+)
+def test_exit_status(records: list[Record], status: int) -> None:
+    assert exit_status(records) == status
+
+
+def test_table_lists_structures_errors_and_counts() -> None:
+    text = format_table([GOOD, OPEN, FAILED])
+    assert "slabs.traj#3" in text and "-1.2500" in text and "the file is empty" in text
+    assert text.splitlines()[-1] == "3 structures: 1 CONVERGED, 1 MAX_STEPS, 1 ERROR; 39 model calls, 1.5 s"
+
+
+def test_table_of_a_long_run_shows_only_what_needs_a_look() -> None:
+    text = format_table([GOOD] * 500 + [replace(OPEN, sid="odd-one")] + [FAILED] * 60)
+    assert "odd-one" in text and "... and 21 more" in text
+    assert len(text.splitlines()) < 90
+    assert "500 CONVERGED" in text
