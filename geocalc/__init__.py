@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from geocalc.errors import GeoCalcError
     from geocalc.io import from_atoms, from_structure, to_atoms
     from geocalc.registry import LoadedModel, list_models, load_model
-    from geocalc.relax import Relaxation, Status
+    from geocalc.relaxation import Relaxation, Status
     from geocalc.systems import Potential, Prediction, Systems
 
 __version__ = "0.1.0"
@@ -25,8 +25,8 @@ _HOME = {
     "LoadedModel": "registry",
     "Potential": "systems",
     "Prediction": "systems",
-    "Relaxation": "relax",
-    "Status": "relax",
+    "Relaxation": "relaxation",
+    "Status": "relaxation",
     "Systems": "systems",
     "from_atoms": "io",
     "from_structure": "io",

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from geocalc import __version__
 from geocalc.errors import GeoCalcError
 from geocalc.extxyz import format_frame
 from geocalc.io import from_atoms
 from geocalc.optim import Optimizer, make_optimizer
+from geocalc.readers import Source, Unreadable
 from geocalc.records import Record, finite
-from geocalc.relax import Progress, Relaxation, Snapshot, Status, relax_systems
 from geocalc.relax_settings import RelaxSettings
+from geocalc.relaxation import Progress, Relaxation, Snapshot, Status, relax_systems
 from geocalc.run_folder import RunFolder, content_key
 from geocalc.systems import Potential, Systems
 
@@ -28,14 +30,14 @@ if TYPE_CHECKING:
 
 FAILURES = (GeoCalcError, ArithmeticError, RuntimeError, ValueError, LookupError)  # what models and calculators raise
 LABELS = "REF_"  # keys of the input that hold labels of the unrelaxed geometry; on a relaxed one they would be false
-PACKAGES = ("geocalc", "torch", "numpy", "ase", "vesin")
+PACKAGES = ("torch", "numpy", "ase", "vesin")
 
 Report = Callable[[str, int, float], None]  # sid, steps so far, fmax in eV/Angstrom
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """One structure of the input.
+class Job:
+    """One structure to relax.
 
     Attributes:
         sid: `info["sid"]`, else `<file>#<index>`.
@@ -91,6 +93,12 @@ class _Outcome:
     n_evaluations: int = 0
 
 
+def jobs_of(found: Iterable[Source | Unreadable]) -> Iterator[Job]:
+    """What `geocalc.readers.read_structures` finds, as jobs."""
+    for one in found:
+        yield Job(sid=one.sid, error=one.error) if isinstance(one, Unreadable) else Job(sid=one.sid, atoms=one.atoms)
+
+
 def open_run_folder(
     path: Path | str, model: NamedPotential, settings: RelaxSettings, *, inputs: Sequence[str] = (), resume: bool = False
 ) -> RunFolder:
@@ -116,7 +124,7 @@ def open_run_folder(
 
 
 def run_relaxation(
-    sources: Iterable[Source],
+    jobs: Iterable[Job],
     model: NamedPotential,
     settings: RelaxSettings,
     folder: RunFolder,
@@ -125,41 +133,55 @@ def run_relaxation(
     """Relax one structure after the other; each record is on the disk before it is handed over.
 
     Structures that `folder` holds already are not computed again; their records come as they were. When all are done,
-    `relaxed.extxyz` is written in the order of `sources`.
+    `relaxed.extxyz` is written in the order of `jobs`.
 
     Args:
-        sources: the input; a structure that could not be read gets a record with its error.
+        jobs: the input; a structure that could not be read gets a record with its error.
         model: potential with its name and hash.
         settings: of the relaxation.
         folder: from `open_run_folder`.
         progress: called after every model call.
     Yields:
-        The record of each structure, in the order of `sources`.
+        The record of each structure, in the order of `jobs`.
     Raises:
         InputError: the optimiser is unknown.
         RunFolderError: the disk is full or cannot be written; what is finished is safe.
     """
     optimizer = make_optimizer(settings.optimizer)
-    run = _Run(model=model, settings=settings, optimizer=optimizer, version=versions()["geocalc"], report=progress)
+    run = _Run(model=model, settings=settings, optimizer=optimizer, version=__version__, report=progress)
     seen: Counter[str] = Counter()
     keys: list[str] = []
-    for source in sources:
-        prepared = _prepare(source, run)
-        key = content_key(source.sid, _content(prepared), folder.identity)
+    for job in jobs:
+        prepared = _prepare(job, run)
+        key = content_key(job.sid, _content(prepared), folder.identity)
         seen[key] += 1
         if seen[key] > 1:  # the same structure again: each gets a record of its own
             key = content_key(str(seen[key]), [key.encode()], folder.identity)
         keys.append(key)
         record = folder.record(key)
         if record is None:
-            record = _finish_one(source, prepared, key, run, folder)
+            record = _finish_one(job, prepared, key, run, folder)
         yield record
     folder.finish(keys)
 
 
+def relax_job(job: Job, model: NamedPotential, settings: RelaxSettings) -> tuple[Record, Relaxation | None]:
+    """Relax one structure without a run folder; the relaxation is None where the record holds an error.
+
+    Raises:
+        InputError: the optimiser is unknown.
+    """
+    optimizer = make_optimizer(settings.optimizer)
+    run = _Run(model=model, settings=settings, optimizer=optimizer, version=versions()["geocalc"], report=None)
+    started = time.perf_counter()
+    prepared = _prepare(job, run)
+    outcome = _Outcome(error=prepared) if isinstance(prepared, str) else _attempt(prepared, job.sid, run)
+    return _record(job, outcome, time.perf_counter() - started, run), outcome.relaxation
+
+
 def versions() -> dict[str, str]:
     """Versions of Python, geocalc and the packages that results depend on."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "geocalc": __version__}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -168,12 +190,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _prepare(source: Source, run: _Run) -> Systems | str:
+def _prepare(job: Job, run: _Run) -> Systems | str:
     """The structure ready for the potential, or the sentence why there is none."""
-    if source.atoms is None:
-        return source.error or "the structure could not be read"
+    if job.atoms is None:
+        return job.error or "the structure could not be read"
     try:
-        return from_atoms(source.atoms, strict=run.settings.strict, use_tags=run.model.reads_tags)
+        return from_atoms(job.atoms, strict=run.settings.strict, use_tags=run.model.reads_tags)
     except FAILURES as error:
         return _told(error)
 
@@ -184,17 +206,17 @@ def _content(prepared: Systems | str) -> list[bytes]:
     return [getattr(prepared, f.name).numpy().tobytes() for f in fields(prepared)]
 
 
-def _finish_one(source: Source, prepared: Systems | str, key: str, run: _Run, folder: RunFolder) -> Record:
+def _finish_one(job: Job, prepared: Systems | str, key: str, run: _Run, folder: RunFolder) -> Record:
     """Relax one structure and put all of it into the folder."""
     started = time.perf_counter()
-    outcome = _Outcome(error=prepared) if isinstance(prepared, str) else _attempt(prepared, source.sid, run)
-    record = _record(source, outcome, time.perf_counter() - started, run)
+    outcome = _Outcome(error=prepared) if isinstance(prepared, str) else _attempt(prepared, job.sid, run)
+    record = _record(job, outcome, time.perf_counter() - started, run)
     frame = None
-    if outcome.relaxation is not None and source.atoms is not None:
-        final = _written(outcome.relaxation.systems, source.atoms, run)
-        frame = _relaxed_frame(source.atoms, final, outcome.relaxation, record)
+    if outcome.relaxation is not None and job.atoms is not None:
+        final = _written(outcome.relaxation.systems, job.atoms, run)
+        frame = _relaxed_frame(job.atoms, final, outcome.relaxation, record)
         if run.settings.traj != "none":
-            folder.write_trajectory(source.sid, key, _path_frames(final, outcome, source.sid))
+            folder.write_trajectory(job.sid, key, _path_frames(final, outcome, job.sid))
     folder.add(key, record, frame)
     return record
 
@@ -227,13 +249,13 @@ def _told(error: BaseException) -> str:
     return text if isinstance(error, GeoCalcError) else f"{type(error).__name__}: {text}"
 
 
-def _record(source: Source, outcome: _Outcome, wall_s: float, run: _Run) -> Record:
+def _record(job: Job, outcome: _Outcome, wall_s: float, run: _Run) -> Record:
     ended = outcome.relaxation
     status = Status.ERROR if ended is None else ended.status
     return Record(
-        sid=source.sid,
-        formula=None if source.atoms is None else source.atoms.get_chemical_formula(),
-        n_atoms=None if source.atoms is None else len(source.atoms),
+        sid=job.sid,
+        formula=None if job.atoms is None else job.atoms.get_chemical_formula(),
+        n_atoms=None if job.atoms is None else len(job.atoms),
         model=run.model.name,
         model_hash=run.model.hash,
         energy=None if ended is None else finite(ended.energy),

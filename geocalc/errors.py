@@ -35,3 +35,7 @@ class EnergyKindError(GeoCalcError, TypeError):
 
 class MissingDependencyError(GeoCalcError, ImportError):
     """An optional package is missing; the message names the extra to install."""
+
+
+class RunFolderError(GeoCalcError, OSError):
+    """A run folder cannot be written, or holds something else."""

@@ -22,7 +22,7 @@ from geocalc.systems import Systems
 from geocalc.tags import TagReading, TagsConverted, read_tags
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
+    from pymatgen.core.structure import Structure
 
 CLOSEST = 0.35  # atoms nearer than this part of the sum of their covalent radii overlap; H-H in H2 is at 1.16
 SEARCH = 2.0  # Angstrom; shorter searches are slower, for their many small bins
@@ -71,7 +71,7 @@ def from_structure(structure: Structure | Sequence[Structure], *, strict: bool =
     Raises:
         InputError: a site is disordered, or what `from_atoms` raises.
     """
-    given = [structure] if hasattr(structure, "lattice") else list(structure)
+    given: list[Structure] = [structure] if hasattr(structure, "lattice") else list(structure)  # type: ignore[list-item]
     return _assemble([_structure_arrays(one, k) for k, one in enumerate(given)], strict=strict, use_tags=use_tags)
 
 
@@ -253,8 +253,8 @@ def _check_distances(systems: Systems, given: list[_Arrays]) -> None:
     names = [f"atom {a - start} ({symbols()[int(systems.numbers[a])]})" for a in (i, j)]
     pair = " and its own periodic image" if i == j else f" and {names[1]}"
     raise InputError(
-        f"{_name(given[k], k, len(given))}: {names[0]}{pair} are {float(lengths[edge]):.2f} Å apart, less than {CLOSEST} of the "
-        f"sum of their covalent radii ({float(limits[edge]):.2f} Å); check positions and cell"
+        f"{_name(given[k], k, len(given))}: {names[0]}{pair} are {float(lengths[edge]):.2f} Å apart, less than {CLOSEST} of "
+        f"the sum of their covalent radii ({float(limits[edge]):.2f} Å); check positions and cell"
     )
 
 

@@ -90,6 +90,7 @@ class _Function:
     """A function the pickle may call; it has no attributes that the pickle could set."""
 
     __slots__ = ("_call",)
+    _call: Callable[..., Any]
 
     def __init__(self, call: Callable[..., Any]) -> None:
         object.__setattr__(self, "_call", call)
@@ -143,10 +144,11 @@ def _storage(payload: bytes) -> Any:
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
     """Numbers of a tensor; one that reaches beyond its storage is refused."""
+    numbers, dtype = storage._untyped_storage, storage.dtype
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= len(storage)):
+    if min(offset, *size, *stride, 0) < 0 or (0 not in size and (last + 1) * dtype.itemsize > numbers.nbytes()):
         raise pickle.UnpicklingError("a tensor reaches beyond its stored numbers")
-    return torch._utils._rebuild_tensor(storage, offset, size, stride).numpy().copy()
+    return torch.empty(0, dtype=dtype).set_(numbers, offset, size, stride).numpy().copy()
 
 
 def _scalar(value: Any) -> Any:

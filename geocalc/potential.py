@@ -163,7 +163,11 @@ def evaluate(
             forces = -grads[0]
             if strain is not None:
                 stresses = grads[1] / torch.linalg.det(systems.cell).abs().clamp(min=1e-30)[:, None, None]
-        direct = None if output.forces is None else _forces_to_lab(output.forces.double() * model.force_scale, inputs, frames, systems)
+        direct = (
+            None
+            if output.forces is None
+            else _forces_to_lab(output.forces.double() * model.force_scale, inputs, frames, systems)
+        )
     return Prediction(
         energy=energy,
         forces=direct if force_mode is ForceMode.DIRECT else forces,

@@ -148,7 +148,7 @@ def _expand(path: Path) -> list[Path | Unreadable]:
         return [_fault(path, None, path.name, f"{path} does not exist; check the path")]
     if not path.is_dir() or _is_lmdb_folder(path):
         return [path]
-    inside = [item for item in sorted(path.iterdir()) if _is_structure_file(item)]
+    inside: list[Path | Unreadable] = [item for item in sorted(path.iterdir()) if _is_structure_file(item)]
     return inside or [_fault(path, None, path.name, f"the folder {path} holds no structure file; give the files themselves")]
 
 
@@ -226,7 +226,7 @@ def _frames(path: Path) -> Iterator[_Frame]:
     elif path.is_dir() or ending in (".lmdb", ".aselmdb"):
         yield from _lmdb_frames(path)
     elif ending == ".traj" and not packed:
-        with TrajectoryReader(str(path)) as trajectory:
+        with path.open("rb") as stream, TrajectoryReader(stream) as trajectory:
             for index in range(len(trajectory)):
                 yield _bind(trajectory.__getitem__, index)
     elif ending in (".db", ".json") and not packed:
@@ -304,6 +304,7 @@ def _lmdb_frames(path: Path) -> Iterator[_Frame]:
         lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False) as environment,
         environment.begin() as transaction,
     ):
+        keys: Iterable[int]
         next_id, length = transaction.get(b"nextid"), transaction.get(b"length")
         if next_id is not None:
             deleted = transaction.get(b"deleted_ids")
@@ -311,7 +312,7 @@ def _lmdb_frames(path: Path) -> Iterator[_Frame]:
             keys = (i for i in range(1, int(zlib.decompress(next_id))) if i not in gone)
         else:
             count = transaction.stat()["entries"] if length is None else unpickle(bytes(length)).get("", 0)
-            keys = iter(range(int(count)))
+            keys = range(int(count))
         for key in keys:
             yield _bind(_record_atoms, (key, transaction.get(f"{key}".encode())))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from geocalc.errors import InputError
 
+SINGLE_POINT = "SINGLE_POINT"  # status of a structure that was only evaluated
 ROWS = 40  # structures that `format_table` lists at most
 EXIT_CONVERGED, EXIT_ERROR, EXIT_UNCONVERGED = 0, 1, 3
 
@@ -99,7 +100,7 @@ def exit_status(records: Iterable[Record]) -> int:
         seen = True
         if record.error is not None:
             return EXIT_ERROR
-        if not record.converged or record.anomalies:
+        if (not record.converged and record.status != SINGLE_POINT) or record.anomalies:
             status = EXIT_UNCONVERGED
     return status if seen else EXIT_ERROR
 

@@ -41,6 +41,11 @@ class LoadedModel:
         """First 16 digits of the weights' SHA-256."""
         return self.card.weights_sha256[:16]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.potential.model.references.device
+
     def __call__(self, systems: Systems) -> Prediction:
         """Predict a batch; see `NetworkPotential`."""
         return self.potential(systems)
@@ -93,7 +98,9 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     places = models.get(str(name), [])
     if len(places) > 1:
         both = " and ".join(str(place) for place in places)
-        raise ModelFileError(f"two models are named {name!r}: {both}; rename or remove one, or give the path of the one you mean")
+        raise ModelFileError(
+            f"two models are named {name!r}: {both}; rename or remove one, or give the path of the one you mean"
+        )
     if places:
         return places[0]
     near = difflib.get_close_matches(str(name), models, n=3, cutoff=0.4) or sorted(models)
@@ -112,7 +119,9 @@ def read_card(folder: Path) -> ModelCard:
         values = read_yaml(folder / CARD)
         version = values.get("schema_version", 0)
         if isinstance(version, int) and version > CARD_SCHEMA:
-            raise ModelFileError(f"{folder / CARD} has schema version {version}, this geocalc reads up to {CARD_SCHEMA}; upgrade geocalc")
+            raise ModelFileError(
+                f"{folder / CARD} has schema version {version}, this geocalc reads up to {CARD_SCHEMA}; upgrade geocalc"
+            )
         return ModelCard.parse(values, str(folder / CARD))
     except RecipeError as error:
         raise ModelFileError(str(error)) from None
@@ -167,7 +176,9 @@ def build(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EnergyModel:
         ModelFileError: the architecture is unknown or the weights do not fit it.
     """
     if card.architecture not in ARCHITECTURES:
-        raise ModelFileError(f"model {card.name} needs the architecture {card.architecture!r}, which this geocalc does not have")
+        raise ModelFileError(
+            f"model {card.name} needs the architecture {card.architecture!r}, which this geocalc does not have"
+        )
     architecture = ARCHITECTURES[card.architecture]
     references = torch.zeros(elements.N_ELEMENTS + 1, dtype=torch.float64)
     for symbol, energy in card.reference_energies.items():

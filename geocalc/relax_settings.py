@@ -21,6 +21,7 @@ class RelaxSettings(Settings):
         steps: steps allowed for each structure.
         traj: which geometries are kept: none, the two ends, every so many steps, or full.
         strict: refuse structures whose tags would have to be converted.
+        frames: frame policy other than the model's own.
         device: cpu, cuda, cuda:1 ..., or auto.
         dtype: of the model's weights; positions and optimiser are float64 always.
     """
@@ -31,6 +32,7 @@ class RelaxSettings(Settings):
     steps: int = Field(300, ge=0)
     traj: str = Field("ends", pattern=r"^(none|ends|full|every:[1-9][0-9]*)$")
     strict: bool = False
+    frames: str | None = None
     device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
 

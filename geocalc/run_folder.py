@@ -20,17 +20,13 @@ from typing import Any
 
 import yaml
 
-from geocalc.errors import GeoCalcError, InputError
+from geocalc.errors import GeoCalcError, InputError, RunFolderError
 from geocalc.records import Record
 from geocalc.settings import read_yaml
 
 SETTINGS, JOURNAL, RESULTS = "settings.yaml", "journal.jsonl", "results.jsonl"
 RELAXED, TRAJECTORY = "relaxed.extxyz", "trajectory"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class RunFolderError(GeoCalcError, OSError):
-    """A run folder cannot be written, or holds something else."""
 
 
 class RunFolder:

@@ -117,7 +117,7 @@ def read_tags(
         return _molecule(given, present, light)
     if shape.heights is None:
         return _bulk(given, present, light)
-    slab = _Slab(heights=shape.heights, light=light, fixed=np.asarray(fixed).all(axis=1))
+    slab = _Slab(heights=shape.heights, light=light, fixed=np.asarray(np.all(fixed, axis=1)))
     if present == {0}:
         return _rebuild(slab)
     if max(present) > ADSORBATE:
@@ -143,7 +143,8 @@ def _bulk(given: np.ndarray, present: set[int], light: np.ndarray) -> TagReading
     reversed_ = zero.any() and light[zero].all() and two.any() and not light[two].any()
     if max(present) > ADSORBATE or reversed_:
         raise InputError(
-            f"tags {sorted(present)} look like layer numbers, but the cell has no vacuum that would tell which side is up; {_REMEDY}"
+            f"tags {sorted(present)} look like layer numbers, but the cell has no vacuum that would tell "
+            f"which side is up; {_REMEDY}"
         )
     return TagReading(tags=given)
 
@@ -172,7 +173,8 @@ def _from_layers(slab: _Slab, given: np.ndarray) -> TagReading:
     top = given == given[given > 0].min()
     if (np.diff(layers) >= 0).any() or (slab.heights[adsorbate] < slab.height(top)).any():
         raise InputError(
-            f"tags {np.unique(given).tolist()} are neither OC20's nor layers counted from the top as ASE's builders do; {_REMEDY}"
+            f"tags {np.unique(given).tolist()} are neither OC20's nor layers counted from the top as ASE's "
+            f"builders do; {_REMEDY}"
         )
     tags, how = _split(~adsorbate, slab.fixed, top)
     note = f"tags counted layers as ASE's builders do (1 on top, adsorbate 0) and were converted: {_counts(tags, how)}"
@@ -214,8 +216,8 @@ def _small(slab: _Slab, given: np.ndarray, present: set[int]) -> TagReading:
     if on_top and not like_ase:
         return TagReading(tags=given)
     raise InputError(
-        f"tags {sorted(present)} fit neither OC20 (2 = adsorbate, on top) nor ASE's layers (1 on top, adsorbate 0): mean heights "
-        f"along the surface normal are {slab.height(zero):.2f} Å for tag 0 and {slab.height(two):.2f} Å for tag 2; {_REMEDY}"
+        f"tags {sorted(present)} fit neither OC20 (2 = adsorbate, on top) nor ASE's layers (1 on top, adsorbate 0): mean "
+        f"heights along the surface normal are {slab.height(zero):.2f} Å for tag 0 and {slab.height(two):.2f} Å for tag 2; {_REMEDY}"
     )
 
 

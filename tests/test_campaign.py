@@ -18,13 +18,14 @@ from ase import Atoms
 from ase.build import molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixedLine
-from ase.io import read
+from ase.io import read, write
 from structures import adslab, rattled
 
 from geocalc.ase_potential import AsePotential
-from geocalc.campaign import NamedPotential, Source, open_run_folder, run_relaxation
+from geocalc.campaign import Job, NamedPotential, jobs_of, open_run_folder, run_relaxation
 from geocalc.errors import InputError, NonFiniteError, RecipeError
 from geocalc.io import fixed_mask
+from geocalc.readers import read_structures
 from geocalc.records import Record, exit_status
 from geocalc.relax_settings import RelaxSettings
 from geocalc.run_folder import RunFolderError
@@ -52,7 +53,7 @@ def named(potential=None) -> NamedPotential:
     return NamedPotential(potential=potential or Counted(), name="emt", hash="emt-1", energy_kind="total")
 
 
-def sources(n: int = 6) -> list[Source]:
+def jobs(n: int = 6) -> list[Job]:
     """Small slabs and a molecule; the labels and calculators they come with belong to other geometries."""
     result = []
     for k in range(n - 1):
@@ -60,11 +61,11 @@ def sources(n: int = 6) -> list[Source]:
         atoms.set_constraint(FixAtoms(range(4)))
         atoms.info |= {"sid": f"slab-{k}", "REF_energy": -1.0, "origin": "made"}
         atoms.set_array("REF_forces", np.zeros((len(atoms), 3)))
-        result.append(Source(sid=f"slab-{k}", atoms=atoms))
-    return [*result, Source(sid="water.xyz#0", atoms=rattled(molecule("H2O")))]
+        result.append(Job(sid=f"slab-{k}", atoms=atoms))
+    return [*result, Job(sid="water.xyz#0", atoms=rattled(molecule("H2O")))]
 
 
-def run(path: Path, given: Iterable[Source], model=None, settings: RelaxSettings = SETTINGS, **options) -> list[Record]:
+def run(path: Path, given: Iterable[Job], model=None, settings: RelaxSettings = SETTINGS, **options) -> list[Record]:
     model = model or named()
     return list(run_relaxation(given, model, settings, open_run_folder(path, model, settings, **options)))
 
@@ -79,18 +80,18 @@ def stored(path: Path) -> list[Record]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
-    """An uninterrupted run of `sources()`."""
+    """An uninterrupted run of `jobs()`."""
     path = tmp_path_factory.mktemp("whole")
-    return path, run(path, sources())
+    return path, run(path, jobs())
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
-    given = sources()
+    given = jobs()
     calls: list[tuple[str, int, float]] = []
     model = named()
     folder = open_run_folder(tmp_path, model, SETTINGS, inputs=["a.traj"])
     records = list(run_relaxation(given, model, SETTINGS, folder, lambda *call: calls.append(call)))
-    assert [record.sid for record in records] == [source.sid for source in given]
+    assert [record.sid for record in records] == [job.sid for job in given]
     assert stored(tmp_path) == records
     assert exit_status(records) == 0
     assert model.potential.calls == sum(record.n_evaluations for record in records) == len(calls)
@@ -98,7 +99,8 @@ def test_a_whole_run(tmp_path: Path) -> None:
     first = records[0]
     assert (first.formula, first.n_atoms, first.model, first.model_hash) == ("Cu8O", 9, "emt", "emt-1")
     assert (first.status, first.converged, first.error, first.energy_kind) == ("CONVERGED", True, None, "total")
-    assert first.fmax is not None and first.fmax < 0.05
+    assert first.fmax is not None
+    assert first.fmax < 0.05
     assert first.n_evaluations == first.n_steps + 1
     assert first.energy_std is None
     settings = yaml.safe_load((tmp_path / "settings.yaml").read_text())
@@ -108,11 +110,11 @@ def test_a_whole_run(tmp_path: Path) -> None:
 
 
 def test_relaxed_structures_in_the_file(whole: tuple[Path, list[Record]]) -> None:
-    given, (path, records) = sources(), whole
+    given, (path, records) = jobs(), whole
     frames = read(path / "relaxed.extxyz", index=":")
-    assert [atoms.info["sid"] for atoms in frames] == [source.sid for source in given]
-    for source, record, atoms in zip(given, records, frames, strict=True):
-        start = source.atoms
+    assert [atoms.info["sid"] for atoms in frames] == [job.sid for job in given]
+    for job, record, atoms in zip(given, records, frames, strict=True):
+        start = job.atoms
         assert atoms.calc is None
         assert atoms.info["geocalc_energy"] == record.energy
         assert atoms.info["geocalc_converged"]
@@ -133,13 +135,13 @@ def test_a_bad_structure_keeps_its_record_and_the_run_goes_on(tmp_path: Path) ->
     bad.set_constraint(FixedLine(0, (0, 0, 1)))
     foreign = Atoms("Xe2", positions=[[0, 0, 0], [0, 0, 4.4]])
     given = [
-        Source(sid="lost.cif", error="lost.cif cannot be read: it is empty"),
-        Source(sid="line", atoms=bad),
-        Source(sid="xenon", atoms=foreign),
-        Source(sid="one", atoms=Atoms("H", positions=[[0, 0, 0]])),
-        Source(sid="four", atoms=molecule("NH3")),
-        Source(sid="five", atoms=molecule("CH4")),
-        *sources(3),
+        Job(sid="lost.cif", error="lost.cif cannot be read: it is empty"),
+        Job(sid="line", atoms=bad),
+        Job(sid="xenon", atoms=foreign),
+        Job(sid="one", atoms=Atoms("H", positions=[[0, 0, 0]])),
+        Job(sid="four", atoms=molecule("NH3")),
+        Job(sid="five", atoms=molecule("CH4")),
+        *jobs(3),
     ]
     failing = {1: NonFiniteError("energy is NaN"), 4: RuntimeError("out\nof memory"), 5: ZeroDivisionError("division by zero")}
     records = run(tmp_path, given, named(Counted(fail_on=failing)))
@@ -161,7 +163,7 @@ def test_a_model_that_gives_nan_is_told_without_nan(tmp_path: Path) -> None:
     def broken(systems: Systems) -> Prediction:
         return Prediction(energy=torch.full((1,), torch.nan), forces=torch.zeros_like(systems.positions))
 
-    records = run(tmp_path, sources(2), named(broken))
+    records = run(tmp_path, jobs(2), named(broken))
     assert [(record.status, record.energy, record.fmax) for record in records] == [("NON_FINITE", None, None)] * 2
     assert exit_status(records) == 3
     assert "NaN" not in (tmp_path / "results.jsonl").read_text()
@@ -176,44 +178,55 @@ def test_an_error_in_the_middle_of_a_path_tells_how_far_it_came(tmp_path: Path) 
             raise NonFiniteError("tired")
         return emt(systems)
 
-    record = run(tmp_path, sources(2)[:1], named(tiring))[0]
+    record = run(tmp_path, jobs(2)[:1], named(tiring))[0]
     assert (record.error, record.n_steps, record.n_evaluations) == ("tired", 2, 3)
 
 
 def test_unconverged_runs_say_so(tmp_path: Path) -> None:
-    records = run(tmp_path, sources(2), settings=SETTINGS.model_copy(update={"steps": 1}))
+    records = run(tmp_path, jobs(2), settings=SETTINGS.model_copy(update={"steps": 1}))
     assert {record.status for record in records} == {"MAX_STEPS"}
     assert exit_status(records) == 3
 
 
 @pytest.mark.parametrize(("traj", "kept"), [("ends", [0]), ("every:4", [0, 4, 8]), ("full", list(range(200)))])
 def test_trajectories(tmp_path: Path, traj: str, kept: list[int]) -> None:
-    records = run(tmp_path, sources(2), settings=SETTINGS.model_copy(update={"traj": traj}))
+    records = run(tmp_path, jobs(2), settings=SETTINGS.model_copy(update={"traj": traj}))
     files = sorted((tmp_path / "trajectory").iterdir())
     assert [file.name.split("-")[0] for file in files] == ["slab", "water.xyz_0"]
     frames = read(files[0], index=":")
     steps = [atoms.info["geocalc_step"] for atoms in frames]
     last = records[0].n_steps
     assert steps == sorted({*(step for step in kept if step <= last), last})
-    assert np.array_equal(frames[0].positions, sources(2)[0].atoms.positions)
+    assert np.array_equal(frames[0].positions, jobs(2)[0].atoms.positions)
     final = read(tmp_path / "relaxed.extxyz", index=0)
     assert np.array_equal(frames[-1].positions, final.positions)
     assert frames[-1].info["geocalc_energy"] == records[0].energy
 
 
 def test_no_trajectory_when_none_is_asked_for(tmp_path: Path) -> None:
-    run(tmp_path, sources(2))
+    run(tmp_path, jobs(2))
     assert not (tmp_path / "trajectory").exists()
 
 
+def test_files_become_jobs(tmp_path: Path) -> None:
+    write(tmp_path / "a.extxyz", [molecule("H2O"), molecule("NH3")])
+    (tmp_path / "b.extxyz").write_text("2\nbroken\n")
+    found = list(jobs_of(read_structures([tmp_path / "a.extxyz", tmp_path / "b.extxyz"], tolerant=True)))
+    assert [len(job.atoms) if job.atoms else None for job in found] == [3, 4, None]
+    assert found[2].error
+    records = run(tmp_path / "run", found)
+    assert [record.status for record in records] == ["CONVERGED", "CONVERGED", "ERROR"]
+    assert [record.sid for record in records] == [job.sid for job in found]
+
+
 def test_equal_structures_each_get_a_record(tmp_path: Path) -> None:
-    source = sources(2)[0]
+    job = jobs(2)[0]
     model = named()
-    records = run(tmp_path, [source] * 3, model)
+    records = run(tmp_path, [job] * 3, model)
     assert len(records) == len(stored(tmp_path)) == 3
     assert len(read(tmp_path / "relaxed.extxyz", index=":")) == 3
     calls = model.potential.calls
-    assert run(tmp_path, [source] * 3, model, resume=True) == records
+    assert run(tmp_path, [job] * 3, model, resume=True) == records
     assert model.potential.calls == calls
 
 
@@ -222,12 +235,12 @@ def test_an_interrupted_run_resumes_to_the_same_files(
     tmp_path: Path, whole: tuple[Path, list[Record]], stop_after: int
 ) -> None:
     first = named()
-    running = run_relaxation(sources(), first, SETTINGS, open_run_folder(tmp_path / "cut", first, SETTINGS))
+    running = run_relaxation(jobs(), first, SETTINGS, open_run_folder(tmp_path / "cut", first, SETTINGS))
     before = [next(running) for _ in range(stop_after)]
     running.close()
     assert not (tmp_path / "cut" / "relaxed.extxyz").exists()
     second = named()
-    resumed = run(tmp_path / "cut", sources(), second, resume=True)
+    resumed = run(tmp_path / "cut", jobs(), second, resume=True)
     assert resumed[:stop_after] == before  # the wall time too: nothing was computed again
     assert second.potential.calls == sum(record.n_evaluations for record in resumed[stop_after:])
     assert timeless(resumed) == timeless(whole[1])
@@ -236,7 +249,7 @@ def test_an_interrupted_run_resumes_to_the_same_files(
 
 
 def test_resume_computes_what_changed_and_what_is_new(tmp_path: Path) -> None:
-    given = sources(3)
+    given = jobs(3)
     records = run(tmp_path, given)
     moved = rattled(given[1].atoms, seed=50)
     model = named()
@@ -249,13 +262,13 @@ def test_resume_computes_what_changed_and_what_is_new(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_refused_but_another_device_is_not(tmp_path: Path) -> None:
-    run(tmp_path, sources(2))
-    with pytest.raises(RunFolderError, match="fmax was 0.05, is 0.01"):
-        run(tmp_path, sources(2), settings=SETTINGS.model_copy(update={"fmax": 0.01}), resume=True)
+    run(tmp_path, jobs(2))
+    with pytest.raises(RunFolderError, match=r"fmax was 0\.05, is 0\.01"):
+        run(tmp_path, jobs(2), settings=SETTINGS.model_copy(update={"fmax": 0.01}), resume=True)
     with pytest.raises(RunFolderError, match="model_hash was 'emt-1', is 'emt-2'"):
-        run(tmp_path, sources(2), replace(named(), hash="emt-2"), resume=True)
+        run(tmp_path, jobs(2), replace(named(), hash="emt-2"), resume=True)
     other = SETTINGS.model_copy(update={"device": "cuda", "traj": "full"})
-    assert len(run(tmp_path, sources(2), replace(named(), device="elsewhere"), other, resume=True)) == 2
+    assert len(run(tmp_path, jobs(2), replace(named(), device="elsewhere"), other, resume=True)) == 2
 
 
 KILLED = """
@@ -263,11 +276,11 @@ import sys, time
 sys.path.insert(0, sys.argv[2])
 import torch
 torch.set_num_threads(1)
-from test_campaign import SETTINGS, named, sources
+from test_campaign import SETTINGS, named, jobs
 from geocalc.campaign import open_run_folder, run_relaxation
 model = named()
 for record in run_relaxation(
-    sources(), model, SETTINGS, open_run_folder(sys.argv[1], model, SETTINGS), lambda *_: time.sleep(0.02)
+    jobs(), model, SETTINGS, open_run_folder(sys.argv[1], model, SETTINGS), lambda *_: time.sleep(0.02)
 ):
     print(record.sid, flush=True)
 """
@@ -286,7 +299,7 @@ def test_kill_9_loses_repeats_and_changes_nothing(tmp_path: Path, whole: tuple[P
     kept = stored(path)
     assert [record.sid for record in kept][:2] == told
     model = named()
-    resumed = run(path, sources(), model, resume=True)
+    resumed = run(path, jobs(), model, resume=True)
     assert resumed[: len(kept)] == kept
     assert stored(path) == resumed
     assert len(resumed) == len({record.sid for record in resumed}) == 6
@@ -296,12 +309,12 @@ def test_kill_9_loses_repeats_and_changes_nothing(tmp_path: Path, whole: tuple[P
 
 
 def test_tags_mean_nothing_to_a_model_that_does_not_read_them(tmp_path: Path) -> None:
-    atoms = sources(2)[0].atoms
+    atoms = jobs(2)[0].atoms
     atoms.set_tags(np.arange(len(atoms)) % 7)
-    records = run(tmp_path, [Source(sid="odd", atoms=atoms)], replace(named(), reads_tags=False))
+    records = run(tmp_path, [Job(sid="odd", atoms=atoms)], replace(named(), reads_tags=False))
     assert records[0].converged
     assert np.array_equal(read(tmp_path / "relaxed.extxyz").get_tags(), atoms.get_tags())
-    refused = run(tmp_path / "read", [Source(sid="odd", atoms=atoms)])
+    refused = run(tmp_path / "read", [Job(sid="odd", atoms=atoms)])
     assert "tags" in refused[0].error
 
 
@@ -318,17 +331,17 @@ def test_settings_are_checked() -> None:
 def test_an_unknown_optimizer_stops_before_anything_is_computed(tmp_path: Path) -> None:
     model = named()
     with pytest.raises(InputError, match="did you mean 'bfgs'"):
-        run(tmp_path, sources(2), model, SETTINGS.model_copy(update={"optimizer": "bgfs"}))
+        run(tmp_path, jobs(2), model, SETTINGS.model_copy(update={"optimizer": "bgfs"}))
     assert model.potential.calls == 0
 
 
 def test_sources_are_taken_one_at_a_time(tmp_path: Path) -> None:
     taken: list[str] = []
 
-    def stream() -> Iterable[Source]:
-        for source in sources(3):
-            taken.append(source.sid)
-            yield source
+    def stream() -> Iterable[Job]:
+        for job in jobs(3):
+            taken.append(job.sid)
+            yield job
 
     model = named()
     running = run_relaxation(stream(), model, SETTINGS, open_run_folder(tmp_path, model, SETTINGS))

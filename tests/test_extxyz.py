@@ -64,7 +64,8 @@ def test_info_keeps_values_and_types() -> None:
     assert np.array_equal(back.pop("vector"), INFO["vector"])
     for name, value in back.items():
         plain = value.item() if isinstance(value, np.generic) else value
-        assert plain == INFO[name] and type(plain) in (type(INFO[name]), bool), name
+        assert plain == INFO[name], name
+        assert type(plain) in (type(INFO[name]), bool), name
     assert len(back) == len(INFO) - 2
 
 

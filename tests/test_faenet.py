@@ -266,7 +266,8 @@ def test_empty_edge_sets_are_finite(kind: MessageType, norm: Norm) -> None:
     for systems in (singles()[2], apart, concatenate([apart, singles()[2]])):
         net = network(mp_type=kind, norm=norm, direct_forces=True)
         energy, forces, direct = loss_gradients(net, systems)
-        assert bool(torch.isfinite(energy).all()) and bool(torch.isfinite(direct).all())
+        assert bool(torch.isfinite(energy).all())
+        assert bool(torch.isfinite(direct).all())
         assert torch.equal(forces, torch.zeros_like(forces))
         assert all(bool(torch.isfinite(w.grad).all()) for w in net.parameters() if w.grad is not None)
         assert any(float(w.grad.abs().max()) > 0 for w in net.parameters() if w.grad is not None)

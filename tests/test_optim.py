@@ -17,7 +17,7 @@ from geocalc.errors import InputError
 from geocalc.io import from_atoms
 from geocalc.optim import OPTIMIZERS, Bfgs, Fire, make_optimizer
 from geocalc.optim.base import Ragged, join_free, split_free
-from geocalc.relax import Relaxation, relax_systems
+from geocalc.relaxation import Relaxation, relax_systems
 from geocalc.systems import Systems, select
 
 STEPS = 25

@@ -71,7 +71,8 @@ def test_json_round_trip_is_exact_and_one_line(record: Record) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_becomes_null(value: float) -> None:
     text = replace(GOOD, energy=value, energy_std=value).to_json()
-    assert "NaN" not in text and "Infinity" not in text
+    assert "NaN" not in text
+    assert "Infinity" not in text
     assert json.loads(text)["energy"] is None
     assert Record.from_json(text).energy_std is None
 
@@ -98,12 +99,13 @@ def test_exit_status(records: list[Record], status: int) -> None:
 
 def test_table_lists_structures_errors_and_counts() -> None:
     text = format_table([GOOD, OPEN, FAILED])
-    assert "slabs.traj#3" in text and "-1.2500" in text and "the file is empty" in text
+    assert all(part in text for part in ("slabs.traj#3", "-1.2500", "the file is empty"))
     assert text.splitlines()[-1] == "3 structures: 1 CONVERGED, 1 MAX_STEPS, 1 ERROR; 39 model calls, 1.5 s"
 
 
 def test_table_of_a_long_run_shows_only_what_needs_a_look() -> None:
     text = format_table([GOOD] * 500 + [replace(OPEN, sid="odd-one")] + [FAILED] * 60)
-    assert "odd-one" in text and "... and 21 more" in text
+    assert "odd-one" in text
+    assert "... and 21 more" in text
     assert len(text.splitlines()) < 90
     assert "500 CONVERGED" in text

@@ -122,7 +122,7 @@ def test_damage_in_the_middle_is_told(tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
     first, *rest = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(first[:20] + b"\n" + b"".join(rest))
-    with pytest.raises(RunFolderError, match="line 1 of .* is damaged"):
+    with pytest.raises(RunFolderError, match=r"line 1 of .* is damaged"):
         RunFolder(tmp_path, IDENTITY, resume=True)
 
 
@@ -138,9 +138,10 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_rest(tmp_path: Path, name: st
     kept = (tmp_path / name).read_bytes()
     (tmp_path / name).rename(tmp_path / "aside")
     (tmp_path / name).symlink_to("/dev/full")
-    with pytest.raises(RunFolderError, match="the disk is full: .* finished structures are safe") as caught:
+    with pytest.raises(RunFolderError, match=r"the disk is full: .* finished structures are safe") as caught:
         folder.add("key3", record(3), None)
-    assert isinstance(caught.value, OSError) and isinstance(caught.value, GeoCalcError)
+    assert isinstance(caught.value, OSError)
+    assert isinstance(caught.value, GeoCalcError)
     assert "\n" not in str(caught.value)
     (tmp_path / name).unlink()
     (tmp_path / "aside").rename(tmp_path / name)
@@ -156,7 +157,7 @@ def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path: Path) -> 
     with pytest.raises(RunFolderError, match="the disk is full: cannot write"):
         write_whole(path, ["new\n"] * 10)
     assert path.read_text() == "old\n"
-    with pytest.raises(RunFolderError, match="cannot write .*: No such file"):
+    with pytest.raises(RunFolderError, match=r"cannot write .*: No such file"):
         write_whole(tmp_path / "nowhere" / "x", ["new\n"])
 
 

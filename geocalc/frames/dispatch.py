@@ -9,7 +9,7 @@ from torch import Tensor
 
 from geocalc.frames.lattice import lattice_frames
 from geocalc.frames.pca import edge_points, pca_frames, position_points
-from geocalc.frames.policy import FramePolicy, Frames, FrameSource
+from geocalc.frames.policy import FramePick, FramePolicy, Frames, FrameSource
 from geocalc.frames.sampling import random_rotations
 from geocalc.neighbors import Graph
 from geocalc.systems import Systems
@@ -78,7 +78,9 @@ def _lattice_or_pca(
     for source, periodic in ((FrameSource.EDGES, 1), (FrameSource.POSITIONS, 0)):
         wanted = [k for k, n in enumerate(n_periodic) if n == periodic]
         if wanted:
-            free = replace(policy, source=source, dimensions=3, proper=False)
+            # one frame of a symmetric molecule jumps as its symmetry breaks, so only `stochastic` draws from the set
+            pick = FramePick.ALL if policy.pick is FramePick.ONE else policy.pick
+            free = replace(policy, source=source, pick=pick, dimensions=3, proper=False)
             parts.append(_pca(positions, systems, graph, edge_vec, free, wanted, generator))
     owner = torch.cat([part.system_idx for part in parts])
     order = torch.argsort(owner, stable=True)

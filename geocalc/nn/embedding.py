@@ -48,6 +48,7 @@ class AtomEmbedding(nn.Module):
                 f"period and group (2 x {period_group_width}) and properties ({n_properties}); make it larger"
             )
         self.element = nn.Embedding(n_elements, element_width)
+        nn.init.zeros_(self.element.weight)  # elements rare in training then rest on period, group and properties
         self.tag = nn.Embedding(N_TAGS, tag_width) if tag_width else None
         # `compact_tables` has the published number of rows (periods 1..7, groups 1..18 and none), stored from index 0
         self.offset = 1 if compact_tables else 0

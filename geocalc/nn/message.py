@@ -43,9 +43,7 @@ class EdgeIndex:
         """Index edges that are sorted by receiver."""
         atoms = torch.arange(n_atoms, device=senders.device)
         sorted_senders, order = torch.sort(senders, stable=True)
-        return cls(
-            senders, receivers, torch.searchsorted(receivers, atoms), order, torch.searchsorted(sorted_senders, atoms)
-        )
+        return cls(senders, receivers, torch.searchsorted(receivers, atoms), order, torch.searchsorted(sorted_senders, atoms))
 
     @property
     def n_atoms(self) -> int:
@@ -89,7 +87,14 @@ def aggregate(
 class _Aggregate(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, edge: Tensor, center: Tensor, neighbor: Tensor, value: Tensor, envelope: Tensor, index: EdgeIndex, activate: bool
+        ctx: Any,
+        edge: Tensor,
+        center: Tensor,
+        neighbor: Tensor,
+        value: Tensor,
+        envelope: Tensor,
+        index: EdgeIndex,
+        activate: bool,
     ) -> Tensor:
         z = edge + center.index_select(0, index.receivers)
         z += neighbor.index_select(0, index.senders)

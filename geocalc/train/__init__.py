@@ -1,0 +1,1 @@
+"""Training: recipe, data, loss, loop, checkpoints, registration."""

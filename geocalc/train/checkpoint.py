@@ -17,7 +17,9 @@ from geocalc.train.ema import WeightAverage
 STATE, COUNTERS = "state.safetensors", "state.json"
 
 
-def save_checkpoint(folder: Path, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage) -> None:
+def save_checkpoint(
+    folder: Path, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage
+) -> None:
     """Write weights, average, optimiser moments and counters; the old checkpoint stays until the new one is whole."""
     tensors: dict[str, Tensor] = {f"weights.{k}": v for k, v in network.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.values.items()}

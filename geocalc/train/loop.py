@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from geocalc.train.batches import Labels, Schedule, collate
 from geocalc.train.checkpoint import load_checkpoint, save_checkpoint
 from geocalc.train.ema import WeightAverage
 from geocalc.train.loss import Losses, loss
-from geocalc.train.metrics import Errors, measure
+from geocalc.train.metrics import measure
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, Training
 from geocalc.train.references import fit_scales
@@ -44,6 +44,7 @@ class Progress:
     energy: float
     forces: float
     seconds: float
+    done_here: int
 
 
 def train(
@@ -102,16 +103,21 @@ def train(
         stopping = settings.max_seconds is not None and elapsed > settings.max_seconds
         if done % settings.log_every == 0:
             progress = Progress(
-                step=done, steps=settings.steps, energy=float(losses.energy), forces=float(losses.forces), seconds=elapsed
+                step=done,
+                steps=settings.steps,
+                energy=float(losses.energy),
+                forces=float(losses.forces),
+                seconds=elapsed,
+                done_here=done - first,
             )
             _write_log(folder, fabric, vars(progress))
             report(progress)
         if (done % settings.evaluate_every == 0 or done == settings.steps) and fabric.is_global_zero:
             some = validation if done == settings.steps else validation[:: max(1, len(validation) // N_EVALUATED)]
             errors = score(averaged_model(recipe, training, average), recipe, some, fabric.device)
-            _write_log(folder, fabric, {"step": done, "seconds": elapsed, "validation": vars(errors)})
+            _write_log(folder, fabric, {"step": done, "seconds": elapsed, "validation": errors})
             if done == settings.steps:
-                (folder / "metrics.json").write_text(json.dumps({"validation": vars(errors), "steps": done}, indent=1))
+                (folder / "metrics.json").write_text(json.dumps({"validation": errors, "steps": done}, indent=1) + "\n")
         if (done % settings.checkpoint_every == 0 or done == settings.steps or stopping) and fabric.is_global_zero:
             save_checkpoint(folder / "checkpoint", done, model.network, optimizer, average)
         if stopping:
@@ -138,7 +144,9 @@ def take_step(model: EnergyModel, samples: list[Sample], recipe: Recipe, step: i
         prediction = evaluate(model, systems, graph, policy, mode, training=True, generator=generator)
     losses = loss(prediction, prediction.direct_forces, systems, labels, settings, model.energy_scale)
     if not math.isfinite(float(losses.total.detach())):
-        raise NonFiniteError(f"the loss is {float(losses.total)} at step {step}; lower learning_rate or clip_norm, then --resume")
+        raise NonFiniteError(
+            f"the loss is {float(losses.total)} at step {step}; lower learning_rate or clip_norm, then --resume"
+        )
     losses.total.backward()
     return losses
 
@@ -168,12 +176,17 @@ def averaged_model(recipe: Recipe, training: list[Sample], average: WeightAverag
     return model.eval()
 
 
-def score(model: EnergyModel, recipe: Recipe, samples: list[Sample], device: torch.device) -> Errors:
-    """Errors of the model as a potential on samples."""
+def score(model: EnergyModel, recipe: Recipe, samples: list[Sample], device: torch.device) -> dict[str, dict[str, float]]:
+    """Errors of the model as a potential with one frame, by source file."""
     potential = NetworkPotential(
         model=model.to(device), policy=frame_policy("cell"), force_mode=ForceMode(recipe.model.force_mode)
     )
-    return measure(potential, samples, device)
+    found = {}
+    for number, source in enumerate(recipe.data.sources):
+        some = [s for s in samples if s.source == number]
+        if some:
+            found[str(source.path)] = asdict(measure(potential, some, device))
+    return found
 
 
 def rate(step: int, settings: Training) -> float:

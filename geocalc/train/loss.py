@@ -23,7 +23,9 @@ class Losses:
     forces: Tensor
 
 
-def loss(prediction: Prediction, direct: Tensor | None, systems: Systems, labels: Labels, settings: Training, scale: float) -> Losses:
+def loss(
+    prediction: Prediction, direct: Tensor | None, systems: Systems, labels: Labels, settings: Training, scale: float
+) -> Losses:
     """L1 of the energy and mean L2 norm of the force error, both in units of the energy scale.
 
     Args:

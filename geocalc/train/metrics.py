@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from geocalc.metrics import force_cosine, mae, rmse
 from geocalc.systems import Potential
 from geocalc.train.batches import collate
 from geocalc.train.store import Sample
@@ -33,25 +34,44 @@ class Errors:
     force_cosine: float
 
 
-def measure(potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu") -> Errors:
-    """Errors of a potential with forces over samples, batch by batch."""
-    energy, predicted, wanted, free = [], [], [], []
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Predicted beside reference: energies (n,) eV, forces (n_atoms, 3) eV/Angstrom, and the atoms free to move (n_atoms,)."""
+
+    energy: np.ndarray
+    energy_reference: np.ndarray
+    forces: np.ndarray
+    forces_reference: np.ndarray
+    free: np.ndarray
+
+
+def predictions(potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu") -> Predictions:
+    """Evaluate a potential with forces on samples, batch by batch."""
+    parts: list[tuple[np.ndarray, ...]] = []
     for start in range(0, len(samples), BATCH):
         systems, labels = collate(samples[start : start + BATCH])
-        prediction = potential(systems.to(device))
-        energy.append((prediction.energy.cpu() - labels.energy).numpy())
-        forces = torch.zeros_like(labels.forces) if prediction.forces is None else prediction.forces.cpu()
-        predicted.append(forces.numpy())
-        wanted.append(labels.forces.numpy())
-        free.append(~systems.fixed.all(1).cpu().numpy())
-    e, f, g, mask = (np.concatenate(part) for part in (energy, predicted, wanted, free))
-    norms = np.linalg.norm(f[mask], axis=1) * np.linalg.norm(g[mask], axis=1)
+        told = potential(systems.to(device))
+        forces = torch.zeros_like(labels.forces) if told.forces is None else told.forces.cpu()
+        free = ~systems.fixed.all(1)
+        parts.append(tuple(t.numpy() for t in (told.energy.cpu(), labels.energy, forces, labels.forces, free)))
+    energy, energy_reference, forces_all, forces_reference, free_all = (
+        np.concatenate(column) for column in zip(*parts, strict=True)
+    )
+    return Predictions(
+        energy=energy, energy_reference=energy_reference, forces=forces_all, forces_reference=forces_reference, free=free_all
+    )
+
+
+def measure(potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu") -> Errors:
+    """Errors of a potential with forces over samples."""
+    told = predictions(potential, samples, device)
+    energy_error, force_error = told.energy - told.energy_reference, told.forces - told.forces_reference
     return Errors(
         n=len(samples),
-        energy_mae=float(np.abs(e).mean()),
-        energy_rmse=float(np.sqrt((e**2).mean())),
-        force_mae=float(np.abs(f - g)[mask].mean()),
-        force_mae_all=float(np.abs(f - g).mean()),
-        force_null=float(np.abs(g[mask]).mean()),
-        force_cosine=float(np.mean((f[mask] * g[mask]).sum(1) / np.maximum(norms, 1e-12))),
+        energy_mae=mae(energy_error),
+        energy_rmse=rmse(energy_error),
+        force_mae=mae(force_error[told.free]),
+        force_mae_all=mae(force_error),
+        force_null=mae(told.forces_reference[told.free]),
+        force_cosine=force_cosine(told.forces[told.free], told.forces_reference[told.free]),
     )

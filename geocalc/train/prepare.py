@@ -10,6 +10,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from geocalc.train.recipe import Data, Recipe, Source
 from geocalc.train.store import Sample, StoreInfo, read_info, write_store
 
 log = logging.getLogger(__name__)
+Labelled = tuple[Atoms, float, np.ndarray]
 
 
 def prepare(recipe: Recipe, folder: Path) -> Path:
@@ -68,40 +70,64 @@ def _check(info: StoreInfo, data: Data) -> None:
         raise InputError(f"no labelled frame was left from {files} (left out: {info.dropped}); labels and filters need a look")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReferenceRelaxation:
+    """First and last frame of a labelled relaxation; energies as the recipe defines them."""
+
+    first: Sample
+    last: Sample
+
+
+def reference_relaxations(data: Data, source: int, validation: bool = True) -> list[ReferenceRelaxation]:
+    """The relaxations of one source that are held out (or those that are not), unfiltered but for the source's flags.
+
+    Args:
+        data: of a recipe. source: place in `data.sources`. validation: which side of the split.
+    """
+    chosen = []
+    for group, frames in _groups(data.sources[source], None, Counter()):
+        if is_validation(group, data) is validation and len(frames) > 1:
+            first, last = (_sample(f, group, k, source, validation) for k, f in ((0, frames[0]), (len(frames) - 1, frames[-1])))
+            chosen.append(ReferenceRelaxation(first=first, last=last))
+    return chosen
+
+
 def _samples(data: Data, dropped: Counter[str]) -> Iterator[Sample]:
     for number, source in enumerate(data.sources):
-        for group, frames in _groups(source, data, dropped):
+        for group, frames in _groups(source, data.max_jump, dropped):
             for place, (atoms, energy, forces) in enumerate(frames):
                 if np.linalg.norm(forces, axis=1).max(initial=0.0) > data.max_force:
                     dropped["force above max_force"] += 1
                     continue
-                yield Sample(
-                    numbers=atoms.numbers.astype(np.int64),
-                    tags=atoms.get_tags().astype(np.int64),
-                    positions=atoms.positions.copy(),
-                    forces=forces,
-                    fixed=_fixed(atoms),
-                    cell=np.array(atoms.cell),
-                    pbc=atoms.pbc.copy(),
-                    energy=energy,
-                    group=group,
-                    frame=place,
-                    source=number,
-                    validation=is_validation(group, data),
-                )
+                yield _sample((atoms, energy, forces), group, place, number, is_validation(group, data))
 
 
-Labelled = tuple[Atoms, float, np.ndarray]
+def _sample(labelled: Labelled, group: str, place: int, source: int, validation: bool) -> Sample:
+    atoms, energy, forces = labelled
+    return Sample(
+        numbers=atoms.numbers.astype(np.int64),
+        tags=atoms.get_tags().astype(np.int64),
+        positions=atoms.positions.copy(),
+        forces=forces,
+        fixed=_fixed(atoms),
+        cell=np.array(atoms.cell),
+        pbc=atoms.pbc.copy(),
+        energy=energy,
+        group=group,
+        frame=place,
+        source=source,
+        validation=validation,
+    )
 
 
-def _groups(source: Source, data: Data, dropped: Counter[str]) -> Iterator[tuple[str, list[Labelled]]]:
+def _groups(source: Source, max_jump: float | None, dropped: Counter[str]) -> Iterator[tuple[str, list[Labelled]]]:
     """Labelled frames of each relaxation, cut off where the energy jumps."""
     current: str | None = None
     frames: list[Labelled] = []
     for index, atoms in enumerate(_read(locate(source.path))):
         group = str(atoms.info.get(source.group_key, f"{source.path}#{index}"))
         if group != current and current is not None:
-            yield current, _cut(frames, data.max_jump, dropped)
+            yield current, _cut(frames, max_jump, dropped)
             frames = []
         current = group
         reason = _reject(atoms, source)
@@ -114,7 +140,7 @@ def _groups(source: Source, data: Data, dropped: Counter[str]) -> Iterator[tuple
         energy -= float(atoms.info[source.subtract_energy]) if source.subtract_energy else 0.0
         frames.append((atoms, energy, np.asarray(results["forces"], dtype=np.float64)))
     if current is not None:
-        yield current, _cut(frames, data.max_jump, dropped)
+        yield current, _cut(frames, max_jump, dropped)
 
 
 def _reject(atoms: Atoms, source: Source) -> str | None:
@@ -156,3 +182,20 @@ def _read(path: Path) -> Iterator[Atoms]:
             yield from iread(io.StringIO(handle.read()), index=":", format="extxyz")
     else:
         yield from iread(path, index=":")
+
+
+def samples_of_file(path: Path) -> list[Sample]:
+    """Every labelled frame of a file with its stored energy, unfiltered.
+
+    Raises:
+        InputError: the file is not found or holds no labels.
+    """
+    source = Source(path=path)
+    samples = [
+        _sample(frame, group, k, 0, True)
+        for group, frames in _groups(source, None, Counter())
+        for k, frame in enumerate(frames)
+    ]
+    if not samples:
+        raise InputError(f"{path} holds no frame with energy and forces; label them REF_energy and REF_forces")
+    return samples

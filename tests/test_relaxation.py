@@ -16,7 +16,7 @@ from geocalc.ase_potential import AsePotential
 from geocalc.errors import InputError
 from geocalc.io import fixed_mask
 from geocalc.optim import make_optimizer
-from geocalc.relax import FALL_LIMIT, MOVE_LIMIT, Relaxation, Status, evaluate, relax_systems
+from geocalc.relaxation import FALL_LIMIT, MOVE_LIMIT, Relaxation, Status, evaluate, relax_systems
 from geocalc.systems import Prediction, Systems, concatenate, sum_per_system
 
 STIFFNESS = 5.0  # eV/Angstrom^2
@@ -89,7 +89,7 @@ def test_converged_at_once_and_no_steps_allowed() -> None:
     end = relax_one(dimer(0.001), Springs())
     assert (end.status, end.n_steps, end.n_evaluations) == (Status.CONVERGED, 0, 1)
     end = relax_one(dimer(), Springs(), max_steps=0)
-    assert (end.status, end.n_steps, end.n_evaluations) == (Status.MAX_STEPS, 0, 1)
+    assert (end.status, end.n_steps, end.n_evaluations) == (Status.SINGLE_POINT, 0, 1)
     assert end.energy == pytest.approx(STIFFNESS)
     assert end.fmax == pytest.approx(STIFFNESS)
 

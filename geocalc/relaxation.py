@@ -28,6 +28,7 @@ class Status(StrEnum):
 
     CONVERGED = "CONVERGED"
     MAX_STEPS = "MAX_STEPS"
+    SINGLE_POINT = "SINGLE_POINT"
     NON_FINITE = "NON_FINITE"
     EXPLODED = "EXPLODED"
     ERROR = "ERROR"
@@ -41,6 +42,7 @@ class Status(StrEnum):
 SENTENCES = {
     Status.CONVERGED: "The largest force on a free atom fell below fmax.",
     Status.MAX_STEPS: "The steps ran out before the forces fell below fmax; the geometry of lowest energy is kept.",
+    Status.SINGLE_POINT: "The structure was evaluated as it is; no steps were asked for.",
     Status.NON_FINITE: "The model gave an energy or force that is not a number; the geometry of lowest energy before is kept.",
     Status.EXPLODED: (
         f"An atom moved more than {MOVE_LIMIT:g} Angstrom, a force passed {FORCE_LIMIT:g} eV/Angstrom, or the energy rose or "
@@ -203,6 +205,7 @@ def judge(systems: Systems, now: Snapshot, progress: Progress, fmax: float, max_
     verdicts = (
         (Status.NON_FINITE, non_finite),
         (Status.EXPLODED, exploded),
+        (Status.SINGLE_POINT, torch.full_like(exploded, max_steps == 0)),
         (Status.CONVERGED, now.fmax < fmax),
         (Status.MAX_STEPS, progress.n_steps >= max_steps),
     )

@@ -1,0 +1,176 @@
+"""The command line; every import that costs time happens inside its command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geocalc.errors import GeoCalcError
+
+if TYPE_CHECKING:
+    from geocalc.train.loop import Progress
+
+EXIT_ERROR, EXIT_USAGE = 1, 2
+DEFAULT_MODEL = "faenet-sfa"
+
+
+class _Group(click.Group):
+    """Turns our errors into one sentence on standard error and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GeoCalcError as error:
+            click.echo(f"geocalc: {error}", err=True)
+            ctx.exit(EXIT_ERROR)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="geocalc")
+@click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
+def main(verbose: bool) -> None:
+    """Relax adsorbates on surfaces with trained graph networks, and train them. Energies in eV, lengths in Angstrom."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+
+
+def _common(function: Callable[..., None]) -> Callable[..., None]:
+    """Options of every command that runs a model."""
+    options = (
+        click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name or folder of a model."),
+        click.option("--out", type=click.Path(path_type=Path), default=None, help="Run folder [default: <stem>-<command>]."),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1."),
+        click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True),
+        click.option("--frames", default=None, help="Frame policy other than the model's: lattice (exact), cell (fast)."),
+        click.option("--strict", is_flag=True, help="Refuse tags that would have to be converted."),
+        click.option("--resume", is_flag=True, help="Go on with what the run folder holds."),
+        click.option("--config", type=click.Path(path_type=Path), default=None, help="YAML file of settings."),
+        click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one setting; repeatable."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@main.command()
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_common
+@click.option("--optimizer", default="bfgs", show_default=True, help="bfgs or fire.")
+@click.option("--fmax", type=float, default=0.05, show_default=True, help="Largest force on a free atom, eV/Angstrom.")
+@click.option("--steps", type=int, default=300, show_default=True, help="Steps allowed for each structure.")
+@click.option("--traj", default="ends", show_default=True, help="Geometries kept: none, ends, every:N or full.")
+@click.pass_context
+def relax(ctx: click.Context, inputs: tuple[Path, ...], **options: Any) -> None:
+    """Relax structures; INPUTS are files that ASE reads, folders, or OC20 LMDB.
+
+    Exit status: 0 all converged, 1 error, 2 usage, 3 finished but some structure did not converge or is flagged.
+    """
+    _run(ctx, "relax", inputs, options, {k: options[k] for k in ("optimizer", "fmax", "steps", "traj")})
+
+
+@main.command()
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_common
+@click.pass_context
+def predict(ctx: click.Context, inputs: tuple[Path, ...], **options: Any) -> None:
+    """Evaluate structures as they are: a single point with an energy-and-force model."""
+    _run(ctx, "predict", inputs, options, {"steps": 0, "traj": "none"})
+
+
+def _run(ctx: click.Context, verb: str, inputs: tuple[Path, ...], options: dict[str, Any], own: dict[str, Any]) -> None:
+    """Run a model over the input files into a run folder, with a progress line and a table at the end."""
+    from geocalc.commands.run import run_command
+
+    given = {k: options[k] for k in ("model", "device", "dtype", "frames", "strict")} | own
+    explicit = {k: v for k, v in given.items() if ctx.get_parameter_source(k) is not click.core.ParameterSource.DEFAULT}
+    status = run_command(
+        verb,
+        inputs,
+        options["out"] or Path(f"{inputs[0].name.split('.')[0] or 'input'}-{verb}"),
+        defaults=given,
+        explicit=explicit,
+        config=options["config"],
+        assignments=options["assignments"],
+        resume=options["resume"],
+    )
+    ctx.exit(status)
+
+
+@main.command()
+@click.argument("model")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--task", type=click.Choice(["s2ef", "relax"]), default="s2ef", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder for metrics.json and figures.")
+@click.option("--source", type=int, default=None, help="Only this source of a recipe, counted from 0.")
+@click.option("--frames", default=None, help="Frame policy other than the model's.")
+@click.option("--optimizer", default="bfgs", show_default=True, help="For --task relax.")
+@click.option("--fmax", type=float, default=0.05, show_default=True, help="For --task relax, eV/Angstrom.")
+@click.option("--steps", type=int, default=300, show_default=True, help="For --task relax.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+def evaluate(model: str, data: Path, out: Path | None, **options: Any) -> None:
+    """Errors of MODEL on DATA: labelled structures, or a recipe, whose validation split is used.
+
+    Writes metrics.json and parity plots. With --task relax every held-out relaxation is started from its first frame and compared
+    with its last.
+    """
+    from geocalc.commands.evaluate import evaluate_command
+
+    summary = evaluate_command(model, data, out or Path(f"{Path(model).name}-{options['task']}"), **options)
+    click.echo(json.dumps(summary, indent=1))
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Run folder [default: runs/<recipe name>].")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one setting; repeatable.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--devices", type=int, default=1, show_default=True, help="Processes or GPUs.")
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads of each process on a CPU.")
+def train(recipe: Path, out: Path | None, resume: bool, **options: Any) -> None:
+    """Train a potential from a RECIPE (YAML); killed runs go on with --resume as if nothing had happened."""
+    from geocalc.commands.train import train_command
+
+    folder = train_command(recipe, out, resume, report=_train_line if sys.stderr.isatty() else None, **options)
+    click.echo(f"{folder}: done; `geocalc register {folder} --name NAME` makes it a model")
+
+
+def _train_line(progress: Progress) -> None:
+    left = progress.seconds / max(1, progress.done_here) * (progress.steps - progress.step)
+    click.echo(
+        f"step {progress.step}/{progress.steps}  energy {progress.energy:.3f} eV  forces {progress.forces:.3f} eV/A  "
+        f"{left / 60:.0f} min left",
+        err=True,
+    )
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="Name that GeoCalc(NAME) will find.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=None, help="Where models are kept [default: the user folder]."
+)
+def register(run: Path, name: str, folder: Path | None) -> None:
+    """Turn a finished training RUN into a model."""
+    from geocalc.registry import user_folder
+    from geocalc.train.register import register as write_model
+
+    target = write_model(run, name, folder or user_folder(), run.parent / "data")
+    click.echo(
+        f"{target}: registered; GeoCalc({name!r}) finds it" + ("" if folder is None else f" with GEOCALC_MODELS={folder}")
+    )
+
+
+@main.command()
+@click.argument("name", required=False)
+def models(name: str | None) -> None:
+    """List the models that are installed, or show the card of one."""
+    from geocalc.commands.models import card_text, table_text
+
+    click.echo(table_text() if name is None else card_text(name))

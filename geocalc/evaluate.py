@@ -1,0 +1,132 @@
+"""Errors of a model on labelled data: single points, or relaxations against the relaxed reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from geocalc import metrics
+from geocalc.optim import make_optimizer
+from geocalc.relaxation import Relaxation, Status, relax_systems
+from geocalc.systems import Potential
+from geocalc.train.batches import collate
+from geocalc.train.prepare import ReferenceRelaxation
+
+RUNAWAY = 1.0  # eV; a relaxed energy this far below the reference has fallen into a hole of the learned surface
+NEAR = 0.1  # eV; chemical use, the share within it is reported beside EwT
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelaxedPair:
+    """One structure relaxed by a model, beside its reference.
+
+    Attributes:
+        sid: name. energy, reference: eV, of the model's and of the reference's relaxed geometry.
+        at_reference: eV, the model at the reference's relaxed geometry.
+        distance, null_distance: Angstrom, mean over free atoms from the reference geometry, after relaxing and before.
+        position_mae: Angstrom, mean absolute coordinate difference of free atoms.
+        status, n_evaluations: of the relaxation.
+    """
+
+    sid: str
+    energy: float
+    reference: float
+    at_reference: float
+    distance: float
+    null_distance: float
+    position_mae: float
+    status: str
+    n_evaluations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelaxErrors:
+    """Summary over structures; energies eV, distances Angstrom, shares between 0 and 1."""
+
+    n: int
+    energy_mae: float
+    energy_median: float
+    energy_rmse: float
+    energy_mae_at_reference: float
+    within_0p02: float
+    within_0p1: float
+    distance: float
+    distance_median: float
+    distance_null: float
+    position_mae: float
+    adwt: float
+    adwt_null: float
+    converged: float
+    runaways: int
+    model_calls: float
+
+
+def relax_references(
+    potential: Potential,
+    references: Sequence[ReferenceRelaxation],
+    *,
+    optimizer: str = "bfgs",
+    fmax: float = 0.05,
+    steps: int = 300,
+    batch: int = 1,
+    progress: Callable[[int], None] = lambda n: None,
+) -> list[RelaxedPair]:
+    """Relax every reference from its first frame and compare with its last.
+
+    Args:
+        potential: with forces. references: labelled relaxations. optimizer, fmax (eV/Angstrom), steps: of the relaxation.
+        batch: structures relaxed together; results do not depend on it. progress: told how many are done.
+    """
+    pairs: list[RelaxedPair] = []
+    for start in range(0, len(references), batch):
+        some = references[start : start + batch]
+        systems, _ = collate([r.first for r in some])
+        ended = relax_systems(systems, potential, make_optimizer(optimizer), fmax, steps)
+        there, _ = collate([r.last for r in some])
+        at_reference = potential(there).energy.tolist()
+        pairs += [_pair(r, e, a) for r, e, a in zip(some, ended, at_reference, strict=True)]
+        progress(len(pairs))
+    return pairs
+
+
+def _pair(reference: ReferenceRelaxation, ended: Relaxation, at_reference: float) -> RelaxedPair:
+    first, last = reference.first, reference.last
+    free = ~last.fixed.all(1)
+    final = ended.systems.positions.cpu().numpy()
+    return RelaxedPair(
+        sid=last.group,
+        energy=ended.energy,
+        reference=last.energy,
+        at_reference=at_reference,
+        distance=float(metrics.distances(final, last.positions, last.cell, last.pbc)[free].mean()),
+        null_distance=float(metrics.distances(first.positions, last.positions, last.cell, last.pbc)[free].mean()),
+        position_mae=metrics.position_mae(final[free], last.positions[free]),
+        status=ended.status.value,
+        n_evaluations=ended.n_evaluations,
+    )
+
+
+def summarise(pairs: Sequence[RelaxedPair]) -> RelaxErrors:
+    """Errors over relaxed structures."""
+    error = np.array([p.energy - p.reference for p in pairs])
+    distance, null = np.array([p.distance for p in pairs]), np.array([p.null_distance for p in pairs])
+    return RelaxErrors(
+        n=len(pairs),
+        energy_mae=metrics.mae(error),
+        energy_median=float(np.median(np.abs(error))),
+        energy_rmse=metrics.rmse(error),
+        energy_mae_at_reference=metrics.mae(np.array([p.at_reference - p.reference for p in pairs])),
+        within_0p02=metrics.energy_within_threshold(error),
+        within_0p1=metrics.energy_within_threshold(error, NEAR),
+        distance=float(distance.mean()),
+        distance_median=float(np.median(distance)),
+        distance_null=float(null.mean()),
+        position_mae=float(np.mean([p.position_mae for p in pairs])),
+        adwt=metrics.distance_within_threshold(distance),
+        adwt_null=metrics.distance_within_threshold(null),
+        converged=float(np.mean([p.status == Status.CONVERGED.value for p in pairs])),
+        runaways=int(np.sum(error < -RUNAWAY)),
+        model_calls=float(np.mean([p.n_evaluations for p in pairs])),
+    )

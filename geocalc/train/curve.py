@@ -1,0 +1,30 @@
+"""The learning curve of a run as a picture."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+from geocalc.plots import learning_curve
+
+
+def draw_curve(folder: Path) -> Path | None:
+    """Draw `learning-curve.png` from the log of a run; None where matplotlib is not installed or nothing was measured."""
+    if find_spec("matplotlib") is None:
+        return None
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    measured = [entry for entry in entries if "validation" in entry]
+    if not measured:
+        return None
+    return learning_curve(
+        {
+            source: [
+                (entry["step"], entry["validation"][source]["energy_mae"], entry["validation"][source]["force_mae"])
+                for entry in measured
+                if source in entry["validation"]
+            ]
+            for source in measured[-1]["validation"]
+        },
+        folder / "learning-curve.png",
+    )
