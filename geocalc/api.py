@@ -93,6 +93,7 @@ def named_potential(model: LoadedModel, settings: RelaxSettings) -> NamedPotenti
         energy_kind=model.card.energy_kind.value,
         device=model.device.type,
         dtype=settings.dtype,
+        reads_tags=model.card.reads_tags,
     )
 
 

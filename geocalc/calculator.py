@@ -106,6 +106,8 @@ class GeoCalc(Calculator):
 
     def _systems(self, atoms: Atoms) -> Systems:
         """The structure with tags as read when they or the elements last changed, so that no step of a path rereads them."""
+        if not self.model.card.reads_tags:
+            return from_atoms(atoms, use_tags=False)
         raw, numbers = atoms.get_tags(), atoms.numbers
         known = self._converted
         if known is not None and np.array_equal(known[0], raw) and np.array_equal(known[1], numbers):

@@ -35,6 +35,7 @@ class ModelCard(Settings):
         elements: symbols the model was trained on; others are refused.
         reference_energies: eV added for each atom of an element.
         energy_scale, force_scale: eV and eV/Angstrom per network unit.
+        reads_tags: whether the energy depends on tags (OC20's convention); else they are ignored.
         frames: default frame policy. force_mode: gradient or direct.
         conservative: forces are the exact gradient of the energy under the default policy.
         stress: the model was trained for stress; without it cell relaxation is refused.
@@ -54,7 +55,7 @@ class ModelCard(Settings):
     reference_energies: dict[str, float]
     energy_scale: float
     force_scale: float
-    tags: str = "oc20"
+    reads_tags: bool = True
     frames: str
     force_mode: str
     conservative: bool

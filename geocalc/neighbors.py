@@ -127,6 +127,9 @@ class _Edges:
     lengths: np.ndarray
 
 
+_NO_EDGES = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros((0, 3)), np.zeros(0))
+
+
 def _check_settings(cutoff: float, max_neighbors: int | None) -> None:
     if not 0 < cutoff < np.inf:
         raise InputError(f"cutoff must be a positive length in Angstrom, got {cutoff}")
@@ -141,7 +144,7 @@ def _list_edges(systems: Systems, radius: float) -> _Edges:
     if not np.isfinite(positions).all():
         bad = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
         raise InputError(f"position of atom {bad} is not a number: {positions[bad].tolist()}; check the file it came from")
-    start, parts = 0, []
+    start, parts = 0, [_NO_EDGES]
     for count, cell, periodic in zip(systems.counts.tolist(), cells, pbc, strict=True):
         pairs, shifts, lengths = _search(positions[start : start + count], cell, periodic, radius)
         parts.append((pairs[:, 0] + start, pairs[:, 1] + start, shifts, lengths))

@@ -8,11 +8,12 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-from geocalc.architectures.base import NetworkInput
+from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
 from geocalc.elements import N_ELEMENTS, symbols
 from geocalc.errors import InputError
-from geocalc.frames import FramePolicy, Frames, make_frames
+from geocalc.frames import FramePick, FramePolicy, Frames, make_frames
 from geocalc.neighbors import Graph, build_graph, edge_vectors
+from geocalc.nn.embedding import N_TAGS
 from geocalc.nn.message import EdgeIndex
 from geocalc.nn.repulsion import Repulsion
 from geocalc.systems import Prediction, Systems
@@ -48,11 +49,15 @@ class EnergyModel(nn.Module):
         network: from `geocalc.architectures`.
         scales: units of the network.
         repulsion_reach: see `Repulsion`; None leaves it out.
+        reads_tags: whether the network sees tags; else every tag is 0 and the energy cannot depend on them.
     """
 
-    def __init__(self, network: nn.Module, scales: Scales, repulsion_reach: float | None) -> None:
+    references: Tensor
+
+    def __init__(self, network: Network, scales: Scales, repulsion_reach: float | None, reads_tags: bool = True) -> None:
         super().__init__()
-        self.network = network
+        self.network: Network = network
+        self.reads_tags = reads_tags
         self.energy_scale, self.force_scale = scales.energy, scales.forces
         self.register_buffer("references", scales.references.double(), persistent=False)
         self.repulsion = None if repulsion_reach is None else Repulsion(repulsion_reach)
@@ -65,48 +70,71 @@ class EnergyModel(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkPotential:
-    """A pure function of structures; deterministic unless the policy is stochastic.
+    """A pure function of structures: the same batch gives the same prediction.
 
     Attributes:
         model: network with its units.
         policy: frames.
         force_mode: where forces come from.
         stress: whether stress is computed (gradient forces only).
-        generator: randomness for stochastic policies (studies only).
-        elements: atomic numbers it accepts; empty for all.
+        seed: of the frames that a stochastic policy draws, anew in every call (studies only).
+        elements: atomic numbers it accepts; empty for all that the network has an embedding for.
+    Raises:
+        InputError: the policy is stochastic and there is no seed.
     """
 
     model: EnergyModel
     policy: FramePolicy
     force_mode: ForceMode = ForceMode.GRADIENT
     stress: bool = False
-    generator: torch.Generator | None = None
+    seed: int | None = None
     elements: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse frames that nothing could draw."""
+        if self.policy.pick is FramePick.STOCHASTIC and self.seed is None:
+            raise InputError("this frame policy draws frames at random and needs a seed; give one, or use `lattice` or `cell`")
 
     def __call__(self, systems: Systems) -> Prediction:
         """Energies and forces of every structure; the graph is built anew.
 
         Raises:
-            InputError: an element the model was not trained on, or a structure the neighbour list cannot handle (zero cell
-                with pbc, positions that are not numbers).
+            InputError: no structure or one without atoms, an element the model was not trained on, tags other than OC20's, or a
+                structure the neighbour list cannot handle (zero cell with pbc, positions that are not numbers).
         """
-        if self.elements:
-            _check_elements(systems.numbers, self.elements)
-        systems = systems.to(self.model.references.device)
         network = self.model.network
+        _check(systems, self.elements, network.n_elements)
+        systems = systems.to(self.model.references.device)
+        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
         graph = build_graph(systems, network.cutoff, network.max_neighbors)
-        prediction = evaluate(
-            self.model, systems, graph, self.policy, self.force_mode, stress=self.stress, generator=self.generator
-        )
+        prediction = evaluate(self.model, systems, graph, self.policy, self.force_mode, stress=self.stress, generator=generator)
         return detach(prediction)
 
 
-def _check_elements(numbers: Tensor, known: tuple[int, ...]) -> None:
-    foreign = sorted(set(numbers.unique().tolist()) - set(known))
+def _check(systems: Systems, known: tuple[int, ...], n_elements: int) -> None:
+    """Refuse what would end as an index error inside the network, or as a number without meaning."""
+    if systems.n_systems == 0:
+        raise InputError("no structures were given; at least one is needed")
+    empty = torch.nonzero(systems.counts == 0)
+    if len(empty):
+        raise InputError(f"structure {int(empty[0])} of the batch has no atoms; remove it")
+    if int(systems.tags.min()) < 0 or int(systems.tags.max()) >= N_TAGS:
+        found = systems.tags.unique().tolist()
+        raise InputError(
+            f"tags must be 0 (below the surface), 1 (surface) or 2 (adsorbate), got {found}; see geocalc.from_atoms"
+        )
+    _check_elements(systems.numbers.unique().tolist(), known, n_elements)
+
+
+def _check_elements(present: list[int], known: tuple[int, ...], n_elements: int) -> None:
+    foreign = sorted(set(present) - set(known)) if known else []
     if foreign:
         names = ", ".join(symbols()[z] if 0 < z <= N_ELEMENTS else f"Z={z}" for z in foreign)
         allowed = " ".join(symbols()[z] for z in sorted(known))
         raise InputError(f"the structure contains {names}, which this model was not trained on; it knows {allowed}")
+    beyond = [z for z in present if not 0 < z < n_elements]
+    if beyond:
+        raise InputError(f"the structure contains atomic number {beyond[0]}; this model has numbers 1 to {n_elements - 1}")
 
 
 def detach(prediction: Prediction) -> Prediction:
@@ -137,6 +165,7 @@ def evaluate(
         training: keep the autograd graph of the forces, so that a loss on them can be differentiated.
         generator: randomness for stochastic policies.
     """
+    policy = replace(policy, reach=min(policy.reach, model.network.cutoff))  # no frame may see an edge appear at the cutoff
     gradient = force_mode is ForceMode.GRADIENT
     with torch.set_grad_enabled(gradient or training):
         positions, cell, strain = systems.positions, systems.cell, None
@@ -151,8 +180,9 @@ def evaluate(
             deformed = positions
         edge_vec = edge_vectors(deformed, cell, systems.system_idx, graph)
         frames = make_frames(deformed, cell, systems, graph, edge_vec, policy, generator)
-        inputs = replicate(systems, graph, frames, edge_vec, model.dtype)
-        output = model.network(inputs)
+        seen = systems if model.reads_tags else replace(systems, tags=torch.zeros_like(systems.tags))
+        inputs = replicate(seen, graph, frames, edge_vec, model.dtype)
+        output: NetworkOutput = model.network(inputs)
         per_frame = output.energy.double() * model.energy_scale
         energy, spread = _mean_over_frames(per_frame, frames, systems.n_systems)
         energy = energy + _per_atom_terms(model, systems, graph, edge_vec)
@@ -162,11 +192,17 @@ def evaluate(
             grads = torch.autograd.grad(energy.sum(), leaves, create_graph=training)
             forces = -grads[0]
             if strain is not None:
-                stresses = grads[1] / torch.linalg.det(systems.cell).abs().clamp(min=1e-30)[:, None, None]
+                stresses = grads[1] / _volumes(systems)[:, None, None]
         direct = (
             None
             if output.forces is None
             else _forces_to_lab(output.forces.double() * model.force_scale, inputs, frames, systems)
+        )
+        shares = (
+            None
+            if output.atom_energies is None
+            else _mean_over_copies(output.atom_energies.double() * model.energy_scale, frames, systems)
+            + model.references[systems.numbers]
         )
     return Prediction(
         energy=energy,
@@ -175,7 +211,14 @@ def evaluate(
         energy_std=spread,
         frame_degenerate=frames.degenerate,
         direct_forces=direct,
+        atom_energies=shares,
     )
+
+
+def _volumes(systems: Systems) -> Tensor:
+    """Volumes of the cells, (n_systems,) cubic Angstrom; NaN where there is none."""
+    volume = torch.linalg.det(systems.cell).abs()
+    return torch.where(volume > 0, volume, torch.nan)
 
 
 def replicate(systems: Systems, graph: Graph, frames: Frames, edge_vec: Tensor, dtype: torch.dtype) -> NetworkInput:
@@ -183,6 +226,8 @@ def replicate(systems: Systems, graph: Graph, frames: Frames, edge_vec: Tensor, 
     owner = frames.system_idx
     n_frames = owner.shape[0]
     edge_system = systems.system_idx[graph.receivers]
+    atoms: Tensor | slice
+    edges: Tensor | slice
     if n_frames == systems.n_systems:
         atoms, edges, senders, receivers = slice(None), slice(None), graph.senders, graph.receivers
         frame_of_atom, frame_of_edge = systems.system_idx, edge_system
@@ -239,9 +284,15 @@ def _per_atom_terms(model: EnergyModel, systems: Systems, graph: Graph, edge_vec
 def _forces_to_lab(forces: Tensor, inputs: NetworkInput, frames: Frames, systems: Systems) -> Tensor:
     """Direct forces of every copy turned back and averaged over the frames of each structure, (n_atoms, 3)."""
     turned = torch.einsum("ai,aji->aj", forces, frames.rotations[inputs.system_idx])
+    return _mean_over_copies(turned, frames, systems)
+
+
+def _mean_over_copies(values: Tensor, frames: Frames, systems: Systems) -> Tensor:
+    """Rows of the copies of each atom, (n_copies, ...), averaged: (n_atoms, ...)."""
     owner = frames.system_idx
     if owner.shape[0] == systems.n_systems:
-        return turned
+        return values
     rows, _, _ = _copies(systems.system_idx, systems.n_systems, owner)
     count = torch.bincount(owner, minlength=systems.n_systems)[systems.system_idx]
-    return turned.new_zeros(systems.positions.shape).index_add(0, rows, turned) / count[:, None]
+    total = values.new_zeros((systems.n_atoms, *values.shape[1:])).index_add(0, rows, values)
+    return total / count.reshape(-1, *([1] * (values.dim() - 1)))

@@ -154,16 +154,15 @@ def load_model(
     folder = find_model(name)
     card = read_card(folder)
     policy = frame_policy(frames or card.frames)
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
     target = choose_device(device)
     model = build(card, _read_weights(folder / WEIGHTS, card)).to(target)
     model.network.to(DTYPES[dtype])
     potential = NetworkPotential(
-        model=model.eval(),
+        model=model.eval().requires_grad_(False),
         policy=policy,
         force_mode=ForceMode(card.force_mode),
         stress=stress or card.stress,
-        generator=generator,
+        seed=seed,
         elements=tuple(elements.symbols().index(symbol) for symbol in card.elements),
     )
     return LoadedModel(card=card, potential=potential, folder=folder)
@@ -190,7 +189,7 @@ def build(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EnergyModel:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise ModelFileError(f"the weights of {card.name} do not fit its card: {' '.join(str(error).split())}") from None
-    return EnergyModel(network, scales, card.repulsion_reach)
+    return EnergyModel(network, scales, card.repulsion_reach, card.reads_tags)
 
 
 def choose_device(device: str) -> torch.device:

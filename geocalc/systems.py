@@ -7,7 +7,7 @@ Conventions: positions in Angstrom, rows of `cell` are lattice vectors (as ASE),
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -20,12 +20,12 @@ _ALONG = "along"
 
 def per_atom(optional: bool = False) -> Any:
     """Mark a dataclass field as having one row per atom."""
-    return field(metadata={_ALONG: "atom"}, **({"default": None} if optional else {}))
+    return field(metadata={_ALONG: "atom"}, default=None if optional else MISSING)
 
 
 def per_system(optional: bool = False) -> Any:
     """Mark a dataclass field as having one row per structure."""
-    return field(metadata={_ALONG: "system"}, **({"default": None} if optional else {}))
+    return field(metadata={_ALONG: "system"}, default=None if optional else MISSING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +77,12 @@ class Prediction:
     Attributes:
         energy: (n_systems,) eV.
         forces: (n_atoms, 3) eV/Angstrom, raw (constraints not applied), or None.
-        stress: (n_systems, 3, 3) eV/Angstrom^3, positive when the cell wants to shrink as in ASE, or None.
+        stress: (n_systems, 3, 3) eV/Angstrom^3, positive when the cell wants to shrink as in ASE, NaN where the cell has no
+            volume, or None.
         energy_std: (n_systems,) eV, spread over the frames that were averaged, or None.
         frame_degenerate: (n_systems,) bool, True where the frames rest on a broken tie, or None.
         direct_forces: (n_atoms, 3) eV/Angstrom of a direct head, where the network has one, or None.
+        atom_energies: (n_atoms,) eV, each atom's share without short-range repulsion, where the network has shares, or None.
     """
 
     energy: Tensor = per_system()
@@ -89,6 +91,7 @@ class Prediction:
     energy_std: Tensor | None = per_system(optional=True)
     frame_degenerate: Tensor | None = per_system(optional=True)
     direct_forces: Tensor | None = per_atom(optional=True)
+    atom_energies: Tensor | None = per_atom(optional=True)
 
 
 class Potential(Protocol):

@@ -129,7 +129,7 @@ def test_a_wire_does_not_depend_on_the_stored_images(policy: str) -> None:
     wire = cloud()
     wire.cell, wire.pbc = [[6.0, 0, 0], [0, 0, 0], [0, 0, 0]], (True, False, False)
     expected = energies_of(systems_of(wire), policy)
-    assert len(expected) == (8 if policy == "lattice" else 1)
+    assert len(expected) == 8
     torch.testing.assert_close(energies_of(systems_of(rewrapped(wire)), policy), expected, rtol=0, atol=EXACT)
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
+from geocalc.architectures.base import Network
 from geocalc.architectures.faenet import FAENet, FAENetSettings
 from geocalc.settings import Settings
 
@@ -17,7 +16,7 @@ class Architecture:
     """A network class and the settings it is built from."""
 
     settings: type[Settings]
-    build: Callable[[Any], nn.Module]
+    build: Callable[[Any], Network]
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {

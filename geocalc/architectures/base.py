@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from geocalc.nn.message import EdgeIndex
 
@@ -36,19 +36,27 @@ class NetworkOutput:
 
     Attributes:
         energy: (n_systems,).
+        atom_energies: (n_atoms,), each atom's share of the energy, or None.
         forces: (n_atoms, 3) of a direct head, or None.
     """
 
     energy: Tensor
+    atom_energies: Tensor | None = None
     forces: Tensor | None = None
 
 
-class Network(Protocol):
-    """A module from `NetworkInput` to `NetworkOutput`."""
+class Network(nn.Module, ABC):
+    """A module from `NetworkInput` to `NetworkOutput`.
+
+    Attributes:
+        cutoff: Angstrom; edges reach that far. max_neighbors: edges of each atom, None for all; see `build_graph`.
+        n_elements: atomic numbers below this have an embedding.
+    """
 
     cutoff: float
     max_neighbors: int | None
+    n_elements: int
 
-    def __call__(self, inputs: NetworkInput) -> NetworkOutput:
+    @abstractmethod
+    def forward(self, inputs: NetworkInput) -> NetworkOutput:
         """Energies (and direct forces) of the batch."""
-        ...

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from geocalc.architectures.base import NetworkInput, NetworkOutput
+from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
 from geocalc.nn.activation import swish
 from geocalc.nn.basis import GaussianBasis, polynomial_envelope
 from geocalc.nn.embedding import AtomEmbedding
@@ -73,13 +73,14 @@ class FAENetSettings(Settings):
     compact_tables: bool = False
 
 
-class FAENet(nn.Module):
+class FAENet(Network):
     """The network; see `FAENetSettings`."""
 
     def __init__(self, settings: FAENetSettings) -> None:
         super().__init__()
         s = settings
         self.cutoff, self.max_neighbors, self.smooth_cutoff = s.cutoff, s.max_neighbors, s.smooth_cutoff
+        self.n_elements = s.n_elements
         self.skip, self.weights = s.skip_co, s.energy_head
         self.basis = GaussianBasis(s.num_gaussians, s.cutoff)
         self.directional = GaussianBasis(s.directional_gaussians, s.cutoff) if s.directional_gaussians else None
@@ -111,6 +112,7 @@ class FAENet(nn.Module):
             if s.direct_forces
             else None
         )
+        self.edge_dtype: torch.dtype | None = None  # of edge features in forward passes without gradients
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -124,6 +126,8 @@ class FAENet(nn.Module):
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
         """Energies (n_systems,) and, with a direct head, forces (n_atoms, 3) in the frame."""
         edge, envelope = self.embed_edges(inputs.edge_vec)
+        if self.edge_dtype is not None and not torch.is_grad_enabled():
+            edge = edge.to(self.edge_dtype)
         hidden = self.embedding(inputs.numbers, inputs.tags)
         layers = [hidden]
         for block in self.blocks:
@@ -132,7 +136,11 @@ class FAENet(nn.Module):
         if self.join is not None:
             hidden = swish(self.join(torch.cat(layers, dim=1)))
         forces = None if self.force_head is None else self.force_head(hidden)
-        return NetworkOutput(energy=self._energy(hidden, layers, inputs), forces=forces)
+        atoms = self._atom_energies(hidden, layers)
+        energy = atoms.new_zeros(inputs.n_systems).index_add(0, inputs.system_idx, atoms)
+        if self.mix is not None:
+            energy = energy + self.mix.bias
+        return NetworkOutput(energy=energy, atom_energies=atoms, forces=forces)
 
     def embed_edges(self, edge_vec: Tensor) -> tuple[Tensor, Tensor]:
         """Edge vectors (n_edges, 3) to features (n_edges, num_filters) and envelope (n_edges, 1)."""
@@ -147,14 +155,15 @@ class FAENet(nn.Module):
         envelope = polynomial_envelope(length, self.cutoff) if self.smooth_cutoff else torch.ones_like(length)
         return edge, envelope[:, None]
 
-    def _energy(self, final: Tensor, layers: list[Tensor], inputs: NetworkInput) -> Tensor:
+    def _atom_energies(self, final: Tensor, layers: list[Tensor]) -> Tensor:
+        """Energy of each atom, (n_atoms,); those of all depths joined as `skip_co` says, but for the bias of `mix`."""
         if self.skip in (Skip.NONE, Skip.CONCAT_ATOM):
-            return self._summed(final, layers, inputs)
-        depths = torch.stack([self._summed(hidden, layers, inputs) for hidden in layers], dim=1)
-        return depths.sum(1) if self.mix is None else self.mix(depths).squeeze(1)
+            return self._weighted(final, layers)
+        depths = torch.stack([self._weighted(hidden, layers) for hidden in layers], dim=1)
+        return depths.sum(1) if self.mix is None else depths @ self.mix.weight[0]
 
-    def _summed(self, hidden: Tensor, layers: list[Tensor], inputs: NetworkInput) -> Tensor:
-        per_atom = self.energy(hidden)
+    def _weighted(self, hidden: Tensor, layers: list[Tensor]) -> Tensor:
+        energy = self.energy(hidden)
         if self.alpha is not None:
-            per_atom = per_atom * self.alpha(layers[0] if self.weights is EnergyWeights.INITIAL else hidden)
-        return per_atom.new_zeros(inputs.n_systems).index_add(0, inputs.system_idx, per_atom.squeeze(1))
+            energy = energy * self.alpha(layers[0] if self.weights is EnergyWeights.INITIAL else hidden)
+        return energy.squeeze(1)

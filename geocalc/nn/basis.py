@@ -25,6 +25,8 @@ class GaussianBasis(nn.Module):
     Source: Schuett et al., SchNet (2017), as used by FAENet.
     """
 
+    centers: Tensor
+
     def __init__(self, n_gaussians: int, cutoff: float) -> None:
         super().__init__()
         self.register_buffer("centers", torch.linspace(0.0, cutoff, n_gaussians), persistent=False)

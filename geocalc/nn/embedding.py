@@ -27,6 +27,10 @@ class AtomEmbedding(nn.Module):
         n_elements: rows of the element table, so atomic numbers up to `n_elements - 1`.
     """
 
+    periods: Tensor
+    groups: Tensor
+    properties: Tensor | None
+
     def __init__(
         self,
         width: int,
@@ -57,7 +61,6 @@ class AtomEmbedding(nn.Module):
         self.group = nn.Embedding(rows[1], period_group_width) if period_group_width else None
         self.register_buffer("periods", torch.from_numpy(elements.periods()), persistent=False)
         self.register_buffer("groups", torch.from_numpy(elements.groups()), persistent=False)
-        self.properties: Tensor | None
         if properties and property_width:
             self.properties = nn.Parameter(table)
         else:

@@ -39,7 +39,7 @@ class EnergyHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(n_atoms, width) to (n_atoms, 1)."""
-        return self.last(swish(self.first(hidden)))  # type: ignore[no-any-return]
+        return self.last(swish(self.first(hidden)))
 
 
 def _normalise(norm: ForceNorm, width: int) -> nn.Module:
@@ -89,4 +89,4 @@ class ForceHead(nn.Module):
         """(n_atoms, width) to (n_atoms, 3)."""
         for layer in self.residual:
             hidden = hidden + layer(hidden)
-        return self.last(self.dense(hidden))  # type: ignore[no-any-return]
+        return self.last(self.dense(hidden))

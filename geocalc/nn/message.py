@@ -81,7 +81,7 @@ def aggregate(
     Returns:
         (n_atoms, width), differentiable twice.
     """
-    return _Aggregate.apply(edge, center, neighbor, value, envelope, index, activate)  # type: ignore[no-any-return]
+    return _Aggregate.apply(edge, center, neighbor, value, envelope, index, activate)
 
 
 class _Aggregate(torch.autograd.Function):

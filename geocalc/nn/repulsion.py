@@ -23,6 +23,8 @@ class Repulsion(nn.Module):
     Source: Ziegler, Biersack, Littmark, The Stopping and Range of Ions in Solids (1985).
     """
 
+    radii: Tensor
+
     def __init__(self, reach: float) -> None:
         super().__init__()
         self.reach = reach

@@ -165,7 +165,9 @@ def build_model(recipe: Recipe, training: list[Sample]) -> EnergyModel:
     """Network and units of a recipe, weights drawn from the global seed."""
     architecture = ARCHITECTURES[recipe.model.architecture]
     network = architecture.build(architecture.settings.model_validate(recipe.model.settings))
-    return EnergyModel(network, fit_scales(training, recipe.references.elements), recipe.model.repulsion_reach)
+    return EnergyModel(
+        network, fit_scales(training, recipe.references.elements), recipe.model.repulsion_reach, recipe.model.reads_tags
+    )
 
 
 def averaged_model(recipe: Recipe, training: list[Sample], average: WeightAverage) -> EnergyModel:

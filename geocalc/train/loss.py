@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geocalc.errors import RecipeError
 from geocalc.systems import Prediction, Systems
 from geocalc.train.batches import Labels
 from geocalc.train.recipe import Training
@@ -43,8 +44,10 @@ def loss(
     target = zero
     if direct is not None and prediction.forces is not None and settings.gradient_target_weight:
         target = _force_error(direct, prediction.forces.detach(), weight)
+    substrate = _substrate(prediction.atom_energies, systems) if settings.substrate_weight else zero
     total = (
         settings.energy_weight * energy
+        + settings.substrate_weight * substrate
         + settings.force_weight * gradient
         + settings.direct_force_weight * head
         + settings.gradient_target_weight * target
@@ -56,3 +59,19 @@ def _force_error(predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean over atoms of |F - F_ref|."""
     error = ((predicted - wanted) ** 2).sum(1).add(TINY).sqrt()
     return (error * weight).sum() / weight.sum().clamp(min=TINY)
+
+
+def _substrate(shares: Tensor | None, systems: Systems) -> Tensor:
+    """Mean absolute energy share of atoms that do not adsorb: all of tag 0, and every atom of a structure without adsorbate.
+
+    A relaxed clean slab has adsorption energy zero however thick it is, so no layer of it may carry a share of its own: only then
+    does the energy of a thicker slab than those of the training data come out right.
+    """
+    if shares is None:
+        raise RecipeError(
+            "training.substrate_weight needs an architecture that gives each atom's share of the energy; set it to 0"
+        )
+    has_adsorbate = torch.zeros(systems.n_systems, dtype=torch.bool, device=shares.device)
+    has_adsorbate[systems.system_idx[systems.tags == 2]] = True
+    still = (systems.tags == 0) | ~has_adsorbate[systems.system_idx]
+    return shares[still].abs().mean() if bool(still.any()) else shares.new_zeros(())

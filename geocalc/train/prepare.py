@@ -1,44 +1,50 @@
-"""Labelled files to training samples: read, filter, split by relaxation, store."""
+"""Labelled files to training samples: filtered, split by relaxation, stored."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
+import itertools
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms
-from ase.constraints import FixAtoms
-from ase.io import iread
 
 from geocalc.errors import InputError
+from geocalc.train.labelled import Labelled, locate, refuse_zeroed, relaxations
 from geocalc.train.recipe import Data, Recipe, Source
-from geocalc.train.store import Sample, StoreInfo, read_info, write_store
+from geocalc.train.store import Sample, read_info, write_store
+
+__all__ = ["ReferenceRelaxation", "is_validation", "locate", "prepare", "reference_relaxations", "samples_of_file"]
 
 log = logging.getLogger(__name__)
-Labelled = tuple[Atoms, float, np.ndarray]
 
 
 def prepare(recipe: Recipe, folder: Path) -> Path:
-    """The store of a recipe's data under `folder`, made unless it is there already.
+    """The store of a recipe's data under `folder`, made unless it is there already and the files have not changed since.
 
     Raises:
-        InputError: a file is missing, holds no labels, or holds forces that a reader set to zero on fixed atoms.
+        InputError: a file is missing or unreadable, holds no labels, or holds forces that were set to zero on fixed atoms.
+        RunFolderError: the store cannot be written.
     """
-    key = hashlib.sha256(json.dumps(recipe.data.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+    learns_fixed = recipe.training.fixed_force_weight > 0
+    key = _key(recipe.data, learns_fixed)
     path = folder / f"data-{key}.lmdb"
     info = read_info(path)
     if info is None:
+        if learns_fixed:
+            for source in recipe.data.sources:
+                refuse_zeroed(source)
         dropped: Counter[str] = Counter()
-        info = write_store(path, _samples(recipe.data, dropped), key, dropped)
-        _check(info, recipe.data)
+        samples = _samples(recipe.data, dropped)
+        first = next(samples, None)
+        if first is None:
+            files = ", ".join(str(source.path) for source in recipe.data.sources)
+            raise InputError(f"no labelled frame of {files} passed the filters (left out: {dict(dropped)}); relax the filters")
+        info = write_store(path, itertools.chain([first], samples), key, dropped)
     log.info("%d samples in %s, left out: %s", info.n_samples, path.name, info.dropped or "none")
     return path
 
@@ -49,153 +55,88 @@ def is_validation(group: str, data: Data) -> bool:
     return int.from_bytes(digest[:8], "big") < data.validation_share * 2**64
 
 
-def locate(path: Path) -> Path:
-    """A source's path, looked up in `$GEOCALC_DATA` unless it exists as given.
-
-    Raises:
-        InputError: it is in neither place.
-    """
-    if path.is_file():
-        return path
-    root = os.environ.get("GEOCALC_DATA")
-    if root and (Path(root) / path).is_file():
-        return Path(root) / path
-    where = f"nor under GEOCALC_DATA={root}" if root else "and GEOCALC_DATA, the folder of data sets, is not set"
-    raise InputError(f"data file {path} was not found here, {where}")
-
-
-def _check(info: StoreInfo, data: Data) -> None:
-    if info.n_samples == 0:
-        files = ", ".join(str(source.path) for source in data.sources)
-        raise InputError(f"no labelled frame was left from {files} (left out: {info.dropped}); labels and filters need a look")
-
-
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRelaxation:
-    """First and last frame of a labelled relaxation; energies as the recipe defines them."""
+    """The frames of a labelled relaxation in order; energies as the recipe defines them."""
 
-    first: Sample
-    last: Sample
+    frames: tuple[Sample, ...]
+
+    @property
+    def first(self) -> Sample:
+        """Where it starts."""
+        return self.frames[0]
+
+    @property
+    def last(self) -> Sample:
+        """Where it ends."""
+        return self.frames[-1]
 
 
-def reference_relaxations(data: Data, source: int, validation: bool = True) -> list[ReferenceRelaxation]:
-    """The relaxations of one source that are held out (or those that are not), unfiltered but for the source's flags.
+def reference_relaxations(data: Data, source: int, validation: bool | None = True) -> list[ReferenceRelaxation]:
+    """The relaxations of one source on one side of the split, unfiltered but for the source's flags.
 
     Args:
-        data: of a recipe. source: place in `data.sources`. validation: which side of the split.
+        data: of a recipe. source: place in `data.sources`. validation: those held out, those that are not, or None for all.
     """
     chosen = []
-    for group, frames in _groups(data.sources[source], None, Counter()):
-        if is_validation(group, data) is validation and len(frames) > 1:
-            first, last = (_sample(f, group, k, source, validation) for k, f in ((0, frames[0]), (len(frames) - 1, frames[-1])))
-            chosen.append(ReferenceRelaxation(first=first, last=last))
+    for group, frames in relaxations(data.sources[source], None, Counter()):
+        held_out = is_validation(group, data)
+        if len(frames) > 1 and validation in (None, held_out):
+            samples = tuple(_sample(frame, group, k, source, held_out) for k, frame in enumerate(frames))
+            chosen.append(ReferenceRelaxation(frames=samples))
     return chosen
-
-
-def _samples(data: Data, dropped: Counter[str]) -> Iterator[Sample]:
-    for number, source in enumerate(data.sources):
-        for group, frames in _groups(source, data.max_jump, dropped):
-            for place, (atoms, energy, forces) in enumerate(frames):
-                if np.linalg.norm(forces, axis=1).max(initial=0.0) > data.max_force:
-                    dropped["force above max_force"] += 1
-                    continue
-                yield _sample((atoms, energy, forces), group, place, number, is_validation(group, data))
-
-
-def _sample(labelled: Labelled, group: str, place: int, source: int, validation: bool) -> Sample:
-    atoms, energy, forces = labelled
-    return Sample(
-        numbers=atoms.numbers.astype(np.int64),
-        tags=atoms.get_tags().astype(np.int64),
-        positions=atoms.positions.copy(),
-        forces=forces,
-        fixed=_fixed(atoms),
-        cell=np.array(atoms.cell),
-        pbc=atoms.pbc.copy(),
-        energy=energy,
-        group=group,
-        frame=place,
-        source=source,
-        validation=validation,
-    )
-
-
-def _groups(source: Source, max_jump: float | None, dropped: Counter[str]) -> Iterator[tuple[str, list[Labelled]]]:
-    """Labelled frames of each relaxation, cut off where the energy jumps."""
-    current: str | None = None
-    frames: list[Labelled] = []
-    for index, atoms in enumerate(_read(locate(source.path))):
-        group = str(atoms.info.get(source.group_key, f"{source.path}#{index}"))
-        if group != current and current is not None:
-            yield current, _cut(frames, max_jump, dropped)
-            frames = []
-        current = group
-        reason = _reject(atoms, source)
-        if reason:
-            dropped[reason] += 1
-            continue
-        results = atoms.calc.results  # raw: get_forces() would zero the forces of fixed atoms
-        energy = float(results["energy"])
-        energy += float(atoms.info[source.add_energy]) if source.add_energy else 0.0
-        energy -= float(atoms.info[source.subtract_energy]) if source.subtract_energy else 0.0
-        frames.append((atoms, energy, np.asarray(results["forces"], dtype=np.float64)))
-    if current is not None:
-        yield current, _cut(frames, max_jump, dropped)
-
-
-def _reject(atoms: Atoms, source: Source) -> str | None:
-    results = atoms.calc.results if atoms.calc is not None else {}
-    if "energy" not in results or "forces" not in results:
-        return "no energy or forces"
-    if any(bool(atoms.info.get(flag)) is not wanted for flag, wanted in source.require.items()):
-        return f"not {', '.join(source.require)}"
-    if str(atoms.info.get(source.exclude_key)) in source.exclude_groups:
-        return f"excluded by {source.exclude_key}"
-    return None
-
-
-def _cut(frames: list[Labelled], max_jump: float | None, dropped: Counter[str]) -> list[Labelled]:
-    """The last run of frames along which the energy follows -F.dx (mean force of the two ends) within `max_jump`."""
-    if max_jump is None:
-        return frames
-    start = 0
-    for k in range(1, len(frames)):
-        (before, e0, f0), (after, e1, f1) = frames[k - 1], frames[k]
-        work = -0.5 * float(np.sum((f0 + f1) * (after.positions - before.positions)))
-        if abs(e1 - e0 - work) > max_jump:
-            start = k
-    dropped["before an energy jump"] += start
-    return frames[start:]
-
-
-def _fixed(atoms: Atoms) -> np.ndarray:
-    mask = np.zeros((len(atoms), 3), dtype=bool)
-    for constraint in atoms.constraints:
-        if isinstance(constraint, FixAtoms):
-            mask[constraint.index] = True
-    return mask
-
-
-def _read(path: Path) -> Iterator[Atoms]:
-    if path.suffix == ".gz":  # ASE seeks in the file, which costs a decompression from the start each time
-        with gzip.open(path, "rt") as handle:
-            yield from iread(io.StringIO(handle.read()), index=":", format="extxyz")
-    else:
-        yield from iread(path, index=":")
 
 
 def samples_of_file(path: Path) -> list[Sample]:
     """Every labelled frame of a file with its stored energy, unfiltered.
 
     Raises:
-        InputError: the file is not found or holds no labels.
+        InputError: the file is not found, holds no labels, or forces that were set to zero on fixed atoms.
     """
     source = Source(path=path)
-    samples = [
+    refuse_zeroed(source)
+    return [
         _sample(frame, group, k, 0, True)
-        for group, frames in _groups(source, None, Counter())
+        for group, frames in relaxations(source, None, Counter())
         for k, frame in enumerate(frames)
     ]
-    if not samples:
-        raise InputError(f"{path} holds no frame with energy and forces; label them REF_energy and REF_forces")
-    return samples
+
+
+def _key(data: Data, learns_fixed: bool) -> str:
+    """Name of a store: it changes with the rules, and with the size or time of a file."""
+    stamps = [_stamp(locate(source.path)) for source in data.sources]
+    text = json.dumps([data.model_dump(mode="json"), stamps, learns_fixed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _stamp(path: Path) -> list[tuple[str, int, int]]:
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def _samples(data: Data, dropped: Counter[str]) -> Iterator[Sample]:
+    for number, source in enumerate(data.sources):
+        for group, frames in relaxations(source, data.max_jump, dropped):
+            for place, frame in enumerate(frames):
+                if np.linalg.norm(frame.forces, axis=1).max(initial=0.0) > data.max_force:
+                    dropped["force above max_force"] += 1
+                    continue
+                yield _sample(frame, group, place, number, is_validation(group, data))
+
+
+def _sample(frame: Labelled, group: str, place: int, source: int, validation: bool) -> Sample:
+    atoms = frame.atoms
+    return Sample(
+        numbers=atoms.numbers.astype(np.int64),
+        tags=frame.tags.astype(np.int64),
+        positions=atoms.positions.copy(),
+        forces=frame.forces,
+        fixed=frame.fixed,
+        cell=np.array(atoms.cell),
+        pbc=atoms.pbc.copy(),
+        energy=frame.energy,
+        group=group,
+        frame=place,
+        source=source,
+        validation=validation,
+    )

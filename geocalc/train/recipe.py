@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from geocalc.architectures import ARCHITECTURES
 from geocalc.card import EnergyKind
-from geocalc.errors import RecipeError
+from geocalc.errors import InputError, RecipeError
+from geocalc.frames import frame_policy
+from geocalc.potential import ForceMode
 from geocalc.settings import Settings, override, read_yaml
 
 
 class Source(Settings):
-    """One file of labelled structures.
+    """One file of labelled structures, or a folder of them.
 
     The training energy is the stored energy, plus `info[add_energy]`, minus `info[subtract_energy]` where these are named: with
     `add_energy: e_ads` and `subtract_energy: e_relaxed` a relaxation's total energies become adsorption energies.
@@ -23,6 +26,8 @@ class Source(Settings):
     path: Path
     add_energy: str | None = None
     subtract_energy: str | None = None
+    energy_key: str = Field("REF_energy", description="info key of the energy; the results of a stored calculator come next")
+    forces_key: str = Field("REF_forces", description="arrays key of the forces, constraints not applied; likewise")
     group_key: str = Field("sid", description="info key of the relaxation; frames of one group never fall in both splits")
     require: dict[str, bool] = Field(default_factory=dict, description="info flags a frame must have, e.g. converged: true")
     exclude_groups: tuple[str, ...] = Field((), description="values of `exclude_key` left out")
@@ -53,7 +58,10 @@ class Model(Settings):
     architecture: str
     settings: dict[str, Any] = Field(default_factory=dict)
     frames: str = Field("lattice", description="frame policy of the potential")
-    force_mode: str = "gradient"
+    reads_tags: bool = Field(
+        True, description="whether the energy may depend on tags; without, relabelling atoms changes nothing"
+    )
+    force_mode: ForceMode = ForceMode.GRADIENT
     repulsion_reach: float | None = Field(None, gt=0, lt=1)
 
 
@@ -72,8 +80,13 @@ class Training(Settings):
     force_weight: float = Field(5.0, ge=0)
     direct_force_weight: float = Field(0.0, ge=0)
     gradient_target_weight: float = Field(0.0, ge=0, description="direct forces towards the gradient, detached")
+    substrate_weight: float = Field(
+        0.0,
+        ge=0,
+        description="pull to zero of the energy shares of subsurface atoms and of clean slabs; adsorption energies only",
+    )
     fixed_force_weight: float = Field(0.2, ge=0, description="weight of forces on atoms that are held fixed")
-    precision: str = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     seed: int = 0
     evaluate_every: int = Field(1000, ge=1)
     checkpoint_every: int = Field(500, ge=1)
@@ -88,7 +101,6 @@ class About(Settings):
     level_of_theory: str
     references: str = Field(description="zero of energy in words")
     domain: str
-    tags: str = "oc20"
     licence: str = "MIT"
     data: tuple[str, ...] = Field((), description="data sets with licence and citation, one line each")
     limits: tuple[str, ...] = ()
@@ -114,12 +126,32 @@ def read_recipe(path: Path, assignments: tuple[str, ...] = ()) -> Recipe:
     """
     recipe = Recipe.parse(override(read_yaml(path), assignments), str(path))
     check_architecture(recipe.model, str(path))
+    check_forces(recipe, str(path))
     return recipe
 
 
 def check_architecture(model: Model, where: str) -> None:
-    """Refuse an unknown architecture or unknown settings of it."""
+    """Refuse an unknown architecture, unknown settings of it, or unknown frames."""
     if model.architecture not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise RecipeError(f"{where}: unknown architecture `{model.architecture}`; known are {known}")
+        near = difflib.get_close_matches(model.architecture, ARCHITECTURES, n=1)
+        known = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(ARCHITECTURES))}"
+        raise RecipeError(f"{where}: unknown architecture `{model.architecture}`; {known}")
     ARCHITECTURES[model.architecture].settings.parse(model.settings, f"{where}: model.settings")
+
+
+def check_forces(recipe: Recipe, where: str) -> None:
+    """Refuse losses that nothing in the network answers to, and frames that have no name."""
+    training, model = recipe.training, recipe.model
+    for key, name in (("model.frames", model.frames), ("training.frames", training.frames)):
+        try:
+            frame_policy(name)
+        except InputError as error:
+            raise RecipeError(f"{where}: `{key}`: {error}") from None
+    head = bool(model.settings.get("direct_forces"))
+    wanting = [key for key in ("direct_force_weight", "gradient_target_weight") if getattr(training, key)]
+    if model.force_mode is ForceMode.DIRECT:
+        wanting.append("model.force_mode: direct")
+    if wanting and not head:
+        raise RecipeError(f"{where}: `{wanting[0]}` needs a network with a force head; set model.settings.direct_forces: true")
+    if not any((training.energy_weight, training.force_weight, training.direct_force_weight, training.gradient_target_weight)):
+        raise RecipeError(f"{where}: every loss weight is zero, so there is nothing to learn; set training.energy_weight")

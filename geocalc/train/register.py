@@ -96,7 +96,7 @@ def make_card(recipe: Recipe, name: str, training: list[Sample], digest: str) ->
         reference_energies=references,
         energy_scale=model.energy_scale,
         force_scale=model.force_scale,
-        tags=about.tags,
+        reads_tags=recipe.model.reads_tags,
         frames=recipe.model.frames,
         force_mode=recipe.model.force_mode,
         conservative=recipe.model.force_mode == "gradient",

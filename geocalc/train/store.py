@@ -11,7 +11,7 @@ import lmdb
 import numpy as np
 from safetensors.numpy import load, save
 
-from geocalc.errors import InputError
+from geocalc.errors import GeoCalcError, InputError, RunFolderError
 
 SCHEMA = 1
 MAP_SIZE = 1 << 36  # bytes of address space, not of disk
@@ -56,12 +56,29 @@ class StoreInfo:
 
 
 def write_store(path: Path, samples: Iterable[Sample], key: str, dropped: dict[str, int]) -> StoreInfo:
-    """Write samples in order; the info record is written last, so a half-written store is never mistaken for a whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    env = lmdb.open(str(path), subdir=False, map_size=MAP_SIZE, readahead=False)
+    """Write samples in order, all in one transaction: a store holds everything or nothing.
+
+    Args:
+        path: file to write; what is there is replaced. samples: may be an iterator that counts what it leaves out.
+        key: of the recipe part that made it. dropped: counts by reason, read when the samples are through.
+    Raises:
+        RunFolderError: the disk is full or cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        with lmdb.open(str(path), subdir=False, map_size=MAP_SIZE, readahead=False) as env:
+            return _write(env, samples, key, dropped)
+    except BaseException as error:
+        _remove(path)
+        if isinstance(error, (lmdb.Error, OSError)) and not isinstance(error, GeoCalcError):
+            raise RunFolderError(f"cannot write {path}: {error}; free some space, or choose another place") from None
+        raise
+
+
+def _write(env: lmdb.Environment, samples: Iterable[Sample], key: str, dropped: dict[str, int]) -> StoreInfo:
     n = 0
     with env.begin(write=True) as transaction:
-        transaction.drop(env.open_db(None, txn=transaction), delete=False)
         for n, sample in enumerate(samples, start=1):
             arrays = {name: np.ascontiguousarray(getattr(sample, name)) for name in _ARRAYS}
             rest = {"energy": sample.energy, "group": sample.group, "frame": sample.frame}
@@ -69,20 +86,27 @@ def write_store(path: Path, samples: Iterable[Sample], key: str, dropped: dict[s
             transaction.put(b"%012d" % (n - 1), save(arrays | {"rest": np.frombuffer(json.dumps(rest).encode(), np.uint8)}))
         info = StoreInfo(schema=SCHEMA, key=key, n_samples=n, dropped=dict(dropped))
         transaction.put(_META, json.dumps(asdict(info)).encode())
-    env.close()
     return info
 
 
+def _remove(path: Path) -> None:
+    for file in (path, path.with_name(f"{path.name}-lock")):
+        file.unlink(missing_ok=True)
+
+
 def read_info(path: Path) -> StoreInfo | None:
-    """What the store at `path` holds; None if there is none or it is unfinished.
+    """What the store at `path` holds; None if there is none, or it is unfinished or damaged.
 
     Raises:
         InputError: the store was written by another schema version.
     """
     if not path.is_file():
         return None
-    with _open(path) as env, env.begin() as transaction:
-        text = transaction.get(_META)
+    try:
+        with _open(path) as env, env.begin() as transaction:
+            text = transaction.get(_META)
+    except lmdb.Error:  # no database: what a full disk or a copy left behind
+        return None
     if text is None:
         return None
     info = StoreInfo(**json.loads(text))

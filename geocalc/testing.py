@@ -1,0 +1,384 @@
+"""Physical laws of a potential as assertions, for our tests and for those of users.
+
+Each function takes any `Potential` and a batch, compares two predictions that the law says are the same, and raises
+AssertionError with what differed and by how much. `tolerance` is in eV; the same number serves forces in eV/Angstrom and
+stress in eV/Angstrom^3. Give the potential in float64: rounding in float32 is larger than the default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from geocalc.errors import InputError
+from geocalc.frames import random_rotations
+from geocalc.neighbors import build_graph, edge_vectors
+from geocalc.systems import Potential, Prediction, Systems, select, sum_per_system
+from geocalc.transforms import singles, supercell, turned
+
+TOLERANCE = 1e-6  # eV; far above rounding in float64, far below what any model resolves
+UNITS = {
+    "energy": "eV",
+    "forces": "eV/Angstrom",
+    "stress": "eV/Angstrom^3",
+    "direct_forces": "eV/Angstrom",
+    "atom_energies": "eV",
+}
+IN_PLANE_BASES = (((1, 1), (0, 1)), ((2, 1), (1, 1)), ((0, 1), (1, 0)), ((-1, 0), (0, 1)))  # integer, determinant 1 or -1
+CROSSING_STEP = 1e-4  # Angstrom; extrapolation from there to the cutoff is exact to 1e-11 of the third derivative
+
+Axis = Literal["z", "any"]
+
+
+def assert_translation_invariant(
+    potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE, seed: int = 0
+) -> None:
+    """Moving each structure as a whole changes nothing.
+
+    Args:
+        potential: under test. systems: batch. tolerance: eV, see above. seed: of the shifts, some Angstrom long.
+    Raises:
+        AssertionError: it does.
+    """
+    shifts = 3.0 * _normal((systems.n_systems, 3), seed)
+    moved = replace(systems, positions=systems.positions + shifts.to(systems.positions)[systems.system_idx])
+    _compare("translation", potential(moved), potential(systems), tolerance)
+
+
+def assert_rotation_invariant(
+    potential: Potential,
+    systems: Systems,
+    *,
+    axis: Axis = "any",
+    n_rotations: int = 2,
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+) -> None:
+    """Turning positions and cell together leaves the energy and turns forces and stress along.
+
+    Args:
+        potential: under test. systems: batch, each structure turned by a matrix of its own.
+        axis: `z` for turns about z only, `any` for all of SO(3). n_rotations: how many.
+        tolerance: eV, see above. seed: of the rotations.
+    Raises:
+        AssertionError: it does not.
+    """
+    expected = potential(systems)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(n_rotations):
+        matrices = random_rotations(systems.n_systems, 2 if axis == "z" else 3, True, generator).to(systems.positions)
+        _compare(f"rotation about {axis}", potential(turned(systems, matrices)), _along(expected, systems, matrices), tolerance)
+
+
+def assert_reflection_invariant(
+    potential: Potential, systems: Systems, *, axis: Axis = "any", tolerance: float = TOLERANCE, seed: int = 0
+) -> None:
+    """Reflecting positions and cell together leaves the energy and reflects forces and stress along.
+
+    Args:
+        potential: under test. systems: batch, each structure reflected in a plane of its own.
+        axis: `z` for planes that contain z, `any` for all planes. tolerance: eV, see above. seed: of the planes.
+    Raises:
+        AssertionError: it does not.
+    """
+    normal = _normal((systems.n_systems, 3), seed)
+    if axis == "z":
+        normal[:, 2] = 0.0
+    normal = normal / normal.norm(dim=1, keepdim=True)
+    matrices = (torch.eye(3, dtype=normal.dtype) - 2 * normal[:, :, None] * normal[:, None, :]).to(systems.positions)
+    expected = _along(potential(systems), systems, matrices)
+    _compare("reflection", potential(turned(systems, matrices)), expected, tolerance)
+
+
+def assert_permutation_equivariant(
+    potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE, seed: int = 0
+) -> None:
+    """Another order of the atoms of each structure leaves the energy and reorders the forces.
+
+    Args:
+        potential: under test. systems: batch. tolerance: eV, see above. seed: of the order.
+    Raises:
+        AssertionError: it does not.
+    """
+    key = torch.rand(systems.n_atoms, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    order = torch.argsort(systems.system_idx + key.to(systems.positions.device))
+    shuffled = replace(systems, **{name: getattr(systems, name)[order] for name in ("positions", "numbers", "tags", "fixed")})
+    expected = potential(systems)
+    per_atom = {name: value[order] for name, value in _atomic(expected).items()}
+    _compare("permutation", potential(shuffled), replace(expected, **per_atom), tolerance)
+
+
+def assert_batch_equalssingles(potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE) -> None:
+    """A structure has the same prediction in a batch as on its own.
+
+    Args:
+        potential: under test. systems: batch of two structures at least. tolerance: eV, see above.
+    Raises:
+        AssertionError: it has not.
+        InputError: there is only one structure.
+    """
+    if systems.n_systems < 2:
+        raise InputError("comparing a batch with its structures needs two structures at least, got 1")
+    together = potential(systems)
+    for k, single in enumerate(singles(systems)):
+        chosen = torch.arange(systems.n_systems, device=systems.system_idx.device) == k
+        _compare(f"structure {k} in a batch", potential(single), select(together, systems, chosen), tolerance)
+
+
+def assert_rewrap_invariant(potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE, seed: int = 0) -> None:
+    """Storing atoms in other periodic images changes nothing.
+
+    Args:
+        potential: under test. systems: batch with at least one periodic structure. tolerance: eV, see above.
+        seed: of the images, up to two cells away.
+    Raises:
+        AssertionError: it does.
+        InputError: no structure is periodic.
+    """
+    _need_periodic(systems, 1)
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(-2, 3, (systems.n_atoms, 3), generator=generator).to(systems.positions)
+    images = images * systems.pbc[systems.system_idx]
+    offsets = torch.einsum("ai,aij->aj", images, systems.cell[systems.system_idx])
+    stored = replace(systems, positions=systems.positions + offsets)
+    _compare("re-wrapping", potential(stored), potential(systems), tolerance)
+
+
+def assert_basis_invariant(potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE) -> None:
+    """Another choice of the in-plane lattice vectors of the same crystal changes nothing; also a left-handed one.
+
+    Args:
+        potential: under test. systems: batch with a structure periodic along two vectors at least; the last periodic vector
+            of three is taken as that across the slab. tolerance: eV, see above.
+    Raises:
+        AssertionError: it does.
+        InputError: no structure is periodic along two vectors.
+    """
+    _need_periodic(systems, 2)
+    expected = potential(systems)
+    for basis in IN_PLANE_BASES:
+        cell = systems.cell.clone()
+        for k, periodic in enumerate(systems.pbc.tolist()):
+            axes = [axis for axis in range(3) if periodic[axis]][:2]
+            if len(axes) == 2:
+                cell[k, axes] = torch.tensor(basis, dtype=cell.dtype, device=cell.device) @ systems.cell[k, axes]
+        _compare(f"basis {basis}", potential(replace(systems, cell=cell)), expected, tolerance)
+
+
+def assert_supercell_extensive(
+    potential: Potential, systems: Systems, *, repeats: int = 2, tolerance: float = TOLERANCE
+) -> None:
+    """An n x n supercell has n^2 times the energy, and the same force on every copy of an atom.
+
+    Args:
+        potential: under test. systems: batch with at least one periodic structure.
+        repeats: n, along the first two periodic vectors. tolerance: eV for each cell, see above.
+    Raises:
+        AssertionError: it has not.
+        InputError: no structure is periodic.
+    """
+    _need_periodic(systems, 1)
+    larger, origin = supercell(systems, repeats)
+    copies = larger.counts / systems.counts
+    found, expected = potential(larger), potential(systems)
+    per_atom = {name: value[origin] for name, value in _atomic(expected).items()}
+    _compare("supercell", replace(found, energy=found.energy / copies), replace(expected, **per_atom), tolerance)
+
+
+def assert_smooth_at_cutoff(potential: Potential, systems: Systems, cutoff: float, *, tolerance: float = TOLERANCE) -> None:
+    """Energy and forces are continuous while a distance passes through the cutoff.
+
+    In each structure the pair that is closest to the cutoff is taken through it, and predictions on both sides are
+    extrapolated to the cutoff.
+
+    Args:
+        potential: under test. systems: batch. cutoff: Angstrom, of the potential. tolerance: eV, see above.
+    Raises:
+        AssertionError: they jump.
+        InputError: no structure has a pair of atoms within twice the cutoff.
+    """
+    paths = [path for path in (_through(single, cutoff) for single in singles(systems)) if path is not None]
+    if not paths:
+        raise InputError(f"no structure has two atoms within {2 * cutoff:g} Angstrom; nothing can pass through the cutoff")
+    for k, path in enumerate(paths):
+        points = [potential(systems_at) for systems_at in path]
+        sides = [_extrapolated(near, far) for near, far in ((points[1], points[0]), (points[2], points[3]))]
+        _compare(f"across the cutoff (structure {k})", sides[1], sides[0], tolerance)
+
+
+def assert_forces_are_gradient(
+    potential: Potential,
+    systems: Systems,
+    *,
+    n_directions: int = 3,
+    step: float = 1e-3,
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+) -> None:
+    """Forces are minus the gradient of the energy: the slope along random directions equals that of central differences.
+
+    Args:
+        potential: under test. systems: batch. n_directions: how many, in which all atoms move.
+        step: Angstrom that the atom which moves most is moved; the error of the differences is of fourth order in it.
+        tolerance: eV/Angstrom. seed: of the directions.
+    Raises:
+        AssertionError: they are not, or there are none.
+    """
+    forces = potential(systems).forces
+    if forces is None:
+        raise AssertionError("gradient: the potential gave no forces")
+    for n in range(n_directions):
+        direction = _normal((systems.n_atoms, 3), seed + n).to(systems.positions)
+        direction = direction / direction.abs().max()
+        energies = [potential(replace(systems, positions=systems.positions + x * direction)).energy for x in _stencil(step)]
+        expected = -_slope(energies, step)
+        _close("gradient", "force along a direction", tolerance, sum_per_system((forces * direction).sum(1), systems), expected)
+
+
+def assert_stress_is_gradient(
+    potential: Potential,
+    systems: Systems,
+    *,
+    n_directions: int = 3,
+    step: float = 1e-4,
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+) -> None:
+    """Stress is the derivative of the energy by strain of positions and cell, divided by the volume.
+
+    Args:
+        potential: under test. systems: batch of structures whose cells have a volume.
+        n_directions: how many random symmetric strains. step: largest strain component.
+        tolerance: eV/Angstrom^3. seed: of the strains.
+    Raises:
+        AssertionError: it is not, or there is none.
+    """
+    stress = potential(systems).stress
+    if stress is None:
+        raise AssertionError("strain: the potential gave no stress")
+    volume = torch.linalg.det(systems.cell).abs()
+    unit = torch.eye(3).to(systems.cell)
+    for n in range(n_directions):
+        strain = _normal((systems.n_systems, 3, 3), seed + n).to(systems.cell)
+        strain = (strain + strain.transpose(1, 2)) / strain.abs().max() / 2
+        energies = [potential(turned(systems, unit + x * strain)).energy for x in _stencil(step)]
+        expected = _slope(energies, step) / volume
+        _close("strain", "stress along a strain", tolerance, (stress * strain).sum((1, 2)), expected)
+
+
+def assert_deterministic(potential: Potential, systems: Systems, *, tolerance: float = 0.0) -> None:
+    """The same batch gives the same prediction, whatever else has drawn random numbers in between.
+
+    Args:
+        potential: under test. systems: batch. tolerance: eV; 0 for the same bits.
+    Raises:
+        AssertionError: it does not.
+    """
+    expected = potential(systems)
+    with torch.random.fork_rng():
+        torch.rand(1)
+        _compare("a repeated call", potential(systems), expected, tolerance)
+
+
+def assert_inputs_unchanged(potential: Potential, systems: Systems) -> None:
+    """A call leaves its input as it was, bit by bit.
+
+    Args:
+        potential: under test. systems: batch.
+    Raises:
+        AssertionError: a field has changed.
+    """
+    before = {f.name: getattr(systems, f.name).clone() for f in fields(systems)}
+    potential(systems)
+    for name, value in before.items():
+        now = getattr(systems, name)
+        if not torch.equal(now, value) or now.requires_grad != value.requires_grad:
+            raise AssertionError(f"inputs: the call changed `{name}` of its input")
+
+
+def _normal(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _need_periodic(systems: Systems, n: int) -> None:
+    if not bool((systems.pbc.sum(1) >= n).any()):
+        raise InputError(f"this law needs a structure that is periodic along {n} cell vector{'s' * (n > 1)} at least; none is")
+
+
+def _atomic(prediction: Prediction) -> dict[str, Tensor]:
+    """The fields with one row per atom."""
+    values = {name: getattr(prediction, name) for name in ("forces", "direct_forces", "atom_energies")}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _along(prediction: Prediction, systems: Systems, matrices: Tensor) -> Prediction:
+    """Forces and stress turned by the (n_systems, 3, 3) matrix of their structure."""
+    vectors = {name: value for name, value in _atomic(prediction).items() if value.dim() == 2}
+    turned = {name: torch.einsum("ai,aij->aj", value, matrices[systems.system_idx]) for name, value in vectors.items()}
+    if prediction.stress is not None:
+        turned["stress"] = matrices.transpose(1, 2) @ prediction.stress @ matrices
+    return replace(prediction, **turned)
+
+
+def _through(single: Systems, cutoff: float) -> list[Systems] | None:
+    """One structure with a pair at -3, -1, 1 and 3 steps from the cutoff; None where there is no pair."""
+    graph = build_graph(single, 2 * cutoff)
+    vectors = edge_vectors(single.positions, single.cell, single.system_idx, graph)
+    lengths = vectors.norm(dim=1)
+    pairs = torch.nonzero(graph.senders != graph.receivers)[:, 0]
+    if not len(pairs):
+        return None
+    edge = pairs[(lengths[pairs] - cutoff).abs().argmin()]
+    unit = vectors[edge] / lengths[edge]
+    path = []
+    for steps in (-3, -1, 1, 3):
+        positions = single.positions.clone()
+        positions[graph.receivers[edge]] += (lengths[edge] - cutoff - steps * CROSSING_STEP) * unit
+        path.append(replace(single, positions=positions))
+    return path
+
+
+def _extrapolated(near: Prediction, far: Prediction) -> Prediction:
+    """Values at zero from those at one and three steps."""
+    values = {name: getattr(near, name) for name in UNITS if getattr(near, name) is not None}
+    return replace(near, **{name: 1.5 * value - 0.5 * getattr(far, name) for name, value in values.items()})
+
+
+def _stencil(step: float) -> tuple[float, float, float, float]:
+    return (-2 * step, -step, step, 2 * step)
+
+
+def _slope(energies: list[Tensor], step: float) -> Tensor:
+    """Derivative from values at the places of `_stencil`; the error is of fourth order."""
+    return (8 * (energies[2] - energies[1]) - (energies[3] - energies[0])) / (12 * step)
+
+
+def _compare(law: str, found: Prediction, expected: Prediction, tolerance: float) -> None:
+    """Every field of two predictions."""
+    for name, unit in UNITS.items():
+        pair = getattr(found, name), getattr(expected, name)
+        if (pair[0] is None) != (pair[1] is None):
+            raise AssertionError(f"{law}: `{name}` is there in one prediction and missing in the other")
+        if pair[0] is not None:
+            _close(law, name, tolerance, *pair, unit=unit)
+
+
+def _close(law: str, what: str, tolerance: float, found: Tensor, expected: Tensor, unit: str = "") -> None:
+    """Raise what differs most, where that is beyond the tolerance; NaN equals only NaN."""
+    if found.shape != expected.shape:
+        raise AssertionError(f"{law}: {what} has shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
+    if not found.numel():
+        return
+    gap = (found - expected).abs()
+    gap = torch.where(found.isnan() & expected.isnan(), 0.0, gap).nan_to_num(nan=torch.inf).flatten(1 if found.dim() > 1 else 0)
+    per_row = gap.amax(1) if found.dim() > 1 else gap
+    row = int(per_row.argmax())
+    worst = float(per_row[row])
+    if worst > tolerance:
+        raise AssertionError(
+            f"{law}: {what} differs by {worst:.3g} {unit} in row {row}, allowed {tolerance:.3g}: "
+            f"{found[row].tolist()} against {expected[row].tolist()}"
+        )

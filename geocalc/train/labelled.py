@@ -1,0 +1,233 @@
+"""Labelled files, one relaxation after the other: read, checked and filtered."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+
+from geocalc import readers
+from geocalc.errors import InputError
+from geocalc.io import fixed_mask
+from geocalc.labels import Labels, constraint_zeroed, labels
+from geocalc.readers import read_structures
+from geocalc.tags import TagsConverted, tags_of
+from geocalc.train.recipe import Source
+
+N_PROBED = 1000  # frames looked at for forces that a reader set to zero; whoever did that did it to every frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """One frame with its labels.
+
+    Attributes:
+        atoms: as read. tags: (n_atoms,) int64, OC20. fixed: (n_atoms, 3) bool.
+        energy: eV, as the source defines it. forces: (n_atoms, 3) eV/Angstrom, raw.
+    """
+
+    atoms: Atoms
+    tags: np.ndarray
+    fixed: np.ndarray
+    energy: float
+    forces: np.ndarray
+
+
+def locate(path: Path) -> Path:
+    """A source's file or folder, looked up in `$GEOCALC_DATA` unless it exists as given.
+
+    Raises:
+        InputError: it is in neither place.
+    """
+    if path.exists():
+        return path
+    root = os.environ.get("GEOCALC_DATA")
+    if root and (Path(root) / path).exists():
+        return Path(root) / path
+    where = f"nor under GEOCALC_DATA={root}" if root else "and GEOCALC_DATA, the folder of data sets, is not set"
+    raise InputError(f"data file {path} was not found here, {where}; check the path")
+
+
+def relaxations(source: Source, max_jump: float | None, dropped: Counter[str]) -> Iterator[tuple[str, list[Labelled]]]:
+    """Labelled frames of each relaxation, cut off where the energy jumps.
+
+    Frames of a relaxation follow each other in the file and share the value of `group_key`; where that is missing, a file in a
+    folder is a relaxation, and a frame of a single file is one of its own.
+
+    Args:
+        source: file or folder and its rules. max_jump: eV, see `cut`; None keeps every frame.
+        dropped: counts by reason, added to.
+    Yields:
+        Name of the relaxation, and its frames in order; there may be none left.
+    Raises:
+        InputError: the data cannot be read, hold no labels, or lack a key that the source names.
+    """
+    path = locate(source.path)
+    reader = _FrameReader(source, path)
+    current: str | None = None
+    frames: list[Labelled] = []
+    for found in _frames(path):
+        group = _group(found, source, path)
+        if group != current and current is not None:
+            yield current, cut(frames, max_jump, dropped)
+            frames = []
+        current = group
+        frame = reader.read(found, group, dropped)
+        if frame is not None:
+            frames.append(frame)
+    if current is not None:
+        yield current, cut(frames, max_jump, dropped)
+    reader.finish()
+
+
+def refuse_zeroed(source: Source) -> None:
+    """Raise if the forces of a source were stored after constraints had zeroed those of fixed atoms.
+
+    Raises:
+        InputError: they were; the message says how to store them raw.
+    """
+    path = locate(source.path)
+    frames = itertools.islice(_frames(path), N_PROBED)
+    labelled = (f.atoms for f in frames if _labels(f, source).forces is not None)
+    if constraint_zeroed(labelled, source.energy_key, source.forces_key):
+        raise InputError(
+            f"{path}: the forces on fixed atoms are exactly zero in every frame, so whatever wrote them applied the constraints, "
+            "and a network would learn the zeros; store atoms.get_forces(apply_constraint=False), or leave fixed atoms out of "
+            "the training with training.fixed_force_weight: 0"
+        )
+
+
+def cut(frames: list[Labelled], max_jump: float | None, dropped: Counter[str]) -> list[Labelled]:
+    """The last run of frames along which the energy follows -F.dx (mean force of the two ends) within `max_jump` eV."""
+    if max_jump is None:
+        return frames
+    start = 0
+    for k in range(1, len(frames)):
+        before, after = frames[k - 1], frames[k]
+        step = after.atoms.positions - before.atoms.positions
+        work = -0.5 * float(np.sum((before.forces + after.forces) * step))
+        if abs(after.energy - before.energy - work) > max_jump:
+            start = k
+    dropped["before an energy jump"] += start
+    return frames[start:]
+
+
+class _FrameReader:
+    """Turns structures of one source into labelled frames, and says at the end what was found."""
+
+    def __init__(self, source: Source, path: Path) -> None:
+        self._source, self._path = source, path
+        self._n_read = self._n_labelled = 0
+        self._first: tuple[str, Atoms, np.ndarray] | None = None
+        self._notes: Counter[str] = Counter()
+
+    def read(self, found: readers.Source, group: str, dropped: Counter[str]) -> Labelled | None:
+        """The frame with its labels; None where it is left out, which is counted."""
+        source, atoms = self._source, found.atoms
+        self._n_read += 1
+        stored = _labels(found, source)
+        if stored.energy is None or stored.forces is None:
+            dropped["no energy or forces"] += 1
+            return None
+        self._n_labelled += 1
+        reason = _reject(atoms, source)
+        if reason:
+            dropped[reason] += 1
+            return None
+        try:
+            _check_geometry(atoms)
+            fixed = fixed_mask(atoms)
+            tags = self._tags(group, atoms, fixed)
+        except InputError as error:
+            raise InputError(f"{_place(found)}: {error}") from None
+        return Labelled(atoms=atoms, tags=tags, fixed=fixed, energy=_energy(stored.energy, found, source), forces=stored.forces)
+
+    def finish(self) -> None:
+        """Say which tags were converted.
+
+        Raises:
+            InputError: no frame had labels.
+        """
+        if not self._n_labelled:
+            source = self._source
+            raise InputError(
+                f"none of the {self._n_read} structures in {self._path} has an energy and forces: looked for {source.energy_key} "
+                f"in info and {source.forces_key} in arrays, then for energy and forces of a stored calculator; label them, or "
+                "name your keys with energy_key and forces_key"
+            )
+        for note, count in self._notes.items():
+            warnings.warn(f"{self._path}: in {count} relaxations {note}", TagsConverted, stacklevel=2)
+
+    def _tags(self, group: str, atoms: Atoms, fixed: np.ndarray) -> np.ndarray:
+        """OC20 tags; frames of a relaxation that came with the same tags keep the reading of the first."""
+        if self._first is not None:
+            name, first, known = self._first
+            same = name == group and np.array_equal(first.numbers, atoms.numbers)
+            if same and np.array_equal(first.get_tags(), atoms.get_tags()):
+                return known
+        reading = tags_of(atoms, fixed)
+        if reading.note is not None:
+            self._notes[reading.note] += 1
+        self._first = (group, atoms, reading.tags)
+        return reading.tags
+
+
+def _frames(path: Path) -> Iterator[readers.Source]:
+    return (found for found in read_structures(path) if isinstance(found, readers.Source))
+
+
+def _group(found: readers.Source, source: Source, path: Path) -> str:
+    value = found.atoms.info.get(source.group_key)
+    if value is not None:
+        return str(value)
+    return f"{source.path}/{found.path.name}" if path.is_dir() else f"{source.path}#{found.index}"
+
+
+def _labels(found: readers.Source, source: Source) -> Labels:
+    try:
+        return labels(found.atoms, source.energy_key, source.forces_key)
+    except InputError as error:
+        raise InputError(f"{_place(found)}: {error}") from None
+
+
+def _place(found: readers.Source) -> str:
+    return f"structure {found.index} of {found.path}"
+
+
+def _reject(atoms: Atoms, source: Source) -> str | None:
+    if any(bool(atoms.info.get(flag)) is not wanted for flag, wanted in source.require.items()):
+        return f"not {', '.join(source.require)}"
+    if str(atoms.info.get(source.exclude_key)) in source.exclude_groups:
+        return f"excluded by {source.exclude_key}"
+    return None
+
+
+def _check_geometry(atoms: Atoms) -> None:
+    """Refuse what no neighbour list can use; overlapping atoms are left to the filter of large forces."""
+    cell = np.asarray(atoms.cell)
+    if not len(atoms):
+        raise InputError("it has no atoms; remove it")
+    if not (np.isfinite(atoms.positions).all() and np.isfinite(cell).all()):
+        raise InputError("a position or the cell is not a number; remove it or correct the file")
+    if (atoms.pbc & (np.abs(cell).max(axis=1) < 1e-6)).any():
+        raise InputError("pbc is on along a cell vector that is zero; set the cell, or pbc=False")
+
+
+def _energy(stored: float, found: readers.Source, source: Source) -> float:
+    energy = stored
+    for name, key, sign in (("add_energy", source.add_energy, 1.0), ("subtract_energy", source.subtract_energy, -1.0)):
+        if key is None:
+            continue
+        value = found.atoms.info.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
+            said = "no such key" if value is None else repr(value)
+            raise InputError(f"{_place(found)}: {name} names the info key {key!r}, which must hold an energy in eV; got {said}")
+        energy += sign * float(value)
+    return energy

@@ -1,0 +1,123 @@
+"""Which frame policy a relaxation can rest on: invariance, continuity along real relaxations, convergence, cost.
+
+Usage: GEOCALC_DATA=... python workflows/frame-policies/run.py [--model faenet-sfa] [--paths 20] [--relaxations 24]
+Writes workflows/frame-policies/results.json and prints the tables of the README beside this file. Validation relaxations of the
+model's recipe only (first source), float64, CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from geocalc import load_model
+from geocalc.evaluate import relax_references, summarise
+from geocalc.frames import random_rotations
+from geocalc.registry import LoadedModel, find_model
+from geocalc.systems import Systems, concatenate
+from geocalc.train.batches import collate
+from geocalc.train.prepare import locate, reference_relaxations
+from geocalc.train.recipe import read_recipe
+from geocalc.train.store import Sample
+
+POLICIES = ("cell", "lattice", "lattice-stochastic", "pca-2d-one", "pca-2d", "pca-edges-2d-one", "pca-edges-2d")
+STEP = 0.001  # Angstrom, largest move of any atom between neighbouring points of a path
+JUMP = 0.001  # eV; a larger difference than the forces explain is a jump
+AT_ONCE = 48  # structures evaluated together
+
+
+def energies_along(model: LoadedModel, frames: list[Sample]) -> tuple[np.ndarray, np.ndarray]:
+    """Energies (n,) eV and work -F.dx (n - 1,) eV between neighbouring points of the path through all frames, `STEP` apart."""
+    positions = [torch.from_numpy(f.positions) for f in frames]
+    points = [positions[0]]
+    for before, after in zip(positions[:-1], positions[1:], strict=True):
+        n = max(1, int(np.ceil(float((after - before).norm(dim=1).max()) / STEP)))
+        points += [before + (after - before) * (k / n) for k in range(1, n + 1)]
+    template, _ = collate(frames[:1])
+    energy, forces = [], []
+    for start in range(0, len(points), AT_ONCE):
+        told = model(concatenate([replace(template, positions=p) for p in points[start : start + AT_ONCE]]))
+        energy.append(told.energy)
+        forces.append(told.forces.reshape(len(told.energy), -1, 3))
+    f, x = torch.cat(forces), torch.stack(points)
+    work = -0.5 * ((f[1:] + f[:-1]) * (x[1:] - x[:-1])).sum((1, 2))
+    return torch.cat(energy).numpy(), work.numpy()
+
+
+def invariance(model: LoadedModel, samples: list[Sample]) -> dict[str, float]:
+    """Largest change of energy (eV) under operations that change nothing, over the samples."""
+    generator = torch.Generator().manual_seed(0)
+    systems, _ = collate(samples)
+    energy = model(systems).energy
+    worst: dict[str, float] = {"repeated call": float((model(systems).energy - energy).abs().max())}
+    for name, dimensions in (("rotation about z", 2), ("rotation", 3)):
+        turns = random_rotations(10, dimensions, True, generator).double()
+        worst[name] = max(float((model(turned(systems, q)).energy - energy).abs().max()) for q in turns)
+    shift = torch.tensor([0.31, 0.17, 0.0], dtype=torch.float64)
+    worst["shift and re-wrap"] = float((model(wrapped(systems, shift)).energy - energy).abs().max())
+    basis = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    worst["another lattice basis"] = float((model(replace(systems, cell=basis @ systems.cell)).energy - energy).abs().max())
+    return worst
+
+
+def turned(systems: Systems, rotation: torch.Tensor) -> Systems:
+    """The whole batch, cells included, turned."""
+    return replace(systems, positions=systems.positions @ rotation, cell=systems.cell @ rotation)
+
+
+def wrapped(systems: Systems, shift: torch.Tensor) -> Systems:
+    """The batch shifted by fractions of the cell and wrapped in the plane."""
+    cell = systems.cell[systems.system_idx]
+    fractional = torch.linalg.solve(cell.transpose(1, 2), systems.positions[:, :, None])[:, :, 0] + shift
+    fractional[:, :2] -= fractional[:, :2].floor()
+    return replace(systems, positions=torch.einsum("ai,aij->aj", fractional, cell))
+
+
+@click.command()
+@click.option("--model", default="faenet-sfa", show_default=True)
+@click.option("--paths", default=20, show_default=True)
+@click.option("--relaxations", default=24, show_default=True)
+@click.option("--policies", default=",".join(POLICIES), show_default=True)
+def main(model: str, paths: int, relaxations: int, policies: str) -> None:
+    """Measure and write."""
+    torch.set_num_threads(1)
+    recipe = read_recipe(find_model(model) / "recipe.yaml")
+    held_out = reference_relaxations(recipe.data, 0)
+    references = held_out[:: max(1, len(held_out) // relaxations)][:relaxations]
+    chosen = held_out[:: max(1, len(held_out) // paths)][:paths]
+    results = {}
+    for policy in policies.split(","):
+        loaded = load_model(model, dtype="float64", frames=policy, seed=0)
+        found: dict[str, object] = {"invariance_eV": invariance(loaded, [r.frames[-1] for r in held_out[:8]])}
+        jumps, largest, n_points = 0, 0.0, 0
+        for path in chosen:
+            energy, work = energies_along(loaded, list(path.frames))
+            rest = np.abs(np.diff(energy) - work)
+            jumps += int((rest > JUMP).sum())
+            largest, n_points = max(largest, float(rest.max(initial=0.0))), n_points + len(energy)
+        found["path"] = {"points": n_points, "jumps_above_1meV": jumps, "largest_unexplained_eV": largest}
+        for fmax in (0.05, 0.01):
+            started = time.perf_counter()
+            summary = summarise(relax_references(loaded, references, fmax=fmax, steps=200))
+            found[f"relax_fmax_{fmax}"] = {
+                "converged": summary.converged,
+                "model_calls": summary.model_calls,
+                "energy_mae": summary.energy_mae,
+                "seconds": round(time.perf_counter() - started, 1),
+            }
+        results[policy] = found
+        print(policy, json.dumps(found), flush=True)
+    about = {"model": model, "data": str(locate(recipe.data.sources[0].path).name), "paths": paths, "relaxations": relaxations}
+    (Path(__file__).parent / "results.json").write_text(
+        json.dumps({**about, "step_A": STEP, "policies": results}, indent=1) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

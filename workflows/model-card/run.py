@@ -1,0 +1,224 @@
+"""Measure a shipped model and write its metrics.json and README.md (the card).
+
+Usage: GEOCALC_DATA=... python workflows/model-card/run.py [faenet-sfa]
+Validation split of the model's own recipe (relaxations held out by name), and an outside set: adsorbates on (111) surfaces of nine
+metals in larger and thicker slabs than those of training (WWL-GPR, Xu, Reuter, Andersen 2022). float32, CPU, one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from ase import Atoms
+
+from geocalc import from_atoms, load_model, relax
+from geocalc.campaign import versions
+from geocalc.evaluate import relax_references, summarise
+from geocalc.readers import Source, read_structures
+from geocalc.registry import LoadedModel, find_model
+from geocalc.train.metrics import measure
+from geocalc.train.prepare import prepare, reference_relaxations
+from geocalc.train.recipe import Recipe, read_recipe
+from geocalc.train.store import read_store
+
+ROOT = Path(__file__).parents[2]
+OUTSIDE = "wwlgpr-simple-adsorbates"
+KNOWN = {"C", "CH", "CH2", "CH3", "H", "O", "OH"}  # adsorbates of both the training set and the outside set
+
+
+def single_points(model: LoadedModel, recipe: Recipe) -> dict[str, Any]:
+    """Energy and force errors on the held-out frames of each source."""
+    held_out = [s for s in read_store(prepare(recipe, ROOT / "runs" / "data")) if s.validation]
+    names = [str(source.path) for source in recipe.data.sources]
+    return {name: asdict(measure(model, [s for s in held_out if s.source == k])) for k, name in enumerate(names)}
+
+
+def relaxations(name: str, recipe: Recipe) -> dict[str, Any]:
+    """Held-out relaxations of the first source, from their first frames, under several settings."""
+    references = reference_relaxations(recipe.data, 0)
+    found = {}
+    for label, frames, optimizer, fmax in (
+        ("lattice, BFGS, fmax 0.05", "lattice", "bfgs", 0.05),
+        ("cell, BFGS, fmax 0.05", "cell", "bfgs", 0.05),
+        ("cell, FIRE, fmax 0.05", "cell", "fire", 0.05),
+        ("cell, BFGS, fmax 0.01", "cell", "bfgs", 0.01),
+    ):
+        pairs = relax_references(load_model(name, frames=frames), references, optimizer=optimizer, fmax=fmax, steps=300)
+        found[label] = asdict(summarise(pairs))
+        print(label, found[label], flush=True)
+    return found
+
+
+def outside(name: str) -> dict[str, Any]:
+    """Relaxed adsorption energies on an outside set against its DFT values."""
+    chosen: list[Atoms] = []
+    for item in read_structures(Path(os.environ["GEOCALC_DATA"]) / OUTSIDE):
+        if isinstance(item, Source) and item.atoms.constraints and str(item.atoms.info["facet"]) == "111":
+            metals = {a.symbol for a in item.atoms if a.tag != 2}
+            if len(metals) == 1 and item.atoms.info["adsorbate"] in KNOWN:
+                chosen.append(item.atoms)
+    wanted = np.array([float(a.info["e_ads"]) for a in chosen])
+    results = relax(chosen, name, frames="cell")
+    energies = np.array([r.record.energy for r in results], dtype=float)
+    error = energies - wanted
+    return {
+        "n": len(chosen),
+        "energy_mae": float(np.abs(error).mean()),
+        "energy_median": float(np.median(np.abs(error))),
+        "energy_mean_error": float(error.mean()),
+        "converged": float(np.mean([r.record.converged for r in results])),
+    }
+
+
+def speed(name: str) -> dict[str, float]:
+    """Milliseconds of one call with forces, 13 and 65 atoms, medians of 15."""
+    from ase.build import add_adsorbate, fcc111
+
+    times = {}
+    for size, label in (((2, 2, 3), "13 atoms"), ((4, 4, 4), "65 atoms")):
+        atoms = fcc111("Pt", size, vacuum=10.0)
+        atoms.set_tags([1 if tag == 1 else 0 for tag in atoms.get_tags()])
+        add_adsorbate(atoms, "O", 1.2, "fcc")
+        atoms.set_tags([*atoms.get_tags()[:-1], 2])
+        systems = from_atoms(atoms)
+        for frames in ("cell", "lattice"):
+            model, durations = load_model(name, frames=frames), []
+            for _ in range(17):
+                start = time.perf_counter()
+                model(systems)
+                durations.append(time.perf_counter() - start)
+            times[f"{label}, {frames}"] = round(float(np.median(durations[2:])) * 1e3, 1)
+    return times
+
+
+def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
+    """The README of the model folder."""
+    c = model.card
+    n_weights = sum(p.numel() for p in model.potential.model.network.parameters())
+    lines = [
+        f"# {c.name}",
+        "",
+        f"A conservative {c.architecture.upper()} potential ({n_weights:,} weights) trained by stochastic frame averaging for "
+        "relaxing small adsorbates on close-packed metal surfaces.",
+        "",
+        f"- **Energy:** {c.energy_kind.value} energy in eV; zero: {c.references}.",
+        f"- **Level of theory:** {c.level_of_theory}.",
+        f"- **Domain:** {c.domain}.",
+        f"- **Elements:** {' '.join(c.elements)}.",
+        "- **Forces:** exact gradient of the energy (`conservative: true`). No stress: cell relaxation is refused.",
+        f"- **Frames:** `{c.frames}` (average over the symmetry-equivalent lattice frames: exactly invariant under rotation, reflection, "
+        "translation, permutation, re-wrapping and choice of in-plane basis); `cell` is one of them, several times faster, and exact "
+        "but for the choice of basis.",
+        f"- **Tags:** {'read, in the convention of OC20' if c.reads_tags else 'ignored; relabelling atoms changes nothing'}.",
+        f"- **Licence of the weights:** {c.licence}.",
+        "",
+        "## Errors on held-out relaxations",
+        "",
+        f"{measured['machine']}; seed {recipe.training.seed}; split by relaxation id, {recipe.data.validation_share:.0%} held out and never "
+        "trained on, used for choosing the settings; command: `GEOCALC_DATA=... python workflows/model-card/run.py`.",
+        "",
+        "| held-out frames | n | energy MAE (eV) | force MAE, free atoms (eV/Å) | predicting zero |",
+        "|---|---|---|---|---|",
+    ]
+    for name, e in measured["single_points"].items():
+        row = f"| {Path(name).parent.name} | {e['n']} | {e['energy_mae']:.3f} | {e['force_mae']:.4f} | {e['force_null']:.4f} |"
+        lines.append(row)
+    lines += [
+        "",
+        "Relaxed from the first frame of each held-out relaxation on pure metals, at most 300 steps, compared with its relaxed DFT "
+        "geometry:",
+        "",
+        "| settings | n | e_ads MAE (eV) | median | within 0.1 eV | EwT | mean distance (Å) | ADwT | converged | runaways | calls |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for label, r in measured["relaxations"].items():
+        lines.append(
+            f"| {label} | {r['n']} | {r['energy_mae']:.3f} | {r['energy_median']:.3f} | {r['within_0p1']:.2f} | {r['within_0p02']:.2f} | "
+            f"{r['distance']:.3f} | {r['adwt']:.3f} | {r['converged']:.1%} | {r['runaways']} | {r['model_calls']:.1f} |"
+        )
+    first = next(iter(measured["relaxations"].values()))
+    out = measured["outside"]
+    lines += [
+        "",
+        f"Not moving at all: mean distance {first['distance_null']:.3f} Å, ADwT {first['adwt_null']:.3f}. The model at the DFT "
+        f"geometries: e_ads MAE {first['energy_mae_at_reference']:.3f} eV. A runaway is a relaxed energy more than 1 eV below the "
+        "reference.",
+        "",
+        f"Outside the training distribution, {out['n']} adsorbates on (111) slabs of nine metals, 3x3x4 instead of 2x2x3 (WWL-GPR, "
+        f"BEEF-vdW): e_ads MAE {out['energy_mae']:.2f} eV, median {out['energy_median']:.2f} eV, mean error "
+        f"{out['energy_mean_error']:+.2f} eV, {out['converged']:.0%} converged.",
+        "",
+        "Time of one call with forces on one thread: "
+        + "; ".join(f"{k}: {v:.0f} ms" for k, v in measured["milliseconds"].items())
+        + ".",
+        "",
+        "## Data",
+        "",
+        *(f"- {entry}" for entry in c.data),
+        "",
+        "The data are read from `$GEOCALC_DATA` and are not part of this repository. Filters: "
+        f"frames with a force above {recipe.data.max_force:g} eV/Å are left out, unconverged relaxations too, and frames before an energy "
+        f"jump of more than {recipe.data.max_jump:g} eV against the work of the forces (spin flips).",
+        "",
+        "## Limits",
+        "",
+        *(f"- {entry}" for entry in c.limits),
+        "",
+        "## Reproduce",
+        "",
+        "```bash",
+        f"GEOCALC_DATA=... geocalc train models/{c.name}/recipe.yaml --out runs/{c.name}",
+        f"geocalc register runs/{c.name} --name {c.name}",
+        "GEOCALC_DATA=... python workflows/model-card/run.py",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def processor() -> str:
+    """Name of the CPU."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@click.command()
+@click.argument("name", default="faenet-sfa")
+def main(name: str) -> None:
+    """Measure and write."""
+    torch.set_num_threads(1)
+    folder = find_model(name)
+    recipe = read_recipe(folder / "recipe.yaml")
+    model = load_model(name)
+    measured = {
+        "machine": f"{processor()}, one thread, float32, torch {torch.__version__}",
+        "command": f"python workflows/model-card/run.py {name}",
+        "versions": versions(),
+        "seed": recipe.training.seed,
+        "steps": recipe.training.steps,
+        "single_points": single_points(model, recipe),
+        "relaxations": relaxations(name, recipe),
+        "outside": outside(name),
+        "milliseconds": speed(name),
+    }
+    (folder / "metrics.json").write_text(json.dumps(measured, indent=1) + "\n")
+    (folder / "README.md").write_text(card(model, recipe, measured))
+    print(card(model, recipe, measured))
+
+
+if __name__ == "__main__":
+    main()
