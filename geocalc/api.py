@@ -51,7 +51,7 @@ def relax(
     Returns:
         One result per structure, in order.
     Raises:
-        ModelNotFoundError, ModelFileError, RecipeError: the model or a setting is not right.
+        ModelNotFoundError, ModelFileError, RecipeError, InputError: the model or a setting is not right.
     """
     settings = RelaxSettings.parse(
         {

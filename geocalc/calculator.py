@@ -4,25 +4,47 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.constraints import FixAtoms, FixCartesian
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from geocalc.errors import InputError, NonFiniteError
 from geocalc.io import from_atoms
 from geocalc.potential import ForceMode
 from geocalc.registry import LoadedModel, load_model
 from geocalc.systems import Systems
 
+STEP = 1.0  # Angstrom; a structure in which an atom is further from where it last was is another one, and is read anew
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A structure as it was last seen: tags as given, and as the model takes it."""
+
+    tags: np.ndarray
+    systems: Systems
+
+    def leads_to(self, atoms: Atoms) -> bool:
+        """Whether these atoms are that structure, at most a step later."""
+        old = self.systems
+        return bool(
+            np.array_equal(old.numbers.numpy(), atoms.numbers)
+            and np.array_equal(self.tags, atoms.get_tags())
+            and np.array_equal(old.pbc[0].numpy(), atoms.pbc)
+            and (np.abs(atoms.positions - old.positions.numpy()) < STEP).all()
+        )
+
 
 class GeoCalc(Calculator):
     """Energies and forces of a geocalc model for ASE.
 
-    `atoms.calc = GeoCalc("faenet-sfa")`; any ASE optimiser, molecular dynamics or nudged elastic band then works. Energies in eV
+    `atoms.calc = GeoCalc("faenet-sfa")`; any ASE optimiser, molecular dynamics or elastic band then works. Energies in eV
     (of the kind the card declares, see `calc.energy_kind`), forces in eV/Angstrom, stress in eV/Angstrom^3 (Voigt) only for
     models trained on it.
 
@@ -33,6 +55,8 @@ class GeoCalc(Calculator):
         frames: a frame policy other than the card's: `lattice` (exact), `cell` (several times cheaper).
         strict: refuse tags that would have to be converted, instead of converting them with a warning.
         seed: for stochastic frame policies.
+    Attributes:
+        energy_std: eV, spread over the frames that the last energy is the mean of.
     Raises:
         ModelNotFoundError, ModelFileError, InputError: see `geocalc.load_model`.
     """
@@ -63,7 +87,8 @@ class GeoCalc(Calculator):
             frames=frames or card.frames,
             dtype=dtype,
         )
-        self._converted: tuple[np.ndarray, np.ndarray, torch.Tensor] | None = None
+        self.energy_std: float | None = None
+        self._known: _Known | None = None
 
     @property
     def energy_kind(self) -> str:
@@ -71,9 +96,10 @@ class GeoCalc(Calculator):
         return self.model.card.energy_kind.value
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What changed since the last calculation; tags count, since the model reads them."""
+        """What changed since the last calculation; tags count where the model reads them."""
         changes = super().check_state(atoms, tol=tol)
-        if self.atoms is not None and not np.array_equal(self.atoms.get_tags(), atoms.get_tags()):
+        reads_tags = self.model.card.reads_tags
+        if reads_tags and self.atoms is not None and not np.array_equal(self.atoms.get_tags(), atoms.get_tags()):
             changes.append("tags")
         return changes
 
@@ -91,27 +117,48 @@ class GeoCalc(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Evaluate the model; ASE calls this."""
+        """Evaluate the model; ASE calls this.
+
+        Raises:
+            InputError: the structure cannot be used; see `geocalc.from_atoms`.
+            NonFiniteError: the model gave no number for it.
+        """
         super().calculate(atoms, list(properties), list(system_changes))
-        prediction = self.model(self._systems(self.atoms))
+        structure = self.atoms
+        if structure is None:
+            raise InputError("there is no structure to calculate; attach the calculator with atoms.calc = calc, or pass atoms")
+        prediction = self.model(self._systems(structure))
         energy = float(prediction.energy[0])
+        if not np.isfinite(energy) or (prediction.forces is not None and not bool(prediction.forces.isfinite().all())):
+            raise NonFiniteError(
+                f"{self.model.card.name} gave an energy of {energy} eV or forces that are no numbers for {structure.symbols}; "
+                "look at its shortest distances and at the weights of the model"
+            )
         results: dict[str, Any] = {"energy": energy, "free_energy": energy}
         if prediction.forces is not None:
             results["forces"] = prediction.forces.cpu().numpy()
-        if prediction.stress is not None:
+        if prediction.stress is not None and structure.cell.rank == 3:
             results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].cpu().numpy())
-        if prediction.energy_std is not None:
-            results["energy_std"] = float(prediction.energy_std[0])
+        self.energy_std = None if prediction.energy_std is None else float(prediction.energy_std[0])
         self.results = results
 
     def _systems(self, atoms: Atoms) -> Systems:
-        """The structure with tags as read when they or the elements last changed, so that no step of a path rereads them."""
-        if not self.model.card.reads_tags:
-            return from_atoms(atoms, use_tags=False)
-        raw, numbers = atoms.get_tags(), atoms.numbers
-        known = self._converted
-        if known is not None and np.array_equal(known[0], raw) and np.array_equal(known[1], numbers):
-            return replace(from_atoms(atoms, use_tags=False), tags=known[2])
-        systems = from_atoms(atoms, strict=self.strict)
-        self._converted = (raw.copy(), numbers.copy(), systems.tags)
+        """The structure as the model takes it, checked and its tags read; the next step of a path keeps its tags."""
+        known = self._known
+        if known is None or not known.leads_to(atoms):
+            systems = from_atoms(_plain(atoms), strict=self.strict, use_tags=self.model.card.reads_tags)
+        else:
+            positions, cell = atoms.positions.astype(np.float64), np.array(atoms.cell, dtype=np.float64)
+            systems = replace(known.systems, positions=torch.from_numpy(positions), cell=torch.from_numpy(cell)[None])
+        self._known = _Known(atoms.get_tags(), systems)
         return systems
+
+
+def _plain(atoms: Atoms) -> Atoms:
+    """The structure with the constraints that tell which atoms are held; ASE itself sees to all of them."""
+    held = [constraint for constraint in atoms.constraints if isinstance(constraint, FixAtoms | FixCartesian)]
+    if len(held) == len(atoms.constraints):
+        return atoms
+    plain = atoms.copy()
+    plain.set_constraint(held)
+    return plain

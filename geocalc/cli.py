@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
@@ -28,6 +29,12 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except GeoCalcError as error:
             click.echo(f"geocalc: {error}", err=True)
+            ctx.exit(EXIT_ERROR)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read our output has gone; click knows what to do
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            click.echo(f"geocalc: {place}{error.strerror or error}", err=True)
             ctx.exit(EXIT_ERROR)
 
 
@@ -65,7 +72,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--steps", type=int, default=300, show_default=True, help="Steps allowed for each structure.")
 @click.option("--traj", default="ends", show_default=True, help="Geometries kept: none, ends, every:N or full.")
 @click.pass_context
-def relax(ctx: click.Context, inputs: tuple[Path, ...], **options: Any) -> None:
+def relax(ctx: click.Context, /, inputs: tuple[Path, ...], **options: Any) -> None:
     """Relax structures; INPUTS are files that ASE reads, folders, or OC20 LMDB.
 
     Exit status: 0 all converged, 1 error, 2 usage, 3 finished but some structure did not converge or is flagged.
@@ -77,7 +84,7 @@ def relax(ctx: click.Context, inputs: tuple[Path, ...], **options: Any) -> None:
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_common
 @click.pass_context
-def predict(ctx: click.Context, inputs: tuple[Path, ...], **options: Any) -> None:
+def predict(ctx: click.Context, /, inputs: tuple[Path, ...], **options: Any) -> None:
     """Evaluate structures as they are: a single point with an energy-and-force model."""
     _run(ctx, "predict", inputs, options, {"steps": 0, "traj": "none"})
 
@@ -137,8 +144,9 @@ def train(recipe: Path, out: Path | None, resume: bool, **options: Any) -> None:
     """Train a potential from a RECIPE (YAML); killed runs go on with --resume as if nothing had happened."""
     from geocalc.commands.train import train_command
 
-    folder = train_command(recipe, out, resume, report=_train_line if sys.stderr.isatty() else None, **options)
-    click.echo(f"{folder}: done; `geocalc register {folder} --name NAME` makes it a model")
+    said = train_command(recipe, out, resume, report=_train_line if sys.stderr.isatty() else None, **options)
+    if said is not None:
+        click.echo(said)
 
 
 def _train_line(progress: Progress) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +33,7 @@ def learning_curve(points: Mapping[str, Sequence[tuple[int, float, float]]], pat
         points: for each source (step, energy MAE in eV, force MAE in eV/Angstrom). path: PNG to write.
     """
     figure, axes = _figure(2)
-    for (source, rows), color in zip(points.items(), (BLUE, ORANGE, GREY, "black"), strict=False):
+    for (source, rows), color in zip(points.items(), itertools.cycle((BLUE, ORANGE, GREY, "black")), strict=False):
         table = np.array(rows)
         for axis, column in zip(axes, (1, 2), strict=True):
             axis.plot(table[:, 0], table[:, column], "o-", ms=3, color=color, label=Path(source).parent.name or source)
@@ -53,7 +55,7 @@ def parity(predicted: np.ndarray, reference: np.ndarray, quantity: str, path: Pa
     return _save(figure, path)
 
 
-def _figure(columns: int):  # type: ignore[no-untyped-def]
+def _figure(columns: int) -> tuple[Any, list[Any]]:
     require_matplotlib()
     from matplotlib.figure import Figure
 
@@ -64,7 +66,7 @@ def _figure(columns: int):  # type: ignore[no-untyped-def]
     return figure, axes
 
 
-def _save(figure, path: Path) -> Path:  # type: ignore[no-untyped-def]
+def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
     return path

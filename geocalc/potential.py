@@ -80,7 +80,7 @@ class NetworkPotential:
         seed: of the frames that a stochastic policy draws, anew in every call (studies only).
         elements: atomic numbers it accepts; empty for all that the network has an embedding for.
     Raises:
-        InputError: the policy is stochastic and there is no seed.
+        InputError: the policy is stochastic and there is no seed, or stress is asked for without gradient forces.
     """
 
     model: EnergyModel
@@ -91,9 +91,11 @@ class NetworkPotential:
     elements: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse frames that nothing could draw."""
+        """Refuse frames that nothing could draw, and stress that nothing would compute."""
         if self.policy.pick is FramePick.STOCHASTIC and self.seed is None:
             raise InputError("this frame policy draws frames at random and needs a seed; give one, or use `lattice` or `cell`")
+        if self.stress and self.force_mode is not ForceMode.GRADIENT:
+            raise InputError("stress is the derivative of the energy by strain, which needs gradient forces; leave stress off")
 
     def __call__(self, systems: Systems) -> Prediction:
         """Energies and forces of every structure; the graph is built anew.
@@ -103,7 +105,7 @@ class NetworkPotential:
                 structure the neighbour list cannot handle (zero cell with pbc, positions that are not numbers).
         """
         network = self.model.network
-        _check(systems, self.elements, network.n_elements)
+        _check(systems, self.elements, network.n_elements, self.model.reads_tags)
         systems = systems.to(self.model.references.device)
         generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
         graph = build_graph(systems, network.cutoff, network.max_neighbors)
@@ -111,14 +113,14 @@ class NetworkPotential:
         return detach(prediction)
 
 
-def _check(systems: Systems, known: tuple[int, ...], n_elements: int) -> None:
+def _check(systems: Systems, known: tuple[int, ...], n_elements: int, reads_tags: bool) -> None:
     """Refuse what would end as an index error inside the network, or as a number without meaning."""
     if systems.n_systems == 0:
         raise InputError("no structures were given; at least one is needed")
     empty = torch.nonzero(systems.counts == 0)
     if len(empty):
         raise InputError(f"structure {int(empty[0])} of the batch has no atoms; remove it")
-    if int(systems.tags.min()) < 0 or int(systems.tags.max()) >= N_TAGS:
+    if reads_tags and (int(systems.tags.min()) < 0 or int(systems.tags.max()) >= N_TAGS):
         found = systems.tags.unique().tolist()
         raise InputError(
             f"tags must be 0 (below the surface), 1 (surface) or 2 (adsorbate), got {found}; see geocalc.from_atoms"

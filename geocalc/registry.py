@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import yaml
@@ -25,6 +27,7 @@ from geocalc.systems import Prediction, Systems
 
 CARD, WEIGHTS = "model.yaml", "weights.safetensors"
 LFS_POINTER = b"version https://git-lfs"
+Part = TypeVar("Part")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -83,19 +86,23 @@ def list_models() -> dict[str, list[Path]]:
 
 
 def find_model(name: str | os.PathLike[str]) -> Path:
-    """The folder of a model, from a path or a name.
+    """The folder of a model, from a path (a `Path`, or text with a separator) or a name.
+
+    A name is looked up in the working directory too, where it may not mean another model than elsewhere.
 
     Raises:
         ModelNotFoundError: nothing of that name; the message lists near names and where geocalc looked.
         ModelFileError: the name is found in two folders.
     """
-    path = Path(name)
-    if (path / CARD).is_file():
-        return path
-    if path.is_dir() or len(path.parts) > 1:
+    here = Path(name)
+    if not isinstance(name, str) or os.sep in name:
+        if (here / CARD).is_file():
+            return here
         raise ModelNotFoundError(f"{name} is not a model folder: it has no {CARD}")
     models = list_models()
-    places = models.get(str(name), [])
+    places = models.get(name, [])
+    if (here / CARD).is_file() and here.resolve() not in [place.resolve() for place in places]:
+        places = [here, *places]
     if len(places) > 1:
         both = " and ".join(str(place) for place in places)
         raise ModelFileError(
@@ -103,7 +110,7 @@ def find_model(name: str | os.PathLike[str]) -> Path:
         )
     if places:
         return places[0]
-    near = difflib.get_close_matches(str(name), models, n=3, cutoff=0.4) or sorted(models)
+    near = difflib.get_close_matches(name, models, n=3, cutoff=0.4) or sorted(models)
     hint = f"did you mean {' or '.join(near)}?" if near else "no models are installed"
     looked = ", ".join(str(folder) for folder in search_path())
     raise ModelNotFoundError(f"no model is named {name!r}; {hint} (looked in {looked})")
@@ -153,17 +160,17 @@ def load_model(
         raise InputError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     folder = find_model(name)
     card = read_card(folder)
-    policy = frame_policy(frames or card.frames)
+    policy = frame_policy(frames) if frames else _in_card(card, lambda: frame_policy(card.frames))
     target = choose_device(device)
     model = build(card, _read_weights(folder / WEIGHTS, card)).to(target)
     model.network.to(DTYPES[dtype])
     potential = NetworkPotential(
         model=model.eval().requires_grad_(False),
         policy=policy,
-        force_mode=ForceMode(card.force_mode),
+        force_mode=_force_mode(card),
         stress=stress or card.stress,
         seed=seed,
-        elements=tuple(elements.symbols().index(symbol) for symbol in card.elements),
+        elements=tuple(_atomic_number(symbol, card) for symbol in card.elements),
     )
     return LoadedModel(card=card, potential=potential, folder=folder)
 
@@ -172,7 +179,8 @@ def build(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EnergyModel:
     """The energy model of a card with given weights.
 
     Raises:
-        ModelFileError: the architecture is unknown or the weights do not fit it.
+        ModelFileError: the architecture or one of its settings is unknown, the weights do not fit it, or the cutoff of the card
+            is not that of the network.
     """
     if card.architecture not in ARCHITECTURES:
         raise ModelFileError(
@@ -181,15 +189,44 @@ def build(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EnergyModel:
     architecture = ARCHITECTURES[card.architecture]
     references = torch.zeros(elements.N_ELEMENTS + 1, dtype=torch.float64)
     for symbol, energy in card.reference_energies.items():
-        references[elements.symbols().index(symbol)] = energy
+        references[_atomic_number(symbol, card)] = energy
     scales = Scales(energy=card.energy_scale, forces=card.force_scale, references=references)
     with torch.random.fork_rng(devices=[]):
-        network = architecture.build(architecture.settings.parse(card.settings, f"model {card.name}: settings"))
+        network = _in_card(card, lambda: architecture.build(architecture.settings.parse(card.settings, "settings")))
+    if network.cutoff != card.cutoff:
+        raise ModelFileError(
+            f"the card of {card.name} says cutoff {card.cutoff} Angstrom, the settings of its network say {network.cutoff}; "
+            "one of them was changed; install the model again"
+        )
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise ModelFileError(f"the weights of {card.name} do not fit its card: {' '.join(str(error).split())}") from None
     return EnergyModel(network, scales, card.repulsion_reach, card.reads_tags)
+
+
+def _in_card(card: ModelCard, read: Callable[[], Part]) -> Part:
+    """What `read` makes of a part of the card; a fault in it is one of the model's files."""
+    try:
+        return read()
+    except (InputError, RecipeError) as error:
+        raise ModelFileError(f"the card of {card.name} cannot be used: {error}") from None
+
+
+def _atomic_number(symbol: str, card: ModelCard) -> int:
+    known = elements.symbols()[1:]
+    if symbol not in known:
+        raise ModelFileError(f"the card of {card.name} names the element {symbol!r}, which does not exist; correct its {CARD}")
+    return known.index(symbol) + 1
+
+
+def _force_mode(card: ModelCard) -> ForceMode:
+    allowed = [mode.value for mode in ForceMode]
+    if card.force_mode not in allowed:
+        raise ModelFileError(
+            f"the card of {card.name} has force_mode {card.force_mode!r}; it must be one of {', '.join(allowed)}"
+        )
+    return ForceMode(card.force_mode)
 
 
 def choose_device(device: str) -> torch.device:
@@ -204,8 +241,12 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise InputError(f"device {device!r} is unknown; choose auto, cpu or cuda") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise InputError(f"device {device!r} cannot be used, for want of float64 or of kernels; choose auto, cpu or cuda")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {device!r} was asked for but no CUDA device is available; use cpu or auto")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {device!r} was asked for but there are {torch.cuda.device_count()}, numbered from 0")
     return chosen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,10 +63,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         RecipeError: the file is missing, is not YAML, or does not hold a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"cannot read {path}: {error.strerror or error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must hold a mapping of settings, got {type(values).__name__}")
@@ -75,23 +76,39 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def override(values: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:
     """A copy of `values` with each `a.b=1` of `assignments` applied; values are read as YAML.
 
+    A number in a key is a place in a list, counted from 0: `data.sources.0.weight=2`.
+
     Raises:
-        RecipeError: an assignment has no '=' or descends into something that is not a mapping.
+        RecipeError: an assignment has no '=', is not YAML, or descends into something that is not a mapping.
     """
-    result = _copy(values)
+    result = copy.deepcopy(values)
     for assignment in assignments:
         key, found, text = assignment.partition("=")
         if not found:
             raise RecipeError(f"--set needs key=value, got {assignment!r}; for example --set training.steps=100")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--set {assignment}: the value is not valid YAML: {' '.join(str(error).split())}") from None
         *parents, last = key.split(".")
-        place = result
+        place: Any = result
         for name in parents:
-            place = place.setdefault(name, {})
-            if not isinstance(place, dict):
-                raise RecipeError(f"--set {assignment}: `{name}` is a value, not a group of settings")
-        place[last] = yaml.safe_load(text)
+            place = _inside(place, name, assignment)
+        if isinstance(place, list):
+            _inside(place, last, assignment)
+            place[int(last)] = value
+        else:
+            place[last] = value
     return result
 
 
-def _copy(values: Any) -> Any:
-    return {key: _copy(value) for key, value in values.items()} if isinstance(values, dict) else values
+def _inside(place: Any, name: str, assignment: str) -> Any:
+    """The mapping or list under `name`; a mapping that is not there yet is made."""
+    if isinstance(place, list):
+        if not (name.isdecimal() and int(name) < len(place)):
+            raise RecipeError(f"--set {assignment}: `{name}` is not a place in a list of {len(place)}, counted from 0")
+        return place[int(name)]
+    inner = place.setdefault(name, {})
+    if not isinstance(inner, (dict, list)):
+        raise RecipeError(f"--set {assignment}: `{name}` is a value, not a group of settings")
+    return inner

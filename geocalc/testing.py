@@ -111,7 +111,7 @@ def assert_permutation_equivariant(
     _compare("permutation", potential(shuffled), replace(expected, **per_atom), tolerance)
 
 
-def assert_batch_equalssingles(potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE) -> None:
+def assert_batch_equals_singles(potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE) -> None:
     """A structure has the same prediction in a batch as on its own.
 
     Args:
@@ -234,8 +234,8 @@ def assert_forces_are_gradient(
         direction = _normal((systems.n_atoms, 3), seed + n).to(systems.positions)
         direction = direction / direction.abs().max()
         energies = [potential(replace(systems, positions=systems.positions + x * direction)).energy for x in _stencil(step)]
-        expected = -_slope(energies, step)
-        _close("gradient", "force along a direction", tolerance, sum_per_system((forces * direction).sum(1), systems), expected)
+        slope, expected = sum_per_system((forces * direction).sum(1), systems), -_slope(energies, step)
+        _close("gradient", "force along a direction", tolerance, slope, expected, unit="eV/Angstrom")
 
 
 def assert_stress_is_gradient(
@@ -265,8 +265,8 @@ def assert_stress_is_gradient(
         strain = _normal((systems.n_systems, 3, 3), seed + n).to(systems.cell)
         strain = (strain + strain.transpose(1, 2)) / strain.abs().max() / 2
         energies = [potential(turned(systems, unit + x * strain)).energy for x in _stencil(step)]
-        expected = _slope(energies, step) / volume
-        _close("strain", "stress along a strain", tolerance, (stress * strain).sum((1, 2)), expected)
+        slope, expected = (stress * strain).sum((1, 2)), _slope(energies, step) / volume
+        _close("strain", "stress along a strain", tolerance, slope, expected, unit="eV/Angstrom^3")
 
 
 def assert_deterministic(potential: Potential, systems: Systems, *, tolerance: float = 0.0) -> None:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from geocalc.campaign import versions
+from geocalc.commands.notes import told_at_the_end
+from geocalc.commands.process import settle_process
+from geocalc.commands.progress import progress_line
 from geocalc.errors import InputError
 from geocalc.evaluate import RelaxedPair, relax_references, summarise
 from geocalc.plots import parity
 from geocalc.registry import LoadedModel, load_model
-from geocalc.train.metrics import measure, predictions
-from geocalc.train.prepare import prepare, reference_relaxations, samples_of_file
-from geocalc.train.recipe import Recipe, read_recipe
+from geocalc.run_folder import write_whole
+from geocalc.train.metrics import Predictions, errors_of, predictions
+from geocalc.train.prepare import ReferenceRelaxation, prepare, reference_relaxations, samples_of_file
+from geocalc.train.recipe import Data, Recipe, Source, read_recipe
+from geocalc.train.run_files import METRICS, make_folder
 from geocalc.train.store import Sample, read_store
 
 
@@ -47,11 +53,10 @@ def evaluate_command(
     Raises:
         InputError: the data hold nothing to measure.
     """
-    torch.set_num_threads(1)
-    loaded = load_model(model, device=device, dtype=dtype, frames=frames)
+    settle_process()
     recipe = read_recipe(data) if data.suffix in (".yaml", ".yml") else None
-    out.mkdir(parents=True, exist_ok=True)
-    about = {
+    loaded = load_model(model, device=device, dtype=dtype, frames=frames)
+    about: dict[str, Any] = {
         "model": loaded.card.name,
         "model_hash": loaded.hash,
         "data": str(data),
@@ -61,57 +66,85 @@ def evaluate_command(
         "device": loaded.device.type,
         "versions": versions(),
     }
-    if task == "relax":
-        if recipe is None:
-            raise InputError(f"--task relax needs a recipe, which says what the frames of a relaxation are; got {data}")
-        about |= {"optimizer": optimizer, "fmax": fmax, "steps": steps}
-        results = _relax(loaded, recipe, source, out, optimizer, fmax, steps)
-    else:
-        results = _single_points(loaded, recipe, data, source, out)
+    with told_at_the_end():
+        if task == "relax":
+            about |= {"optimizer": optimizer, "fmax": fmax, "steps": steps}
+            results = _relax(loaded, recipe, data, source, out, optimizer, fmax, steps)
+        else:
+            results = _single_points(loaded, recipe, data, source, out)
     summary = {**about, "results": results}
-    (out / "metrics.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_whole(out / METRICS, [json.dumps(summary, indent=1) + "\n"])
     return summary
 
 
 def _single_points(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None, out: Path) -> dict[str, Any]:
+    """Errors by source, and their pictures."""
+    groups = _held_out(model, recipe, data, source)
+    empty = [name for name, samples in groups.items() if not samples]
+    if empty:
+        raise InputError(f"{empty[0]} holds no frame to measure; choose other data or a larger validation share")
+    told = {name: predictions(model, samples) for name, samples in groups.items()}
+    make_folder(out)
+    for name, one in told.items():
+        _plot_single_points(one, out, _stem(name))
+    return {name: asdict(errors_of(one)) for name, one in told.items()}
+
+
+def _held_out(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None) -> dict[str, list[Sample]]:
     if recipe is None:
-        groups = {data.name: samples_of_file(data)}
-    else:
-        held_out = [s for s in read_store(prepare(recipe, Path("runs") / "data")) if s.validation]
-        groups = {str(recipe.data.sources[k].path): [s for s in held_out if s.source == k] for k in _chosen(recipe, source)}
-    results = {}
-    for name, samples in groups.items():
-        if not samples:
-            raise InputError(f"{name} holds no frame to measure; choose other data or a larger validation share")
-        results[name] = asdict(measure(model, samples))
-        _plot_single_points(model, samples, out, _stem(name))
-    return results
+        return {data.name: samples_of_file(data, model.card.reads_tags)}
+    held_out = [s for s in read_store(prepare(recipe, Path("runs") / "data")) if s.validation]
+    return {str(recipe.data.sources[k].path): [s for s in held_out if s.source == k] for k in _chosen(recipe.data, source)}
 
 
-def _plot_single_points(model: LoadedModel, samples: list[Sample], out: Path, stem: str) -> None:
+def _plot_single_points(told: Predictions, out: Path, stem: str) -> None:
     if find_spec("matplotlib") is None:
         return
-    told = predictions(model, samples)
     parity(told.energy, told.energy_reference, "energy (eV)", out / f"{stem}-energy.png")
     parity(told.forces[told.free].ravel(), told.forces_reference[told.free].ravel(), "force (eV/Å)", out / f"{stem}-forces.png")
 
 
 def _relax(
-    model: LoadedModel, recipe: Recipe, source: int | None, out: Path, optimizer: str, fmax: float, steps: int
+    model: LoadedModel,
+    recipe: Recipe | None,
+    data: Path,
+    source: int | None,
+    out: Path,
+    optimizer: str,
+    fmax: float,
+    steps: int,
 ) -> dict[str, Any]:
+    rules = recipe.data if recipe is not None else Data(sources=(Source(path=data),))
+    references = {str(rules.sources[k].path): _references(model, rules, k, recipe is None) for k in _chosen(rules, source)}
     results = {}
-    for k in _chosen(recipe, source):
-        references = reference_relaxations(recipe.data, k)
-        if not references:
-            raise InputError(f"source {k} of the recipe holds no relaxation of two frames or more in its validation split")
-        pairs = relax_references(model, references, optimizer=optimizer, fmax=fmax, steps=steps)
-        name = str(recipe.data.sources[k].path)
+    for name, some in references.items():
+        with progress_line("relax") as show:
+            done = partial(_show_done, show, len(some))
+            pairs = relax_references(model, some, optimizer=optimizer, fmax=fmax, steps=steps, progress=done)
         results[name] = asdict(summarise(pairs))
+        make_folder(out)
         _write_pairs(pairs, out / f"{_stem(name)}-relaxed.csv")
         if find_spec("matplotlib") is not None:
             energies = np.array([[p.energy, p.reference] for p in pairs])
             parity(energies[:, 0], energies[:, 1], "relaxed energy (eV)", out / f"{_stem(name)}-relaxed.png")
     return results
+
+
+def _show_done(show: Callable[[str], None], total: int, n: int) -> None:
+    show(f"relax: {n} of {total}")
+
+
+def _references(model: LoadedModel, rules: Data, source: int, whole: bool) -> list[ReferenceRelaxation]:
+    """The relaxations of a source that are held out, or all of them."""
+    split = None if whole else True
+    references = reference_relaxations(rules, source, validation=split, use_tags=model.card.reads_tags)
+    if not references:
+        where = "" if whole else " in the validation split"
+        raise InputError(
+            f"{rules.sources[source].path} holds no relaxation of two frames or more{where}; the frames of a relaxation follow "
+            f"each other and share the info key {rules.sources[source].group_key!r}"
+        )
+    return references
 
 
 def _write_pairs(pairs: list[RelaxedPair], path: Path) -> None:
@@ -122,12 +155,12 @@ def _write_pairs(pairs: list[RelaxedPair], path: Path) -> None:
             writer.writerow([f"{v:.6f}" if isinstance(v, float) else v for v in asdict(pair).values()])
 
 
-def _chosen(recipe: Recipe, source: int | None) -> list[int]:
-    n = len(recipe.data.sources)
+def _chosen(rules: Data, source: int | None) -> list[int]:
+    n = len(rules.sources)
     if source is None:
         return list(range(n))
     if not 0 <= source < n:
-        raise InputError(f"source {source} was asked for, the recipe has {n}, counted from 0")
+        raise InputError(f"source {source} was asked for, there are {n}, counted from 0")
     return [source]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from geocalc.errors import ModelFileError
 from geocalc.registry import find_model, list_models, read_card
 
 
@@ -9,8 +10,12 @@ def table_text() -> str:
     """A line per installed model: name, task, kind of energy, domain, folder."""
     rows = []
     for name, places in sorted(list_models().items()):
-        card = read_card(places[0])
-        twice = "  (!) found twice" if len(places) > 1 else ""
+        try:
+            card = read_card(places[0])
+        except ModelFileError as error:  # one damaged model does not hide the others
+            rows.append(f"{name:<18} (!) {error}")
+            continue
+        twice = f"  (!) found twice: {' and '.join(str(place) for place in places)}" if len(places) > 1 else ""
         rows.append(f"{name:<18} {card.task.value:<6} {card.energy_kind.value:<11} {card.domain}{twice}")
     if not rows:
         return "no models are installed; train one with `geocalc train` and register it"

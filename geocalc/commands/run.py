@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import sys
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from geocalc.api import named_potential
 from geocalc.campaign import jobs_of, open_run_folder, run_relaxation
-from geocalc.readers import read_structures
+from geocalc.commands.notes import told_at_the_end
+from geocalc.commands.process import settle_process
+from geocalc.commands.progress import progress_line
+from geocalc.errors import InputError
+from geocalc.optim import make_optimizer
+from geocalc.readers import Source, Unreadable, read_structures
 from geocalc.records import Record, exit_status, format_table
 from geocalc.registry import load_model
 from geocalc.relax_settings import RelaxSettings
@@ -39,30 +41,48 @@ def run_command(
         verb: relax or predict. inputs: files and folders. out: run folder.
         defaults, explicit: settings by default and as given on the command line. config: YAML between the two.
         assignments: `key=value`, last word. resume: go on with what the folder holds.
+    Raises:
+        InputError: no structure can be read at all.
+        RecipeError, ModelNotFoundError, ModelFileError, RunFolderError: a setting, the model or the folder is not right.
     """
+    found = readable(inputs)
     values = {**defaults, **(read_yaml(config) if config else {}), **explicit}
     settings = RelaxSettings.parse(override(values, assignments), str(config or "settings"))
     model = load_model(settings.model, device=settings.device, dtype=settings.dtype, frames=settings.frames)
-    torch.set_num_threads(1)  # one structure of this size is slower on two threads than on one
+    make_optimizer(settings.optimizer)  # an unknown name is refused before a folder is made
+    settle_process()
     potential = named_potential(model, settings)
     folder = open_run_folder(out, potential, settings, inputs=[str(path) for path in inputs], resume=resume)
-    jobs = jobs_of(read_structures(inputs, tolerant=True))
-    records = list(_watched(run_relaxation(jobs, potential, settings, folder), verb))
+    with told_at_the_end():
+        records = list(_watched(run_relaxation(jobs_of(found), potential, settings, folder), verb))
     click.echo(format_table(records))
     click.echo(f"energies are {model.card.energy_kind.value} energies: {model.card.references}")
     click.echo(f"results in {folder.path}")
     return exit_status(records)
 
 
+def readable(inputs: tuple[Path, ...]) -> Iterator[Source | Unreadable]:
+    """The structures of the inputs and what cannot be read among them.
+
+    Raises:
+        InputError: nothing can be read; nothing has been written then.
+    """
+    found = read_structures(inputs, tolerant=True)
+    faults: list[Source | Unreadable] = []
+    for one in found:
+        if isinstance(one, Source):
+            return itertools.chain(faults, [one], found)
+        faults.append(one)
+    first = next((fault.error for fault in faults if isinstance(fault, Unreadable)), "the input holds no structure")
+    raise InputError(first + (f" (and {len(faults) - 1} more inputs that cannot be read)" if len(faults) > 1 else ""))
+
+
 def _watched(records: Iterator[Record], verb: str) -> Iterator[Record]:
-    """Pass records on under a progress bar, silent when not a terminal."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
-        task = bar.add_task(verb, total=None)
-        converged, started = 0, time.monotonic()
+    """Pass records on under a progress line."""
+    converged, started = 0, time.monotonic()
+    with progress_line(verb) as show:
         for number, record in enumerate(records, start=1):
             converged += record.converged
             rate = number / max(1e-9, time.monotonic() - started)
-            bar.update(task, advance=1, description=f"{verb}: {number} done, {converged} converged, {rate:.1f}/s")
+            show(f"{verb}: {number} done, {converged} converged, {rate:.1f}/s")
             yield record

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from lightning_fabric import Fabric
 
+from geocalc.commands.notes import told_at_the_end
+from geocalc.commands.process import settle_process
 from geocalc.errors import InputError
 from geocalc.registry import choose_device
+from geocalc.train.checkpoint import steps_done
 from geocalc.train.curve import draw_curve
 from geocalc.train.loop import Progress, train
 from geocalc.train.recipe import read_recipe
+from geocalc.train.run_files import CHECKPOINT
 
 
 def train_command(
@@ -24,8 +27,8 @@ def train_command(
     devices: int = 1,
     threads: int = 1,
     report: Callable[[Progress], None] | None = None,
-) -> Path:
-    """Train a recipe file; returns the run folder.
+) -> str | None:
+    """Train a recipe file; returns a sentence that says how far it came, in the first process alone.
 
     Args:
         recipe_path: YAML. out: run folder, by default `runs/<name>`. resume: go on from its checkpoint.
@@ -36,15 +39,21 @@ def train_command(
     """
     recipe = read_recipe(recipe_path, assignments)
     folder = out or Path("runs") / recipe.name
-    if (folder / "checkpoint").exists() and not resume:
+    if (folder / CHECKPOINT).exists() and not resume:
         raise InputError(f"{folder} holds a training run already; go on with --resume, or choose another --out")
+    if not 1 <= devices <= recipe.training.batch_size:
+        raise InputError(f"--devices is {devices}; it must be between 1 and training.batch_size ({recipe.training.batch_size})")
     kind = choose_device(device).type
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # smooth cutoffs make tiny numbers, which are slow and mean nothing
-    fabric = Fabric(accelerator=kind, devices=devices, precision=recipe.training.precision, strategy="auto")  # type: ignore[arg-type]
+    settle_process(threads)
+    fabric = Fabric(accelerator=kind, devices=devices, precision=recipe.training.precision, strategy="auto")
     if devices > 1:
         fabric.launch()
-    train(recipe, folder, folder.parent / "data", fabric, report or (lambda progress: None))
-    if fabric.is_global_zero:
-        draw_curve(folder)
-    return folder
+    with told_at_the_end():
+        train(recipe, folder, folder.parent / "data", fabric, report or (lambda progress: None))
+    if not fabric.is_global_zero:
+        return None
+    draw_curve(folder)
+    done, steps = steps_done(folder / CHECKPOINT), recipe.training.steps
+    if done < steps:
+        return f"{folder}: stopped after {done} of {steps} steps; the same command with --resume goes on"
+    return f"{folder}: done; `geocalc register {folder} --name NAME` makes it a model"

@@ -132,7 +132,7 @@ def pca_frames(
     plane of benzene) gives one frame for each of the longest vectors in it. Each step only knows the structure, so the set of
     poses is exact under rotation, reflection and permutation. `one` takes the frame whose odd moments are largest, compared
     in order, and of a symmetric structure all those that cannot be told apart, so that its forces keep the symmetry; they
-    still jump where the symmetry breaks. A structure without extent gets the identity.
+    still jump where the symmetry breaks. A structure without extent has no axes: all signs, over which vectors vanish.
 
     Args:
         points: from `position_points` or `edge_points`; differentiable.
@@ -157,7 +157,7 @@ def pca_frames(
         sizes = tie_sizes(host_values[k], host_floors[k])
         options: list[Basis] = [(axes[k], (True,) * d)]
         if host_floors[k] == 0:
-            options = [(torch.eye(d, dtype=axes.dtype, device=axes.device), (False,) * d)]
+            options = [(torch.eye(d, dtype=axes.dtype, device=axes.device), (True,) * d)]
         elif max(sizes) > 1:
             options = _resolve(tensors[:, k], floors[:, k], points, k)
         if max(sizes) > 1:

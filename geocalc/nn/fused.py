@@ -6,6 +6,8 @@ core's cache, so the time is that of the matrix product. Edge features may be bf
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -13,6 +15,7 @@ from torch.nn import functional
 from geocalc.nn.message import EdgeIndex
 
 BLOCK_BYTES = 512 * 1024  # of one buffer; long enough blocks for an efficient product, two of them fit a 1 MiB cache
+_local = threading.local()
 
 
 def aggregate_fused(
@@ -39,26 +42,59 @@ def aggregate_fused(
     Returns:
         (n_atoms, width) in the type of `value`.
     """
-    n_edges, width = edge.shape[0], weight.shape[0]
+    width = weight.shape[0]
     out = torch.zeros_like(value)
-    rows = max(64, BLOCK_BYTES // (width * edge.element_size())) if edge.device.type == "cpu" else max(1, n_edges)
+    rows = max(64, BLOCK_BYTES // (width * edge.element_size())) if edge.device.type == "cpu" else max(1, edge.shape[0])
+    blocks = _blocks(index, edge.shape[0], rows)
+    longest = max((edges.stop - edges.start for _, edges in blocks), default=0)
+    filters, gathered = _buffers(max(rows, longest) if edge.device.type == "cpu" else longest, width, edge)
     transposed = weight.t()
     center, sent = center.to(edge.dtype), value.to(edge.dtype)
     neighbor = None if neighbor is None else neighbor.to(edge.dtype)
-    filters = torch.empty((min(rows, n_edges), width), dtype=edge.dtype, device=edge.device)
-    gathered = torch.empty_like(filters)
-    for start in range(0, n_edges, rows):
-        part = slice(start, min(start + rows, n_edges))
-        receivers, senders = index.receivers[part], index.senders[part]
-        z, g = filters[: len(receivers)], gathered[: len(receivers)]
-        torch.mm(edge[part], transposed, out=z)
-        z.add_(torch.index_select(center, 0, receivers, out=g))
+    local = torch.arange(longest, device=edge.device)
+    weights = None if envelope is None else envelope.squeeze(1)
+    for atoms, edges in blocks:
+        n = edges.stop - edges.start
+        receivers, senders = index.receivers[edges], index.senders[edges]
+        z, g = filters[:n], gathered[:n]
+        torch.index_select(center, 0, receivers, out=z)
         if neighbor is not None:
             z.add_(torch.index_select(neighbor, 0, senders, out=g))
+        torch.addmm(z, edge[edges], transposed, out=z)
         if activate:
             functional.silu(z, inplace=True)
         z.mul_(torch.index_select(sent, 0, senders, out=g))
-        if envelope is not None:
-            z.mul_(envelope[part])
-        out.index_add_(0, receivers, z.to(out.dtype))
+        # the sum over each receiver's edges applies the envelope on the way
+        out[atoms] = functional.embedding_bag(
+            local[:n],
+            z.to(out.dtype),
+            index.receiver_offsets[atoms] - edges.start,
+            mode="sum",
+            per_sample_weights=None if weights is None else weights[edges],
+        )
     return out
+
+
+def _buffers(rows: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Two buffers (rows, width) that this thread keeps: fresh memory costs more to touch for the first time than to compute in."""
+    key = (rows, width, like.dtype, like.device)
+    if getattr(_local, "key", None) != key:
+        _local.key, _local.buffers = (
+            key,
+            tuple(torch.empty((rows, width), dtype=like.dtype, device=like.device) for _ in range(2)),
+        )
+    return _local.buffers
+
+
+def _blocks(index: EdgeIndex, n_edges: int, rows: int) -> list[tuple[slice, slice]]:
+    """Runs of whole receivers with at most `rows` edges (or one receiver with more), and their edges; empty runs are left out."""
+    ends = [*index.receiver_offsets.tolist()[1:], n_edges] if index.n_atoms else []
+    blocks, first_atom, first_edge, last_end = [], 0, 0, 0
+    for atom, end in enumerate(ends):
+        if end - first_edge > rows and last_end > first_edge:
+            blocks.append((slice(first_atom, atom), slice(first_edge, last_end)))
+            first_atom, first_edge = atom, last_end
+        last_end = end
+    if last_end > first_edge:
+        blocks.append((slice(first_atom, len(ends)), slice(first_edge, last_end)))
+    return blocks

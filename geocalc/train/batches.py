@@ -76,6 +76,8 @@ class Schedule:
             repeats = int(weight) + int(rng.random() < weight - int(weight))
             for _ in range(repeats):
                 drawn += _some(members, self._frames, rng)
+        if not drawn:  # few relaxations, all thinned out
+            drawn = _some(list(self._groups.values())[rng.integers(len(self._groups))], self._frames, rng)
         order = rng.permutation(np.array(drawn))
         return np.resize(order, (self.batches_per_epoch, self._batch))
 

@@ -4,55 +4,67 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from geocalc.errors import ModelFileError
+from geocalc.errors import ModelFileError, RunFolderError
+from geocalc.run_folder import write_whole
 from geocalc.train.ema import WeightAverage
 
-STATE, COUNTERS = "state.safetensors", "state.json"
+COUNTERS = "state.json"
 
 
 def save_checkpoint(
     folder: Path, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage
 ) -> None:
-    """Write weights, average, optimiser moments and counters; the old checkpoint stays until the new one is whole."""
+    """Write weights, average, optimiser moments and counters; the old checkpoint stays until the new one is whole.
+
+    Raises:
+        RunFolderError: the disk is full or cannot be written.
+    """
     tensors: dict[str, Tensor] = {f"weights.{k}": v for k, v in network.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.values.items()}
     groups = optimizer.state_dict()
     for number, state in groups["state"].items():
         tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
     counters = {"step": step, "n_updates": average.n_updates, "file": f"state-{step}.safetensors"}
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / str(counters["file"])
-    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, target.with_suffix(".part"))
-    os.replace(target.with_suffix(".part"), target)
-    _replace_text(folder / COUNTERS, json.dumps(counters))
-    for old in folder.glob("state-*.safetensors"):
+    part = target.with_suffix(".part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part)
+        os.replace(part, target)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            part.unlink()
+        raise RunFolderError(f"cannot write the checkpoint {target}: {error}; the one before it is safe") from None
+    write_whole(folder / COUNTERS, [json.dumps(counters)])
+    for old in [*folder.glob("state-*.safetensors"), *folder.glob("state-*.part")]:
         if old != target:
-            old.unlink()
+            old.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage) -> int:
     """Restore everything in place; returns the number of steps done, 0 if there is no checkpoint.
 
     Raises:
-        ModelFileError: the checkpoint belongs to another network.
+        ModelFileError: the checkpoint belongs to another network, or is damaged.
     """
     if not (folder / COUNTERS).is_file():
         return 0
-    counters = json.loads((folder / COUNTERS).read_text())
-    tensors = load_file(folder / counters["file"])
+    counters, tensors = _read(folder)
     try:
         network.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
-    except RuntimeError as error:
+        for name, value in average.values.items():
+            value.copy_(tensors[f"average.{name}"])
+    except (RuntimeError, KeyError) as error:
         raise ModelFileError(f"the checkpoint in {folder} is of another network: {' '.join(str(error).split())}") from None
-    for name in average.values:
-        average.values[name].copy_(tensors[f"average.{name}"])
     average.n_updates = counters["n_updates"]
     moments: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
@@ -63,7 +75,28 @@ def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
     return int(counters["step"])
 
 
-def _replace_text(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    os.replace(part, path)
+def steps_done(folder: Path) -> int:
+    """Steps of the checkpoint in `folder`, 0 if there is none.
+
+    Raises:
+        ModelFileError: its counters cannot be read.
+    """
+    return int(_counters(folder)["step"]) if (folder / COUNTERS).is_file() else 0
+
+
+def _counters(folder: Path) -> dict[str, Any]:
+    try:
+        counters = json.loads((folder / COUNTERS).read_text())
+        return {"step": int(counters["step"]), "n_updates": int(counters["n_updates"]), "file": str(counters["file"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelFileError(f"{folder / COUNTERS} is damaged; start the run again in another folder") from None
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    counters = _counters(folder)
+    try:
+        return counters, load_file(folder / counters["file"])
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(
+            f"cannot read the checkpoint {folder / counters['file']}: {error}; start the run again in another folder"
+        ) from None

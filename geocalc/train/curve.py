@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 
 from geocalc.plots import learning_curve
+from geocalc.train.run_files import read_log
 
 
 def draw_curve(folder: Path) -> Path | None:
     """Draw `learning-curve.png` from the log of a run; None where matplotlib is not installed or nothing was measured."""
     if find_spec("matplotlib") is None:
         return None
-    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    measured = [entry for entry in entries if "validation" in entry]
+    measured = [entry for entry in read_log(folder) if entry.get("validation")]
     if not measured:
         return None
     return learning_curve(

@@ -17,7 +17,8 @@ class WeightAverage:
     def update(self, module: nn.Module) -> None:
         """Take in the present weights."""
         self.n_updates += 1
-        ours, theirs = list(self.values.values()), [p for _, p in module.named_parameters()]
+        ours: list[Tensor] = list(self.values.values())
+        theirs: list[Tensor] = [p for _, p in module.named_parameters()]
         torch._foreach_lerp_(ours, theirs, 1 - self.decay)
 
     def weights(self) -> dict[str, Tensor]:

@@ -55,7 +55,9 @@ def locate(path: Path) -> Path:
     raise InputError(f"data file {path} was not found here, {where}; check the path")
 
 
-def relaxations(source: Source, max_jump: float | None, dropped: Counter[str]) -> Iterator[tuple[str, list[Labelled]]]:
+def relaxations(
+    source: Source, max_jump: float | None, dropped: Counter[str], use_tags: bool = True
+) -> Iterator[tuple[str, list[Labelled]]]:
     """Labelled frames of each relaxation, cut off where the energy jumps.
 
     Frames of a relaxation follow each other in the file and share the value of `group_key`; where that is missing, a file in a
@@ -63,14 +65,14 @@ def relaxations(source: Source, max_jump: float | None, dropped: Counter[str]) -
 
     Args:
         source: file or folder and its rules. max_jump: eV, see `cut`; None keeps every frame.
-        dropped: counts by reason, added to.
+        dropped: counts by reason, added to. use_tags: False where nothing reads them: all are 0 and none is judged.
     Yields:
         Name of the relaxation, and its frames in order; there may be none left.
     Raises:
         InputError: the data cannot be read, hold no labels, or lack a key that the source names.
     """
     path = locate(source.path)
-    reader = _FrameReader(source, path)
+    reader = _FrameReader(source, path, use_tags)
     current: str | None = None
     frames: list[Labelled] = []
     for found in _frames(path):
@@ -94,9 +96,7 @@ def refuse_zeroed(source: Source) -> None:
         InputError: they were; the message says how to store them raw.
     """
     path = locate(source.path)
-    frames = itertools.islice(_frames(path), N_PROBED)
-    labelled = (f.atoms for f in frames if _labels(f, source).forces is not None)
-    if constraint_zeroed(labelled, source.energy_key, source.forces_key):
+    if constraint_zeroed(_checked(path, source), source.energy_key, source.forces_key):
         raise InputError(
             f"{path}: the forces on fixed atoms are exactly zero in every frame, so whatever wrote them applied the constraints, "
             "and a network would learn the zeros; store atoms.get_forces(apply_constraint=False), or leave fixed atoms out of "
@@ -122,8 +122,8 @@ def cut(frames: list[Labelled], max_jump: float | None, dropped: Counter[str]) -
 class _FrameReader:
     """Turns structures of one source into labelled frames, and says at the end what was found."""
 
-    def __init__(self, source: Source, path: Path) -> None:
-        self._source, self._path = source, path
+    def __init__(self, source: Source, path: Path, use_tags: bool) -> None:
+        self._source, self._path, self._use_tags = source, path, use_tags
         self._n_read = self._n_labelled = 0
         self._first: tuple[str, Atoms, np.ndarray] | None = None
         self._notes: Counter[str] = Counter()
@@ -141,10 +141,10 @@ class _FrameReader:
         if reason:
             dropped[reason] += 1
             return None
+        fixed = _fixed(found)
         try:
             _check_geometry(atoms)
-            fixed = fixed_mask(atoms)
-            tags = self._tags(group, atoms, fixed)
+            tags = self._tags(group, atoms, fixed) if self._use_tags else np.zeros(len(atoms), dtype=np.int64)
         except InputError as error:
             raise InputError(f"{_place(found)}: {error}") from None
         return Labelled(atoms=atoms, tags=tags, fixed=fixed, energy=_energy(stored.energy, found, source), forces=stored.forces)
@@ -181,6 +181,21 @@ class _FrameReader:
 
 def _frames(path: Path) -> Iterator[readers.Source]:
     return (found for found in read_structures(path) if isinstance(found, readers.Source))
+
+
+def _checked(path: Path, source: Source) -> Iterator[Atoms]:
+    """The first frames of a file; one whose labels or constraints cannot be read is named by its place."""
+    for found in itertools.islice(_frames(path), N_PROBED):
+        _labels(found, source)
+        _fixed(found)
+        yield found.atoms
+
+
+def _fixed(found: readers.Source) -> np.ndarray:
+    try:
+        return fixed_mask(found.atoms)
+    except InputError as error:
+        raise InputError(f"{_place(found)}: {error}") from None
 
 
 def _group(found: readers.Source, source: Source, path: Path) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
-import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -16,22 +17,24 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from geocalc.architectures import ARCHITECTURES
-from geocalc.errors import NonFiniteError
+from geocalc.errors import InputError, NonFiniteError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.neighbors import build_graph
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, evaluate
+from geocalc.run_folder import write_whole
 from geocalc.train.batches import Labels, Schedule, collate
-from geocalc.train.checkpoint import load_checkpoint, save_checkpoint
+from geocalc.train.checkpoint import COUNTERS, load_checkpoint, save_checkpoint
 from geocalc.train.ema import WeightAverage
 from geocalc.train.loss import Losses, loss
 from geocalc.train.metrics import measure
 from geocalc.train.prepare import prepare
-from geocalc.train.recipe import Recipe, Training
+from geocalc.train.recipe import Recipe, Training, read_recipe
 from geocalc.train.references import fit_scales
+from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, append_log, make_folder, trim_log
 from geocalc.train.store import Sample, read_store
 
-log = logging.getLogger(__name__)
 BETAS = (0.9, 0.99)  # shorter memory of squared gradients than Adam's default: force losses change scale early
+REMEDY = "go on from the last checkpoint with --resume and a lower training.learning_rate or training.clip_norm"
 N_EVALUATED = 400  # validation samples scored during training; the whole split is scored at the end
 
 
@@ -45,6 +48,28 @@ class Progress:
     forces: float
     seconds: float
     done_here: int
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What training changes: the model, the moments of the optimiser, and the average of the weights."""
+
+    model: EnergyModel
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage
+
+    def to(self, device: torch.device) -> None:
+        """Move everything to a device."""
+        self.model.to(device)
+        for state in self.optimizer.state.values():
+            state.update({name: value.to(device) for name, value in state.items() if name != "step"})
+        self.average.to(device)
+
+    def averaged(self) -> EnergyModel:
+        """A copy of the model with averaged weights, for evaluation and for shipping."""
+        model = copy.deepcopy(self.model)
+        model.network.load_state_dict(model.network.state_dict() | self.average.weights())
+        return model.eval()
 
 
 def train(
@@ -65,42 +90,26 @@ def train(
     Returns:
         `folder`.
     Raises:
-        NonFiniteError: the loss is no longer a number.
+        InputError: see `prepare`; also if the split leaves nothing to train on or nothing to validate on.
+        RecipeError: the folder holds a run of another network or other data.
+        NonFiniteError: the loss or its gradient is no longer a number.
+        RunFolderError: the folder cannot be written.
     """
     settings = recipe.training
-    fabric.seed_everything(settings.seed, verbose=False)
-    samples = read_store(prepare(recipe, data_folder))
-    training = [s for s in samples if not s.validation]
+    samples = load_samples(recipe, data_folder, fabric)
     validation = [s for s in samples if s.validation]
     schedule = Schedule(samples, recipe)
-
-    model = build_model(recipe, training)
-    optimizer = torch.optim.AdamW(
-        model.network.parameters(), lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay
-    )
-    average = WeightAverage(model.network, settings.ema_decay)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-    first = load_checkpoint(folder / "checkpoint", model.network, optimizer, average)
-    model.to(fabric.device)
-    for state in optimizer.state.values():
-        state.update({name: value.to(fabric.device) for name, value in state.items() if name != "step"})
-    average.to(fabric.device)
+    run = start(recipe, [s for s in samples if not s.validation])
+    first = _open_folder(recipe, folder, run, fabric)
+    run.to(fabric.device)
 
     started = time.monotonic()
     for step in range(first, settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate(step, settings)
         chosen = schedule.batch(step)[fabric.global_rank :: fabric.world_size]
-        losses = take_step(model, [samples[i] for i in chosen], recipe, step, fabric)
-        _share_gradients(model.network, fabric)
-        nn.utils.clip_grad_norm_(model.network.parameters(), settings.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update(model.network)
-        done = step + 1
-        elapsed = time.monotonic() - started
-        stopping = settings.max_seconds is not None and elapsed > settings.max_seconds
+        losses = update(run, [samples[i] for i in chosen], recipe, step, fabric)
+        done, elapsed = step + 1, time.monotonic() - started
+        last = done == settings.steps
+        stopping = settings.max_seconds is not None and bool(fabric.broadcast(elapsed > settings.max_seconds))
         if done % settings.log_every == 0:
             progress = Progress(
                 step=done,
@@ -110,20 +119,91 @@ def train(
                 seconds=elapsed,
                 done_here=done - first,
             )
-            _write_log(folder, fabric, vars(progress))
-            report(progress)
-        if (done % settings.evaluate_every == 0 or done == settings.steps) and fabric.is_global_zero:
-            some = validation if done == settings.steps else validation[:: max(1, len(validation) // N_EVALUATED)]
-            errors = score(averaged_model(recipe, training, average), recipe, some, fabric.device)
-            _write_log(folder, fabric, {"step": done, "seconds": elapsed, "validation": errors})
-            if done == settings.steps:
-                (folder / "metrics.json").write_text(json.dumps({"validation": errors, "steps": done}, indent=1) + "\n")
-        if (done % settings.checkpoint_every == 0 or done == settings.steps or stopping) and fabric.is_global_zero:
-            save_checkpoint(folder / "checkpoint", done, model.network, optimizer, average)
+            if fabric.is_global_zero:
+                append_log(folder, vars(progress))
+                report(progress)
+        if (done % settings.evaluate_every == 0 or last) and fabric.is_global_zero:
+            some = validation if last else validation[:: max(1, len(validation) // N_EVALUATED)]
+            errors = score(run.averaged(), recipe, some, fabric.device)
+            append_log(folder, {"step": done, "seconds": elapsed, "validation": errors})
+            if last:
+                write_whole(folder / METRICS, [json.dumps({"validation": errors, "steps": done}, indent=1) + "\n"])
+        if (done % settings.checkpoint_every == 0 or last or stopping) and fabric.is_global_zero:
+            save_checkpoint(folder / CHECKPOINT, done, run.model.network, run.optimizer, run.average)
         if stopping:
-            log.info("stopped after %d of %d steps; the same command with --resume goes on", done, settings.steps)
             break
     return folder
+
+
+def load_samples(recipe: Recipe, data_folder: Path, fabric: Fabric) -> list[Sample]:
+    """The prepared samples of a recipe; one process prepares them, the others wait.
+
+    Raises:
+        InputError: see `prepare`; also if one side of the split is empty.
+    """
+    if fabric.is_global_zero:
+        prepare(recipe, data_folder)
+    fabric.barrier()
+    samples = read_store(prepare(recipe, data_folder))
+    n_validation = sum(s.validation for s in samples)
+    if n_validation in (0, len(samples)):
+        empty = "validate" if n_validation == 0 else "train"
+        raise InputError(
+            f"the split leaves no frame to {empty} on ({len(samples)} frames of {len({s.group for s in samples})} relaxations); "
+            "set data.validation_share or data.split_salt to something else, or give more relaxations"
+        )
+    return samples
+
+
+def start(recipe: Recipe, training: Sequence[Sample]) -> Run:
+    """A run before its first step: weights drawn from the recipe's seed, nothing averaged yet."""
+    settings = recipe.training
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = build_model(recipe, training)
+    parameters = model.network.parameters()
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay)
+    return Run(model=model, optimizer=optimizer, average=WeightAverage(model.network, settings.ema_decay))
+
+
+def _open_folder(recipe: Recipe, folder: Path, run: Run, fabric: Fabric) -> int:
+    """Put the recipe into the run folder, restore its checkpoint into `run`, and return the number of steps done."""
+    if (folder / CHECKPOINT / COUNTERS).is_file() and (folder / RECIPE).is_file():
+        _refuse_other(read_recipe(folder / RECIPE), recipe, folder)
+    done = load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
+    if fabric.is_global_zero:
+        make_folder(folder)
+        write_whole(folder / RECIPE, [yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)])
+        trim_log(folder, done)
+    fabric.barrier()
+    return done
+
+
+def _refuse_other(old: Recipe, new: Recipe, folder: Path) -> None:
+    """Settings of the optimisation may change between pieces of a run; what is learned from what may not."""
+    for part in ("model", "data", "references"):
+        if getattr(old, part) != getattr(new, part):
+            raise RecipeError(f"{folder} holds a run with another `{part}` in its recipe; choose another --out for this one")
+
+
+def update(run: Run, samples: list[Sample], recipe: Recipe, step: int, fabric: Fabric) -> Losses:
+    """One step of the optimiser on one batch.
+
+    Raises:
+        NonFiniteError: the loss or its gradient is NaN or infinite; nothing has been changed.
+    """
+    settings = recipe.training
+    for group in run.optimizer.param_groups:
+        group["lr"] = settings.learning_rate * rate(step, settings)
+    losses = take_step(run.model, samples, recipe, step, fabric)
+    _share_gradients(run.model.network, fabric)
+    norm = nn.utils.clip_grad_norm_(run.model.network.parameters(), settings.clip_norm)
+    if not math.isfinite(float(norm)):
+        raise NonFiniteError(f"the gradient of the loss is {float(norm)} at step {step}; {REMEDY}")
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    run.average.update(run.model.network)
+    return losses
 
 
 def take_step(model: EnergyModel, samples: list[Sample], recipe: Recipe, step: int, fabric: Fabric) -> Losses:
@@ -138,15 +218,15 @@ def take_step(model: EnergyModel, samples: list[Sample], recipe: Recipe, step: i
     labels = Labels(energy=labels.energy.to(fabric.device), forces=labels.forces.to(fabric.device))
     generator = torch.Generator().manual_seed((settings.seed << 32) + (step << 8) + fabric.global_rank)
     graph = build_graph(systems, model.network.cutoff, model.network.max_neighbors)
-    mode = ForceMode.GRADIENT if settings.force_weight else ForceMode.NONE
+    by_gradient = settings.force_weight or settings.gradient_target_weight
+    mode = ForceMode.GRADIENT if by_gradient else ForceMode.NONE
     policy = frame_policy(settings.frames)
     with fabric.autocast():
         prediction = evaluate(model, systems, graph, policy, mode, training=True, generator=generator)
     losses = loss(prediction, prediction.direct_forces, systems, labels, settings, model.energy_scale)
-    if not math.isfinite(float(losses.total.detach())):
-        raise NonFiniteError(
-            f"the loss is {float(losses.total)} at step {step}; lower learning_rate or clip_norm, then --resume"
-        )
+    total = float(losses.total.detach())
+    if not math.isfinite(total):
+        raise NonFiniteError(f"the loss is {total} at step {step}; {REMEDY}")
     losses.total.backward()
     return losses
 
@@ -156,12 +236,12 @@ def _share_gradients(network: nn.Module, fabric: Fabric) -> None:
     if fabric.world_size == 1:
         return
     grads = [p.grad for p in network.parameters() if p.grad is not None]
-    flat = fabric.all_reduce(torch.cat([grad.flatten() for grad in grads]), reduce_op="mean")
+    flat: Any = fabric.all_reduce(torch.cat([grad.flatten() for grad in grads]), reduce_op="mean")
     for grad, part in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
         grad.copy_(part.view_as(grad))
 
 
-def build_model(recipe: Recipe, training: list[Sample]) -> EnergyModel:
+def build_model(recipe: Recipe, training: Sequence[Sample]) -> EnergyModel:
     """Network and units of a recipe, weights drawn from the global seed."""
     architecture = ARCHITECTURES[recipe.model.architecture]
     network = architecture.build(architecture.settings.model_validate(recipe.model.settings))
@@ -170,19 +250,9 @@ def build_model(recipe: Recipe, training: list[Sample]) -> EnergyModel:
     )
 
 
-def averaged_model(recipe: Recipe, training: list[Sample], average: WeightAverage) -> EnergyModel:
-    """A copy of the model with averaged weights, for evaluation and for shipping."""
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(recipe, training)
-    model.network.load_state_dict(average.weights(), strict=False)
-    return model.eval()
-
-
 def score(model: EnergyModel, recipe: Recipe, samples: list[Sample], device: torch.device) -> dict[str, dict[str, float]]:
     """Errors of the model as a potential with one frame, by source file."""
-    potential = NetworkPotential(
-        model=model.to(device), policy=frame_policy("cell"), force_mode=ForceMode(recipe.model.force_mode)
-    )
+    potential = NetworkPotential(model=model.to(device), policy=frame_policy("cell"), force_mode=recipe.model.force_mode)
     found = {}
     for number, source in enumerate(recipe.data.sources):
         some = [s for s in samples if s.source == number]
@@ -197,9 +267,3 @@ def rate(step: int, settings: Training) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, settings.steps - warmup)))
-
-
-def _write_log(folder: Path, fabric: Fabric, entry: dict[str, object]) -> None:
-    if fabric.is_global_zero:
-        with (folder / "log.jsonl").open("a") as handle:
-            handle.write(json.dumps(entry) + "\n")

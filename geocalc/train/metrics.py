@@ -64,10 +64,14 @@ def predictions(potential: Potential, samples: Sequence[Sample], device: torch.d
 
 def measure(potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu") -> Errors:
     """Errors of a potential with forces over samples."""
-    told = predictions(potential, samples, device)
+    return errors_of(predictions(potential, samples, device))
+
+
+def errors_of(told: Predictions) -> Errors:
+    """Errors of predictions."""
     energy_error, force_error = told.energy - told.energy_reference, told.forces - told.forces_reference
     return Errors(
-        n=len(samples),
+        n=len(told.energy),
         energy_mae=mae(energy_error),
         energy_rmse=rmse(energy_error),
         force_mae=mae(force_error[told.free]),

@@ -31,7 +31,8 @@ def prepare(recipe: Recipe, folder: Path) -> Path:
         RunFolderError: the store cannot be written.
     """
     learns_fixed = recipe.training.fixed_force_weight > 0
-    key = _key(recipe.data, learns_fixed)
+    use_tags = recipe.model.reads_tags or recipe.training.substrate_weight > 0
+    key = _key(recipe.data, learns_fixed, use_tags)
     path = folder / f"data-{key}.lmdb"
     info = read_info(path)
     if info is None:
@@ -39,7 +40,7 @@ def prepare(recipe: Recipe, folder: Path) -> Path:
             for source in recipe.data.sources:
                 refuse_zeroed(source)
         dropped: Counter[str] = Counter()
-        samples = _samples(recipe.data, dropped)
+        samples = _samples(recipe.data, dropped, use_tags)
         first = next(samples, None)
         if first is None:
             files = ", ".join(str(source.path) for source in recipe.data.sources)
@@ -72,14 +73,17 @@ class ReferenceRelaxation:
         return self.frames[-1]
 
 
-def reference_relaxations(data: Data, source: int, validation: bool | None = True) -> list[ReferenceRelaxation]:
+def reference_relaxations(
+    data: Data, source: int, validation: bool | None = True, use_tags: bool = True
+) -> list[ReferenceRelaxation]:
     """The relaxations of one source on one side of the split, unfiltered but for the source's flags.
 
     Args:
         data: of a recipe. source: place in `data.sources`. validation: those held out, those that are not, or None for all.
+        use_tags: as in `relaxations`.
     """
     chosen = []
-    for group, frames in relaxations(data.sources[source], None, Counter()):
+    for group, frames in relaxations(data.sources[source], None, Counter(), use_tags):
         held_out = is_validation(group, data)
         if len(frames) > 1 and validation in (None, held_out):
             samples = tuple(_sample(frame, group, k, source, held_out) for k, frame in enumerate(frames))
@@ -87,8 +91,8 @@ def reference_relaxations(data: Data, source: int, validation: bool | None = Tru
     return chosen
 
 
-def samples_of_file(path: Path) -> list[Sample]:
-    """Every labelled frame of a file with its stored energy, unfiltered.
+def samples_of_file(path: Path, use_tags: bool = True) -> list[Sample]:
+    """Every labelled frame of a file with its stored energy, unfiltered; `use_tags` as in `relaxations`.
 
     Raises:
         InputError: the file is not found, holds no labels, or forces that were set to zero on fixed atoms.
@@ -97,15 +101,15 @@ def samples_of_file(path: Path) -> list[Sample]:
     refuse_zeroed(source)
     return [
         _sample(frame, group, k, 0, True)
-        for group, frames in relaxations(source, None, Counter())
+        for group, frames in relaxations(source, None, Counter(), use_tags)
         for k, frame in enumerate(frames)
     ]
 
 
-def _key(data: Data, learns_fixed: bool) -> str:
+def _key(data: Data, learns_fixed: bool, use_tags: bool) -> str:
     """Name of a store: it changes with the rules, and with the size or time of a file."""
     stamps = [_stamp(locate(source.path)) for source in data.sources]
-    text = json.dumps([data.model_dump(mode="json"), stamps, learns_fixed], sort_keys=True)
+    text = json.dumps([data.model_dump(mode="json"), stamps, learns_fixed, use_tags], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -114,9 +118,9 @@ def _stamp(path: Path) -> list[tuple[str, int, int]]:
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
-def _samples(data: Data, dropped: Counter[str]) -> Iterator[Sample]:
+def _samples(data: Data, dropped: Counter[str], use_tags: bool) -> Iterator[Sample]:
     for number, source in enumerate(data.sources):
-        for group, frames in relaxations(source, data.max_jump, dropped):
+        for group, frames in relaxations(source, data.max_jump, dropped, use_tags):
             for place, frame in enumerate(frames):
                 if np.linalg.norm(frame.forces, axis=1).max(initial=0.0) > data.max_force:
                     dropped["force above max_force"] += 1

@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 
 from geocalc.architectures import ARCHITECTURES
@@ -131,12 +132,18 @@ def read_recipe(path: Path, assignments: tuple[str, ...] = ()) -> Recipe:
 
 
 def check_architecture(model: Model, where: str) -> None:
-    """Refuse an unknown architecture, unknown settings of it, or unknown frames."""
+    """Refuse an unknown architecture, and settings that it cannot be built from."""
     if model.architecture not in ARCHITECTURES:
         near = difflib.get_close_matches(model.architecture, ARCHITECTURES, n=1)
         known = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(ARCHITECTURES))}"
         raise RecipeError(f"{where}: unknown architecture `{model.architecture}`; {known}")
-    ARCHITECTURES[model.architecture].settings.parse(model.settings, f"{where}: model.settings")
+    architecture = ARCHITECTURES[model.architecture]
+    settings = architecture.settings.parse(model.settings, f"{where}: model.settings")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            architecture.build(settings)
+    except InputError as error:
+        raise RecipeError(f"{where}: model.settings: {error}") from None
 
 
 def check_forces(recipe: Recipe, where: str) -> None:

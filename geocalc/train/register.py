@@ -5,23 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors.torch import save
 
 from geocalc import elements
 from geocalc.card import ModelCard, Task
 from geocalc.errors import InputError
-from geocalc.registry import CARD, WEIGHTS, write_card
-from geocalc.train.checkpoint import COUNTERS, load_checkpoint
-from geocalc.train.ema import WeightAverage
-from geocalc.train.loop import build_model
+from geocalc.frames import FramePick, frame_policy
+from geocalc.potential import EnergyModel, ForceMode
+from geocalc.registry import CARD, WEIGHTS, list_models, search_path, write_card
+from geocalc.train.checkpoint import COUNTERS, load_checkpoint, steps_done
+from geocalc.train.loop import start
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, read_recipe
+from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, make_folder
 from geocalc.train.store import Sample, read_store
+
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def register(run: Path, name: str, folder: Path, data_folder: Path) -> Path:
@@ -34,55 +40,63 @@ def register(run: Path, name: str, folder: Path, data_folder: Path) -> Path:
     Raises:
         InputError: the run is unfinished, or the name is taken or is no plain name.
     """
-    if not (run / "recipe.yaml").is_file() or not (run / "checkpoint" / COUNTERS).is_file():
-        raise InputError(
-            f"{run} is not a training run: it needs recipe.yaml and a checkpoint; give the folder of `geocalc train`"
-        )
-    recipe = read_recipe(run / "recipe.yaml")
-    done = json.loads((run / "checkpoint" / COUNTERS).read_text())["step"]
-    if done < recipe.training.steps:
+    checkpoint = run / CHECKPOINT
+    if not (run / RECIPE).is_file() or not (checkpoint / COUNTERS).is_file():
+        raise InputError(f"{run} is not a training run: it needs {RECIPE} and a checkpoint; give the folder of `geocalc train`")
+    recipe = read_recipe(run / RECIPE)
+    done = steps_done(checkpoint)
+    if done < recipe.training.steps or not (run / METRICS).is_file():
         raise InputError(
             f"{run} has done {done} of {recipe.training.steps} steps; finish it with `geocalc train ... --resume` first"
         )
-    if not name or Path(name).name != name:
-        raise InputError(f"{name!r} cannot be a model name; use letters, digits and dashes")
-    target = folder / name
-    if (target / CARD).exists():
-        raise InputError(f"a model named {name!r} is in {folder} already; choose another name or remove that folder")
+    _check_name(name, folder)
     training = [s for s in read_store(prepare(recipe, data_folder)) if not s.validation]
-    tensors = averaged_weights(recipe, training, run / "checkpoint")
-    content = save(tensors)
-    card = make_card(recipe, name, training, hashlib.sha256(content).hexdigest())
-    folder.mkdir(parents=True, exist_ok=True)
+    finished = start(recipe, training)
+    load_checkpoint(checkpoint, finished.model.network, finished.optimizer, finished.average)
+    model = finished.averaged()
+    content = save({key: value.detach().float().contiguous() for key, value in model.network.state_dict().items()})
+    card = make_card(recipe, name, training, model, hashlib.sha256(content).hexdigest())
+    make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
         draft = Path(scratch) / name
         draft.mkdir()
         (draft / WEIGHTS).write_bytes(content)
         write_card(draft, card)
-        shutil.copy(run / "recipe.yaml", draft / "recipe.yaml")
-        shutil.copy(run / "metrics.json", draft / "metrics.json")
-        (draft / "README.md").write_text(describe(card, json.loads((run / "metrics.json").read_text())))
-        target.mkdir(exist_ok=True)
-        for file in draft.iterdir():
-            os.replace(file, target / file.name)
-    return target
+        shutil.copy(run / RECIPE, draft / RECIPE)
+        shutil.copy(run / METRICS, draft / METRICS)
+        (draft / "README.md").write_text(describe(card, json.loads((run / METRICS).read_text())))
+        _move(draft, folder / name)
+    return folder / name
 
 
-def averaged_weights(recipe: Recipe, training: list[Sample], checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The state dict of the network with averaged parameters, float32."""
-    network = build_model(recipe, training).network
-    average = WeightAverage(network, recipe.training.ema_decay)
-    load_checkpoint(checkpoint, network, torch.optim.AdamW(network.parameters()), average)
-    network.load_state_dict(average.weights(), strict=False)
-    return {key: value.detach().float().contiguous() for key, value in network.state_dict().items()}
+def _check_name(name: str, folder: Path) -> None:
+    """Refuse a name that is none, or that is taken where `GeoCalc(name)` would look."""
+    if not PLAIN.fullmatch(name):
+        raise InputError(f"{name!r} cannot be a model name; use letters, digits, dots, dashes and underscores")
+    if (folder / name / CARD).exists():
+        raise InputError(f"a model named {name!r} is in {folder} already; choose another name or remove that folder")
+    searched = folder.resolve() in [place.resolve() for place in search_path()]
+    taken = list_models().get(name, [])
+    if searched and taken:
+        raise InputError(f"a model named {name!r} is installed already, in {taken[0]}; choose another name")
 
 
-def make_card(recipe: Recipe, name: str, training: list[Sample], digest: str) -> ModelCard:
+def _move(draft: Path, target: Path) -> None:
+    """Put a finished folder in its place: at once, or, where the place holds a recipe already, with the card as its last file."""
+    if not target.exists():
+        os.replace(draft, target)
+        return
+    for file in sorted(draft.iterdir(), key=lambda path: path.name == CARD):
+        os.replace(file, target / file.name)
+
+
+def make_card(recipe: Recipe, name: str, training: Sequence[Sample], model: EnergyModel, digest: str) -> ModelCard:
     """The card of a trained recipe."""
-    model = build_model(recipe, training)
     about = recipe.about
+    random = frame_policy(recipe.model.frames).pick is FramePick.STOCHASTIC
+    conservative = recipe.model.force_mode is ForceMode.GRADIENT and not random
     present = sorted({int(z) for s in training for z in s.numbers})
-    references = {elements.symbols()[z]: float(model.references[z]) for z in present if float(model.references[z]) != 0.0}
+    references = {elements.symbols()[z]: energy for z in present if (energy := float(model.references[z])) != 0.0}
     return ModelCard(
         name=name,
         task=Task.S2EF,
@@ -99,7 +113,7 @@ def make_card(recipe: Recipe, name: str, training: list[Sample], digest: str) ->
         reads_tags=recipe.model.reads_tags,
         frames=recipe.model.frames,
         force_mode=recipe.model.force_mode,
-        conservative=recipe.model.force_mode == "gradient",
+        conservative=conservative,
         repulsion_reach=recipe.model.repulsion_reach,
         weights_sha256=digest,
         licence=about.licence,
@@ -109,7 +123,7 @@ def make_card(recipe: Recipe, name: str, training: list[Sample], digest: str) ->
     )
 
 
-def describe(card: ModelCard, measured: dict[str, object]) -> str:
+def describe(card: ModelCard, measured: dict[str, Any]) -> str:
     """A first README for a model folder: what the card says, in words and one table."""
     lines = [
         f"# {card.name}",
@@ -125,7 +139,7 @@ def describe(card: ModelCard, measured: dict[str, object]) -> str:
         "| source | frames | energy MAE (eV) | force MAE, free atoms (eV/A) | predicting zero force |",
         "|---|---|---|---|---|",
     ]
-    for source, errors in measured.get("validation", {}).items():  # type: ignore[attr-defined]
+    for source, errors in measured.get("validation", {}).items():
         lines.append(
             f"| {source} | {errors['n']} | {errors['energy_mae']:.3f} | {errors['force_mae']:.4f} | {errors['force_null']:.4f} |"
         )

@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
 from safetensors.numpy import load, save
 
-from geocalc.errors import GeoCalcError, InputError, RunFolderError
+from geocalc.errors import InputError, RunFolderError
 
 SCHEMA = 1
 MAP_SIZE = 1 << 36  # bytes of address space, not of disk
@@ -67,13 +68,21 @@ def write_store(path: Path, samples: Iterable[Sample], key: str, dropped: dict[s
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
         with lmdb.open(str(path), subdir=False, map_size=MAP_SIZE, readahead=False) as env:
             return _write(env, samples, key, dropped)
-    except BaseException as error:
+    except lmdb.Error as error:
         _remove(path)
-        if isinstance(error, (lmdb.Error, OSError)) and not isinstance(error, GeoCalcError):
-            raise RunFolderError(f"cannot write {path}: {error}; free some space, or choose another place") from None
+        raise _unwritable(path, error) from None
+    except BaseException:
+        _remove(path)
         raise
+
+
+def _unwritable(path: Path, error: Exception) -> RunFolderError:
+    return RunFolderError(f"cannot write {path}: {error}; free some space, or choose another place")
 
 
 def _write(env: lmdb.Environment, samples: Iterable[Sample], key: str, dropped: dict[str, int]) -> StoreInfo:
@@ -117,14 +126,14 @@ def read_info(path: Path) -> StoreInfo | None:
 
 def read_store(path: Path) -> list[Sample]:
     """Every sample, in order."""
-    samples = []
     with _open(path) as env, env.begin() as transaction:
-        for key, value in transaction.cursor():
-            if key != _META:
-                arrays = load(bytes(value))
-                rest = json.loads(arrays.pop("rest").tobytes())
-                samples.append(Sample(**arrays, **rest))
-    return samples
+        return [_unpack(value) for key, value in transaction.cursor() if key != _META]
+
+
+def _unpack(value: bytes) -> Sample:
+    content: dict[str, Any] = dict(load(bytes(value)))
+    rest = json.loads(content.pop("rest").tobytes())
+    return Sample(**content, **rest)
 
 
 def _open(path: Path) -> lmdb.Environment:

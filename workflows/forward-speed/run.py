@@ -24,6 +24,7 @@ from reference.plain_faenet import PlainFAENet
 from geocalc import from_atoms
 from geocalc.architectures import FAENet, FAENetSettings
 from geocalc.architectures.base import NetworkInput
+from geocalc.commands.process import settle_process
 from geocalc.frames import frame_policy, make_frames
 from geocalc.neighbors import build_graph, edge_vectors
 from geocalc.potential import replicate
@@ -97,7 +98,7 @@ def training_step(network: torch.nn.Module, inputs: NetworkInput) -> None:
 @click.option("--bf16", is_flag=True, help="Also time bfloat16 edges (pointless on a CPU without bfloat16 instructions).")
 def main(repeats: int, bf16: bool) -> None:
     """Run and print."""
-    torch.set_num_threads(1)
+    settle_process()
     torch.manual_seed(0)
     slabs = [adslab(metal, seed) for seed, metal in enumerate(("Cu", "Pt", "Ag"))]
     settings = FAENetSettings.model_validate(S2EF)

@@ -7,6 +7,7 @@ model's recipe only (first source), float64, CPU.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from dataclasses import replace
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from geocalc import load_model
+from geocalc.commands.process import settle_process
 from geocalc.evaluate import relax_references, summarise
 from geocalc.frames import random_rotations
 from geocalc.registry import LoadedModel, find_model
@@ -36,7 +38,7 @@ def energies_along(model: LoadedModel, frames: list[Sample]) -> tuple[np.ndarray
     """Energies (n,) eV and work -F.dx (n - 1,) eV between neighbouring points of the path through all frames, `STEP` apart."""
     positions = [torch.from_numpy(f.positions) for f in frames]
     points = [positions[0]]
-    for before, after in zip(positions[:-1], positions[1:], strict=True):
+    for before, after in itertools.pairwise(positions):
         n = max(1, int(np.ceil(float((after - before).norm(dim=1).max()) / STEP)))
         points += [before + (after - before) * (k / n) for k in range(1, n + 1)]
     template, _ = collate(frames[:1])
@@ -86,7 +88,7 @@ def wrapped(systems: Systems, shift: torch.Tensor) -> Systems:
 @click.option("--policies", default=",".join(POLICIES), show_default=True)
 def main(model: str, paths: int, relaxations: int, policies: str) -> None:
     """Measure and write."""
-    torch.set_num_threads(1)
+    settle_process()
     recipe = read_recipe(find_model(model) / "recipe.yaml")
     held_out = reference_relaxations(recipe.data, 0)
     references = held_out[:: max(1, len(held_out) // relaxations)][:relaxations]
@@ -113,10 +115,9 @@ def main(model: str, paths: int, relaxations: int, policies: str) -> None:
             }
         results[policy] = found
         print(policy, json.dumps(found), flush=True)
-    about = {"model": model, "data": str(locate(recipe.data.sources[0].path).name), "paths": paths, "relaxations": relaxations}
-    (Path(__file__).parent / "results.json").write_text(
-        json.dumps({**about, "step_A": STEP, "policies": results}, indent=1) + "\n"
-    )
+        about = {"model": model, "data": locate(recipe.data.sources[0].path).name, "paths": paths, "relaxations": relaxations}
+        out = Path(__file__).parent / "results.json"
+        out.write_text(json.dumps({**about, "step_A": STEP, "policies": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

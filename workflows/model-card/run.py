@@ -22,6 +22,7 @@ from ase import Atoms
 
 from geocalc import from_atoms, load_model, relax
 from geocalc.campaign import versions
+from geocalc.commands.process import settle_process
 from geocalc.evaluate import relax_references, summarise
 from geocalc.readers import Source, read_structures
 from geocalc.registry import LoadedModel, find_model
@@ -32,6 +33,7 @@ from geocalc.train.store import read_store
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = "wwlgpr-simple-adsorbates"
+TABLE_HEAD = "| name | predicts | domain | force MAE (eV/Å) | e_ads MAE after relaxation (eV) | |\n|---|---|---|---|---|---|"
 KNOWN = {"C", "CH", "CH2", "CH3", "H", "O", "OH"}  # adsorbates of both the training set and the outside set
 
 
@@ -185,6 +187,24 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def table_row(name: str, domain: str, measured: dict[str, Any]) -> str:
+    """The line of a model in the README's table: its default frame policy, first source of its data."""
+    points = next(iter(measured["single_points"].values()))
+    relaxed = next(iter(measured["relaxations"].values()))
+    return (
+        f"| `{name}` | adsorption energy, forces | {domain} | {points['force_mae']:.3f} | {relaxed['energy_mae']:.3f} "
+        f"(median {relaxed['energy_median']:.3f}) | [card](models/{name}/README.md) |"
+    )
+
+
+def write_table(row: str) -> None:
+    """Put the table into the README between its markers."""
+    table = f"{TABLE_HEAD}\n{row}\n"
+    readme = ROOT / "README.md"
+    head, rest = readme.read_text().split("<!-- models -->\n")
+    readme.write_text(head + "<!-- models -->\n" + table + "<!-- /models -->" + rest.split("<!-- /models -->")[1])
+
+
 def processor() -> str:
     """Name of the CPU."""
     info = Path("/proc/cpuinfo")
@@ -200,7 +220,7 @@ def processor() -> str:
 @click.argument("name", default="faenet-sfa")
 def main(name: str) -> None:
     """Measure and write."""
-    torch.set_num_threads(1)
+    settle_process()
     folder = find_model(name)
     recipe = read_recipe(folder / "recipe.yaml")
     model = load_model(name)
@@ -217,6 +237,7 @@ def main(name: str) -> None:
     }
     (folder / "metrics.json").write_text(json.dumps(measured, indent=1) + "\n")
     (folder / "README.md").write_text(card(model, recipe, measured))
+    write_table(table_row(name, model.card.domain, measured))
     print(card(model, recipe, measured))
 
 

@@ -1,0 +1,39 @@
+"""Warnings of a run, told once at its end instead of once for every structure."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from geocalc.readers import LossyFormat
+from geocalc.tags import TagsConverted
+
+OURS = (TagsConverted, LossyFormat)
+
+
+@contextmanager
+def told_at_the_end() -> Iterator[None]:
+    """Gather geocalc's own warnings inside the `with` block and say each kind once on standard error; others pass as ever."""
+    gathered: dict[type[Warning], list[str]] = {}
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+            if issubclass(category, OURS):
+                gathered.setdefault(category, []).append(str(message))
+            else:
+                others(message, category, *rest, **named)
+
+        warnings.showwarning = show
+        for category in OURS:
+            warnings.simplefilter("always", category)
+        try:
+            yield
+        finally:
+            for texts in gathered.values():
+                more = f" (and {len(texts) - 1} more like it)" if len(texts) > 1 else ""
+                click.echo(f"note: {texts[0]}{more}", err=True)

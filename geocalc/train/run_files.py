@@ -1,0 +1,64 @@
+"""Files of a training run: names, and a log in which every step stands once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from geocalc.errors import RunFolderError
+from geocalc.run_folder import write_whole
+
+RECIPE, METRICS, LOG, CHECKPOINT = "recipe.yaml", "metrics.json", "log.jsonl", "checkpoint"
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a run.
+
+    Raises:
+        RunFolderError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot make the run folder {folder}: {error.strerror or error}; choose another --out") from None
+
+
+def append_log(folder: Path, entry: Mapping[str, Any]) -> None:
+    """Add a line to the log.
+
+    Raises:
+        RunFolderError: the disk is full or cannot be written.
+    """
+    try:
+        with (folder / LOG).open("a") as handle:
+            handle.write(json.dumps(entry) + "\n")
+    except OSError as error:
+        raise RunFolderError(f"cannot write {folder / LOG}: {error.strerror or error}; the last checkpoint is safe") from None
+
+
+def trim_log(folder: Path, done: int) -> None:
+    """Drop what a killed run wrote after its last checkpoint, at step `done`: those steps will be logged again."""
+    kept = [line + "\n" for line in _lines(folder) if _step(line) <= done]
+    if kept or (folder / LOG).exists():
+        write_whole(folder / LOG, kept)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The entries of a log, in order."""
+    return [json.loads(line) for line in _lines(folder)]
+
+
+def _lines(folder: Path) -> list[str]:
+    """Whole lines of the log; a last one that a kill cut short is left out."""
+    if not (folder / LOG).is_file():
+        return []
+    return (folder / LOG).read_text().split("\n")[:-1]
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,109 @@
+"""Small models with random weights, in memory and as folders, so that no test depends on a model that was trained."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from geocalc.architectures import FAENet, FAENetSettings
+from geocalc.card import ModelCard
+from geocalc.frames import frame_policy
+from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales
+from geocalc.registry import CARD, WEIGHTS, write_card
+from geocalc.settings import read_yaml
+
+SMALL = {
+    "cutoff": 4.2,
+    "hidden_channels": 28,
+    "num_filters": 12,
+    "num_interactions": 2,
+    "num_gaussians": 6,
+    "tag_hidden_channels": 3,
+    "pg_hidden_channels": 3,
+    "force_decoder_channels": 8,
+    "message_scale": 0.3,
+}
+REFERENCES = {1: -1.5, 6: -4.0, 8: -3.0, 29: 0.5}
+
+
+def random_network(seed: int = 0, **settings: object) -> FAENet:
+    """A small network in evaluation mode with every weight and bias random, so that no part of it is silent."""
+    with torch.random.fork_rng(devices=[]):
+        network = FAENet(FAENetSettings.model_validate({**SMALL, **settings}))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            scale = 0.3 if weight.dim() < 2 else weight.shape[1] ** -0.5
+            weight.copy_(scale * torch.randn(weight.shape, generator=generator))
+            if "norm.weight" in name:
+                weight.add_(1.0)
+    return network.eval()
+
+
+def random_potential(
+    policy: str = "lattice",
+    *,
+    force_mode: ForceMode = ForceMode.GRADIENT,
+    stress: bool = False,
+    seed: int = 0,
+    repulsion_reach: float | None = None,
+    **settings: object,
+) -> NetworkPotential:
+    """A float64 potential of a random network; `settings` are those of FAENet."""
+    references = torch.zeros(119, dtype=torch.float64)
+    for number, energy in REFERENCES.items():
+        references[number] = energy
+    scales = Scales(energy=1.7, forces=1.3, references=references)
+    model = EnergyModel(random_network(seed, **settings).double(), scales, repulsion_reach)
+    return NetworkPotential(
+        model=model.eval().requires_grad_(False), policy=frame_policy(policy), force_mode=force_mode, stress=stress
+    )
+
+
+def write_model(
+    parent: Path,
+    name: str = "tiny",
+    *,
+    seed: int = 0,
+    card: dict[str, object] | None = None,
+    settings: dict[str, object] | None = None,
+) -> Path:
+    """A model folder `parent/name`; `card` replaces entries of model.yaml, `settings` those of the network."""
+    folder = parent / name
+    folder.mkdir(parents=True)
+    content = save({key: value.contiguous() for key, value in random_network(seed, **(settings or {})).state_dict().items()})
+    (folder / WEIGHTS).write_bytes(content)
+    values = {
+        "name": name,
+        "architecture": "faenet",
+        "settings": SMALL | (settings or {}),
+        "cutoff": SMALL["cutoff"],
+        "elements": ("H", "C", "O", "Cu"),
+        "energy_kind": "adsorption",
+        "level_of_theory": "none: random weights",
+        "references": "none",
+        "reference_energies": {"H": -1.5, "C": -4.0},
+        "energy_scale": 1.7,
+        "force_scale": 1.3,
+        "frames": "lattice",
+        "force_mode": "gradient",
+        "conservative": True,
+        "repulsion_reach": 0.8,
+        "weights_sha256": hashlib.sha256(content).hexdigest(),
+        "licence": "MIT",
+        "domain": "tests",
+    }
+    write_card(folder, ModelCard.parse(values | (card or {}), name))
+    return folder
+
+
+def edit_card(folder: Path, text: str, replacement: str) -> None:
+    """Change model.yaml as someone with an editor would."""
+    path = folder / CARD
+    before = path.read_text()
+    assert before.count(text) == 1
+    path.write_text(before.replace(text, replacement))
+    assert read_yaml(path)

@@ -1,0 +1,76 @@
+"""`geocalc.relax` and `geocalc.predict` on ASE structures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.constraints import FixAtoms
+from models_for_tests import write_model
+from structures import adslab, rattled
+
+import geocalc
+from geocalc import GeoCalc
+from geocalc.errors import InputError, ModelNotFoundError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models"))
+
+
+def slab(adsorbate: str = "O") -> Atoms:
+    atoms = rattled(adslab(adsorbate, "fcc", size=(2, 2, 2)))
+    atoms.set_constraint(FixAtoms(mask=atoms.get_tags() == 0))
+    atoms.info = {"sid": f"slab-{adsorbate}"}
+    return atoms
+
+
+def test_predicting_is_what_the_calculator_says(folder: Path) -> None:
+    structures = [slab("O"), slab("CO")]
+    results = geocalc.predict(structures, folder, dtype="float64")
+    for atoms, result in zip(structures, results, strict=True):
+        atoms.calc = GeoCalc(folder, dtype="float64")
+        assert result.record.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
+        assert result.atoms.get_potential_energy() == result.record.energy
+        np.testing.assert_allclose(result.atoms.get_forces(), atoms.get_forces(), rtol=0, atol=1e-10)
+        assert result.record.n_steps == 0
+        assert result.record.sid == atoms.info["sid"]
+        assert result.record.energy_kind == "adsorption"
+
+
+def test_relaxing_lowers_the_energy_and_leaves_the_input_alone(folder: Path) -> None:
+    atoms = slab()
+    before = atoms.copy()
+    (start,) = geocalc.predict(atoms, folder, dtype="float64")
+    (result,) = geocalc.relax(atoms, folder, dtype="float64", steps=5, fmax=1e-4)
+    assert result.record.energy < start.record.energy - 1e-3
+    assert result.record.n_steps == 5
+    assert not result.record.converged
+    assert np.array_equal(atoms.positions, before.positions)
+    assert atoms.calc is None
+    held = atoms.get_tags() == 0
+    assert np.array_equal(result.atoms.positions[held], before.positions[held])
+    assert len(result.atoms.constraints) == 1
+    assert result.atoms.info == before.info
+
+
+def test_a_structure_that_fails_keeps_its_place(folder: Path) -> None:
+    foreign = slab()
+    foreign.numbers[0] = 79
+    results = geocalc.predict((atoms for atoms in [slab(), foreign, slab("CO")]), folder)
+    assert [result.record.error is None for result in results] == [True, False, True]
+    assert "contains Au, which this model was not trained on" in str(results[1].record.error)
+    assert results[1].record.energy is None
+    assert results[1].atoms.calc is None
+
+
+def test_a_wrong_model_or_setting_is_an_error_at_once(folder: Path) -> None:
+    with pytest.raises(ModelNotFoundError):
+        geocalc.relax(slab(), "no-such-model")
+    with pytest.raises(InputError, match=r"no optimiser .newton.; choose from bfgs, fire"):
+        geocalc.relax(slab(), folder, optimizer="newton")
+    with pytest.raises(InputError, match="no frame policy"):
+        geocalc.predict(slab(), folder, frames="latice")

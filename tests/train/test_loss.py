@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from structures import adslab, systems_of
+from training import make_recipe, relaxation
+
+from geocalc.errors import RecipeError
+from geocalc.systems import Prediction
+from geocalc.train.batches import Labels
+from geocalc.train.loss import loss
+from geocalc.train.recipe import Training
+from geocalc.train.references import fit_scales
+from geocalc.train.store import Sample
+
+
+def settings(**weights: float) -> Training:
+    return make_recipe(Path("d"), **({"energy_weight": 0.0, "force_weight": 0.0} | weights)).training
+
+
+@pytest.fixture
+def case():
+    """Two slabs of nine atoms, the lower layers fixed: errors of 0.5 and 1.5 eV, and of (0.3, 0, 0.4) eV/A on every atom."""
+    systems = systems_of(adslab("O", size=(2, 2, 2)), adslab("O", size=(2, 2, 2)))
+    systems = replace(systems, fixed=(systems.tags == 0)[:, None].expand(-1, 3).clone())
+    labels = Labels(energy=torch.tensor([1.0, 2.0]).double(), forces=torch.ones(18, 3).double())
+    error = torch.tensor([0.3, 0.0, 0.4]).double()
+    prediction = Prediction(energy=labels.energy + torch.tensor([0.5, -1.5]).double(), forces=labels.forces + error)
+    return systems, labels, prediction
+
+
+def test_the_energy_term_is_the_mean_absolute_error_in_units_of_the_scale(case):
+    systems, labels, prediction = case
+    found = loss(prediction, None, systems, labels, settings(energy_weight=2.0), scale=4.0)
+    assert float(found.total) == pytest.approx(2.0 * 1.0 / 4.0)
+    assert float(found.energy) == pytest.approx(1.0)
+
+
+def test_the_force_term_is_the_mean_norm_of_the_error(case):
+    systems, labels, prediction = case
+    found = loss(prediction, None, systems, labels, settings(force_weight=3.0), scale=2.0)
+    assert float(found.total) == pytest.approx(3.0 * 0.5 / 2.0)
+    assert float(found.forces) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"), [(0.0, 0.5), (1.0, 4 * 2.0 / 9 + 5 * 0.5 / 9), (0.25, (1 * 2.0 + 5 * 0.5) / 6)]
+)
+def test_fixed_atoms_count_as_much_as_they_are_told_to(case, weight, expected):
+    systems, labels, prediction = case
+    wrong = prediction.forces.clone()
+    wrong[systems.fixed.all(1)] = labels.forces[systems.fixed.all(1)] + torch.tensor([0.0, 2.0, 0.0]).double()
+    chosen = settings(force_weight=1.0, fixed_force_weight=weight)
+    found = loss(replace(prediction, forces=wrong), None, systems, labels, chosen, scale=1.0)
+    assert float(found.total) == pytest.approx(expected)
+
+
+def test_a_batch_of_fixed_atoms_alone_is_a_number(case):
+    systems, labels, prediction = case
+    systems = replace(systems, fixed=torch.ones_like(systems.fixed))
+    found = loss(prediction, None, systems, labels, settings(force_weight=1.0, fixed_force_weight=0.0), scale=1.0)
+    assert float(found.total) == 0.0
+
+
+def test_the_gradient_of_the_force_term_is_finite_where_the_error_is_zero(case):
+    systems, labels, prediction = case
+    forces = labels.forces.clone().requires_grad_()
+    loss(replace(prediction, forces=forces), None, systems, labels, settings(force_weight=1.0), scale=1.0).total.backward()
+    assert forces.grad.isfinite().all()
+
+
+def test_direct_forces_have_their_own_term_and_are_the_ones_reported(case):
+    systems, labels, prediction = case
+    direct = labels.forces + torch.tensor([0.0, 0.6, 0.8]).double()
+    chosen = settings(direct_force_weight=2.0)
+    found = loss(replace(prediction, forces=None), direct, systems, labels, chosen, scale=1.0)
+    assert float(found.total) == pytest.approx(2.0)
+    assert float(found.forces) == pytest.approx(1.0)
+
+
+def test_the_gradient_target_pulls_the_head_and_never_the_gradient(case):
+    systems, labels, prediction = case
+    gradient = prediction.forces.clone().requires_grad_()
+    direct = (prediction.forces + torch.tensor([0.0, 0.6, 0.8]).double()).requires_grad_()
+    chosen = settings(gradient_target_weight=0.5)
+    found = loss(replace(prediction, forces=gradient), direct, systems, labels, chosen, scale=1.0)
+    assert float(found.total.detach()) == pytest.approx(0.5)
+    found.total.backward()
+    assert direct.grad.abs().max() > 0
+    assert gradient.grad is None or not gradient.grad.any()
+
+
+def test_the_substrate_term_holds_shares_below_the_surface_and_of_clean_slabs_at_zero(case):
+    _, _, prediction = case
+    systems = systems_of(adslab("O", size=(2, 2, 2)), adslab("", size=(2, 2, 2)))
+    labels = Labels(energy=prediction.energy, forces=torch.zeros(17, 3).double())
+    shares = torch.where(systems.tags == 2, 100.0, torch.where(systems.tags == 1, 10.0, 1.0)).double()
+    told = replace(prediction, forces=None, atom_energies=shares)
+    found = loss(told, None, systems, labels, settings(energy_weight=0.0, substrate_weight=1.0), scale=1.0)
+    below, clean = 4 * [1.0], 4 * [1.0] + 4 * [10.0]
+    assert float(found.total) == pytest.approx(np.mean(below + clean))
+    with pytest.raises(RecipeError, match="substrate_weight"):
+        loss(replace(told, atom_energies=None), None, systems, labels, settings(substrate_weight=1.0), scale=1.0)
+
+
+def with_energies(energy_of) -> list[Sample]:
+    found = []
+    for n in range(4):
+        atoms = relaxation("a", n_frames=1)[0][: 5 + n]
+        if n == 3:
+            atoms.numbers[:2] = 8
+        found.append(
+            Sample(
+                numbers=atoms.numbers.astype(np.int64),
+                tags=atoms.get_tags(),
+                positions=atoms.positions,
+                forces=np.zeros((len(atoms), 3)),
+                fixed=np.zeros((len(atoms), 3), dtype=bool),
+                cell=np.array(atoms.cell),
+                pbc=atoms.pbc,
+                energy=energy_of(atoms, n),
+                group=str(n),
+                frame=0,
+                source=0,
+                validation=False,
+            )
+        )
+    return found
+
+
+def test_references_are_found_where_energies_are_sums_over_atoms():
+    samples = with_energies(lambda atoms, n: -3.0 * np.sum(atoms.numbers == 29) + 2.0 * np.sum(atoms.numbers == 8))
+    scales = fit_scales(samples, ())
+    assert scales.references[[29, 8]].tolist() == pytest.approx([-3.0, 2.0])
+    assert scales.energy == 1.0  # nothing is left to scale
+    assert not scales.references[[1, 6, 47]].any()
+
+
+def test_the_scale_is_the_spread_that_references_leave():
+    samples = with_energies(lambda atoms, n: float(n))
+    assert fit_scales(samples, ("O",)).references[29] == 0.0
+    left = np.array([0.0, 1.0, 2.0, 0.0])  # O takes the last one whole
+    assert fit_scales(samples, ("O",)).energy == pytest.approx(left.std())
+
+
+def test_references_of_what_is_no_element_are_refused():
+    with pytest.raises(RecipeError, match="Xx, which are no chemical symbols"):
+        fit_scales(with_energies(lambda atoms, n: 0.0), ("O", "Xx"))
