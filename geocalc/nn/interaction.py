@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from geocalc.errors import InputError
 from geocalc.nn.activation import swish
-from geocalc.nn.fused import aggregate_fused
+from geocalc.nn.fused import SplitEdges, aggregate_fused
 from geocalc.nn.message import EdgeIndex, aggregate
 from geocalc.nn.norm import GraphNorm
 
@@ -75,12 +75,18 @@ class Interaction(nn.Module):
         self.last = nn.Linear(width, width) if complex_update else None
 
     def forward(
-        self, hidden: Tensor, edge: Tensor, envelope: Tensor, index: EdgeIndex, system_idx: Tensor, n_systems: int
+        self,
+        hidden: Tensor,
+        edge: Tensor | SplitEdges,
+        envelope: Tensor,
+        index: EdgeIndex,
+        system_idx: Tensor,
+        n_systems: int,
     ) -> Tensor:
         """The update (n_atoms, width) of `hidden`, without the residual.
 
         Args:
-            hidden: (n_atoms, width). edge: (n_edges, filters). envelope: (n_edges, 1).
+            hidden: (n_atoms, width). edge: (n_edges, filters), or split where no gradient is wanted. envelope: (n_edges, 1).
             index: the edges. system_idx: (n_atoms,) structure of each atom. n_systems: their number.
         """
         if self.layer_norm is not None:
@@ -91,23 +97,25 @@ class Interaction(nn.Module):
             summed = swish(self.graph_norm(summed, system_idx, n_systems))
         if self.kind is MessageType.UPDOWN_LOCAL_ENV:  # as published: surroundings are not normalised, nor the sum activated
             zero = torch.zeros_like(value)
-            around = aggregate(edge.to(value.dtype), zero, zero, torch.ones_like(value), envelope, index, False)
+            whole = edge.joined() if isinstance(edge, SplitEdges) else edge
+            around = aggregate(whole.to(value.dtype), zero, zero, torch.ones_like(value), envelope, index, False)
             update = self.up(torch.cat([summed, around * self.message_scale], dim=1))
         else:
             update = swish(self.up(summed))
         return update if self.last is None else swish(self.last(update))
 
-    def _messages(self, hidden: Tensor, edge: Tensor, envelope: Tensor, value: Tensor, index: EdgeIndex) -> Tensor:
+    def _messages(self, hidden: Tensor, edge: Tensor | SplitEdges, envelope: Tensor, value: Tensor, index: EdgeIndex) -> Tensor:
         """Messages summed at their receivers, (n_atoms, inner): fused without gradients, twice differentiable with them."""
         activate = self.kind not in (MessageType.SIMPLE, MessageType.UPDOWN_LOCAL_ENV)
         center = None if self.center is None else self.center(hidden)
         neighbor = None if self.neighbor is None else self.neighbor(hidden)
-        if self.edge is not None and not torch.is_grad_enabled():
+        if isinstance(edge, SplitEdges) and self.edge is not None:
             bias = self.edge.bias if center is None else center + self.edge.bias
-            weight = self.edge.weight.to(edge.dtype)
+            weight = self.edge.weight.to(edge.vector.dtype)
             return aggregate_fused(edge, weight, bias.expand_as(value), neighbor, value, envelope, index, activate)
         zero = value.new_zeros(value.shape)
-        filters = edge if self.edge is None else self.edge(edge)
+        whole = edge.joined().to(value.dtype) if isinstance(edge, SplitEdges) else edge
+        filters = whole if self.edge is None else self.edge(whole)
         return aggregate(
             filters,
             zero if center is None else center,

@@ -77,12 +77,14 @@ def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dic
 def matrix_operations(settings: FAENetSettings, inputs: NetworkInput) -> float:
     """Floating point operations of the products of one forward pass, as our formulation does them."""
     edges, atoms = inputs.edge_vec.shape[0], inputs.numbers.shape[0]
+    lengths = len(torch.unique((inputs.edge_vec * inputs.edge_vec).sum(1)))
     h, f, g = settings.hidden_channels, settings.num_filters, settings.num_gaussians
-    per_edge = 3 * (f // 2) + g * (f - f // 2) + settings.num_interactions * f * f
+    per_edge = 3 * (f // 2) + settings.num_interactions * f * (f // 2)
+    per_length = g * (f - f // 2) + settings.num_interactions * f * (f - f // 2)
     per_atom = (
         h * h + settings.num_interactions * (3 * h * f + f * h + h * h) + h * h // 2 + h * settings.force_decoder_channels
     )
-    return 2.0 * (edges * per_edge + atoms * per_atom)
+    return 2.0 * (edges * per_edge + lengths * per_length + atoms * per_atom)
 
 
 def training_step(network: torch.nn.Module, inputs: NetworkInput) -> None:

@@ -1,0 +1,62 @@
+"""The examples run as a reader would run them, and print what they promise."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name: str, folder: Path) -> str:
+    """Standard output of an example, run in an empty folder with no models but the shipped ones."""
+    surroundings = {k: v for k, v in os.environ.items() if k != "GEOCALC_MODELS"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name)],
+        cwd=folder,
+        env=surroundings | {"XDG_DATA_HOME": str(folder / "home"), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"{name} failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_first_energy(tmp_path):
+    said = run("01_first_energy.py", tmp_path)
+    assert "of which adsorbate: OH, fixed: " in said
+    assert re.search(r"-?\d+\.\d{3} eV, an adsorption energy", said)
+    expected, found = map(float, re.findall(r"(?:expected|found) (-?\d+\.\d+) eV", said))
+    assert expected < 0
+    assert found == pytest.approx(expected, rel=0.2, abs=2e-5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_relaxing_adslabs(tmp_path):
+    said = run("02_relax_adslab.py", tmp_path)
+    rows = [line.split() for line in said.splitlines() if " CONVERGED " in line]
+    assert len(rows) == 4
+    assert all(0 < float(moved) < 3 for *_, moved, _, _ in rows)
+    assert "fixed atoms are where they were: True" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_your_own(tmp_path):
+    said = run("03_train_your_own.py", tmp_path)
+    assert "CONVERGED after" in said
+    error, null = (float(re.search(pattern, said)[1]) for pattern in (r"force MAE (\d\.\d+)", r"no force at all: (\d\.\d+)"))
+    assert error < 0.6 * null
+    own, reference = map(float, re.search(r"relaxed energy: (\S+) eV from the model, (\S+) eV from EMT", said).groups())
+    assert own == pytest.approx(reference, abs=0.3)
+
+
+def test_every_example_is_run_here():
+    named = set(re.findall(r"run\(\"(\d\d_\w+\.py)\"", Path(__file__).read_text()))
+    assert {path.name for path in EXAMPLES.glob("*.py")} == named
