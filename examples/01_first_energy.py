@@ -32,6 +32,5 @@ step = 1e-3 * forces
 moved = atoms.copy()
 moved.calc = atoms.calc
 moved.positions += step
-print(
-    f"a step of 0.001 along the forces: expected {-np.sum(forces * step):.5f} eV, found {moved.get_potential_energy() - energy:.5f} eV"
-)
+change = moved.get_potential_energy() - energy
+print(f"a step of 0.001 along the forces: expected {-np.sum(forces * step):.5f} eV, found {change:.5f} eV")

@@ -34,6 +34,19 @@ JUMP = 0.001  # eV; a larger difference than the forces explain is a jump
 AT_ONCE = 48  # structures evaluated together
 
 
+FINDING = """## Finding
+
+Frames from the lattice alone are the ones to relax with. They do not depend on positions, so the energy is as smooth as the network,
+gradient forces are exact, and nothing changes under rotation, translation or re-wrapping. `lattice`, the average over all equivalent
+frames, is also free of the choice of basis and keeps the symmetry of a site: an adsorbate on a symmetric site feels no spurious
+force, as in DFT. It is the default of the shipped model. `cell`, one of these frames, costs a fraction of it and differs by the few
+meV in the last column of the first table; it is the choice for speed.
+
+One random frame per call gives another energy at every call. Axes of the covariance of positions follow the periodic image in which
+an atom happens to be stored. Axes of the edge covariance do not, but they are degenerate on fcc(111): with a single frame the energy
+jumps where the axes swap. PCA in two dimensions is by construction not invariant under tilting the slab out of the xy plane."""
+
+
 def energies_along(model: LoadedModel, frames: list[Sample]) -> tuple[np.ndarray, np.ndarray]:
     """Energies (n,) eV and work -F.dx (n - 1,) eV between neighbouring points of the path through all frames, `STEP` apart."""
     positions = [torch.from_numpy(f.positions) for f in frames]
@@ -81,6 +94,41 @@ def wrapped(systems: Systems, shift: torch.Tensor) -> Systems:
     return replace(systems, positions=torch.einsum("ai,aij->aj", fractional, cell))
 
 
+def page(about: dict[str, object], policies: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The README beside this file."""
+    lines = [
+        "# Which frame can a relaxation rest on?",
+        "",
+        f"Model `{about['model']}`, float64, one CPU thread; held-out relaxations of `{about['data']}` (the recipe's validation split); "
+        "`python workflows/frame-policies/run.py`. Numbers are in `results.json`.",
+        "",
+        "Largest change of the energy (eV) of 8 relaxed adslabs under operations that change nothing:",
+        "",
+        "| policy | repeated call | rotation about z | any rotation | shift and re-wrap | another basis |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, found in policies.items():
+        e = found["invariance_eV"]
+        keys = ("repeated call", "rotation about z", "rotation", "shift and re-wrap", "another lattice basis")
+        lines.append(f"| `{name}` | " + " | ".join(f"{e[key]:.0e}" for key in keys) + " |")
+    lines += [
+        "",
+        f"Along {about['paths']} DFT relaxations, points {STEP} Å apart: jumps of the energy that the forces do not explain, and relaxations "
+        f"of {about['relaxations']} structures with BFGS, at most 200 steps:",
+        "",
+        "| policy | points | jumps > 1 meV | largest (eV) | converged, calls at fmax 0.05 | at fmax 0.01 | seconds for both |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in policies.items():
+        path, loose, tight = found["path"], found["relax_fmax_0.05"], found["relax_fmax_0.01"]
+        lines.append(
+            f"| `{name}` | {path['points']} | {path['jumps_above_1meV']} | {path['largest_unexplained_eV']:.1e} | "
+            f"{loose['converged']:.0%}, {loose['model_calls']:.1f} | {tight['converged']:.0%}, {tight['model_calls']:.1f} | "
+            f"{loose['seconds'] + tight['seconds']:.0f} |"
+        )
+    return "\n".join([*lines, "", FINDING, ""])
+
+
 @click.command()
 @click.option("--model", default="faenet-sfa", show_default=True)
 @click.option("--paths", default=20, show_default=True)
@@ -93,10 +141,10 @@ def main(model: str, paths: int, relaxations: int, policies: str) -> None:
     held_out = reference_relaxations(recipe.data, 0)
     references = held_out[:: max(1, len(held_out) // relaxations)][:relaxations]
     chosen = held_out[:: max(1, len(held_out) // paths)][:paths]
-    results = {}
+    results: dict[str, dict[str, dict[str, float]]] = {}
     for policy in policies.split(","):
         loaded = load_model(model, dtype="float64", frames=policy, seed=0)
-        found: dict[str, object] = {"invariance_eV": invariance(loaded, [r.frames[-1] for r in held_out[:8]])}
+        found: dict[str, dict[str, float]] = {"invariance_eV": invariance(loaded, [r.frames[-1] for r in held_out[:8]])}
         jumps, largest, n_points = 0, 0.0, 0
         for path in chosen:
             energy, work = energies_along(loaded, list(path.frames))
@@ -116,8 +164,9 @@ def main(model: str, paths: int, relaxations: int, policies: str) -> None:
         results[policy] = found
         print(policy, json.dumps(found), flush=True)
         about = {"model": model, "data": locate(recipe.data.sources[0].path).name, "paths": paths, "relaxations": relaxations}
-        out = Path(__file__).parent / "results.json"
-        out.write_text(json.dumps({**about, "step_A": STEP, "policies": results}, indent=1) + "\n")
+        folder = Path(__file__).parent
+        (folder / "results.json").write_text(json.dumps({**about, "step_A": STEP, "policies": results}, indent=1) + "\n")
+        (folder / "README.md").write_text(page(about, results))
 
 
 if __name__ == "__main__":
