@@ -9,7 +9,7 @@ from geocalc import GeoCalc
 
 DATA = Path(__file__).parent / "data"
 
-# OH on Pt(111), moved off its site. Tags say which atoms lie below the surface (0), on it (1) and adsorb (2); the lower layers
+# CH on Ir(111), moved off its site. Tags say which atoms lie below the surface (0), on it (1) and adsorb (2); the lower layers
 # are fixed.
 atoms = read(DATA / "adslab.traj")
 print(

@@ -35,7 +35,7 @@ def main() -> None:
     before, after, curve = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
     for axis, structure, title in ((before, start, "before"), (after, atoms, "after")):
         plot_atoms(centred(structure), axis, rotation="-78x,18y,0z", show_unit_cell=0)
-        axis.set_title(f"OH on Pt(111), {title}", fontsize=10)
+        axis.set_title(f"CH on Ir(111), {title}", fontsize=10)
         axis.axis("off")
     curve.plot(energies, "o-", color="#2f6db3", ms=3)
     curve.set_xlabel("BFGS step")
