@@ -109,7 +109,7 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
     lines = [
         f"# {c.name}",
         "",
-        f"A conservative {c.architecture.upper()} potential ({n_weights:,} weights) trained by stochastic frame averaging for "
+        f"A conservative {c.architecture.replace('faenet', 'FAENet')} potential ({n_weights:,} weights) trained by stochastic frame averaging for "
         "relaxing small adsorbates on close-packed metal surfaces.",
         "",
         f"- **Energy:** {c.energy_kind.value} energy in eV; zero: {c.references}.",
@@ -218,13 +218,23 @@ def processor() -> str:
 
 @click.command()
 @click.argument("name", default="faenet-sfa")
-def main(name: str) -> None:
+@click.option("--render", is_flag=True, help="Only write the pages again, from metrics.json as it is.")
+def main(name: str, render: bool) -> None:
     """Measure and write."""
     settle_process()
     folder = find_model(name)
     recipe = read_recipe(folder / "recipe.yaml")
     model = load_model(name)
-    measured = {
+    measured = json.loads((folder / "metrics.json").read_text()) if render else measure_all(name, recipe, model)
+    (folder / "metrics.json").write_text(json.dumps(measured, indent=1) + "\n")
+    (folder / "README.md").write_text(card(model, recipe, measured))
+    write_table(table_row(name, model.card.domain, measured))
+    print(card(model, recipe, measured))
+
+
+def measure_all(name: str, recipe: Recipe, model: LoadedModel) -> dict[str, Any]:
+    """Everything the card quotes."""
+    return {
         "machine": f"{processor()}, one thread, float32, torch {torch.__version__}",
         "command": f"python workflows/model-card/run.py {name}",
         "versions": versions(),
@@ -235,10 +245,6 @@ def main(name: str) -> None:
         "outside": outside(name),
         "milliseconds": speed(name),
     }
-    (folder / "metrics.json").write_text(json.dumps(measured, indent=1) + "\n")
-    (folder / "README.md").write_text(card(model, recipe, measured))
-    write_table(table_row(name, model.card.domain, measured))
-    print(card(model, recipe, measured))
 
 
 if __name__ == "__main__":
