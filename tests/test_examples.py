@@ -31,7 +31,7 @@ def run(name: str, folder: Path) -> str:
 
 def test_the_first_energy(tmp_path):
     said = run("01_first_energy.py", tmp_path)
-    assert "of which adsorbate: OH, fixed: " in said
+    assert "of which adsorbate: CH, fixed: " in said
     assert re.search(r"-?\d+\.\d{3} eV, an adsorption energy", said)
     expected, found = map(float, re.findall(r"(?:expected|found) (-?\d+\.\d+) eV", said))
     assert expected < 0
