@@ -35,7 +35,7 @@ from geocalc.train.store import Sample, read_store
 
 BETAS = (0.9, 0.99)  # shorter memory of squared gradients than Adam's default: force losses change scale early
 REMEDY = "go on from the last checkpoint with --resume and a lower training.learning_rate or training.clip_norm"
-N_EVALUATED = 400  # validation samples scored during training; the whole split is scored at the end
+N_EVALUATED = 400  # validation samples behind the learning curve; metrics.json is of the whole split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +123,11 @@ def train(
                 append_log(folder, vars(progress))
                 report(progress)
         if (done % settings.evaluate_every == 0 or last) and fabric.is_global_zero:
-            some = validation if last else validation[:: max(1, len(validation) // N_EVALUATED)]
-            errors = score(run.averaged(), recipe, some, fabric.device)
+            averaged = run.averaged()
+            errors = score(averaged, recipe, validation[:: max(1, len(validation) // N_EVALUATED)], fabric.device)
             append_log(folder, {"step": done, "seconds": elapsed, "validation": errors})
             if last:
+                errors = score(averaged, recipe, validation, fabric.device)
                 write_whole(folder / METRICS, [json.dumps({"validation": errors, "steps": done}, indent=1) + "\n"])
         if (done % settings.checkpoint_every == 0 or last or stopping) and fabric.is_global_zero:
             save_checkpoint(folder / CHECKPOINT, done, run.model.network, run.optimizer, run.average)
