@@ -71,39 +71,82 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--fmax", type=float, default=0.05, show_default=True, help="Largest force on a free atom, eV/Angstrom.")
 @click.option("--steps", type=int, default=300, show_default=True, help="Steps allowed for each structure.")
 @click.option("--traj", default="ends", show_default=True, help="Geometries kept: none, ends, every:N or full.")
-@click.pass_context
-def relax(ctx: click.Context, /, inputs: tuple[Path, ...], **options: Any) -> None:
+def relax(
+    inputs: tuple[Path, ...],
+    model: str,
+    out: Path | None,
+    device: str,
+    dtype: str,
+    frames: str | None,
+    strict: bool,
+    resume: bool,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    optimizer: str,
+    fmax: float,
+    steps: int,
+    traj: str,
+) -> None:
     """Relax structures; INPUTS are files that ASE reads, folders, or OC20 LMDB.
 
     Exit status: 0 all converged, 1 error, 2 usage, 3 finished but some structure did not converge or is flagged.
     """
-    _run(ctx, "relax", inputs, options, {k: options[k] for k in ("optimizer", "fmax", "steps", "traj")})
+    settings: dict[str, object] = {"model": model, "device": device, "dtype": dtype, "frames": frames, "strict": strict}
+    settings |= {"optimizer": optimizer, "fmax": fmax, "steps": steps, "traj": traj}
+    _run("relax", inputs, out, settings, config, assignments, resume)
 
 
 @main.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_common
-@click.pass_context
-def predict(ctx: click.Context, /, inputs: tuple[Path, ...], **options: Any) -> None:
+def predict(
+    inputs: tuple[Path, ...],
+    model: str,
+    out: Path | None,
+    device: str,
+    dtype: str,
+    frames: str | None,
+    strict: bool,
+    resume: bool,
+    config: Path | None,
+    assignments: tuple[str, ...],
+) -> None:
     """Evaluate structures as they are: a single point with an energy-and-force model."""
-    _run(ctx, "predict", inputs, options, {"steps": 0, "traj": "none"})
+    settings = {
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+        "frames": frames,
+        "strict": strict,
+        "steps": 0,
+        "traj": "none",
+    }
+    _run("predict", inputs, out, settings, config, assignments, resume)
 
 
-def _run(ctx: click.Context, verb: str, inputs: tuple[Path, ...], options: dict[str, Any], own: dict[str, Any]) -> None:
+def _run(
+    verb: str,
+    inputs: tuple[Path, ...],
+    out: Path | None,
+    settings: dict[str, object],
+    config: Path | None,
+    assignments: tuple[str, ...],
+    resume: bool,
+) -> None:
     """Run a model over the input files into a run folder, with a progress line and a table at the end."""
     from geocalc.commands.run import run_command
 
-    given = {k: options[k] for k in ("model", "device", "dtype", "frames", "strict")} | own
-    explicit = {k: v for k, v in given.items() if ctx.get_parameter_source(k) is not click.core.ParameterSource.DEFAULT}
+    ctx = click.get_current_context()
+    default = click.core.ParameterSource.DEFAULT
     status = run_command(
         verb,
         inputs,
-        options["out"] or Path(f"{inputs[0].name.split('.')[0] or 'input'}-{verb}"),
-        defaults=given,
-        explicit=explicit,
-        config=options["config"],
-        assignments=options["assignments"],
-        resume=options["resume"],
+        out or Path(f"{inputs[0].name.split('.')[0] or 'input'}-{verb}"),
+        defaults=settings,
+        explicit={name: value for name, value in settings.items() if ctx.get_parameter_source(name) is not default},
+        config=config,
+        assignments=assignments,
+        resume=resume,
     )
     ctx.exit(status)
 
@@ -120,7 +163,19 @@ def _run(ctx: click.Context, verb: str, inputs: tuple[Path, ...], options: dict[
 @click.option("--steps", type=int, default=300, show_default=True, help="For --task relax.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
-def evaluate(model: str, data: Path, out: Path | None, **options: Any) -> None:
+def evaluate(
+    model: str,
+    data: Path,
+    task: str,
+    out: Path | None,
+    source: int | None,
+    frames: str | None,
+    optimizer: str,
+    fmax: float,
+    steps: int,
+    device: str,
+    dtype: str,
+) -> None:
     """Errors of MODEL on DATA: labelled structures, or a recipe, whose validation split is used.
 
     Writes metrics.json and parity plots. With --task relax every held-out relaxation is started from its first frame and compared
@@ -128,7 +183,19 @@ def evaluate(model: str, data: Path, out: Path | None, **options: Any) -> None:
     """
     from geocalc.commands.evaluate import evaluate_command
 
-    summary = evaluate_command(model, data, out or Path(f"{Path(model).name}-{options['task']}"), **options)
+    summary = evaluate_command(
+        model,
+        data,
+        out or Path(f"{Path(model).name}-{task}"),
+        task=task,
+        source=source,
+        frames=frames,
+        optimizer=optimizer,
+        fmax=fmax,
+        steps=steps,
+        device=device,
+        dtype=dtype,
+    )
     click.echo(json.dumps(summary, indent=1))
 
 
@@ -140,11 +207,20 @@ def evaluate(model: str, data: Path, out: Path | None, **options: Any) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--devices", type=int, default=1, show_default=True, help="Processes or GPUs.")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of each process on a CPU.")
-def train(recipe: Path, out: Path | None, resume: bool, **options: Any) -> None:
+def train(
+    recipe: Path,
+    out: Path | None,
+    resume: bool,
+    assignments: tuple[str, ...],
+    device: str,
+    devices: int,
+    threads: int,
+) -> None:
     """Train a potential from a RECIPE (YAML); killed runs go on with --resume as if nothing had happened."""
     from geocalc.commands.train import train_command
 
-    said = train_command(recipe, out, resume, report=_train_line if sys.stderr.isatty() else None, **options)
+    report = _train_line if sys.stderr.isatty() else None
+    said = train_command(recipe, out, resume, assignments, device, devices, threads, report)
     if said is not None:
         click.echo(said)
 
