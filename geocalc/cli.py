@@ -6,7 +6,7 @@ import errno
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +128,7 @@ def _run(
     verb: str,
     inputs: tuple[Path, ...],
     out: Path | None,
-    settings: dict[str, object],
+    settings: Mapping[str, object],
     config: Path | None,
     assignments: tuple[str, ...],
     resume: bool,

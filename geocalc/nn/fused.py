@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from geocalc.nn.message import EdgeIndex
 
-BLOCK_BYTES = 512 * 1024  # of one buffer; long enough blocks for an efficient product, two of them fit a 1 MiB cache
+BLOCK_BYTES = 2048 * 1024  # of one buffer; measured: longer blocks make the product efficient and still fit a third-level cache
 _local = threading.local()
 
 

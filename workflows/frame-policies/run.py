@@ -29,7 +29,7 @@ from geocalc.train.recipe import read_recipe
 from geocalc.train.store import Sample
 
 POLICIES = ("cell", "lattice", "lattice-stochastic", "pca-2d-one", "pca-2d", "pca-edges-2d-one", "pca-edges-2d")
-STEP = 0.001  # Angstrom, largest move of any atom between neighbouring points of a path
+COARSE, FINE = 0.01, 0.001  # Angstrom, largest move of any atom between neighbouring points of a path
 JUMP = 0.001  # eV; a larger difference than the forces explain is a jump
 AT_ONCE = 48  # structures evaluated together
 
@@ -47,14 +47,14 @@ an atom happens to be stored. Axes of the edge covariance do not, but they are d
 jumps where the axes swap. PCA in two dimensions is by construction not invariant under tilting the slab out of the xy plane."""
 
 
-def energies_along(model: LoadedModel, frames: list[Sample]) -> tuple[np.ndarray, np.ndarray]:
-    """Energies (n,) eV and work -F.dx (n - 1,) eV between neighbouring points of the path through all frames, `STEP` apart."""
-    positions = [torch.from_numpy(f.positions) for f in frames]
-    points = [positions[0]]
-    for before, after in itertools.pairwise(positions):
-        n = max(1, int(np.ceil(float((after - before).norm(dim=1).max()) / STEP)))
-        points += [before + (after - before) * (k / n) for k in range(1, n + 1)]
-    template, _ = collate(frames[:1])
+def between(before: torch.Tensor, after: torch.Tensor, step: float) -> list[torch.Tensor]:
+    """Points from `before` (left out) to `after`, (n_atoms, 3) each, no atom moving more than `step` Angstrom from one to the next."""
+    n = max(1, int(np.ceil(float((after - before).norm(dim=1).max()) / step)))
+    return [before + (after - before) * (k / n) for k in range(1, n + 1)]
+
+
+def unexplained(model: LoadedModel, template: Systems, points: list[torch.Tensor]) -> np.ndarray:
+    """Change of energy from each point to the next less the work of the mean force, (n - 1,) eV, absolute."""
     energy, forces = [], []
     for start in range(0, len(points), AT_ONCE):
         told = model(concatenate([replace(template, positions=p) for p in points[start : start + AT_ONCE]]))
@@ -62,7 +62,26 @@ def energies_along(model: LoadedModel, frames: list[Sample]) -> tuple[np.ndarray
         forces.append(told.forces.reshape(len(told.energy), -1, 3))
     f, x = torch.cat(forces), torch.stack(points)
     work = -0.5 * ((f[1:] + f[:-1]) * (x[1:] - x[:-1])).sum((1, 2))
-    return torch.cat(energy).numpy(), work.numpy()
+    return (torch.diff(torch.cat(energy)) - work).abs().numpy()
+
+
+def jumps_along(model: LoadedModel, frames: tuple[Sample, ...]) -> tuple[int, int, float]:
+    """Points looked at, jumps above `JUMP` that remain at `FINE` spacing, and the largest unexplained change (eV) at `COARSE`.
+
+    A discontinuity shows at any spacing, so only the intervals that show more than `JUMP` are looked at again more closely.
+    """
+    template, _ = collate(frames[:1])
+    places = [torch.from_numpy(f.positions) for f in frames]
+    points = [places[0]]
+    for before, after in itertools.pairwise(places):
+        points += between(before, after, COARSE)
+    rest = unexplained(model, template, points)
+    jumps, n_points = 0, len(points)
+    for k in np.flatnonzero(rest > JUMP):
+        fine = [points[k], *between(points[k], points[k + 1], FINE)]
+        jumps += int((unexplained(model, template, fine) > JUMP).sum())
+        n_points += len(fine) - 2
+    return n_points, jumps, float(rest.max(initial=0.0))
 
 
 def invariance(model: LoadedModel, samples: list[Sample]) -> dict[str, float]:
@@ -113,7 +132,8 @@ def page(about: dict[str, object], policies: dict[str, dict[str, dict[str, float
         lines.append(f"| `{name}` | " + " | ".join(f"{e[key]:.0e}" for key in keys) + " |")
     lines += [
         "",
-        f"Along {about['paths']} DFT relaxations, points {STEP} Å apart: jumps of the energy that the forces do not explain, and relaxations "
+        f"Along {about['paths']} DFT relaxations, points {COARSE} Å apart, and {FINE} Å where the energy changes by more than 1 meV beyond the work of the forces: jumps that remain, "
+        "the largest unexplained change at the coarse spacing, and relaxations "
         f"of {about['relaxations']} structures with BFGS, at most 200 steps:",
         "",
         "| policy | points | jumps > 1 meV | largest (eV) | converged, calls at fmax 0.05 | at fmax 0.01 | seconds for both |",
@@ -147,10 +167,8 @@ def main(model: str, paths: int, relaxations: int, policies: str) -> None:
         found: dict[str, dict[str, float]] = {"invariance_eV": invariance(loaded, [r.frames[-1] for r in held_out[:8]])}
         jumps, largest, n_points = 0, 0.0, 0
         for path in chosen:
-            energy, work = energies_along(loaded, list(path.frames))
-            rest = np.abs(np.diff(energy) - work)
-            jumps += int((rest > JUMP).sum())
-            largest, n_points = max(largest, float(rest.max(initial=0.0))), n_points + len(energy)
+            looked, more, worst = jumps_along(loaded, path.frames)
+            n_points, jumps, largest = n_points + looked, jumps + more, max(largest, worst)
         found["path"] = {"points": n_points, "jumps_above_1meV": jumps, "largest_unexplained_eV": largest}
         for fmax in (0.05, 0.01):
             started = time.perf_counter()
@@ -165,7 +183,9 @@ def main(model: str, paths: int, relaxations: int, policies: str) -> None:
         print(policy, json.dumps(found), flush=True)
         about = {"model": model, "data": locate(recipe.data.sources[0].path).name, "paths": paths, "relaxations": relaxations}
         folder = Path(__file__).parent
-        (folder / "results.json").write_text(json.dumps({**about, "step_A": STEP, "policies": results}, indent=1) + "\n")
+        (folder / "results.json").write_text(
+            json.dumps({**about, "steps_A": [COARSE, FINE], "policies": results}, indent=1) + "\n"
+        )
         (folder / "README.md").write_text(page(about, results))
 
 
