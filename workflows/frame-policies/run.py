@@ -28,7 +28,7 @@ from geocalc.train.prepare import locate, reference_relaxations
 from geocalc.train.recipe import read_recipe
 from geocalc.train.store import Sample
 
-POLICIES = ("cell", "lattice", "lattice-stochastic", "pca-2d-one", "pca-2d", "pca-edges-2d-one", "pca-edges-2d")
+POLICIES = ("lattice", "cell", "pca-edges-2d-one", "pca-2d-one", "lattice-stochastic")
 COARSE, FINE = 0.01, 0.001  # Angstrom, largest move of any atom between neighbouring points of a path
 JUMP = 0.001  # eV; a larger difference than the forces explain is a jump
 AT_ONCE = 48  # structures evaluated together
@@ -42,7 +42,7 @@ frames, is also free of the choice of basis and keeps the symmetry of a site: an
 force, as in DFT. It is the default of the shipped model. `cell`, one of these frames, costs a fraction of it and differs by the few
 meV in the last column of the first table; it is the choice for speed.
 
-One random frame per call gives another energy at every call. Axes of the covariance of positions follow the periodic image in which
+One random frame for each structure makes the energy jump from point to point; a seed only makes the jumps repeat. Axes of the covariance of positions follow the periodic image in which
 an atom happens to be stored. Axes of the edge covariance do not, but they are degenerate on fcc(111): with a single frame the energy
 jumps where the axes swap. PCA in two dimensions is by construction not invariant under tilting the slab out of the xy plane."""
 
