@@ -188,6 +188,22 @@ def edge_vectors(positions: Tensor, cell: Tensor, system_idx: Tensor, graph: Gra
     return vec + offset
 
 
+def pair_edges(graph: Graph, n_atoms: int) -> Tensor:
+    """Number of the pair that each edge forms with its reverse, (n_edges,) int64 from 0 without gaps.
+
+    An edge whose reverse was truncated is a pair of its own. Pairs are numbered by their lower atom, so those of one structure follow
+    each other.
+    """
+    shifts = graph.shifts.to(torch.int64)
+    reach = 0 if graph.n_edges == 0 else int(shifts.abs().max())
+    base = 2 * reach + 1
+    image = shifts @ shifts.new_tensor([base * base, base, 1])  # of the reverse edge: its negative
+    low, high = torch.minimum(graph.receivers, graph.senders), torch.maximum(graph.receivers, graph.senders)
+    image = torch.where(graph.receivers < graph.senders, image, torch.where(low == high, image.abs(), -image))
+    key = (low * n_atoms + high) * base**3 + image + base**3 // 2
+    return torch.unique(key, return_inverse=True)[1]
+
+
 def _search(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

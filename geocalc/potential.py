@@ -12,9 +12,9 @@ from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
 from geocalc.elements import N_ELEMENTS, symbols
 from geocalc.errors import InputError
 from geocalc.frames import FramePick, FramePolicy, Frames, make_frames
-from geocalc.neighbors import Graph, build_graph, edge_vectors
+from geocalc.neighbors import Graph, build_graph, edge_vectors, pair_edges
+from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.embedding import N_TAGS
-from geocalc.nn.message import EdgeIndex
 from geocalc.nn.repulsion import Repulsion
 from geocalc.systems import Prediction, Systems
 
@@ -228,6 +228,7 @@ def replicate(systems: Systems, graph: Graph, frames: Frames, edge_vec: Tensor, 
     owner = frames.system_idx
     n_frames = owner.shape[0]
     edge_system = systems.system_idx[graph.receivers]
+    pair_of = pair_edges(graph, systems.n_atoms)
     atoms: Tensor | slice
     edges: Tensor | slice
     if n_frames == systems.n_systems:
@@ -238,13 +239,16 @@ def replicate(systems: Systems, graph: Graph, frames: Frames, edge_vec: Tensor, 
         edges, frame_of_edge, _ = _copies(edge_system, systems.n_systems, owner)
         senders = graph.senders[edges] + atom_shift[frame_of_edge]
         receivers = graph.receivers[edges] + atom_shift[frame_of_edge]
+        pair_system = edge_system.new_zeros(int(pair_of.max()) + 1 if graph.n_edges else 0).scatter_(0, pair_of, edge_system)
+        _, _, pair_shift = _copies(pair_system, systems.n_systems, owner)
+        pair_of = pair_of[edges] + pair_shift[frame_of_edge]
     pose = torch.einsum("ei,eij->ej", edge_vec[edges], frames.rotations[frame_of_edge])
     return NetworkInput(
         numbers=systems.numbers[atoms],
         tags=systems.tags[atoms],
         system_idx=frame_of_atom,
         n_systems=n_frames,
-        index=EdgeIndex.build(senders, receivers, frame_of_atom.shape[0]),
+        index=EdgeIndex.build(senders, receivers, frame_of_atom.shape[0], pair_of),
         edge_vec=pose.to(dtype),
     )
 

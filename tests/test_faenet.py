@@ -13,10 +13,10 @@ from geocalc.architectures import FAENet, FAENetSettings
 from geocalc.architectures.base import NetworkInput
 from geocalc.architectures.faenet import EnergyWeights, Skip
 from geocalc.errors import InputError
-from geocalc.neighbors import build_graph, edge_vectors
+from geocalc.neighbors import build_graph, edge_vectors, pair_edges
+from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.heads import ForceDecoder, ForceNorm
 from geocalc.nn.interaction import MessageType, Norm
-from geocalc.nn.message import EdgeIndex
 from geocalc.systems import Systems, concatenate
 
 BLOCKS = list(itertools.product(MessageType, Norm))
@@ -158,7 +158,7 @@ def graph_inputs(systems: Systems, cutoff: float) -> tuple[NetworkInput, Tensor]
             tags=systems.tags,
             system_idx=systems.system_idx,
             n_systems=systems.n_systems,
-            index=EdgeIndex.build(graph.senders, graph.receivers, systems.n_atoms),
+            index=EdgeIndex.build(graph.senders, graph.receivers, systems.n_atoms, pair_edges(graph, systems.n_atoms)),
             edge_vec=edge_vectors(positions, systems.cell, systems.system_idx, graph),
         ),
         positions,

@@ -13,7 +13,7 @@ from ase.neighborlist import neighbor_list
 
 from geocalc.errors import InputError
 from geocalc.io import from_atoms
-from geocalc.neighbors import Graph, NeighborCache, build_graph, edge_vectors
+from geocalc.neighbors import Graph, NeighborCache, build_graph, edge_vectors, pair_edges
 from geocalc.systems import Systems, concatenate
 
 
@@ -277,3 +277,23 @@ def test_checked_structures_give_the_same_graph() -> None:
     atoms = slab()
     atoms.set_tags(np.array([0] * 8 + [1] * 4))
     assert same(build_graph(from_atoms(atoms), 3.0), build_graph(raw(atoms), 3.0))
+
+
+@pytest.mark.parametrize("max_neighbors", [None, 11])
+@pytest.mark.parametrize("name", CASES)
+def test_pairs_join_an_edge_and_its_reverse(name: str, max_neighbors: int | None) -> None:
+    systems = concatenate([raw(CASES[name]), raw(slab())])
+    graph = build_graph(systems, 5.0, max_neighbors)
+    pair_of = pair_edges(graph, systems.n_atoms)
+    ends = zip(graph.receivers.tolist(), graph.senders.tolist(), graph.shifts.to(torch.int64).tolist(), strict=True)
+    wanted: dict[frozenset[tuple[int, ...]], set[int]] = {}
+    for edge, (i, j, shift) in enumerate(ends):
+        wanted.setdefault(frozenset({(i, j, *shift), (j, i, *(-s for s in shift))}), set()).add(edge)
+    found: dict[int, set[int]] = {}
+    for edge, pair in enumerate(pair_of.tolist()):
+        found.setdefault(pair, set()).add(edge)
+    assert sorted(map(sorted, found.values())) == sorted(map(sorted, wanted.values()))
+    assert set(found) == set(range(len(found)))
+    assert max_neighbors is not None or graph.n_edges == 2 * len(found)
+    owners = [systems.system_idx[graph.receivers[min(found[pair])]].item() for pair in range(len(found))]
+    assert owners == sorted(owners)

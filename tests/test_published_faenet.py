@@ -18,7 +18,7 @@ from torch import Tensor
 from geocalc import elements
 from geocalc.architectures import FAENet
 from geocalc.architectures.base import NetworkInput, NetworkOutput
-from geocalc.nn.message import EdgeIndex
+from geocalc.nn.edges import EdgeIndex
 
 RECORD = Path(__file__).with_name("reference") / "published_faenet.npz"
 CONFIGS = ["is2re", "s2ef", "qm7x", "simple", "updownscale", "updown_local_env", "updown_local_env_complex"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from geocalc.nn.message import EdgeIndex
+from geocalc.nn.edges import EdgeIndex
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
 from geocalc.nn.activation import swish
 from geocalc.nn.basis import GaussianBasis, polynomial_envelope
+from geocalc.nn.edges import EdgeFeatures, EdgeIndex
 from geocalc.nn.embedding import AtomEmbedding
-from geocalc.nn.fused import SplitEdges
 from geocalc.nn.heads import EnergyHead, ForceDecoder, ForceHead, ForceNorm
 from geocalc.nn.interaction import Interaction, MessageType, Norm
 from geocalc.settings import Settings
@@ -126,7 +126,7 @@ class FAENet(Network):
 
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
         """Energies (n_systems,) and, with a direct head, forces (n_atoms, 3) in the frame."""
-        edge, envelope = self.embed_edges(inputs.edge_vec)
+        edge, envelope = self.embed_edges(inputs.edge_vec, inputs.index)
         hidden = self.embedding(inputs.numbers, inputs.tags)
         layers = [hidden]
         for block in self.blocks:
@@ -141,29 +141,26 @@ class FAENet(Network):
             energy = energy + self.mix.bias
         return NetworkOutput(energy=energy, atom_energies=atoms, forces=forces)
 
-    def embed_edges(self, edge_vec: Tensor) -> tuple[Tensor | SplitEdges, Tensor]:
-        """Edge vectors (n_edges, 3) to features (n_edges, num_filters), split without gradients, and envelope (n_edges, 1)."""
-        length = (edge_vec * edge_vec).sum(1).clamp(min=SHORTEST**2).sqrt()
-        vector = edge_vec
-        if self.directional is not None:
-            unit = edge_vec / length[:, None]
-            vector = torch.cat([vector, (unit[:, :, None] * self.directional(length)[:, None, :]).flatten(1)], dim=1)
+    def embed_edges(self, edge_vec: Tensor, index: EdgeIndex) -> tuple[EdgeFeatures, Tensor]:
+        """Edge vectors (n_edges, 3) to features and envelope (n_edges, 1); what depends on the length is computed once per pair."""
+        vector = edge_vec.index_select(0, index.first_of_pair)
+        length = (vector * vector).sum(1).clamp(min=SHORTEST**2).sqrt()
         envelope = polynomial_envelope(length, self.cutoff) if self.smooth_cutoff else torch.ones_like(length)
-        if not torch.is_grad_enabled():
-            return self._split(vector, length), envelope[:, None]
-        edge = swish(torch.cat([self.edge_vector(vector), self.edge_length(self.basis(length))], dim=1))
-        if self.edge_second is not None:
-            edge = swish(self.edge_second(edge))
-        return edge, envelope[:, None]
+        edge = EdgeFeatures(
+            swish(self.edge_vector(self._directions(edge_vec, length, index))), swish(self.edge_length(self.basis(length)))
+        )
+        if self.edge_second is not None:  # it mixes the two halves, so nothing is shared from here on
+            edge = EdgeFeatures(swish(self.edge_second(edge.joined(index))), None)
+        if self.edge_dtype is not None and not torch.is_grad_enabled():
+            edge = edge.to(self.edge_dtype)
+        return edge, envelope.index_select(0, index.pair_of)[:, None]
 
-    def _split(self, vector: Tensor, length: Tensor) -> SplitEdges:
-        """Edge features with the radial half once per distinct length; a second layer mixes the halves, which leaves one part."""
-        lengths, length_of = torch.unique(length, return_inverse=True)
-        split = SplitEdges(swish(self.edge_vector(vector)), swish(self.edge_length(self.basis(lengths))), length_of)
-        if self.edge_second is not None:
-            whole = swish(self.edge_second(split.joined()))
-            split = SplitEdges(whole, whole.new_zeros((1, 0)), torch.zeros_like(length_of))
-        return split if self.edge_dtype is None else split.to(self.edge_dtype)
+    def _directions(self, edge_vec: Tensor, length: Tensor, index: EdgeIndex) -> Tensor:
+        """Raw vectors, and unit vectors times each directional Gaussian: (n_edges, 3 + 3 directional_gaussians)."""
+        if self.directional is None:
+            return edge_vec
+        radial = (self.directional(length) / length[:, None]).index_select(0, index.pair_of)
+        return torch.cat([edge_vec, (edge_vec[:, :, None] * radial[:, None, :]).flatten(1)], dim=1)
 
     def _atom_energies(self, final: Tensor, layers: list[Tensor]) -> Tensor:
         """Energy of each atom, (n_atoms,); those of all depths joined as `skip_co` says, but for the bias of `mix`."""

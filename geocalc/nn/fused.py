@@ -1,51 +1,27 @@
 """The edge step without gradients: matrix product, gathers, activation and sum in one pass over blocks of edges.
 
-Same result as `geocalc.nn.message.aggregate` on `edge @ weight.T`. The radial half of the features, which an edge shares with its
-reverse and with every other edge of that very length, is multiplied once per length. Every intermediate lives in one of two
-buffers that stay in a core's cache, so the time is that of the matrix products. Edge features may be bfloat16; sums are always in
-the type of the nodes.
+Same result as `geocalc.nn.message.aggregate` on `edge @ weight.T`; the features that an edge shares with its reverse are multiplied
+once for both. What an edge takes from its two atoms and from its pair stands in one table, and one sum over three rows of it fetches
+all. Blocks stay in a core's cache, so the time is nearly that of the matrix products. Edge features may be bfloat16; sums over
+neighbours are always in the type of the nodes.
 """
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geocalc.nn.message import EdgeIndex
+from geocalc.nn.edges import EdgeFeatures, EdgeIndex
 
 BLOCK_BYTES = 2048 * 1024  # of one buffer; measured: longer blocks make the product efficient and still fit a third-level cache
 _local = threading.local()
 
 
-@dataclass(frozen=True)
-class SplitEdges:
-    """Edge features in two parts, the second held once per distinct length.
-
-    Attributes:
-        vector: (n_edges, filters - radial filters), depends on the edge vector.
-        radial: (n_lengths, radial filters), depends on its length alone.
-        length_of: (n_edges,) int64, row of `radial` of each edge.
-    """
-
-    vector: Tensor
-    radial: Tensor
-    length_of: Tensor
-
-    def joined(self) -> Tensor:
-        """The features as one tensor, (n_edges, filters)."""
-        return torch.cat([self.vector, self.radial.index_select(0, self.length_of)], dim=1)
-
-    def to(self, dtype: torch.dtype) -> SplitEdges:
-        """The same features in another floating type."""
-        return SplitEdges(self.vector.to(dtype), self.radial.to(dtype), self.length_of)
-
-
 def aggregate_fused(
-    edge: SplitEdges,
+    edge: EdgeFeatures,
     weight: Tensor,
     center: Tensor,
     neighbor: Tensor | None,
@@ -68,31 +44,27 @@ def aggregate_fused(
     Returns:
         (n_atoms, width) in the type of `value`.
     """
-    width, vector = weight.shape[0], edge.vector
-    out = torch.zeros_like(value)
-    on_cpu = vector.device.type == "cpu"
-    rows = max(64, BLOCK_BYTES // (width * vector.element_size())) if on_cpu else max(1, vector.shape[0])
-    blocks = _blocks(index, vector.shape[0], rows)
+    directed, out = edge.directed, torch.zeros_like(value)
+    n_edges, width = directed.shape[0], weight.shape[0]
+    on_cpu = directed.device.type == "cpu"
+    rows = max(64, BLOCK_BYTES // (width * directed.element_size())) if on_cpu else max(1, n_edges)
+    blocks = _blocks(index, n_edges, rows)
     longest = max((edges.stop - edges.start for _, edges in blocks), default=0)
-    filters, gathered = _buffers(max(rows, longest) if on_cpu else longest, width, vector)
-    on_vector, on_radial = weight[:, : vector.shape[1]].t(), weight[:, vector.shape[1] :].t()
-    radial = edge.radial @ on_radial
-    center, sent = center.to(vector.dtype), value.to(vector.dtype)
-    neighbor = None if neighbor is None else neighbor.to(vector.dtype)
-    local = torch.arange(longest, device=vector.device)
+    n_filters = directed.shape[1]
+    on_directed, on_shared = weight[:, :n_filters].t(), weight[:, n_filters:].t()
+    table, fetched = _table(center, neighbor, edge.shared, on_shared, index)
+    gathered = _buffer("gathered", max(rows, longest) if on_cpu else longest, width, directed)
+    sent = value.to(directed.dtype)
+    local = torch.arange(longest, device=directed.device)
+    starts, per_edge = local * fetched.shape[1], fetched.shape[1]
     weights = None if envelope is None else envelope.squeeze(1)
     for atoms, edges in blocks:
         n = edges.stop - edges.start
-        receivers, senders = index.receivers[edges], index.senders[edges]
-        z, g = filters[:n], gathered[:n]
-        torch.index_select(center, 0, receivers, out=z)
-        z.add_(torch.index_select(radial, 0, edge.length_of[edges], out=g))
-        if neighbor is not None:
-            z.add_(torch.index_select(neighbor, 0, senders, out=g))
-        torch.addmm(z, vector[edges], on_vector, out=z)
+        z = functional.embedding_bag(fetched[edges].reshape(n * per_edge), table, starts[:n], mode="sum")
+        torch.addmm(z, directed[edges], on_directed, out=z)
         if activate:
             functional.silu(z, inplace=True)
-        z.mul_(torch.index_select(sent, 0, senders, out=g))
+        z.mul_(torch.index_select(sent, 0, index.senders[edges], out=gathered[:n]))
         # the sum over each receiver's edges applies the envelope on the way
         out[atoms] = functional.embedding_bag(
             local[:n],
@@ -104,15 +76,30 @@ def aggregate_fused(
     return out
 
 
-def _buffers(rows: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Two buffers (rows, width) that this thread keeps: fresh memory costs more to touch for the first time than to compute in."""
-    key = (rows, width, like.dtype, like.device)
-    if getattr(_local, "key", None) != key:
-        _local.key, _local.buffers = (
-            key,
-            tuple(torch.empty((rows, width), dtype=like.dtype, device=like.device) for _ in range(2)),
-        )
-    return _local.buffers
+def _table(
+    center: Tensor, neighbor: Tensor | None, shared: Tensor | None, weight: Tensor, index: EdgeIndex
+) -> tuple[Tensor, Tensor]:
+    """Rows that edges add up, (n_rows, width): of centres, of neighbours, of pairs; and which an edge takes, (n_edges, 1 to 3)."""
+    parts, taken = [center] if neighbor is None else [center, neighbor], [index.receivers, index.senders]
+    n_rows = len(parts) * index.n_atoms
+    n_pairs = 0 if shared is None else shared.shape[0]
+    table = _buffer("table", n_rows + n_pairs, weight.shape[1], weight)
+    for k, part in enumerate(parts):
+        table[k * index.n_atoms : (k + 1) * index.n_atoms] = part
+    fetched = [rows + k * index.n_atoms for k, rows in enumerate(taken[: len(parts)])]
+    if shared is not None:
+        torch.mm(shared, weight, out=table[n_rows:])
+        fetched.append(index.pair_of + n_rows)
+    return table, torch.stack(fetched, dim=1)
+
+
+def _buffer(name: str, rows: int, width: int, like: Tensor) -> Tensor:
+    """A buffer (rows, width) that this thread keeps: fresh memory costs more to touch for the first time than to compute in."""
+    buffers: dict[str, Tensor] = _local.__dict__.setdefault("buffers", {})
+    kept = buffers.get(name)
+    if kept is None or kept.shape[0] < rows or (kept.shape[1], kept.dtype, kept.device) != (width, like.dtype, like.device):
+        kept = buffers[name] = torch.empty((rows, width), dtype=like.dtype, device=like.device)
+    return kept[:rows]
 
 
 def _blocks(index: EdgeIndex, n_edges: int, rows: int) -> list[tuple[slice, slice]]:

@@ -10,11 +10,13 @@ from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from geocalc.errors import InputError
 from geocalc.nn.activation import swish
-from geocalc.nn.fused import SplitEdges, aggregate_fused
-from geocalc.nn.message import EdgeIndex, aggregate
+from geocalc.nn.edges import EdgeFeatures, EdgeIndex
+from geocalc.nn.fused import aggregate_fused
+from geocalc.nn.message import aggregate
 from geocalc.nn.norm import GraphNorm
 
 
@@ -77,7 +79,7 @@ class Interaction(nn.Module):
     def forward(
         self,
         hidden: Tensor,
-        edge: Tensor | SplitEdges,
+        edge: EdgeFeatures,
         envelope: Tensor,
         index: EdgeIndex,
         system_idx: Tensor,
@@ -86,8 +88,8 @@ class Interaction(nn.Module):
         """The update (n_atoms, width) of `hidden`, without the residual.
 
         Args:
-            hidden: (n_atoms, width). edge: (n_edges, filters), or split where no gradient is wanted. envelope: (n_edges, 1).
-            index: the edges. system_idx: (n_atoms,) structure of each atom. n_systems: their number.
+            hidden: (n_atoms, width). edge: features of the edges. envelope: (n_edges, 1). index: the edges.
+            system_idx: (n_atoms,) structure of each atom. n_systems: their number.
         """
         if self.layer_norm is not None:
             hidden = self.layer_norm(hidden)
@@ -97,31 +99,33 @@ class Interaction(nn.Module):
             summed = swish(self.graph_norm(summed, system_idx, n_systems))
         if self.kind is MessageType.UPDOWN_LOCAL_ENV:  # as published: surroundings are not normalised, nor the sum activated
             zero = torch.zeros_like(value)
-            whole = edge.joined() if isinstance(edge, SplitEdges) else edge
-            around = aggregate(whole.to(value.dtype), zero, zero, torch.ones_like(value), envelope, index, False)
+            whole = edge.joined(index).to(value.dtype)
+            around = aggregate(whole, None, zero, zero, torch.ones_like(value), envelope, index, False)
             update = self.up(torch.cat([summed, around * self.message_scale], dim=1))
         else:
             update = swish(self.up(summed))
         return update if self.last is None else swish(self.last(update))
 
-    def _messages(self, hidden: Tensor, edge: Tensor | SplitEdges, envelope: Tensor, value: Tensor, index: EdgeIndex) -> Tensor:
+    def _messages(self, hidden: Tensor, edge: EdgeFeatures, envelope: Tensor, value: Tensor, index: EdgeIndex) -> Tensor:
         """Messages summed at their receivers, (n_atoms, inner): fused without gradients, twice differentiable with them."""
         activate = self.kind not in (MessageType.SIMPLE, MessageType.UPDOWN_LOCAL_ENV)
         center = None if self.center is None else self.center(hidden)
         neighbor = None if self.neighbor is None else self.neighbor(hidden)
-        if isinstance(edge, SplitEdges) and self.edge is not None:
+        if self.edge is not None and not torch.is_grad_enabled():
             bias = self.edge.bias if center is None else center + self.edge.bias
-            weight = self.edge.weight.to(edge.vector.dtype)
+            weight = self.edge.weight.to(edge.directed.dtype)
             return aggregate_fused(edge, weight, bias.expand_as(value), neighbor, value, envelope, index, activate)
+        filters, shared = self._filters(edge, index, value.dtype)
         zero = value.new_zeros(value.shape)
-        whole = edge.joined().to(value.dtype) if isinstance(edge, SplitEdges) else edge
-        filters = whole if self.edge is None else self.edge(whole)
-        return aggregate(
-            filters,
-            zero if center is None else center,
-            zero if neighbor is None else neighbor,
-            value,
-            envelope,
-            index,
-            activate,
-        )
+        center, neighbor = zero if center is None else center, zero if neighbor is None else neighbor
+        return aggregate(filters, shared, center, neighbor, value, envelope, index, activate)
+
+    def _filters(self, edge: EdgeFeatures, index: EdgeIndex, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """The edge layer's products of each edge (n_edges, inner) and, if pairs share features, of each pair (n_pairs, inner)."""
+        if self.edge is None:
+            return edge.joined(index).to(dtype), None
+        if edge.shared is None:
+            return self.edge(edge.directed), None
+        directed = edge.directed.shape[1]
+        weight = self.edge.weight
+        return functional.linear(edge.directed, weight[:, :directed], self.edge.bias), edge.shared @ weight[:, directed:].t()

@@ -2,78 +2,41 @@
 
 For every edge from sender j to receiver i,
 
-    message_ij = envelope_ij * phi(edge_ij + center_i + neighbor_j) * value_j,     out_i = sum_j message_ij,
+    message_ij = envelope_ij * phi(edge_ij + shared_p + center_i + neighbor_j) * value_j,     out_i = sum_j message_ij,
 
-with phi = SiLU or the identity. A Linear layer on concat(edge, h_i, h_j) splits exactly into one product per edge and two per
-node, so `edge` is the only input that costs a matrix product per edge. The backward pass is itself a Function with a written
-derivative, because training on gradient forces differentiates twice; no intermediate of shape (n_edges, width) is kept but two.
+with phi = SiLU or the identity and p the pair of an edge and its reverse. A Linear layer on concat(edge, h_i, h_j) splits exactly
+into one product per edge, one per pair and two per node, so only `edge` costs a matrix product per edge. The backward pass is
+itself a Function with a written derivative, because training on gradient forces differentiates twice; no intermediate of shape
+(n_edges, width) is kept but two.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-BLOCK_BYTES = 256 * 1024  # of one block of edge rows; a second-level cache of 1 MiB holds the eight that are live
+from geocalc.nn.edges import EdgeIndex
 
-
-@dataclass(frozen=True)
-class EdgeIndex:
-    """Who sends to whom, with what segment sums need; edges are sorted by receiver.
-
-    Attributes:
-        senders, receivers: (n_edges,) int64.
-        receiver_offsets: (n_atoms,) int64, first edge of each receiver.
-        sender_order: (n_edges,) int64, edges sorted by sender.
-        sender_offsets: (n_atoms,) int64, first place of each sender in `sender_order`.
-    """
-
-    senders: Tensor
-    receivers: Tensor
-    receiver_offsets: Tensor
-    sender_order: Tensor
-    sender_offsets: Tensor
-
-    @classmethod
-    def build(cls, senders: Tensor, receivers: Tensor, n_atoms: int) -> EdgeIndex:
-        """Index edges that are sorted by receiver."""
-        atoms = torch.arange(n_atoms, device=senders.device)
-        sorted_senders, order = torch.sort(senders, stable=True)
-        return cls(senders, receivers, torch.searchsorted(receivers, atoms), order, torch.searchsorted(sorted_senders, atoms))
-
-    @property
-    def n_atoms(self) -> int:
-        """Number of atoms."""
-        return self.receiver_offsets.shape[0]
-
-    def to_receivers(self, values: Tensor) -> Tensor:
-        """Sum per-edge rows (n_edges, width) over the edges of each receiver: (n_atoms, width)."""
-        return _segment_sum(values, None, self.receiver_offsets)
-
-    def to_senders(self, values: Tensor) -> Tensor:
-        """Sum per-edge rows (n_edges, width) over the edges of each sender: (n_atoms, width)."""
-        return _segment_sum(values, self.sender_order, self.sender_offsets)
-
-
-def _segment_sum(values: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
-    """Sums of consecutive rows (of `values[order]`), one per offset."""
-    if values.shape[0] == 0 or offsets.shape[0] == 0:
-        return values.new_zeros((offsets.shape[0], values.shape[1]))
-    index = torch.arange(values.shape[0], device=values.device) if order is None else order
-    return functional.embedding_bag(index, values, offsets, mode="sum")
+BLOCK_BYTES = 512 * 1024  # of one block of edge rows; measured: shorter ones pay for their number, longer ones gain nothing
 
 
 def aggregate(
-    edge: Tensor, center: Tensor, neighbor: Tensor, value: Tensor, envelope: Tensor, index: EdgeIndex, activate: bool
+    edge: Tensor,
+    shared: Tensor | None,
+    center: Tensor,
+    neighbor: Tensor,
+    value: Tensor,
+    envelope: Tensor,
+    index: EdgeIndex,
+    activate: bool,
 ) -> Tensor:
     """Messages summed at their receivers; see the equation on top of this module.
 
     Args:
         edge: (n_edges, width).
+        shared: (n_pairs, width), or None where edges share nothing.
         center, neighbor, value: (n_atoms, width).
         envelope: (n_edges, 1), one where there is none.
         index: the edges.
@@ -81,7 +44,7 @@ def aggregate(
     Returns:
         (n_atoms, width), differentiable twice.
     """
-    return _Aggregate.apply(edge, center, neighbor, value, envelope, index, activate)
+    return _Aggregate.apply(edge, shared, center, neighbor, value, envelope, index, activate)
 
 
 class _Aggregate(torch.autograd.Function):
@@ -89,6 +52,7 @@ class _Aggregate(torch.autograd.Function):
     def forward(
         ctx: Any,
         edge: Tensor,
+        shared: Tensor | None,
         center: Tensor,
         neighbor: Tensor,
         value: Tensor,
@@ -98,8 +62,10 @@ class _Aggregate(torch.autograd.Function):
     ) -> Tensor:
         z = edge + center.index_select(0, index.receivers)
         z += neighbor.index_select(0, index.senders)
+        if shared is not None:
+            z += shared.index_select(0, index.pair_of)
         gate = torch.sigmoid(z) if activate else z.new_ones(())
-        ctx.save_for_backward(edge, center, neighbor, value, envelope, z, gate)
+        ctx.save_for_backward(edge, shared, center, neighbor, value, envelope, z, gate)
         ctx.index, ctx.activate = index, activate
         message = value.index_select(0, index.senders).mul_(envelope).mul_(z).mul_(gate)
         return index.to_receivers(message)
@@ -118,6 +84,7 @@ class _AggregateBackward(torch.autograd.Function):
         ctx: Any,
         grad: Tensor,
         edge: Tensor,
+        shared: Tensor | None,
         center: Tensor,
         neighbor: Tensor,
         value: Tensor,
@@ -126,9 +93,9 @@ class _AggregateBackward(torch.autograd.Function):
         gate: Tensor,
         index: EdgeIndex,
         activate: bool,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         ctx.save_for_backward(grad, value, envelope, z, gate)
-        ctx.index, ctx.activate = index, activate
+        ctx.index, ctx.activate, ctx.shares = index, activate, shared is not None
         incoming = grad.index_select(0, index.receivers)
         sent = value.index_select(0, index.senders)
         phi = z * gate
@@ -136,19 +103,23 @@ class _AggregateBackward(torch.autograd.Function):
         phi.mul_(incoming)
         grad_envelope = sent.mul_(phi).sum(1, keepdim=True)
         grad_value = index.to_senders(phi.mul_(envelope))
-        return slope, index.to_receivers(slope), index.to_senders(slope), grad_value, grad_envelope
+        grad_shared = index.to_pairs(slope) if ctx.shares else None
+        return slope, grad_shared, index.to_receivers(slope), index.to_senders(slope), grad_value, grad_envelope
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        on_edge, on_center, on_neighbor, on_value, on_envelope = cotangents
+    def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
+        on_edge, on_shared, on_center, on_neighbor, on_value, on_envelope = cotangents
         grad, value, envelope, z, gate = ctx.saved_tensors
         index: EdgeIndex = ctx.index
         sums = torch.zeros((4, *value.shape), dtype=value.dtype, device=value.device)
         grad_edge, grad_envelope = torch.empty_like(z), torch.empty_like(envelope)
+        grad_shared = torch.zeros_like(on_shared) if ctx.shares else None
         for rows in _blocks(z):
             receivers, senders = index.receivers[rows], index.senders[rows]
             p, q = grad.index_select(0, receivers), value.index_select(0, senders)
             u = on_center.index_select(0, receivers).add_(on_edge[rows]).add_(on_neighbor.index_select(0, senders))
+            if ctx.shares:
+                u.add_(on_shared.index_select(0, index.pair_of[rows]))
             w, t, env = on_value.index_select(0, senders), on_envelope[rows], envelope[rows]
             gate_block = gate[rows] if gate.dim() else gate
             phi = z[rows] * gate_block
@@ -167,9 +138,11 @@ class _AggregateBackward(torch.autograd.Function):
             sums[1].index_add_(0, receivers, u.mul_(q).addcmul_(w, env))
             sums[2].index_add_(0, receivers, curve)
             sums[3].index_add_(0, senders, curve)
+            if grad_shared is not None:
+                grad_shared.index_add_(0, index.pair_of[rows], curve)
             grad_edge[rows] = curve
         grad_value, grad_grad, grad_center, grad_neighbor = sums.unbind()
-        return grad_grad, grad_edge, grad_center, grad_neighbor, grad_value, grad_envelope, None, None, None, None
+        return grad_grad, grad_edge, grad_shared, grad_center, grad_neighbor, grad_value, grad_envelope, None, None, None, None
 
 
 def _blocks(values: Tensor) -> list[slice]:
