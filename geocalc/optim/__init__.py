@@ -10,10 +10,11 @@ from geocalc.errors import InputError
 from geocalc.optim.base import Optimizer
 from geocalc.optim.bfgs import Bfgs
 from geocalc.optim.fire import Fire
+from geocalc.optim.quasi_newton import QuasiNewton
 
-__all__ = ["OPTIMIZERS", "Bfgs", "Fire", "Optimizer", "make_optimizer"]
+__all__ = ["OPTIMIZERS", "Bfgs", "Fire", "Optimizer", "QuasiNewton", "make_optimizer"]
 
-OPTIMIZERS: dict[str, Callable[[], Optimizer[Any]]] = {"bfgs": Bfgs, "fire": Fire}
+OPTIMIZERS: dict[str, Callable[[], Optimizer[Any]]] = {"bfgs": Bfgs, "fire": Fire, "quasi-newton": QuasiNewton}
 
 
 def make_optimizer(name: str) -> Optimizer[Any]:
