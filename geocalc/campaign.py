@@ -203,7 +203,8 @@ def _prepare(job: Job, run: _Run) -> Systems | str:
 def _content(prepared: Systems | str) -> list[bytes]:
     if isinstance(prepared, str):
         return [prepared.encode()]
-    return [getattr(prepared, f.name).numpy().tobytes() for f in fields(prepared)]
+    values = [getattr(prepared, f.name) for f in fields(prepared)]
+    return [value.numpy().tobytes() for value in values if value is not None]
 
 
 def _finish_one(job: Job, prepared: Systems | str, key: str, run: _Run, folder: RunFolder) -> Record:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 from geocalc.optim.base import Optimizer
-from geocalc.systems import Potential, Systems, max_per_system, per_atom, per_system, select
+from geocalc.systems import Potential, Systems, allowed, max_per_system, moved, per_atom, per_system, select
 
 MOVE_LIMIT = 10.0  # Angstrom from the start; half the vacuum of an OC20 slab: an atom there is bound to nothing any more
 FALL_LIMIT = (
@@ -61,7 +61,7 @@ class Snapshot:
         forces: (n_atoms, 3) eV/Angstrom, raw.
         energy: (n_systems,) eV.
         energy_std: (n_systems,) eV, NaN where the potential gives none.
-        fmax: (n_systems,) eV/Angstrom, largest norm over atoms of the force on free components.
+        fmax: (n_systems,) eV/Angstrom, largest norm over atoms of the force along what constraints allow.
     """
 
     positions: Tensor = per_atom()
@@ -137,10 +137,10 @@ def relax_systems(
     evaluated, and its energy, forces and fmax are of that geometry.
 
     Args:
-        systems: batch of structures; positions in Angstrom, `fixed` components never move.
+        systems: batch of structures; positions in Angstrom, `fixed` components never move and `projector` is obeyed.
         potential: gives energy and forces.
         optimizer: from `geocalc.optim.make_optimizer`.
-        fmax: eV/Angstrom, positive; converged when no atom has a force of this norm or more on its free components.
+        fmax: eV/Angstrom, positive; converged when no atom has a force of this norm or more along what constraints allow.
         max_steps: steps allowed for each structure; 0 evaluates once.
         observer: called after every evaluation with the live structures.
     Returns:
@@ -167,8 +167,8 @@ def relax_systems(
             progress, state = select(progress, live, ~done), select(state, live, ~done)
             live = select(live, live, ~done)
         if live.n_systems:
-            displacement, state = optimizer.step(live, now.energy, now.forces.masked_fill(live.fixed, 0.0), state)
-            live = replace(live, positions=torch.where(live.fixed, live.positions, live.positions + displacement))
+            displacement, state = optimizer.step(live, now.energy, allowed(now.forces, live), state)
+            live = replace(live, positions=moved(live, displacement, progress.start_positions))
             progress = replace(progress, n_steps=progress.n_steps + 1)
     return [ended[k] for k in range(systems.n_systems)]
 
@@ -183,7 +183,7 @@ def evaluate(systems: Systems, potential: Potential) -> Snapshot:
     if prediction.forces is None:
         raise InputError("this potential gives energies without forces; a relaxation needs a model trained on forces")
     forces, energy, std = prediction.forces.double(), prediction.energy.double(), prediction.energy_std
-    norms = forces.masked_fill(systems.fixed, 0.0).norm(dim=1)
+    norms = allowed(forces, systems).norm(dim=1)
     fmax = max_per_system(norms.nan_to_num(nan=torch.inf, posinf=torch.inf), systems)
     return Snapshot(
         positions=systems.positions,

@@ -17,7 +17,7 @@ import yaml
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms, FixedLine
+from ase.constraints import FixAtoms, Hookean
 from ase.io import read, write
 from structures import adslab, rattled
 
@@ -132,11 +132,11 @@ def test_relaxed_structures_in_the_file(whole: tuple[Path, list[Record]]) -> Non
 
 def test_a_bad_structure_keeps_its_record_and_the_run_goes_on(tmp_path: Path) -> None:
     bad = adslab("O")
-    bad.set_constraint(FixedLine(0, (0, 0, 1)))
+    bad.set_constraint(Hookean(0, 1, 1.0, rt=1.2))
     foreign = Atoms("Xe2", positions=[[0, 0, 0], [0, 0, 4.4]])
     given = [
         Job(sid="lost.cif", error="lost.cif cannot be read: it is empty"),
-        Job(sid="line", atoms=bad),
+        Job(sid="spring", atoms=bad),
         Job(sid="xenon", atoms=foreign),
         Job(sid="one", atoms=Atoms("H", positions=[[0, 0, 0]])),
         Job(sid="four", atoms=molecule("NH3")),
@@ -147,7 +147,7 @@ def test_a_bad_structure_keeps_its_record_and_the_run_goes_on(tmp_path: Path) ->
     records = run(tmp_path, given, named(Counted(fail_on=failing)))
     errors = [record.error for record in records]
     assert errors[0] == "lost.cif cannot be read: it is empty"
-    assert "FixedLine" in errors[1]
+    assert "Hookean" in errors[1]
     assert errors[2].startswith("NotImplementedError")
     assert errors[3:6] == ["energy is NaN", "RuntimeError: out of memory", "ZeroDivisionError: division by zero"]
     assert errors[6:] == [None] * 3

@@ -26,7 +26,7 @@ LAYERS = (  # a unit imports from earlier lines only; units that are not named h
     {"commands"},
     {"cli"},
 )
-WITHOUT_ASE = set().union(*LAYERS[:7], {"records", "run_folder", "relax_settings", "testing", "extxyz", "tags"})
+WITHOUT_ASE = set().union(*LAYERS[:7], {"records", "run_folder", "relax_settings", "testing", "extxyz", "tags", "projectors"})
 HEAVY = ("torch", "torch_geometric", "pymatgen", "ase", "numpy", "scipy", "matplotlib", "lightning", "pydantic")
 
 

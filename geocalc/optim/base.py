@@ -35,10 +35,11 @@ class Optimizer(Protocol[State]):
         Args:
             systems: batch at its present positions.
             energy: (n_systems,) eV.
-            forces: (n_atoms, 3) eV/Angstrom, zero on fixed components.
+            forces: (n_atoms, 3) eV/Angstrom, zero on fixed components and across the planes and lines that hold atoms.
             state: from `init` or the previous step, sliced alike with the batch.
         Returns:
-            Displacement (n_atoms, 3) in Angstrom, zero on fixed components, and the new state.
+            Displacement (n_atoms, 3) in Angstrom, zero on fixed components, and the new state. What leads out of planes and
+            lines is not applied; a sum of forces and earlier displacements never does.
         """
         ...
 
