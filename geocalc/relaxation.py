@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 from geocalc.optim.base import Optimizer
-from geocalc.systems import Potential, Systems, max_per_system, per_atom, per_system, select
+from geocalc.systems import Potential, Systems, join, max_per_system, per_atom, per_system, select
 
 MOVE_LIMIT = 10.0  # Angstrom from the start; half the vacuum of an OC20 slab: an atom there is bound to nothing any more
 FALL_LIMIT = (
@@ -151,26 +151,89 @@ def relax_systems(
     if not fmax > 0 or max_steps < 0:
         raise InputError(f"fmax must be positive and max_steps not negative, got {fmax} and {max_steps}")
     ended: dict[int, Relaxation] = {}
-    live, state, progress = systems, optimizer.init(systems), _begin(systems)
-    best = _nothing_yet(systems)
-    while live.n_systems:
-        now = evaluate(live, potential)
-        progress = _count(progress, now)
-        if observer is not None:
-            observer(live, now, progress)
-        status = judge(live, now, progress, fmax, max_steps)
-        best = _better(best, now, live, status)
-        done = torch.tensor([s is not None for s in status], device=live.cell.device)
-        if bool(done.any()):
-            ended |= _retire(replace(live, positions=best.positions), best, progress, status)
-            now, best = select(now, live, ~done), select(best, live, ~done)
-            progress, state = select(progress, live, ~done), select(state, live, ~done)
-            live = select(live, live, ~done)
-        if live.n_systems:
-            displacement, state = optimizer.step(live, now.energy, now.forces.masked_fill(live.fixed, 0.0), state)
-            live = replace(live, positions=torch.where(live.fixed, live.positions, live.positions + displacement))
-            progress = replace(progress, n_steps=progress.n_steps + 1)
+    flight = depart(systems, optimizer, torch.arange(systems.n_systems, device=systems.cell.device))
+    while flight.systems.n_systems:
+        arrived, flight = advance(flight, potential, optimizer, fmax, max_steps, observer)
+        ended |= arrived
     return [ended[k] for k in range(systems.n_systems)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flight:
+    """Structures on their way downhill, with all that is remembered of them between two evaluations.
+
+    Attributes:
+        systems: at the positions to be evaluated next.
+        state: of the optimiser.
+        progress: how far each has come. best: what each would end with.
+    """
+
+    systems: Systems
+    state: Any
+    progress: Progress
+    best: Snapshot
+
+    def select(self, chosen: Tensor) -> Flight:
+        """The structures of a (n_systems,) bool mask."""
+        return Flight(
+            systems=select(self.systems, self.systems, chosen),
+            state=select(self.state, self.systems, chosen),
+            progress=select(self.progress, self.systems, chosen),
+            best=select(self.best, self.systems, chosen),
+        )
+
+    def join(self, other: Flight) -> Flight:
+        """These structures and then the others."""
+        n = self.systems.n_systems
+        return Flight(
+            systems=join(self.systems, other.systems, n),
+            state=join(self.state, other.state, n),
+            progress=join(self.progress, other.progress, n),
+            best=join(self.best, other.best, n),
+        )
+
+
+def depart(systems: Systems, optimizer: Optimizer[Any], index: Tensor) -> Flight:
+    """A batch before its first evaluation; `index` (n_systems,) int64 tells its structures apart, see `Progress`."""
+    progress = replace(_begin(systems), index=index)
+    return Flight(systems=systems, state=optimizer.init(systems), progress=progress, best=_nothing_yet(systems))
+
+
+def advance(
+    flight: Flight,
+    potential: Potential,
+    optimizer: Optimizer[Any],
+    fmax: float,
+    max_steps: int,
+    observer: Observer | None = None,
+) -> tuple[dict[int, Relaxation], Flight]:
+    """Evaluate every structure once and let those that go on take a step.
+
+    Args:
+        flight: at least one structure. The others: see `relax_systems`.
+    Returns:
+        The relaxations that ended, by index, and the structures that go on.
+    Raises:
+        InputError: the potential gives no forces.
+    """
+    live, state, best, arrived = flight.systems, flight.state, flight.best, {}
+    now = evaluate(live, potential)
+    progress = _count(flight.progress, now)
+    if observer is not None:
+        observer(live, now, progress)
+    status = judge(live, now, progress, fmax, max_steps)
+    best = _better(best, now, live, status)
+    done = torch.tensor([s is not None for s in status], device=live.cell.device)
+    if bool(done.any()):
+        arrived = _retire(replace(live, positions=best.positions), best, progress, status)
+        now, best = select(now, live, ~done), select(best, live, ~done)
+        progress, state = select(progress, live, ~done), select(state, live, ~done)
+        live = select(live, live, ~done)
+    if live.n_systems:
+        displacement, state = optimizer.step(live, now.energy, now.forces.masked_fill(live.fixed, 0.0), state)
+        live = replace(live, positions=torch.where(live.fixed, live.positions, live.positions + displacement))
+        progress = replace(progress, n_steps=progress.n_steps + 1)
+    return arrived, Flight(systems=live, state=state, progress=progress, best=best)
 
 
 def evaluate(systems: Systems, potential: Potential) -> Snapshot:

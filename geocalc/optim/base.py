@@ -53,6 +53,10 @@ class Ragged:
         """The tensors of the structures chosen by a (n_systems,) bool mask."""
         return Ragged(tuple(tensor for tensor, keep in zip(self.tensors, chosen.tolist(), strict=True) if keep))
 
+    def __add__(self, other: Ragged) -> Ragged:
+        """The tensors of this batch and then those of the other."""
+        return Ragged(self.tensors + other.tensors)
+
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.tensors)
 
