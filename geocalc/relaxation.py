@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 from geocalc.optim.base import Optimizer
-from geocalc.systems import Potential, Systems, allowed, max_per_system, moved, per_atom, per_system, select
+from geocalc.systems import Potential, Systems, allowed, concatenate, join, max_per_system, moved, per_atom, per_system, select
 
 MOVE_LIMIT = 10.0  # Angstrom from the start; half the vacuum of an OC20 slab: an atom there is bound to nothing any more
 FALL_LIMIT = (
@@ -152,25 +152,88 @@ def relax_systems(
     if not fmax > 0 or max_steps < 0:
         raise InputError(f"fmax must be positive and max_steps not negative, got {fmax} and {max_steps}")
     ended: dict[int, Relaxation] = {}
-    live, state, best = systems, optimizer.init(systems), _nothing_yet(systems)
-    progress: Progress | None = None
-    while live.n_systems:
-        now = evaluate(live, potential)
-        progress = _begin(now) if progress is None else _advance(progress)
-        if observer is not None:
-            observer(live, now, progress)
-        status = judge(live, now, progress, fmax, max_steps)
-        best = _better(best, now, live, status)
-        if any(status):
-            done = torch.tensor([s is not None for s in status], device=live.cell.device)
-            ended |= _retire(replace(live, positions=best.positions), best, progress, status)
-            now, best = select(now, live, ~done), select(best, live, ~done)
-            progress, state = select(progress, live, ~done), select(state, live, ~done)
-            live = select(live, live, ~done)
-        if live.n_systems:
-            displacement, state = optimizer.step(live, now.energy, allowed(now.forces, live), state)
-            live = replace(live, positions=moved(live, displacement, progress.start_positions))
+    flight = depart(systems, optimizer, torch.arange(systems.n_systems, device=systems.cell.device))
+    while flight.systems.n_systems:
+        arrived, flight = advance(flight, potential, optimizer, fmax, max_steps, observer)
+        ended |= arrived
     return [ended[k] for k in range(systems.n_systems)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flight:
+    """Structures on their way downhill, with all that is remembered of them between two evaluations.
+
+    Attributes:
+        systems: at the positions to be evaluated next.
+        state: of the optimiser.
+        progress: how far each has come. best: what each would end with.
+    """
+
+    systems: Systems
+    state: Any
+    progress: Progress
+    best: Snapshot
+
+    def select(self, chosen: Tensor) -> Flight:
+        """The structures of a (n_systems,) bool mask."""
+        return Flight(
+            systems=select(self.systems, self.systems, chosen),
+            state=select(self.state, self.systems, chosen),
+            progress=select(self.progress, self.systems, chosen),
+            best=select(self.best, self.systems, chosen),
+        )
+
+    def join(self, other: Flight) -> Flight:
+        """These structures and then the others."""
+        n = self.systems.n_systems
+        return Flight(
+            systems=concatenate([self.systems, other.systems]),
+            state=join(self.state, other.state, n),
+            progress=join(self.progress, other.progress, n),
+            best=join(self.best, other.best, n),
+        )
+
+
+def depart(systems: Systems, optimizer: Optimizer[Any], index: Tensor) -> Flight:
+    """A batch before its first evaluation; `index` (n_systems,) int64 tells its structures apart, see `Progress`."""
+    return Flight(systems=systems, state=optimizer.init(systems), progress=_begin(systems, index), best=_nothing_yet(systems))
+
+
+def advance(
+    flight: Flight,
+    potential: Potential,
+    optimizer: Optimizer[Any],
+    fmax: float,
+    max_steps: int,
+    observer: Observer | None = None,
+) -> tuple[dict[int, Relaxation], Flight]:
+    """Evaluate every structure once and let those that go on take a step.
+
+    Args:
+        flight: at least one structure. The others: see `relax_systems`.
+    Returns:
+        The relaxations that ended, by index, and the structures that go on.
+    Raises:
+        InputError: the potential gives no forces.
+    """
+    live, state, best, arrived = flight.systems, flight.state, flight.best, {}
+    now = evaluate(live, potential)
+    progress = _count(flight.progress, now)
+    if observer is not None:
+        observer(live, now, progress)
+    status = judge(live, now, progress, fmax, max_steps)
+    best = _better(best, now, live, status)
+    if any(status):
+        done = torch.tensor([s is not None for s in status], device=live.cell.device)
+        arrived = _retire(replace(live, positions=best.positions), best, progress, status)
+        now, best = select(now, live, ~done), select(best, live, ~done)
+        progress, state = select(progress, live, ~done), select(state, live, ~done)
+        live = select(live, live, ~done)
+    if live.n_systems:
+        displacement, state = optimizer.step(live, now.energy, allowed(now.forces, live), state)
+        live = replace(live, positions=moved(live, displacement, progress.start_positions))
+        progress = replace(progress, n_steps=progress.n_steps + 1)
+    return arrived, Flight(systems=live, state=state, progress=progress, best=best)
 
 
 def evaluate(systems: Systems, potential: Potential) -> Snapshot:
@@ -196,8 +259,8 @@ def evaluate(systems: Systems, potential: Potential) -> Snapshot:
 
 def judge(systems: Systems, now: Snapshot, progress: Progress, fmax: float, max_steps: int) -> list[Status | None]:
     """The status of each structure, None for those that go on."""
-    moved = max_per_system(torch.linalg.vector_norm(now.positions - progress.start_positions, dim=1), systems)
-    measured = torch.stack((now.energy, now.energy - progress.start_energy, now.fmax, moved), dim=1).tolist()
+    away = max_per_system(torch.linalg.vector_norm(now.positions - progress.start_positions, dim=1), systems)
+    measured = torch.stack((now.energy, now.energy - progress.start_energy, now.fmax, away), dim=1).tolist()
     counted = torch.stack((systems.counts, progress.n_steps), dim=1).tolist()
     return [
         _verdict(energy, rise, largest, far, n_atoms, n_steps, fmax, max_steps)
@@ -206,13 +269,13 @@ def judge(systems: Systems, now: Snapshot, progress: Progress, fmax: float, max_
 
 
 def _verdict(
-    energy: float, rise: float, largest: float, moved: float, n_atoms: int, n_steps: int, fmax: float, max_steps: int
+    energy: float, rise: float, largest: float, away: float, n_atoms: int, n_steps: int, fmax: float, max_steps: int
 ) -> Status | None:
-    """The status of one structure whose largest force is `largest`; `rise` in energy and `moved` are since the start."""
+    """The status of one structure whose largest force is `largest`; `rise` in energy and `away` are since the start."""
     if not (math.isfinite(energy) and math.isfinite(largest)):
         return Status.NON_FINITE
     out_of_range = rise > max(RISE_LIMIT * n_atoms, RISE_FLOOR) or rise < -FALL_LIMIT * n_atoms
-    if moved > MOVE_LIMIT or largest > FORCE_LIMIT or out_of_range:
+    if away > MOVE_LIMIT or largest > FORCE_LIMIT or out_of_range:
         return Status.EXPLODED
     if max_steps == 0:
         return Status.SINGLE_POINT
@@ -221,15 +284,15 @@ def _verdict(
     return Status.MAX_STEPS if n_steps >= max_steps else None
 
 
-def _begin(now: Snapshot) -> Progress:
-    """The progress at the first evaluation."""
-    zero = torch.zeros_like(now.energy, dtype=torch.int64)
+def _begin(systems: Systems, index: Tensor) -> Progress:
+    """The progress before the first evaluation."""
+    zero = torch.zeros(systems.n_systems, dtype=torch.int64, device=systems.cell.device)
     return Progress(
-        index=torch.arange(len(zero), device=zero.device),
+        index=index,
         n_steps=zero,
-        n_evaluations=zero + 1,
-        start_positions=now.positions,
-        start_energy=now.energy,
+        n_evaluations=zero,
+        start_positions=systems.positions,
+        start_energy=torch.full_like(zero, torch.nan, dtype=torch.float64),
     )
 
 
@@ -245,14 +308,12 @@ def _nothing_yet(systems: Systems) -> Snapshot:
     )
 
 
-def _advance(progress: Progress) -> Progress:
-    """One step and one evaluation further."""
-    return Progress(
-        index=progress.index,
-        n_steps=progress.n_steps + 1,
+def _count(progress: Progress, now: Snapshot) -> Progress:
+    """One evaluation more."""
+    return replace(
+        progress,
         n_evaluations=progress.n_evaluations + 1,
-        start_positions=progress.start_positions,
-        start_energy=progress.start_energy,
+        start_energy=torch.where(progress.n_evaluations == 0, now.energy, progress.start_energy),
     )
 
 
@@ -313,4 +374,5 @@ def _alone(systems: Systems, k: int, atoms: slice) -> Systems:
         system_idx=torch.zeros_like(systems.system_idx[atoms]),
         cell=systems.cell[k : k + 1].clone(),
         pbc=systems.pbc[k : k + 1].clone(),
+        projector=None if systems.projector is None else systems.projector[atoms].clone(),
     )

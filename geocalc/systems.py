@@ -133,6 +133,25 @@ def select(data: Data, systems: Systems, chosen: Tensor) -> Data:
     return replace(data, **values)  # type: ignore[type-var]
 
 
+def join(first: Data, second: Data, n_first: int) -> Data:
+    """The rows of `first` and then those of `second`; the inverse of `select`.
+
+    Args:
+        first, second: dataclasses of one type, as for `select`; what is no tensor is added with `+`.
+        n_first: structures in the batch that `first` belongs to.
+    Returns:
+        A new object of the same type; `system_idx`, where present, is renumbered.
+    """
+    values: dict[str, Any] = {}
+    for f in fields(first):  # type: ignore[arg-type]
+        one, other = getattr(first, f.name), getattr(second, f.name)
+        if f.metadata.get(_ALONG) is None or one is None:
+            continue
+        other = other + n_first if f.name == "system_idx" else other
+        values[f.name] = torch.cat([one, other]) if isinstance(one, Tensor) else one + other
+    return replace(first, **values)  # type: ignore[type-var]
+
+
 def concatenate(batches: Sequence[Systems]) -> Systems:
     """Join batches into one, in order.
 

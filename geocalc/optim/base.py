@@ -59,6 +59,10 @@ class Ragged(Generic[Item]):
         """The items of the structures chosen by a (n_systems,) bool mask."""
         return Ragged(tuple(item for item, keep in zip(self.items, chosen.tolist(), strict=True) if keep))
 
+    def __add__(self, other: Ragged[Item]) -> Ragged[Item]:
+        """The items of this batch and then those of the other."""
+        return Ragged(self.items + other.items)
+
     def __iter__(self) -> Iterator[Item]:
         return iter(self.items)
 
@@ -108,6 +112,11 @@ class FreeComponents:
     def sizes(self) -> list[int]:
         """Number of free components of each structure."""
         return [end - start for start, end in pairwise(self.starts)]
+
+    def atoms(self) -> list[NDArray[np.int64]]:
+        """The atom of each free component, counted from the first of its structure: one array for each structure."""
+        owners = self.index // 3
+        return [owners[start:end] - first for (start, end), first in zip(pairwise(self.starts), self.atom_starts, strict=False)]
 
     def split(self, *values: Tensor) -> list[Floats]:
         """The free components of k per-atom `values` (n_atoms, 3), one (k, n_free) array on the CPU for each structure.

@@ -26,7 +26,7 @@ def spring_hessians(systems: Systems) -> tuple[np.ndarray, ...]:
         systems: batch of structures at the start of a relaxation.
     Returns:
         One symmetric positive definite (n_free, n_free) float64 array per structure, eV/Angstrom^2, in the order of
-        `geocalc.optim.base.split_free`.
+        `geocalc.optim.base.FreeComponents`.
     """
     radii = torch.from_numpy(elements.covalent_radii()).to(systems.positions.device)[systems.numbers]
     graph = build_graph(systems, REACH * 2 * float(radii.max()) + 1e-6)

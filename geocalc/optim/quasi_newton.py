@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
+from scipy.linalg.blas import dsymv, dsyr2
 from torch import Tensor
 
-from geocalc.optim.base import Ragged, dot_per_system
+from geocalc.optim.base import Floats, FreeComponents, Ragged
 from geocalc.optim.force_constants import spring_hessians
-from geocalc.systems import Systems, max_per_system, per_atom, per_system, sum_per_system
+from geocalc.systems import Systems, per_atom, per_system
 
 SHORTEST_TRUST = 0.01  # Angstrom; below it forces change by less than what a float32 model resolves
 GOOD, BAD = 0.6, 0.2  # share of the predicted gain that was found: above, longer steps are allowed; below, shorter ones
@@ -22,27 +24,38 @@ SAME_PLACE = 1e-7  # Angstrom; a move smaller than this teaches nothing about th
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuasiNewtonState:
-    """What the method remembers; the anchor is the best place so far, from which the next step is taken.
+class Memory:
+    """What the method remembers of one structure; the anchor is the place that the last step was taken from.
 
     Attributes:
-        inverse: one (n_free, n_free) inverse Hessian per structure, Angstrom^2/eV, over its free components.
-        positions: (n_atoms, 3) Angstrom, of the anchor. forces: (n_atoms, 3) eV/Angstrom there, zero on fixed components.
-        energy: (n_systems,) eV there.
-        gain: (n_systems,) eV, what the last step was to win; NaN before the first.
-        share: (n_systems,) by how much that step was shortened.
-        length: (n_systems,) Angstrom, longest displacement of an atom in it.
-        trust: (n_systems,) Angstrom, longest displacement of an atom that is allowed now.
+        inverse: (n_free, n_free) inverse Hessian, Angstrom^2/eV, lower triangle in Fortran order.
+        energy: eV at the anchor.
+        gain: eV that the last step was to win; NaN before the first.
+        share: by how much that step was shortened.
+        length: Angstrom, longest displacement of an atom in it.
+        trust: Angstrom, longest displacement of an atom that is allowed now.
     """
 
-    inverse: Ragged = per_system()
+    inverse: Floats
+    energy: float = math.nan
+    gain: float = math.nan
+    share: float = math.nan
+    length: float = math.nan
+    trust: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuasiNewtonState:
+    """What is remembered of a batch.
+
+    Attributes:
+        memory: of each structure.
+        positions: (n_atoms, 3) Angstrom, of the anchors. forces: (n_atoms, 3) eV/Angstrom there.
+    """
+
+    memory: Ragged[Memory] = per_system()
     positions: Tensor = per_atom()
     forces: Tensor = per_atom()
-    energy: Tensor = per_system()
-    gain: Tensor = per_system()
-    share: Tensor = per_system()
-    length: Tensor = per_system()
-    trust: Tensor = per_system()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,91 +80,90 @@ class QuasiNewton:
 
     def init(self, systems: Systems) -> QuasiNewtonState:
         """State that knows springs and nothing else."""
-        inverse = tuple(torch.from_numpy(_invert(hessian)) for hessian in spring_hessians(systems))
-        unknown = systems.positions.new_full((systems.n_systems,), torch.nan)
-        return QuasiNewtonState(
-            inverse=Ragged(inverse),
-            positions=systems.positions,
-            forces=torch.zeros_like(systems.positions),
-            energy=unknown,
-            gain=unknown,
-            share=unknown,
-            length=unknown,
-            trust=torch.full_like(unknown, self.trust),
-        )
+        memory = tuple(Memory(inverse=_invert(hessian), trust=self.trust) for hessian in spring_hessians(systems))
+        zero = systems.positions.new_zeros(systems.positions.shape)
+        return QuasiNewtonState(memory=Ragged(memory), positions=systems.positions, forces=zero)
 
     def step(
         self, systems: Systems, energy: Tensor, forces: Tensor, state: QuasiNewtonState
     ) -> tuple[Tensor, QuasiNewtonState]:
         """One step from the better of here and the anchor; see `geocalc.optim.base.Optimizer.step`."""
-        move = systems.positions - state.positions
-        won = torch.maximum(state.energy - energy, 0.5 * dot_per_system(state.forces + forces, move, systems))
-        worse = won < BAD * state.gain - NOISE  # false before the first step, as is every comparison with NaN
-        better = (won > GOOD * state.gain) & (state.share < 1)
-        trust = torch.where(worse, (BAD * state.length).clamp(min=SHORTEST_TRUST), state.trust)
-        trust = torch.where(better, (2 * trust).clamp(max=self.max_step), trust)
-        stays = (won < -NOISE) & (state.length > SHORTEST_TRUST)
-        back = stays[systems.system_idx, None]
-        anchor, pull = torch.where(back, state.positions, systems.positions), torch.where(back, state.forces, forces)
+        free = FreeComponents.of(systems)
+        parts = free.split(systems.positions - state.positions, state.forces, forces)
+        known = zip(state.memory, energy.tolist(), parts, free.atoms(), strict=True)
+        plans = [self._plan(m, e, move, before, now, atoms) for m, e, (move, before, now), atoms in known]
+        displacement = free.join([plan.step for plan in plans], math.inf, forces)
+        positions, pull = systems.positions, forces
+        if any(plan.back for plan in plans):
+            returns = systems.positions.new_tensor([plan.back for plan in plans]).bool()[systems.system_idx, None]
+            positions, pull = state.positions.where(returns, positions), state.forces.where(returns, forces)
+            displacement = displacement + (positions - systems.positions)
+        memory = Ragged(tuple(plan.memory for plan in plans))
+        return displacement, QuasiNewtonState(memory=memory, positions=positions, forces=pull)
 
-        free = (~systems.fixed).cpu().numpy()
-        ends = np.cumsum(sum_per_system((~systems.fixed).sum(1), systems).cpu().numpy())
-        flat = np.stack([values.cpu().numpy()[free] for values in (move, state.forces, forces, pull)])
-        steps, inverses, start = np.zeros(systems.positions.shape), [], 0
-        found = np.empty(flat.shape[1])
-        for known, share, end in zip(state.inverse, state.share.tolist(), ends.tolist(), strict=True):
-            here, before, now, downhill = flat[:, start:end].copy()
-            inverse = _learn(known.numpy(), share, here, before, now, self.damping)
-            found[start:end] = inverse @ downhill
-            inverses.append(torch.from_numpy(inverse))
-            start = end
-        steps[free] = found
-        step = torch.from_numpy(steps).to(anchor.device)
-        slope = dot_per_system(step, pull, systems)
-        broken = (slope <= 0)[systems.system_idx, None]
-        step = torch.where(broken, PLAIN * pull, step)
-        slope = torch.where(slope <= 0, PLAIN * dot_per_system(pull, pull, systems), slope)
-        longest = max_per_system(step.norm(dim=1), systems)
-        share = torch.where(longest > trust, trust / longest, 1.0)
-        new = QuasiNewtonState(
-            inverse=Ragged(tuple(inverses)),
-            positions=anchor,
-            forces=pull,
-            energy=torch.where(stays, state.energy, energy),
+    def _plan(
+        self, memory: Memory, energy: float, move: Floats, before: Floats, now: Floats, atoms: NDArray[np.int64]
+    ) -> _Plan:
+        """The next step of one structure.
+
+        Args:
+            memory: of the structure. energy: eV here.
+            move: (n_free,) Angstrom from the anchor to here. before, now: (n_free,) eV/Angstrom, forces there and here.
+            atoms: (n_free,) atom of each component.
+        """
+        inverse, trust, back = memory.inverse, memory.trust, False
+        if not math.isnan(memory.gain) and len(move):
+            inverse = _learn(inverse, move, before - now, memory.share * before, self.damping)
+            won = max(memory.energy - energy, 0.5 * float((before + now) @ move))
+            back = won < -NOISE and memory.length > SHORTEST_TRUST
+            if won < BAD * memory.gain - NOISE:
+                trust = max(BAD * memory.length, SHORTEST_TRUST)
+            elif won > GOOD * memory.gain and memory.share < 1:
+                trust = min(2 * trust, self.max_step)
+        pull = before if back else now
+        step = dsymv(1.0, inverse, pull, lower=1) if len(pull) else pull
+        slope = float(step @ pull)
+        if slope <= 0:  # the guess of the curvature has broken down
+            step, slope = PLAIN * pull, PLAIN * float(pull @ pull)
+        longest = math.sqrt(np.bincount(atoms, step * step).max()) if len(step) else 0.0
+        share = trust / longest if longest > trust else 1.0
+        new = Memory(
+            inverse=inverse,
+            energy=memory.energy if back else energy,
             gain=share * (1 - 0.5 * share) * slope,
             share=share,
             length=share * longest,
             trust=trust,
         )
-        return anchor + share[systems.system_idx, None] * step - systems.positions, new
+        return _Plan(memory=new, step=share * step, back=back)
 
 
-def _invert(hessian: np.ndarray) -> np.ndarray:
-    inverse: np.ndarray = np.linalg.inv(hessian) if len(hessian) else hessian
-    return 0.5 * (inverse + inverse.T)
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """The step (n_free,) of one structure from its anchor, and whether that is where the last step began."""
+
+    memory: Memory
+    step: Floats
+    back: bool
 
 
-def _learn(
-    inverse: np.ndarray, share: float, move: np.ndarray, before: np.ndarray, now: np.ndarray, damping: float
-) -> np.ndarray:
-    """Inverse Hessian (n_free, n_free) after a damped BFGS update; vectors are (n_free,).
+def _invert(hessian: Floats) -> Floats:
+    inverse: Floats = np.asfortranarray(np.linalg.inv(hessian)) if len(hessian) else hessian
+    return inverse
 
-    The last step was `share * inverse @ before`, so the forces were expected to fall by `share * before` along it; `share` is NaN
-    before the first step.
-    """
-    if share != share or len(move) == 0 or float(np.abs(move).max()) < SAME_PLACE:
-        return inverse
-    change, expected = before - now, share * before
+
+def _learn(inverse: Floats, move: Floats, change: Floats, expected: Floats, damping: float) -> Floats:
+    """Inverse Hessian after a damped BFGS update: along `move` the forces fell by `change` where `expected` was the guess."""
     measured, guessed = float(move @ change), float(move @ expected)
+    if max(move.max(), -move.min()) < SAME_PLACE:
+        return inverse
     if measured < damping * guessed:
         mix = (1 - damping) * guessed / (guessed - measured)
         change = mix * change + (1 - mix) * expected
         measured = float(move @ change)
     if not measured > 0:
         return inverse
-    mapped = inverse @ change
+    mapped = dsymv(1.0, inverse, change, lower=1)
     weight = 0.5 * (1 + float(change @ mapped) / measured)
-    cross = np.multiply.outer(move, (weight * move - mapped) / measured)
-    updated: np.ndarray = inverse + cross
-    updated += cross.T
-    return updated
+    learnt: Floats = dsyr2(1.0 / measured, move, weight * move - mapped, lower=1, a=inverse.copy(order="F"), overwrite_a=1)
+    return learnt
