@@ -7,6 +7,7 @@ import torch
 
 from geocalc import elements
 from geocalc.neighbors import build_graph, edge_vectors
+from geocalc.optim.base import FreeComponents
 from geocalc.systems import Systems
 
 REACH = 1.6  # pairs up to this many sums of covalent radii are springs: first neighbours in metals, bonds in molecules
@@ -37,23 +38,21 @@ def spring_hessians(systems: Systems) -> tuple[np.ndarray, ...]:
     unit = vectors[near] / lengths[near, None]
     across = SIDEWAYS * torch.eye(3, dtype=unit.dtype, device=unit.device)
     blocks = stiffness[:, None, None] * ((1 - SIDEWAYS) * unit[:, :, None] * unit[:, None, :] + across)
-    return tuple(_assemble(systems, *(t.cpu().numpy() for t in (graph.receivers[near], graph.senders[near], blocks))))
+    return _assemble(systems, *(t.cpu().numpy() for t in (graph.receivers[near], graph.senders[near], blocks)))
 
 
-def _assemble(systems: Systems, receivers: np.ndarray, senders: np.ndarray, blocks: np.ndarray) -> list[np.ndarray]:
-    """Sum the blocks (n_edges, 3, 3) of directed edges into a dense array per structure, without the fixed components."""
-    free = (~systems.fixed).cpu().numpy()
-    counts = systems.counts.tolist()
-    hessians, start = [], 0
-    owner = systems.system_idx.cpu().numpy()[receivers]
-    for k, count in enumerate(counts):
-        mine = owner == k
-        i, j, mine_blocks = receivers[mine] - start, senders[mine] - start, blocks[mine]
-        whole = np.zeros((count, count, 3, 3))
-        np.add.at(whole, (i, i), mine_blocks)
-        np.add.at(whole, (i, j), -mine_blocks)
-        chosen = free[start : start + count].ravel()
-        dense = whole.transpose(0, 2, 1, 3).reshape(3 * count, 3 * count)[np.ix_(chosen, chosen)]
-        hessians.append(0.5 * (dense + dense.T) + ANCHOR * np.eye(len(dense)))
-        start += count
-    return hessians
+def _assemble(systems: Systems, receivers: np.ndarray, senders: np.ndarray, blocks: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Sum the blocks (n_edges, 3, 3) of directed edges into a dense array per structure, over the free components."""
+    free = FreeComponents.of(systems)
+    place = np.full((systems.n_atoms, 3), -1)
+    place.reshape(-1)[free.index] = np.concatenate([np.arange(size) for size in free.sizes])
+    edge_ends = np.searchsorted(receivers, free.atom_starts)
+    hessians = []
+    for size, start, end in zip(free.sizes, edge_ends[:-1], edge_ends[1:], strict=True):
+        i, j, block = place[receivers[start:end]], place[senders[start:end]], blocks[start:end]
+        rows = np.concatenate([np.broadcast_to(i[:, :, None], block.shape), np.broadcast_to(i[:, :, None], block.shape)])
+        columns = np.concatenate([np.broadcast_to(i[:, None, :], block.shape), np.broadcast_to(j[:, None, :], block.shape)])
+        values, inside = np.concatenate([block, -block]), (rows >= 0) & (columns >= 0)
+        flat = np.bincount(rows[inside] * size + columns[inside], values[inside], minlength=size * size)
+        hessians.append(flat.reshape(size, size) + ANCHOR * np.eye(size))
+    return tuple(hessians)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsymv, dsyr2
+from scipy.linalg.lapack import dpotrf, dpotri
 from torch import Tensor
 
 from geocalc.optim.base import Floats, FreeComponents, Ragged
@@ -148,7 +149,11 @@ class _Plan:
 
 
 def _invert(hessian: Floats) -> Floats:
-    inverse: Floats = np.asfortranarray(np.linalg.inv(hessian)) if len(hessian) else hessian
+    """Lower triangle of the inverse of a positive definite array."""
+    if len(hessian) == 0:
+        return hessian
+    factor, _ = dpotrf(hessian, lower=1)
+    inverse: Floats = dpotri(factor, lower=1)[0]
     return inverse
 
 
