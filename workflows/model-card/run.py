@@ -25,7 +25,7 @@ from geocalc.campaign import versions
 from geocalc.commands.process import settle_process
 from geocalc.evaluate import relax_references, summarise
 from geocalc.readers import Source, read_structures
-from geocalc.registry import LoadedModel, find_model
+from geocalc.registry import LoadedModel, find_model, read_card
 from geocalc.train.metrics import measure
 from geocalc.train.prepare import prepare, reference_relaxations
 from geocalc.train.recipe import Recipe, read_recipe
@@ -34,6 +34,10 @@ from geocalc.train.store import read_store
 ROOT = Path(__file__).parents[2]
 OUTSIDE = "wwlgpr-simple-adsorbates"
 TABLE_HEAD = "| name | predicts | domain | force MAE (eV/Å) | e_ads MAE after relaxation (eV) | |\n|---|---|---|---|---|---|"
+TRAINED = {
+    "lattice-stochastic": "trained by stochastic frame averaging over lattice frames",
+    "rotations-2d": "trained on random turns about the surface normal and reflections",
+}
 KNOWN = {"C", "CH", "CH2", "CH3", "H", "O", "OH"}  # adsorbates of both the training set and the outside set
 
 
@@ -109,8 +113,8 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
     lines = [
         f"# {c.name}",
         "",
-        f"A conservative {c.architecture.replace('faenet', 'FAENet')} potential ({n_weights:,} weights) trained by stochastic frame averaging for "
-        "relaxing small adsorbates on close-packed metal surfaces.",
+        f"A conservative {c.architecture.replace('faenet', 'FAENet')} potential ({n_weights:,} weights) "
+        f"{TRAINED[recipe.training.frames]} for relaxing small adsorbates on close-packed metal surfaces.",
         "",
         f"- **Energy:** {c.energy_kind.value} energy in eV; zero: {c.references}.",
         f"- **Level of theory:** {c.level_of_theory}.",
@@ -126,7 +130,7 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         "## Errors on held-out relaxations",
         "",
         f"{measured['machine']}; seed {recipe.training.seed}; split by relaxation id, {recipe.data.validation_share:.0%} held out and never "
-        "trained on, used for choosing the settings; command: `GEOCALC_DATA=... python workflows/model-card/run.py`.",
+        f"trained on, used for choosing the settings; command: `GEOCALC_DATA=... python workflows/model-card/run.py {c.name}`.",
         "",
         "| held-out frames | n | energy MAE (eV) | force MAE, free atoms (eV/Å) | predicting zero |",
         "|---|---|---|---|---|",
@@ -181,15 +185,16 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         "```bash",
         f"GEOCALC_DATA=... geocalc train models/{c.name}/recipe.yaml --out runs/{c.name}",
         f"geocalc register runs/{c.name} --name {c.name}",
-        "GEOCALC_DATA=... python workflows/model-card/run.py",
+        f"GEOCALC_DATA=... python workflows/model-card/run.py {c.name}",
         "```",
         "",
     ]
     return "\n".join(lines)
 
 
-def table_row(name: str, domain: str, measured: dict[str, Any]) -> str:
-    """The line of a model in the README's table: its default frame policy, first source of its data."""
+def table_row(folder: Path) -> str:
+    """The line of a shipped model in the README's table: its default frame policy, first source of its data."""
+    measured, name, domain = json.loads((folder / "metrics.json").read_text()), folder.name, read_card(folder).domain
     points = next(iter(measured["single_points"].values()))
     relaxed = next(iter(measured["relaxations"].values()))
     return (
@@ -198,9 +203,10 @@ def table_row(name: str, domain: str, measured: dict[str, Any]) -> str:
     )
 
 
-def write_table(row: str) -> None:
-    """Put the table into the README between its markers."""
-    table = f"{TABLE_HEAD}\n{row}\n"
+def write_table() -> None:
+    """Put the table of all shipped models into the README between its markers."""
+    rows = [table_row(card.parent) for card in sorted((ROOT / "models").glob("*/model.yaml"))]
+    table = "\n".join([TABLE_HEAD, *rows, ""])
     readme = ROOT / "README.md"
     head, rest = readme.read_text().split("<!-- models -->\n")
     readme.write_text(head + "<!-- models -->\n" + table + "<!-- /models -->" + rest.split("<!-- /models -->")[1])
@@ -229,7 +235,7 @@ def main(name: str, render: bool) -> None:
     measured = json.loads((folder / "metrics.json").read_text()) if render else measure_all(name, recipe, model)
     (folder / "metrics.json").write_text(json.dumps(measured, indent=1) + "\n")
     (folder / "README.md").write_text(card(model, recipe, measured))
-    write_table(table_row(name, model.card.domain, measured))
+    write_table()
     print(card(model, recipe, measured))
 
 
