@@ -187,7 +187,8 @@ def relax_task(
 
 def own_memory(systems: Systems) -> Systems:
     """The same structures in memory that torch has aligned: products round differently with the alignment of their factors."""
-    return replace(systems, **{f.name: getattr(systems, f.name).clone() for f in fields(systems)})
+    values = {f.name: getattr(systems, f.name) for f in fields(systems)}
+    return replace(systems, **{name: value.clone() for name, value in values.items() if value is not None})
 
 
 def told(error: BaseException) -> str:
