@@ -54,7 +54,8 @@ def relax(
     Args:
         structures: one or many, taken one at a time; `info["sid"]` names them. They are not changed.
         model: name or folder.
-        optimizer: bfgs or fire. fmax: eV/Angstrom. steps: allowed for each structure.
+        optimizer: bfgs, lbfgs, fire, fire2 (these equal ASE's), quasi-newton (ours, fewer calls) or descent.
+        fmax: eV/Angstrom. steps: allowed for each structure.
         device, dtype, frames, strict: see `GeoCalc`.
         workers: processes side by side on a CPU; results do not depend on it. A GPU computes batches in this process.
     Returns:

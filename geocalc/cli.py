@@ -69,7 +69,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
 @main.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_common
-@click.option("--optimizer", default="bfgs", show_default=True, help="bfgs or fire.")
+@click.option("--optimizer", default="bfgs", show_default=True, help="bfgs, lbfgs, fire, fire2, quasi-newton or descent.")
 @click.option("--fmax", type=float, default=0.05, show_default=True, help="Largest force on a free atom, eV/Angstrom.")
 @click.option("--steps", type=int, default=300, show_default=True, help="Steps allowed for each structure.")
 @click.option("--traj", default="ends", show_default=True, help="Geometries kept: none, ends, every:N or full.")
