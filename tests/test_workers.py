@@ -98,6 +98,8 @@ def test_closing_ends_work_in_the_middle() -> None:
 
 
 OWNER = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 from work_for_tests import SLOW, make_work
 from geocalc.workers import WorkerPool
 with WorkerPool(make_work, 2) as pool:
