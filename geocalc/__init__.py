@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from geocalc.api import predict, relax
+    from geocalc.api import iter_relax, predict, relax
     from geocalc.calculator import GeoCalc
     from geocalc.errors import GeoCalcError
     from geocalc.io import from_atoms, from_structure, to_atoms
@@ -30,6 +30,7 @@ _HOME = {
     "Systems": "systems",
     "from_atoms": "io",
     "from_structure": "io",
+    "iter_relax": "api",
     "list_models": "registry",
     "load_model": "registry",
     "predict": "api",
@@ -48,6 +49,7 @@ __all__ = [
     "Systems",
     "from_atoms",
     "from_structure",
+    "iter_relax",
     "list_models",
     "load_model",
     "predict",

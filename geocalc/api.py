@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from geocalc.campaign import Job, NamedPotential, relax_job
+from geocalc.campaign import Job, Relaxed, relax_jobs
+from geocalc.errors import ModelFileError
+from geocalc.optim import make_optimizer
 from geocalc.records import Record
 from geocalc.registry import LoadedModel, load_model
 from geocalc.relax_settings import RelaxSettings
+from geocalc.tasks import NamedPotential
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +28,12 @@ class Result:
         record: energies, forces and status; the same fields as in `results.jsonl`.
         atoms: a relaxed copy with energy (eV) and forces (eV/Angstrom) attached, constraints and info kept; the input itself
             where nothing could be computed.
+        number: place of the structure in the input.
     """
 
     record: Record
     atoms: Atoms
+    number: int
 
 
 def relax(
@@ -40,16 +47,59 @@ def relax(
     dtype: str = "float32",
     frames: str | None = None,
     strict: bool = False,
+    workers: int = 1,
 ) -> list[Result]:
     """Relax structures with a model; a structure that fails keeps its place, with the error in its record.
 
     Args:
-        structures: one or many; `info["sid"]` names them. They are not changed.
+        structures: one or many, taken one at a time; `info["sid"]` names them. They are not changed.
         model: name or folder.
-        optimizer: bfgs or fire. fmax: eV/Angstrom. steps: allowed for each structure.
+        optimizer: bfgs, lbfgs, fire, fire2 (these equal ASE's), quasi-newton (ours, fewer calls) or descent.
+        fmax: eV/Angstrom. steps: allowed for each structure.
         device, dtype, frames, strict: see `GeoCalc`.
+        workers: processes side by side on a CPU; results do not depend on it. A GPU computes batches in this process.
     Returns:
         One result per structure, in order.
+    Raises:
+        ModelNotFoundError, ModelFileError, RecipeError, InputError: the model or a setting is not right.
+    """
+    results = iter_relax(
+        structures,
+        model,
+        optimizer=optimizer,
+        fmax=fmax,
+        steps=steps,
+        device=device,
+        dtype=dtype,
+        frames=frames,
+        strict=strict,
+        workers=workers,
+    )
+    return sorted(results, key=lambda result: result.number)
+
+
+def iter_relax(
+    structures: Atoms | Iterable[Atoms],
+    model: str | os.PathLike[str] = "faenet-sfa",
+    *,
+    optimizer: str = "bfgs",
+    fmax: float = 0.05,
+    steps: int = 300,
+    device: str = "auto",
+    dtype: str = "float32",
+    frames: str | None = None,
+    strict: bool = False,
+    workers: int = 1,
+) -> Iterator[Result]:
+    """As `relax`, each result as soon as it is there: for more structures than memory holds.
+
+    No more structures are taken from the input than are being worked on or wait for a worker. With one worker on a CPU results
+    come in the order of the input, else in the order in which they end; `Result.number` tells the place.
+
+    Args:
+        structures, model, optimizer, fmax, steps, device, dtype, frames, strict, workers: see `relax`.
+    Returns:
+        An iterator over the results; closing it ends all work.
     Raises:
         ModelNotFoundError, ModelFileError, RecipeError, InputError: the model or a setting is not right.
     """
@@ -64,11 +114,15 @@ def relax(
             "dtype": dtype,
             "frames": frames,
             "strict": strict,
+            "workers": workers,
         },
         "relax",
     )
     loaded = load_model(model, device=device, dtype=dtype, frames=frames)
-    return list(_results(structures, loaded, settings))
+    make_optimizer(optimizer)
+    given = [structures] if isinstance(structures, Atoms) else structures
+    jobs = (Job(sid=str(atoms.info.get("sid", f"structure#{k}")), atoms=atoms) for k, atoms in enumerate(given))
+    return map(_result, relax_jobs(jobs, named_potential(loaded, settings), settings))
 
 
 def predict(
@@ -79,9 +133,10 @@ def predict(
     dtype: str = "float32",
     frames: str | None = None,
     strict: bool = False,
+    workers: int = 1,
 ) -> list[Result]:
     """Evaluate structures as they are; see `relax`, of which this is the case without steps."""
-    return relax(structures, model, steps=0, device=device, dtype=dtype, frames=frames, strict=strict)
+    return relax(structures, model, steps=0, device=device, dtype=dtype, frames=frames, strict=strict, workers=workers)
 
 
 def named_potential(model: LoadedModel, settings: RelaxSettings) -> NamedPotential:
@@ -91,20 +146,40 @@ def named_potential(model: LoadedModel, settings: RelaxSettings) -> NamedPotenti
         name=model.card.name,
         hash=model.hash,
         energy_kind=model.card.energy_kind.value,
-        device=model.device.type,
+        device=str(model.device),
         dtype=settings.dtype,
         reads_tags=model.card.reads_tags,
+        opener=_Opener(folder=model.folder, hash=model.hash, dtype=settings.dtype, frames=settings.frames),
+        cutoff=model.card.cutoff,
     )
 
 
-def _results(structures: Atoms | Iterable[Atoms], model: LoadedModel, settings: RelaxSettings) -> Iterator[Result]:
-    potential = named_potential(model, settings)
-    for k, atoms in enumerate([structures] if isinstance(structures, Atoms) else structures):
-        job = Job(sid=str(atoms.info.get("sid", f"structure#{k}")), atoms=atoms)
-        record, relaxation = relax_job(job, potential, settings)
-        final = atoms.copy()
-        if relaxation is not None:
-            final.positions[:] = relaxation.systems.positions.cpu().numpy()
-            forces = relaxation.forces.cpu().numpy()
-            final.calc = SinglePointCalculator(final, energy=relaxation.energy, forces=forces)
-        yield Result(record=record, atoms=final)
+@dataclass(frozen=True, kw_only=True)
+class _Opener:
+    """Loads a model once more, in another process on the CPU."""
+
+    folder: Path
+    hash: str
+    dtype: str
+    frames: str | None
+
+    def __call__(self) -> LoadedModel:
+        """The model.
+
+        Raises:
+            ModelFileError: it cannot be read any more, or is another one now.
+        """
+        model = load_model(self.folder, device="cpu", dtype=self.dtype, frames=self.frames)
+        if model.hash != self.hash:
+            raise ModelFileError(f"{self.folder} was changed while it was in use; run again to use the new model")
+        return model
+
+
+def _result(ended: Relaxed) -> Result:
+    atoms, relaxation = cast(Atoms, ended.job.atoms), ended.relaxation
+    final = atoms.copy()
+    if relaxation is not None:
+        final.positions[:] = relaxation.systems.positions.cpu().numpy()
+        forces = relaxation.forces.cpu().numpy()
+        final.calc = SinglePointCalculator(final, energy=relaxation.energy, forces=forces)
+    return Result(record=ended.record, atoms=final, number=ended.number)

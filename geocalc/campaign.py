@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from geocalc import __version__
-from geocalc.errors import GeoCalcError
+from geocalc.engines import make_engine
 from geocalc.extxyz import format_frame
 from geocalc.io import from_atoms
-from geocalc.optim import Optimizer, make_optimizer
 from geocalc.readers import Source, Unreadable
 from geocalc.records import Record, finite
 from geocalc.relax_settings import RelaxSettings
-from geocalc.relaxation import Progress, Relaxation, Snapshot, Status, relax_systems
+from geocalc.relaxation import Relaxation, Status
 from geocalc.run_folder import RunFolder, content_key
-from geocalc.systems import Potential, Systems
+from geocalc.systems import Systems
+from geocalc.tasks import FAILURES, Engine, NamedPotential, Outcome, Report, Task, told
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-FAILURES = (GeoCalcError, ArithmeticError, RuntimeError, ValueError, LookupError)  # what models and calculators raise
 LABELS = "REF_"  # keys of the input that hold labels of the unrelaxed geometry; on a relaxed one they would be false
 PACKAGES = ("torch", "numpy", "ase", "vesin")
-
-Report = Callable[[str, int, float], None]  # sid, steps so far, fmax in eV/Angstrom
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,46 +48,22 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NamedPotential:
-    """A potential and what records say of it.
-
-    Attributes:
-        potential: gives energies and forces.
-        name: of the model. hash: of its weights and settings.
-        energy_kind: total, adsorption, formation or relative; None if nobody knows.
-        device, dtype: where and in which floating type it computes.
-        reads_tags: whether tags mean something to it; where they do not, none is judged.
-    """
-
-    potential: Potential
-    name: str
-    hash: str
-    energy_kind: str | None = None
-    device: str = "cpu"
-    dtype: str = "float64"
-    reads_tags: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Run:
     """What is the same for every structure of a run."""
 
     model: NamedPotential
     settings: RelaxSettings
-    optimizer: Optimizer[Any]
     version: str
-    report: Report | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Outcome:
-    """What became of one structure: a relaxation with the geometries its trajectory keeps, or an error."""
+class _Item:
+    """A job on its way: ready for the potential, or the sentence why it is not, or None where nothing is to be computed."""
 
-    relaxation: Relaxation | None = None
-    path: tuple[tuple[int, Snapshot], ...] = ()
-    error: str | None = None
-    n_steps: int = 0
-    n_evaluations: int = 0
+    number: int
+    job: Job
+    key: str = ""
+    prepared: Systems | str | None
 
 
 def jobs_of(found: Iterable[Source | Unreadable]) -> Iterator[Job]:
@@ -130,53 +103,98 @@ def run_relaxation(
     folder: RunFolder,
     progress: Report | None = None,
 ) -> Iterator[Record]:
-    """Relax one structure after the other; each record is on the disk before it is handed over.
+    """Relax structures side by side; each record is on the disk before it is handed over.
 
     Structures that `folder` holds already are not computed again; their records come as they were. When all are done,
-    `relaxed.extxyz` is written in the order of `jobs`.
+    `relaxed.extxyz` is written in the order of `jobs`, and `folder.records()` gives the records in that order. The folder is
+    closed in any case. Of `jobs` no more are taken than are being worked on, or wait for a worker.
 
     Args:
         jobs: the input; a structure that could not be read gets a record with its error.
         model: potential with its name and hash.
         settings: of the relaxation.
         folder: from `open_run_folder`.
-        progress: called after every model call.
+        progress: called after every model call in this process; worker processes do not call it.
     Yields:
-        The record of each structure, in the order of `jobs`.
+        The record of each structure as it ends: with one worker, in the order of `jobs`.
     Raises:
-        InputError: the optimiser is unknown.
+        InputError: the optimiser is unknown, or workers cannot be had.
         RunFolderError: the disk is full or cannot be written; what is finished is safe.
     """
-    optimizer = make_optimizer(settings.optimizer)
-    run = _Run(model=model, settings=settings, optimizer=optimizer, version=__version__, report=progress)
-    seen: Counter[str] = Counter()
+    run = _Run(model=model, settings=settings, version=__version__)
     keys: list[str] = []
-    for job in jobs:
+    try:
+        engine = make_engine(model, settings, progress)
+        with closing(_driven(_keyed(jobs, run, folder, keys), engine)) as ends:
+            for item, outcome in ends:
+                record = folder.record(item.key) if outcome is None else _keep(item, outcome, run, folder)
+                if record is not None:
+                    yield record
+        folder.finish(keys)
+    finally:
+        folder.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relaxed:
+    """The end of a job without a run folder.
+
+    Attributes:
+        job: as it was given. number: its place in the input.
+        record: what is said of it.
+        relaxation: None where the record holds an error.
+    """
+
+    job: Job
+    number: int
+    record: Record
+    relaxation: Relaxation | None
+
+
+def relax_jobs(jobs: Iterable[Job], model: NamedPotential, settings: RelaxSettings) -> Iterator[Relaxed]:
+    """Relax structures side by side without a run folder, each yielded as it ends; see `run_relaxation`.
+
+    Raises:
+        InputError: the optimiser is unknown, or workers cannot be had.
+    """
+    run = _Run(model=model, settings=settings, version=__version__)
+    items = (_Item(number=n, job=job, prepared=_prepare(job, run)) for n, job in enumerate(jobs))
+    with closing(_driven(items, make_engine(model, settings))) as ends:
+        for item, outcome in ends:
+            if outcome is not None:
+                record = _record(item.job, outcome, run)
+                yield Relaxed(job=item.job, number=item.number, record=record, relaxation=outcome.relaxation)
+
+
+def _driven(items: Iterable[_Item], engine: Engine) -> Generator[tuple[_Item, Outcome | None]]:
+    """Every item with its outcome, None for those that need none; the engine is closed whatever happens."""
+    open_items: dict[int, _Item] = {}
+    try:
+        for item in items:
+            if isinstance(item.prepared, Systems):
+                open_items[item.number] = item
+                engine.add(Task(number=item.number, sid=item.job.sid, systems=item.prepared))
+            else:
+                yield item, None if item.prepared is None else Outcome(error=item.prepared)
+            while not engine.has_room:
+                yield from ((open_items.pop(number), outcome) for number, outcome in engine.collect())
+        while engine.n_open:
+            yield from ((open_items.pop(number), outcome) for number, outcome in engine.collect())
+    finally:
+        engine.close()
+
+
+def _keyed(jobs: Iterable[Job], run: _Run, folder: RunFolder, keys: list[str]) -> Iterator[_Item]:
+    """The jobs with their keys, which go to `keys` too; those that the folder holds are not to be computed."""
+    seen: Counter[str] = Counter()
+    for number, job in enumerate(jobs):
         prepared = _prepare(job, run)
         key = content_key(job.sid, _content(prepared), folder.identity)
         seen[key] += 1
         if seen[key] > 1:  # the same structure again: each gets a record of its own
             key = content_key(str(seen[key]), [key.encode()], folder.identity)
         keys.append(key)
-        record = folder.record(key)
-        if record is None:
-            record = _finish_one(job, prepared, key, run, folder)
-        yield record
-    folder.finish(keys)
-
-
-def relax_job(job: Job, model: NamedPotential, settings: RelaxSettings) -> tuple[Record, Relaxation | None]:
-    """Relax one structure without a run folder; the relaxation is None where the record holds an error.
-
-    Raises:
-        InputError: the optimiser is unknown.
-    """
-    optimizer = make_optimizer(settings.optimizer)
-    run = _Run(model=model, settings=settings, optimizer=optimizer, version=versions()["geocalc"], report=None)
-    started = time.perf_counter()
-    prepared = _prepare(job, run)
-    outcome = _Outcome(error=prepared) if isinstance(prepared, str) else _attempt(prepared, job.sid, run)
-    return _record(job, outcome, time.perf_counter() - started, run), outcome.relaxation
+        yield _Item(number=number, job=job, key=key, prepared=None if key in folder else prepared)
 
 
 def versions() -> dict[str, str]:
@@ -197,59 +215,29 @@ def _prepare(job: Job, run: _Run) -> Systems | str:
     try:
         return from_atoms(job.atoms, strict=run.settings.strict, use_tags=run.model.reads_tags)
     except FAILURES as error:
-        return _told(error)
+        return told(error)
 
 
 def _content(prepared: Systems | str) -> list[bytes]:
     if isinstance(prepared, str):
         return [prepared.encode()]
-    return [getattr(prepared, f.name).numpy().tobytes() for f in fields(prepared)]
+    values = [getattr(prepared, f.name) for f in fields(prepared)]
+    return [value.numpy().tobytes() for value in values if value is not None]
 
 
-def _finish_one(job: Job, prepared: Systems | str, key: str, run: _Run, folder: RunFolder) -> Record:
-    """Relax one structure and put all of it into the folder."""
-    started = time.perf_counter()
-    outcome = _Outcome(error=prepared) if isinstance(prepared, str) else _attempt(prepared, job.sid, run)
-    record = _record(job, outcome, time.perf_counter() - started, run)
-    frame = None
+def _keep(item: _Item, outcome: Outcome, run: _Run, folder: RunFolder) -> Record:
+    """Put all of one structure into the folder."""
+    job, record, frame = item.job, _record(item.job, outcome, run), None
     if outcome.relaxation is not None and job.atoms is not None:
         final = _written(outcome.relaxation.systems, job.atoms, run)
         frame = _relaxed_frame(job.atoms, final, outcome.relaxation, record)
         if run.settings.traj != "none":
-            folder.write_trajectory(job.sid, key, _path_frames(final, outcome, job.sid))
-    folder.add(key, record, frame)
+            folder.write_trajectory(job.sid, item.key, _path_frames(final, outcome, job.sid))
+    folder.add(item.key, record, frame)
     return record
 
 
-def _attempt(systems: Systems, sid: str, run: _Run) -> _Outcome:
-    path: list[tuple[int, Snapshot]] = []
-    step = -1
-
-    def observe(live: Systems, now: Snapshot, progress: Progress) -> None:
-        nonlocal step
-        step = int(progress.n_steps[0])
-        if run.settings.keeps_step(step):
-            path.append((step, now))
-        if run.report is not None:
-            run.report(sid, step, float(now.fmax[0]))
-
-    settings = run.settings
-    try:
-        ended = relax_systems(
-            systems.to(run.model.device), run.model.potential, run.optimizer, settings.fmax, settings.steps, observe
-        )
-    except FAILURES as error:
-        return _Outcome(error=_told(error), n_steps=max(step, 0), n_evaluations=step + 1)
-    return _Outcome(relaxation=ended[0], path=tuple(path), n_steps=ended[0].n_steps, n_evaluations=ended[0].n_evaluations)
-
-
-def _told(error: BaseException) -> str:
-    """An exception as one line; what is not ours is named by its type."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, GeoCalcError) else f"{type(error).__name__}: {text}"
-
-
-def _record(job: Job, outcome: _Outcome, wall_s: float, run: _Run) -> Record:
+def _record(job: Job, outcome: Outcome, run: _Run) -> Record:
     ended = outcome.relaxation
     status = Status.ERROR if ended is None else ended.status
     return Record(
@@ -268,7 +256,7 @@ def _record(job: Job, outcome: _Outcome, wall_s: float, run: _Run) -> Record:
         status=status.value,
         stop_reason=status.sentence,
         anomalies=(),
-        wall_s=round(wall_s, 4),
+        wall_s=round(outcome.wall_s, 4),
         device=run.model.device,
         dtype=run.model.dtype,
         version=run.version,
@@ -301,7 +289,7 @@ def _relaxed_frame(atoms: Atoms, final: Systems, ended: Relaxation, record: Reco
     return format_frame(final, info, {**arrays, "geocalc_forces": ended.forces.cpu().numpy()})
 
 
-def _path_frames(final: Systems, outcome: _Outcome, sid: str) -> list[str]:
+def _path_frames(final: Systems, outcome: Outcome, sid: str) -> list[str]:
     """Extended XYZ of the geometries kept along the path, and of the final one if it is not the last of them."""
     ended, path = outcome.relaxation, list(outcome.path)
     frames = []

@@ -54,6 +54,8 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1."),
         click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True),
         click.option("--frames", default=None, help="Frame policy other than the model's: lattice (exact), cell (fast)."),
+        click.option("--workers", type=int, default=None, help="Processes on a CPU [default: one for each core]."),
+        click.option("--batch-edges", type=int, default=None, help="Edges computed together [default: what a GPU holds]."),
         click.option("--strict", is_flag=True, help="Refuse tags that would have to be converted."),
         click.option("--resume", is_flag=True, help="Go on with what the run folder holds."),
         click.option("--config", type=click.Path(path_type=Path), default=None, help="YAML file of settings."),
@@ -67,7 +69,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
 @main.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_common
-@click.option("--optimizer", default="bfgs", show_default=True, help="bfgs or fire.")
+@click.option("--optimizer", default="bfgs", show_default=True, help="bfgs, lbfgs, fire, fire2, quasi-newton or descent.")
 @click.option("--fmax", type=float, default=0.05, show_default=True, help="Largest force on a free atom, eV/Angstrom.")
 @click.option("--steps", type=int, default=300, show_default=True, help="Steps allowed for each structure.")
 @click.option("--traj", default="ends", show_default=True, help="Geometries kept: none, ends, every:N or full.")
@@ -78,6 +80,8 @@ def relax(
     device: str,
     dtype: str,
     frames: str | None,
+    workers: int | None,
+    batch_edges: int | None,
     strict: bool,
     resume: bool,
     config: Path | None,
@@ -89,9 +93,11 @@ def relax(
 ) -> None:
     """Relax structures; INPUTS are files that ASE reads, folders, or OC20 LMDB.
 
-    Exit status: 0 all converged, 1 error, 2 usage, 3 finished but some structure did not converge or is flagged.
+    Exit status: 0 all converged, 1 nothing could be computed, 2 usage, 3 finished but some structure did not converge, has an
+    error or is flagged.
     """
     settings: dict[str, object] = {"model": model, "device": device, "dtype": dtype, "frames": frames, "strict": strict}
+    settings |= {"workers": workers, "batch_edges": batch_edges}
     settings |= {"optimizer": optimizer, "fmax": fmax, "steps": steps, "traj": traj}
     _run("relax", inputs, out, settings, config, assignments, resume)
 
@@ -106,6 +112,8 @@ def predict(
     device: str,
     dtype: str,
     frames: str | None,
+    workers: int | None,
+    batch_edges: int | None,
     strict: bool,
     resume: bool,
     config: Path | None,
@@ -118,6 +126,8 @@ def predict(
         "dtype": dtype,
         "frames": frames,
         "strict": strict,
+        "workers": workers,
+        "batch_edges": batch_edges,
         "steps": 0,
         "traj": "none",
     }

@@ -11,18 +11,20 @@ import numpy as np
 
 from geocalc.elements import symbols
 from geocalc.errors import InputError
+from geocalc.projectors import LINE_DIRECTION, PLANE_NORMAL, directions
 from geocalc.systems import Systems
 
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_.:#/+-]*")
 _WORD = re.compile(r"T|F|true|false|True|False|[-+]?(inf|nan|infinity)|[-+0-9.][-+0-9.eEdD_]*", re.IGNORECASE)
-_OWN = ("numbers", "positions", "tags", "move_mask", "species", "pos")
+_OWN = ("numbers", "positions", "tags", "move_mask", "species", "pos", PLANE_NORMAL, LINE_DIRECTION)
 
 
 def format_frame(systems: Systems, info: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     """One frame of an extended XYZ file.
 
     Args:
-        systems: one structure; its tags are written, and `move_mask` (True where an atom may move) if anything is fixed.
+        systems: one structure; its tags are written, `move_mask` (True where an atom may move) if anything is fixed, and the
+            columns `geocalc_plane_normal` and `geocalc_line_direction` if atoms are held in planes or on lines.
         info: further values of the comment line; what has no form of its own there is written as JSON.
         arrays: further columns by name, each (n_atoms,) or (n_atoms, n) of numbers, bools or text.
     Raises:
@@ -39,6 +41,9 @@ def format_frame(systems: Systems, info: Mapping[str, Any], arrays: Mapping[str,
     if not movable.all():
         per_row = (movable == movable[:, :1]).all()
         columns["move_mask"] = movable[:, 0] if per_row else movable
+    if systems.projector is not None:
+        found = zip((PLANE_NORMAL, LINE_DIRECTION), directions(systems.projector.cpu().numpy()), strict=True)
+        columns |= {name: vectors for name, vectors in found if vectors.any()}
     columns |= {name: np.asarray(array) for name, array in arrays.items() if name not in _OWN}
 
     layout = ":".join(f"{name}:{_kind(array)}:{1 if array.ndim == 1 else array.shape[1]}" for name, array in columns.items())

@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from ase import Atoms
-from ase.constraints import FixAtoms, FixCartesian, FixScaled
+from ase.filters import Filter
 
+from geocalc.constraints import ase_constraints, fixed_mask, read_constraints, scaled_space
 from geocalc.elements import N_ELEMENTS, covalent_radii, symbols
 from geocalc.errors import InputError
 from geocalc.neighbors import build_graph, edge_vectors
+from geocalc.projectors import Held, settle
 from geocalc.systems import Systems
 from geocalc.tags import TagReading, TagsConverted, read_tags
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
+
+__all__ = ["fixed_mask", "from_atoms", "from_structure", "to_atoms"]
 
 CLOSEST = 0.35  # atoms nearer than this part of the sum of their covalent radii overlap; H-H in H2 is at 1.16
 SEARCH = 2.0  # Angstrom; shorter searches are slower, for their many small bins
@@ -37,23 +41,25 @@ class _Arrays:
     cell: np.ndarray
     pbc: np.ndarray
     tags: np.ndarray | None
-    fixed: np.ndarray
+    held: Held
 
 
 def from_atoms(atoms: Atoms | Sequence[Atoms], *, strict: bool = False, use_tags: bool = True) -> Systems:
     """Convert ASE structures to a batch, checked and with tags in the OC20 convention.
 
     Args:
-        atoms: one structure or several; positions and cell in Angstrom. Their calculators are not touched.
+        atoms: one structure or several; positions and cell in Angstrom. Their calculators are not touched. FixAtoms,
+            FixCartesian, FixedPlane, FixedLine and FixScaled are kept, and so are the columns `geocalc_plane_normal` and
+            `geocalc_line_direction` of relaxed structures that geocalc wrote; to let such atoms go, delete the column.
         strict: refuse tags that would have to be converted.
         use_tags: False for models that read no tags: every tag becomes 0 and none is judged.
     Returns:
         Systems on the CPU, float64, in the given order.
     Raises:
         InputError: nothing was given, an element is unknown, a position or cell is not a number, a periodic cell is zero,
-            atoms overlap, a constraint is not per atom, or tags are ambiguous (under `strict`: not in the OC20 convention).
+            atoms overlap, a constraint is of another kind, or tags are ambiguous (under `strict`: not in the OC20 convention).
     """
-    given = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+    given = [atoms] if isinstance(atoms, Atoms | Filter) else list(atoms)
     for k, structure in enumerate(given):
         if not isinstance(structure, Atoms):
             raise InputError(f"structure {k} is a {type(structure).__name__}; expected ase.Atoms")
@@ -81,7 +87,8 @@ def to_atoms(systems: Systems, templates: Sequence[Atoms] | None = None) -> list
     Args:
         systems: batch.
         templates: the structures the batch came from, in order: their tags, constraints, info and other arrays are kept and
-            positions and cell are replaced. Without them constraints are rebuilt from `fixed`.
+            positions and cell are replaced. Without them constraints are rebuilt from `fixed` and `projector`; FixScaled comes
+            back as the plane or line that it is in this cell.
     Returns:
         One new Atoms for every structure.
     Raises:
@@ -91,6 +98,7 @@ def to_atoms(systems: Systems, templates: Sequence[Atoms] | None = None) -> list
         raise InputError(f"{len(templates)} templates were given for {systems.n_systems} structures; give one for each")
     positions, numbers = systems.positions.detach().cpu().numpy(), systems.numbers.cpu().numpy()
     tags, fixed = systems.tags.cpu().numpy(), systems.fixed.cpu().numpy()
+    projector = None if systems.projector is None else systems.projector.cpu().numpy()
     cells, pbc = systems.cell.detach().cpu().numpy(), systems.pbc.cpu().numpy()
     result, start = [], 0
     for k, count in enumerate(systems.counts.tolist()):
@@ -98,7 +106,8 @@ def to_atoms(systems: Systems, templates: Sequence[Atoms] | None = None) -> list
         start += count
         if templates is None:
             atoms = Atoms(numbers[rows], positions[rows], cell=cells[k], pbc=pbc[k], tags=tags[rows])
-            atoms.set_constraint(_constraints(fixed[rows]))
+            held = Held(fixed=fixed[rows], projector=None if projector is None else projector[rows])
+            atoms.set_constraint(ase_constraints(held))
         else:
             atoms = templates[k].copy()
             if not np.array_equal(atoms.numbers, numbers[rows]):
@@ -109,49 +118,6 @@ def to_atoms(systems: Systems, templates: Sequence[Atoms] | None = None) -> list
     return result
 
 
-def fixed_mask(atoms: Atoms) -> np.ndarray:
-    """Cartesian components that may not move, (n_atoms, 3) bool.
-
-    FixScaled (partial selective dynamics of a POSCAR) is taken where the cell makes it the same as fixed Cartesian components.
-
-    Raises:
-        InputError: a constraint other than FixAtoms and FixCartesian, which the engine would have to drop.
-    """
-    fixed = np.zeros((len(atoms), 3), dtype=bool)
-    for constraint in atoms.constraints:
-        if isinstance(constraint, FixAtoms):
-            fixed[constraint.index] = True
-        elif isinstance(constraint, FixCartesian):
-            fixed[constraint.index] |= constraint.mask
-        elif isinstance(constraint, FixScaled):
-            fixed[constraint.index] |= _cartesian(constraint.mask, np.asarray(atoms.cell), "the constraint FixScaled")
-        else:
-            raise InputError(
-                f"the constraint {type(constraint).__name__} cannot be kept in a batched relaxation; "
-                "use FixAtoms or FixCartesian, or remove it with atoms.set_constraint()"
-            )
-    return fixed
-
-
-def _cartesian(held: np.ndarray, cell: np.ndarray, what: str) -> np.ndarray:
-    """Cartesian components fixed by holding the `held` fractional ones, (3,) bool."""
-    free = np.abs(cell[~held]) > 1e-6 * np.abs(cell).max()
-    moving = free.any(axis=0)
-    if moving.sum() != (~held).sum():
-        raise InputError(
-            f"{what} holds lattice directions {held.tolist()} that are not Cartesian axes of this cell; "
-            "use FixCartesian, or fix the atoms entirely with FixAtoms"
-        )
-    return ~moving
-
-
-def _constraints(fixed: np.ndarray) -> list[FixAtoms | FixCartesian]:
-    """The fewest constraints that say the same as `fixed` (n_atoms, 3)."""
-    masks = [mask for mask in np.unique(fixed, axis=0) if mask.any()]
-    members = [np.flatnonzero((fixed == mask).all(axis=1)) for mask in masks]
-    return [FixAtoms(m) if mask.all() else FixCartesian(m, mask) for mask, m in zip(masks, members, strict=True)]
-
-
 def _arrays(atoms: Atoms) -> _Arrays:
     return _Arrays(
         numbers=atoms.numbers.astype(np.int64),
@@ -159,7 +125,7 @@ def _arrays(atoms: Atoms) -> _Arrays:
         cell=np.array(atoms.cell, dtype=float),
         pbc=np.array(atoms.pbc, dtype=bool),
         tags=atoms.arrays.get("tags"),
-        fixed=fixed_mask(atoms),
+        held=read_constraints(atoms),
     )
 
 
@@ -169,11 +135,11 @@ def _structure_arrays(structure: Structure, k: int) -> _Arrays:
     if not structure.is_ordered:
         raise InputError(f"structure {k} ({structure.formula}) has partly occupied sites; order it before using it")
     cell = np.array(structure.lattice.matrix, dtype=float)
-    fixed = np.zeros((len(structure), 3), dtype=bool)
-    for row, site in zip(fixed, structure, strict=True):
+    spaces = {}
+    for atom, site in enumerate(structure):
         movable = site.properties.get("selective_dynamics")
         if movable is not None and not all(movable):
-            row[:] = _cartesian(~np.asarray(movable, dtype=bool), cell, "selective_dynamics")
+            spaces[atom] = [scaled_space(~np.asarray(movable, dtype=bool), cell, "selective_dynamics")]
     tags = [site.properties.get("tags") for site in structure]
     return _Arrays(
         numbers=np.array([site.specie.Z for site in structure], dtype=np.int64),
@@ -181,8 +147,17 @@ def _structure_arrays(structure: Structure, k: int) -> _Arrays:
         cell=cell,
         pbc=np.array(structure.lattice.pbc, dtype=bool),
         tags=None if any(tag is None for tag in tags) else np.array(tags),
-        fixed=fixed,
+        held=settle(np.zeros((len(structure), 3), dtype=bool), spaces),
     )
+
+
+def _projectors(held: list[Held]) -> torch.Tensor | None:
+    """Those of all structures together, None if no structure needs any."""
+    if all(one.projector is None for one in held):
+        return None
+    unity = np.eye(3)
+    parts = [np.tile(unity, (len(one.fixed), 1, 1)) if one.projector is None else one.projector for one in held]
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def _assemble(given: list[_Arrays], *, strict: bool, use_tags: bool) -> Systems:
@@ -195,10 +170,11 @@ def _assemble(given: list[_Arrays], *, strict: bool, use_tags: bool) -> Systems:
         positions=torch.from_numpy(np.concatenate([one.positions for one in given])),
         numbers=torch.from_numpy(np.concatenate([one.numbers for one in given])),
         tags=torch.zeros(sum(counts), dtype=torch.int64),
-        fixed=torch.from_numpy(np.concatenate([one.fixed for one in given])),
+        fixed=torch.from_numpy(np.concatenate([one.held.fixed for one in given])),
         system_idx=torch.repeat_interleave(torch.arange(len(given)), torch.tensor(counts)),
         cell=torch.from_numpy(np.stack([one.cell for one in given])),
         pbc=torch.from_numpy(np.stack([one.pbc for one in given])),
+        projector=_projectors([one.held for one in given]),
     )
     _check_distances(systems, given)
     if use_tags:
@@ -265,7 +241,7 @@ def _tags(given: list[_Arrays], strict: bool) -> list[np.ndarray]:
     for k, one in enumerate(given):
         name = _name(one, k, len(given))
         try:
-            reading = read_tags(one.numbers, one.positions, one.cell, one.pbc, one.tags, one.fixed)
+            reading = read_tags(one.numbers, one.positions, one.cell, one.pbc, one.tags, one.held.fixed)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
         if reading.note is not None:

@@ -10,6 +10,7 @@ import lzma
 import pickle
 import sqlite3
 import struct
+import time
 import warnings
 import zlib
 from collections import Counter
@@ -140,6 +141,29 @@ def read_structures(paths: str | Path | Iterable[str | Path], *, tolerant: bool 
         [item] if isinstance(item, Unreadable) else _stream(item, str(item) if item.name in repeated else item.name, tolerant)
         for item in found
     )
+
+
+def count_structures(paths: Iterable[str | Path], patience: float = 3.0) -> int | None:
+    """How many structures and faults `read_structures` would find, without reading them where the format allows.
+
+    Args:
+        paths: files and folders.
+        patience: seconds after which it is given up.
+    Returns:
+        The number, None if it takes too long to find out.
+    """
+    number, end = 0, time.monotonic() + patience
+    for item in (item for path in paths for item in _expand(Path(path))):
+        try:
+            counted = 0 if isinstance(item, Path) else 1
+            for _ in _frames(item) if isinstance(item, Path) else ():
+                counted += 1
+                if time.monotonic() > end:
+                    return None
+        except FAULTS:
+            counted += 1
+        number += max(1, counted)
+    return number
 
 
 def _expand(path: Path) -> list[Path | Unreadable]:

@@ -92,17 +92,15 @@ def exit_status(records: Iterable[Record]) -> int:
     """What the command line returns.
 
     Returns:
-        0 if all converged, 1 if some structure has an error or there is none at all, 3 if some did not converge or are flagged.
+        0 if all converged, 3 if some did not, are flagged or have an error while at least one has a result, 1 if none has.
     """
-    seen = False
-    status = EXIT_CONVERGED
+    n_results, n_open = 0, 0
     for record in records:
-        seen = True
-        if record.error is not None:
-            return EXIT_ERROR
-        if (not record.converged and record.status != SINGLE_POINT) or record.anomalies:
-            status = EXIT_UNCONVERGED
-    return status if seen else EXIT_ERROR
+        n_results += record.error is None
+        n_open += not (record.converged or record.status == SINGLE_POINT) or bool(record.anomalies)
+    if not n_results:
+        return EXIT_ERROR
+    return EXIT_UNCONVERGED if n_open else EXIT_CONVERGED
 
 
 def format_table(records: Sequence[Record]) -> str:

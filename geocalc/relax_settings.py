@@ -8,7 +8,8 @@ from pydantic import Field
 
 from geocalc.settings import Settings
 
-NOT_PART_OF_RESULT = {"device", "traj"}  # a run may be resumed with other values of these: the results are the same
+# a run may be resumed with other values of these: the results are the same
+NOT_PART_OF_RESULT = {"device", "traj", "workers", "batch_edges"}
 
 
 class RelaxSettings(Settings):
@@ -24,6 +25,9 @@ class RelaxSettings(Settings):
         frames: frame policy other than the model's own.
         device: cpu, cuda, cuda:1 ..., or auto.
         dtype: of the model's weights; positions and optimiser are float64 always.
+        workers: processes side by side on a CPU; None for as many as there are cores. Results do not depend on it.
+        batch_edges: edges of the graphs that are computed together; None for what a GPU has memory for, and for one structure
+            at a time on a CPU.
     """
 
     model: str = "faenet-sfa"
@@ -35,6 +39,8 @@ class RelaxSettings(Settings):
     frames: str | None = None
     device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
+    workers: int | None = Field(None, ge=1)
+    batch_edges: int | None = Field(None, ge=1)
 
     def identity(self) -> dict[str, Any]:
         """The settings that a result depends on."""

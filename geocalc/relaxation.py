@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 from geocalc.optim.base import Optimizer
-from geocalc.systems import Potential, Systems, max_per_system, per_atom, per_system, select
+from geocalc.systems import Potential, Systems, allowed, concatenate, join, max_per_system, moved, per_atom, per_system, select
 
 MOVE_LIMIT = 10.0  # Angstrom from the start; half the vacuum of an OC20 slab: an atom there is bound to nothing any more
 FALL_LIMIT = (
@@ -61,7 +62,7 @@ class Snapshot:
         forces: (n_atoms, 3) eV/Angstrom, raw.
         energy: (n_systems,) eV.
         energy_std: (n_systems,) eV, NaN where the potential gives none.
-        fmax: (n_systems,) eV/Angstrom, largest norm over atoms of the force on free components.
+        fmax: (n_systems,) eV/Angstrom, largest norm over atoms of the force along what constraints allow.
     """
 
     positions: Tensor = per_atom()
@@ -137,10 +138,10 @@ def relax_systems(
     evaluated, and its energy, forces and fmax are of that geometry.
 
     Args:
-        systems: batch of structures; positions in Angstrom, `fixed` components never move.
+        systems: batch of structures; positions in Angstrom, `fixed` components never move and `projector` is obeyed.
         potential: gives energy and forces.
         optimizer: from `geocalc.optim.make_optimizer`.
-        fmax: eV/Angstrom, positive; converged when no atom has a force of this norm or more on its free components.
+        fmax: eV/Angstrom, positive; converged when no atom has a force of this norm or more along what constraints allow.
         max_steps: steps allowed for each structure; 0 evaluates once.
         observer: called after every evaluation with the live structures.
     Returns:
@@ -151,26 +152,88 @@ def relax_systems(
     if not fmax > 0 or max_steps < 0:
         raise InputError(f"fmax must be positive and max_steps not negative, got {fmax} and {max_steps}")
     ended: dict[int, Relaxation] = {}
-    live, state, progress = systems, optimizer.init(systems), _begin(systems)
-    best = _nothing_yet(systems)
-    while live.n_systems:
-        now = evaluate(live, potential)
-        progress = _count(progress, now)
-        if observer is not None:
-            observer(live, now, progress)
-        status = judge(live, now, progress, fmax, max_steps)
-        best = _better(best, now, live, status)
-        done = torch.tensor([s is not None for s in status], device=live.cell.device)
-        if bool(done.any()):
-            ended |= _retire(replace(live, positions=best.positions), best, progress, status)
-            now, best = select(now, live, ~done), select(best, live, ~done)
-            progress, state = select(progress, live, ~done), select(state, live, ~done)
-            live = select(live, live, ~done)
-        if live.n_systems:
-            displacement, state = optimizer.step(live, now.energy, now.forces.masked_fill(live.fixed, 0.0), state)
-            live = replace(live, positions=torch.where(live.fixed, live.positions, live.positions + displacement))
-            progress = replace(progress, n_steps=progress.n_steps + 1)
+    flight = depart(systems, optimizer, torch.arange(systems.n_systems, device=systems.cell.device))
+    while flight.systems.n_systems:
+        arrived, flight = advance(flight, potential, optimizer, fmax, max_steps, observer)
+        ended |= arrived
     return [ended[k] for k in range(systems.n_systems)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flight:
+    """Structures on their way downhill, with all that is remembered of them between two evaluations.
+
+    Attributes:
+        systems: at the positions to be evaluated next.
+        state: of the optimiser.
+        progress: how far each has come. best: what each would end with.
+    """
+
+    systems: Systems
+    state: Any
+    progress: Progress
+    best: Snapshot
+
+    def select(self, chosen: Tensor) -> Flight:
+        """The structures of a (n_systems,) bool mask."""
+        return Flight(
+            systems=select(self.systems, self.systems, chosen),
+            state=select(self.state, self.systems, chosen),
+            progress=select(self.progress, self.systems, chosen),
+            best=select(self.best, self.systems, chosen),
+        )
+
+    def join(self, other: Flight) -> Flight:
+        """These structures and then the others."""
+        n = self.systems.n_systems
+        return Flight(
+            systems=concatenate([self.systems, other.systems]),
+            state=join(self.state, other.state, n),
+            progress=join(self.progress, other.progress, n),
+            best=join(self.best, other.best, n),
+        )
+
+
+def depart(systems: Systems, optimizer: Optimizer[Any], index: Tensor) -> Flight:
+    """A batch before its first evaluation; `index` (n_systems,) int64 tells its structures apart, see `Progress`."""
+    return Flight(systems=systems, state=optimizer.init(systems), progress=_begin(systems, index), best=_nothing_yet(systems))
+
+
+def advance(
+    flight: Flight,
+    potential: Potential,
+    optimizer: Optimizer[Any],
+    fmax: float,
+    max_steps: int,
+    observer: Observer | None = None,
+) -> tuple[dict[int, Relaxation], Flight]:
+    """Evaluate every structure once and let those that go on take a step.
+
+    Args:
+        flight: at least one structure. The others: see `relax_systems`.
+    Returns:
+        The relaxations that ended, by index, and the structures that go on.
+    Raises:
+        InputError: the potential gives no forces.
+    """
+    live, state, best, arrived = flight.systems, flight.state, flight.best, {}
+    now = evaluate(live, potential)
+    progress = _count(flight.progress, now)
+    if observer is not None:
+        observer(live, now, progress)
+    status = judge(live, now, progress, fmax, max_steps)
+    best = _better(best, now, live, status)
+    if any(status):
+        done = torch.tensor([s is not None for s in status], device=live.cell.device)
+        arrived = _retire(replace(live, positions=best.positions), best, progress, status)
+        now, best = select(now, live, ~done), select(best, live, ~done)
+        progress, state = select(progress, live, ~done), select(state, live, ~done)
+        live = select(live, live, ~done)
+    if live.n_systems:
+        displacement, state = optimizer.step(live, now.energy, allowed(now.forces, live), state)
+        live = replace(live, positions=moved(live, displacement, progress.start_positions))
+        progress = replace(progress, n_steps=progress.n_steps + 1)
+    return arrived, Flight(systems=live, state=state, progress=progress, best=best)
 
 
 def evaluate(systems: Systems, potential: Potential) -> Snapshot:
@@ -183,40 +246,49 @@ def evaluate(systems: Systems, potential: Potential) -> Snapshot:
     if prediction.forces is None:
         raise InputError("this potential gives energies without forces; a relaxation needs a model trained on forces")
     forces, energy, std = prediction.forces.double(), prediction.energy.double(), prediction.energy_std
-    norms = forces.masked_fill(systems.fixed, 0.0).norm(dim=1)
+    norms = torch.linalg.vector_norm(allowed(forces, systems), dim=1)
     fmax = max_per_system(norms.nan_to_num(nan=torch.inf, posinf=torch.inf), systems)
     return Snapshot(
         positions=systems.positions,
         forces=forces,
         energy=energy,
         energy_std=torch.full_like(energy, torch.nan) if std is None else std.double(),
-        fmax=torch.where(fmax.isinf(), torch.nan, fmax),
+        fmax=fmax.masked_fill(fmax.isinf(), torch.nan),
     )
 
 
 def judge(systems: Systems, now: Snapshot, progress: Progress, fmax: float, max_steps: int) -> list[Status | None]:
     """The status of each structure, None for those that go on."""
-    non_finite = ~(now.energy.isfinite() & now.fmax.isfinite())
-    moved = max_per_system((now.positions - progress.start_positions).norm(dim=1), systems)
-    rise = now.energy - progress.start_energy
-    highest = (RISE_LIMIT * systems.counts).clamp(min=RISE_FLOOR)
-    out_of_range = (rise > highest) | (rise < -FALL_LIMIT * systems.counts)
-    exploded = (moved > MOVE_LIMIT) | (now.fmax > FORCE_LIMIT) | out_of_range
-    verdicts = (
-        (Status.NON_FINITE, non_finite),
-        (Status.EXPLODED, exploded),
-        (Status.SINGLE_POINT, torch.full_like(exploded, max_steps == 0)),
-        (Status.CONVERGED, now.fmax < fmax),
-        (Status.MAX_STEPS, progress.n_steps >= max_steps),
-    )
-    columns = torch.stack([flags for _, flags in verdicts], dim=1).tolist()
-    return [next((verdicts[k][0] for k, flag in enumerate(row) if flag), None) for row in columns]
+    away = max_per_system(torch.linalg.vector_norm(now.positions - progress.start_positions, dim=1), systems)
+    measured = torch.stack((now.energy, now.energy - progress.start_energy, now.fmax, away), dim=1).tolist()
+    counted = torch.stack((systems.counts, progress.n_steps), dim=1).tolist()
+    return [
+        _verdict(energy, rise, largest, far, n_atoms, n_steps, fmax, max_steps)
+        for (energy, rise, largest, far), (n_atoms, n_steps) in zip(measured, counted, strict=True)
+    ]
 
 
-def _begin(systems: Systems) -> Progress:
+def _verdict(
+    energy: float, rise: float, largest: float, away: float, n_atoms: int, n_steps: int, fmax: float, max_steps: int
+) -> Status | None:
+    """The status of one structure whose largest force is `largest`; `rise` in energy and `away` are since the start."""
+    if not (math.isfinite(energy) and math.isfinite(largest)):
+        return Status.NON_FINITE
+    out_of_range = rise > max(RISE_LIMIT * n_atoms, RISE_FLOOR) or rise < -FALL_LIMIT * n_atoms
+    if away > MOVE_LIMIT or largest > FORCE_LIMIT or out_of_range:
+        return Status.EXPLODED
+    if max_steps == 0:
+        return Status.SINGLE_POINT
+    if largest < fmax:
+        return Status.CONVERGED
+    return Status.MAX_STEPS if n_steps >= max_steps else None
+
+
+def _begin(systems: Systems, index: Tensor) -> Progress:
+    """The progress before the first evaluation."""
     zero = torch.zeros(systems.n_systems, dtype=torch.int64, device=systems.cell.device)
     return Progress(
-        index=torch.arange(systems.n_systems, device=zero.device),
+        index=index,
         n_steps=zero,
         n_evaluations=zero,
         start_positions=systems.positions,
@@ -237,46 +309,70 @@ def _nothing_yet(systems: Systems) -> Snapshot:
 
 
 def _count(progress: Progress, now: Snapshot) -> Progress:
-    first = progress.n_evaluations == 0
+    """One evaluation more."""
     return replace(
         progress,
         n_evaluations=progress.n_evaluations + 1,
-        start_energy=torch.where(first, now.energy, progress.start_energy),
+        start_energy=torch.where(progress.n_evaluations == 0, now.energy, progress.start_energy),
     )
 
 
 def _better(best: Snapshot, now: Snapshot, systems: Systems, status: Sequence[Status | None]) -> Snapshot:
     """`best`, with `now` in place of it where that converged, or is the first, or is sound and lower in energy."""
-    device = now.energy.device
-    converged = torch.tensor([s is Status.CONVERGED for s in status], device=device)
-    finite = torch.tensor([s is not Status.NON_FINITE for s in status], device=device)
-    exploded = torch.tensor([s is Status.EXPLODED for s in status], device=device)
-    lower = (now.energy < best.energy) & ~exploded
-    taken = converged | (finite & (best.energy.isnan() | lower))
-    atoms = taken[systems.system_idx]
+    energies = torch.stack((now.energy, best.energy)).tolist()
+    taken = [_replaces(*known) for known in zip(status, *energies, strict=True)]
+    if all(taken):
+        return now
+    if not any(taken):
+        return best
+    chosen = torch.tensor(taken, device=now.energy.device)
+    rows = chosen[:, None].expand(-1, 3).index_select(0, systems.system_idx)
     values = {}
     for f in fields(Snapshot):
         old, new = getattr(best, f.name), getattr(now, f.name)
-        values[f.name] = torch.where(atoms[:, None] if old.ndim == 2 else taken, new, old)
+        values[f.name] = torch.where(rows if old.ndim == 2 else chosen, new, old)
     return Snapshot(**values)
+
+
+def _replaces(status: Status | None, energy: float, lowest: float) -> bool:
+    """Whether the geometry just evaluated is kept instead of the one of lowest energy so far."""
+    if status in (Status.CONVERGED, Status.NON_FINITE):
+        return status is Status.CONVERGED
+    return math.isnan(lowest) or (energy < lowest and status is not Status.EXPLODED)
 
 
 def _retire(systems: Systems, best: Snapshot, progress: Progress, status: Sequence[Status | None]) -> dict[int, Relaxation]:
     """The relaxations that have a status, by their place in the batch that was handed in."""
+    columns = (progress.index, best.energy, best.energy_std, best.fmax, progress.n_steps, progress.n_evaluations)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    ends = systems.counts.cumsum(0).tolist()
     ended = {}
-    for k, verdict in enumerate(status):
+    for k, (verdict, (index, energy, energy_std, fmax, n_steps, n_evaluations)) in enumerate(zip(status, rows, strict=True)):
         if verdict is None:
             continue
-        alone = torch.arange(systems.n_systems, device=systems.cell.device) == k
-        last, steps = select(best, systems, alone), select(progress, systems, alone)
-        ended[int(steps.index)] = Relaxation(
-            systems=select(systems, systems, alone),
-            energy=float(last.energy),
-            energy_std=float(last.energy_std),
-            forces=last.forces,
-            fmax=float(last.fmax),
+        atoms = slice(ends[k - 1] if k else 0, ends[k])
+        ended[index] = Relaxation(
+            systems=_alone(systems, k, atoms),
+            energy=energy,
+            energy_std=energy_std,
+            forces=best.forces[atoms].clone(),
+            fmax=fmax,
             status=verdict,
-            n_steps=int(steps.n_steps),
-            n_evaluations=int(steps.n_evaluations),
+            n_steps=n_steps,
+            n_evaluations=n_evaluations,
         )
     return ended
+
+
+def _alone(systems: Systems, k: int, atoms: slice) -> Systems:
+    """Structure `k`, whose atoms are these, with memory of its own."""
+    return Systems(
+        positions=systems.positions[atoms].clone(),
+        numbers=systems.numbers[atoms].clone(),
+        tags=systems.tags[atoms].clone(),
+        fixed=systems.fixed[atoms].clone(),
+        system_idx=torch.zeros_like(systems.system_idx[atoms]),
+        cell=systems.cell[k : k + 1].clone(),
+        pbc=systems.pbc[k : k + 1].clone(),
+        projector=None if systems.projector is None else systems.projector[atoms].clone(),
+    )

@@ -12,7 +12,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -24,13 +26,17 @@ from geocalc.errors import GeoCalcError, InputError, RunFolderError
 from geocalc.records import Record
 from geocalc.settings import read_yaml
 
+if sys.platform != "win32":
+    import fcntl
+
 SETTINGS, JOURNAL, RESULTS = "settings.yaml", "journal.jsonl", "results.jsonl"
-RELAXED, TRAJECTORY = "relaxed.extxyz", "trajectory"
+RELAXED, TRAJECTORY, LOCK = "relaxed.extxyz", "trajectory", ".lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
 
 class RunFolder:
-    """A folder that a run writes its results into; no file stays open between calls.
+    """A folder that a run writes its results into; one run at a time, until `close`.
 
     Args:
         path: the folder; made if it is not there.
@@ -38,8 +44,8 @@ class RunFolder:
         provenance: plain values kept beside them in `settings.yaml` (versions, device, ...).
         resume: whether results that are there already are continued.
     Raises:
-        RunFolderError: the folder cannot be written; it holds results and `resume` is not set; it holds results of another
-            identity; its journal is damaged other than at the end.
+        RunFolderError: the folder cannot be written; another run works in it; it holds results and `resume` is not set; it
+            holds results of another identity; its journal is damaged other than at the end.
     """
 
     def __init__(
@@ -53,19 +59,23 @@ class RunFolder:
         self.path = Path(path)
         self.identity = _digest(identity)
         self._places: dict[str, int] = {}  # where the line of each finished structure begins in the journal, by key
+        self._order: list[str] = []
         with _sentences(self.path, "open"):
             self.path.mkdir(parents=True, exist_ok=True)
-            if self._holds_results():
-                self._refuse_or_accept(identity, resume)
-                self._read_journal()
-            else:
-                document = {"identity": self.identity, "resolved": dict(identity), "provenance": dict(provenance or {})}
-                write_whole(self.path / SETTINGS, [yaml.safe_dump(document, sort_keys=False, allow_unicode=True)])
-        write_whole(self.path / RESULTS, (self._entry(key)["record"] + "\n" for key in self._places))
+            self._lock = _Lock(self.path / LOCK)
+        try:
+            self._open(identity, provenance or {}, resume)
+        except GeoCalcError:
+            self.close()
+            raise
 
     def __len__(self) -> int:
         """Structures finished."""
         return len(self._places)
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the structure of this key is finished."""
+        return key in self._places
 
     def record(self, key: str) -> Record | None:
         """The record of a finished structure, None if it is not finished."""
@@ -96,9 +106,28 @@ class RunFolder:
 
     def finish(self, keys: Iterable[str]) -> None:
         """Write `relaxed.extxyz`: the geometries of `keys` in this order, then any others in the order they ended in."""
-        order = dict.fromkeys([*(key for key in keys if key in self._places), *self._places])
+        self._order = list(keys)
+        order = dict.fromkeys([*(key for key in self._order if key in self._places), *self._places])
         frames = (self._entry(key)["frame"] for key in order)
         write_whole(self.path / RELAXED, (frame for frame in frames if frame is not None))
+
+    def records(self) -> Iterator[Record]:
+        """The records of the keys that `finish` was given, in that order; read from the disk one at a time."""
+        return (Record.from_json(self._entry(key)["record"]) for key in self._order if key in self._places)
+
+    def close(self) -> None:
+        """Let other runs into the folder; what is in it can still be read."""
+        self._lock.release()
+
+    def _open(self, identity: Mapping[str, Any], provenance: Mapping[str, Any], resume: bool) -> None:
+        with _sentences(self.path, "open"):
+            if self._holds_results():
+                self._refuse_or_accept(identity, resume)
+                self._read_journal()
+            else:
+                document = {"identity": self.identity, "resolved": dict(identity), "provenance": dict(provenance)}
+                write_whole(self.path / SETTINGS, [yaml.safe_dump(document, sort_keys=False, allow_unicode=True)])
+        write_whole(self.path / RESULTS, (self._entry(key)["record"] + "\n" for key in self._places))
 
     def _holds_results(self) -> bool:
         return any((self.path / name).exists() and (self.path / name).stat().st_size for name in (JOURNAL, RESULTS))
@@ -193,6 +222,31 @@ def write_whole(path: Path, parts: Iterable[str]) -> None:
             with suppress(OSError):
                 draft.unlink()
             raise
+
+
+class _Lock:
+    """A file that one run at a time holds, until it lets go or its process dies; no lock where the file system knows none.
+
+    Raises:
+        RunFolderError: another run holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self.release = weakref.finalize(self, os.close, file)
+        if sys.platform == "win32":
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return
+            self.release()
+            if not isinstance(error, BlockingIOError):
+                raise
+            raise RunFolderError(
+                f"another run is working in {path.parent}; wait for its end and resume, or choose another folder"
+            ) from None
 
 
 class _sentences:

@@ -16,6 +16,7 @@ from torch import Tensor
 from geocalc.errors import InputError
 
 _ALONG = "along"
+_NOT_JOINED = ("system_idx", "projector")  # one counts on, the other may be None
 
 
 def per_atom(optional: bool = False) -> Any:
@@ -40,6 +41,8 @@ class Systems:
         system_idx: (n_atoms,) int64, ascending; the structure of each atom.
         cell: (n_systems, 3, 3) Angstrom, rows are lattice vectors.
         pbc: (n_systems, 3) bool.
+        projector: (n_atoms, 3, 3) float64, onto the displacements that an atom may make where planes, lines or fractional
+            coordinates hold it; symmetric; unity where `fixed` says all. None if it does for every atom.
     """
 
     positions: Tensor = per_atom()
@@ -49,6 +52,7 @@ class Systems:
     system_idx: Tensor = per_atom()
     cell: Tensor = per_system()
     pbc: Tensor = per_system()
+    projector: Tensor | None = per_atom(optional=True)
 
     @property
     def n_atoms(self) -> int:
@@ -67,7 +71,8 @@ class Systems:
 
     def to(self, device: torch.device | str) -> Systems:
         """The same batch on another device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +133,25 @@ def select(data: Data, systems: Systems, chosen: Tensor) -> Data:
     return replace(data, **values)  # type: ignore[type-var]
 
 
+def join(first: Data, second: Data, n_first: int) -> Data:
+    """The rows of `first` and then those of `second`; the inverse of `select`.
+
+    Args:
+        first, second: dataclasses of one type, as for `select`; what is no tensor is added with `+`.
+        n_first: structures in the batch that `first` belongs to.
+    Returns:
+        A new object of the same type; `system_idx`, where present, is renumbered.
+    """
+    values: dict[str, Any] = {}
+    for f in fields(first):  # type: ignore[arg-type]
+        one, other = getattr(first, f.name), getattr(second, f.name)
+        if f.metadata.get(_ALONG) is None or one is None:
+            continue
+        other = other + n_first if f.name == "system_idx" else other
+        values[f.name] = torch.cat([one, other]) if isinstance(one, Tensor) else one + other
+    return replace(first, **values)  # type: ignore[type-var]
+
+
 def concatenate(batches: Sequence[Systems]) -> Systems:
     """Join batches into one, in order.
 
@@ -137,9 +161,60 @@ def concatenate(batches: Sequence[Systems]) -> Systems:
     if not batches:
         raise InputError("no structures were given; at least one is needed")
     offsets = torch.tensor([0] + [b.n_systems for b in batches[:-1]]).cumsum(0)
-    joined = {f.name: torch.cat([getattr(b, f.name) for b in batches]) for f in fields(Systems) if f.name != "system_idx"}
     idx = torch.cat([b.system_idx + int(o) for b, o in zip(batches, offsets, strict=True)])
-    return Systems(system_idx=idx, **joined)
+    joined = {f.name: torch.cat([getattr(b, f.name) for b in batches]) for f in fields(Systems) if f.name not in _NOT_JOINED}
+    projector = None
+    if any(b.projector is not None for b in batches):
+        projector = torch.cat([_unity(b.positions) if b.projector is None else b.projector for b in batches])
+    return Systems(system_idx=idx, projector=projector, **joined)
+
+
+def allowed(vectors: Tensor, systems: Systems) -> Tensor:
+    """The part of forces or displacements (n_atoms, 3) that constraints let through.
+
+    Args:
+        vectors: (n_atoms, 3); what a fixed component holds is not looked at, it may be NaN.
+        systems: batch with `fixed` and `projector`.
+    Returns:
+        (n_atoms, 3), zero on fixed components and across the planes and lines that hold atoms.
+    """
+    vectors = vectors.masked_fill(systems.fixed, 0.0)
+    if systems.projector is None:
+        return vectors
+    return torch.where(_guided(systems.projector), _project(vectors, systems.projector), vectors)
+
+
+def moved(systems: Systems, displacement: Tensor, start: Tensor) -> Tensor:
+    """Positions after a displacement, as far as constraints allow it.
+
+    Args:
+        systems: batch at its present positions.
+        displacement: (n_atoms, 3) Angstrom.
+        start: (n_atoms, 3) Angstrom, where planes and lines were laid; projecting the whole way from there, and not the last
+            step, keeps rounding from adding up.
+    Returns:
+        (n_atoms, 3) Angstrom; fixed components bit for bit as they were.
+    """
+    positions = systems.positions + displacement
+    if systems.projector is not None:
+        held = start + _project(positions - start, systems.projector)
+        positions = torch.where(_guided(systems.projector), held, positions)
+    return torch.where(systems.fixed, systems.positions, positions)
+
+
+def _guided(projector: Tensor) -> Tensor:
+    """Atoms that a projector (n_atoms, 3, 3) holds, (n_atoms, 1) bool."""
+    return (projector != torch.eye(3, dtype=projector.dtype, device=projector.device)).flatten(1).any(dim=1, keepdim=True)
+
+
+def _project(vectors: Tensor, projector: Tensor) -> Tensor:
+    """Each of the vectors (n_atoms, 3) times its projector; term by term, so that the rounding knows nothing of other atoms."""
+    x, y, z = (vectors[:, k, None] * projector[:, k] for k in range(3))
+    return x + y + z
+
+
+def _unity(positions: Tensor) -> Tensor:
+    return torch.eye(3, dtype=torch.float64, device=positions.device).expand(len(positions), 3, 3)
 
 
 def sum_per_system(values: Tensor, systems: Systems) -> Tensor:

@@ -291,7 +291,7 @@ def assert_inputs_unchanged(potential: Potential, systems: Systems) -> None:
     Raises:
         AssertionError: a field has changed.
     """
-    before = {f.name: getattr(systems, f.name).clone() for f in fields(systems)}
+    before = {f.name: getattr(systems, f.name).clone() for f in fields(systems) if getattr(systems, f.name) is not None}
     potential(systems)
     for name, value in before.items():
         now = getattr(systems, name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from structures import adslab, rattled
 
 import geocalc
 from geocalc import GeoCalc
-from geocalc.errors import InputError, ModelNotFoundError
+from geocalc.errors import InputError, ModelNotFoundError, RecipeError
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +69,37 @@ def test_a_structure_that_fails_keeps_its_place(folder: Path) -> None:
     assert results[1].atoms.calc is None
 
 
+def test_structures_are_taken_as_they_are_needed(folder: Path) -> None:
+    taken: list[int] = []
+
+    def stream() -> Iterator[Atoms]:
+        for k in range(1000):
+            taken.append(k)
+            yield slab()
+
+    results = geocalc.iter_relax(stream(), folder, steps=0)
+    assert taken == []
+    assert [next(results).number for _ in range(3)] == [0, 1, 2]
+    assert taken == [0, 1, 2]
+    del results
+
+
+def test_workers_give_the_same_results_in_the_same_order(folder: Path) -> None:
+    structures = [slab("O"), slab("CO"), slab("C"), slab("H")]
+    alone, shared = (geocalc.relax(iter(structures), folder, dtype="float64", steps=3, fmax=1e-4, workers=n) for n in (1, 2))
+    for one, other in zip(alone, shared, strict=True):
+        assert replace(one.record, wall_s=0.0) == replace(other.record, wall_s=0.0)
+        assert np.array_equal(one.atoms.positions, other.atoms.positions)
+        assert np.array_equal(one.atoms.get_forces(), other.atoms.get_forces())
+    assert [one.number for one in shared] == [0, 1, 2, 3]
+
+
 def test_a_wrong_model_or_setting_is_an_error_at_once(folder: Path) -> None:
     with pytest.raises(ModelNotFoundError):
         geocalc.relax(slab(), "no-such-model")
-    with pytest.raises(InputError, match=r"no optimiser .newton.; choose from bfgs, fire"):
-        geocalc.relax(slab(), folder, optimizer="newton")
+    with pytest.raises(InputError, match=r"no optimiser .simplex.; choose from bfgs, fire"):
+        geocalc.relax(slab(), folder, optimizer="simplex")
     with pytest.raises(InputError, match="no frame policy"):
         geocalc.predict(slab(), folder, frames="latice")
+    with pytest.raises(RecipeError, match="`workers` is 0"):
+        geocalc.relax(slab(), folder, workers=0)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,21 @@ import yaml
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms, FixedLine
+from ase.constraints import FixAtoms, Hookean
 from ase.io import read, write
+from emt_for_tests import FaultyEmt, refuse
 from structures import adslab, rattled
 
 from geocalc.ase_potential import AsePotential
-from geocalc.campaign import Job, NamedPotential, jobs_of, open_run_folder, run_relaxation
-from geocalc.errors import InputError, NonFiniteError, RecipeError
+from geocalc.campaign import Job, jobs_of, open_run_folder, run_relaxation
+from geocalc.errors import InputError, ModelFileError, NonFiniteError, RecipeError
 from geocalc.io import fixed_mask
 from geocalc.readers import read_structures
 from geocalc.records import Record, exit_status
 from geocalc.relax_settings import RelaxSettings
 from geocalc.run_folder import RunFolderError
 from geocalc.systems import Prediction, Systems
+from geocalc.tasks import NamedPotential
 
 SETTINGS = RelaxSettings(model="emt", steps=200, traj="none", dtype="float64")
 
@@ -132,11 +135,11 @@ def test_relaxed_structures_in_the_file(whole: tuple[Path, list[Record]]) -> Non
 
 def test_a_bad_structure_keeps_its_record_and_the_run_goes_on(tmp_path: Path) -> None:
     bad = adslab("O")
-    bad.set_constraint(FixedLine(0, (0, 0, 1)))
+    bad.set_constraint(Hookean(0, 1, 1.0, rt=1.2))
     foreign = Atoms("Xe2", positions=[[0, 0, 0], [0, 0, 4.4]])
     given = [
         Job(sid="lost.cif", error="lost.cif cannot be read: it is empty"),
-        Job(sid="line", atoms=bad),
+        Job(sid="spring", atoms=bad),
         Job(sid="xenon", atoms=foreign),
         Job(sid="one", atoms=Atoms("H", positions=[[0, 0, 0]])),
         Job(sid="four", atoms=molecule("NH3")),
@@ -147,14 +150,14 @@ def test_a_bad_structure_keeps_its_record_and_the_run_goes_on(tmp_path: Path) ->
     records = run(tmp_path, given, named(Counted(fail_on=failing)))
     errors = [record.error for record in records]
     assert errors[0] == "lost.cif cannot be read: it is empty"
-    assert "FixedLine" in errors[1]
+    assert "Hookean" in errors[1]
     assert errors[2].startswith("NotImplementedError")
     assert errors[3:6] == ["energy is NaN", "RuntimeError: out of memory", "ZeroDivisionError: division by zero"]
     assert errors[6:] == [None] * 3
     assert {record.status for record in records[:6]} == {"ERROR"}
     assert (records[0].formula, records[1].formula, records[2].n_atoms) == (None, "Cu12O", 2)
     assert all(record.energy is None and not record.converged for record in records[:6])
-    assert exit_status(records) == 1
+    assert exit_status(records) == 3
     assert len(read(tmp_path / "relaxed.extxyz", index=":")) == 3
     assert stored(tmp_path) == records
 
@@ -272,38 +275,38 @@ def test_other_settings_are_refused_but_another_device_is_not(tmp_path: Path) ->
 
 
 KILLED = """
-import sys, time
-sys.path.insert(0, sys.argv[2])
-import torch
-torch.set_num_threads(1)
-from test_campaign import SETTINGS, named, jobs
+import sys
+from dataclasses import replace
+from emt_for_tests import FaultyEmt
+from test_campaign import SETTINGS, in_workers, jobs
 from geocalc.campaign import open_run_folder, run_relaxation
-model = named()
-for record in run_relaxation(
-    jobs(), model, SETTINGS, open_run_folder(sys.argv[1], model, SETTINGS), lambda *_: time.sleep(0.02)
-):
+model = replace(in_workers(pause=0.02), potential=FaultyEmt(pause=0.02))
+settings = SETTINGS.model_copy(update={"workers": int(sys.argv[2])})
+for record in run_relaxation(jobs(), model, settings, open_run_folder(sys.argv[1], model, settings)):
     print(record.sid, flush=True)
 """
 
 
-def test_kill_9_loses_repeats_and_changes_nothing(tmp_path: Path, whole: tuple[Path, list[Record]]) -> None:
+@pytest.mark.parametrize(("workers", "delay"), [(1, 0.1), (2, 0.02)])
+def test_kill_9_loses_repeats_and_changes_nothing(
+    tmp_path: Path, whole: tuple[Path, list[Record]], workers: int, delay: float
+) -> None:
     path = tmp_path / "run"
-    tests = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": str(tests.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLED, str(path), str(tests)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED, str(path), str(workers)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
         told = [process.stdout.readline().strip() for _ in range(2)]
-        time.sleep(0.1)  # somewhere inside the third
+        time.sleep(delay)  # somewhere inside the third
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     kept = stored(path)
     assert [record.sid for record in kept][:2] == told
     model = named()
     resumed = run(path, jobs(), model, resume=True)
-    assert resumed[: len(kept)] == kept
-    assert stored(path) == resumed
-    assert len(resumed) == len({record.sid for record in resumed}) == 6
-    assert model.potential.calls == sum(record.n_evaluations for record in resumed[len(kept) :])
+    assert stored(path)[: len(kept)] == kept
+    assert {record.sid: record for record in stored(path)} == {record.sid: record for record in resumed}
+    assert len(stored(path)) == len(resumed) == len({record.sid for record in resumed}) == 6
+    assert model.potential.calls == sum(record.n_evaluations for record in stored(path)[len(kept) :])
     assert timeless(resumed) == timeless(whole[1])
     assert (path / "relaxed.extxyz").read_bytes() == (whole[0] / "relaxed.extxyz").read_bytes()
 
@@ -333,6 +336,107 @@ def test_an_unknown_optimizer_stops_before_anything_is_computed(tmp_path: Path) 
     with pytest.raises(InputError, match="did you mean 'bfgs'"):
         run(tmp_path, jobs(2), model, SETTINGS.model_copy(update={"optimizer": "bgfs"}))
     assert model.potential.calls == 0
+
+
+def in_workers(**faults) -> NamedPotential:
+    """EMT that worker processes can open."""
+    return replace(named(), opener=partial(FaultyEmt, **faults))
+
+
+def many(n: int) -> RelaxSettings:
+    return SETTINGS.model_copy(update={"workers": n, "traj": "ends"})
+
+
+def by_sid(records: Iterable[Record]) -> dict[str, Record]:
+    return {record.sid: record for record in timeless(records)}
+
+
+def test_results_do_not_depend_on_workers_or_order(tmp_path: Path, whole: tuple[Path, list[Record]]) -> None:
+    """Three processes that take the input backwards, against one that takes it forwards: the same to the last bit."""
+    model = in_workers()
+    folder = open_run_folder(tmp_path, model, many(3))
+    records = list(run_relaxation(reversed(jobs()), model, many(3), folder))
+    assert model.potential.calls == 0
+    assert by_sid(records) == by_sid(whole[1])
+    assert list(folder.records()) == sorted(records, key=lambda record: [job.sid for job in reversed(jobs())].index(record.sid))
+    assert stored(tmp_path) == records
+    assert all(record.wall_s > 0 for record in records)
+    ours, theirs = read(tmp_path / "relaxed.extxyz", ":"), read(whole[0] / "relaxed.extxyz", ":")
+    assert [atoms.info["sid"] for atoms in ours] == [job.sid for job in reversed(jobs())]
+    assert all(np.array_equal(a.positions, b.positions) for a, b in zip(reversed(ours), theirs, strict=True))
+    assert len(list((tmp_path / "trajectory").iterdir())) == 6
+    again = timeless(run(tmp_path, jobs(), settings=many(1), resume=True))
+    assert again == timeless(whole[1])
+    assert (tmp_path / "relaxed.extxyz").read_bytes() == (whole[0] / "relaxed.extxyz").read_bytes()
+
+
+def test_a_structure_that_kills_its_worker_twice_has_an_error_and_the_others_do_not(
+    tmp_path: Path, whole: tuple[Path, list[Record]]
+) -> None:
+    taken: list[str] = []
+    given = [jobs()[5], *jobs()[:3]]  # the molecule first
+
+    def stream() -> Iterable[Job]:
+        for job in given:
+            taken.append(job.sid)
+            yield job
+
+    model = in_workers(deadly=3)
+    records = by_sid(run(tmp_path, stream(), model, many(2)))
+    lost = records.pop("water.xyz#0")
+    assert lost.status == "ERROR"
+    assert lost.error.startswith("the process that relaxed this structure was ended by SIGKILL (out of memory?), twice;")
+    assert records == {sid: one for sid, one in by_sid(whole[1]).items() if sid in records}
+    assert len(records) == 3
+    assert taken == [job.sid for job in given]
+
+
+def test_a_model_that_workers_cannot_open_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="changed while it was in use"):
+        run(tmp_path, jobs(), replace(named(), opener=refuse), many(2))
+    with pytest.raises(InputError, match="emt cannot be opened in other processes; use one worker"):
+        run(tmp_path, jobs(), named(), many(2))
+    with pytest.raises(InputError, match="batches are computed in one process"):
+        run(tmp_path, jobs(), named(), many(2).model_copy(update={"batch_edges": 10}))
+
+
+def test_one_structure_needs_no_worker(tmp_path: Path) -> None:
+    model = in_workers()
+    run(tmp_path, jobs()[:1], model, many(2))
+    assert model.potential.calls > 0
+
+
+def test_quick_single_points_begin_without_workers(tmp_path: Path) -> None:
+    model = in_workers()
+    records = run(tmp_path, jobs()[:2], model, many(2).model_copy(update={"steps": 0}))
+    assert [record.status for record in records] == ["SINGLE_POINT"] * 2
+    assert model.potential.calls > 0
+
+
+def test_batches_write_the_same_folder(tmp_path: Path, whole: tuple[Path, list[Record]]) -> None:
+    model = named()
+    records = run(tmp_path, jobs(), model, SETTINGS.model_copy(update={"batch_edges": 1500}))
+    assert by_sid(records) == by_sid(whole[1])
+    assert model.potential.calls < sum(record.n_evaluations for record in records)
+    assert (tmp_path / "relaxed.extxyz").read_bytes() == (whole[0] / "relaxed.extxyz").read_bytes()
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_it_can_be_resumed(tmp_path: Path, whole: tuple[Path, list[Record]]) -> None:
+    model = named()
+    path = tmp_path / "run"
+    running = run_relaxation(jobs(), model, SETTINGS, open_run_folder(path, model, SETTINGS))
+    kept = [next(running) for _ in range(2)]
+    (path / "journal.jsonl").rename(tmp_path / "aside")
+    (path / "journal.jsonl").symlink_to("/dev/full")
+    with pytest.raises(
+        RunFolderError, match=r"the disk is full: .*; 2 finished structures are safe; free some space and resume"
+    ):
+        next(running)
+    (path / "journal.jsonl").unlink()
+    (tmp_path / "aside").rename(path / "journal.jsonl")
+    resumed = run(path, jobs(), model, resume=True)
+    assert resumed[:2] == kept
+    assert timeless(resumed) == timeless(whole[1])
 
 
 def test_sources_are_taken_one_at_a_time(tmp_path: Path) -> None:

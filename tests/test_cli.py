@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import torch
 import yaml
 from ase import Atoms
 from ase.build import molecule
+from ase.constraints import Hookean
 from ase.io import read, write
 from click.testing import CliRunner, Result
 from models_for_tests import edit_card, write_model
@@ -55,7 +57,7 @@ def invoke(*arguments: object) -> Result:
 
 
 def relax(model: object, *arguments: object) -> Result:
-    return invoke("relax", *arguments, "--model", model, "--frames", "cell")
+    return invoke("relax", *arguments, "--model", model, "--frames", "cell", "--workers", 1)
 
 
 def records(folder: str) -> list[Record]:
@@ -144,6 +146,7 @@ def test_settings_come_from_the_file_then_the_options_then_assignments(model):
         (["--config", "none.yaml"], "cannot read none.yaml: No such file"),
         (["--optimizer", "bgfs"], "did you mean"),
         (["--frames", "latice"], "no frame policy is called 'latice'; near names: lattice"),
+        (["--workers", "0"], "`workers` is 0: input should be greater than or equal to 1"),
         (["--device", "gpu"], "device 'gpu' is unknown; choose auto, cpu or cuda"),
     ],
 )
@@ -199,7 +202,7 @@ def test_among_good_files_a_bad_one_is_told_and_the_good_ones_are_relaxed(model)
     write("b.extxyz", clean("b", 8))
     Path("bad.extxyz").write_text("this is no structure\n")
     done = relax(model, "a.extxyz", "bad.extxyz", "none.extxyz", "b.extxyz", "--fmax", EASY, "--out", "run")
-    assert done.exit_code == 1, done.output
+    assert done.exit_code == 3, done.output
     found = records("run")
     assert [r.sid for r in found] == ["a", "bad.extxyz", "none.extxyz", "b"]
     assert [r.converged for r in found] == [True, False, False, True]
@@ -208,6 +211,56 @@ def test_among_good_files_a_bad_one_is_told_and_the_good_ones_are_relaxed(model)
     assert len(read("run/relaxed.extxyz", ":")) == 2
     assert found[1].error in done.output
     assert found[2].error in done.output
+
+
+def test_a_folder_with_some_bad_files_ends_with_all_the_others_relaxed(model):
+    """Six kinds of bad file among good ones, in two worker processes."""
+    Path("in").mkdir()
+    for k in range(14):
+        write(f"in/good-{k:02}.extxyz", clean(f"good-{k:02}", k))
+    whole = Path("in/good-00.extxyz").read_text()
+    Path("in/truncated.extxyz").write_text("\n".join(whole.splitlines()[:-2]))
+    Path("in/empty.extxyz").write_text("")
+    write("in/element.extxyz", foreign())
+    write("in/overlap.extxyz", overlapping())
+    write("in/cell.extxyz", unbounded())
+    springs = clean("springs")
+    springs.set_constraint(Hookean(0, 8, 5.0, 1.0))
+    write("in/springs.traj", springs)
+    done = invoke("relax", "in", "--model", model, "--frames", "cell", "--fmax", EASY, "--workers", 2, "--out", "run")
+    assert done.exit_code == 3, done.output
+    found = {r.sid: r for r in records("run")}
+    assert len(found) == 20
+    assert all(found[f"good-{k:02}"].converged for k in range(14))
+    sentences = {
+        "truncated.extxyz": "the file ends inside frame 0, after 7 of 9 atoms",
+        "empty.extxyz": "holds no structure",
+        "foreign": "the structure contains Pt, which this model was not trained on",
+        "overlap": "are 0.10 Å apart",
+        "zero": "pbc is on along a and b and c but that cell vector is zero",
+        "springs": "the constraint Hookean cannot be kept",
+    }
+    for sid, sentence in sentences.items():
+        assert sentence in found[sid].error
+        assert "\n" not in found[sid].error
+    relaxed = read("run/relaxed.extxyz", ":")
+    assert [a.info["sid"] for a in relaxed] == [f"good-{k:02}" for k in range(14)]
+    assert "14 CONVERGED, 6 ERROR" in done.output
+    assert [line for line in done.output.splitlines() if line.startswith("good-")] == sorted(
+        line for line in done.output.splitlines() if line.startswith("good-")
+    )
+
+
+def test_a_folder_at_work_is_refused(model):
+    write("in.extxyz", clean())
+    assert relax(model, "in.extxyz", "--fmax", EASY).exit_code == 0
+    lock = os.open("in-relax/.lock", os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert_refused(relax(model, "in.extxyz", "--fmax", EASY, "--resume"), "another run is working in in-relax; wait for")
+    finally:
+        os.close(lock)
+    assert relax(model, "in.extxyz", "--fmax", EASY, "--resume").exit_code == 0
 
 
 def overlapping() -> Atoms:
@@ -247,7 +300,7 @@ BAD: list[tuple[Callable[[], Atoms], str]] = [
 def test_a_structure_that_cannot_be_used_is_one_sentence_and_the_others_are_relaxed(model, make, sentence):
     write("in.traj", [clean("first"), make(), clean("last", 8)])
     done = relax(model, "in.traj", "--fmax", EASY)
-    assert done.exit_code == 1, done.output
+    assert done.exit_code == 3, done.output
     first, bad, last = records("in-relax")
     assert (first.sid, bad.sid, last.sid) == ("first", make().info["sid"], "last")
     assert first.converged

@@ -8,7 +8,7 @@ import torch
 from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
 from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms, FixBondLengths, FixCartesian, FixedPlane, FixScaled, Hookean
+from ase.constraints import FixAtoms, FixBondLengths, FixCartesian, FixCom, FixInternals, FixScaled, Hookean
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -138,7 +138,7 @@ def test_partial_selective_dynamics(mask: tuple[bool, bool, bool], expected: lis
 
 @pytest.mark.parametrize(
     "constraint",
-    [FixBondLengths([(0, 1)]), Hookean(0, 1, 1.0, rt=1.2), FixedPlane(0, (0, 0, 1))],
+    [FixBondLengths([(0, 1)]), Hookean(0, 1, 1.0, rt=1.2), FixInternals(bonds=[(1.1, (0, 1))]), FixCom()],
     ids=lambda c: type(c).__name__,
 )
 def test_other_constraints_are_named(constraint: object) -> None:

@@ -32,7 +32,7 @@ from geocalc.errors import InputError
 from geocalc.io import from_atoms
 from geocalc.labels import labels
 from geocalc.oc20 import oc20_atoms, unpickle
-from geocalc.readers import LossyFormat, Source, Unreadable, read_structures
+from geocalc.readers import LossyFormat, Source, Unreadable, count_structures, read_structures
 
 with warnings.catch_warnings():  # torch-geometric uses what torch has deprecated
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -466,3 +466,14 @@ def test_real_data_sets(name: str) -> None:
         assert set(systems.tags.tolist()) == {0, 1, 2}
         assert systems.fixed.any()
         assert labels(source.atoms).energy is not None
+
+
+def test_counting_agrees_with_reading(tmp_path: Path) -> None:
+    write(tmp_path / "a.extxyz", [adslab(k) for k in range(3)])
+    write(tmp_path / "b.traj", [adslab(k) for k in range(2)])
+    (tmp_path / "c.xyz").write_text("5\ncut\n")
+    (tmp_path / "d.extxyz").write_text("")
+    for name in ("a.extxyz", "b.traj", "c.xyz", "d.extxyz", "none.traj", ""):
+        path = tmp_path / name
+        assert count_structures([path]) == len(list(read_structures(path, tolerant=True)))
+    assert count_structures([tmp_path / "a.extxyz"], patience=-1.0) is None

@@ -89,7 +89,10 @@ def test_a_line_that_is_no_record_is_refused(line: str) -> None:
         ([GOOD, GOOD], 0),
         ([GOOD, OPEN], 3),
         ([replace(GOOD, anomalies=("surface_changed",))], 3),
-        ([OPEN, FAILED, GOOD], 1),
+        ([OPEN, FAILED, GOOD], 3),
+        ([FAILED, GOOD], 3),
+        ([replace(GOOD, converged=False, status="SINGLE_POINT")], 0),
+        ([FAILED, FAILED], 1),
         ([], 1),
     ],
 )

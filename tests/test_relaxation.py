@@ -64,7 +64,7 @@ def relax_one(systems: Systems, potential, name: str = "bfgs", fmax: float = 0.0
     return ends[0]
 
 
-@pytest.mark.parametrize("name", ["bfgs", "fire"])
+@pytest.mark.parametrize("name", ["bfgs", "fire", "fire2", "lbfgs"])
 def test_fixed_components_end_bit_for_bit_where_they_started(name: str) -> None:
     systems = fixed_slab()
     end = relax_one(systems, AsePotential(calculator=EMT()), name)
@@ -230,3 +230,13 @@ def test_ase_potential_gives_raw_forces_and_forgets_the_last_structure() -> None
         rows = prediction.forces[batch.system_idx == k].numpy()
         assert prediction.energy[k] == pytest.approx(atoms.get_potential_energy(), abs=1e-12)
         assert rows == pytest.approx(atoms.get_forces(apply_constraint=False), abs=1e-12)
+
+
+def test_relaxations_share_no_memory_with_the_batch() -> None:
+    systems = concatenate([dimer(), systems_of(molecule("H2O"))])
+    first, second = relax_systems(systems, Springs(), make_optimizer("fire"), 0.05, 3)
+    for end in (first, second):
+        assert end.systems.positions.untyped_storage().nbytes() == 8 * 3 * end.systems.n_atoms
+        assert end.forces.untyped_storage().nbytes() == 8 * 3 * end.systems.n_atoms
+        assert end.systems.system_idx.tolist() == [0] * end.systems.n_atoms
+        assert end.systems.cell.shape == (1, 3, 3)

@@ -51,6 +51,23 @@ def test_records_are_on_the_disk_at_once(tmp_path: Path) -> None:
     assert folder.record("key9") is None
 
 
+def test_a_folder_has_one_run_at_a_time_until_it_is_closed(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    with pytest.raises(RunFolderError, match=r"another run is working in .*; wait for its end and resume"):
+        RunFolder(tmp_path, IDENTITY, resume=True)
+    folder.close()
+    folder.close()
+    assert len(RunFolder(tmp_path, IDENTITY, resume=True)) == 3
+    assert folder.record("key1") == record(1)
+
+
+def test_records_come_in_the_order_of_the_input_at_the_end(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    assert list(folder.records()) == []
+    folder.finish(["key2", "key0", "key7"])
+    assert list(folder.records()) == [record(2), record(0)]
+
+
 def test_nothing_is_added_twice(tmp_path: Path) -> None:
     folder = filled(tmp_path)
     with pytest.raises(InputError, match="finished already"):
@@ -91,6 +108,7 @@ def test_a_journal_cut_anywhere_in_its_last_line_loses_that_structure_only(tmp_p
     last = len(whole) - whole[:-1].rindex(b"\n") - 1
     assert cut < last
     journal.write_bytes(whole[:-cut])
+    folder.close()
     again = RunFolder(tmp_path, IDENTITY, resume=True)
     assert [again.record(f"key{k}") for k in range(3)] == [None, record(1), record(2)]
     again.add("key0", record(0), "frame 0\n")
@@ -146,6 +164,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_rest(tmp_path: Path, name: st
     (tmp_path / name).unlink()
     (tmp_path / "aside").rename(tmp_path / name)
     assert (tmp_path / name).read_bytes() == kept
+    folder.close()
     again = RunFolder(tmp_path, IDENTITY, resume=True)
     assert [again.record(f"key{k}") for k in range(3)] == [record(k) for k in range(3)]
 

@@ -1,27 +1,7 @@
-"""Settings of a whole process, for those who own one: the command line and the workflows."""
+"""Settings of a whole process, under the name that commands and workflows know."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
+from geocalc.process import settle_process
 
-import torch
-
-KEEP_BYTES = 32 * 1024 * 1024  # glibc's largest allowed threshold for taking memory straight from the system
-TRIM_BYTES = 2_000_000_000
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's malloc.h
-
-
-def settle_process(threads: int = 1) -> None:
-    """One thread unless told otherwise, tiny numbers to zero, and freed memory kept for reuse.
-
-    Graphs of tens of atoms are slower on two threads than on one. Numbers below 1e-38, which smooth cutoffs produce, are slow
-    and mean nothing. Temporary arrays of a few MB would go back to the system and be fetched anew, page by page, in every step.
-    """
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent where libc is not glibc
-        if mallopt is not None:
-            mallopt(M_MMAP_THRESHOLD, KEEP_BYTES)
-            mallopt(M_TRIM_THRESHOLD, TRIM_BYTES)
+__all__ = ["settle_process"]

@@ -10,6 +10,30 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 
+def pace(done: int, total: int | None, converged: int, computed: int, seconds: float) -> str:
+    """How far a run has come, how fast it goes and how long it will take.
+
+    Args:
+        done: structures with a record. total: structures of the input, None if nobody knows.
+        converged: those of `done` that converged. computed: those of `done` that this run computed itself.
+        seconds: since it began.
+    """
+    rate = computed / max(seconds, 1e-9)
+    parts = [f"{done} done" if total is None else f"{done}/{total}", f"{converged} converged", f"{rate:.1f}/s"]
+    if total is not None and computed:
+        parts.append(f"{duration((total - done) / rate)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """A time in the two units that matter: 8 s, 3 min 20 s, 5 h 12 min."""
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 @contextmanager
 def progress_line(text: str) -> Iterator[Callable[[str], None]]:
     """Show `text` with a spinner and the time inside the `with` block; what it yields replaces the text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,13 +15,14 @@ from geocalc.api import named_potential
 from geocalc.campaign import jobs_of, open_run_folder, run_relaxation
 from geocalc.commands.notes import told_at_the_end
 from geocalc.commands.process import settle_process
-from geocalc.commands.progress import progress_line
+from geocalc.commands.progress import pace, progress_line
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
-from geocalc.readers import Source, Unreadable, read_structures
+from geocalc.readers import Source, Unreadable, count_structures, read_structures
 from geocalc.records import Record, exit_status, format_table
 from geocalc.registry import load_model
 from geocalc.relax_settings import RelaxSettings
+from geocalc.run_folder import RunFolder
 from geocalc.settings import override, read_yaml
 
 
@@ -53,8 +55,10 @@ def run_command(
     settle_process()
     potential = named_potential(model, settings)
     folder = open_run_folder(out, potential, settings, inputs=[str(path) for path in inputs], resume=resume)
+    total = count_structures(inputs) if sys.stderr.isatty() else None
     with told_at_the_end():
-        records = list(_watched(run_relaxation(jobs_of(found), potential, settings, folder), verb))
+        _watch(run_relaxation(jobs_of(found), potential, settings, folder), verb, folder, total)
+    records = list(folder.records())
     click.echo(format_table(records))
     click.echo(f"energies are {model.card.energy_kind.value} energies: {model.card.references}")
     click.echo(f"results in {folder.path}")
@@ -77,12 +81,10 @@ def readable(inputs: tuple[Path, ...]) -> Iterator[Source | Unreadable]:
     raise InputError(first + (f" (and {len(faults) - 1} more inputs that cannot be read)" if len(faults) > 1 else ""))
 
 
-def _watched(records: Iterator[Record], verb: str) -> Iterator[Record]:
-    """Pass records on under a progress line."""
-    converged, started = 0, time.monotonic()
+def _watch(records: Iterator[Record], verb: str, folder: RunFolder, total: int | None) -> None:
+    """Run through the records under a progress line."""
+    done, converged, before, started = 0, 0, len(folder), time.monotonic()
     with progress_line(verb) as show:
-        for number, record in enumerate(records, start=1):
-            converged += record.converged
-            rate = number / max(1e-9, time.monotonic() - started)
-            show(f"{verb}: {number} done, {converged} converged, {rate:.1f}/s")
-            yield record
+        for record in records:
+            done, converged = done + 1, converged + record.converged
+            show(f"{verb}: {pace(done, total, converged, len(folder) - before, time.monotonic() - started)}")

@@ -9,11 +9,22 @@ from typing import Any
 from geocalc.errors import InputError
 from geocalc.optim.base import Optimizer
 from geocalc.optim.bfgs import Bfgs
+from geocalc.optim.descent import GradientDescent
 from geocalc.optim.fire import Fire
+from geocalc.optim.fire2 import Fire2
+from geocalc.optim.lbfgs import Lbfgs
+from geocalc.optim.quasi_newton import QuasiNewton
 
-__all__ = ["OPTIMIZERS", "Bfgs", "Fire", "Optimizer", "make_optimizer"]
+__all__ = ["OPTIMIZERS", "Bfgs", "Fire", "Fire2", "GradientDescent", "Lbfgs", "Optimizer", "QuasiNewton", "make_optimizer"]
 
-OPTIMIZERS: dict[str, Callable[[], Optimizer[Any]]] = {"bfgs": Bfgs, "fire": Fire}
+OPTIMIZERS: dict[str, Callable[[], Optimizer[Any]]] = {
+    "bfgs": Bfgs,
+    "fire": Fire,
+    "fire2": Fire2,
+    "lbfgs": Lbfgs,
+    "descent": GradientDescent,
+    "quasi-newton": QuasiNewton,
+}
 
 
 def make_optimizer(name: str) -> Optimizer[Any]:
@@ -25,6 +36,6 @@ def make_optimizer(name: str) -> Optimizer[Any]:
     factory = OPTIMIZERS.get(name.lower())
     if factory is None:
         near = difflib.get_close_matches(name.lower(), OPTIMIZERS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(sorted(OPTIMIZERS))}"
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(OPTIMIZERS)}"
         raise InputError(f"there is no optimiser {name!r}; {hint}")
     return factory()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
+from scipy.linalg.blas import dsymv, dsyr
+from scipy.linalg.lapack import dpotrf, dpotrs
 from torch import Tensor
 
-from geocalc.optim.base import Ragged, join_free, split_free
-from geocalc.systems import Systems, max_per_system, per_atom, per_system
+from geocalc.optim.base import Floats, FreeComponents, Ragged
+from geocalc.systems import Systems, per_atom, per_system
 
 SAME_PLACE = 1e-7  # Angstrom; a move smaller than this teaches nothing about the curvature (as ASE)
 FLATTEST = 1e-12  # eV/Angstrom^2; keeps the division by a zero curvature finite, far below any real one
@@ -19,13 +21,13 @@ class BfgsState:
     """What BFGS remembers.
 
     Attributes:
-        hessian: one (n_free, n_free) tensor per structure, eV/Angstrom^2, over its free components only: fixed components
-            never move, so their rows would stay diagonal and change nothing.
+        hessian: one (n_free, n_free) array per structure, eV/Angstrom^2, lower triangle in Fortran order, over its free
+            components only: fixed components never move, so their rows would stay diagonal and change nothing.
         positions: (n_atoms, 3) Angstrom, where the last step began.
         forces: (n_atoms, 3) eV/Angstrom there.
     """
 
-    hessian: Ragged = per_system()
+    hessian: Ragged[Floats] = per_system()
     positions: Tensor = per_atom()
     forces: Tensor = per_atom()
 
@@ -46,41 +48,44 @@ class Bfgs:
 
     def init(self, systems: Systems) -> BfgsState:
         """State that has learnt nothing yet."""
-        free = split_free(systems.positions, systems)
+        sizes = FreeComponents.of(systems).sizes
         return BfgsState(
-            hessian=Ragged(tuple(self.curvature * torch.eye(len(part), dtype=part.dtype, device=part.device) for part in free)),
+            hessian=Ragged(tuple(np.asfortranarray(self.curvature * np.eye(n_free)) for n_free in sizes)),
             positions=systems.positions,
-            forces=torch.zeros_like(systems.positions),
+            forces=systems.positions.new_zeros(systems.positions.shape),
         )
 
     def step(self, systems: Systems, energy: Tensor, forces: Tensor, state: BfgsState) -> tuple[Tensor, BfgsState]:
         """One quasi-Newton step; see `geocalc.optim.base.Optimizer.step`."""
-        moves = split_free(systems.positions - state.positions, systems)
-        changes = split_free(state.forces - forces, systems)
-        hessians = tuple(_learn(*known) for known in zip(state.hessian, moves, changes, strict=True))
-        steps = [_newton(h, f) for h, f in zip(hessians, split_free(forces, systems), strict=True)]
-        displacement = join_free(steps, systems)
-        longest = max_per_system(displacement.norm(dim=1), systems)
-        shorten = torch.where(longest >= self.max_step, self.max_step / longest, 1.0)
-        new = BfgsState(hessian=Ragged(hessians), positions=systems.positions, forces=forces)
-        return displacement * shorten[systems.system_idx, None], new
+        free = FreeComponents.of(systems)
+        parts = free.split(systems.positions - state.positions, state.forces - forces, forces)
+        learnt = tuple(_learn(known, move, change) for known, (move, change, _) in zip(state.hessian, parts, strict=True))
+        steps = [_newton(hessian, part[2]) for hessian, part in zip(learnt, parts, strict=True)]
+        new = BfgsState(hessian=Ragged(learnt), positions=systems.positions, forces=forces)
+        return free.join(steps, self.max_step, forces), new
 
 
-def _learn(hessian: Tensor, move: Tensor, change: Tensor) -> Tensor:
+def _learn(hessian: Floats, move: Floats, change: Floats) -> Floats:
     """Hessian after the gradient changed by `change` along `move`, both (n_free,)."""
-    if len(move) == 0 or float(move.abs().max()) < SAME_PLACE:
+    if len(move) == 0 or np.abs(move).max() < SAME_PLACE:
         return hessian
-    expected = hessian @ move
-    along, known = float(move @ change), float(move @ expected)
+    expected = dsymv(1.0, hessian, move, lower=1)
+    along, known = move @ change, move @ expected
     if along == 0.0 or known == 0.0:
         return hessian
-    return hessian + torch.outer(change, change) / along - torch.outer(expected, expected) / known
+    learnt = dsyr(1.0 / along, change, lower=1, a=hessian.copy(order="F"), overwrite_a=1)
+    return dsyr(-1.0 / known, expected, lower=1, a=learnt, overwrite_a=1)
 
 
-def _newton(hessian: Tensor, forces: Tensor) -> Tensor:
-    """Minimum of the quadratic model seen from here, (n_free,), with every curvature taken as positive."""
+def _newton(hessian: Floats, forces: Floats) -> Floats:
+    """Minimum of the quadratic model seen from here, (n_free,), with every curvature taken as positive.
+
+    Cholesky factors exist where every curvature is positive already, and cost a small part of the eigenvectors.
+    """
     if len(forces) == 0:
         return forces
-    curvature, axes = torch.linalg.eigh(hessian)
-    step: Tensor = axes @ ((forces @ axes) / curvature.abs().clamp(min=FLATTEST))
-    return step
+    factor, failed = dpotrf(hessian, lower=1, clean=0)
+    if not failed:
+        return dpotrs(factor, forces, lower=1)[0]
+    curvature, axes = np.linalg.eigh(hessian, UPLO="L")
+    return axes @ ((forces @ axes) / np.maximum(np.abs(curvature), FLATTEST))

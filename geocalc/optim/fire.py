@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from geocalc.optim.base import dot_per_system
+from geocalc.optim.base import Ragged, dots_per_system, spread
 from geocalc.systems import Systems, per_atom, per_system
+
+
+class Pace(NamedTuple):
+    """How one structure moves.
+
+    Attributes:
+        time_step: as it is now.
+        mixing: share of the velocity that is turned along the forces.
+        n_downhill: steps since the velocity last pointed uphill.
+        moving: False before the first step.
+    """
+
+    time_step: float
+    mixing: float
+    n_downhill: int = 0
+    moving: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,17 +35,11 @@ class FireState:
 
     Attributes:
         velocity: (n_atoms, 3), with unit mass: Angstrom per unit of time.
-        time_step: (n_systems,).
-        mixing: (n_systems,) share of the velocity that is turned along the forces.
-        n_downhill: (n_systems,) int64, steps since the velocity last pointed uphill.
-        moving: (n_systems,) bool, False before the first step.
+        pace: one `Pace` per structure.
     """
 
     velocity: Tensor = per_atom()
-    time_step: Tensor = per_system()
-    mixing: Tensor = per_system()
-    n_downhill: Tensor = per_system()
-    moving: Tensor = per_system()
+    pace: Ragged[Pace] = per_system()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,41 +70,35 @@ class Fire:
 
     def init(self, systems: Systems) -> FireState:
         """State at rest."""
-        one = systems.positions.new_ones(systems.n_systems)
         return FireState(
             velocity=torch.zeros_like(systems.positions),
-            time_step=self.time_step * one,
-            mixing=self.mixing * one,
-            n_downhill=torch.zeros_like(one, dtype=torch.int64),
-            moving=torch.zeros_like(one, dtype=torch.bool),
+            pace=Ragged((Pace(self.time_step, self.mixing),) * systems.n_systems),
         )
 
     def step(self, systems: Systems, energy: Tensor, forces: Tensor, state: FireState) -> tuple[Tensor, FireState]:
         """One step of damped dynamics; see `geocalc.optim.base.Optimizer.step`."""
-        owner = systems.system_idx
-        power = dot_per_system(forces, state.velocity, systems)
-        downhill, uphill = (power > 0) & state.moving, ~(power > 0) & state.moving
+        old = state.velocity
+        products = dots_per_system([(forces, old), (forces, forces), (old, old)], systems)
+        moves = [self._move(pace, *dots) for pace, dots in zip(state.pace, products, strict=True)]
+        kept, pushed, reach = spread([weights for _, weights in moves], systems)
+        velocity = torch.addcmul(kept * old, pushed, forces)
+        return reach * velocity, FireState(velocity=velocity, pace=Ragged(tuple(pace for pace, _ in moves)))
 
-        force_norm = dot_per_system(forces, forces, systems).sqrt()
-        speed = dot_per_system(state.velocity, state.velocity, systems).sqrt()
-        towards = torch.where(downhill, state.mixing * speed / force_norm, 0.0)
-        kept = torch.where(downhill, 1.0 - state.mixing, torch.where(uphill, 0.0, 1.0))
-        velocity = kept[owner, None] * state.velocity + towards[owner, None] * forces
-
-        faster = downhill & (state.n_downhill > self.n_wait)
-        time_step = torch.where(faster, (state.time_step * self.grow).clamp(max=self.max_time_step), state.time_step)
-        time_step = torch.where(uphill, time_step * self.shrink, time_step)
-        mixing = torch.where(faster, state.mixing * self.mixing_decay, state.mixing)
-        mixing = torch.where(uphill, self.mixing, mixing)
-
-        velocity = velocity + time_step[owner, None] * forces
-        displacement = time_step[owner, None] * velocity
-        length = dot_per_system(displacement, displacement, systems).sqrt()
-        shorten = torch.where(length > self.max_step, self.max_step / length, 1.0)
-        return displacement * shorten[owner, None], FireState(
-            velocity=velocity,
-            time_step=time_step,
-            mixing=mixing,
-            n_downhill=torch.where(downhill, state.n_downhill + 1, 0),
-            moving=torch.ones_like(state.moving),
-        )
+    def _move(
+        self, pace: Pace, power: float, force_square: float, speed_square: float
+    ) -> tuple[Pace, tuple[float, float, float]]:
+        """The next pace, and: velocity = kept * velocity + pushed * forces, displacement = reach * velocity."""
+        time_step, mixing, n_downhill, moving = pace
+        kept = turned = 0.0
+        if power > 0 and force_square > 0:
+            kept, turned = 1.0 - mixing, mixing * math.sqrt(speed_square / force_square)
+            if n_downhill > self.n_wait:
+                time_step, mixing = min(time_step * self.grow, self.max_time_step), mixing * self.mixing_decay
+            n_downhill += 1
+        elif moving:
+            time_step, mixing, n_downhill = time_step * self.shrink, self.mixing, 0
+        pushed = turned + time_step
+        # no term is negative, since `kept` vanishes where `power` does not point downhill
+        speed = math.sqrt(kept * (kept * speed_square + 2.0 * pushed * power) + pushed * pushed * force_square)
+        reach = self.max_step / speed if time_step * speed > self.max_step else time_step
+        return Pace(time_step, mixing, n_downhill, True), (kept, pushed, reach)

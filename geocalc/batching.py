@@ -1,0 +1,225 @@
+"""Structures relaxed together: those that are finished leave, waiting ones enter, and memory sets the size."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, fields, replace
+from functools import cache
+
+import torch
+
+from geocalc.neighbors import build_graph
+from geocalc.optim import make_optimizer
+from geocalc.relax_settings import RelaxSettings
+from geocalc.relaxation import Flight, Progress, Relaxation, Snapshot, advance, depart
+from geocalc.systems import Systems, concatenate, select
+from geocalc.tasks import FAILURES, NamedPotential, Outcome, Report, Task, told
+
+EDGES_ON_CPU = 20_000  # some ten slabs; more together gain nothing in the caches of a processor
+EDGE_BYTES = 500_000  # a first guess for a network of 256 channels and 7 layers; memory that runs out halves the budget
+NEIGHBORS = 50  # counted for each atom where the potential has no cutoff
+
+
+@dataclass(kw_only=True)
+class Budget:
+    """How many edges are computed together; None until the first batch asks."""
+
+    edges: float | None = None
+
+
+@cache
+def budget_of(model_hash: str, device: str, edges: int | None) -> Budget:
+    """The budget of a model on a device, remembered as long as the process lives.
+
+    Args:
+        model_hash: of the model. device: its name.
+        edges: to begin with; None for what the memory of the device suggests.
+    """
+    return Budget(edges=edges)
+
+
+class Batches:
+    """Relaxes structures together in this process.
+
+    The path of a structure does not depend on its batch mates, but for the rounding of the potential's sums. A structure that
+    the potential cannot evaluate is found by halving the batch, and leaves alone.
+
+    Args:
+        model: potential with its name and device.
+        settings: of the relaxation.
+        budget: edges that are computed together; halved where memory runs out.
+        report: called after every evaluation, for each structure.
+    Raises:
+        InputError: the optimiser is unknown.
+    """
+
+    def __init__(self, model: NamedPotential, settings: RelaxSettings, budget: Budget, report: Report | None = None) -> None:
+        self._model, self._settings, self._budget, self._report = model, settings, budget, report
+        self._optimizer = make_optimizer(settings.optimizer)
+        self._waiting: deque[Task] = deque()
+        self._aside: deque[Flight] = deque()  # on their way, for want of memory not in the batch
+        self._flight: Flight | None = None
+        self._books: dict[int, _Book] = {}  # of every open task, by number
+
+    @property
+    def n_open(self) -> int:
+        """See `geocalc.tasks.Engine`."""
+        return len(self._books)
+
+    @property
+    def has_room(self) -> bool:
+        """See `geocalc.tasks.Engine`."""
+        return sum(book.edges for book in self._books.values()) < self._edges_allowed()
+
+    def add(self, task: Task) -> None:
+        """See `geocalc.tasks.Engine`."""
+        self._books[task.number] = _Book(sid=task.sid, edges=self._edges_of(task.systems))
+        self._waiting.append(task)
+
+    def collect(self) -> list[tuple[int, Outcome]]:
+        """See `geocalc.tasks.Engine`."""
+        ended: list[tuple[int, Outcome]] = []
+        while self._books and not ended:
+            self._fill()
+            if self._flight is None:
+                break
+            numbers, started = _numbers(self._flight), time.perf_counter()
+            outcomes, left = self._step(self._flight)
+            self._flight = left if left is not None and left.systems.n_systems else None
+            self._share_time(numbers, time.perf_counter() - started)
+            for number, outcome in outcomes.items():
+                book = self._books.pop(number)
+                ended.append((number, replace(outcome, path=tuple(sorted(book.path.items())), wall_s=book.wall_s)))
+        return ended
+
+    def close(self) -> None:
+        """See `geocalc.tasks.Engine`."""
+        self._waiting.clear()
+        self._aside.clear()
+        self._books.clear()
+        self._flight = None
+
+    def _edges_allowed(self) -> float:
+        if self._budget.edges is None:
+            self._budget.edges = _edges_in_memory(self._model.device)
+        return self._budget.edges
+
+    def _edges_of(self, systems: Systems) -> int:
+        if self._model.cutoff is None:
+            return NEIGHBORS * systems.n_atoms
+        return max(1, build_graph(systems, self._model.cutoff).n_edges)
+
+    def _fill(self) -> None:
+        """Bring the batch to the budget: some step aside, or those aside return, or waiting ones enter."""
+        flight, allowed = self._flight, self._edges_allowed()
+        if flight is None and self._aside:
+            flight = self._aside.popleft()
+        if flight is not None:
+            fits = torch.tensor([self._books[n].edges for n in _numbers(flight)]).cumsum(0) <= allowed
+            fits[0] = True  # one structure is always tried
+            fits = fits.to(flight.systems.cell.device)
+            if not bool(fits.all()):
+                self._aside.append(flight.select(~fits))
+                flight = flight.select(fits)
+        used = 0 if flight is None else self._weight(flight)
+        while flight is not None and self._aside and used + self._weight(self._aside[0]) <= allowed:
+            used += self._weight(self._aside[0])
+            flight = flight.join(self._aside.popleft())
+        entering: list[Task] = []
+        while self._waiting and not self._aside:
+            used += self._books[self._waiting[0].number].edges
+            if used > allowed and (flight is not None or entering):
+                break
+            entering.append(self._waiting.popleft())
+        if entering:
+            systems = concatenate([task.systems for task in entering]).to(self._model.device)
+            index = torch.tensor([task.number for task in entering], device=systems.cell.device)
+            new = depart(systems, self._optimizer, index)
+            flight = new if flight is None else flight.join(new)
+        self._flight = flight
+
+    def _weight(self, flight: Flight) -> int:
+        return sum(self._books[n].edges for n in _numbers(flight))
+
+    def _step(self, flight: Flight) -> tuple[dict[int, Outcome], Flight | None]:
+        """One evaluation and step of all; where that fails, of each half, until one structure alone is to blame."""
+        settings = self._settings
+        fault: BaseException
+        try:
+            arrived, left = advance(
+                flight, self._model.potential, self._optimizer, settings.fmax, settings.steps, self._observe
+            )
+            return {number: _finished(end) for number, end in arrived.items()}, left
+        except torch.OutOfMemoryError as error:
+            fault = _without_traceback(error)
+            self._budget.edges = max(1.0, min(self._edges_allowed(), self._weight(flight) / 2))
+        except FAILURES as error:
+            fault = _without_traceback(error)
+        if isinstance(fault, torch.OutOfMemoryError) and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if flight.systems.n_systems == 1:
+            return self._failed(flight, fault), None
+        first = torch.arange(flight.systems.n_systems, device=flight.systems.cell.device) < flight.systems.n_systems // 2
+        ended, ahead = self._step(flight.select(first))
+        others, behind = self._step(flight.select(~first))
+        return ended | others, ahead.join(behind) if ahead is not None and behind is not None else ahead or behind
+
+    def _failed(self, flight: Flight, fault: BaseException) -> dict[int, Outcome]:
+        number, progress = _numbers(flight)[0], flight.progress
+        error = told(fault)
+        if isinstance(fault, torch.OutOfMemoryError):
+            error = (
+                f"the structure of {flight.systems.n_atoms} atoms needs more memory than {self._model.device} has, even alone; "
+                "use a device with more, or the CPU"
+            )
+        return {number: Outcome(error=error, n_steps=int(progress.n_steps[0]), n_evaluations=int(progress.n_evaluations[0]))}
+
+    def _observe(self, live: Systems, now: Snapshot, progress: Progress) -> None:
+        numbers, steps = progress.index.tolist(), progress.n_steps.tolist()
+        fmax = now.fmax.tolist() if self._report is not None else []
+        for k, (number, step) in enumerate(zip(numbers, steps, strict=True)):
+            book = self._books[number]
+            if self._settings.keeps_step(step):
+                alone = torch.arange(live.n_systems, device=live.cell.device) == k
+                book.path[step] = _on_cpu(select(now, live, alone))
+            if self._report is not None:
+                self._report(book.sid, step, fmax[k])
+
+    def _share_time(self, numbers: list[int], seconds: float) -> None:
+        total = sum(self._books[n].edges for n in numbers)
+        for number in numbers:
+            self._books[number].wall_s += seconds * self._books[number].edges / total
+
+
+class _Book:
+    """What is noted of a structure until it ends."""
+
+    def __init__(self, sid: str, edges: int) -> None:
+        self.sid, self.edges = sid, edges
+        self.wall_s = 0.0
+        self.path: dict[int, Snapshot] = {}
+
+
+def _numbers(flight: Flight) -> list[int]:
+    return [int(number) for number in flight.progress.index.tolist()]
+
+
+def _finished(end: Relaxation) -> Outcome:
+    return Outcome(relaxation=end, n_steps=end.n_steps, n_evaluations=end.n_evaluations)
+
+
+def _without_traceback(error: BaseException) -> BaseException:
+    """The error alone: its traceback would hold the tensors of the batch that failed."""
+    return error.with_traceback(None)
+
+
+def _on_cpu(snapshot: Snapshot) -> Snapshot:
+    return replace(snapshot, **{f.name: getattr(snapshot, f.name).cpu() for f in fields(snapshot)})
+
+
+def _edges_in_memory(device: str) -> float:
+    if not device.startswith("cuda"):
+        return float(EDGES_ON_CPU)
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1.0, free / EDGE_BYTES)

@@ -1,0 +1,146 @@
+"""L-BFGS: the curvature learnt from the last steps of the path, kept as the steps themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg.lapack import dtrtrs
+from torch import Tensor
+
+from geocalc.optim.base import Floats, FreeComponents, Ragged
+from geocalc.systems import Systems, per_atom, per_system
+
+FIRST_CAPACITY = 12  # pairs; a store grows to twice that and more when it is full
+
+
+@dataclass
+class Store:
+    """Room for the steps of one structure, shared by the histories that grow from one another.
+
+    Attributes:
+        pairs: (capacity, 2, n_free), each step in Angstrom and the change of the gradient along it in eV/Angstrom.
+        products: (capacity, capacity) eV, lower triangle of changes @ steps.T.
+        n_written: pairs written so far.
+    """
+
+    pairs: Floats
+    products: Floats
+    n_written: int = 0
+
+    @classmethod
+    def of(cls, pairs: Floats, products: Floats, capacity: int) -> Store:
+        """Room for `capacity` pairs that holds these already."""
+        n = len(pairs)
+        store = cls(np.empty((capacity, *pairs.shape[1:])), np.zeros((capacity, capacity)), n)
+        store.pairs[:n], store.products[:n, :n] = pairs, products
+        return store
+
+
+@dataclass(frozen=True)
+class History:
+    """The last steps of one structure over its free components, oldest first: the first `length` in `store`.
+
+    What a history holds never changes: a longer one writes behind its end, and moves to a store of its own if another one has
+    written there.
+    """
+
+    store: Store
+    length: int = 0
+
+    @classmethod
+    def empty(cls, n_free: int) -> History:
+        """No steps yet."""
+        return cls(Store.of(np.zeros((0, 2, n_free)), np.zeros((0, 0)), FIRST_CAPACITY))
+
+    @property
+    def pairs(self) -> Floats:
+        """(length, 2, n_free), each step in Angstrom and the change of the gradient along it in eV/Angstrom."""
+        return self.store.pairs[: self.length]
+
+    @property
+    def products(self) -> Floats:
+        """(capacity, length) eV, whose upper triangle is that of steps @ changes.T, in Fortran order."""
+        return self.store.products[: self.length].T
+
+    def extended(self, pair: Floats, memory: int) -> History:
+        """The history with a `pair` (2, n_free) more, and without the oldest where that makes more than `memory`."""
+        store, n = self.store, self.length
+        if n == memory:
+            store, n = Store.of(store.pairs[1:n], store.products[1:n, 1:n], memory), n - 1
+        elif n != store.n_written or n == len(store.pairs):
+            store = Store.of(store.pairs[:n], store.products[:n, :n], min(2 * n + FIRST_CAPACITY, memory))
+        store.pairs[n] = pair
+        products = store.pairs[: n + 1, 0] @ pair[1]
+        if products[n] == 0.0:  # no curvature to be learnt; its inverse would be infinite
+            return self
+        store.products[n, : n + 1] = products
+        store.n_written = n + 1
+        return History(store, n + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LbfgsState:
+    """What L-BFGS remembers.
+
+    Attributes:
+        history: one `History` per structure.
+        positions: (n_atoms, 3) Angstrom, where the last step began.
+        forces: (n_atoms, 3) eV/Angstrom there.
+    """
+
+    history: Ragged[History] = per_system()
+    positions: Tensor = per_atom()
+    forces: Tensor = per_atom()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lbfgs:
+    """Settings of L-BFGS; the defaults and the update are those of ASE's LBFGS without line search.
+
+    Attributes:
+        max_step: Angstrom, longest displacement of any one atom; a longer step is scaled down as a whole.
+        memory: steps that are remembered, at least one.
+        damping: every step is multiplied with this in the end.
+        curvature: eV/Angstrom^2, the Hessian before anything is known is this times unity.
+
+    Source: Nocedal, Math. Comp. 35, 773 (1980); its two loops as triangular systems, Byrd, Nocedal and Schnabel, Math. Program.
+    63, 129 (1994), sec. 2.
+    """
+
+    max_step: float = 0.2
+    memory: int = 100
+    damping: float = 1.0
+    curvature: float = 70.0
+
+    def init(self, systems: Systems) -> LbfgsState:
+        """State that has learnt nothing yet."""
+        return LbfgsState(
+            history=Ragged(tuple(History.empty(n_free) for n_free in FreeComponents.of(systems).sizes)),
+            positions=systems.positions,
+            forces=systems.positions.new_zeros(systems.positions.shape),
+        )
+
+    def step(self, systems: Systems, energy: Tensor, forces: Tensor, state: LbfgsState) -> tuple[Tensor, LbfgsState]:
+        """One quasi-Newton step; see `geocalc.optim.base.Optimizer.step`."""
+        free = FreeComponents.of(systems)
+        parts = free.split(systems.positions - state.positions, state.forces - forces, forces)
+        learnt = tuple(known.extended(part[:2], self.memory) for known, part in zip(state.history, parts, strict=True))
+        steps = [_newton(known, part[2], self.curvature) for known, part in zip(learnt, parts, strict=True)]
+        new = LbfgsState(history=Ragged(learnt), positions=systems.positions, forces=forces)
+        return self.damping * free.join(steps, self.max_step, forces), new
+
+
+def _newton(history: History, forces: Floats, curvature: float) -> Floats:
+    """Minimum of the quadratic model seen from here, (n_free,).
+
+    The two loops of the method are the substitutions that solve for `weights` and `returned`.
+    """
+    pairs, products = history.pairs, history.products
+    if len(pairs) == 0:
+        return forces / curvature
+    steps, changes = pairs[:, 0], pairs[:, 1]
+    weights, _ = dtrtrs(products, steps @ forces)
+    direction = (forces - weights @ changes) / curvature
+    returned, _ = dtrtrs(products, products.diagonal() * weights - changes @ direction, trans=1)
+    return direction + returned @ steps

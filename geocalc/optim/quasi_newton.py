@@ -1,0 +1,174 @@
+"""Our own optimiser: quasi-Newton steps that begin with a good guess of the curvature and stay where they can be trusted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg.blas import dsymv, dsyr2
+from scipy.linalg.lapack import dpotrf, dpotri
+from torch import Tensor
+
+from geocalc.optim.base import Floats, FreeComponents, Ragged
+from geocalc.optim.force_constants import spring_hessians
+from geocalc.systems import Systems, per_atom, per_system
+
+SHORTEST_TRUST = 0.01  # Angstrom; below it forces change by less than what a float32 model resolves
+GOOD, BAD = 0.6, 0.2  # share of the predicted gain that was found: above, longer steps are allowed; below, shorter ones
+NOISE = 1e-5  # eV; a rise of the energy below that is the rounding of a float32 model, not a hill
+PLAIN = (
+    1 / 70
+)  # Angstrom^2/eV; along the forces where the guess of the curvature has broken down, as stiff as ASE's BFGS begins
+SAME_PLACE = 1e-7  # Angstrom; a move smaller than this teaches nothing about the curvature
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What the method remembers of one structure; the anchor is the place that the last step was taken from.
+
+    Attributes:
+        inverse: (n_free, n_free) inverse Hessian, Angstrom^2/eV, lower triangle in Fortran order.
+        energy: eV at the anchor.
+        gain: eV that the last step was to win; NaN before the first.
+        share: by how much that step was shortened.
+        length: Angstrom, longest displacement of an atom in it.
+        trust: Angstrom, longest displacement of an atom that is allowed now.
+    """
+
+    inverse: Floats
+    energy: float = math.nan
+    gain: float = math.nan
+    share: float = math.nan
+    length: float = math.nan
+    trust: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuasiNewtonState:
+    """What is remembered of a batch.
+
+    Attributes:
+        memory: of each structure.
+        positions: (n_atoms, 3) Angstrom, of the anchors. forces: (n_atoms, 3) eV/Angstrom there.
+    """
+
+    memory: Ragged[Memory] = per_system()
+    positions: Tensor = per_atom()
+    forces: Tensor = per_atom()
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuasiNewton:
+    """Settings of the trust-region quasi-Newton method.
+
+    It starts from springs between neighbours (`geocalc.optim.force_constants`), learns the inverse Hessian by damped BFGS updates, and
+    takes back a step after which neither the energy nor the work of the forces went down. The second test makes it safe for forces that
+    are not the gradient of the energy.
+
+    Attributes:
+        trust: Angstrom, longest displacement of any atom in the first step.
+        max_step: Angstrom, longest ever.
+        damping: smallest curvature along a step that is learnt, as a share of the expected one.
+
+    Source: Nocedal and Wright, Numerical Optimization (2006), procedure 18.2 (damped BFGS) and algorithm 4.1 (trust region).
+    """
+
+    trust: float = 0.25
+    max_step: float = 0.5
+    damping: float = 0.1
+
+    def init(self, systems: Systems) -> QuasiNewtonState:
+        """State that knows springs and nothing else."""
+        memory = tuple(Memory(inverse=_invert(hessian), trust=self.trust) for hessian in spring_hessians(systems))
+        zero = systems.positions.new_zeros(systems.positions.shape)
+        return QuasiNewtonState(memory=Ragged(memory), positions=systems.positions, forces=zero)
+
+    def step(
+        self, systems: Systems, energy: Tensor, forces: Tensor, state: QuasiNewtonState
+    ) -> tuple[Tensor, QuasiNewtonState]:
+        """One step from the better of here and the anchor; see `geocalc.optim.base.Optimizer.step`."""
+        free = FreeComponents.of(systems)
+        parts = free.split(systems.positions - state.positions, state.forces, forces)
+        known = zip(state.memory, energy.tolist(), parts, free.atoms(), strict=True)
+        plans = [self._plan(m, e, move, before, now, atoms) for m, e, (move, before, now), atoms in known]
+        displacement = free.join([plan.step for plan in plans], math.inf, forces)
+        positions, pull = systems.positions, forces
+        if any(plan.back for plan in plans):
+            returns = systems.positions.new_tensor([plan.back for plan in plans]).bool()[systems.system_idx, None]
+            positions, pull = state.positions.where(returns, positions), state.forces.where(returns, forces)
+            displacement = displacement + (positions - systems.positions)
+        memory = Ragged(tuple(plan.memory for plan in plans))
+        return displacement, QuasiNewtonState(memory=memory, positions=positions, forces=pull)
+
+    def _plan(
+        self, memory: Memory, energy: float, move: Floats, before: Floats, now: Floats, atoms: NDArray[np.int64]
+    ) -> _Plan:
+        """The next step of one structure.
+
+        Args:
+            memory: of the structure. energy: eV here.
+            move: (n_free,) Angstrom from the anchor to here. before, now: (n_free,) eV/Angstrom, forces there and here.
+            atoms: (n_free,) atom of each component.
+        """
+        inverse, trust, back = memory.inverse, memory.trust, False
+        if not math.isnan(memory.gain) and len(move):
+            inverse = _learn(inverse, move, before - now, memory.share * before, self.damping)
+            won = max(memory.energy - energy, 0.5 * float((before + now) @ move))
+            back = won < -NOISE and memory.length > SHORTEST_TRUST
+            if won < BAD * memory.gain - NOISE:
+                trust = max(BAD * memory.length, SHORTEST_TRUST)
+            elif won > GOOD * memory.gain and memory.share < 1:
+                trust = min(2 * trust, self.max_step)
+        pull = before if back else now
+        step = dsymv(1.0, inverse, pull, lower=1) if len(pull) else pull
+        slope = float(step @ pull)
+        if slope <= 0:  # the guess of the curvature has broken down
+            step, slope = PLAIN * pull, PLAIN * float(pull @ pull)
+        longest = math.sqrt(np.bincount(atoms, step * step).max()) if len(step) else 0.0
+        share = trust / longest if longest > trust else 1.0
+        new = Memory(
+            inverse=inverse,
+            energy=memory.energy if back else energy,
+            gain=share * (1 - 0.5 * share) * slope,
+            share=share,
+            length=share * longest,
+            trust=trust,
+        )
+        return _Plan(memory=new, step=share * step, back=back)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """The step (n_free,) of one structure from its anchor, and whether that is where the last step began."""
+
+    memory: Memory
+    step: Floats
+    back: bool
+
+
+def _invert(hessian: Floats) -> Floats:
+    """Lower triangle of the inverse of a positive definite array."""
+    if len(hessian) == 0:
+        return hessian
+    factor, _ = dpotrf(hessian, lower=1)
+    inverse: Floats = dpotri(factor, lower=1)[0]
+    return inverse
+
+
+def _learn(inverse: Floats, move: Floats, change: Floats, expected: Floats, damping: float) -> Floats:
+    """Inverse Hessian after a damped BFGS update: along `move` the forces fell by `change` where `expected` was the guess."""
+    measured, guessed = float(move @ change), float(move @ expected)
+    if max(move.max(), -move.min()) < SAME_PLACE:
+        return inverse
+    if measured < damping * guessed:
+        mix = (1 - damping) * guessed / (guessed - measured)
+        change = mix * change + (1 - mix) * expected
+        measured = float(move @ change)
+    if not measured > 0:
+        return inverse
+    mapped = dsymv(1.0, inverse, change, lower=1)
+    weight = 0.5 * (1 + float(change @ mapped) / measured)
+    learnt: Floats = dsyr2(1.0 / measured, move, weight * move - mapped, lower=1, a=inverse.copy(order="F"), overwrite_a=1)
+    return learnt

@@ -1,0 +1,197 @@
+"""Structures to be relaxed and what became of them: the common language of the engines, and the plainest engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
+
+from geocalc.errors import GeoCalcError
+from geocalc.optim import make_optimizer
+from geocalc.process import one_thread
+from geocalc.relax_settings import RelaxSettings
+from geocalc.relaxation import Progress, Relaxation, Snapshot, relax_systems
+from geocalc.systems import Potential, Systems
+
+FAILURES = (GeoCalcError, ArithmeticError, RuntimeError, ValueError, LookupError)  # what models and calculators raise
+
+Report = Callable[[str, int, float], None]  # sid, steps so far, fmax in eV/Angstrom
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedPotential:
+    """A potential and what records say of it.
+
+    Attributes:
+        potential: gives energies and forces.
+        name: of the model. hash: of its weights and settings.
+        energy_kind: total, adsorption, formation or relative; None if nobody knows.
+        device, dtype: where and in which floating type it computes.
+        reads_tags: whether tags mean something to it; where they do not, none is judged.
+        opener: makes the same potential in another process, and can be pickled; None where it lives in this one only.
+        cutoff: radius of its graphs in Angstrom, None if it has none.
+    """
+
+    potential: Potential
+    name: str
+    hash: str
+    energy_kind: str | None = None
+    device: str = "cpu"
+    dtype: str = "float64"
+    reads_tags: bool = True
+    opener: Callable[[], Potential] | None = None
+    cutoff: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One structure to relax.
+
+    Attributes:
+        number: its place in the input. sid: its name.
+        systems: the structure alone, on the CPU.
+    """
+
+    number: int
+    sid: str
+    systems: Systems
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one structure: a relaxation with the geometries its trajectory keeps, or an error.
+
+    Attributes:
+        relaxation: None where there is an error.
+        path: geometries by the number of steps that led to them.
+        error: one sentence, None where there is a relaxation.
+        n_steps, n_evaluations: taken until the end or the error.
+        wall_s: seconds that were spent on this structure.
+    """
+
+    relaxation: Relaxation | None = None
+    path: tuple[tuple[int, Snapshot], ...] = ()
+    error: str | None = None
+    n_steps: int = 0
+    n_evaluations: int = 0
+    wall_s: float = 0.0
+
+
+class Engine(Protocol):
+    """Relaxes the tasks it is given, in an order and with a parallelism of its own."""
+
+    @property
+    def n_open(self) -> int:
+        """Tasks that were added and not collected yet."""
+        ...
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another task would be of use now; where there is none, collect first."""
+        ...
+
+    def add(self, task: Task) -> None:
+        """Take a task."""
+        ...
+
+    def collect(self) -> list[tuple[int, Outcome]]:
+        """Work, or wait, until some tasks have ended; their numbers and outcomes. Nothing where no task is open."""
+        ...
+
+    def close(self) -> None:
+        """Drop what is not finished and free everything."""
+        ...
+
+
+class OneByOne:
+    """Relaxes each structure alone in this process, in the order in which they come.
+
+    Args:
+        potential: gives energies and forces. settings: of the relaxation.
+        device: where the structures are put.
+        report: called after every evaluation.
+    """
+
+    def __init__(
+        self, potential: Potential, settings: RelaxSettings, device: str = "cpu", report: Report | None = None
+    ) -> None:
+        self._potential, self._settings, self._device, self._report = potential, settings, device, report
+        self._waiting: list[Task] = []
+
+    @property
+    def n_open(self) -> int:
+        """See `Engine`."""
+        return len(self._waiting)
+
+    @property
+    def has_room(self) -> bool:
+        """See `Engine`."""
+        return not self._waiting
+
+    def add(self, task: Task) -> None:
+        """See `Engine`."""
+        self._waiting.append(task)
+
+    def collect(self) -> list[tuple[int, Outcome]]:
+        """See `Engine`."""
+        if not self._waiting:
+            return []
+        task = self._waiting.pop(0)
+        return [(task.number, relax_task(task, self._potential, self._settings, self._device, self._report))]
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self._waiting.clear()
+
+
+def relax_task(
+    task: Task, potential: Potential, settings: RelaxSettings, device: str = "cpu", report: Report | None = None
+) -> Outcome:
+    """Relax one structure alone, on one thread: the outcome depends on nothing but the arguments.
+
+    Args:
+        task: the structure. potential: gives energies and forces. settings: of the relaxation.
+        device: where the structure is put.
+        report: called after every evaluation.
+    Raises:
+        InputError: the optimiser is unknown.
+    """
+    path: list[tuple[int, Snapshot]] = []
+    step, started = -1, time.perf_counter()
+    optimizer = make_optimizer(settings.optimizer)
+
+    def observe(live: Systems, now: Snapshot, progress: Progress) -> None:
+        nonlocal step
+        step = int(progress.n_steps[0])
+        if settings.keeps_step(step):
+            path.append((step, now))
+        if report is not None:
+            report(task.sid, step, float(now.fmax[0]))
+
+    try:
+        with one_thread():
+            systems = own_memory(task.systems).to(device)
+            ended = relax_systems(systems, potential, optimizer, settings.fmax, settings.steps, observe)[0]
+    except FAILURES as error:
+        spent = time.perf_counter() - started
+        return Outcome(error=told(error), n_steps=max(step, 0), n_evaluations=step + 1, wall_s=spent)
+    return Outcome(
+        relaxation=ended,
+        path=tuple(path),
+        n_steps=ended.n_steps,
+        n_evaluations=ended.n_evaluations,
+        wall_s=time.perf_counter() - started,
+    )
+
+
+def own_memory(systems: Systems) -> Systems:
+    """The same structures in memory that torch has aligned: products round differently with the alignment of their factors."""
+    values = {f.name: getattr(systems, f.name) for f in fields(systems)}
+    return replace(systems, **{name: value.clone() for name, value in values.items() if value is not None})
+
+
+def told(error: BaseException) -> str:
+    """An exception as one line; what is not ours is named by its type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, GeoCalcError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,218 @@
+"""Processes that work side by side, and what happens when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Any, Self
+
+from geocalc.errors import GeoCalcError, InputError
+from geocalc.worker_process import DONE, READY, REFUSED, read_frame, write_frame
+
+TRIES = 2  # a process may die of its neighbours' hunger for memory; a piece of work that kills two is to blame itself
+STARTS = 3  # processes that die while they start, one after the other, before nobody tries again
+PATIENCE = 2.0  # seconds a process may take to end once its input is closed
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+_CODE = "import sys; sys.path[:] = sys.argv[1:]; from geocalc.worker_process import main; main()"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """A piece of work without a result: every process that tried it died.
+
+    Attributes:
+        reason: how the last one ended, to follow "the process that ...".
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    number: int
+    content: bytes
+    tries: int = 0
+
+
+class WorkerPool:
+    """Hands out pieces of work one at a time to processes that start when there is something to do.
+
+    Each process is a fresh interpreter with one thread for every numerical library; it ends with its owner, also when that is
+    killed. A process that dies costs nothing but its piece of work, which another process tries once more.
+
+    Args:
+        make: builds, in each process, the function that does the work; it and all it holds can be pickled by reference.
+        n_workers: processes at most, positive.
+    Raises:
+        InputError: `make` cannot be pickled.
+    """
+
+    def __init__(self, make: Callable[[], Callable[[Any], Any]], n_workers: int) -> None:
+        try:
+            self._make = pickle.dumps(make)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise InputError(f"this potential cannot be handed to other processes ({error}); use one worker") from None
+        self.n_workers = n_workers
+        self._failed_starts = 0
+        self._staff: list[_Worker] = []
+        self._waiting: deque[_Work] = deque()
+        self._replies: SimpleQueue[tuple[_Worker, bytes | None]] = SimpleQueue()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def n_open(self) -> int:
+        """Pieces of work without a result yet."""
+        return len(self._waiting) + sum(worker.work is not None for worker in self._staff)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process numbers of those that live."""
+        return [worker.process.pid for worker in self._staff]
+
+    def add(self, number: int, work: Any) -> None:
+        """Give a piece of work; `number` comes back with its result."""
+        self._waiting.append(_Work(number=number, content=pickle.dumps(work)))
+        self._hand_out()
+
+    def collect(self) -> list[tuple[int, Any | Lost]]:
+        """Wait until something is finished; all that is, with its numbers. Nothing where no work is open.
+
+        Raises:
+            GeoCalcError: what the work refused with, or no process can be started.
+        """
+        results: list[tuple[int, Any | Lost]] = []
+        while self.n_open or not self._replies.empty():
+            try:
+                worker, reply = self._replies.get(block=not results)
+            except Empty:
+                break
+            results += self._heard(worker, reply)
+            self._hand_out()
+        return results
+
+    def close(self) -> None:
+        """End all processes at once, in the middle of their work if need be."""
+        for worker in self._staff:
+            worker.hang_up()
+        for worker in self._staff:
+            worker.bury()
+        self._staff.clear()
+        self._waiting.clear()
+
+    def _hand_out(self) -> None:
+        while self._waiting:
+            worker = next((w for w in self._staff if w.work is None), None)
+            if worker is None and len(self._staff) < self.n_workers:
+                worker = _Worker(self._make, self._replies)
+                self._staff.append(worker)
+            if worker is None:
+                return
+            worker.take(self._waiting.popleft())
+
+    def _heard(self, worker: _Worker, reply: bytes | None) -> list[tuple[int, Any | Lost]]:
+        """Results in a reply; None for a reply is the end of the worker."""
+        if worker not in self._staff:
+            return []
+        if reply is None:
+            return self._mourn(worker)
+        kind, payload = pickle.loads(reply)
+        if kind == REFUSED:
+            raise payload
+        if kind == READY:
+            worker.ready, self._failed_starts = True, 0
+        if kind != DONE or worker.work is None:
+            return []
+        number, worker.work = worker.work.number, None
+        return [(number, payload)]
+
+    def _mourn(self, worker: _Worker) -> list[tuple[int, Any | Lost]]:
+        self._staff.remove(worker)
+        worker.hang_up()
+        worker.bury()
+        work, reason = worker.work, worker.reason
+        if not worker.ready:
+            self.n_workers = max(1, len(self._staff))  # there seems to be no room for more
+            self._failed_starts += 1
+            if self._failed_starts == STARTS:
+                raise GeoCalcError(f"worker processes cannot be started: the last {reason}; use one worker")
+        if work is None:
+            return []
+        tries = work.tries + worker.ready
+        if tries >= TRIES:
+            return [(work.number, Lost(reason=reason))]
+        self._waiting.appendleft(replace(work, tries=tries))
+        return []
+
+
+class _Worker:
+    """One process and the thread that listens to it."""
+
+    def __init__(self, make: bytes, replies: SimpleQueue[tuple[_Worker, bytes | None]]) -> None:
+        self.work: _Work | None = None
+        self.ready = False
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _CODE, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **ONE_THREAD},
+        )
+        self._replies = replies
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        self._write(make)
+
+    def take(self, work: _Work) -> None:
+        self.work = work
+        self._write(work.content)
+
+    def hang_up(self) -> None:
+        """Close its input, which ends it."""
+        if self.process.stdin is not None:
+            with suppress(OSError):
+                self.process.stdin.close()
+
+    def bury(self) -> None:
+        """Wait for its end, and see to it."""
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._listener.join()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    @property
+    def reason(self) -> str:
+        """How the process ended."""
+        code = self.process.returncode
+        if code is not None and code < 0:
+            told = "out of memory?" if -code == signal.SIGKILL else "a fault in compiled code?"
+            return f"was ended by {signal.Signals(-code).name} ({told})"
+        return f"ended with exit status {code}; standard error may say why"
+
+    def _write(self, content: bytes) -> None:
+        if self.process.stdin is not None:
+            with suppress(OSError):  # a process that is gone is noticed by its listener
+                write_frame(self.process.stdin, content)
+
+    def _listen(self) -> None:
+        stream = self.process.stdout
+        while stream is not None and (frame := read_frame(stream)) is not None:
+            self._replies.put((self, frame))
+        self._replies.put((self, None))
