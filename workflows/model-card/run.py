@@ -54,6 +54,8 @@ def relaxations(name: str, recipe: Recipe) -> dict[str, Any]:
     found = {}
     for label, frames, optimizer, fmax in (
         ("lattice, BFGS, fmax 0.05", "lattice", "bfgs", 0.05),
+        ("lattice, quasi-Newton, fmax 0.05", "lattice", "quasi-newton", 0.05),
+        ("lattice, quasi-Newton, fmax 0.01", "lattice", "quasi-newton", 0.01),
         ("cell, BFGS, fmax 0.05", "cell", "bfgs", 0.05),
         ("cell, FIRE, fmax 0.05", "cell", "fire", 0.05),
         ("cell, BFGS, fmax 0.01", "cell", "bfgs", 0.01),
