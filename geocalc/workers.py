@@ -142,8 +142,8 @@ class WorkerPool:
 
     def _mourn(self, worker: _Worker) -> list[tuple[int, Any | Lost]]:
         self._staff.remove(worker)
+        worker.bury()  # before its input is closed, which would end it with a status that says nothing
         worker.hang_up()
-        worker.bury()
         work, reason = worker.work, worker.reason
         if not worker.ready:
             self.n_workers = max(1, len(self._staff))  # there seems to be no room for more

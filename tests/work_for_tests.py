@@ -12,7 +12,7 @@ from pathlib import Path
 
 from geocalc.errors import InputError
 
-KILL, SLOW, PRINT, REFUSE, QUIT = "kill", "slow", "print", "refuse", "quit"
+KILL, SLOW, ENDLESS, PRINT, REFUSE, QUIT = "kill", "slow", "endless", "print", "refuse", "quit"
 
 
 def make_work(folder: str | None = None) -> Callable[[str], tuple[str, int]]:
@@ -27,8 +27,8 @@ def work(folder: str | None, word: str) -> tuple[str, int]:
     """The word and the number of the process; some words ask for trouble."""
     if word.startswith(KILL) and _first_time(folder, word):
         os.kill(os.getpid(), signal.SIGKILL)
-    if word == SLOW:
-        time.sleep(1.0)
+    if word in (SLOW, ENDLESS):
+        time.sleep(1.0 if word == SLOW else 60.0)
     if word == PRINT:
         print("noise", flush=True)
     if word == REFUSE:
