@@ -75,8 +75,8 @@ class QuasiNewton:
     Source: Nocedal and Wright, Numerical Optimization (2006), procedure 18.2 (damped BFGS) and algorithm 4.1 (trust region).
     """
 
-    trust: float = 0.25
-    max_step: float = 0.5
+    trust: float = 0.2
+    max_step: float = 0.4
     damping: float = 0.1
 
     def init(self, systems: Systems) -> QuasiNewtonState:
