@@ -15,11 +15,11 @@ import numpy as np
 
 from geocalc.campaign import versions
 from geocalc.commands.notes import told_at_the_end
-from geocalc.commands.process import settle_process
 from geocalc.commands.progress import progress_line
 from geocalc.errors import InputError
 from geocalc.evaluate import RelaxedPair, relax_references, summarise
 from geocalc.plots import parity
+from geocalc.process import settle_process
 from geocalc.registry import LoadedModel, load_model
 from geocalc.run_folder import write_whole
 from geocalc.train.metrics import Predictions, errors_of, predictions

@@ -14,10 +14,10 @@ import click
 from geocalc.api import named_potential
 from geocalc.campaign import jobs_of, open_run_folder, run_relaxation
 from geocalc.commands.notes import told_at_the_end
-from geocalc.commands.process import settle_process
 from geocalc.commands.progress import pace, progress_line
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
+from geocalc.process import settle_process
 from geocalc.readers import Source, Unreadable, count_structures, read_structures
 from geocalc.records import Record, exit_status, format_table
 from geocalc.registry import load_model

@@ -8,8 +8,8 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from geocalc.commands.notes import told_at_the_end
-from geocalc.commands.process import settle_process
 from geocalc.errors import InputError
+from geocalc.process import settle_process
 from geocalc.registry import choose_device
 from geocalc.train.checkpoint import steps_done
 from geocalc.train.curve import draw_curve

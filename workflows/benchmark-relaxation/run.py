@@ -21,8 +21,8 @@ from emt_sets import emt_set
 
 from geocalc import from_atoms
 from geocalc.ase_potential import AsePotential
-from geocalc.commands.process import settle_process
 from geocalc.optim import OPTIMIZERS
+from geocalc.process import settle_process
 from geocalc.relaxation import relax_systems
 
 HERE = Path(__file__).parent

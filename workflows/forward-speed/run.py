@@ -24,10 +24,10 @@ from reference.plain_faenet import PlainFAENet
 from geocalc import from_atoms
 from geocalc.architectures import FAENet, FAENetSettings
 from geocalc.architectures.base import NetworkInput
-from geocalc.commands.process import settle_process
 from geocalc.frames import frame_policy, make_frames
 from geocalc.neighbors import build_graph, edge_vectors
 from geocalc.potential import replicate
+from geocalc.process import settle_process
 
 S2EF = {
     "hidden_channels": 256,

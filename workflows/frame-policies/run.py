@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from geocalc import load_model
-from geocalc.commands.process import settle_process
 from geocalc.evaluate import relax_references, summarise
 from geocalc.frames import random_rotations
+from geocalc.process import settle_process
 from geocalc.registry import LoadedModel, find_model
 from geocalc.systems import Systems, concatenate
 from geocalc.train.batches import collate

@@ -22,8 +22,8 @@ from ase import Atoms
 
 from geocalc import from_atoms, load_model, relax
 from geocalc.campaign import versions
-from geocalc.commands.process import settle_process
 from geocalc.evaluate import relax_references, summarise
+from geocalc.process import settle_process
 from geocalc.readers import Source, read_structures
 from geocalc.registry import LoadedModel, find_model, read_card
 from geocalc.train.metrics import measure
