@@ -28,7 +28,7 @@ from geocalc.train.ema import WeightAverage
 from geocalc.train.loss import Losses, loss
 from geocalc.train.metrics import measure
 from geocalc.train.prepare import prepare
-from geocalc.train.recipe import Recipe, Training, read_recipe
+from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.references import fit_scales
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, append_log, make_folder, trim_log
 from geocalc.train.store import Sample, read_store
@@ -195,7 +195,7 @@ def update(run: Run, samples: list[Sample], recipe: Recipe, step: int, fabric: F
     """
     settings = recipe.training
     for group in run.optimizer.param_groups:
-        group["lr"] = settings.learning_rate * rate(step, settings)
+        group["lr"] = settings.rate_at(step)
     losses = take_step(run.model, samples, recipe, step, fabric)
     _share_gradients(run.model.network, fabric)
     norm = nn.utils.clip_grad_norm_(run.model.network.parameters(), settings.clip_norm)
@@ -221,7 +221,7 @@ def take_step(model: EnergyModel, samples: list[Sample], recipe: Recipe, step: i
     graph = build_graph(systems, model.network.cutoff, model.network.max_neighbors)
     by_gradient = settings.force_weight or settings.gradient_target_weight
     mode = ForceMode.GRADIENT if by_gradient else ForceMode.NONE
-    policy = frame_policy(settings.frames)
+    policy = frame_policy(settings.frames_at(step))
     with fabric.autocast():
         prediction = evaluate(model, systems, graph, policy, mode, training=True, generator=generator)
     losses = loss(prediction, prediction.direct_forces, systems, labels, settings, model.energy_scale)
@@ -260,11 +260,3 @@ def score(model: EnergyModel, recipe: Recipe, samples: list[Sample], device: tor
         if some:
             found[str(source.path)] = asdict(measure(potential, some, device))
     return found
-
-
-def rate(step: int, settings: Training) -> float:
-    """Share of the learning rate at a step: linear warm-up, then half a cosine to zero."""
-    warmup = max(1, int(settings.warmup_share * settings.steps))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, settings.steps - warmup)))

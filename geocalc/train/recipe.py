@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,10 +67,22 @@ class Model(Settings):
     repulsion_reach: float | None = Field(None, gt=0, lt=1)
 
 
+class Finish(Settings):
+    """The last steps of a run, with frames of their own; the learning rate falls along half a cosine to zero once more.
+
+    A network may so learn from randomly turned structures first, of which there are more, and end on the frames that its
+    potential averages over.
+    """
+
+    steps: int = Field(ge=1)
+    learning_rate: float = Field(ge=0)
+    frames: str
+
+
 class Training(Settings):
     """Optimisation; energies in eV, lengths in Angstrom."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, description="all steps, those of `finish` too")
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -77,6 +90,7 @@ class Training(Settings):
     ema_decay: float = Field(0.999, ge=0, lt=1)
     clip_norm: float = Field(10.0, gt=0)
     frames: str = Field("lattice-stochastic", description="frame policy while training")
+    finish: Finish | None = None
     energy_weight: float = Field(1.0, ge=0)
     force_weight: float = Field(5.0, ge=0)
     direct_force_weight: float = Field(0.0, ge=0)
@@ -93,6 +107,28 @@ class Training(Settings):
     checkpoint_every: int = Field(500, ge=1)
     log_every: int = Field(50, ge=1)
     max_seconds: float | None = Field(None, gt=0, description="stop and checkpoint after this wall time; resume continues")
+
+    @property
+    def first_steps(self) -> int:
+        """Steps before `finish` begins."""
+        return self.steps - (self.finish.steps if self.finish else 0)
+
+    def frames_at(self, step: int) -> str:
+        """The frame policy of a step."""
+        return self.finish.frames if self.finish and step >= self.first_steps else self.frames
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step: linear warm-up, then half a cosine to zero; without the warm-up again in `finish`."""
+        if self.finish and step >= self.first_steps:
+            return self.finish.learning_rate * _half_cosine(step - self.first_steps, self.finish.steps)
+        warmup = max(1, int(self.warmup_share * self.first_steps))
+        if step < warmup:
+            return self.learning_rate * ((step + 1) / warmup)
+        return self.learning_rate * _half_cosine(step - warmup, max(1, self.first_steps - warmup))
+
+
+def _half_cosine(step: int, steps: int) -> float:
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 class About(Settings):
@@ -149,11 +185,18 @@ def check_architecture(model: Model, where: str) -> None:
 def check_forces(recipe: Recipe, where: str) -> None:
     """Refuse losses that nothing in the network answers to, and frames that have no name."""
     training, model = recipe.training, recipe.model
-    for key, name in (("model.frames", model.frames), ("training.frames", training.frames)):
+    named = [("model.frames", model.frames), ("training.frames", training.frames)]
+    if training.finish:
+        named.append(("training.finish.frames", training.finish.frames))
+    for key, name in named:
         try:
             frame_policy(name)
         except InputError as error:
             raise RecipeError(f"{where}: `{key}`: {error}") from None
+    if training.first_steps < 1:
+        raise RecipeError(
+            f"{where}: `training.finish.steps` must be fewer than training.steps ({training.steps}), of which they are a part"
+        )
     head = bool(model.settings.get("direct_forces"))
     wanting = [key for key in ("direct_force_weight", "gradient_target_weight") if getattr(training, key)]
     if model.force_mode is ForceMode.DIRECT:

@@ -20,7 +20,7 @@ from geocalc.cli import main
 from geocalc.errors import InputError, ModelFileError, NonFiniteError, RecipeError, RunFolderError
 from geocalc.train import loop
 from geocalc.train.checkpoint import load_checkpoint, save_checkpoint, steps_done
-from geocalc.train.loop import Run, rate, score, start, train, update
+from geocalc.train.loop import Run, score, start, train, update
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe
 from geocalc.train.run_files import append_log, read_log, trim_log
@@ -329,8 +329,8 @@ def test_a_direct_force_model_is_trained_scored_and_finished(tmp_path, data):
 
 
 def test_the_rate_warms_up_and_falls_to_zero():
-    settings = make_recipe(Path("d"), steps=100, warmup_share=0.1).training
-    rates = [rate(step, settings) for step in range(100)]
+    settings = make_recipe(Path("d"), steps=100, warmup_share=0.1, learning_rate=1.0).training
+    rates = [settings.rate_at(step) for step in range(100)]
     assert rates[:10] == pytest.approx(np.arange(1, 11) / 10)
     assert rates[10] == 1.0
     assert all(a > b for a, b in itertools.pairwise(rates[10:]))
@@ -341,7 +341,31 @@ def test_steps_are_taken_at_the_rate_of_their_number(tmp_path, data):
     recipe = parsed(data, learning_rate=0.5)
     run, samples = run_of(recipe, tmp_path)
     update(run, samples[:4], recipe, 9, cpu_fabric())
-    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * rate(9, recipe.training))
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(recipe.training.rate_at(9))
+
+
+FINISH = {"steps": 20, "learning_rate": 0.3, "frames": "cell"}
+
+
+def test_the_finish_has_frames_and_a_falling_rate_of_its_own():
+    alone = make_recipe(Path("d"), steps=80, learning_rate=0.5).training
+    settings = make_recipe(Path("d"), steps=100, learning_rate=0.5, frames="rotations-2d", finish=FINISH).training
+    assert [settings.rate_at(step) for step in range(80)] == [alone.rate_at(step) for step in range(80)]
+    rates = [settings.rate_at(step) for step in range(80, 100)]
+    assert rates[0] == 0.3
+    assert all(a > b for a, b in itertools.pairwise(rates))
+    assert 0 < rates[-1] < 0.003
+    assert [settings.frames_at(step) for step in (0, 79, 80, 99)] == ["rotations-2d", "rotations-2d", "cell", "cell"]
+
+
+def test_a_finish_may_be_added_to_a_run_that_has_ended(tmp_path, data):
+    finish = {"steps": 3, "learning_rate": 0.001, "frames": "cell"}
+    whole = train(parsed(data, steps=9, finish=finish), tmp_path / "whole", tmp_path / "data", cpu_fabric())
+    begun = train(parsed(data, steps=6), tmp_path / "begun", tmp_path / "data", cpu_fabric())
+    other = train(parsed(data, steps=9), tmp_path / "other", tmp_path / "data", cpu_fabric())
+    train(parsed(data, steps=9, finish=finish), begun, tmp_path / "data", cpu_fabric())
+    assert all(torch.equal(tensor, tensors_of(begun)[name]) for name, tensor in tensors_of(whole).items())
+    assert not all(torch.equal(tensor, tensors_of(other)[name]) for name, tensor in tensors_of(whole).items())
 
 
 # the average

@@ -83,6 +83,16 @@ def test_settings_that_no_network_can_be_built_from_are_refused_before_any_data_
         ("model", {"architecture": "faenett"}, "unknown architecture `faenett`; did you mean `faenet`?"),
         ("model", {"frames": "latice"}, "`model.frames`: no frame policy is called 'latice'; near names: lattice"),
         ("training", {"frames": "sometimes"}, "`training.frames`: no frame policy"),
+        (
+            "training",
+            {"finish": {"steps": 3, "learning_rate": 1e-4, "frames": "sometimes"}},
+            "`training.finish.frames`: no frame policy",
+        ),
+        (
+            "training",
+            {"finish": {"steps": 12, "learning_rate": 1e-4, "frames": "cell"}},
+            "`training.finish.steps` must be fewer than training.steps (12)",
+        ),
         ("training", {"precision": "bf16-true"}, "`training.precision` is 'bf16-true'"),
         ("training", {"direct_force_weight": 1.0}, "`direct_force_weight` needs a network with a force head"),
         ("training", {"gradient_target_weight": 1.0}, "`gradient_target_weight` needs a network with a force head"),
