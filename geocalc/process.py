@@ -7,8 +7,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
+import scipy.linalg  # noqa: F401 - a BLAS of its own, which must be loaded to be found
 import torch
+from threadpoolctl import ThreadpoolController
 
 KEEP_BYTES = 32 * 1024 * 1024  # glibc's largest allowed threshold for taking memory straight from the system
 TRIM_BYTES = 2_000_000_000
@@ -22,6 +25,7 @@ def settle_process(threads: int = 1) -> None:
     and mean nothing. Temporary arrays of a few MB would go back to the system and be fetched anew, page by page, in every step.
     """
     torch.set_num_threads(threads)
+    _blas().limit(limits=threads)
     torch.set_flush_denormal(True)
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent where libc is not glibc
@@ -32,13 +36,23 @@ def settle_process(threads: int = 1) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch computes on one thread inside the `with` block: sums come out the same wherever they are made."""
+    """Torch and the BLAS of numpy and scipy compute on one thread inside the `with` block.
+
+    Sums then come out the same wherever they are made, and products of a hundred rows do not wait for other threads.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with _blas().limit(limits=1):
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The BLAS libraries of this process; finding them takes tens of milliseconds."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def available_cores() -> int:
