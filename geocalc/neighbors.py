@@ -7,7 +7,9 @@ the centres, senders their neighbours, and edges are sorted by receiver.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -62,10 +64,11 @@ def build_graph(systems: Systems, cutoff: float, max_neighbors: int | None = Non
 
 
 class NeighborCache:
-    """Neighbour lists that are searched anew only when an atom has moved by half the skin.
+    """Neighbour lists that are searched anew only for structures in which an atom has moved by half the skin.
 
-    Between searches the stored list, longer by `skin`, is cut to the edges that are now shorter than the cutoff, so every
-    graph equals that of `build_graph`. One cache serves one batch at a time; a batch of other atoms starts it anew.
+    Between searches the list of a structure, longer by `skin`, is cut to the edges that are now shorter than the cutoff, so every
+    graph equals that of `build_graph`. Structures may leave the batch and others enter: each keeps its list as long as it comes
+    back in the next call.
 
     Args:
         cutoff: radius in Angstrom. max_neighbors: as in `build_graph`.
@@ -81,8 +84,7 @@ class NeighborCache:
             raise InputError(f"skin must be a length in Angstrom, zero or more, got {skin}")
         self.cutoff, self.max_neighbors, self.skin = cutoff, max_neighbors, skin
         self.n_searches = 0
-        self._systems: Systems | None = None
-        self._edges: _Edges | None = None
+        self._kept: dict[bytes, list[_Kept]] = {}
 
     def __call__(self, systems: Systems) -> Graph:
         """The graph of `systems`.
@@ -90,31 +92,42 @@ class NeighborCache:
         Raises:
             InputError: as `build_graph`.
         """
-        if self._edges is None or self._systems is None or not self._reaches(self._systems, systems):
-            self._edges = _list_edges(systems, self.cutoff + self.skin)
-            self._systems = replace(systems, positions=systems.positions.detach().clone(), cell=systems.cell.detach().clone())
-            self.n_searches += 1
-        stored = self._edges
-        lengths = _lengths(stored, systems)
+        structures, old = _split(systems), self._kept
+        kept: dict[bytes, list[_Kept]] = {}
+        lists = []
+        for positions, cell, pbc in structures:
+            key = cell.tobytes() + pbc.tobytes()
+            known = next((k for k in old.get(key, ()) if self._reaches(k.positions, positions)), None)
+            lists.append(known or self._keep(positions, cell, pbc))
+            kept.setdefault(key, []).append(lists[-1])
+        self._kept = kept
+        edges = _join([k.edges for k in lists], [len(k.positions) for k in lists])
+        offsets = np.concatenate([_NO_EDGES.shifts, *(k.offsets for k in lists)])
+        positions = systems.positions.detach().cpu().numpy()
+        vectors = positions.take(edges.senders, axis=0) - positions.take(edges.receivers, axis=0) + offsets
+        lengths = np.sqrt(np.einsum("ei,ei->e", vectors, vectors))
         inside = np.flatnonzero(lengths < self.cutoff)
         edges = _Edges(
-            receivers=stored.receivers.take(inside),
-            senders=stored.senders.take(inside),
-            shifts=stored.shifts.take(inside, axis=0),
+            receivers=edges.receivers.take(inside),
+            senders=edges.senders.take(inside),
+            shifts=edges.shifts.take(inside, axis=0),
             lengths=lengths.take(inside),
         )
         return _graph(edges, systems, self.max_neighbors)
 
-    def _reaches(self, old: Systems, new: Systems) -> bool:
-        """Whether the list of `old` holds every edge of `new`."""
-        unchanged = all(
-            getattr(old, name).shape == getattr(new, name).shape and bool((getattr(old, name) == getattr(new, name)).all())
-            for name in ("numbers", "system_idx", "cell", "pbc")
-        )
-        if not unchanged:
+    def _keep(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> _Kept:
+        """The list of one structure, searched."""
+        self.n_searches += 1
+        edges = _search(positions, cell, pbc, self.cutoff + self.skin)
+        return _Kept(positions=positions.copy(), edges=edges, offsets=edges.shifts @ cell)
+
+    def _reaches(self, old: np.ndarray, new: np.ndarray) -> bool:
+        """Whether the list made at positions `old` holds every edge at `new`."""
+        if old.shape != new.shape:
             return False
-        moved = ((new.positions.detach() - old.positions) ** 2).sum(1)
-        return bool((moved < (self.skin / 2) ** 2).all()) or bool((moved == 0).all())
+        way = new - old
+        farthest = float(np.einsum("ai,ai->a", way, way).max(initial=0.0))
+        return farthest == 0.0 or farthest < (self.skin / 2) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +140,18 @@ class _Edges:
     lengths: np.ndarray
 
 
-_NO_EDGES = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros((0, 3)), np.zeros(0))
+_NO_EDGES = _Edges(
+    receivers=np.zeros(0, dtype=np.int64), senders=np.zeros(0, dtype=np.int64), shifts=np.zeros((0, 3)), lengths=np.zeros(0)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """The list of one structure: its edges, their offsets (n, 3) in Angstrom, and the positions (n_atoms, 3) it was made at."""
+
+    positions: np.ndarray
+    edges: _Edges
+    offsets: np.ndarray
 
 
 def _check_settings(cutoff: float, max_neighbors: int | None) -> None:
@@ -139,30 +163,31 @@ def _check_settings(cutoff: float, max_neighbors: int | None) -> None:
 
 def _list_edges(systems: Systems, radius: float) -> _Edges:
     """All edges of a batch shorter than `radius`, sorted by receiver, sender and shift."""
+    structures = _split(systems)
+    found = [_search(positions, cell, pbc, radius) for positions, cell, pbc in structures]
+    return _join(found, [len(positions) for positions, _, _ in structures])
+
+
+def _split(systems: Systems) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Positions, cell and pbc of each structure of a batch."""
     positions = systems.positions.detach().cpu().numpy()
-    cells, pbc = systems.cell.detach().cpu().numpy(), systems.pbc.cpu().numpy()
     if not np.isfinite(positions).all():
         bad = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
         raise InputError(f"position of atom {bad} is not a number: {positions[bad].tolist()}; check the file it came from")
-    start, parts = 0, [_NO_EDGES]
-    for count, cell, periodic in zip(systems.counts.tolist(), cells, pbc, strict=True):
-        pairs, shifts, lengths = _search(positions[start : start + count], cell, periodic, radius)
-        parts.append((pairs[:, 0] + start, pairs[:, 1] + start, shifts, lengths))
-        start += count
-    receivers, senders, shifts, lengths = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return _Edges(receivers=receivers, senders=senders, shifts=shifts, lengths=lengths)
+    cells, pbc = systems.cell.detach().cpu().numpy(), systems.pbc.cpu().numpy()
+    ends = systems.counts.cumsum(0).tolist()
+    return [(positions[start:end], cells[k], pbc[k]) for k, (start, end) in enumerate(pairwise([0, *ends]))]
 
 
-def _lengths(edges: _Edges, systems: Systems) -> np.ndarray:
-    """Lengths of the edges at the positions of `systems`, (n,) Angstrom."""
-    positions, cells = systems.positions.detach().cpu().numpy(), systems.cell.detach().cpu().numpy()
-    if len(cells) == 1:
-        offsets = edges.shifts @ cells[0]
-    else:
-        owner = systems.system_idx.cpu().numpy().take(edges.receivers)
-        offsets = np.einsum("ei,eij->ej", edges.shifts, cells.take(owner, axis=0))
-    vectors = positions.take(edges.senders, axis=0) - positions.take(edges.receivers, axis=0) + offsets
-    return np.sqrt(np.einsum("ei,ei->e", vectors, vectors))
+def _join(parts: Sequence[_Edges], n_atoms: Sequence[int]) -> _Edges:
+    """The edges of single structures as those of their batch."""
+    starts = np.cumsum([0, *n_atoms])[:-1]
+    return _Edges(
+        receivers=np.concatenate([_NO_EDGES.receivers, *(p.receivers + k for p, k in zip(parts, starts, strict=True))]),
+        senders=np.concatenate([_NO_EDGES.senders, *(p.senders + k for p, k in zip(parts, starts, strict=True))]),
+        shifts=np.concatenate([_NO_EDGES.shifts, *(p.shifts for p in parts)]),
+        lengths=np.concatenate([_NO_EDGES.lengths, *(p.lengths for p in parts)]),
+    )
 
 
 def _graph(edges: _Edges, systems: Systems, max_neighbors: int | None) -> Graph:
@@ -204,19 +229,22 @@ def pair_edges(graph: Graph, n_atoms: int) -> Tensor:
     return torch.unique(key, return_inverse=True)[1]
 
 
-def _search(
-    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Edges of one structure: (receiver, sender) pairs (n, 2), shifts (n, 3) and lengths (n,), sorted."""
+def _search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: float) -> _Edges:
+    """The sorted edges of one structure."""
     if len(positions) == 0:
-        return np.zeros((0, 2), dtype=np.int64), np.zeros((0, 3)), np.zeros(0)
+        return _NO_EDGES
     if pbc.any():
         cell = _complete(cell, pbc)
     pairs, shifts, lengths = _searcher(radius).compute(positions, cell, pbc.tolist(), "PSd")
     pairs = pairs.astype(np.int64)
     order = _order(pairs, shifts, len(positions))
     order = order[lengths.take(order) < radius]
-    return pairs.take(order, axis=0), shifts.take(order, axis=0).astype(np.float64), lengths.take(order)
+    return _Edges(
+        receivers=pairs[:, 0].take(order),
+        senders=pairs[:, 1].take(order),
+        shifts=shifts.take(order, axis=0).astype(np.float64),
+        lengths=lengths.take(order),
+    )
 
 
 def _order(pairs: np.ndarray, shifts: np.ndarray, n_atoms: int) -> np.ndarray:

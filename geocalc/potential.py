@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -79,6 +80,7 @@ class NetworkPotential:
         stress: whether stress is computed (gradient forces only).
         seed: of the frames that a stochastic policy draws, anew in every call (studies only).
         elements: atomic numbers it accepts; empty for all that the network has an embedding for.
+        graphs: makes the graph of a batch, such as a `NeighborCache`; None searches anew in every call.
     Raises:
         InputError: the policy is stochastic and there is no seed, or stress is asked for without gradient forces.
     """
@@ -89,6 +91,7 @@ class NetworkPotential:
     stress: bool = False
     seed: int | None = None
     elements: tuple[int, ...] = ()
+    graphs: Callable[[Systems], Graph] | None = None
 
     def __post_init__(self) -> None:
         """Refuse frames that nothing could draw, and stress that nothing would compute."""
@@ -98,7 +101,7 @@ class NetworkPotential:
             raise InputError("stress is the derivative of the energy by strain, which needs gradient forces; leave stress off")
 
     def __call__(self, systems: Systems) -> Prediction:
-        """Energies and forces of every structure; the graph is built anew.
+        """Energies and forces of every structure.
 
         Raises:
             InputError: no structure or one without atoms, an element the model was not trained on, tags other than OC20's, or a
@@ -108,7 +111,7 @@ class NetworkPotential:
         _check(systems, self.elements, network.n_elements, self.model.reads_tags)
         systems = systems.to(self.model.references.device)
         generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
-        graph = build_graph(systems, network.cutoff, network.max_neighbors)
+        graph = self.graphs(systems) if self.graphs else build_graph(systems, network.cutoff, network.max_neighbors)
         prediction = evaluate(self.model, systems, graph, self.policy, self.force_mode, stress=self.stress, generator=generator)
         return detach(prediction)
 

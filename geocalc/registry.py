@@ -21,6 +21,7 @@ from geocalc.architectures import ARCHITECTURES
 from geocalc.card import CARD_SCHEMA, ModelCard
 from geocalc.errors import InputError, ModelFileError, ModelNotFoundError, RecipeError
 from geocalc.frames import frame_policy
+from geocalc.neighbors import NeighborCache
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales
 from geocalc.settings import read_yaml
 from geocalc.systems import Prediction, Systems
@@ -171,6 +172,7 @@ def load_model(
         stress=stress or card.stress,
         seed=seed,
         elements=tuple(_atomic_number(symbol, card) for symbol in card.elements),
+        graphs=NeighborCache(model.network.cutoff, model.network.max_neighbors),
     )
     return LoadedModel(card=card, potential=potential, folder=folder)
 
