@@ -35,8 +35,8 @@ ROOT = Path(__file__).parents[2]
 OUTSIDE = "wwlgpr-simple-adsorbates"
 TABLE_HEAD = "| name | predicts | domain | force MAE (eV/Å) | e_ads MAE after relaxation (eV) | |\n|---|---|---|---|---|---|"
 TRAINED = {
-    "lattice-stochastic": "trained by stochastic frame averaging over lattice frames",
-    "rotations-2d": "trained on random turns about the surface normal and reflections",
+    "lattice-stochastic": "stochastic frame averaging over lattice frames",
+    "rotations-2d": "random turns about the surface normal and reflections",
 }
 KNOWN = {"C", "CH", "CH2", "CH3", "H", "O", "OH"}  # adsorbates of both the training set and the outside set
 
@@ -57,6 +57,7 @@ def relaxations(name: str, recipe: Recipe) -> dict[str, Any]:
         ("lattice, quasi-Newton, fmax 0.05", "lattice", "quasi-newton", 0.05),
         ("lattice, quasi-Newton, fmax 0.01", "lattice", "quasi-newton", 0.01),
         ("cell, BFGS, fmax 0.05", "cell", "bfgs", 0.05),
+        ("cell, quasi-Newton, fmax 0.05", "cell", "quasi-newton", 0.05),
         ("cell, FIRE, fmax 0.05", "cell", "fire", 0.05),
         ("cell, BFGS, fmax 0.01", "cell", "bfgs", 0.01),
     ):
@@ -112,11 +113,13 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
     """The README of the model folder."""
     c = model.card
     n_weights = sum(p.numel() for p in model.potential.model.network.parameters())
+    training = recipe.training
+    schemes = [TRAINED[frames] for frames in dict.fromkeys([training.frames_at(0), training.frames_at(training.steps - 1)])]
     lines = [
         f"# {c.name}",
         "",
         f"A conservative {c.architecture.replace('faenet', 'FAENet')} potential ({n_weights:,} weights) "
-        f"{TRAINED[recipe.training.frames]} for relaxing small adsorbates on close-packed metal surfaces.",
+        f"for relaxing small adsorbates on close-packed metal surfaces, trained with {' and then '.join(schemes)}.",
         "",
         f"- **Energy:** {c.energy_kind.value} energy in eV; zero: {c.references}.",
         f"- **Level of theory:** {c.level_of_theory}.",
