@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +18,7 @@ from geocalc.records import Record
 from geocalc.registry import LoadedModel, load_model
 from geocalc.relax_settings import RelaxSettings
 from geocalc.tasks import NamedPotential
+from geocalc.warm_start import Proposal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ def relax(
     frames: str | None = None,
     strict: bool = False,
     workers: int = 1,
+    warm_start: Proposal | None = None,
 ) -> list[Result]:
     """Relax structures with a model; a structure that fails keeps its place, with the error in its record.
 
@@ -58,6 +60,9 @@ def relax(
         fmax: eV/Angstrom. steps: allowed for each structure.
         device, dtype, frames, strict: see `GeoCalc`.
         workers: processes side by side on a CPU; results do not depend on it. A GPU computes batches in this process.
+        warm_start: a function of `Systems` that proposes displacements (n_atoms, 3) in Angstrom to begin with. Each costs one
+            evaluation and is taken back where energy or fmax is worse after it. With several workers it must be picklable:
+            define it at the top level of a module.
     Returns:
         One result per structure, in order.
     Raises:
@@ -74,6 +79,7 @@ def relax(
         frames=frames,
         strict=strict,
         workers=workers,
+        warm_start=warm_start,
     )
     return sorted(results, key=lambda result: result.number)
 
@@ -90,6 +96,7 @@ def iter_relax(
     frames: str | None = None,
     strict: bool = False,
     workers: int = 1,
+    warm_start: Proposal | None = None,
 ) -> Iterator[Result]:
     """As `relax`, each result as soon as it is there: for more structures than memory holds.
 
@@ -97,7 +104,7 @@ def iter_relax(
     come in the order of the input, else in the order in which they end; `Result.number` tells the place.
 
     Args:
-        structures, model, optimizer, fmax, steps, device, dtype, frames, strict, workers: see `relax`.
+        structures, model, optimizer, fmax, steps, device, dtype, frames, strict, workers, warm_start: see `relax`.
     Returns:
         An iterator over the results; closing it ends all work.
     Raises:
@@ -122,7 +129,8 @@ def iter_relax(
     make_optimizer(optimizer)
     given = [structures] if isinstance(structures, Atoms) else structures
     jobs = (Job(sid=str(atoms.info.get("sid", f"structure#{k}")), atoms=atoms) for k, atoms in enumerate(given))
-    return map(_result, relax_jobs(jobs, named_potential(loaded, settings), settings))
+    potential = replace(named_potential(loaded, settings), warm_start=warm_start)
+    return map(_result, relax_jobs(jobs, potential, settings))
 
 
 def predict(

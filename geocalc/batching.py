@@ -148,7 +148,13 @@ class Batches:
         fault: BaseException
         try:
             arrived, left = advance(
-                flight, self._model.potential, self._optimizer, settings.fmax, settings.steps, self._observe
+                flight,
+                self._model.potential,
+                self._optimizer,
+                settings.fmax,
+                settings.steps,
+                self._observe,
+                self._model.warm_start,
             )
             return {number: _finished(end) for number, end in arrived.items()}, left
         except torch.OutOfMemoryError as error:

@@ -24,6 +24,7 @@ from geocalc.relaxation import Relaxation, Status
 from geocalc.run_folder import RunFolder, content_key
 from geocalc.systems import Systems
 from geocalc.tasks import FAILURES, Engine, NamedPotential, Outcome, Report, Task, told
+from geocalc.warm_start import name_of
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -86,6 +87,8 @@ def open_run_folder(
         RunFolderError: see `RunFolder`.
     """
     identity = {**settings.identity(), "model": model.name, "model_hash": model.hash, "dtype": model.dtype}
+    if model.warm_start is not None:
+        identity["warm_start"] = name_of(model.warm_start)
     provenance = {
         "traj": settings.traj,
         "device": model.device,
@@ -254,7 +257,7 @@ def _record(job: Job, outcome: Outcome, run: _Run) -> Record:
         n_evaluations=outcome.n_evaluations,
         converged=status is Status.CONVERGED,
         status=status.value,
-        stop_reason=status.sentence,
+        stop_reason=status.sentence if ended is None else ended.sentence,
         anomalies=(),
         wall_s=round(outcome.wall_s, 4),
         device=run.model.device,

@@ -14,6 +14,7 @@ from geocalc.process import available_cores, settle_process
 from geocalc.relax_settings import RelaxSettings
 from geocalc.systems import Potential
 from geocalc.tasks import Engine, NamedPotential, OneByOne, Outcome, Report, Task, relax_task
+from geocalc.warm_start import Proposal, check_for_workers
 from geocalc.workers import Lost, WorkerPool
 
 START = 2.0  # seconds; about what a process takes to start
@@ -27,7 +28,7 @@ def make_engine(model: NamedPotential, settings: RelaxSettings, report: Report |
         settings: of the run.
         report: called after every evaluation in this process; worker processes do not call it.
     Raises:
-        InputError: the optimiser is unknown, or several workers are asked for and cannot be had.
+        InputError: the optimiser is unknown, or several workers are asked for and cannot be had, or not with this warm start.
     """
     make_optimizer(settings.optimizer)
     if settings.batch_edges is not None or model.device != "cpu":
@@ -36,13 +37,17 @@ def make_engine(model: NamedPotential, settings: RelaxSettings, report: Report |
                 f"{settings.workers} workers are asked for, but batches are computed in one process; use workers=1"
             )
         return Batches(model, settings, budget_of(model.hash, model.device, settings.batch_edges), report)
-    here = OneByOne(model.potential, settings, model.device, report)
+    here = OneByOne(model.potential, settings, model.device, report, model.warm_start)
     if model.opener is None:
         if (settings.workers or 1) > 1:
             raise InputError(f"{model.name} cannot be opened in other processes; use one worker")
         return here
     n_workers = settings.workers or available_cores()
-    return here if n_workers == 1 else InWorkers(here, model.opener, settings, n_workers)
+    if n_workers == 1:
+        return here
+    if model.warm_start is not None:
+        check_for_workers(model.warm_start)
+    return InWorkers(here, model.opener, settings, n_workers, model.warm_start)
 
 
 class InWorkers:
@@ -57,11 +62,19 @@ class InWorkers:
         opener: makes the potential in another process.
         settings: of the relaxation.
         n_workers: processes at most.
+        warm_start: proposes where to begin, and can be pickled.
     """
 
-    def __init__(self, here: OneByOne, opener: Callable[[], Potential], settings: RelaxSettings, n_workers: int) -> None:
+    def __init__(
+        self,
+        here: OneByOne,
+        opener: Callable[[], Potential],
+        settings: RelaxSettings,
+        n_workers: int,
+        warm_start: Proposal | None = None,
+    ) -> None:
         self._here, self._n_workers = here, n_workers
-        self._pool = WorkerPool(partial(_begin, opener, settings), n_workers)
+        self._pool = WorkerPool(partial(_begin, opener, settings, warm_start), n_workers)
         self._first: Task | None = None
         self._started = False
         self._quick_until = time.monotonic() + (START if settings.steps == 0 else 0.0)
@@ -108,14 +121,14 @@ class InWorkers:
         self._pool.close()
 
 
-def _begin(opener: Callable[[], Potential], settings: RelaxSettings) -> Callable[[Task], Outcome]:
+def _begin(opener: Callable[[], Potential], settings: RelaxSettings, warm_start: Proposal | None) -> Callable[[Task], Outcome]:
     """What a worker process does first, and then with every task."""
     settle_process()
-    return partial(_relax, opener(), settings)
+    return partial(_relax, opener(), settings, warm_start)
 
 
-def _relax(potential: Potential, settings: RelaxSettings, task: Task) -> Outcome:
-    return relax_task(task, potential, settings)
+def _relax(potential: Potential, settings: RelaxSettings, warm_start: Proposal | None, task: Task) -> Outcome:
+    return relax_task(task, potential, settings, warm_start=warm_start)
 
 
 def _outcome(found: Any) -> Outcome:

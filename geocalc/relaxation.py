@@ -5,52 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from enum import StrEnum
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from geocalc.errors import InputError
+from geocalc.guards import Status as Status
+from geocalc.guards import verdict
+from geocalc.noise_floor import Trails, follow, no_trails, noise_floors
 from geocalc.optim.base import Optimizer
 from geocalc.systems import Potential, Systems, allowed, concatenate, join, max_per_system, moved, per_atom, per_system, select
-
-MOVE_LIMIT = 10.0  # Angstrom from the start; half the vacuum of an OC20 slab: an atom there is bound to nothing any more
-FALL_LIMIT = (
-    10.0  # eV per atom below the start; no element binds stronger (W 8.9), so the surface has a hole or atoms overlapped
-)
-RISE_LIMIT = 1.0  # eV per atom above the start; several times what melting costs, so the structure is gone
-RISE_FLOOR = 10.0  # eV; one long step onto a stiff bond costs a few eV in a molecule, and the next step takes it back
-FORCE_LIMIT = 1e5  # eV/Angstrom; more than two carbon nuclei repel at 0.1 Angstrom, so no structure but a mistake has it
-
-
-class Status(StrEnum):
-    """How the relaxation of a structure ended; `sentence` says it in words."""
-
-    CONVERGED = "CONVERGED"
-    MAX_STEPS = "MAX_STEPS"
-    SINGLE_POINT = "SINGLE_POINT"
-    NON_FINITE = "NON_FINITE"
-    EXPLODED = "EXPLODED"
-    ERROR = "ERROR"
-
-    @property
-    def sentence(self) -> str:
-        """The status for a human reader."""
-        return SENTENCES[self]
-
-
-SENTENCES = {
-    Status.CONVERGED: "The largest force on a free atom fell below fmax.",
-    Status.MAX_STEPS: "The steps ran out before the forces fell below fmax; the geometry of lowest energy is kept.",
-    Status.SINGLE_POINT: "The structure was evaluated as it is; no steps were asked for.",
-    Status.NON_FINITE: "The model gave an energy or force that is not a number; the geometry of lowest energy before is kept.",
-    Status.EXPLODED: (
-        f"An atom moved more than {MOVE_LIMIT:g} Angstrom, a force passed {FORCE_LIMIT:g} eV/Angstrom, or the energy rose or "
-        "fell beyond what chemistry allows; the geometry of lowest energy before is kept, but cannot be trusted."
-    ),
-    Status.ERROR: "The structure could not be relaxed; its error says why.",
-}
+from geocalc.warm_start import Proposal, no_worse, proposed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +71,7 @@ class Relaxation:
         status: how it ended.
         n_steps: steps taken.
         n_evaluations: calls of the potential.
+        noise: eV/Angstrom, root mean square error of a force component where the noise floor was reached, else NaN.
     """
 
     systems: Systems
@@ -114,11 +82,20 @@ class Relaxation:
     status: Status
     n_steps: int
     n_evaluations: int
+    noise: float = math.nan
 
     @property
     def converged(self) -> bool:
         """Whether the forces fell below fmax."""
         return self.status is Status.CONVERGED
+
+    @property
+    def sentence(self) -> str:
+        """How it ended, for a human reader."""
+        measured = (
+            "" if math.isnan(self.noise) else f" Each component of a force is wrong by about {self.noise:.2g} eV/Angstrom."
+        )
+        return self.status.sentence + measured
 
 
 Observer = Callable[[Systems, Snapshot, Progress], None]
@@ -131,11 +108,13 @@ def relax_systems(
     fmax: float = 0.05,
     max_steps: int = 300,
     observer: Observer | None = None,
+    warm_start: Proposal | None = None,
 ) -> list[Relaxation]:
     """Move every structure of the batch downhill until its forces vanish; a path never depends on batch mates.
 
     A converged structure ends at its last positions. One that did not converge ends at the geometry of lowest energy that was
-    evaluated, and its energy, forces and fmax are of that geometry.
+    evaluated, and its energy, forces and fmax are of that geometry. So does one whose forces do not fall any more because they are
+    as small as their errors (NOISE_FLOOR, see `geocalc.noise_floor`): which of its geometries has the smallest forces is chance.
 
     Args:
         systems: batch of structures; positions in Angstrom, `fixed` components never move and `projector` is obeyed.
@@ -144,17 +123,18 @@ def relax_systems(
         fmax: eV/Angstrom, positive; converged when no atom has a force of this norm or more along what constraints allow.
         max_steps: steps allowed for each structure; 0 evaluates once.
         observer: called after every evaluation with the live structures.
+        warm_start: proposes a first step, taken back where energy or fmax is worse after it; it counts as a step either way.
     Returns:
         One relaxation per structure, in the order of the batch.
     Raises:
-        InputError: `fmax` or `max_steps` is not allowed, or the potential gives no forces.
+        InputError: `fmax` or `max_steps` is not allowed, or the potential gives no forces, or the warm start another shape.
     """
     if not fmax > 0 or max_steps < 0:
         raise InputError(f"fmax must be positive and max_steps not negative, got {fmax} and {max_steps}")
     ended: dict[int, Relaxation] = {}
     flight = depart(systems, optimizer, torch.arange(systems.n_systems, device=systems.cell.device))
     while flight.systems.n_systems:
-        arrived, flight = advance(flight, potential, optimizer, fmax, max_steps, observer)
+        arrived, flight = advance(flight, potential, optimizer, fmax, max_steps, observer, warm_start)
         ended |= arrived
     return [ended[k] for k in range(systems.n_systems)]
 
@@ -167,36 +147,42 @@ class Flight:
         systems: at the positions to be evaluated next.
         state: of the optimiser.
         progress: how far each has come. best: what each would end with.
+        trails: what tells the noise floor.
+        on_trial: (n_systems,) bool, whether the next evaluation is of a proposal; `best` is then the start.
     """
 
     systems: Systems
     state: Any
     progress: Progress
     best: Snapshot
+    trails: Trails
+    on_trial: Tensor
 
     def select(self, chosen: Tensor) -> Flight:
         """The structures of a (n_systems,) bool mask."""
-        return Flight(
-            systems=select(self.systems, self.systems, chosen),
-            state=select(self.state, self.systems, chosen),
-            progress=select(self.progress, self.systems, chosen),
-            best=select(self.best, self.systems, chosen),
-        )
+        values = {name: select(getattr(self, name), self.systems, chosen) for name in _PARTS}
+        return Flight(systems=select(self.systems, self.systems, chosen), on_trial=self.on_trial[chosen], **values)
 
     def join(self, other: Flight) -> Flight:
         """These structures and then the others."""
-        n = self.systems.n_systems
-        return Flight(
-            systems=concatenate([self.systems, other.systems]),
-            state=join(self.state, other.state, n),
-            progress=join(self.progress, other.progress, n),
-            best=join(self.best, other.best, n),
-        )
+        values = {name: join(getattr(self, name), getattr(other, name), self.systems.n_systems) for name in _PARTS}
+        systems, on_trial = concatenate([self.systems, other.systems]), torch.cat([self.on_trial, other.on_trial])
+        return Flight(systems=systems, on_trial=on_trial, **values)
+
+
+_PARTS = ("state", "progress", "best", "trails")  # of a flight, with fields marked per atom or per structure
 
 
 def depart(systems: Systems, optimizer: Optimizer[Any], index: Tensor) -> Flight:
     """A batch before its first evaluation; `index` (n_systems,) int64 tells its structures apart, see `Progress`."""
-    return Flight(systems=systems, state=optimizer.init(systems), progress=_begin(systems, index), best=_nothing_yet(systems))
+    return Flight(
+        systems=systems,
+        state=optimizer.init(systems),
+        progress=_begin(systems, index),
+        best=_nothing_yet(systems),
+        trails=no_trails(systems),
+        on_trial=torch.zeros_like(index, dtype=torch.bool),
+    )
 
 
 def advance(
@@ -206,6 +192,7 @@ def advance(
     fmax: float,
     max_steps: int,
     observer: Observer | None = None,
+    warm_start: Proposal | None = None,
 ) -> tuple[dict[int, Relaxation], Flight]:
     """Evaluate every structure once and let those that go on take a step.
 
@@ -214,26 +201,67 @@ def advance(
     Returns:
         The relaxations that ended, by index, and the structures that go on.
     Raises:
-        InputError: the potential gives no forces.
+        InputError: the potential gives no forces, or the warm start another shape.
     """
-    live, state, best, arrived = flight.systems, flight.state, flight.best, {}
+    live, arrived = flight.systems, {}
     now = evaluate(live, potential)
     progress = _count(flight.progress, now)
     if observer is not None:
         observer(live, now, progress)
+    if warm_start is not None:
+        now = _verified(flight, now)
+        live = replace(live, positions=now.positions)
+    trails = follow(flight.trails, live, now.energy, allowed(now.forces, live), now.fmax)
     status = judge(live, now, progress, fmax, max_steps)
-    best = _better(best, now, live, status)
+    noise = noise_floors(trails)
+    status = [Status.NOISE_FLOOR if s is None and not math.isnan(n) else s for s, n in zip(status, noise, strict=True)]
+    best = _better(flight.best, now, live, status)
+    flight = replace(flight, systems=live, progress=progress, best=best, trails=trails)
     if any(status):
-        done = torch.tensor([s is not None for s in status], device=live.cell.device)
-        arrived = _retire(replace(live, positions=best.positions), best, progress, status)
-        now, best = select(now, live, ~done), select(best, live, ~done)
-        progress, state = select(progress, live, ~done), select(state, live, ~done)
-        live = select(live, live, ~done)
-    if live.n_systems:
-        displacement, state = optimizer.step(live, now.energy, allowed(now.forces, live), state)
-        live = replace(live, positions=moved(live, displacement, progress.start_positions))
-        progress = replace(progress, n_steps=progress.n_steps + 1)
-    return arrived, Flight(systems=live, state=state, progress=progress, best=best)
+        arrived = _retire(replace(live, positions=best.positions), best, progress, status, noise)
+        going = torch.tensor([s is None for s in status], device=live.cell.device)
+        now, flight = select(now, live, going), flight.select(going)
+    if flight.systems.n_systems:
+        flight = _step(flight, now, optimizer) if warm_start is None else _first_steps(flight, now, optimizer, warm_start)
+    return arrived, flight
+
+
+def _step(flight: Flight, now: Snapshot, optimizer: Optimizer[Any]) -> Flight:
+    """One step of the optimiser."""
+    forces = allowed(now.forces, flight.systems)
+    displacement, state = optimizer.step(flight.systems, now.energy, forces, flight.state)
+    return _moved(replace(flight, state=state), displacement)
+
+
+def _moved(flight: Flight, displacement: Tensor) -> Flight:
+    """The structures after a step, as far as constraints allow it."""
+    progress = replace(flight.progress, n_steps=flight.progress.n_steps + 1)
+    positions = moved(flight.systems, displacement, progress.start_positions)
+    return replace(flight, systems=replace(flight.systems, positions=positions), progress=progress)
+
+
+def _verified(flight: Flight, now: Snapshot) -> Snapshot:
+    """What was evaluated, and the start in place of proposals that made energy or fmax worse."""
+    refused = flight.on_trial & ~no_worse(now.energy, now.fmax, flight.best.energy, flight.best.fmax)
+    return _mixed(flight.best, now, refused, flight.systems)
+
+
+def _first_steps(flight: Flight, now: Snapshot, optimizer: Optimizer[Any], warm_start: Proposal) -> Flight:
+    """Proposals after the first evaluation, and steps of the optimiser elsewhere; it begins where a trial has ended."""
+    tried, first = flight.on_trial, flight.progress.n_evaluations == 1
+    if not bool((tried | first).any()):
+        return _step(flight, now, optimizer)
+    displacement, on_trial = proposed(warm_start, flight.systems, first)
+    flight, going, parts = replace(flight, on_trial=on_trial), ~(tried | on_trial), []
+    if bool(going.any()):
+        parts.append(_step(flight.select(going), select(now, flight.systems, going), optimizer))
+    if bool(tried.any()):
+        fresh = flight.select(tried)
+        fresh = replace(fresh, state=optimizer.init(fresh.systems))
+        parts.append(_step(fresh, select(now, flight.systems, tried), optimizer))
+    if bool(on_trial.any()):
+        parts.append(_moved(flight.select(on_trial), displacement[on_trial[flight.systems.system_idx]]))
+    return reduce(Flight.join, parts)
 
 
 def evaluate(systems: Systems, potential: Potential) -> Snapshot:
@@ -263,25 +291,9 @@ def judge(systems: Systems, now: Snapshot, progress: Progress, fmax: float, max_
     measured = torch.stack((now.energy, now.energy - progress.start_energy, now.fmax, away), dim=1).tolist()
     counted = torch.stack((systems.counts, progress.n_steps), dim=1).tolist()
     return [
-        _verdict(energy, rise, largest, far, n_atoms, n_steps, fmax, max_steps)
+        verdict(energy, rise, largest, far, n_atoms, n_steps, fmax, max_steps)
         for (energy, rise, largest, far), (n_atoms, n_steps) in zip(measured, counted, strict=True)
     ]
-
-
-def _verdict(
-    energy: float, rise: float, largest: float, away: float, n_atoms: int, n_steps: int, fmax: float, max_steps: int
-) -> Status | None:
-    """The status of one structure whose largest force is `largest`; `rise` in energy and `away` are since the start."""
-    if not (math.isfinite(energy) and math.isfinite(largest)):
-        return Status.NON_FINITE
-    out_of_range = rise > max(RISE_LIMIT * n_atoms, RISE_FLOOR) or rise < -FALL_LIMIT * n_atoms
-    if away > MOVE_LIMIT or largest > FORCE_LIMIT or out_of_range:
-        return Status.EXPLODED
-    if max_steps == 0:
-        return Status.SINGLE_POINT
-    if largest < fmax:
-        return Status.CONVERGED
-    return Status.MAX_STEPS if n_steps >= max_steps else None
 
 
 def _begin(systems: Systems, index: Tensor) -> Progress:
@@ -325,12 +337,16 @@ def _better(best: Snapshot, now: Snapshot, systems: Systems, status: Sequence[St
         return now
     if not any(taken):
         return best
-    chosen = torch.tensor(taken, device=now.energy.device)
+    return _mixed(now, best, torch.tensor(taken, device=now.energy.device), systems)
+
+
+def _mixed(one: Snapshot, other: Snapshot, chosen: Tensor, systems: Systems) -> Snapshot:
+    """The rows of `one` for the chosen structures, (n_systems,) bool, and of the other elsewhere."""
     rows = chosen[:, None].expand(-1, 3).index_select(0, systems.system_idx)
     values = {}
     for f in fields(Snapshot):
-        old, new = getattr(best, f.name), getattr(now, f.name)
-        values[f.name] = torch.where(rows if old.ndim == 2 else chosen, new, old)
+        taken, left = getattr(one, f.name), getattr(other, f.name)
+        values[f.name] = torch.where(rows if taken.ndim == 2 else chosen, taken, left)
     return Snapshot(**values)
 
 
@@ -341,14 +357,16 @@ def _replaces(status: Status | None, energy: float, lowest: float) -> bool:
     return math.isnan(lowest) or (energy < lowest and status is not Status.EXPLODED)
 
 
-def _retire(systems: Systems, best: Snapshot, progress: Progress, status: Sequence[Status | None]) -> dict[int, Relaxation]:
+def _retire(
+    systems: Systems, best: Snapshot, progress: Progress, status: Sequence[Status | None], noise: Sequence[float]
+) -> dict[int, Relaxation]:
     """The relaxations that have a status, by their place in the batch that was handed in."""
     columns = (progress.index, best.energy, best.energy_std, best.fmax, progress.n_steps, progress.n_evaluations)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     ends = systems.counts.cumsum(0).tolist()
     ended = {}
-    for k, (verdict, (index, energy, energy_std, fmax, n_steps, n_evaluations)) in enumerate(zip(status, rows, strict=True)):
-        if verdict is None:
+    for k, (end, (index, energy, energy_std, fmax, n_steps, n_evaluations)) in enumerate(zip(status, rows, strict=True)):
+        if end is None:
             continue
         atoms = slice(ends[k - 1] if k else 0, ends[k])
         ended[index] = Relaxation(
@@ -357,9 +375,10 @@ def _retire(systems: Systems, best: Snapshot, progress: Progress, status: Sequen
             energy_std=energy_std,
             forces=best.forces[atoms].clone(),
             fmax=fmax,
-            status=verdict,
+            status=end,
             n_steps=n_steps,
             n_evaluations=n_evaluations,
+            noise=noise[k] if end is Status.NOISE_FLOOR else math.nan,
         )
     return ended
 

@@ -13,6 +13,7 @@ from geocalc.process import one_thread
 from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation import Progress, Relaxation, Snapshot, relax_systems
 from geocalc.systems import Potential, Systems
+from geocalc.warm_start import Proposal
 
 FAILURES = (GeoCalcError, ArithmeticError, RuntimeError, ValueError, LookupError)  # what models and calculators raise
 
@@ -31,6 +32,7 @@ class NamedPotential:
         reads_tags: whether tags mean something to it; where they do not, none is judged.
         opener: makes the same potential in another process, and can be pickled; None where it lives in this one only.
         cutoff: radius of its graphs in Angstrom, None if it has none.
+        warm_start: proposes where relaxations with it begin; see `geocalc.warm_start`.
     """
 
     potential: Potential
@@ -42,6 +44,7 @@ class NamedPotential:
     reads_tags: bool = True
     opener: Callable[[], Potential] | None = None
     cutoff: float | None = None
+    warm_start: Proposal | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +114,19 @@ class OneByOne:
         potential: gives energies and forces. settings: of the relaxation.
         device: where the structures are put.
         report: called after every evaluation.
+        warm_start: proposes where to begin.
     """
 
     def __init__(
-        self, potential: Potential, settings: RelaxSettings, device: str = "cpu", report: Report | None = None
+        self,
+        potential: Potential,
+        settings: RelaxSettings,
+        device: str = "cpu",
+        report: Report | None = None,
+        warm_start: Proposal | None = None,
     ) -> None:
         self._potential, self._settings, self._device, self._report = potential, settings, device, report
+        self._warm_start = warm_start
         self._waiting: list[Task] = []
 
     @property
@@ -138,7 +148,8 @@ class OneByOne:
         if not self._waiting:
             return []
         task = self._waiting.pop(0)
-        return [(task.number, relax_task(task, self._potential, self._settings, self._device, self._report))]
+        outcome = relax_task(task, self._potential, self._settings, self._device, self._report, self._warm_start)
+        return [(task.number, outcome)]
 
     def close(self) -> None:
         """See `Engine`."""
@@ -146,7 +157,12 @@ class OneByOne:
 
 
 def relax_task(
-    task: Task, potential: Potential, settings: RelaxSettings, device: str = "cpu", report: Report | None = None
+    task: Task,
+    potential: Potential,
+    settings: RelaxSettings,
+    device: str = "cpu",
+    report: Report | None = None,
+    warm_start: Proposal | None = None,
 ) -> Outcome:
     """Relax one structure alone, on one thread: the outcome depends on nothing but the arguments.
 
@@ -154,6 +170,7 @@ def relax_task(
         task: the structure. potential: gives energies and forces. settings: of the relaxation.
         device: where the structure is put.
         report: called after every evaluation.
+        warm_start: proposes where to begin.
     Raises:
         InputError: the optimiser is unknown.
     """
@@ -172,7 +189,7 @@ def relax_task(
     try:
         with one_thread():
             systems = own_memory(task.systems).to(device)
-            ended = relax_systems(systems, potential, optimizer, settings.fmax, settings.steps, observe)[0]
+            ended = relax_systems(systems, potential, optimizer, settings.fmax, settings.steps, observe, warm_start)[0]
     except FAILURES as error:
         spent = time.perf_counter() - started
         return Outcome(error=told(error), n_steps=max(step, 0), n_evaluations=step + 1, wall_s=spent)
