@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from torch import Tensor
 from geocalc.optim.base import Ragged, dots_per_system
 from geocalc.systems import Systems, per_atom, per_system, sum_per_system
 
+HEAD_START = 20  # evaluations that are not looked at: most relaxations end within them, and pay nothing
 WINDOW = 40  # evaluations that are looked at together; with 30, methods that would get over a hill were stopped before it
 STALLED = 0.8  # of the smallest fmax before the window: less than that inside it is progress
 WANDERING = (
@@ -91,20 +92,24 @@ def no_trails(systems: Systems) -> Trails:
     )
 
 
-def follow(before: Trails, systems: Systems, energy: Tensor, forces: Tensor, fmax: Tensor) -> Trails:
+def follow(before: Trails, systems: Systems, energy: Tensor, forces: Tensor, fmax: Tensor, n_evaluations: Tensor) -> Trails:
     """The trails with one more evaluation each; what is noted of a structure never depends on its batch mates.
 
     Args:
         before: the trails up to here. systems: at the positions that were evaluated.
         energy: (n_systems,) eV. forces: (n_atoms, 3) eV/Angstrom along what constraints allow.
         fmax: (n_systems,) eV/Angstrom.
+        n_evaluations: (n_systems,) int64, with this one.
     """
+    late = (n_evaluations > HEAD_START).tolist()
+    if not any(late):
+        return replace(before, positions=systems.positions, forces=forces)
     step = systems.positions - before.positions
     mean = 0.5 * (forces + before.forces)
     change = forces - before.forces
     dots = dots_per_system([(forces, forces), (mean, step), (step, step), (change, change)], systems)
-    known = zip(before.trails, energy.tolist(), fmax.tolist(), dots, strict=True)
-    trails = tuple(trail.add(Visit(e, f, *row)) for trail, e, f, row in known)
+    known = zip(before.trails, late, energy.tolist(), fmax.tolist(), dots, strict=True)
+    trails = tuple(trail.add(Visit(e, f, *row)) if counts else trail for trail, counts, e, f, row in known)
     return Trails(positions=systems.positions, forces=forces, trails=Ragged(trails), n_free=before.n_free)
 
 

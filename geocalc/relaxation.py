@@ -211,7 +211,7 @@ def advance(
     if warm_start is not None:
         now = _verified(flight, now)
         live = replace(live, positions=now.positions)
-    trails = follow(flight.trails, live, now.energy, allowed(now.forces, live), now.fmax)
+    trails = follow(flight.trails, live, now.energy, allowed(now.forces, live), now.fmax, progress.n_evaluations)
     status = judge(live, now, progress, fmax, max_steps)
     noise = noise_floors(trails)
     status = [Status.NOISE_FLOOR if s is None and not math.isnan(n) else s for s, n in zip(status, noise, strict=True)]

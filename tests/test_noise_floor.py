@@ -17,7 +17,7 @@ from structures import adslab, rattled, systems_of
 from geocalc.ase_potential import AsePotential
 from geocalc.campaign import Job, relax_jobs
 from geocalc.io import fixed_mask
-from geocalc.noise_floor import WINDOW, Trail, Visit, follow, no_trails, noise_floors
+from geocalc.noise_floor import HEAD_START, WINDOW, Trail, Visit, follow, no_trails, noise_floors
 from geocalc.optim import OPTIMIZERS, make_optimizer
 from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation import Status, relax_systems
@@ -177,13 +177,23 @@ def test_a_trail_keeps_a_window_and_the_lowest_before() -> None:
     assert (trail.energy, trail.fmax) == (8.0, 1.0)
 
 
+def test_the_first_evaluations_are_not_looked_at_whatever_batch_mates_do() -> None:
+    batch = concatenate([scattered(3), scattered(5, seed=1)])
+    now = Bowl()(batch)
+    for counts, lengths in (([1, HEAD_START], [0, 0]), ([HEAD_START, HEAD_START + 1], [0, 1])):
+        trails = follow(no_trails(batch), batch, now.energy, now.forces, now.energy, torch.tensor(counts))
+        assert [len(trail.visits) for trail in trails.trails] == lengths
+        assert torch.equal(trails.forces, now.forces)
+
+
 def test_trails_are_sliced_with_their_batch() -> None:
     batch = concatenate([scattered(3), scattered(5, seed=1)])
     trails, potential = no_trails(batch), Bowl()
     for step in (0.0, 0.1):
         here = replace(batch, positions=batch.positions + step)
         now = potential(here)
-        trails = follow(trails, here, now.energy, now.forces, now.energy)
+        late = torch.full((2,), HEAD_START + 1)
+        trails = follow(trails, here, now.energy, now.forces, now.energy, late)
     second = select(trails, batch, torch.tensor([False, True]))
     (trail,) = second.trails
     assert trail.visits[1].step == pytest.approx(15 * 0.1**2)
