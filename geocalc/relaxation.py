@@ -13,9 +13,23 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 from geocalc.optim.base import Optimizer
-from geocalc.systems import Potential, Systems, allowed, concatenate, join, max_per_system, moved, per_atom, per_system, select
+from geocalc.systems import (
+    CELL,
+    Potential,
+    Systems,
+    allowed,
+    concatenate,
+    join,
+    max_per_system,
+    moved,
+    n_atoms_of,
+    per_atom,
+    per_system,
+    select,
+)
 
 MOVE_LIMIT = 10.0  # Angstrom from the start; half the vacuum of an OC20 slab: an atom there is bound to nothing any more
+STRAIN_LIMIT = 1.0  # of a cell, from the start; one that long or short holds another material
 FALL_LIMIT = (
     10.0  # eV per atom below the start; no element binds stronger (W 8.9), so the surface has a hole or atoms overlapped
 )
@@ -46,8 +60,9 @@ SENTENCES = {
     Status.SINGLE_POINT: "The structure was evaluated as it is; no steps were asked for.",
     Status.NON_FINITE: "The model gave an energy or force that is not a number; the geometry of lowest energy before is kept.",
     Status.EXPLODED: (
-        f"An atom moved more than {MOVE_LIMIT:g} Angstrom, a force passed {FORCE_LIMIT:g} eV/Angstrom, or the energy rose or "
-        "fell beyond what chemistry allows; the geometry of lowest energy before is kept, but cannot be trusted."
+        f"An atom moved more than {MOVE_LIMIT:g} Angstrom, a cell was strained by more than {STRAIN_LIMIT:g}, a force passed "
+        f"{FORCE_LIMIT:g} eV/Angstrom, or the energy rose or fell beyond what chemistry allows; the geometry of lowest energy "
+        "before is kept, but cannot be trusted."
     ),
     Status.ERROR: "The structure could not be relaxed; its error says why.",
 }
@@ -259,9 +274,11 @@ def evaluate(systems: Systems, potential: Potential) -> Snapshot:
 
 def judge(systems: Systems, now: Snapshot, progress: Progress, fmax: float, max_steps: int) -> list[Status | None]:
     """The status of each structure, None for those that go on."""
-    away = max_per_system(torch.linalg.vector_norm(now.positions - progress.start_positions, dim=1), systems)
+    n_atoms, lengths = n_atoms_of(systems), torch.linalg.vector_norm(now.positions - progress.start_positions, dim=1)
+    strained = lengths * (MOVE_LIMIT / STRAIN_LIMIT / n_atoms)[systems.system_idx]
+    away = max_per_system(torch.where(systems.numbers == CELL, strained, lengths), systems)
     measured = torch.stack((now.energy, now.energy - progress.start_energy, now.fmax, away), dim=1).tolist()
-    counted = torch.stack((systems.counts, progress.n_steps), dim=1).tolist()
+    counted = torch.stack((n_atoms, progress.n_steps), dim=1).tolist()
     return [
         _verdict(energy, rise, largest, far, n_atoms, n_steps, fmax, max_steps)
         for (energy, rise, largest, far), (n_atoms, n_steps) in zip(measured, counted, strict=True)

@@ -31,6 +31,7 @@ class NamedPotential:
         reads_tags: whether tags mean something to it; where they do not, none is judged.
         opener: makes the same potential in another process, and can be pickled; None where it lives in this one only.
         cutoff: radius of its graphs in Angstrom, None if it has none.
+        stress: whether it was trained on stress, so that cells can be relaxed with it.
     """
 
     potential: Potential
@@ -42,6 +43,7 @@ class NamedPotential:
     reads_tags: bool = True
     opener: Callable[[], Potential] | None = None
     cutoff: float | None = None
+    stress: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
