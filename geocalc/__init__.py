@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from geocalc.api import iter_relax, predict, relax
     from geocalc.calculator import GeoCalc
     from geocalc.errors import GeoCalcError
+    from geocalc.guards import Status
     from geocalc.io import from_atoms, from_structure, to_atoms
     from geocalc.registry import LoadedModel, list_models, load_model
-    from geocalc.relaxation import Relaxation, Status
+    from geocalc.snapshots import Relaxation
     from geocalc.systems import Potential, Prediction, Systems
 
 __version__ = "0.1.0"
@@ -25,8 +26,8 @@ _HOME = {
     "LoadedModel": "registry",
     "Potential": "systems",
     "Prediction": "systems",
-    "Relaxation": "relaxation",
-    "Status": "relaxation",
+    "Relaxation": "snapshots",
+    "Status": "guards",
     "Systems": "systems",
     "from_atoms": "io",
     "from_structure": "io",

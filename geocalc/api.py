@@ -10,13 +10,16 @@ from typing import cast
 
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from geocalc.campaign import Job, Relaxed, relax_jobs
+from geocalc.cell_relaxation import CellRelaxation
+from geocalc.engines import cell_filter_of
 from geocalc.errors import ModelFileError
 from geocalc.optim import make_optimizer
 from geocalc.records import Record
 from geocalc.registry import LoadedModel, load_model
-from geocalc.relax_settings import RelaxSettings
+from geocalc.relax_settings import ALL_STRAINS, RelaxSettings
 from geocalc.tasks import NamedPotential
 from geocalc.warm_start import Proposal
 
@@ -27,8 +30,8 @@ class Result:
 
     Attributes:
         record: energies, forces and status; the same fields as in `results.jsonl`.
-        atoms: a relaxed copy with energy (eV) and forces (eV/Angstrom) attached, constraints and info kept; the input itself
-            where nothing could be computed.
+        atoms: a relaxed copy with energy (eV) and forces (eV/Angstrom) attached, and stress (eV/Angstrom^3) where the cell was
+            relaxed; constraints and info are kept. A copy of the input where nothing could be computed.
         number: place of the structure in the input.
     """
 
@@ -50,19 +53,26 @@ def relax(
     strict: bool = False,
     workers: int = 1,
     warm_start: Proposal | None = None,
+    cell: str = "none",
+    pressure: float = 0.0,
+    cell_mask: str = ALL_STRAINS,
+    keep_symmetry: bool = False,
 ) -> list[Result]:
     """Relax structures with a model; a structure that fails keeps its place, with the error in its record.
 
     Args:
         structures: one or many, taken one at a time; `info["sid"]` names them. They are not changed.
         model: name or folder.
-        optimizer: bfgs, lbfgs, fire, fire2 (these equal ASE's), quasi-newton (ours, fewer calls) or descent.
+        optimizer: bfgs, lbfgs, fire, fire2 (these equal ASE's), quasi-newton (ours, fewer calls; atoms only) or descent.
         fmax: eV/Angstrom. steps: allowed for each structure.
         device, dtype, frames, strict: see `GeoCalc`.
         workers: processes side by side on a CPU; results do not depend on it. A GPU computes batches in this process.
         warm_start: a function of `Systems` that proposes displacements (n_atoms, 3) in Angstrom to begin with. Each costs one
             evaluation and is taken back where energy or fmax is worse after it. With several workers it must be picklable:
             define it at the top level of a module.
+        cell: none; or frechet or unit, to relax the cell too, as ASE's filters do, with models that were trained on stress.
+        pressure: eV/Angstrom^3 from outside; 1 GPa is 0.00624. Energies do not contain the work against it.
+        cell_mask: the strains that may change. keep_symmetry: the space group of the start stays.
     Returns:
         One result per structure, in order.
     Raises:
@@ -80,6 +90,10 @@ def relax(
         strict=strict,
         workers=workers,
         warm_start=warm_start,
+        cell=cell,
+        pressure=pressure,
+        cell_mask=cell_mask,
+        keep_symmetry=keep_symmetry,
     )
     return sorted(results, key=lambda result: result.number)
 
@@ -97,6 +111,10 @@ def iter_relax(
     strict: bool = False,
     workers: int = 1,
     warm_start: Proposal | None = None,
+    cell: str = "none",
+    pressure: float = 0.0,
+    cell_mask: str = ALL_STRAINS,
+    keep_symmetry: bool = False,
 ) -> Iterator[Result]:
     """As `relax`, each result as soon as it is there: for more structures than memory holds.
 
@@ -105,6 +123,7 @@ def iter_relax(
 
     Args:
         structures, model, optimizer, fmax, steps, device, dtype, frames, strict, workers, warm_start: see `relax`.
+        cell, pressure, cell_mask, keep_symmetry: see `relax`.
     Returns:
         An iterator over the results; closing it ends all work.
     Raises:
@@ -122,14 +141,18 @@ def iter_relax(
             "frames": frames,
             "strict": strict,
             "workers": workers,
+            "cell": cell,
+            "pressure": pressure,
+            "cell_mask": cell_mask,
+            "keep_symmetry": keep_symmetry,
         },
         "relax",
     )
     loaded = load_model(model, device=device, dtype=dtype, frames=frames)
     make_optimizer(optimizer)
+    potential = replace(named_potential(loaded, settings), warm_start=warm_start)
     given = [structures] if isinstance(structures, Atoms) else structures
     jobs = (Job(sid=str(atoms.info.get("sid", f"structure#{k}")), atoms=atoms) for k, atoms in enumerate(given))
-    potential = replace(named_potential(loaded, settings), warm_start=warm_start)
     return map(_result, relax_jobs(jobs, potential, settings))
 
 
@@ -148,8 +171,12 @@ def predict(
 
 
 def named_potential(model: LoadedModel, settings: RelaxSettings) -> NamedPotential:
-    """The potential of a model with what records say of it."""
-    return NamedPotential(
+    """The potential of a model with what records say of it.
+
+    Raises:
+        InputError: the settings ask for what the model cannot do.
+    """
+    potential = NamedPotential(
         potential=model,
         name=model.card.name,
         hash=model.hash,
@@ -159,7 +186,10 @@ def named_potential(model: LoadedModel, settings: RelaxSettings) -> NamedPotenti
         reads_tags=model.card.reads_tags,
         opener=_Opener(folder=model.folder, hash=model.hash, dtype=settings.dtype, frames=settings.frames),
         cutoff=model.card.cutoff,
+        stress=model.card.stress,
     )
+    cell_filter_of(potential, settings)
+    return potential
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +218,10 @@ def _result(ended: Relaxed) -> Result:
     final = atoms.copy()
     if relaxation is not None:
         final.positions[:] = relaxation.systems.positions.cpu().numpy()
-        forces = relaxation.forces.cpu().numpy()
-        final.calc = SinglePointCalculator(final, energy=relaxation.energy, forces=forces)
+        results = {"energy": relaxation.energy, "forces": relaxation.forces.cpu().numpy()}
+        if isinstance(relaxation, CellRelaxation):
+            final.cell[:] = relaxation.systems.cell[0].cpu().numpy()
+            if bool(relaxation.stress.isfinite().all()):
+                results["stress"] = full_3x3_to_voigt_6_stress(relaxation.stress.cpu().numpy())
+        final.calc = SinglePointCalculator(final, **results)
     return Result(record=ended.record, atoms=final, number=ended.number)

@@ -18,12 +18,14 @@ class AsePotential:
 
     Attributes:
         calculator: reset before every structure, so nothing of one reaches the next.
+        stress: whether stress is asked for too; NaN where the cell has no volume.
     """
 
     calculator: Calculator
+    stress: bool = False
 
     def __call__(self, systems: Systems) -> Prediction:
-        """Energy (eV) and raw forces (eV/Angstrom) of every structure, in float64.
+        """Energy (eV), raw forces (eV/Angstrom) and, where asked for, stress (eV/Angstrom^3) of every structure, in float64.
 
         Raises:
             RuntimeError: and whatever else the calculator raises, unchanged.
@@ -31,7 +33,7 @@ class AsePotential:
         positions, numbers, tags, owner = (
             tensor.cpu().numpy() for tensor in (systems.positions, systems.numbers, systems.tags, systems.system_idx)
         )
-        energies, forces = [], [np.zeros((0, 3))]
+        energies, forces, stresses = [], [np.zeros((0, 3))], []
         for k, (cell, pbc) in enumerate(zip(systems.cell.cpu().numpy(), systems.pbc.cpu().numpy(), strict=True)):
             mine = owner == k
             atoms = Atoms(numbers[mine], positions[mine], tags=tags[mine], cell=cell, pbc=pbc)
@@ -39,8 +41,11 @@ class AsePotential:
             atoms.calc = self.calculator
             energies.append(float(atoms.get_potential_energy()))
             forces.append(np.asarray(atoms.get_forces(), dtype=np.float64))
+            if self.stress:
+                stresses.append(atoms.get_stress(voigt=False) if atoms.cell.rank == 3 else np.full((3, 3), np.nan))
         device = systems.positions.device
         return Prediction(
             energy=torch.tensor(energies, dtype=torch.float64, device=device),
             forces=torch.from_numpy(np.concatenate(forces)).to(device),
+            stress=torch.from_numpy(np.stack(stresses)).to(device) if self.stress else None,
         )

@@ -9,10 +9,12 @@ from functools import cache
 
 import torch
 
+from geocalc.cell_filters import atoms_of
 from geocalc.neighbors import build_graph
 from geocalc.optim import make_optimizer
 from geocalc.relax_settings import RelaxSettings
-from geocalc.relaxation import Flight, Progress, Relaxation, Snapshot, advance, depart
+from geocalc.relaxation import Flight, advance, depart
+from geocalc.snapshots import Progress, Relaxation, Snapshot
 from geocalc.systems import Systems, concatenate, select
 from geocalc.tasks import FAILURES, NamedPotential, Outcome, Report, Task, told
 
@@ -106,6 +108,7 @@ class Batches:
         return self._budget.edges
 
     def _edges_of(self, systems: Systems) -> int:
+        systems = atoms_of(systems)
         if self._model.cutoff is None:
             return NEIGHBORS * systems.n_atoms
         return max(1, build_graph(systems, self._model.cutoff).n_edges)

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from geocalc import __version__
+from geocalc.cell_relaxation import CellRelaxation, CellSnapshot
 from geocalc.engines import make_engine
 from geocalc.extxyz import format_frame
+from geocalc.guards import Status
 from geocalc.io import from_atoms
 from geocalc.readers import Source, Unreadable
 from geocalc.records import Record, finite
 from geocalc.relax_settings import RelaxSettings
-from geocalc.relaxation import Relaxation, Status
 from geocalc.run_folder import RunFolder, content_key
+from geocalc.snapshots import Relaxation
 from geocalc.systems import Systems
 from geocalc.tasks import FAILURES, Engine, NamedPotential, Outcome, Report, Task, told
 from geocalc.warm_start import name_of
@@ -289,6 +291,8 @@ def _relaxed_frame(atoms: Atoms, final: Systems, ended: Relaxation, record: Reco
         "geocalc_model": record.model,
         "geocalc_model_hash": record.model_hash,
     }
+    if isinstance(ended, CellRelaxation) and bool(ended.stress.isfinite().all()):
+        info["geocalc_stress"] = ended.stress.cpu().numpy().reshape(9)
     return format_frame(final, info, {**arrays, "geocalc_forces": ended.forces.cpu().numpy()})
 
 
@@ -297,7 +301,8 @@ def _path_frames(final: Systems, outcome: Outcome, sid: str) -> list[str]:
     ended, path = outcome.relaxation, list(outcome.path)
     frames = []
     for step, now in path:
-        place = replace(final, positions=now.positions.cpu())
+        cell = now.cell.cpu() if isinstance(now, CellSnapshot) else final.cell
+        place = replace(final, positions=now.positions.cpu(), cell=cell)
         frames.append(_path_frame(place, sid, step, float(now.energy), float(now.fmax), now.forces))
     if ended is not None and not (path and torch.equal(path[-1][1].positions.cpu(), final.positions)):
         frames.append(_path_frame(final, sid, ended.n_steps, ended.energy, ended.fmax, ended.forces))

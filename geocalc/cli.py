@@ -73,6 +73,10 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--fmax", type=float, default=0.05, show_default=True, help="Largest force on a free atom, eV/Angstrom.")
 @click.option("--steps", type=int, default=300, show_default=True, help="Steps allowed for each structure.")
 @click.option("--traj", default="ends", show_default=True, help="Geometries kept: none, ends, every:N or full.")
+@click.option("--cell", default="none", show_default=True, help="Relax the cell too: frechet or unit, as ASE's filters.")
+@click.option("--pressure", type=float, default=0.0, show_default=True, help="On the cell, eV/Angstrom^3 (1 GPa is 0.00624).")
+@click.option("--cell-mask", default="xx,yy,zz,yz,xz,xy", show_default=True, help="Strains of the cell that may change.")
+@click.option("--keep-symmetry", is_flag=True, help="Keep the space group that a structure has at the start.")
 def relax(
     inputs: tuple[Path, ...],
     model: str,
@@ -90,6 +94,10 @@ def relax(
     fmax: float,
     steps: int,
     traj: str,
+    cell: str,
+    pressure: float,
+    cell_mask: str,
+    keep_symmetry: bool,
 ) -> None:
     """Relax structures; INPUTS are files that ASE reads, folders, or OC20 LMDB.
 
@@ -99,6 +107,7 @@ def relax(
     settings: dict[str, object] = {"model": model, "device": device, "dtype": dtype, "frames": frames, "strict": strict}
     settings |= {"workers": workers, "batch_edges": batch_edges}
     settings |= {"optimizer": optimizer, "fmax": fmax, "steps": steps, "traj": traj}
+    settings |= {"cell": cell, "pressure": pressure, "cell_mask": cell_mask, "keep_symmetry": keep_symmetry}
     _run("relax", inputs, out, settings, config, assignments, resume)
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from geocalc.batching import Batches, budget_of
+from geocalc.cell_filters import STRAINS, CellFilter
+from geocalc.cell_relaxation import CellOpener, CellPotential, restored, restored_snapshot
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
 from geocalc.process import available_cores, settle_process
-from geocalc.relax_settings import RelaxSettings
+from geocalc.relax_settings import ALL_STRAINS, RelaxSettings
 from geocalc.systems import Potential
-from geocalc.tasks import Engine, NamedPotential, OneByOne, Outcome, Report, Task, relax_task
+from geocalc.tasks import Engine, NamedPotential, OneByOne, Outcome, Report, Task, relax_task, told
 from geocalc.warm_start import Proposal, check_for_workers
 from geocalc.workers import Lost, WorkerPool
 
@@ -31,6 +34,44 @@ def make_engine(model: NamedPotential, settings: RelaxSettings, report: Report |
         InputError: the optimiser is unknown, or several workers are asked for and cannot be had, or not with this warm start.
     """
     make_optimizer(settings.optimizer)
+    cell_filter = cell_filter_of(model, settings)
+    if cell_filter is None:
+        return _plain_engine(model, settings, report)
+    opener = None if model.opener is None else CellOpener(opener=model.opener, cell_filter=cell_filter)
+    filtered = CellPotential(potential=model.potential, cell_filter=cell_filter)
+    return WithCells(_plain_engine(replace(model, potential=filtered, opener=opener), settings, report), cell_filter)
+
+
+def cell_filter_of(model: NamedPotential, settings: RelaxSettings) -> CellFilter | None:
+    """The filter that settings ask for, None where the atoms are relaxed alone.
+
+    Raises:
+        InputError: the model was not trained on stress, or the settings contradict each other.
+    """
+    if settings.cell == "none":
+        if settings.pressure != 0.0 or settings.cell_mask != ALL_STRAINS:
+            raise InputError(
+                "pressure and cell_mask are for cells that are relaxed; set cell to frechet or unit, or leave them out"
+            )
+        if not settings.keep_symmetry:
+            return None
+    elif not model.stress:
+        raise InputError(
+            f"{model.name} was not trained on stress, so it cannot relax a cell; use cell=none, or a model whose card says stress"
+        )
+    if settings.optimizer.lower() == "quasi-newton":
+        raise InputError("quasi-newton moves free atoms alone; use bfgs to relax a cell or to keep a symmetry")
+    free = () if settings.cell == "none" else settings.cell_mask.split(",")
+    return CellFilter(
+        kind="unit" if settings.cell == "none" else settings.cell,
+        mask=tuple(name in free for name in STRAINS),
+        pressure=settings.pressure,
+        keep_symmetry=settings.keep_symmetry,
+    )
+
+
+def _plain_engine(model: NamedPotential, settings: RelaxSettings, report: Report | None) -> Engine:
+    """The engine for the rows that it is given."""
     if settings.batch_edges is not None or model.device != "cpu":
         if (settings.workers or 1) > 1:
             raise InputError(
@@ -48,6 +89,55 @@ def make_engine(model: NamedPotential, settings: RelaxSettings, report: Report |
     if model.warm_start is not None:
         check_for_workers(model.warm_start)
     return InWorkers(here, model.opener, settings, n_workers, model.warm_start)
+
+
+class WithCells:
+    """Relaxes the cells of the tasks too, or keeps their symmetry: another engine moves the extended structures.
+
+    Args:
+        engine: whose potential is a `CellPotential` of the same filter.
+        cell_filter: extends the structures.
+    """
+
+    def __init__(self, engine: Engine, cell_filter: CellFilter) -> None:
+        self._engine, self._filter = engine, cell_filter
+        self._refused: list[tuple[int, Outcome]] = []
+
+    @property
+    def n_open(self) -> int:
+        """See `Engine`."""
+        return self._engine.n_open + len(self._refused)
+
+    @property
+    def has_room(self) -> bool:
+        """See `Engine`."""
+        return self._engine.has_room and not self._refused
+
+    def add(self, task: Task) -> None:
+        """See `Engine`."""
+        try:
+            self._engine.add(replace(task, systems=self._filter.extend(task.systems)))
+        except InputError as error:
+            self._refused.append((task.number, Outcome(error=told(error))))
+
+    def collect(self) -> list[tuple[int, Outcome]]:
+        """See `Engine`."""
+        if self._refused:
+            refused, self._refused = self._refused, []
+            return refused
+        return [(number, self._restored(outcome)) for number, outcome in self._engine.collect()]
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self._engine.close()
+
+    def _restored(self, outcome: Outcome) -> Outcome:
+        ended = outcome.relaxation
+        if ended is None:
+            return replace(outcome, path=())
+        start = ended.systems.to("cpu")
+        path = tuple((step, restored_snapshot(start, now, self._filter)) for step, now in outcome.path)
+        return replace(outcome, relaxation=restored(ended, self._filter), path=path)
 
 
 class InWorkers:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from geocalc import metrics
+from geocalc.guards import Status
 from geocalc.optim import make_optimizer
-from geocalc.relaxation import Relaxation, Status, relax_systems
+from geocalc.relaxation import relax_systems
+from geocalc.snapshots import Relaxation
 from geocalc.systems import Potential
 from geocalc.train.batches import collate
 from geocalc.train.prepare import ReferenceRelaxation

@@ -6,6 +6,7 @@ import math
 from enum import StrEnum
 
 MOVE_LIMIT = 10.0  # Angstrom from the start; half the vacuum of an OC20 slab: an atom there is bound to nothing any more
+STRAIN_LIMIT = 1.0  # of a cell, from the start; one that long or short holds another material
 FALL_LIMIT = (
     10.0  # eV per atom below the start; no element binds stronger (W 8.9), so the surface has a hole or atoms overlapped
 )
@@ -38,8 +39,9 @@ SENTENCES = {
     Status.SINGLE_POINT: "The structure was evaluated as it is; no steps were asked for.",
     Status.NON_FINITE: "The model gave an energy or force that is not a number; the geometry of lowest energy before is kept.",
     Status.EXPLODED: (
-        f"An atom moved more than {MOVE_LIMIT:g} Angstrom, a force passed {FORCE_LIMIT:g} eV/Angstrom, or the energy rose or "
-        "fell beyond what chemistry allows; the geometry of lowest energy before is kept, but cannot be trusted."
+        f"An atom moved more than {MOVE_LIMIT:g} Angstrom, a cell was strained by more than {STRAIN_LIMIT:g}, a force passed "
+        f"{FORCE_LIMIT:g} eV/Angstrom, or the energy rose or fell beyond what chemistry allows; the geometry of lowest energy "
+        "before is kept, but cannot be trusted."
     ),
     Status.ERROR: "The structure could not be relaxed; its error says why.",
 }

@@ -10,6 +10,7 @@ from geocalc.settings import Settings
 
 # a run may be resumed with other values of these: the results are the same
 NOT_PART_OF_RESULT = {"device", "traj", "workers", "batch_edges"}
+ALL_STRAINS = "xx,yy,zz,yz,xz,xy"
 
 
 class RelaxSettings(Settings):
@@ -28,6 +29,11 @@ class RelaxSettings(Settings):
         workers: processes side by side on a CPU; None for as many as there are cores. Results do not depend on it.
         batch_edges: edges of the graphs that are computed together; None for what a GPU has memory for, and for one structure
             at a time on a CPU.
+        cell: none, or how the cell is relaxed with the atoms: frechet or unit, as ASE's filters of these names; fmax then counts
+            for the strains too. It needs a model that was trained on stress.
+        pressure: eV/Angstrom^3 from outside, as ASE's `scalar_pressure`; 1 GPa is 0.00624.
+        cell_mask: the strains that may change, some of xx,yy,zz,yz,xz,xy.
+        keep_symmetry: the space group that the structure has at the start stays.
     """
 
     model: str = "faenet-sfa"
@@ -41,6 +47,10 @@ class RelaxSettings(Settings):
     dtype: Literal["float32", "float64"] = "float32"
     workers: int | None = Field(None, ge=1)
     batch_edges: int | None = Field(None, ge=1)
+    cell: Literal["none", "frechet", "unit"] = "none"
+    pressure: float = Field(0.0, allow_inf_nan=False)
+    cell_mask: str = Field(ALL_STRAINS, pattern=r"^(xx|yy|zz|yz|xz|xy)(,(xx|yy|zz|yz|xz|xy))*$")
+    keep_symmetry: bool = False
 
     def identity(self) -> dict[str, Any]:
         """The settings that a result depends on."""

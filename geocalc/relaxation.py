@@ -12,91 +12,23 @@ import torch
 from torch import Tensor
 
 from geocalc.errors import InputError
-from geocalc.guards import Status as Status
-from geocalc.guards import verdict
+from geocalc.guards import MOVE_LIMIT, STRAIN_LIMIT, Status, verdict
 from geocalc.noise_floor import Trails, follow, no_trails, noise_floors
 from geocalc.optim.base import Optimizer
-from geocalc.systems import Potential, Systems, allowed, concatenate, join, max_per_system, moved, per_atom, per_system, select
+from geocalc.snapshots import Progress, Relaxation, Snapshot
+from geocalc.systems import (
+    CELL,
+    Potential,
+    Systems,
+    allowed,
+    concatenate,
+    join,
+    max_per_system,
+    moved,
+    n_atoms_of,
+    select,
+)
 from geocalc.warm_start import Proposal, no_worse, proposed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """Evaluated geometries of a batch; everything belongs to the same positions.
-
-    Attributes:
-        positions: (n_atoms, 3) Angstrom.
-        forces: (n_atoms, 3) eV/Angstrom, raw.
-        energy: (n_systems,) eV.
-        energy_std: (n_systems,) eV, NaN where the potential gives none.
-        fmax: (n_systems,) eV/Angstrom, largest norm over atoms of the force along what constraints allow.
-    """
-
-    positions: Tensor = per_atom()
-    forces: Tensor = per_atom()
-    energy: Tensor = per_system()
-    energy_std: Tensor = per_system()
-    fmax: Tensor = per_system()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far each structure of the batch has come.
-
-    Attributes:
-        index: (n_systems,) int64, place in the batch that was handed in.
-        n_steps: (n_systems,) int64, steps taken.
-        n_evaluations: (n_systems,) int64, calls of the potential that included the structure.
-        start_positions: (n_atoms, 3) Angstrom.
-        start_energy: (n_systems,) eV, of the first evaluation.
-    """
-
-    index: Tensor = per_system()
-    n_steps: Tensor = per_system()
-    n_evaluations: Tensor = per_system()
-    start_positions: Tensor = per_atom()
-    start_energy: Tensor = per_system()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Relaxation:
-    """The end of one relaxation.
-
-    Attributes:
-        systems: the structure, alone, at its final positions; fixed components are bit for bit those handed in.
-        energy: eV at the final positions, NaN if the potential never gave a number.
-        energy_std: eV, or NaN.
-        forces: (n_atoms, 3) eV/Angstrom at the final positions, raw (also on fixed atoms).
-        fmax: eV/Angstrom at the final positions.
-        status: how it ended.
-        n_steps: steps taken.
-        n_evaluations: calls of the potential.
-        noise: eV/Angstrom, root mean square error of a force component where the noise floor was reached, else NaN.
-    """
-
-    systems: Systems
-    energy: float
-    energy_std: float
-    forces: Tensor
-    fmax: float
-    status: Status
-    n_steps: int
-    n_evaluations: int
-    noise: float = math.nan
-
-    @property
-    def converged(self) -> bool:
-        """Whether the forces fell below fmax."""
-        return self.status is Status.CONVERGED
-
-    @property
-    def sentence(self) -> str:
-        """How it ended, for a human reader."""
-        measured = (
-            "" if math.isnan(self.noise) else f" Each component of a force is wrong by about {self.noise:.2g} eV/Angstrom."
-        )
-        return self.status.sentence + measured
-
 
 Observer = Callable[[Systems, Snapshot, Progress], None]
 
@@ -287,9 +219,11 @@ def evaluate(systems: Systems, potential: Potential) -> Snapshot:
 
 def judge(systems: Systems, now: Snapshot, progress: Progress, fmax: float, max_steps: int) -> list[Status | None]:
     """The status of each structure, None for those that go on."""
-    away = max_per_system(torch.linalg.vector_norm(now.positions - progress.start_positions, dim=1), systems)
+    n_atoms, lengths = n_atoms_of(systems), torch.linalg.vector_norm(now.positions - progress.start_positions, dim=1)
+    strained = lengths * (MOVE_LIMIT / STRAIN_LIMIT / n_atoms)[systems.system_idx]
+    away = max_per_system(torch.where(systems.numbers == CELL, strained, lengths), systems)
     measured = torch.stack((now.energy, now.energy - progress.start_energy, now.fmax, away), dim=1).tolist()
-    counted = torch.stack((systems.counts, progress.n_steps), dim=1).tolist()
+    counted = torch.stack((n_atoms, progress.n_steps), dim=1).tolist()
     return [
         verdict(energy, rise, largest, far, n_atoms, n_steps, fmax, max_steps)
         for (energy, rise, largest, far), (n_atoms, n_steps) in zip(measured, counted, strict=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 
+CELL = 0  # atomic number of rows that stand for a cell; rows below it are no atoms either, see `geocalc.cell_filters`
 _ALONG = "along"
 _NOT_JOINED = ("system_idx", "projector")  # one counts on, the other may be None
 
@@ -227,3 +228,9 @@ def max_per_system(values: Tensor, systems: Systems) -> Tensor:
     """Largest of the non-negative per-atom `values` (n_atoms,) in each structure: (n_systems,); 0 where there is no atom."""
     out = values.new_zeros(systems.n_systems)
     return out.scatter_reduce_(0, systems.system_idx, values, reduce="amax")
+
+
+def n_atoms_of(systems: Systems) -> Tensor:
+    """Atoms of each structure without the rows that a filter has added, (n_systems,) int64."""
+    count = torch.zeros(systems.n_systems, dtype=torch.int64, device=systems.numbers.device)
+    return count.index_add_(0, systems.system_idx, (systems.numbers > CELL).long())

@@ -11,7 +11,8 @@ from geocalc.errors import GeoCalcError
 from geocalc.optim import make_optimizer
 from geocalc.process import one_thread
 from geocalc.relax_settings import RelaxSettings
-from geocalc.relaxation import Progress, Relaxation, Snapshot, relax_systems
+from geocalc.relaxation import relax_systems
+from geocalc.snapshots import Progress, Relaxation, Snapshot
 from geocalc.systems import Potential, Systems
 from geocalc.warm_start import Proposal
 
@@ -33,6 +34,7 @@ class NamedPotential:
         opener: makes the same potential in another process, and can be pickled; None where it lives in this one only.
         cutoff: radius of its graphs in Angstrom, None if it has none.
         warm_start: proposes where relaxations with it begin; see `geocalc.warm_start`.
+        stress: whether it was trained on stress, so that cells can be relaxed with it.
     """
 
     potential: Potential
@@ -45,6 +47,7 @@ class NamedPotential:
     opener: Callable[[], Potential] | None = None
     cutoff: float | None = None
     warm_start: Proposal | None = None
+    stress: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,10 +26,12 @@ from geocalc.ase_potential import AsePotential
 from geocalc.campaign import Job, NamedPotential, open_run_folder, run_relaxation
 from geocalc.errors import InputError
 from geocalc.extxyz import format_frame
+from geocalc.guards import Status
 from geocalc.io import fixed_mask, from_atoms, from_structure, to_atoms
 from geocalc.optim import make_optimizer
 from geocalc.relax_settings import RelaxSettings
-from geocalc.relaxation import Relaxation, Status, evaluate, relax_systems
+from geocalc.relaxation import evaluate, relax_systems
+from geocalc.snapshots import Relaxation
 from geocalc.systems import Prediction, Systems, allowed, concatenate, moved, select, sum_per_system
 
 EXACT = 1e-12  # Angstrom

@@ -20,6 +20,7 @@ LAYERS = (  # a unit imports from earlier lines only; units that are not named h
     {"card", "neighbors", "nn"},
     {"frames", "optim", "transforms"},
     {"architectures", "guards", "noise_floor", "warm_start"},
+    {"snapshots"},
     {"relaxation"},
     {"potential"},
     {"registry"},
@@ -27,7 +28,7 @@ LAYERS = (  # a unit imports from earlier lines only; units that are not named h
     {"commands"},
     {"cli"},
 )
-WITHOUT_ASE = set().union(*LAYERS[:8], {"records", "run_folder", "relax_settings", "testing", "extxyz", "tags", "projectors"})
+WITHOUT_ASE = set().union(*LAYERS[:9], {"records", "run_folder", "relax_settings", "testing", "extxyz", "tags", "projectors"})
 HEAVY = ("torch", "torch_geometric", "pymatgen", "ase", "numpy", "scipy", "matplotlib", "lightning", "pydantic")
 
 
@@ -97,7 +98,7 @@ def test_nothing_imports_the_command_line() -> None:
 
 def test_optimisers_and_the_relaxation_know_no_network() -> None:
     assert WITHIN["optim"] <= {"errors", "elements", "neighbors", "systems"}
-    assert WITHIN["relaxation"] <= {"errors", "systems", "optim", "guards", "noise_floor", "warm_start"}
+    assert WITHIN["relaxation"] <= {"errors", "systems", "optim", "guards", "noise_floor", "snapshots", "warm_start"}
 
 
 @pytest.mark.parametrize("unit", sorted(WITHOUT_ASE))

@@ -17,7 +17,8 @@ from geocalc.errors import InputError
 from geocalc.io import from_atoms
 from geocalc.optim import OPTIMIZERS, Bfgs, Fire, Fire2, GradientDescent, Lbfgs, make_optimizer
 from geocalc.optim.base import FreeComponents, Optimizer, Ragged, dots_per_system
-from geocalc.relaxation import Relaxation, relax_systems
+from geocalc.relaxation import relax_systems
+from geocalc.snapshots import Relaxation
 from geocalc.systems import Systems, select
 
 STEPS = 25

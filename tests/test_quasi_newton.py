@@ -15,9 +15,11 @@ from ase.optimize import BFGS
 
 from geocalc import from_atoms
 from geocalc.ase_potential import AsePotential
+from geocalc.guards import Status
 from geocalc.optim import QuasiNewton
 from geocalc.optim.force_constants import ANCHOR, spring_hessians
-from geocalc.relaxation import Relaxation, Status, relax_systems
+from geocalc.relaxation import relax_systems
+from geocalc.snapshots import Relaxation
 from geocalc.systems import Prediction, Systems, concatenate
 
 FMAX = 0.05

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from geocalc.ase_potential import AsePotential
 from geocalc.errors import InputError
-from geocalc.guards import FALL_LIMIT, MOVE_LIMIT
+from geocalc.guards import FALL_LIMIT, MOVE_LIMIT, Status
 from geocalc.io import fixed_mask
 from geocalc.optim import make_optimizer
-from geocalc.relaxation import Relaxation, Status, evaluate, relax_systems
+from geocalc.relaxation import evaluate, relax_systems
+from geocalc.snapshots import Relaxation
 from geocalc.systems import Prediction, Systems, concatenate, sum_per_system
 
 STIFFNESS = 5.0  # eV/Angstrom^2

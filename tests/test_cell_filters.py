@@ -1,0 +1,235 @@
+"""Cells that relax: the steps of ASE's filters, batches, and what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, fcc111, molecule
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms, FixScaled
+from ase.filters import FrechetCellFilter, UnitCellFilter
+from ase.optimize import BFGS, FIRE, LBFGS
+from scipy.linalg import expm, expm_frechet
+from torch import Tensor
+
+from geocalc.ase_potential import AsePotential
+from geocalc.cell_filters import CellFilter, atoms_of
+from geocalc.cell_relaxation import CellPotential, CellRelaxation, relax_cells, restored_snapshot
+from geocalc.errors import InputError
+from geocalc.guards import Status
+from geocalc.io import from_atoms
+from geocalc.matrices import determinant, exponential_along, inverse, times
+from geocalc.optim import make_optimizer
+from geocalc.systems import Prediction, Systems
+
+STEPS = 12
+PARITY = 1e-10  # Angstrom
+ASE = {"bfgs": BFGS, "fire": FIRE, "lbfgs": LBFGS}
+FILTERS = {"frechet": FrechetCellFilter, "unit": UnitCellFilter}
+IN_PLANE, AXES = (1, 1, 0, 0, 0, 1), (1, 1, 1, 0, 0, 0)
+
+
+def crystal(element: str, seed: int, strain: float = 0.03) -> Atoms:
+    """A cubic cell of four atoms, or an alloy of copper and gold, rattled and strained in every direction."""
+    atoms = bulk("Cu" if element == "CuAu" else element, cubic=True)
+    if element == "CuAu":
+        atoms.symbols[:2] = "Au"
+    rng = np.random.default_rng(seed)
+    atoms.positions += rng.normal(0, 0.05, atoms.positions.shape)
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.normal(0, strain, (3, 3))), scale_atoms=True)
+    return atoms
+
+
+def slab() -> Atoms:
+    """Four layers under strain in the plane, of which two keep their fractional places."""
+    atoms = fcc111("Cu", (1, 1, 4), vacuum=5.0, periodic=True)
+    atoms.set_cell(atoms.cell.array @ np.diag([1.03, 0.98, 1.0]), scale_atoms=True)
+    atoms.positions += np.random.default_rng(5).normal(0, 0.05, atoms.positions.shape)
+    atoms.set_tags([0, 0, 1, 1])
+    atoms.set_constraint(FixAtoms([0, 1]))
+    return atoms
+
+
+def batch() -> list[Atoms]:
+    return [crystal("Cu", 1), crystal("Al", 2), crystal("CuAu", 3), slab()]
+
+
+Path = list[tuple[np.ndarray, np.ndarray]]
+
+
+def ours(given: list[Atoms], name: str, cell_filter: CellFilter, steps: int = STEPS) -> tuple[list[CellRelaxation], list[Path]]:
+    """Relaxations, and positions and cell of every structure at every evaluation."""
+    paths: list[Path] = [[] for _ in given]
+
+    def observe(live: Systems, now, progress) -> None:
+        seen = restored_snapshot(live, now, cell_filter)
+        rows = torch.split(seen.positions, atoms_of(live).counts.tolist())
+        for k, positions, cell in zip(progress.index.tolist(), rows, seen.cell, strict=True):
+            paths[k].append((positions.numpy(), cell.numpy()))
+
+    potential = AsePotential(calculator=EMT(), stress=True)
+    ends = relax_cells(from_atoms(given), potential, make_optimizer(name), cell_filter, 0.02, steps, observe)
+    return ends, paths
+
+
+class Recorder(EMT):
+    """EMT that notes the geometries it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Path = []
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=()) -> None:
+        self.seen.append((atoms.positions.copy(), atoms.cell.array.copy()))
+        super().calculate(atoms, properties, system_changes)
+
+
+def theirs(atoms: Atoms, name: str, kind: str, **options) -> tuple[Path, bool]:
+    """The same of ASE, and whether it converged."""
+    reference = atoms.copy()
+    reference.calc = Recorder()
+    with ASE[name](FILTERS[kind](reference, **options), logfile=None) as optimizer:
+        converged = optimizer.run(fmax=0.02, steps=STEPS)
+    return reference.calc.seen, bool(converged)
+
+
+CASES = [
+    ("bfgs", "frechet", {}, {}),
+    ("fire", "frechet", {}, {}),
+    ("lbfgs", "frechet", {}, {}),
+    ("bfgs", "unit", {}, {}),
+    ("fire", "unit", {}, {}),
+    ("lbfgs", "unit", {}, {}),
+    ("bfgs", "frechet", {"mask": IN_PLANE, "pressure": 0.02}, {"mask": IN_PLANE, "scalar_pressure": 0.02}),
+    ("bfgs", "unit", {"mask": (0, 1, 1, 1, 0, 1), "pressure": -0.02}, {"mask": (0, 1, 1, 1, 0, 1), "scalar_pressure": -0.02}),
+    ("fire", "frechet", {"mask": AXES}, {"mask": AXES}),
+    ("lbfgs", "frechet", {"mask": (0,) * 6}, {"mask": (0,) * 6}),
+    ("bfgs", "frechet", {"hydrostatic": True}, {"hydrostatic_strain": True}),
+    ("bfgs", "unit", {"hydrostatic": True}, {"hydrostatic_strain": True}),
+    ("bfgs", "frechet", {"constant_volume": True}, {"constant_volume": True}),
+    ("bfgs", "unit", {"constant_volume": True}, {"constant_volume": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "options", "of_ase"), CASES)
+def test_every_step_equals_that_of_ase(name: str, kind: str, options: dict, of_ase: dict) -> None:
+    given = batch()
+    ends, paths = ours(given, name, CellFilter(kind=kind, **options))
+    for atoms, end, path in zip(given, ends, paths, strict=True):
+        evaluated, converged = theirs(atoms, name, kind, **of_ase)
+        assert len(path) == len(evaluated) == end.n_steps + 1
+        assert end.converged == converged
+        for (positions, cell), (expected, expected_cell) in zip(path, evaluated, strict=True):
+            assert np.abs(positions - expected).max() < PARITY
+            assert np.abs(cell - expected_cell).max() < PARITY
+
+
+@pytest.mark.parametrize("kind", ["frechet", "unit"])
+def test_fractional_coordinates_that_are_held_stay(kind: str) -> None:
+    atoms = crystal("Cu", 4)
+    atoms.set_constraint(FixScaled([1, 2], mask=(True, False, True)))
+    before = atoms.get_scaled_positions(wrap=False)
+    (end,), _ = ours([atoms], "bfgs", CellFilter(kind=kind))
+    assert np.abs(end.systems.cell[0].numpy() - atoms.cell.array).max() > 0.01
+    after = np.linalg.solve(end.systems.cell[0].numpy().T, end.systems.positions.numpy().T).T
+    np.testing.assert_allclose(after[[1, 2]][:, [0, 2]], before[[1, 2]][:, [0, 2]], rtol=0, atol=1e-13)
+    assert np.abs(after[1, 1] - before[1, 1]) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["bfgs", "fire", "lbfgs"])
+def test_batch_mates_do_not_matter(name: str) -> None:
+    given, cell_filter = batch(), CellFilter(pressure=0.01)
+    _, together = ours(given, name, cell_filter)
+    for k, path in enumerate(together):
+        _, (alone,) = ours([given[k]], name, cell_filter)
+        for (positions, cell), (other, other_cell) in zip(path, alone, strict=True):
+            assert np.array_equal(positions, other)
+            assert np.array_equal(cell, other_cell)
+
+
+@pytest.mark.parametrize("pressure", [0.0, 0.03])
+def test_results_belong_to_the_final_cell(pressure: float) -> None:
+    (end,), _ = ours([crystal("Cu", 6, strain=0.01)], "bfgs", CellFilter(pressure=pressure), 60)
+    atoms = Atoms("Cu4", end.systems.positions.numpy(), cell=end.systems.cell[0].numpy(), pbc=True, calculator=EMT())
+    assert end.status is Status.CONVERGED
+    assert end.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
+    assert end.enthalpy == pytest.approx(end.energy + pressure * atoms.get_volume(), abs=1e-10)
+    np.testing.assert_allclose(end.forces.numpy(), atoms.get_forces(), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(end.stress.numpy(), atoms.get_stress(voigt=False), rtol=0, atol=1e-12)
+    assert np.abs(end.stress.numpy() + pressure * np.eye(3)).max() < 0.02 * 4 / atoms.get_volume()
+    assert end.systems.numbers.tolist() == [29] * 4
+    assert not bool(end.systems.fixed.any())
+
+
+@pytest.mark.parametrize("kind", ["frechet", "unit"])
+def test_forces_are_minus_the_gradient_of_the_enthalpy(kind: str) -> None:
+    cell_filter = CellFilter(kind=kind, pressure=0.02)
+    potential = CellPotential(potential=AsePotential(calculator=EMT(), stress=True), cell_filter=cell_filter)
+    systems = cell_filter.extend(from_atoms(crystal("CuAu", 8)))
+    rng, step = np.random.default_rng(0), 1e-5
+    away = torch.from_numpy(rng.normal(0, 0.1, (10, 3)))
+    away[7:] = 0.0
+    systems = replace(systems, positions=systems.positions + away)  # off the start, where logarithm and strain differ
+    forces = potential(systems).forces
+    for _ in range(4):
+        along = torch.from_numpy(rng.normal(size=(10, 3)))
+        along[7:] = 0.0
+        up, down = (potential(replace(systems, positions=systems.positions + s * step * along)).energy for s in (1, -1))
+        assert float((up - down) / (2 * step)) == pytest.approx(-float((forces * along).sum()), abs=1e-6)
+
+
+def test_masks_that_steps_would_leave_are_refused() -> None:
+    with pytest.raises(InputError, match="the mask yz frees a shear without the other strains"):
+        CellFilter(mask=(0, 0, 0, 1, 0, 0))
+    with pytest.raises(InputError, match="the mask xx,yy,zz,yz,xz frees a shear"):
+        CellFilter(mask=(1, 1, 1, 1, 1, 0))
+    with pytest.raises(InputError, match="a constant volume needs xx, yy and zz"):
+        CellFilter(mask=IN_PLANE, constant_volume=True)
+    with pytest.raises(InputError, match="one value for each of xx yy zz yz xz xy, got 3"):
+        CellFilter(mask=(1, 1, 1))
+    assert CellFilter(kind="unit", mask=(0, 0, 0, 1, 0, 0)).free.sum() == 2
+
+
+def test_structures_without_a_cell_and_potentials_without_stress_are_refused() -> None:
+    with pytest.raises(InputError, match="three independent cell vectors and a periodic direction"):
+        ours([crystal("Cu", 1), molecule("H2O")], "bfgs", CellFilter())
+    box = molecule("H2O", vacuum=4.0)
+    with pytest.raises(InputError, match="a periodic direction"):
+        ours([box], "bfgs", CellFilter())
+    with pytest.raises(InputError, match="gives no stress"):
+        relax_cells(from_atoms(crystal("Cu", 1)), AsePotential(calculator=EMT()), make_optimizer("bfgs"), CellFilter())
+
+
+def test_a_cell_that_runs_away_has_exploded() -> None:
+    def pulled(systems: Systems) -> Prediction:
+        stress = torch.eye(3, dtype=torch.float64).expand(systems.n_systems, 3, 3) * -0.05
+        energy = torch.zeros(systems.n_systems, dtype=torch.float64)
+        return Prediction(energy=energy, forces=torch.zeros_like(systems.positions), stress=stress)
+
+    (end,) = relax_cells(from_atoms(crystal("Al", 1)), pulled, make_optimizer("bfgs"), CellFilter(), 0.01, 300)
+    assert end.status is Status.EXPLODED
+    assert end.n_steps < 100
+    big = from_atoms(crystal("Al", 1).repeat(3))
+    (end,) = relax_cells(big, pulled, make_optimizer("lbfgs"), CellFilter(), 0.01, 60)
+    assert end.status is Status.MAX_STEPS  # 12 Angstrom in the rows of 108 atoms are a strain of 11 %
+
+
+def matrices(seed: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(0, 0.4, (5, 3, 3)))
+
+
+def test_small_matrices_equal_those_of_scipy() -> None:
+    given, along = matrices(0), matrices(1)
+    value, slope = exponential_along(given, along)
+    for k in range(5):
+        expected, derivative = expm_frechet(given[k].numpy(), along[k].numpy())
+        np.testing.assert_allclose(value[k].numpy(), expm(given[k].numpy()), rtol=0, atol=1e-14)
+        np.testing.assert_allclose(value[k].numpy(), expected, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(slope[k].numpy(), derivative, rtol=0, atol=1e-14)
+    torch.testing.assert_close(times(given, along), given @ along, rtol=0, atol=1e-14)
+    torch.testing.assert_close(determinant(given), torch.linalg.det(given), rtol=0, atol=1e-14)
+    torch.testing.assert_close(inverse(value) @ value, torch.eye(3, dtype=torch.float64).expand(5, 3, 3), rtol=0, atol=1e-13)
