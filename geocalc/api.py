@@ -44,7 +44,7 @@ def relax(
     structures: Atoms | Iterable[Atoms],
     model: str | os.PathLike[str] = "faenet-sfa",
     *,
-    optimizer: str = "bfgs",
+    optimizer: str = "auto",
     fmax: float = 0.05,
     steps: int = 300,
     device: str = "auto",
@@ -63,7 +63,8 @@ def relax(
     Args:
         structures: one or many, taken one at a time; `info["sid"]` names them. They are not changed.
         model: name or folder.
-        optimizer: bfgs, lbfgs, fire, fire2 (these equal ASE's), quasi-newton (ours, fewer calls; atoms only) or descent.
+        optimizer: quasi-newton (ours, fewer calls; atoms only), bfgs, lbfgs, fire, fire2 (these equal ASE's) or descent; auto is
+            quasi-newton, and bfgs where a cell is relaxed or a symmetry kept.
         fmax: eV/Angstrom. steps: allowed for each structure.
         device, dtype, frames, strict: see `GeoCalc`.
         workers: processes side by side on a CPU; results do not depend on it. A GPU computes batches in this process.
@@ -102,7 +103,7 @@ def iter_relax(
     structures: Atoms | Iterable[Atoms],
     model: str | os.PathLike[str] = "faenet-sfa",
     *,
-    optimizer: str = "bfgs",
+    optimizer: str = "auto",
     fmax: float = 0.05,
     steps: int = 300,
     device: str = "auto",
@@ -149,7 +150,7 @@ def iter_relax(
         "relax",
     )
     loaded = load_model(model, device=device, dtype=dtype, frames=frames)
-    make_optimizer(optimizer)
+    make_optimizer(settings.optimizer)
     potential = replace(named_potential(loaded, settings), warm_start=warm_start)
     given = [structures] if isinstance(structures, Atoms) else structures
     jobs = (Job(sid=str(atoms.info.get("sid", f"structure#{k}")), atoms=atoms) for k, atoms in enumerate(given))

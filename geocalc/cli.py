@@ -69,7 +69,12 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
 @main.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_common
-@click.option("--optimizer", default="bfgs", show_default=True, help="bfgs, lbfgs, fire, fire2, quasi-newton or descent.")
+@click.option(
+    "--optimizer",
+    default="auto",
+    show_default=True,
+    help="quasi-newton, bfgs, lbfgs, fire, fire2 or descent; auto is quasi-newton, and bfgs for cells and symmetry.",
+)
 @click.option("--fmax", type=float, default=0.05, show_default=True, help="Largest force on a free atom, eV/Angstrom.")
 @click.option("--steps", type=int, default=300, show_default=True, help="Steps allowed for each structure.")
 @click.option("--traj", default="ends", show_default=True, help="Geometries kept: none, ends, every:N or full.")
@@ -177,7 +182,7 @@ def _run(
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder for metrics.json and figures.")
 @click.option("--source", type=int, default=None, help="Only this source of a recipe, counted from 0.")
 @click.option("--frames", default=None, help="Frame policy other than the model's.")
-@click.option("--optimizer", default="bfgs", show_default=True, help="For --task relax.")
+@click.option("--optimizer", default="quasi-newton", show_default=True, help="For --task relax.")
 @click.option("--fmax", type=float, default=0.05, show_default=True, help="For --task relax, eV/Angstrom.")
 @click.option("--steps", type=int, default=300, show_default=True, help="For --task relax.")
 @click.option("--device", default="auto", show_default=True)

@@ -69,7 +69,7 @@ def relax_references(
     potential: Potential,
     references: Sequence[ReferenceRelaxation],
     *,
-    optimizer: str = "bfgs",
+    optimizer: str = "quasi-newton",
     fmax: float = 0.05,
     steps: int = 300,
     batch: int = 1,

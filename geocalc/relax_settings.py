@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from geocalc.settings import Settings
 
@@ -18,7 +18,7 @@ class RelaxSettings(Settings):
 
     Attributes:
         model: name or folder of the model.
-        optimizer: name in `geocalc.optim.OPTIMIZERS`.
+        optimizer: name in `geocalc.optim.OPTIMIZERS`, or auto: quasi-newton, and bfgs where a cell is relaxed or a symmetry kept.
         fmax: eV/Angstrom; converged when no free atom has a larger force.
         steps: steps allowed for each structure.
         traj: which geometries are kept: none, the two ends, every so many steps, or full.
@@ -37,7 +37,7 @@ class RelaxSettings(Settings):
     """
 
     model: str = "faenet-sfa"
-    optimizer: str = "bfgs"
+    optimizer: str = "auto"
     fmax: float = Field(0.05, gt=0, allow_inf_nan=False)
     steps: int = Field(300, ge=0)
     traj: str = Field("ends", pattern=r"^(none|ends|full|every:[1-9][0-9]*)$")
@@ -51,6 +51,15 @@ class RelaxSettings(Settings):
     pressure: float = Field(0.0, allow_inf_nan=False)
     cell_mask: str = Field(ALL_STRAINS, pattern=r"^(xx|yy|zz|yz|xz|xy)(,(xx|yy|zz|yz|xz|xy))*$")
     keep_symmetry: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_optimizer(cls, values: Any) -> Any:
+        """What is saved with a run is the method that was used."""
+        if not isinstance(values, dict) or values.get("optimizer", "auto") != "auto":
+            return values
+        atoms_alone = values.get("cell", "none") == "none" and not values.get("keep_symmetry", False)
+        return values | {"optimizer": "quasi-newton" if atoms_alone else "bfgs"}
 
     def identity(self) -> dict[str, Any]:
         """The settings that a result depends on."""

@@ -620,3 +620,14 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(model):
     assert_refused(done, "occupied")
     write_data(Path("d.traj"), relaxations(2, 1))
     assert_refused(invoke("evaluate", model, "d.traj", "--out", "occupied/found"), "occupied")
+
+
+@pytest.mark.parametrize(
+    ("options", "method"),
+    [([], "quasi-newton"), (["--optimizer", "fire"], "fire"), (["--keep-symmetry"], "bfgs")],
+)
+def test_what_is_saved_is_the_method_that_was_used(model, tmp_path, options, method):
+    write("in.extxyz", clean())
+    relax(model, "in.extxyz", "--steps", 1, "--out", "run", *options)
+    saved = yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())
+    assert saved["resolved"]["optimizer"] == method

@@ -151,11 +151,11 @@ def test_trust_bounds_every_step() -> None:
     relax_systems(
         systems,
         AsePotential(calculator=EMT()),
-        QuasiNewton(trust=0.02, max_step=0.03),
+        QuasiNewton(max_step=0.03),
         FMAX,
         8,
         lambda s, n, p: places.append(s.positions),
     )
     longest = [float((b - a).norm(dim=1).max()) for a, b in pairwise(places)]
-    assert longest[0] == pytest.approx(0.02)
-    assert max(longest) < 0.05  # back to the anchor and on from there
+    assert longest[0] == pytest.approx(0.03)
+    assert max(longest) < 0.06  # back to the anchor and on from there

@@ -37,7 +37,7 @@ def evaluate_command(
     task: str = "s2ef",
     source: int | None = None,
     frames: str | None = None,
-    optimizer: str = "bfgs",
+    optimizer: str = "quasi-newton",
     fmax: float = 0.05,
     steps: int = 300,
     device: str = "auto",

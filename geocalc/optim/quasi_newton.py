@@ -68,20 +68,19 @@ class QuasiNewton:
     are not the gradient of the energy.
 
     Attributes:
-        trust: Angstrom, longest displacement of any atom in the first step.
-        max_step: Angstrom, longest ever.
+        max_step: Angstrom, longest displacement of any atom in a step, also in the first. Longer ones save few calls and leave
+            shallow basins.
         damping: smallest curvature along a step that is learnt, as a share of the expected one.
 
     Source: Nocedal and Wright, Numerical Optimization (2006), procedure 18.2 (damped BFGS) and algorithm 4.1 (trust region).
     """
 
-    trust: float = 0.2
-    max_step: float = 0.4
+    max_step: float = 0.2
     damping: float = 0.1
 
     def init(self, systems: Systems) -> QuasiNewtonState:
         """State that knows springs and nothing else."""
-        memory = tuple(Memory(inverse=_invert(hessian), trust=self.trust) for hessian in spring_hessians(systems))
+        memory = tuple(Memory(inverse=_invert(hessian), trust=self.max_step) for hessian in spring_hessians(systems))
         zero = systems.positions.new_zeros(systems.positions.shape)
         return QuasiNewtonState(memory=Ragged(memory), positions=systems.positions, forces=zero)
 
