@@ -28,7 +28,7 @@ from geocalc.systems import Prediction, Systems, concatenate, sum_per_system
 from geocalc.tasks import NamedPotential, Outcome, Task, relax_task
 from geocalc.warm_start import Proposal, name_of
 
-SETTINGS = RelaxSettings(model="bowl", dtype="float64", traj="full", fmax=0.01, workers=1)
+SETTINGS = RelaxSettings(optimizer="bfgs", model="bowl", dtype="float64", traj="full", fmax=0.01, workers=1)
 
 
 def bowl(systems: Systems) -> Prediction:
