@@ -176,13 +176,14 @@ class Batches:
 
     def _failed(self, flight: Flight, fault: BaseException) -> dict[int, Outcome]:
         number, progress = _numbers(flight)[0], flight.progress
-        error = told(fault)
-        if isinstance(fault, torch.OutOfMemoryError):
+        error, no_memory = told(fault), isinstance(fault, torch.OutOfMemoryError)
+        if no_memory:
             error = (
                 f"the structure of {flight.systems.n_atoms} atoms needs more memory than {self._model.device} has, even alone; "
                 "use a device with more, or the CPU"
             )
-        return {number: Outcome(error=error, n_steps=int(progress.n_steps[0]), n_evaluations=int(progress.n_evaluations[0]))}
+        steps, evaluations = int(progress.n_steps[0]), int(progress.n_evaluations[0])
+        return {number: Outcome(error=error, n_steps=steps, n_evaluations=evaluations, final=not no_memory)}
 
     def _observe(self, live: Systems, now: Snapshot, progress: Progress) -> None:
         numbers, steps = progress.index.tolist(), progress.n_steps.tolist()

@@ -110,7 +110,8 @@ def run_relaxation(
 ) -> Iterator[Record]:
     """Relax structures side by side; each record is on the disk before it is handed over.
 
-    Structures that `folder` holds already are not computed again; their records come as they were. When all are done,
+    Structures that `folder` holds already are not computed again; their records come as they were. Only those that were lost to a
+    dying process or to a lack of memory are tried again. When all are done,
     `relaxed.extxyz` is written in the order of `jobs`, and `folder.records()` gives the records in that order. The folder is
     closed in any case. Of `jobs` no more are taken than are being worked on, or wait for a worker.
 
@@ -238,7 +239,7 @@ def _keep(item: _Item, outcome: Outcome, run: _Run, folder: RunFolder) -> Record
         frame = _relaxed_frame(job.atoms, final, outcome.relaxation, record)
         if run.settings.traj != "none":
             folder.write_trajectory(job.sid, item.key, _path_frames(final, outcome, job.sid))
-    folder.add(item.key, record, frame)
+    folder.add(item.key, record, frame, final=outcome.final)
     return record
 
 

@@ -225,5 +225,6 @@ def _outcome(found: Any) -> Outcome:
     if not isinstance(found, Lost):
         return found
     return Outcome(
-        error=f"the process that relaxed this structure {found.reason}, twice; relax it alone, with one worker or on more memory"
+        error=f"the process that relaxed this structure {found.reason}, twice; relax it alone, with one worker or on more memory",
+        final=False,
     )

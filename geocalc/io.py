@@ -18,7 +18,7 @@ from ase.filters import Filter
 from geocalc.constraints import ase_constraints, fixed_mask, read_constraints, scaled_space
 from geocalc.elements import N_ELEMENTS, covalent_radii, symbols
 from geocalc.errors import InputError
-from geocalc.neighbors import build_graph, edge_vectors
+from geocalc.neighbors import build_graph, edge_vectors, searchable
 from geocalc.projectors import Held, settle
 from geocalc.systems import Systems
 from geocalc.tags import TagReading, TagsConverted, read_tags
@@ -56,8 +56,8 @@ def from_atoms(atoms: Atoms | Sequence[Atoms], *, strict: bool = False, use_tags
     Returns:
         Systems on the CPU, float64, in the given order.
     Raises:
-        InputError: nothing was given, an element is unknown, a position or cell is not a number, a periodic cell is zero,
-            atoms overlap, a constraint is of another kind, or tags are ambiguous (under `strict`: not in the OC20 convention).
+        InputError: nothing was given, an element is unknown, a position or cell is not a number or of no sensible size, a periodic
+            cell is zero, atoms overlap, a constraint is of another kind, or tags are ambiguous (under `strict`: not in the OC20 convention).
     """
     given = [atoms] if isinstance(atoms, Atoms | Filter) else list(atoms)
     for k, structure in enumerate(given):
@@ -210,6 +210,10 @@ def _check(one: _Arrays, name: str) -> None:
         raise InputError(f"{name}: pbc is on along {axes} but that cell vector is zero; set the cell, or pbc=False")
     if one.pbc.any() and np.linalg.matrix_rank(one.cell[one.pbc], tol=1e-6) < one.pbc.sum():
         raise InputError(f"{name}: the periodic cell vectors {one.cell[one.pbc].tolist()} are not independent; check the cell")
+    try:
+        searchable(one.positions, one.cell, one.pbc, SEARCH)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def _check_distances(systems: Systems, given: list[_Arrays]) -> None:
@@ -219,10 +223,9 @@ def _check_distances(systems: Systems, given: list[_Arrays]) -> None:
     vectors = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
     lengths = vectors.norm(dim=1)
     limits = CLOSEST * (radii[graph.receivers] + radii[graph.senders])
-    overlaps = torch.nonzero(lengths < limits)
-    if not len(overlaps):
+    if not (lengths < limits).any():
         return
-    edge = int(overlaps[0])
+    edge = int((lengths / limits).argmin())
     i, j = int(graph.receivers[edge]), int(graph.senders[edge])
     k = int(systems.system_idx[i])
     start = int(systems.counts[:k].sum())

@@ -20,6 +20,9 @@ from geocalc.errors import InputError
 from geocalc.systems import Systems
 
 TIE_TOLERANCE = 1e-4  # Angstrom; neighbours this close to the truncation radius are tied and all kept
+FARTHEST = 1e6  # Angstrom from the origin; beyond it positions are no longer exact to 1e-10 Angstrom
+BINS = 5e4  # vesin makes at most 1e5, of the shape of the structure; where that leaves none in one direction, the process ends
+IMAGES = 1e5  # cells within reach of an atom; small cells with long cutoffs have hundreds, damaged ones fill the memory
 _local = threading.local()
 
 
@@ -56,7 +59,8 @@ def build_graph(systems: Systems, cutoff: float, max_neighbors: int | None = Non
     Returns:
         Graph, sorted by receiver.
     Raises:
-        InputError: `cutoff` or `max_neighbors` is not positive, a position is not finite, or a periodic cell has zero volume.
+        InputError: `cutoff` or `max_neighbors` is not positive, a position is not finite, a periodic cell has zero volume, or
+            atoms or cells are beyond all measure.
     Source: cell-list search of vesin; Allen and Tildesley (2017), sec. 5.3.
     """
     _check_settings(cutoff, max_neighbors)
@@ -233,8 +237,7 @@ def _search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: fl
     """The sorted edges of one structure."""
     if len(positions) == 0:
         return _NO_EDGES
-    if pbc.any():
-        cell = _complete(cell, pbc)
+    cell = searchable(positions, cell, pbc, radius)
     pairs, shifts, lengths = _searcher(radius).compute(positions, cell, pbc.tolist(), "PSd")
     pairs = pairs.astype(np.int64)
     order = _order(pairs, shifts, len(positions))
@@ -268,20 +271,52 @@ def _searcher(radius: float) -> vesin.NeighborList:
     return cache[radius]
 
 
-def _complete(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """Replace directions without periodicity, whatever they hold, by unit vectors normal to the others; check the others."""
+def searchable(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: float) -> np.ndarray:
+    """The cell for a search in one structure, directions without periodicity made unit vectors normal to the others.
+
+    Args:
+        positions: (n_atoms, 3) Angstrom, finite. cell: (3, 3) Angstrom, rows are lattice vectors. pbc: (3,) bool.
+        radius: of the search, Angstrom.
+    Raises:
+        InputError: a periodic vector is zero or the periodic volume is; or a size would end the process or fill its memory.
+    """
     norms = np.sqrt((cell * cell).sum(axis=1))
     zero = pbc & (norms < 1e-6)
     if zero.any():
         axis = int(np.flatnonzero(zero)[0])
         raise InputError(f"cell vector {'abc'[axis]} is zero but pbc is on along it; set the cell or pbc=False")
-    completed = cell
-    if not pbc.all():
+    completed = np.eye(3) if not pbc.any() else cell
+    if pbc.any() and not pbc.all():
         completed = cell.copy()
         completed[~pbc] = np.linalg.svd(cell[pbc])[2][pbc.sum() :]
     if abs(np.linalg.det(completed)) < 1e-6 * norms[pbc].prod():
         raise InputError(f"the periodic cell {cell.tolist()} has zero volume; its lattice vectors must be independent")
+    _check_size(positions, completed, pbc, radius)
     return completed
+
+
+def _check_size(positions: np.ndarray, completed: np.ndarray, pbc: np.ndarray, radius: float) -> None:
+    farthest = int(np.abs(positions).max(axis=1).argmax())
+    where = positions[farthest].tolist()
+    if max(map(abs, where)) > FARTHEST:
+        raise InputError(f"atom {farthest} is at {where}, more than {FARTHEST:g} Å from the origin; check the file it came from")
+    heights = 1 / np.sqrt((np.linalg.inv(completed) ** 2).sum(axis=0))[pbc]
+    widths = np.ptp(positions @ completed.T, axis=0)  # the open vectors of `completed` have unit length
+    widths[pbc] = heights
+    if pbc.sum() == 1:  # vesin chooses the two open axes itself: the least favourable ones
+        widths[~pbc] = np.linalg.norm(widths[~pbc]), 0.0
+    bins = np.maximum(widths / radius, 1.0)
+    if bins.prod() > BINS and bins.prod() > BINS * bins.min() ** 3:
+        size = " x ".join(f"{width:.3g}" for width in widths)
+        raise InputError(
+            f"cell and atoms span {size} Å, too far for a search of neighbours within {radius:g} Å; check the file they came from"
+        )
+    images = float(np.prod(2 * radius / heights + 1))
+    if images > IMAGES:
+        raise InputError(
+            f"the periodic cell {completed[pbc].tolist()} is so small or flat that {images:.0e} images of it lie within "
+            f"{radius:g} Å of an atom; correct it, or choose shorter lattice vectors"
+        )
 
 
 def _nearest(receivers: np.ndarray, lengths: np.ndarray, n_atoms: int, max_neighbors: int) -> np.ndarray:

@@ -31,6 +31,7 @@ if sys.platform != "win32":
 
 SETTINGS, JOURNAL, RESULTS = "settings.yaml", "journal.jsonl", "results.jsonl"
 RELAXED, TRAJECTORY, LOCK = "relaxed.extxyz", "trajectory", ".lock"
+AGAIN = "again"  # in a journal line: the structure is not finished for a run that resumes this one
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
@@ -81,13 +82,14 @@ class RunFolder:
         """The record of a finished structure, None if it is not finished."""
         return Record.from_json(self._entry(key)["record"]) if key in self._places else None
 
-    def add(self, key: str, record: Record, frame: str | None) -> None:
+    def add(self, key: str, record: Record, frame: str | None, *, final: bool = True) -> None:
         """Keep a finished structure; it is on the disk when this returns.
 
         Args:
             key: from `content_key`, new to this folder.
             record: goes to `results.jsonl`.
             frame: extended XYZ text of the relaxed geometry, None if there is none.
+            final: False if whoever resumes the run shall try this structure again.
         Raises:
             InputError: the key is there already.
             RunFolderError: the disk is full or cannot be written.
@@ -95,7 +97,8 @@ class RunFolder:
         if key in self._places:
             raise InputError(f"structure {record.sid!r} is finished already; every structure is added once")
         line = record.to_json()
-        self._places[key] = self._append(JOURNAL, json.dumps({"key": key, "record": line, "frame": frame}))
+        entry = {"key": key, "record": line, "frame": frame} | ({} if final else {AGAIN: True})
+        self._places[key] = self._append(JOURNAL, json.dumps(entry))
         self._append(RESULTS, line)
 
     def write_trajectory(self, sid: str, key: str, frames: Sequence[str]) -> None:
@@ -150,9 +153,10 @@ class RunFolder:
         path, place = self.path / JOURNAL, 0
         with open(path, "r+b") as journal:
             for number, line in enumerate(journal, 1):
-                key = _key_of(line)
-                if key is not None:
-                    self._places[key] = place
+                entry = _entry_of(line)
+                if entry is not None:
+                    if AGAIN not in entry:
+                        self._places[entry["key"]] = place
                 elif journal.read(1):
                     raise RunFolderError(f"line {number} of {path} is damaged; move the folder away and run again")
                 else:
@@ -269,16 +273,15 @@ class _sentences:
         raise RunFolderError(f"cannot {self.verb} {self.path}: {error.strerror or error}{kept}") from None
 
 
-def _key_of(line: bytes) -> str | None:
-    """The key of a journal line, None if the line is not whole."""
+def _entry_of(line: bytes) -> dict[str, Any] | None:
+    """What a journal line holds, None if the line is not whole."""
     if not line.endswith(b"\n"):
         return None
     try:
         entry = json.loads(line)
     except ValueError:
         return None
-    whole = isinstance(entry, dict) and set(entry) == {"key", "record", "frame"}
-    return str(entry["key"]) if whole else None
+    return entry if isinstance(entry, dict) and set(entry) - {AGAIN} == {"key", "record", "frame"} else None
 
 
 def _digest(values: Mapping[str, Any]) -> str:

@@ -107,9 +107,11 @@ def read_tags(
     Raises:
         InputError: the tags fit neither convention, or fit both, or cannot be rebuilt.
     """
-    given = np.zeros(len(numbers), dtype=np.int64) if tags is None else np.asarray(tags).astype(np.int64)
-    if given.shape != (len(numbers),) or (given < 0).any():
-        raise InputError(f"tags must be one non-negative integer per atom, got {given.tolist()}; {_REMEDY}")
+    found = np.zeros(len(numbers), dtype=np.int64) if tags is None else np.asarray(tags)
+    whole = found.dtype.kind in "biuf" and bool(((found >= 0) & (found == np.floor(found)) & np.isfinite(found)).all())
+    if found.shape != (len(numbers),) or not whole:
+        raise InputError(f"tags must be one non-negative integer per atom, got {found.tolist()}; {_REMEDY}")
+    given = found.astype(np.int64)
     present = set(np.unique(given).tolist())
     shape = _shape(numbers, positions, np.asarray(cell, dtype=float), np.asarray(pbc, dtype=bool))
     light = np.isin(numbers, ADSORBATE_ELEMENTS)

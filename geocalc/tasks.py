@@ -74,6 +74,7 @@ class Outcome:
         error: one sentence, None where there is a relaxation.
         n_steps, n_evaluations: taken until the end or the error.
         wall_s: seconds that were spent on this structure.
+        final: False where memory or a lost process is to blame and not the structure, so that another try may end otherwise.
     """
 
     relaxation: Relaxation | None = None
@@ -82,6 +83,7 @@ class Outcome:
     n_steps: int = 0
     n_evaluations: int = 0
     wall_s: float = 0.0
+    final: bool = True
 
 
 class Engine(Protocol):
