@@ -57,6 +57,17 @@ def test_training_your_own(tmp_path):
     assert own == pytest.approx(reference, abs=0.3)
 
 
+def test_relaxing_many(tmp_path):
+    said = run("04_relax_many.py", tmp_path)
+    rows = [line for line in said.splitlines() if line.startswith("#")]
+    assert sorted(line.split()[0] for line in rows) == ["#0", "#1", "#2", "#3"]
+    assert all(" CONVERGED " in line for line in rows)
+    before = int(re.search(r"killed with (\d+) of 10", said)[1])
+    assert 2 <= before <= 10
+    assert f"resumed: 10 records, the first {before} unchanged: True" in said
+    assert "the same energies both ways: True" in said
+
+
 def test_every_example_is_run_here():
     named = set(re.findall(r"run\(\"(\d\d_\w+\.py)\"", Path(__file__).read_text()))
     assert {path.name for path in EXAMPLES.glob("*.py")} == named

@@ -1,143 +1,119 @@
-"""Model calls of geocalc's optimisers and of ASE's on the EMT sets, in one run.
+"""Benchmarks of the relaxation engine, side by side with others in one run.
 
-Usage: python workflows/benchmark-relaxation/run.py [--sizes 32,128] [--seed 0]
-Writes calls.json and the table of README.md. EMT, float64, one thread, fmax 0.05 eV/Angstrom, at most 300 calls.
+Usage: python workflows/benchmark-relaxation/run.py PIECE, where PIECE is calls, model, overhead, scaling, memory, torch-sim, chgnet or page.
+Each piece but the last writes PIECE.json beside this file; all write the tables of README.md and relaxation.png from what there is.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import against_torch_sim
+import calls
 import click
-import numpy as np
-from ase import Atoms
-from ase.calculators.emt import EMT
-from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
-from emt_sets import emt_set
+import overhead
+import page
+import pretrained_peer
+import scaling
+import shipped_model
+import torch
 
-from geocalc import from_atoms
-from geocalc.ase_potential import AsePotential
-from geocalc.optim import OPTIMIZERS
-from geocalc.process import settle_process
-from geocalc.relaxation import relax_systems
+from geocalc.process import available_cores, settle_process
 
 HERE = Path(__file__).parent
-FMAX, CALLS = 0.05, 300
-SAME_BASIN = 0.01  # eV
-THEIRS = {"ASE FIRE": FIRE, "ASE BFGS": BFGS, "ASE LBFGS": LBFGS, "ASE BFGSLineSearch": BFGSLineSearch}
-REFERENCE = "ASE BFGS"
 
 
-class CountingEMT(EMT):  # type: ignore[misc]
-    """EMT that counts its evaluations."""
-
-    n_calls = 0
-
-    def calculate(self, *arguments: object) -> None:
-        """Count and compute."""
-        self.n_calls += 1
-        super().calculate(*arguments)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """One relaxation: calls, energy in eV, and whether it converged."""
-
-    calls: int
-    energy: float
-    converged: bool
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; `other_basin` and `lower` are shares of structures that end over 10 meV from and below ASE's BFGS."""
-
-    n: int
-    optimizer: str
-    calls_mean: float
-    calls_median: float
-    calls_most: int
-    converged: float
-    other_basin: float
-    lower: float
-    seconds: float
-
-
-def by_ase(optimizer: type, atoms: Atoms) -> Ended:
-    """A relaxation by an optimiser of ASE with its defaults."""
-    atoms = atoms.copy()
-    atoms.calc = CountingEMT()
-    converged = bool(optimizer(atoms, logfile=None).run(fmax=FMAX, steps=CALLS))
-    return Ended(atoms.calc.n_calls, float(atoms.get_potential_energy()), converged)
-
-
-def by_geocalc(name: str, atoms: Atoms) -> Ended:
-    """A relaxation by an optimiser of geocalc with its defaults."""
-    systems = from_atoms(atoms, use_tags=False)
-    (ended,) = relax_systems(systems, AsePotential(calculator=EMT()), OPTIMIZERS[name](), FMAX, CALLS)
-    return Ended(ended.n_evaluations, ended.energy, ended.converged)
-
-
-def measure(structures: list[Atoms]) -> list[Row]:
-    """Every optimiser on every structure."""
-    ways: dict[str, Callable[[Atoms], Ended]] = {name: lambda a, o=o: by_ase(o, a) for name, o in THEIRS.items()}
-    ways |= {f"geocalc {name}": lambda a, name=name: by_geocalc(name, a) for name in OPTIMIZERS}
-    found: dict[str, list[Ended]] = {}
-    seconds: dict[str, float] = {}
-    for name, way in ways.items():
-        start = time.perf_counter()
-        found[name] = [way(atoms) for atoms in structures]
-        seconds[name] = time.perf_counter() - start
-        print(name, f"{np.mean([e.calls for e in found[name]]):.1f}", flush=True)
-    reference = np.array([e.energy for e in found[REFERENCE]])
-    return [_row(name, ended, reference, seconds[name]) for name, ended in found.items()]
-
-
-def _row(name: str, ended: list[Ended], reference: np.ndarray, seconds: float) -> Row:
-    calls, above = np.array([e.calls for e in ended]), np.array([e.energy for e in ended]) - reference
-    return Row(
-        n=len(ended),
-        optimizer=name,
-        calls_mean=float(calls.mean()),
-        calls_median=float(np.median(calls)),
-        calls_most=int(calls.max()),
-        converged=float(np.mean([e.converged for e in ended])),
-        other_basin=float((np.abs(above) > SAME_BASIN).mean()),
-        lower=float((above < -SAME_BASIN).mean()),
-        seconds=seconds,
-    )
-
-
-def table(rows: list[Row]) -> str:
-    """The rows in Markdown."""
-    lines = [
-        "| slabs | optimiser | calls, mean | median | most | converged | another basin | of these lower | seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        lines.append(
-            f"| {r.n} | {r.optimizer} | {r.calls_mean:.1f} | {r.calls_median:.1f} | {r.calls_most} | {r.converged:.0%} | "
-            f"{r.other_basin:.0%} | {r.lower:.0%} | {r.seconds:.0f} |"
-        )
-    return "\n".join(lines)
-
-
-@click.command()
-@click.option("--sizes", default="32,128", show_default=True)
-@click.option("--seed", default=0, show_default=True)
-def main(sizes: str, seed: int) -> None:
-    """Run and write."""
+@click.group()
+def main() -> None:
+    """Benchmarks of the relaxation engine."""
     settle_process()
-    rows = [row for size in sizes.split(",") for row in measure(emt_set(int(size), seed))]
-    (HERE / "calls.json").write_text(json.dumps({"seed": seed, "rows": [asdict(r) for r in rows]}, indent=1) + "\n")
-    page = HERE / "README.md"
-    head, rest = page.read_text().split("<!-- table -->\n")
-    page.write_text(f"{head}<!-- table -->\n{table(rows)}\n<!-- /table -->{rest.split('<!-- /table -->')[1]}")
-    print(table(rows))
+
+
+@main.command("calls")
+@click.option("--sizes", default="32,128", show_default=True)
+@click.option("--seeds", default="0,1", show_default=True)
+@click.option("--kinds", default="plain,hard", show_default=True)
+def calls_command(sizes: str, seeds: str, kinds: str) -> None:
+    """Model calls of our optimisers and ASE's on the EMT sets."""
+    rows = []
+    for kind in kinds.split(","):
+        for seed in map(int, seeds.split(",")):
+            rows += calls.measure(kind, seed, [int(size) for size in sizes.split(",")])
+    write("calls", rows)
+
+
+@main.command("model")
+@click.option("--n", default=128, show_default=True)
+@click.option("--blocks", default=4, show_default=True)
+@click.option("--threads", default="default,1", show_default=True, help="Of the loop.")
+def model_command(n: int, blocks: int, threads: str) -> None:
+    """The shipped model: `geocalc.relax` with two workers against a loop over ASE's BFGS."""
+    write("model", shipped_model.measure(n, blocks=blocks, rounds=min(2, blocks), threads=tuple(threads.split(","))), n=n)
+
+
+@main.command("overhead")
+@click.option("--rounds", default=overhead.ROUNDS, show_default=True)
+def overhead_command(rounds: int) -> None:
+    """Time outside the model for each slab and model call."""
+    write("overhead", overhead.measure(rounds))
+
+
+@main.command("scaling")
+@click.option("--most", default=10_000, show_default=True, help="Structures without a model.")
+@click.option("--most-model", default=100, show_default=True, help="Structures with the shipped model.")
+def scaling_command(most: int, most_model: int) -> None:
+    """Time of each structure, from one to ten thousand."""
+    counts = (1, 10, 100, 1000, 10_000)
+    without = scaling.without_cost(tuple(n for n in counts if n <= most))
+    write("scaling", without + scaling.with_model(tuple(n for n in counts if n <= most_model)))
+
+
+@main.command("memory")
+@click.option("--n", default=10_000, show_default=True)
+def memory_command(n: int) -> None:
+    """Memory that streaming structures takes."""
+    write("memory", scaling.memory(n))
+
+
+@main.command("torch-sim")
+@click.option("--torch-sim-python", required=True, help="Python of an environment with torch-sim-atomistic 0.3.0.")
+@click.option("--rounds", default=overhead.ROUNDS, show_default=True)
+def torch_sim_command(torch_sim_python: str, rounds: int) -> None:
+    """FIRE without constraints, next to torch-sim."""
+    write("torch-sim", against_torch_sim.measure(torch_sim_python, rounds=rounds))
+
+
+@main.command("chgnet")
+@click.option("--chgnet-python", required=True, help="Python of an environment with chgnet, vesin and ASE.")
+@click.option("--n", default=8, show_default=True)
+def chgnet_command(chgnet_python: str, n: int) -> None:
+    """CHGNet in our loop and in ASE's."""
+    write("chgnet", pretrained_peer.measure(chgnet_python, n))
+
+
+@main.command("page")
+def page_command() -> None:
+    """Tables and plot from what was measured before."""
+    page.write(HERE)
+
+
+def write(piece: str, rows: Sequence[Any], **more: object) -> None:
+    """The result beside this file, with the machine it is of, and the page."""
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": available_cores(),
+        "torch": torch.__version__,
+        "load": round(os.getloadavg()[1], 1),
+    }
+    plain = [row if isinstance(row, dict) else asdict(row) for row in rows]
+    (HERE / f"{piece}.json").write_text(json.dumps({"machine": machine, **more, "rows": plain}, indent=1) + "\n")
+    page.write(HERE)
 
 
 if __name__ == "__main__":
