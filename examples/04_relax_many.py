@@ -20,7 +20,9 @@ structures = iread(DATA / "adslabs.extxyz", ":4")
 energies = {}
 for result in geocalc.iter_relax(structures, "faenet-sfa", frames="cell", optimizer="quasi-newton", workers=2):
     record = result.record
-    print(f"#{result.number} {record.sid:<20} {record.status:<10} {record.n_evaluations:>3} model calls {record.energy:8.3f} eV")
+    print(
+        f"#{result.number} {record.sid:<20} {record.status:<10} {record.n_evaluations:>3} model calls {record.energy:8.3f} eV"
+    )
     energies[record.sid] = record.energy  # results come in the order in which they end; `number` is the place in the input
 
 # 2. From a shell, into a run folder:

@@ -16,7 +16,7 @@ from geocalc.optim.base import Optimizer
 from geocalc.relaxation import Observer, relax_systems
 from geocalc.snapshots import Relaxation, Snapshot
 from geocalc.symmetry import symmetrize
-from geocalc.systems import Potential, Prediction, Systems, per_system
+from geocalc.systems import Potential, Prediction, Systems, allowed, per_system
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,10 +147,11 @@ def restored(ended: Relaxation, cell_filter: CellFilter) -> CellRelaxation:
 def restored_snapshot(extended: Systems, now: Snapshot, cell_filter: CellFilter) -> CellSnapshot:
     """A geometry of extended structures as that of the structures; `extended` gives all but the positions."""
     placed = replace(extended, positions=now.positions)
-    atoms = cell_filter.real(placed)
+    atoms, forces = cell_filter.real(placed), _real_forces(placed, now.forces, cell_filter)
     return CellSnapshot(
         positions=atoms.positions,
-        forces=_real_forces(placed, now.forces, cell_filter),
+        forces=forces,
+        pull=allowed(forces, atoms),
         energy=now.energy - cell_filter.pressure * determinant(atoms.cell).abs(),
         energy_std=now.energy_std,
         fmax=now.fmax,

@@ -48,13 +48,21 @@ SENTENCES = {
 
 
 def verdict(
-    energy: float, rise: float, largest: float, away: float, n_atoms: int, n_steps: int, fmax: float, max_steps: int
+    energy: float, start_energy: float, largest: float, away: float, n_atoms: float, n_steps: float, fmax: float, max_steps: int
 ) -> Status | None:
-    """The status of one structure whose largest force is `largest`; `rise` in energy and `away` are since the start."""
+    """The status of one structure, None if it goes on.
+
+    Args:
+        energy, start_energy: eV, here and of the first evaluation. largest: eV/Angstrom, largest force along what constraints allow.
+        away: how far from its start the farthest atom is, as a share of what is allowed.
+        n_atoms: its atoms. n_steps: taken.
+        fmax: eV/Angstrom. max_steps: allowed.
+    """
     if not (math.isfinite(energy) and math.isfinite(largest)):
         return Status.NON_FINITE
+    rise = energy - start_energy
     out_of_range = rise > max(RISE_LIMIT * n_atoms, RISE_FLOOR) or rise < -FALL_LIMIT * n_atoms
-    if away > MOVE_LIMIT or largest > FORCE_LIMIT or out_of_range:
+    if away > 1 or largest > FORCE_LIMIT or out_of_range:
         return Status.EXPLODED
     if max_steps == 0:
         return Status.SINGLE_POINT

@@ -57,7 +57,8 @@ def from_atoms(atoms: Atoms | Sequence[Atoms], *, strict: bool = False, use_tags
         Systems on the CPU, float64, in the given order.
     Raises:
         InputError: nothing was given, an element is unknown, a position or cell is not a number or of no sensible size, a periodic
-            cell is zero, atoms overlap, a constraint is of another kind, or tags are ambiguous (under `strict`: not in the OC20 convention).
+            cell is zero, atoms overlap, a constraint is of another kind, or tags are ambiguous (under `strict`: not in the OC20
+            convention).
     """
     given = [atoms] if isinstance(atoms, Atoms | Filter) else list(atoms)
     for k, structure in enumerate(given):

@@ -143,7 +143,7 @@ def advance(
     if warm_start is not None:
         now = _verified(flight, now)
         live = replace(live, positions=now.positions)
-    trails = follow(flight.trails, live, now.energy, allowed(now.forces, live), now.fmax, progress.n_evaluations)
+    trails = follow(flight.trails, live, now.energy, now.pull, now.fmax, progress.n_evaluations)
     status = judge(live, now, progress, fmax, max_steps)
     noise = noise_floors(trails)
     status = [Status.NOISE_FLOOR if s is None and not math.isnan(n) else s for s, n in zip(status, noise, strict=True)]
@@ -160,8 +160,7 @@ def advance(
 
 def _step(flight: Flight, now: Snapshot, optimizer: Optimizer[Any]) -> Flight:
     """One step of the optimiser."""
-    forces = allowed(now.forces, flight.systems)
-    displacement, state = optimizer.step(flight.systems, now.energy, forces, flight.state)
+    displacement, state = optimizer.step(flight.systems, now.energy, now.pull, flight.state)
     return _moved(replace(flight, state=state), displacement)
 
 
@@ -206,11 +205,13 @@ def evaluate(systems: Systems, potential: Potential) -> Snapshot:
     if prediction.forces is None:
         raise InputError("this potential gives energies without forces; a relaxation needs a model trained on forces")
     forces, energy, std = prediction.forces.double(), prediction.energy.double(), prediction.energy_std
-    norms = torch.linalg.vector_norm(allowed(forces, systems), dim=1)
+    pull = allowed(forces, systems)
+    norms = torch.linalg.vector_norm(pull, dim=1)
     fmax = max_per_system(norms.nan_to_num(nan=torch.inf, posinf=torch.inf), systems)
     return Snapshot(
         positions=systems.positions,
         forces=forces,
+        pull=pull,
         energy=energy,
         energy_std=torch.full_like(energy, torch.nan) if std is None else std.double(),
         fmax=fmax.masked_fill(fmax.isinf(), torch.nan),
@@ -219,26 +220,28 @@ def evaluate(systems: Systems, potential: Potential) -> Snapshot:
 
 def judge(systems: Systems, now: Snapshot, progress: Progress, fmax: float, max_steps: int) -> list[Status | None]:
     """The status of each structure, None for those that go on."""
-    n_atoms, lengths = n_atoms_of(systems), torch.linalg.vector_norm(now.positions - progress.start_positions, dim=1)
-    strained = lengths * (MOVE_LIMIT / STRAIN_LIMIT / n_atoms)[systems.system_idx]
-    away = max_per_system(torch.where(systems.numbers == CELL, strained, lengths), systems)
-    measured = torch.stack((now.energy, now.energy - progress.start_energy, now.fmax, away), dim=1).tolist()
-    counted = torch.stack((n_atoms, progress.n_steps), dim=1).tolist()
+    away = torch.linalg.vector_norm(now.positions - progress.start_positions, dim=1) * progress.tether
+    measured = (now.energy, progress.start_energy, now.fmax, max_per_system(away, systems), progress.n_atoms, progress.n_steps)
     return [
-        verdict(energy, rise, largest, far, n_atoms, n_steps, fmax, max_steps)
-        for (energy, rise, largest, far), (n_atoms, n_steps) in zip(measured, counted, strict=True)
+        verdict(energy, start_energy, largest, far, n_atoms, n_steps, fmax, max_steps)
+        for energy, start_energy, largest, far, n_atoms, n_steps in torch.stack(measured, dim=1).tolist()
     ]
 
 
 def _begin(systems: Systems, index: Tensor) -> Progress:
     """The progress before the first evaluation."""
     zero = torch.zeros(systems.n_systems, dtype=torch.int64, device=systems.cell.device)
+    n_atoms = n_atoms_of(systems).double()
+    strain_limit = (STRAIN_LIMIT * n_atoms)[systems.system_idx]
+    limit = torch.where(systems.numbers == CELL, strain_limit, MOVE_LIMIT)
     return Progress(
         index=index,
         n_steps=zero,
         n_evaluations=zero,
         start_positions=systems.positions,
         start_energy=torch.full_like(zero, torch.nan, dtype=torch.float64),
+        tether=1 / limit,
+        n_atoms=n_atoms,
     )
 
 
@@ -248,6 +251,7 @@ def _nothing_yet(systems: Systems) -> Snapshot:
     return Snapshot(
         positions=systems.positions,
         forces=torch.full_like(systems.positions, torch.nan),
+        pull=torch.full_like(systems.positions, torch.nan),
         energy=unknown,
         energy_std=unknown,
         fmax=unknown,

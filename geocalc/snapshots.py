@@ -18,13 +18,15 @@ class Snapshot:
     Attributes:
         positions: (n_atoms, 3) Angstrom.
         forces: (n_atoms, 3) eV/Angstrom, raw.
+        pull: (n_atoms, 3) eV/Angstrom, the forces along what constraints allow.
         energy: (n_systems,) eV.
         energy_std: (n_systems,) eV, NaN where the potential gives none.
-        fmax: (n_systems,) eV/Angstrom, largest norm over atoms of the force along what constraints allow.
+        fmax: (n_systems,) eV/Angstrom, largest norm over atoms of the pull.
     """
 
     positions: Tensor = per_atom()
     forces: Tensor = per_atom()
+    pull: Tensor = per_atom()
     energy: Tensor = per_system()
     energy_std: Tensor = per_system()
     fmax: Tensor = per_system()
@@ -40,6 +42,8 @@ class Progress:
         n_evaluations: (n_systems,) int64, calls of the potential that included the structure.
         start_positions: (n_atoms, 3) Angstrom.
         start_energy: (n_systems,) eV, of the first evaluation.
+        tether: (n_atoms,) 1/Angstrom, inverse of how far from its start a row may go.
+        n_atoms: (n_systems,) float64, without the rows that a filter has added.
     """
 
     index: Tensor = per_system()
@@ -47,6 +51,8 @@ class Progress:
     n_evaluations: Tensor = per_system()
     start_positions: Tensor = per_atom()
     start_energy: Tensor = per_system()
+    tether: Tensor = per_atom()
+    n_atoms: Tensor = per_system()
 
 
 @dataclass(frozen=True, kw_only=True)
