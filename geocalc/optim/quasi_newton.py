@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,11 @@ PLAIN = (
 SAME_PLACE = 1e-7  # Angstrom; a move smaller than this teaches nothing about the curvature
 
 
-@dataclass(frozen=True, kw_only=True)
-class Memory:
+class Memory(NamedTuple):
     """What the method remembers of one structure; the anchor is the place that the last step was taken from.
 
     Attributes:
+        atoms: (n_free,) atom of each free component.
         inverse: (n_free, n_free) inverse Hessian, Angstrom^2/eV, lower triangle in Fortran order.
         energy: eV at the anchor.
         gain: eV that the last step was to win; NaN before the first.
@@ -37,12 +38,13 @@ class Memory:
         trust: Angstrom, longest displacement of an atom that is allowed now.
     """
 
+    atoms: NDArray[np.int64]
     inverse: Floats
+    trust: float
     energy: float = math.nan
     gain: float = math.nan
     share: float = math.nan
     length: float = math.nan
-    trust: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,8 @@ class QuasiNewton:
 
     def init(self, systems: Systems) -> QuasiNewtonState:
         """State that knows springs and nothing else."""
-        memory = tuple(Memory(inverse=_invert(hessian), trust=self.max_step) for hessian in spring_hessians(systems))
+        known = zip(FreeComponents.of(systems).atoms(), spring_hessians(systems), strict=True)
+        memory = tuple(Memory(atoms, _invert(hessian), self.max_step) for atoms, hessian in known)
         zero = systems.positions.new_zeros(systems.positions.shape)
         return QuasiNewtonState(memory=Ragged(memory), positions=systems.positions, forces=zero)
 
@@ -90,8 +93,8 @@ class QuasiNewton:
         """One step from the better of here and the anchor; see `geocalc.optim.base.Optimizer.step`."""
         free = FreeComponents.of(systems)
         parts = free.split(systems.positions - state.positions, state.forces, forces)
-        known = zip(state.memory, energy.tolist(), parts, free.atoms(), strict=True)
-        plans = [self._plan(m, e, move, before, now, atoms) for m, e, (move, before, now), atoms in known]
+        known = zip(state.memory, energy.tolist(), parts, strict=True)
+        plans = [self._plan(m, e, move, before, now) for m, e, (move, before, now) in known]
         displacement = free.join([plan.step for plan in plans], math.inf, forces)
         positions, pull = systems.positions, forces
         if any(plan.back for plan in plans):
@@ -101,15 +104,12 @@ class QuasiNewton:
         memory = Ragged(tuple(plan.memory for plan in plans))
         return displacement, QuasiNewtonState(memory=memory, positions=positions, forces=pull)
 
-    def _plan(
-        self, memory: Memory, energy: float, move: Floats, before: Floats, now: Floats, atoms: NDArray[np.int64]
-    ) -> _Plan:
+    def _plan(self, memory: Memory, energy: float, move: Floats, before: Floats, now: Floats) -> _Plan:
         """The next step of one structure.
 
         Args:
             memory: of the structure. energy: eV here.
             move: (n_free,) Angstrom from the anchor to here. before, now: (n_free,) eV/Angstrom, forces there and here.
-            atoms: (n_free,) atom of each component.
         """
         inverse, trust, back = memory.inverse, memory.trust, False
         if not math.isnan(memory.gain) and len(move):
@@ -125,21 +125,21 @@ class QuasiNewton:
         slope = float(step @ pull)
         if slope <= 0:  # the guess of the curvature has broken down
             step, slope = PLAIN * pull, PLAIN * float(pull @ pull)
-        longest = math.sqrt(np.bincount(atoms, step * step).max()) if len(step) else 0.0
+        longest = math.sqrt(np.bincount(memory.atoms, step * step).max()) if len(step) else 0.0
         share = trust / longest if longest > trust else 1.0
         new = Memory(
+            atoms=memory.atoms,
             inverse=inverse,
+            trust=trust,
             energy=memory.energy if back else energy,
             gain=share * (1 - 0.5 * share) * slope,
             share=share,
             length=share * longest,
-            trust=trust,
         )
-        return _Plan(memory=new, step=share * step, back=back)
+        return _Plan(new, share * step, back)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
+class _Plan(NamedTuple):
     """The step (n_free,) of one structure from its anchor, and whether that is where the last step began."""
 
     memory: Memory
@@ -159,7 +159,7 @@ def _invert(hessian: Floats) -> Floats:
 def _learn(inverse: Floats, move: Floats, change: Floats, expected: Floats, damping: float) -> Floats:
     """Inverse Hessian after a damped BFGS update: along `move` the forces fell by `change` where `expected` was the guess."""
     measured, guessed = float(move @ change), float(move @ expected)
-    if max(move.max(), -move.min()) < SAME_PLACE:
+    if float(move @ move) < SAME_PLACE**2:
         return inverse
     if measured < damping * guessed:
         mix = (1 - damping) * guessed / (guessed - measured)
@@ -169,5 +169,5 @@ def _learn(inverse: Floats, move: Floats, change: Floats, expected: Floats, damp
         return inverse
     mapped = dsymv(1.0, inverse, change, lower=1)
     weight = 0.5 * (1 + float(change @ mapped) / measured)
-    learnt: Floats = dsyr2(1.0 / measured, move, weight * move - mapped, lower=1, a=inverse.copy(order="F"), overwrite_a=1)
+    learnt: Floats = dsyr2(1.0 / measured, move, weight * move - mapped, lower=1, a=inverse)
     return learnt
