@@ -14,11 +14,11 @@ DATA = Path(__file__).parent / "data"
 
 # 1. In Python. `workers` processes share the structures; the results do not depend on how many there are. `iter_relax` takes
 # structures from any iterator as it needs them and hands over each result as it ends, so a million of them need no more memory
-# than ten. `quasi-newton` asks the model about half as often as the default, `bfgs`, which takes the same steps as ASE's.
+# than ten. The default optimiser, `quasi-newton`, asks the model about half as often as `bfgs`, which takes the same steps as ASE's.
 # Worker processes do not import this file, so it needs no `if __name__ == "__main__"`.
 structures = iread(DATA / "adslabs.extxyz", ":4")
 energies = {}
-for result in geocalc.iter_relax(structures, "faenet-sfa", frames="cell", optimizer="quasi-newton", workers=2):
+for result in geocalc.iter_relax(structures, "faenet-sfa", frames="cell", workers=2):
     record = result.record
     print(
         f"#{result.number} {record.sid:<20} {record.status:<10} {record.n_evaluations:>3} model calls {record.energy:8.3f} eV"
@@ -26,12 +26,12 @@ for result in geocalc.iter_relax(structures, "faenet-sfa", frames="cell", optimi
     energies[record.sid] = record.energy  # results come in the order in which they end; `number` is the place in the input
 
 # 2. From a shell, into a run folder:
-#     geocalc relax adslabs.extxyz --frames cell --optimizer quasi-newton --workers 2 --out run
+#     geocalc relax adslabs.extxyz --frames cell --workers 2 --out run
 # Every structure has its record on the disk the moment it ends. Here the run is killed once it has two.
 folder = Path(tempfile.mkdtemp(prefix="geocalc-")) / "run"
 results = folder / "results.jsonl"
 command = [sys.executable, "-c", "from geocalc.cli import main; main()", "relax", str(DATA / "adslabs.extxyz")]
-command += ["--frames", "cell", "--optimizer", "quasi-newton", "--workers", "2", "--out", str(folder)]
+command += ["--frames", "cell", "--workers", "2", "--out", str(folder)]
 
 
 def finished() -> list[str]:
