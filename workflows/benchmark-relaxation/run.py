@@ -40,12 +40,13 @@ def main() -> None:
 @click.option("--seeds", default="0,1", show_default=True)
 @click.option("--kinds", default="plain,hard", show_default=True)
 def calls_command(sizes: str, seeds: str, kinds: str) -> None:
-    """Model calls of our optimisers and ASE's on the EMT sets."""
-    rows = []
+    """Model calls of our optimisers and ASE's on the EMT sets; each set is written when it is done, beside those measured before."""
     for kind in kinds.split(","):
         for seed in map(int, seeds.split(",")):
-            rows += calls.measure(kind, seed, [int(size) for size in sizes.split(",")])
-    write("calls", rows)
+            new = [asdict(row) for row in calls.measure(kind, seed, [int(size) for size in sizes.split(",")])]
+            old = json.loads((HERE / "calls.json").read_text())["rows"] if (HERE / "calls.json").exists() else []
+            kept = [row for row in old if (row["kind"], row["seed"]) != (kind, seed)]
+            write("calls", sorted(kept + new, key=lambda row: (row["kind"], row["seed"], row["n"])))
 
 
 @main.command("model")
