@@ -21,7 +21,7 @@ from geocalc.systems import Systems
 
 TIE_TOLERANCE = 1e-4  # Angstrom; neighbours this close to the truncation radius are tied and all kept
 FARTHEST = 1e6  # Angstrom from the origin; beyond it positions are no longer exact to 1e-10 Angstrom
-BINS = 5e4  # vesin makes at most 1e5, of the shape of the structure; where that leaves none in one direction, the process ends
+WIDEST = 300  # cutoffs; vesin lays out 1e5 bins at most, and ends the process where that leaves less than one in a direction
 IMAGES = 1e5  # cells within reach of an atom; small cells with long cutoffs have hundreds, damaged ones fill the memory
 _local = threading.local()
 
@@ -305,19 +305,16 @@ def _check_size(positions: np.ndarray, completed: np.ndarray, pbc: np.ndarray, r
     heights = 1 / np.sqrt((np.linalg.inv(completed) ** 2).sum(axis=0))[pbc]
     widths = np.ptp(positions @ completed.T, axis=0)  # the open vectors of `completed` have unit length
     widths[pbc] = heights
-    if pbc.sum() == 1:  # vesin chooses the two open axes itself: the least favourable ones
-        widths[~pbc] = np.linalg.norm(widths[~pbc]), 0.0
-    bins = np.maximum(widths / radius, 1.0)
-    if bins.prod() > BINS and bins.prod() > BINS * bins.min() ** 3:
+    if widths.max() > WIDEST * radius:
         size = " x ".join(f"{width:.3g}" for width in widths)
         raise InputError(
-            f"cell and atoms span {size} Å, too far for a search of neighbours within {radius:g} Å; check the file they came from"
+            f"cell and atoms span {size} Å; neighbours are searched in up to {WIDEST * radius:g} Å: check the file they came from"
         )
     images = float(np.prod(2 * radius / heights + 1))
     if images > IMAGES:
         raise InputError(
             f"the periodic cell {completed[pbc].tolist()} is so small or flat that {images:.0e} images of it lie within "
-            f"{radius:g} Å of an atom; correct it, or choose shorter lattice vectors"
+            f"{radius:g} Å of an atom; check the cell"
         )
 
 

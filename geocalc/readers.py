@@ -245,6 +245,8 @@ def _frames(path: Path) -> Iterator[_Frame]:
     name = path.name.lower()
     packed = next((ending for ending in _OPEN if name.endswith(ending)), "")
     ending = Path(name.removesuffix(packed)).suffix
+    if not path.stat().st_size:
+        return
     if ending in (".xyz", ".extxyz"):
         yield from _xyz_frames(path, packed)
     elif path.is_dir() or ending in (".lmdb", ".aselmdb"):
@@ -256,7 +258,7 @@ def _frames(path: Path) -> Iterator[_Frame]:
     elif ending in (".db", ".json") and not packed:
         for row in _rows(path, ending[1:]):
             yield _bind(_row_atoms, row)
-    elif path.stat().st_size:
+    else:
         for atoms in iread(str(path), index=":"):
             yield _bind(_unchanged, atoms)
 
@@ -299,8 +301,6 @@ def _xyz_atoms(text: str) -> Atoms:
 
 def _rows(path: Path, kind: str) -> Iterator[AtomsRow]:
     """Rows of an ASE database in the order of their ids, a page at a time from SQLite."""
-    if not path.stat().st_size:
-        return
     database = connect(str(path), type=kind)
     if kind == "json":
         yield from database.select()

@@ -322,7 +322,10 @@ def _retire(
 
 
 def _alone(systems: Systems, k: int, atoms: slice) -> Systems:
-    """Structure `k`, whose atoms are these, with memory of its own."""
+    """Structure `k`, whose atoms are these, with memory of its own; a projector only where it holds something."""
+    projector = None if systems.projector is None else systems.projector[atoms].clone()
+    if projector is not None and bool((projector == torch.eye(3, dtype=projector.dtype, device=projector.device)).all()):
+        projector = None
     return Systems(
         positions=systems.positions[atoms].clone(),
         numbers=systems.numbers[atoms].clone(),
@@ -331,5 +334,5 @@ def _alone(systems: Systems, k: int, atoms: slice) -> Systems:
         system_idx=torch.zeros_like(systems.system_idx[atoms]),
         cell=systems.cell[k : k + 1].clone(),
         pbc=systems.pbc[k : k + 1].clone(),
-        projector=None if systems.projector is None else systems.projector[atoms].clone(),
+        projector=projector,
     )

@@ -389,6 +389,12 @@ def test_a_structure_that_kills_its_worker_twice_has_an_error_and_the_others_do_
     assert records == {sid: one for sid, one in by_sid(whole[1]).items() if sid in records}
     assert len(records) == 3
     assert taken == [job.sid for job in given]
+    again = named()
+    resumed = by_sid(run(tmp_path, given, again, resume=True))  # the structure that was lost is tried again, and only that
+    assert again.potential.calls == resumed["water.xyz#0"].n_evaluations > 0
+    assert resumed == {sid: one for sid, one in by_sid(whole[1]).items() if sid in resumed}
+    assert by_sid(stored(tmp_path)) == resumed
+    assert len(stored(tmp_path)) == len(read(tmp_path / "relaxed.extxyz", ":")) == 4
 
 
 def test_a_model_that_workers_cannot_open_stops_the_run(tmp_path: Path) -> None:

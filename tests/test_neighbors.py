@@ -61,6 +61,14 @@ def spread(seed: int) -> Atoms:
     return Atoms("C6", positions=6 * rng.normal(size=(6, 3)), cell=3 * rng.normal(size=(3, 3)), pbc=rng.random(3) < 0.6)
 
 
+BEYOND = {  # structures that end the process, or fill its memory, inside the search
+    "atoms in a plane": Atoms("CO", positions=[[0.0, 0.0, 0.0], [2000.0, 2000.0, 0.0]]),
+    "atoms in a line": Atoms("CO", positions=[[0.0, 0.0, 0.0], [1e6, 0.0, 0.0]]),
+    "far images": Atoms("CO", positions=[[0.0, 0.0, 0.0], [1e10, 0.0, 1.0]], cell=[4.0] * 3, pbc=True),
+    "wide cell": Atoms("C", cell=[1e6, 4.0, 4.0], pbc=True),
+    "vanishing cell": Atoms("C", cell=[1e-3] * 3, pbc=True),
+    "flat cell": Atoms("C", cell=[[30.0, 0, 0], [30.0, 1e-4, 0], [0, 0, 30.0]], pbc=True),
+}
 CASES = {
     "molecule": molecule("CH3CH2OH"),
     "molecule far away": Atoms("CO", positions=[[900.0, -50, 3], [901.1, -50, 3]]),
@@ -316,3 +324,12 @@ def test_pairs_join_an_edge_and_its_reverse(name: str, max_neighbors: int | None
     assert max_neighbors is not None or graph.n_edges == 2 * len(found)
     owners = [systems.system_idx[graph.receivers[min(found[pair])]].item() for pair in range(len(found))]
     assert owners == sorted(owners)
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_sizes_beyond_all_measure_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"; check the cell$|: check the file it came from$|; check the file it came from$"):
+        build_graph(raw(BEYOND[name]), 2.0)
+    with pytest.raises(InputError, match="^CO?: "):
+        from_atoms(BEYOND[name], use_tags=False)
+

@@ -74,6 +74,22 @@ def test_nothing_is_added_twice(tmp_path: Path) -> None:
         folder.add("key1", record(1), None)
 
 
+def test_what_is_not_final_counts_until_the_run_is_resumed(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    folder.add("lost", record(7), None, final=False)
+    folder.finish(["key0", "lost"])
+    assert list(folder.records()) == [record(0), record(7)]
+    for final in (False, True):
+        folder.close()
+        folder = RunFolder(tmp_path, IDENTITY, resume=True)
+        assert ("lost" in folder, len(folder), len(lines(tmp_path / "results.jsonl"))) == (False, 3, 3)
+        folder.add("lost", record(8), "frame 8\n", final=final)
+    folder.close()
+    again = RunFolder(tmp_path, IDENTITY, resume=True)
+    assert again.record("lost") == record(8)
+    assert len(lines(tmp_path / "results.jsonl")) == len(again) == 4
+
+
 def test_results_are_never_overwritten_unasked(tmp_path: Path) -> None:
     filled(tmp_path)
     before = (tmp_path / "results.jsonl").read_bytes()

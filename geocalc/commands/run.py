@@ -47,16 +47,16 @@ def run_command(
         InputError: no structure can be read at all.
         RecipeError, ModelNotFoundError, ModelFileError, RunFolderError: a setting, the model or the folder is not right.
     """
-    found = readable(inputs)
-    values = {**defaults, **(read_yaml(config) if config else {}), **explicit}
-    settings = RelaxSettings.parse(override(values, assignments), str(config or "settings"))
-    model = load_model(settings.model, device=settings.device, dtype=settings.dtype, frames=settings.frames)
-    make_optimizer(settings.optimizer)  # an unknown name is refused before a folder is made
-    settle_process()
-    potential = named_potential(model, settings)
-    folder = open_run_folder(out, potential, settings, inputs=[str(path) for path in inputs], resume=resume)
-    total = count_structures(inputs) if sys.stderr.isatty() else None
     with told_at_the_end():
+        found = readable(inputs)
+        values = {**defaults, **(read_yaml(config) if config else {}), **explicit}
+        settings = RelaxSettings.parse(override(values, assignments), str(config or "settings"))
+        model = load_model(settings.model, device=settings.device, dtype=settings.dtype, frames=settings.frames)
+        make_optimizer(settings.optimizer)  # an unknown name is refused before a folder is made
+        settle_process()
+        potential = named_potential(model, settings)
+        folder = open_run_folder(out, potential, settings, inputs=[str(path) for path in inputs], resume=resume)
+        total = count_structures(inputs) if sys.stderr.isatty() else None
         _watch(run_relaxation(jobs_of(found), potential, settings, folder), verb, folder, total)
     records = list(folder.records())
     click.echo(format_table(records))

@@ -28,7 +28,8 @@ from geocalc.records import Record
 HERE = Path(__file__).parent
 GEOCALC = (sys.executable, "-c", "from geocalc.cli import main; main()")
 METALS, ADSORBATES = ("Cu", "Ag", "Pd", "Pt", "Ni", "Rh"), ("H", "O", "N", "C")
-RATTLE, FMAX, STEPS = 0.1, 0.05, 12  # Angstrom, eV/Angstrom; some converge within the steps, some do not
+RATTLE, FMAX, STEPS = 0.1, 0.1, 10  # Angstrom, eV/Angstrom; some converge within the steps, some do not
+EARLY = 0.2  # of the kills come while a process starts, whatever is finished by then
 FINISHED = (0, 3)
 
 
@@ -102,11 +103,17 @@ def undisturbed(source: Path, out: Path, workers: int) -> tuple[float, float]:
     return first, time.monotonic() - begun
 
 
-def killed(source: Path, out: Path, workers: int, delays: list[float]) -> tuple[int, int, int, float]:
-    """Run, kill after each of the delays and resume: kills in the start and inside a line, journal lines lost, seconds."""
+def killed(source: Path, out: Path, workers: int, moments: list[tuple[int, float]]) -> tuple[int, int, int, float]:
+    """Run, kill at each of the moments (finished structures, seconds after that) and resume.
+
+    Returns:
+        Kills before anything new was finished, kills inside a line, kills after which the journal lost lines, and seconds.
+    """
     begun, before, in_start, in_line, recomputed = time.monotonic(), b"", 0, 0, 0
-    for delay in delays:
+    for finished, delay in moments:
         process = start(source, out, workers)
+        while process.poll() is None and journal(out).count(b"\n") < finished:
+            time.sleep(0.01)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         if process.wait() != -signal.SIGKILL:
@@ -115,7 +122,7 @@ def killed(source: Path, out: Path, workers: int, delays: list[float]) -> tuple[
         whole = left[: left.rfind(b"\n") + 1]
         recomputed += not whole.startswith(before)
         in_start, in_line, before = in_start + (whole == before), in_line + (whole != left), whole
-        print(f"killed after {delay:.1f} s, {whole.count(bytes([10]))} finished", flush=True)
+        print(f"killed with {len(whole.splitlines())} structures finished", flush=True)
     finish(start(source, out, workers), out)
     recomputed += not journal(out).startswith(before)
     return in_start, in_line, recomputed, time.monotonic() - begun
@@ -143,9 +150,10 @@ def compare(folder: Path, workers: int, n: int, kills: int, seed: int) -> Row:
     """One undisturbed run and one that is killed."""
     source, alone, cut = folder / "input.extxyz", folder / f"alone-{workers}", folder / f"cut-{workers}"
     first, seconds = undisturbed(source, alone, workers)
-    longest = first + 1.6 * (seconds - first) / kills  # the kills together leave a part of the work to the last resume
-    delays = np.random.default_rng(seed).uniform(0.1, longest, kills).tolist()
-    in_start, in_line, recomputed, seconds_killed = killed(source, cut, workers, delays)
+    rng, each = np.random.default_rng(seed), (seconds - first) / n
+    finished = np.sort(rng.integers(0, max(1, n - 5), kills)).tolist()
+    moments = [(0, rng.uniform(0.0, first)) if rng.random() < EARLY else (k, rng.uniform(0.0, 3 * each)) for k in finished]
+    in_start, in_line, recomputed, seconds_killed = killed(source, cut, workers, moments)
     wanted, found = records(alone), records(cut)
     by_sid, theirs, ours = {r.sid: r for r in found}, files(alone), files(cut)
     return Row(
