@@ -52,14 +52,14 @@ def scaled_space(held: np.ndarray, cell: np.ndarray, what: str) -> np.ndarray:
     """Projector (3, 3) onto the moves that leave the `held` (3,) fractional coordinates of a cell (3, 3) as they are.
 
     Raises:
-        InputError: the free cell vectors do not span as many directions.
+        InputError: the cell vectors are not independent, so that there are no fractional coordinates.
     """
     if held.all() or not held.any():
         return np.diag((~held).astype(float))
-    free = complete_cell(cell)[~held] if np.isfinite(cell).all() else np.zeros((2, 3))
-    if np.linalg.matrix_rank(free, tol=COARSE) < len(free):
+    vectors = complete_cell(cell) if np.isfinite(cell).all() else np.zeros((3, 3))
+    if np.linalg.matrix_rank(vectors, tol=COARSE) < 3:
         raise InputError(f"{what} needs independent cell vectors, got {cell.tolist()}; correct the cell, or use FixCartesian")
-    return onto(free)
+    return onto(vectors[~held])
 
 
 def ase_constraints(held: Held) -> list[KEPT]:
