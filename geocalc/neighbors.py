@@ -271,7 +271,9 @@ def _check_size(positions: np.ndarray, completed: np.ndarray, pbc: np.ndarray, r
     farthest = int(np.abs(positions).max(axis=1).argmax())
     where = positions[farthest].tolist()
     if max(map(abs, where)) > FARTHEST:
-        raise InputError(f"atom {farthest} is at {where}, more than {FARTHEST:g} Å from the origin; check the file it came from")
+        raise InputError(
+            f"atom {farthest} is at {where}, more than {FARTHEST:g} Å from the origin; check the file it came from"
+        )
     heights = 1 / np.sqrt((np.linalg.inv(completed) ** 2).sum(axis=0))[pbc]
     widths = np.ptp(positions @ completed.T, axis=0)  # the open vectors of `completed` have unit length
     widths[pbc] = heights

@@ -133,7 +133,9 @@ def _check_elements(present: list[int], known: tuple[int, ...], n_elements: int)
     if foreign:
         names = ", ".join(symbols()[z] if 0 < z <= N_ELEMENTS else f"Z={z}" for z in foreign)
         allowed = " ".join(symbols()[z] for z in sorted(known))
-        raise InputError(f"the structure contains {names}, which this model was not trained on; it knows {allowed}; choose another model")
+        raise InputError(
+            f"the structure contains {names}, which this model was not trained on; it knows {allowed}; choose another model"
+        )
     beyond = [z for z in present if not 0 < z < n_elements]
     if beyond:
         raise InputError(f"the structure contains atomic number {beyond[0]}; this model has numbers 1 to {n_elements - 1}")

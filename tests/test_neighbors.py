@@ -313,4 +313,3 @@ def test_sizes_beyond_all_measure_are_refused(name: str) -> None:
         build_graph(raw(BEYOND[name]), 2.0)
     with pytest.raises(InputError, match="^CO?: "):
         from_atoms(BEYOND[name], use_tags=False)
-

@@ -301,7 +301,9 @@ def test_relaxations_of_anything(given: list[Atoms], name: str, max_steps: int, 
     kept = [pair for pair in usable(given) if set(pair[0].numbers) <= set(METALS + LIGHT)]
     if not kept:
         return
-    wrong = data.draw(st.dictionaries(st.integers(1, 3), st.sampled_from((math.nan, math.inf, -math.inf, 1e30, 0.0)), max_size=1))
+    wrong = data.draw(
+        st.dictionaries(st.integers(1, 3), st.sampled_from((math.nan, math.inf, -math.inf, 1e30, 0.0)), max_size=1)
+    )
     after = data.draw(st.integers(0, 2))
     optimizer, order = make_optimizer(name), data.draw(st.permutations(range(len(kept))))
 
@@ -323,7 +325,9 @@ def test_relaxations_of_anything(given: list[Atoms], name: str, max_steps: int, 
 
 
 @examples(25)
-@given(st.lists(structures(numbers=(1, 6, 8, 29)), min_size=1, max_size=3), st.sampled_from(sorted(OPTIMIZERS)), st.integers(0, 2))
+@given(
+    st.lists(structures(numbers=(1, 6, 8, 29)), min_size=1, max_size=3), st.sampled_from(sorted(OPTIMIZERS)), st.integers(0, 2)
+)
 def test_relaxations_with_a_network(given: list[Atoms], name: str, max_steps: int) -> None:
     kept = usable(given, use_tags=True)
     if not kept:

@@ -174,7 +174,10 @@ def compare(folder: Path, workers: int, n: int, kills: int, seed: int) -> Row:
 
 def table(rows: list[Row]) -> str:
     """The rows in Markdown."""
-    lines = ["| | " + " | ".join(f"{r.workers} worker{'s' * (r.workers > 1)}" for r in rows) + " |", "|---" * (len(rows) + 1) + "|"]
+    lines = [
+        "| | " + " | ".join(f"{r.workers} worker{'s' * (r.workers > 1)}" for r in rows) + " |",
+        "|---" * (len(rows) + 1) + "|",
+    ]
     for name in list(asdict(rows[0]))[1:]:
         lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(f"{getattr(r, name):g}" for r in rows) + " |")
     return "\n".join(lines)
