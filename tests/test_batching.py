@@ -99,6 +99,7 @@ def test_a_structure_too_large_for_the_memory_has_an_error_of_its_own() -> None:
     assert large
     for task in large:
         assert found[task.number].error.startswith("the structure of 12 atoms needs more memory than cpu has, even alone")
+        assert not found[task.number].final
     assert_as_alone(found, [task for task in given if task not in large])
 
 

@@ -157,6 +157,12 @@ def test_a_wrong_setting_is_one_sentence_and_nothing_is_written(model, options, 
     assert files() == {"in.extxyz", "c.yaml"}
 
 
+def test_formats_that_lose_tags_are_told_in_one_line(model):
+    write("POSCAR", clean(), format="vasp")
+    done = invoke("predict", "POSCAR", "--model", model, "--out", "here")
+    assert [line[:33] for line in done.stderr.splitlines() if "hold no tags" in line] == ["note: POSCAR files hold no tags ("]
+
+
 def test_tags_that_are_converted_are_told_once(model):
     layered = []
     for k in range(3):

@@ -277,6 +277,14 @@ def test_negative_tags_are_refused() -> None:
         read(atoms)
 
 
+@pytest.mark.parametrize("tag", [0.5, np.nan, np.inf, "1"])
+def test_tags_that_are_no_whole_numbers_are_refused(tag: object) -> None:
+    atoms = adslab(3)
+    atoms.arrays["tags"] = np.full(len(atoms), tag)
+    with pytest.raises(InputError, match="non-negative integer"):
+        read(atoms)
+
+
 def test_no_raw_tag_ever_passes() -> None:
     rng = np.random.default_rng(1)
     for _ in range(200):
