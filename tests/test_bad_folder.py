@@ -23,8 +23,8 @@ BAD = {  # file: words of its sentence
     "b0-truncated.xyz": ("cannot read ", "b0-truncated.xyz: the file ends inside frame 0, after 1 of 2 atoms; check that"),
     "b1-empty.traj": ("b1-empty.traj holds no structure; check that it was written completely",),
     "b2-element.xyz": ("contains Xe, which this model was not trained on; it knows H C O Cu; choose another model",),
-    "b3-same-place.xyz": ("CO: atom 0 (C) and atom 1 (O) are 0.00 Å apart", "; check positions and cell"),
-    "b4-vanishing.xyz": ("CO: the periodic cell [[0.001, 0.0, 0.0]", "is so small or flat", "; check the cell"),
+    "b3-same-place.xyz": ("atom 0 (C) and atom 1 (O) are 0.00 Å apart", "; check positions and cell"),
+    "b4-vanishing.xyz": ("the periodic cell [[0.001, 0.0, 0.0]", "is so small or flat", "; check the cell"),
     "b5-spring.traj": ("the constraint Hookean cannot be kept", "; use FixAtoms,"),
 }
 GOOD = 994

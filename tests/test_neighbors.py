@@ -328,7 +328,9 @@ def test_pairs_join_an_edge_and_its_reverse(name: str, max_neighbors: int | None
 
 @pytest.mark.parametrize("name", BEYOND)
 def test_sizes_beyond_all_measure_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=r"(check the cell|check the file (it|they) came from|choose shorter lattice vectors)$"):
+    with pytest.raises(
+        InputError, match=r"(check the cell|check the file (it|they) came from|choose shorter lattice vectors)$"
+    ):
         build_graph(raw(BEYOND[name]), 2.0)
     with pytest.raises(InputError, match=r"^[A-Z]\w*: "):
         from_atoms(BEYOND[name], use_tags=False)
