@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.constraints import FixAtoms
 from models_for_tests import write_model
@@ -16,6 +17,7 @@ from structures import adslab, rattled
 import geocalc
 from geocalc import GeoCalc
 from geocalc.errors import InputError, ModelNotFoundError, RecipeError
+from geocalc.systems import Systems
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +105,21 @@ def test_a_wrong_model_or_setting_is_an_error_at_once(folder: Path) -> None:
         geocalc.predict(slab(), folder, frames="latice")
     with pytest.raises(RecipeError, match="`workers` is 0"):
         geocalc.relax(slab(), folder, workers=0)
+
+
+def apart(systems: Systems) -> torch.Tensor:
+    """A bad proposal: every atom a little farther from the origin of its axes."""
+    return 0.02 * systems.positions
+
+
+def test_a_warm_start_is_asked_once_and_taken_back_where_it_is_worse(folder: Path) -> None:
+    (start,) = geocalc.predict(slab(), folder)
+    (ended,) = geocalc.relax(slab(), folder, steps=4, fmax=1e-3, warm_start=apart)
+    (without,) = geocalc.relax(slab(), folder, steps=3, fmax=1e-3)
+    worse = slab()
+    worse.positions += apart(geocalc.from_atoms(slab(), use_tags=False)).numpy()
+    (there,) = geocalc.predict(worse, folder)
+    refused = there.record.energy > start.record.energy or there.record.fmax > start.record.fmax
+    assert refused
+    assert ended.record.energy == without.record.energy
+    assert ended.record.n_evaluations == without.record.n_evaluations + 1
