@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +18,13 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from geocalc.errors import InputError, NonFiniteError
 from geocalc.io import from_atoms
 from geocalc.potential import ForceMode
+from geocalc.process import one_thread
 from geocalc.registry import LoadedModel, load_model
 from geocalc.systems import Systems
 
+FEW_ATOMS = (
+    48  # up to these one thread computes: two win a quarter at most, and lose threefold to a BLAS that waits on all cores
+)
 STEP = 1.0  # Angstrom; a structure in which an atom is further from where it last was is another one, and is read anew
 
 
@@ -127,7 +132,9 @@ class GeoCalc(Calculator):
         structure = self.atoms
         if structure is None:
             raise InputError("there is no structure to calculate; attach the calculator with atoms.calc = calc, or pass atoms")
-        prediction = self.model(self._systems(structure))
+        systems = self._systems(structure)
+        with one_thread() if systems.n_atoms <= FEW_ATOMS and self.model.device.type == "cpu" else nullcontext():
+            prediction = self.model(systems)
         energy = float(prediction.energy[0])
         if not np.isfinite(energy) or (prediction.forces is not None and not bool(prediction.forces.isfinite().all())):
             raise NonFiniteError(

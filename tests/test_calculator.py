@@ -23,7 +23,7 @@ from structures import adslab, cloud, rattled, systems_of
 
 from geocalc import GeoCalc
 from geocalc.errors import InputError, NonFiniteError
-from geocalc.registry import load_model
+from geocalc.registry import LoadedModel, load_model
 from geocalc.systems import Prediction, Systems
 from geocalc.tags import TagsConverted
 
@@ -402,6 +402,30 @@ def test_a_model_that_gives_no_number_is_an_error(calc: GeoCalc, monkeypatch: py
     atoms.calc = calc
     with pytest.raises(NonFiniteError, match=r"tiny gave an energy of 1.0 eV or forces that are no numbers for Cu8O"):
         atoms.get_potential_energy()
+
+
+@pytest.mark.parametrize(("n_layers", "expected"), [(2, 1), (6, 2)])
+def test_small_structures_are_computed_on_one_thread_and_threads_are_given_back(
+    n_layers: int, expected: int, calc: GeoCalc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, compute = [], LoadedModel.__call__
+
+    def watched(model: LoadedModel, systems: Systems) -> Prediction:
+        seen.append(torch.get_num_threads())
+        return compute(model, systems)
+
+    monkeypatch.setattr("geocalc.registry.LoadedModel.__call__", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        slab = fcc111("Cu", (3, 3, n_layers), vacuum=8.0, periodic=True)
+        slab.set_tags(np.where(slab.get_tags() > 1, 0, 1))
+        slab.calc = calc
+        slab.get_potential_energy()
+        assert seen == [expected]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_calculating_nothing_is_refused(calc: GeoCalc) -> None:

@@ -18,6 +18,7 @@ from geocalc.ase_potential import AsePotential
 from geocalc.guards import Status
 from geocalc.optim import QuasiNewton
 from geocalc.optim.force_constants import ANCHOR, spring_hessians
+from geocalc.optim.quasi_newton import SLACK, _held_back, _learn, _longest
 from geocalc.relaxation import relax_systems
 from geocalc.snapshots import Relaxation
 from geocalc.systems import Prediction, Systems, concatenate
@@ -159,3 +160,31 @@ def test_trust_bounds_every_step() -> None:
     longest = [float((b - a).norm(dim=1).max()) for a, b in pairwise(places)]
     assert longest[0] == pytest.approx(0.03)
     assert max(longest) < 0.06  # back to the anchor and on from there
+
+
+def test_a_step_that_is_held_back_is_the_step_of_a_raised_curvature() -> None:
+    rng = np.random.default_rng(3)
+    root = rng.normal(size=(12, 12))
+    hessian = root @ root.T + 0.02 * np.eye(12)
+    forces, atoms = rng.normal(size=12), np.repeat(np.arange(4), 3)
+    inverse = np.asfortranarray(np.linalg.inv(hessian))
+    for trust in (0.5, 0.1, 0.02):
+        step, shift = _held_back(inverse @ forces, inverse, trust, atoms)
+        assert shift > 0
+        assert np.abs((hessian + shift * np.eye(12)) @ step - forces).max() < 1e-9
+        assert 0.6 * trust < _longest(step, atoms) <= (1 + SLACK) * trust
+
+
+def test_a_soft_direction_does_not_hold_back_a_stiff_one() -> None:
+    atoms = np.array([0, 0, 0, 1, 1, 1])
+    inverse = np.asfortranarray(np.diag([100.0, 0.1, 0.1, 0.1, 0.1, 0.1]))
+    forces = np.array([0.5, 0.0, 0.0, 1.0, 0.0, 0.0])  # 50 Angstrom along the soft one, 0.1 along the stiff one
+    step, _ = _held_back(inverse @ forces, inverse, 0.2, atoms)
+    assert 0.07 < step[3] < 0.1
+
+
+def test_nothing_is_learnt_where_the_curvature_is_negative() -> None:
+    inverse = np.asfortranarray(np.diag([0.5, 0.25]))
+    move = np.array([0.1, 0.0])
+    assert _learn(inverse, move, -0.3 * move, 2.0 * move, 0.1) is inverse
+    assert _learn(inverse, move, 0.5 * move, 2.0 * move, 0.1)[0, 0] == pytest.approx(2.0)

@@ -11,10 +11,10 @@ from geocalc.optim.base import FreeComponents
 from geocalc.systems import Systems
 
 REACH = 1.6  # pairs up to this many sums of covalent radii are springs: first neighbours in metals, bonds in molecules
-STIFFNESS = 4.0  # eV/Angstrom^2 at the sum of the radii; with POWER it gives 1-2 between metal atoms and 5-20 in molecules
+STIFFNESS = 2.0  # eV/Angstrom^2 at the sum of the radii; with POWER it gives 0.5-1 between metal atoms and 3-10 in molecules
 POWER = 8.0
 SIDEWAYS = 0.1  # stiffness across a spring as a share of that along it
-ANCHOR = 8.0  # eV/Angstrom^2 of every atom to its place; softer springs let adsorbates slide into other basins
+ANCHOR = 4.0  # eV/Angstrom^2 of every atom to its place; softer springs let adsorbates slide into other basins
 
 
 def spring_hessians(systems: Systems) -> tuple[np.ndarray, ...]:

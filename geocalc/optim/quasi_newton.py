@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsymv, dsyr2
-from scipy.linalg.lapack import dpotrf, dpotri
+from scipy.linalg.lapack import dposv, dpotrf, dpotri, dpotrs
 from torch import Tensor
 
 from geocalc.optim.base import Floats, FreeComponents, Ragged
@@ -22,6 +22,8 @@ NOISE = 1e-5  # eV; a rise of the energy below that is the rounding of a float32
 PLAIN = (
     1 / 70
 )  # Angstrom^2/eV; along the forces where the guess of the curvature has broken down, as stiff as ASE's BFGS begins
+SLACK = 0.25  # a step that much too long is simply made shorter
+TRIALS = 6  # solves for a step of the right length
 SAME_PLACE = 1e-7  # Angstrom; a move smaller than this teaches nothing about the curvature
 
 
@@ -33,7 +35,7 @@ class Memory(NamedTuple):
         inverse: (n_free, n_free) inverse Hessian, Angstrom^2/eV, lower triangle in Fortran order.
         energy: eV at the anchor.
         gain: eV that the last step was to win; NaN before the first.
-        share: by how much that step was shortened.
+        shift: eV/Angstrom^2, by how much the curvature was raised for that step. share: by how much it was then shortened.
         length: Angstrom, longest displacement of an atom in it.
         trust: Angstrom, longest displacement of an atom that is allowed now.
     """
@@ -43,6 +45,7 @@ class Memory(NamedTuple):
     trust: float
     energy: float = math.nan
     gain: float = math.nan
+    shift: float = math.nan
     share: float = math.nan
     length: float = math.nan
 
@@ -65,16 +68,17 @@ class QuasiNewtonState:
 class QuasiNewton:
     """Settings of the trust-region quasi-Newton method.
 
-    It starts from springs between neighbours (`geocalc.optim.force_constants`), learns the inverse Hessian by damped BFGS updates, and
-    takes back a step after which neither the energy nor the work of the forces went down. The second test makes it safe for forces that
-    are not the gradient of the energy.
+    It starts from springs between neighbours (`geocalc.optim.force_constants`), learns the inverse Hessian by damped BFGS updates
+    (nothing where the curvature is negative), holds soft directions back to the length that is trusted, and takes back
+    a step after which neither the energy nor the work of the forces went down. The second test makes it safe for forces that are
+    not the gradient of the energy.
 
     Attributes:
         max_step: Angstrom, longest displacement of any atom in a step, also in the first. Longer ones save few calls and leave
             shallow basins.
         damping: smallest curvature along a step that is learnt, as a share of the expected one.
 
-    Source: Nocedal and Wright, Numerical Optimization (2006), procedure 18.2 (damped BFGS) and algorithm 4.1 (trust region).
+    Source: Nocedal and Wright, Numerical Optimization (2006), procedure 18.2 (damped BFGS), algorithms 4.1 and 4.3 (trust region).
     """
 
     max_step: float = 0.2
@@ -113,30 +117,36 @@ class QuasiNewton:
         """
         inverse, trust, back = memory.inverse, memory.trust, False
         if not math.isnan(memory.gain) and len(move):
-            inverse = _learn(inverse, move, before - now, memory.share * before, self.damping)
+            inverse = _learn(inverse, move, before - now, memory.share * before - memory.shift * move, self.damping)
             won = max(memory.energy - energy, 0.5 * float((before + now) @ move))
             back = won < -NOISE and memory.length > SHORTEST_TRUST
             if won < BAD * memory.gain - NOISE:
                 trust = max(BAD * memory.length, SHORTEST_TRUST)
-            elif won > GOOD * memory.gain and memory.share < 1:
+            elif won > GOOD * memory.gain and (memory.shift > 0 or memory.share < 1):
                 trust = min(2 * trust, self.max_step)
         pull = before if back else now
         step = dsymv(1.0, inverse, pull, lower=1) if len(pull) else pull
         slope = float(step @ pull)
         if slope <= 0:  # the guess of the curvature has broken down
-            step, slope = PLAIN * pull, PLAIN * float(pull @ pull)
-        longest = math.sqrt(np.bincount(memory.atoms, step * step).max()) if len(step) else 0.0
-        share = trust / longest if longest > trust else 1.0
+            inverse = np.asfortranarray(PLAIN * np.eye(len(pull)))
+            step = PLAIN * pull
+        longest, shift = _longest(step, memory.atoms), 0.0
+        if longest > trust:
+            step, shift = _held_back(step, inverse, trust, memory.atoms)
+            longest = _longest(step, memory.atoms)
+        share = min(1.0, trust / longest) if longest else 1.0
+        step = share * step
         new = Memory(
             atoms=memory.atoms,
             inverse=inverse,
             trust=trust,
             energy=memory.energy if back else energy,
-            gain=share * (1 - 0.5 * share) * slope,
+            gain=0.5 * float((2 - share) * step @ pull + shift * step @ step),
+            shift=shift,
             share=share,
             length=share * longest,
         )
-        return _Plan(new, share * step, back)
+        return _Plan(new, step, back)
 
 
 class _Plan(NamedTuple):
@@ -145,6 +155,41 @@ class _Plan(NamedTuple):
     memory: Memory
     step: Floats
     back: bool
+
+
+def _longest(step: Floats, atoms: NDArray[np.int64]) -> float:
+    """Longest displacement of an atom, Angstrom."""
+    return math.sqrt(np.bincount(atoms, step * step).max()) if len(step) else 0.0
+
+
+def _held_back(step: Floats, inverse: Floats, trust: float, atoms: NDArray[np.int64]) -> tuple[Floats, float]:
+    """The step of the curvature plus a multiple of unity, in which no atom moves much further than `trust`; and that multiple.
+
+    Soft directions are held back and stiff ones hardly, where the same step made shorter would give up both.
+
+    Args:
+        step: (n_free,) Angstrom, without. inverse: (n_free, n_free) Angstrom^2/eV, lower triangle. trust: Angstrom.
+        atoms: (n_free,) atom of each component.
+    Returns:
+        (n_free,) Angstrom, and eV/Angstrom^2.
+    Source: More and Sorensen, SIAM J. Sci. Stat. Comput. 4, 553 (1983): Newton's method for the reciprocal length.
+    """
+    short, factor, shift = step, None, 0.0
+    for _ in range(TRIALS):
+        excess = _longest(short, atoms) / trust - 1
+        if excess <= SLACK:
+            break
+        softer = dsymv(1.0, inverse, short, lower=1)
+        if factor is not None:
+            softer, _ = dpotrs(factor, softer, lower=1)
+        shift += excess * float(short @ short) / float(short @ softer)
+        raised = shift * inverse
+        raised.ravel(order="K")[:: len(step) + 1] += 1
+        factor, found, failed = dposv(raised, step, lower=1, overwrite_a=1)
+        if failed:
+            break
+        short = found
+    return short, shift
 
 
 def _invert(hessian: Floats) -> Floats:
@@ -161,12 +206,12 @@ def _learn(inverse: Floats, move: Floats, change: Floats, expected: Floats, damp
     measured, guessed = float(move @ change), float(move @ expected)
     if float(move @ move) < SAME_PLACE**2:
         return inverse
+    if not measured > 0:
+        return inverse  # downhill over a crest; learning from it would make the next steps long ones into other basins
     if measured < damping * guessed:
         mix = (1 - damping) * guessed / (guessed - measured)
         change = mix * change + (1 - mix) * expected
         measured = float(move @ change)
-    if not measured > 0:
-        return inverse
     mapped = dsymv(1.0, inverse, change, lower=1)
     weight = 0.5 * (1 + float(change @ mapped) / measured)
     learnt: Floats = dsyr2(1.0 / measured, move, weight * move - mapped, lower=1, a=inverse)
