@@ -49,7 +49,7 @@ def _model(axis: Axes, rows: Rows) -> None:
         f"{r['seconds']:.0f} s" + (f"   {r['faster']:.1f}x faster" if r["way"].startswith("geocalc") else "") for r in rows
     ]
     _bars(axis, names, [r["seconds"] for r in rows], labels)
-    _title(axis, "48 adslabs with faenet-sfa on two cores")
+    _title(axis, "128 adslabs with faenet-sfa on two cores")
     axis.set_xlabel("wall time (s), start of workers included")
 
 
