@@ -6,16 +6,18 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from geocalc.campaign import Job, Relaxed, relax_jobs
+from geocalc.card import Task
 from geocalc.cell_relaxation import CellRelaxation
 from geocalc.engines import cell_filter_of
 from geocalc.errors import ModelFileError
+from geocalc.guards import Status
 from geocalc.optim import make_optimizer
 from geocalc.records import Record
 from geocalc.registry import LoadedModel, load_model
@@ -167,7 +169,18 @@ def predict(
     strict: bool = False,
     workers: int = 1,
 ) -> list[Result]:
-    """Evaluate structures as they are; see `relax`, of which this is the case without steps."""
+    """Evaluate structures as they are; nothing is relaxed.
+
+    A model of relaxed energies gives, from the unrelaxed structure, the energy after relaxation and, where it predicts
+    displacements, `Result.atoms` at their predicted places. A model of energies and forces gives those of the structure itself.
+
+    Args:
+        structures, model, device, dtype, frames, strict, workers: see `relax`.
+    Returns:
+        One result per structure, in order.
+    Raises:
+        ModelNotFoundError, ModelFileError, RecipeError, InputError: see `relax`.
+    """
     return relax(structures, model, steps=0, device=device, dtype=dtype, frames=frames, strict=strict, workers=workers)
 
 
@@ -188,6 +201,7 @@ def named_potential(model: LoadedModel, settings: RelaxSettings) -> NamedPotenti
         opener=_Opener(folder=model.folder, hash=model.hash, dtype=settings.dtype, frames=settings.frames),
         cutoff=model.card.cutoff,
         stress=model.card.stress,
+        direct=model.card.task is Task.IS2RE,
     )
     cell_filter_of(potential, settings)
     return potential
@@ -219,7 +233,9 @@ def _result(ended: Relaxed) -> Result:
     final = atoms.copy()
     if relaxation is not None:
         final.positions[:] = relaxation.systems.positions.cpu().numpy()
-        results = {"energy": relaxation.energy, "forces": relaxation.forces.cpu().numpy()}
+        results: dict[str, Any] = {"energy": relaxation.energy}
+        if relaxation.status is not Status.PREDICTED:
+            results["forces"] = relaxation.forces.cpu().numpy()
         if isinstance(relaxation, CellRelaxation):
             final.cell[:] = relaxation.systems.cell[0].cpu().numpy()
             if bool(relaxation.stress.isfinite().all()):

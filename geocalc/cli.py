@@ -133,7 +133,10 @@ def predict(
     config: Path | None,
     assignments: tuple[str, ...],
 ) -> None:
-    """Evaluate structures as they are: a single point with an energy-and-force model."""
+    """Evaluate structures as they are, without relaxing them.
+
+    A model of relaxed energies predicts what they would relax to; a model of energies and forces gives a single point.
+    """
     settings = {
         "model": model,
         "device": device,
@@ -178,7 +181,7 @@ def _run(
 @main.command()
 @click.argument("model")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--task", type=click.Choice(["s2ef", "relax"]), default="s2ef", show_default=True)
+@click.option("--task", type=click.Choice(["s2ef", "relax", "is2re", "is2rs"]), default="s2ef", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder for metrics.json and figures.")
 @click.option("--source", type=int, default=None, help="Only this source of a recipe, counted from 0.")
 @click.option("--frames", default=None, help="Frame policy other than the model's.")
@@ -252,7 +255,7 @@ def train(
 def _train_line(progress: Progress) -> None:
     left = progress.seconds / max(1, progress.done_here) * (progress.steps - progress.step)
     click.echo(
-        f"step {progress.step}/{progress.steps}  energy {progress.energy:.3f} eV  forces {progress.forces:.3f} eV/A  "
+        f"step {progress.step}/{progress.steps}  energy {progress.energy:.3f} eV  vectors {progress.vectors:.3f}  "
         f"{left / 60:.0f} min left",
         err=True,
     )

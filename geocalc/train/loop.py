@@ -7,26 +7,32 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
 from torch import nn
 
 from geocalc.architectures import ARCHITECTURES
+from geocalc.card import Task
 from geocalc.errors import InputError, NonFiniteError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.neighbors import build_graph
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, evaluate
+from geocalc.rewiring import Rewiring, keep_atoms
 from geocalc.run_folder import write_whole
+from geocalc.systems import Systems
 from geocalc.train.batches import Labels, Schedule, collate
 from geocalc.train.checkpoint import COUNTERS, load_checkpoint, save_checkpoint
 from geocalc.train.ema import WeightAverage
-from geocalc.train.loss import Losses, loss
+from geocalc.train.loss import Losses, loss, pair_loss
 from geocalc.train.metrics import measure
+from geocalc.train.noise import disturbed
+from geocalc.train.pair_metrics import pair_errors, pair_predictions
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.references import fit_scales
@@ -45,7 +51,7 @@ class Progress:
     step: int
     steps: int
     energy: float
-    forces: float
+    vectors: float
     seconds: float
     done_here: int
 
@@ -115,7 +121,7 @@ def train(
                 step=done,
                 steps=settings.steps,
                 energy=float(losses.energy),
-                forces=float(losses.forces),
+                vectors=float(losses.vectors),
                 seconds=elapsed,
                 done_here=done - first,
             )
@@ -214,22 +220,36 @@ def take_step(model: EnergyModel, samples: list[Sample], recipe: Recipe, step: i
         NonFiniteError: the loss is NaN or infinite.
     """
     settings = recipe.training
-    systems, labels = collate(samples)
-    systems = systems.to(fabric.device)
-    labels = Labels(energy=labels.energy.to(fabric.device), forces=labels.forces.to(fabric.device))
+    if settings.noise is not None:
+        places = range(fabric.global_rank, fabric.global_rank + fabric.world_size * len(samples), fabric.world_size)
+        rngs = [np.random.default_rng((settings.seed, step, place)) for place in places]
+        samples = disturbed(samples, settings.noise, rngs)
+    systems, labels = seen(model, samples)
+    systems, labels = systems.to(fabric.device), labels.to(fabric.device)
     generator = torch.Generator().manual_seed((settings.seed << 32) + (step << 8) + fabric.global_rank)
     graph = build_graph(systems, model.network.cutoff, model.network.max_neighbors)
+    graph = model.rewiring.edges(graph, systems)
     by_gradient = settings.force_weight or settings.gradient_target_weight
     mode = ForceMode.GRADIENT if by_gradient else ForceMode.NONE
     policy = frame_policy(settings.frames_at(step))
     with fabric.autocast():
         prediction = evaluate(model, systems, graph, policy, mode, training=True, generator=generator)
-    losses = loss(prediction, prediction.direct_forces, systems, labels, settings, model.energy_scale)
+    if recipe.task is Task.IS2RE:
+        losses = pair_loss(prediction, systems, labels, settings, model.energy_scale, model.force_scale)
+    else:
+        losses = loss(prediction, prediction.direct_forces, systems, labels, settings, model.energy_scale)
     total = float(losses.total.detach())
     if not math.isfinite(total):
         raise NonFiniteError(f"the loss is {total} at step {step}; {REMEDY}")
     losses.total.backward()
     return losses
+
+
+def seen(model: EnergyModel, samples: Sequence[Sample]) -> tuple[Systems, Labels]:
+    """The atoms that the network sees, and their labels."""
+    systems, labels = collate(samples)
+    kept = model.rewiring.atoms(systems)
+    return keep_atoms(systems, kept), replace(labels, forces=labels.forces[kept], displacement=labels.displacement[kept])
 
 
 def _share_gradients(network: nn.Module, fabric: Fabric) -> None:
@@ -247,7 +267,12 @@ def build_model(recipe: Recipe, training: Sequence[Sample]) -> EnergyModel:
     architecture = ARCHITECTURES[recipe.model.architecture]
     network = architecture.build(architecture.settings.model_validate(recipe.model.settings))
     return EnergyModel(
-        network, fit_scales(training, recipe.references.elements), recipe.model.repulsion_reach, recipe.model.reads_tags
+        network,
+        fit_scales(training, recipe.references.elements, recipe.task),
+        recipe.model.repulsion_reach,
+        recipe.model.reads_tags,
+        Rewiring(recipe.model.drop_subsurface, recipe.model.adsorbate_edges),
+        displaces=recipe.task is Task.IS2RE,
     )
 
 
@@ -258,5 +283,9 @@ def score(model: EnergyModel, recipe: Recipe, samples: list[Sample], device: tor
     for number, source in enumerate(recipe.data.sources):
         some = [s for s in samples if s.source == number]
         if some:
-            found[str(source.path)] = asdict(measure(potential, some, device))
+            found[str(source.path)] = asdict(
+                pair_errors(pair_predictions(potential, some, device))
+                if recipe.task is Task.IS2RE
+                else measure(potential, some, device)
+            )
     return found
