@@ -81,6 +81,9 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--cell", default="none", show_default=True, help="Relax the cell too: frechet or unit, as ASE's filters.")
 @click.option("--pressure", type=float, default=0.0, show_default=True, help="On the cell, eV/Angstrom^3 (1 GPa is 0.00624).")
 @click.option("--cell-mask", default="xx,yy,zz,yz,xz,xy", show_default=True, help="Strains of the cell that may change.")
+@click.option(
+    "--warm-start", default=None, metavar="MODEL", help="Try the displacements of a model of relaxed structures first."
+)
 @click.option("--keep-symmetry", is_flag=True, help="Keep the space group that a structure has at the start.")
 def relax(
     inputs: tuple[Path, ...],
@@ -103,6 +106,7 @@ def relax(
     pressure: float,
     cell_mask: str,
     keep_symmetry: bool,
+    warm_start: str | None,
 ) -> None:
     """Relax structures; INPUTS are files that ASE reads, folders, or OC20 LMDB.
 
@@ -113,6 +117,7 @@ def relax(
     settings |= {"workers": workers, "batch_edges": batch_edges}
     settings |= {"optimizer": optimizer, "fmax": fmax, "steps": steps, "traj": traj}
     settings |= {"cell": cell, "pressure": pressure, "cell_mask": cell_mask, "keep_symmetry": keep_symmetry}
+    settings |= {"warm_start": warm_start}
     _run("relax", inputs, out, settings, config, assignments, resume)
 
 

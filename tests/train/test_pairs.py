@@ -14,6 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import read, write
 from click.testing import CliRunner
+from models_for_tests import write_model
 from structures import adslab, rattled
 from training import TINY, cpu_fabric, recipe_values, write_recipe
 
@@ -106,7 +107,7 @@ def test_files_that_are_no_pairs_are_refused(tmp_path: Path) -> None:
     for one in structures:
         one.calc = None
     write(tmp_path / "other.extxyz", structures)
-    with pytest.raises(InputError, match="none of the 4 relaxed structures of .* has an energy"):
+    with pytest.raises(InputError, match=r"none of the 4 relaxed structures of .* has an energy"):
         list(relaxed_pairs(source, Counter()))
 
 
@@ -240,3 +241,49 @@ def test_the_network_computes_the_same_in_float64(model: Path) -> None:
     assert abs(single - double) < 1e-4
     assert single != double
     assert torch.get_default_dtype() is torch.float32
+
+
+@pytest.fixture
+def potential(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "models")
+
+
+def test_a_relaxation_starts_where_the_model_thinks_that_it_ends(model: Path, potential: Path) -> None:
+    starts = [pair(k)[0] for k in range(3)]
+    plain = geocalc.relax(starts, str(potential), steps=1, fmax=1e-9, dtype="float64")
+    warm = [
+        geocalc.relax(starts, str(potential), steps=1, fmax=1e-9, dtype="float64", warm_start=str(model), workers=n)
+        for n in (1, 2)
+    ]
+    assert [r.record.energy for r in warm[0]] == [r.record.energy for r in warm[1]]
+    predicted = geocalc.predict(starts, str(model), frames="cell")
+    for start, before, after, end in zip(starts, plain, warm[0], predicted, strict=True):
+        assert after.record.n_evaluations == 2
+        tried = geocalc.predict(end.atoms, str(potential), dtype="float64")[0].record
+        first = geocalc.predict(start, str(potential), dtype="float64")[0].record
+        taken = tried.energy <= first.energy and tried.fmax <= first.fmax
+        assert after.record.energy == pytest.approx(tried.energy if taken else first.energy, abs=1e-6)
+        assert before.record.n_steps == 1
+
+
+def test_what_the_model_does_not_know_starts_as_it_is(model: Path, potential: Path) -> None:
+    bare = pair(0)[0]
+    bare = bare[bare.get_tags() < 2]
+    plain, warm = (
+        geocalc.relax(bare, str(potential), steps=2, fmax=1e-9, warm_start=start)[0].record for start in (None, str(model))
+    )
+    assert (plain.energy, plain.n_evaluations) == (warm.energy, warm.n_evaluations)
+
+
+def test_models_that_cannot_be_started_from(potential: Path) -> None:
+    with pytest.raises(InputError, match="does not predict where atoms end"):
+        geocalc.relax(pair(0)[0], str(potential), warm_start=str(potential))
+
+
+def test_warm_starts_on_the_command_line(model: Path, potential: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "new.extxyz", [pair(20)[0]])
+    words = ["relax", "new.extxyz", "--model", str(potential), "--warm-start", str(model), "--steps", "2", "--fmax", "1e-9"]
+    told = CliRunner().invoke(main, words)
+    assert told.exit_code == 3, told.output  # two steps are not enough
+    assert "ModelStart(folder=" in (tmp_path / "new-relax" / "settings.yaml").read_text()
