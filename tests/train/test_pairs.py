@@ -250,11 +250,9 @@ def potential(tmp_path: Path) -> Path:
 
 def test_a_relaxation_starts_where_the_model_thinks_that_it_ends(model: Path, potential: Path) -> None:
     starts = [pair(k)[0] for k in range(3)]
-    plain = geocalc.relax(starts, str(potential), steps=1, fmax=1e-9, dtype="float64")
-    warm = [
-        geocalc.relax(starts, str(potential), steps=1, fmax=1e-9, dtype="float64", warm_start=str(model), workers=n)
-        for n in (1, 2)
-    ]
+    options = {"steps": 1, "fmax": 1e-9, "dtype": "float64"}
+    plain = geocalc.relax(starts, str(potential), **options)
+    warm = [geocalc.relax(starts, str(potential), **options, warm_start=str(model), workers=n) for n in (1, 2)]
     assert [r.record.energy for r in warm[0]] == [r.record.energy for r in warm[1]]
     predicted = geocalc.predict(starts, str(model), frames="cell")
     for start, before, after, end in zip(starts, plain, warm[0], predicted, strict=True):
