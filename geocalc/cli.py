@@ -235,6 +235,9 @@ def evaluate(
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Run folder [default: runs/<recipe name>].")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@click.option(
+    "--from", "begin", default=None, metavar="MODEL", help="Go on with this model; RECIPE may be a file of structures."
+)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one setting; repeatable.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--devices", type=int, default=1, show_default=True, help="Processes or GPUs.")
@@ -243,16 +246,21 @@ def train(
     recipe: Path,
     out: Path | None,
     resume: bool,
+    begin: str | None,
     assignments: tuple[str, ...],
     device: str,
     devices: int,
     threads: int,
 ) -> None:
-    """Train a potential from a RECIPE (YAML); killed runs go on with --resume as if nothing had happened."""
+    """Train a model from a RECIPE (YAML); killed runs go on with --resume as if nothing had happened.
+
+    With --from MODEL and a file of labelled structures in place of RECIPE, that model is fine-tuned on them: split by relaxation,
+    references fitted anew, errors on what is held out before and after.
+    """
     from geocalc.commands.train import train_command
 
     report = _train_line if sys.stderr.isatty() else None
-    said = train_command(recipe, out, resume, assignments, device, devices, threads, report)
+    said = train_command(recipe, out, resume, assignments, device, devices, threads, report, begin)
     if said is not None:
         click.echo(said)
 

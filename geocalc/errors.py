@@ -39,3 +39,7 @@ class MissingDependencyError(GeoCalcError, ImportError):
 
 class RunFolderError(GeoCalcError, OSError):
     """A run folder cannot be written, or holds something else."""
+
+
+class FewData(UserWarning):
+    """There is so little to learn from that errors on other structures cannot be told."""

@@ -29,6 +29,7 @@ from geocalc.systems import Systems
 from geocalc.train.batches import Labels, Schedule, collate
 from geocalc.train.checkpoint import COUNTERS, load_checkpoint, save_checkpoint
 from geocalc.train.ema import WeightAverage
+from geocalc.train.finetune import begin_with
 from geocalc.train.loss import Losses, loss, pair_loss
 from geocalc.train.metrics import measure
 from geocalc.train.noise import disturbed
@@ -36,7 +37,7 @@ from geocalc.train.pair_metrics import pair_errors, pair_predictions
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.references import fit_scales
-from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, append_log, make_folder, trim_log
+from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, append_log, make_folder, read_log, trim_log
 from geocalc.train.store import Sample, read_store
 
 BETAS = (0.9, 0.99)  # shorter memory of squared gradients than Adam's default: force losses change scale early
@@ -108,6 +109,9 @@ def train(
     run = start(recipe, [s for s in samples if not s.validation])
     first = _open_folder(recipe, folder, run, fabric)
     run.to(fabric.device)
+    if recipe.start is not None and first == 0 and fabric.is_global_zero:
+        errors = score(copy.deepcopy(run.model).eval(), recipe, validation, fabric.device)
+        append_log(folder, {"step": 0, "seconds": 0.0, "validation": errors})
 
     started = time.monotonic()
     for step in range(first, settings.steps):
@@ -134,12 +138,19 @@ def train(
             append_log(folder, {"step": done, "seconds": elapsed, "validation": errors})
             if last:
                 errors = score(averaged, recipe, validation, fabric.device)
-                write_whole(folder / METRICS, [json.dumps({"validation": errors, "steps": done}, indent=1) + "\n"])
+                measured = {"validation": errors, "steps": done} | _before(recipe, folder)
+                write_whole(folder / METRICS, [json.dumps(measured, indent=1) + "\n"])
         if (done % settings.checkpoint_every == 0 or last or stopping) and fabric.is_global_zero:
             save_checkpoint(folder / CHECKPOINT, done, run.model.network, run.optimizer, run.average)
         if stopping:
             break
     return folder
+
+
+def _before(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Errors of the model that a run began with."""
+    first = next((entry for entry in read_log(folder) if entry["step"] == 0), None)
+    return {} if recipe.start is None or first is None else {"before": first["validation"]}
 
 
 def load_samples(recipe: Recipe, data_folder: Path, fabric: Fabric) -> list[Sample]:
@@ -167,10 +178,32 @@ def start(recipe: Recipe, training: Sequence[Sample]) -> Run:
     settings = recipe.training
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = build_model(recipe, training)
-    parameters = model.network.parameters()
+        model = build_model(recipe, training) if recipe.start is None else begin_with(recipe, recipe.start, training)
+    parameters = _trainable(model.network, settings.freeze)
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay)
     return Run(model=model, optimizer=optimizer, average=WeightAverage(model.network, settings.ema_decay))
+
+
+def _trainable(network: nn.Module, frozen: Sequence[str]) -> list[nn.Parameter]:
+    """Every parameter; those of frozen parts will get no gradient.
+
+    Raises:
+        RecipeError: the network has no such part, or nothing is left to train.
+    """
+    named = dict(network.named_parameters())
+    for part in frozen:
+        inside = [name for name in named if name == part or name.startswith(f"{part}.")]
+        if not inside:
+            raise RecipeError(f"training.freeze names {part!r}, which the network does not have; its parts: {_parts(network)}")
+        for name in inside:
+            named[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in named.values()):
+        raise RecipeError("training.freeze leaves nothing to train; take something out of it")
+    return list(named.values())
+
+
+def _parts(network: nn.Module) -> str:
+    return ", ".join(sorted({name.split(".")[0] for name, _ in network.named_parameters()}))
 
 
 def _open_folder(recipe: Recipe, folder: Path, run: Run, fabric: Fabric) -> int:
@@ -188,7 +221,7 @@ def _open_folder(recipe: Recipe, folder: Path, run: Run, fabric: Fabric) -> int:
 
 def _refuse_other(old: Recipe, new: Recipe, folder: Path) -> None:
     """Settings of the optimisation may change between pieces of a run; what is learned from what may not."""
-    for part in ("model", "data", "references"):
+    for part in ("model", "data", "references", "start"):
         if getattr(old, part) != getattr(new, part):
             raise RecipeError(f"{folder} holds a run with another `{part}` in its recipe; choose another --out for this one")
 

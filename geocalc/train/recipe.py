@@ -123,6 +123,7 @@ class Training(Settings):
         description="pull to zero of the energy shares of subsurface atoms and of clean slabs; adsorption energies only",
     )
     fixed_force_weight: float = Field(0.2, ge=0, description="weight of forces on atoms that are held fixed")
+    freeze: tuple[str, ...] = Field((), description="parts of the network that stay as they are, e.g. [embedding, blocks.0]")
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     seed: int = 0
     evaluate_every: int = Field(1000, ge=1)
@@ -165,12 +166,20 @@ class About(Settings):
     limits: tuple[str, ...] = ()
 
 
+class Start(Settings):
+    """The model that a run begins with: its weights and scales; references are fitted to what it misses."""
+
+    model: str = Field(description="name or folder")
+    hash: str = Field(description="first 16 digits of the SHA-256 of its weights")
+
+
 class Recipe(Settings):
     """How one model is trained."""
 
     schema_version: int = Field(1, ge=1, le=1)
     name: str
     task: Task = Task.S2EF
+    start: Start | None = None
     about: About
     model: Model
     data: Data
@@ -184,10 +193,19 @@ def read_recipe(path: Path, assignments: tuple[str, ...] = ()) -> Recipe:
     Raises:
         RecipeError: the file, a key or a value is not right; the message names the nearest allowed key.
     """
-    recipe = Recipe.parse(override(read_yaml(path), assignments), str(path))
-    check_architecture(recipe.model, str(path))
-    check_forces(recipe, str(path))
-    check_task(recipe, str(path))
+    return parse_recipe(override(read_yaml(path), assignments), str(path))
+
+
+def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """A recipe from its values, checked as a whole; `where` says in messages where they came from.
+
+    Raises:
+        RecipeError: see `read_recipe`.
+    """
+    recipe = Recipe.parse(values, where)
+    check_architecture(recipe.model, where)
+    check_forces(recipe, where)
+    check_task(recipe, where)
     return recipe
 
 
