@@ -41,5 +41,5 @@ class RunFolderError(GeoCalcError, OSError):
     """A run folder cannot be written, or holds something else."""
 
 
-class FewData(UserWarning):
-    """There is so little to learn from that errors on other structures cannot be told."""
+class DataWarning(UserWarning):
+    """Training data of which not all that is hoped for can be learnt, or told."""

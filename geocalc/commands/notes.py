@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from geocalc.errors import FewData
+from geocalc.errors import DataWarning
 from geocalc.readers import LossyFormat
 from geocalc.tags import TagsConverted
 
-OURS: tuple[type[Warning], ...] = (TagsConverted, LossyFormat, FewData)
+OURS: tuple[type[Warning], ...] = (TagsConverted, LossyFormat, DataWarning)
 
 
 @contextmanager

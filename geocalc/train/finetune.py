@@ -12,7 +12,7 @@ import torch
 
 from geocalc import elements
 from geocalc.card import Task
-from geocalc.errors import FewData, InputError, RecipeError
+from geocalc.errors import DataWarning, InputError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential
 from geocalc.registry import LoadedModel, find_model, load_model
@@ -126,6 +126,6 @@ def _warn_of_little(training: Sequence[Sample]) -> None:
         warnings.warn(
             f"there are {len(training)} frames of {groups} relaxations to learn from; with so few, errors on other structures may be "
             "several times those on the held-out ones: compare with DFT before you rely on it",
-            FewData,
+            DataWarning,
             stacklevel=3,
         )

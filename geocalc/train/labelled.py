@@ -19,6 +19,7 @@ from geocalc.io import fixed_mask
 from geocalc.labels import Labels, constraint_zeroed, labels
 from geocalc.readers import read_structures
 from geocalc.tags import TagsConverted, tags_of
+from geocalc.train.checks import LEVELS, check_levels
 from geocalc.train.recipe import Source
 
 N_PROBED = 1000  # frames looked at for forces that a reader set to zero; whoever did that did it to every frame
@@ -133,6 +134,7 @@ class FrameReader:
         self._n_read = self._n_labelled = 0
         self._first: tuple[str, Atoms, np.ndarray] | None = None
         self._notes: Counter[str] = Counter()
+        self._levels: list[str] = []
 
     def read(
         self, found: readers.Source, group: str, dropped: Counter[str], labelled_by: readers.Source | None = None
@@ -145,6 +147,7 @@ class FrameReader:
             dropped["no energy or forces" if self._needs_forces else "no energy"] += 1
             return None
         self._n_labelled += 1
+        self._levels += [str(atoms.info[key]) for key in LEVELS if key in atoms.info][:1]
         reason = _reject(atoms, source)
         if reason:
             dropped[reason] += 1
@@ -183,6 +186,7 @@ class FrameReader:
                 f"in info and {source.forces_key} in arrays, then for energy and forces of a stored calculator; label them, or "
                 "name your keys with energy_key and forces_key"
             )
+        check_levels(self._levels, str(self._path))
         for note, count in self._notes.items():
             warnings.warn(f"{self._path}: in {count} relaxations {note}", TagsConverted, stacklevel=2)
 

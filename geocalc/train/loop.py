@@ -28,6 +28,7 @@ from geocalc.run_folder import write_whole
 from geocalc.systems import Systems
 from geocalc.train.batches import Labels, Schedule, collate
 from geocalc.train.checkpoint import COUNTERS, load_checkpoint, save_checkpoint
+from geocalc.train.checks import check_samples
 from geocalc.train.ema import WeightAverage
 from geocalc.train.finetune import begin_with
 from geocalc.train.loss import Losses, loss, pair_loss
@@ -163,6 +164,8 @@ def load_samples(recipe: Recipe, data_folder: Path, fabric: Fabric) -> list[Samp
         prepare(recipe, data_folder)
     fabric.barrier()
     samples = read_store(prepare(recipe, data_folder))
+    if fabric.is_global_zero:
+        check_samples(samples, [str(source.path) for source in recipe.data.sources])
     n_validation = sum(s.validation for s in samples)
     if n_validation in (0, len(samples)):
         empty = "validate" if n_validation == 0 else "train"

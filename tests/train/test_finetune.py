@@ -16,7 +16,7 @@ from training import cpu_fabric, make_recipe, relaxations, write_data
 
 from geocalc import GeoCalc, load_model
 from geocalc.cli import main
-from geocalc.errors import FewData, InputError, RecipeError
+from geocalc.errors import DataWarning, InputError, RecipeError
 from geocalc.train.finetune import begin_with, tuned_values
 from geocalc.train.loop import start, train
 from geocalc.train.prepare import prepare
@@ -24,7 +24,7 @@ from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.register import register
 from geocalc.train.store import Sample, read_store
 
-pytestmark = pytest.mark.filterwarnings("ignore::geocalc.errors.FewData")
+pytestmark = pytest.mark.filterwarnings("ignore::geocalc.errors.DataWarning")
 SHIFTS = {29: 7.0, 8: -3.0}  # eV an atom, between the level of the model and that of the new data
 
 
@@ -125,7 +125,7 @@ def test_little_data_is_said_to_be_little(model: Path, tmp_path: Path) -> None:
     write(path, shifted(relaxations(5)))
     recipe = recipe_of(model, path)
     assert recipe.start is not None
-    with pytest.warns(FewData, match=r"there are \d+ frames of \d relaxations to learn from"):
+    with pytest.warns(DataWarning, match=r"there are \d+ frames of \d relaxations to learn from"):
         begin_with(recipe, recipe.start, samples_of(recipe, tmp_path / "data"))
 
 
