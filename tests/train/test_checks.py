@@ -88,7 +88,7 @@ def test_energies_per_atom(samples: list[Sample]) -> None:
 
 def test_the_source_at_fault_is_named(samples: list[Sample]) -> None:
     second = [replace(s, source=1) for s in scaled(samples, 1 / 27.21139)]
-    with pytest.raises(InputError, match="^other: "):
+    with pytest.raises(InputError, match=r"^other: "):
         check_samples([*samples, *second], ["d", "other"])
 
 
@@ -109,7 +109,7 @@ def test_a_run_does_not_start_with_wrong_units(paths: list[Atoms], tmp_path: Pat
         copy.calc = SinglePointCalculator(copy, energy=old["energy"], forces=old["forces"] / 51.42208)
         wrong.append(copy)
     write(tmp_path / "d.extxyz", wrong)
-    with pytest.raises(InputError, match="d.extxyz: between neighbouring frames .* forces in Hartree/Bohr"):
+    with pytest.raises(InputError, match=r"d.extxyz: between neighbouring frames .* forces in Hartree/Bohr"):
         load_samples(make_recipe(tmp_path / "d.extxyz"), tmp_path / "data", cpu_fabric())
 
 
