@@ -249,6 +249,8 @@ def _reject(atoms: Atoms, source: Source) -> str | None:
         return f"not {', '.join(source.require)}"
     if str(atoms.info.get(source.exclude_key)) in source.exclude_groups:
         return f"excluded by {source.exclude_key}"
+    if not set(source.exclude_elements).isdisjoint(atoms.symbols):
+        return "excluded by element"
     return None
 
 

@@ -37,6 +37,7 @@ class Source(Settings):
     require: dict[str, bool] = Field(default_factory=dict, description="info flags a frame must have, e.g. converged: true")
     exclude_groups: tuple[str, ...] = Field((), description="values of `exclude_key` left out")
     exclude_key: str = "metal"
+    exclude_elements: tuple[str, ...] = Field((), description="symbols; structures that contain one are left out")
     weight: float = Field(1.0, gt=0, description="share of each epoch relative to the source's own size")
 
 
