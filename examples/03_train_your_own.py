@@ -86,7 +86,7 @@ run = train(
     folder / "run",
     data_folder=folder / "data",
     fabric=Fabric(accelerator="cpu", devices=1),
-    report=lambda progress: print(f"step {progress.step}: energy {progress.energy:.3f} eV, forces {progress.forces:.3f} eV/Å"),
+    report=lambda progress: print(f"step {progress.step}: energy {progress.energy:.3f} eV, forces {progress.vectors:.3f} eV/Å"),
 )
 
 (errors,) = json.loads((run / "metrics.json").read_text())["validation"].values()

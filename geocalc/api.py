@@ -6,16 +6,19 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from geocalc.campaign import Job, Relaxed, relax_jobs
+from geocalc.card import Task
 from geocalc.cell_relaxation import CellRelaxation
 from geocalc.engines import cell_filter_of
 from geocalc.errors import ModelFileError
+from geocalc.guards import Status
+from geocalc.model_start import model_start
 from geocalc.optim import make_optimizer
 from geocalc.records import Record
 from geocalc.registry import LoadedModel, load_model
@@ -52,7 +55,7 @@ def relax(
     frames: str | None = None,
     strict: bool = False,
     workers: int = 1,
-    warm_start: Proposal | None = None,
+    warm_start: Proposal | str | None = None,
     cell: str = "none",
     pressure: float = 0.0,
     cell_mask: str = ALL_STRAINS,
@@ -68,9 +71,9 @@ def relax(
         fmax: eV/Angstrom. steps: allowed for each structure.
         device, dtype, frames, strict: see `GeoCalc`.
         workers: processes side by side on a CPU; results do not depend on it. A GPU computes batches in this process.
-        warm_start: a function of `Systems` that proposes displacements (n_atoms, 3) in Angstrom to begin with. Each costs one
-            evaluation and is taken back where energy or fmax is worse after it. With several workers it must be picklable:
-            define it at the top level of a module.
+        warm_start: a model of relaxed structures by name, or a function of `Systems`, that proposes displacements (n_atoms, 3) in
+            Angstrom to begin with. Each costs one evaluation and is taken back where energy or fmax is worse after it. With
+            several workers a function must be picklable: define it at the top level of a module.
         cell: none; or frechet or unit, to relax the cell too, as ASE's filters do, with models that were trained on stress.
         pressure: eV/Angstrom^3 from outside; 1 GPa is 0.00624. Energies do not contain the work against it.
         cell_mask: the strains that may change. keep_symmetry: the space group of the start stays.
@@ -111,7 +114,7 @@ def iter_relax(
     frames: str | None = None,
     strict: bool = False,
     workers: int = 1,
-    warm_start: Proposal | None = None,
+    warm_start: Proposal | str | None = None,
     cell: str = "none",
     pressure: float = 0.0,
     cell_mask: str = ALL_STRAINS,
@@ -146,12 +149,15 @@ def iter_relax(
             "pressure": pressure,
             "cell_mask": cell_mask,
             "keep_symmetry": keep_symmetry,
+            "warm_start": warm_start if isinstance(warm_start, str) else None,
         },
         "relax",
     )
     loaded = load_model(model, device=device, dtype=dtype, frames=frames)
     make_optimizer(settings.optimizer)
-    potential = replace(named_potential(loaded, settings), warm_start=warm_start)
+    potential = named_potential(loaded, settings)
+    if warm_start is not None and not isinstance(warm_start, str):
+        potential = replace(potential, warm_start=warm_start)
     given = [structures] if isinstance(structures, Atoms) else structures
     jobs = (Job(sid=str(atoms.info.get("sid", f"structure#{k}")), atoms=atoms) for k, atoms in enumerate(given))
     return map(_result, relax_jobs(jobs, potential, settings))
@@ -167,7 +173,18 @@ def predict(
     strict: bool = False,
     workers: int = 1,
 ) -> list[Result]:
-    """Evaluate structures as they are; see `relax`, of which this is the case without steps."""
+    """Evaluate structures as they are; nothing is relaxed.
+
+    A model of relaxed energies gives, from the unrelaxed structure, the energy after relaxation and, where it predicts
+    displacements, `Result.atoms` at their predicted places. A model of energies and forces gives those of the structure itself.
+
+    Args:
+        structures, model, device, dtype, frames, strict, workers: see `relax`.
+    Returns:
+        One result per structure, in order.
+    Raises:
+        ModelNotFoundError, ModelFileError, RecipeError, InputError: see `relax`.
+    """
     return relax(structures, model, steps=0, device=device, dtype=dtype, frames=frames, strict=strict, workers=workers)
 
 
@@ -188,9 +205,12 @@ def named_potential(model: LoadedModel, settings: RelaxSettings) -> NamedPotenti
         opener=_Opener(folder=model.folder, hash=model.hash, dtype=settings.dtype, frames=settings.frames),
         cutoff=model.card.cutoff,
         stress=model.card.stress,
+        direct=model.card.task is Task.IS2RE,
     )
     cell_filter_of(potential, settings)
-    return potential
+    if settings.warm_start is None:
+        return potential
+    return replace(potential, warm_start=model_start(settings.warm_start), reads_tags=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +239,9 @@ def _result(ended: Relaxed) -> Result:
     final = atoms.copy()
     if relaxation is not None:
         final.positions[:] = relaxation.systems.positions.cpu().numpy()
-        results = {"energy": relaxation.energy, "forces": relaxation.forces.cpu().numpy()}
+        results: dict[str, Any] = {"energy": relaxation.energy}
+        if relaxation.status is not Status.PREDICTED:
+            results["forces"] = relaxation.forces.cpu().numpy()
         if isinstance(relaxation, CellRelaxation):
             final.cell[:] = relaxation.systems.cell[0].cpu().numpy()
             if bool(relaxation.stress.isfinite().all()):

@@ -294,7 +294,9 @@ def _relaxed_frame(atoms: Atoms, final: Systems, ended: Relaxation, record: Reco
     }
     if isinstance(ended, CellRelaxation) and bool(ended.stress.isfinite().all()):
         info["geocalc_stress"] = ended.stress.cpu().numpy().reshape(9)
-    return format_frame(final, info, {**arrays, "geocalc_forces": ended.forces.cpu().numpy()})
+    if ended.status is not Status.PREDICTED:
+        arrays["geocalc_forces"] = ended.forces.cpu().numpy()
+    return format_frame(final, info, arrays)
 
 
 def _path_frames(final: Systems, outcome: Outcome, sid: str) -> list[str]:

@@ -34,10 +34,11 @@ class ModelCard(Settings):
     Attributes:
         elements: symbols the model was trained on; others are refused.
         reference_energies: eV added for each atom of an element.
-        energy_scale, force_scale: eV and eV/Angstrom per network unit.
+        energy_scale, force_scale: eV and eV/Angstrom per network unit; Angstrom for a model of relaxed structures.
         reads_tags: whether the energy depends on tags (OC20's convention); else they are ignored.
         frames: default frame policy. force_mode: gradient or direct.
         conservative: forces are the exact gradient of the energy under the default policy.
+        drop_subsurface, adsorbate_edges: what the network does not see, see `geocalc.rewiring`.
         stress: the model was trained for stress; without it cell relaxation is refused.
         weights_sha256: of weights.safetensors.
     """
@@ -59,6 +60,8 @@ class ModelCard(Settings):
     frames: str
     force_mode: str
     conservative: bool
+    drop_subsurface: bool = False
+    adsorbate_edges: bool = False
     stress: bool = False
     repulsion_reach: float | None = None
     units: str = "energy eV, forces eV/Angstrom, lengths Angstrom"

@@ -81,6 +81,9 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--cell", default="none", show_default=True, help="Relax the cell too: frechet or unit, as ASE's filters.")
 @click.option("--pressure", type=float, default=0.0, show_default=True, help="On the cell, eV/Angstrom^3 (1 GPa is 0.00624).")
 @click.option("--cell-mask", default="xx,yy,zz,yz,xz,xy", show_default=True, help="Strains of the cell that may change.")
+@click.option(
+    "--warm-start", default=None, metavar="MODEL", help="Try the displacements of a model of relaxed structures first."
+)
 @click.option("--keep-symmetry", is_flag=True, help="Keep the space group that a structure has at the start.")
 def relax(
     inputs: tuple[Path, ...],
@@ -103,6 +106,7 @@ def relax(
     pressure: float,
     cell_mask: str,
     keep_symmetry: bool,
+    warm_start: str | None,
 ) -> None:
     """Relax structures; INPUTS are files that ASE reads, folders, or OC20 LMDB.
 
@@ -113,6 +117,7 @@ def relax(
     settings |= {"workers": workers, "batch_edges": batch_edges}
     settings |= {"optimizer": optimizer, "fmax": fmax, "steps": steps, "traj": traj}
     settings |= {"cell": cell, "pressure": pressure, "cell_mask": cell_mask, "keep_symmetry": keep_symmetry}
+    settings |= {"warm_start": warm_start}
     _run("relax", inputs, out, settings, config, assignments, resume)
 
 
@@ -133,7 +138,10 @@ def predict(
     config: Path | None,
     assignments: tuple[str, ...],
 ) -> None:
-    """Evaluate structures as they are: a single point with an energy-and-force model."""
+    """Evaluate structures as they are, without relaxing them.
+
+    A model of relaxed energies predicts what they would relax to; a model of energies and forces gives a single point.
+    """
     settings = {
         "model": model,
         "device": device,
@@ -178,7 +186,7 @@ def _run(
 @main.command()
 @click.argument("model")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--task", type=click.Choice(["s2ef", "relax"]), default="s2ef", show_default=True)
+@click.option("--task", type=click.Choice(["s2ef", "relax", "is2re", "is2rs"]), default="s2ef", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder for metrics.json and figures.")
 @click.option("--source", type=int, default=None, help="Only this source of a recipe, counted from 0.")
 @click.option("--frames", default=None, help="Frame policy other than the model's.")
@@ -227,6 +235,9 @@ def evaluate(
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Run folder [default: runs/<recipe name>].")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@click.option(
+    "--from", "begin", default=None, metavar="MODEL", help="Go on with this model; RECIPE may be a file of structures."
+)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one setting; repeatable.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--devices", type=int, default=1, show_default=True, help="Processes or GPUs.")
@@ -235,16 +246,21 @@ def train(
     recipe: Path,
     out: Path | None,
     resume: bool,
+    begin: str | None,
     assignments: tuple[str, ...],
     device: str,
     devices: int,
     threads: int,
 ) -> None:
-    """Train a potential from a RECIPE (YAML); killed runs go on with --resume as if nothing had happened."""
+    """Train a model from a RECIPE (YAML); killed runs go on with --resume as if nothing had happened.
+
+    With --from MODEL and a file of labelled structures in place of RECIPE, that model is fine-tuned on them: split by relaxation,
+    references fitted anew, errors on what is held out before and after.
+    """
     from geocalc.commands.train import train_command
 
     report = _train_line if sys.stderr.isatty() else None
-    said = train_command(recipe, out, resume, assignments, device, devices, threads, report)
+    said = train_command(recipe, out, resume, assignments, device, devices, threads, report, begin)
     if said is not None:
         click.echo(said)
 
@@ -252,7 +268,7 @@ def train(
 def _train_line(progress: Progress) -> None:
     left = progress.seconds / max(1, progress.done_here) * (progress.steps - progress.step)
     click.echo(
-        f"step {progress.step}/{progress.steps}  energy {progress.energy:.3f} eV  forces {progress.forces:.3f} eV/A  "
+        f"step {progress.step}/{progress.steps}  energy {progress.energy:.3f} eV  vectors {progress.vectors:.3f}  "
         f"{left / 60:.0f} min left",
         err=True,
     )

@@ -11,6 +11,7 @@ from typing import Any
 from geocalc.batching import Batches, budget_of
 from geocalc.cell_filters import STRAINS, CellFilter
 from geocalc.cell_relaxation import CellOpener, CellPotential, restored, restored_snapshot
+from geocalc.direct import Direct
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
 from geocalc.process import available_cores, settle_process
@@ -33,6 +34,8 @@ def make_engine(model: NamedPotential, settings: RelaxSettings, report: Report |
     Raises:
         InputError: the optimiser is unknown, or several workers are asked for and cannot be had, or not with this warm start.
     """
+    if model.direct:
+        return _direct_engine(model, settings)
     make_optimizer(settings.optimizer)
     cell_filter = cell_filter_of(model, settings)
     if cell_filter is None:
@@ -40,6 +43,15 @@ def make_engine(model: NamedPotential, settings: RelaxSettings, report: Report |
     opener = None if model.opener is None else CellOpener(opener=model.opener, cell_filter=cell_filter)
     filtered = CellPotential(potential=model.potential, cell_filter=cell_filter)
     return WithCells(_plain_engine(replace(model, potential=filtered, opener=opener), settings, report), cell_filter)
+
+
+def _direct_engine(model: NamedPotential, settings: RelaxSettings) -> Engine:
+    if settings.steps:
+        raise InputError(
+            f"{model.name} predicts relaxed energies from unrelaxed structures and has no forces to relax with; use `geocalc predict` "
+            "(geocalc.predict), or a model of energies and forces: see `geocalc models`"
+        )
+    return Direct(model.potential, model.device)
 
 
 def cell_filter_of(model: NamedPotential, settings: RelaxSettings) -> CellFilter | None:

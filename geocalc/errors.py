@@ -39,3 +39,7 @@ class MissingDependencyError(GeoCalcError, ImportError):
 
 class RunFolderError(GeoCalcError, OSError):
     """A run folder cannot be written, or holds something else."""
+
+
+class DataWarning(UserWarning):
+    """Training data of which not all that is hoped for can be learnt, or told."""

@@ -21,6 +21,7 @@ class Status(StrEnum):
     CONVERGED = "CONVERGED"
     MAX_STEPS = "MAX_STEPS"
     SINGLE_POINT = "SINGLE_POINT"
+    PREDICTED = "PREDICTED"
     NOISE_FLOOR = "NOISE_FLOOR"
     NON_FINITE = "NON_FINITE"
     EXPLODED = "EXPLODED"
@@ -37,6 +38,7 @@ SENTENCES = {
     Status.MAX_STEPS: "The steps ran out before the forces fell below fmax; the geometry of lowest energy is kept.",
     Status.NOISE_FLOOR: "The forces no longer fall, since they are as small as their errors; the geometry of lowest energy is kept.",
     Status.SINGLE_POINT: "The structure was evaluated as it is; no steps were asked for.",
+    Status.PREDICTED: "The relaxed energy and geometry were predicted from the structure as it came; nothing was relaxed.",
     Status.NON_FINITE: "The model gave an energy or force that is not a number; the geometry of lowest energy before is kept.",
     Status.EXPLODED: (
         f"An atom moved more than {MOVE_LIMIT:g} Angstrom, a cell was strained by more than {STRAIN_LIMIT:g}, a force passed "

@@ -17,6 +17,7 @@ from geocalc.neighbors import Graph, build_graph, edge_vectors, pair_edges
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.embedding import N_TAGS
 from geocalc.nn.repulsion import Repulsion
+from geocalc.rewiring import EVERYTHING, Rewiring, keep_atoms
 from geocalc.systems import Prediction, Systems
 
 
@@ -34,7 +35,7 @@ class Scales:
 
     Attributes:
         energy: eV per network unit of energy.
-        forces: eV/Angstrom per network unit of direct force.
+        forces: eV/Angstrom (or Angstrom) per network unit of direct force (or displacement).
         references: (119,) eV added for each atom of an element.
     """
 
@@ -51,14 +52,24 @@ class EnergyModel(nn.Module):
         scales: units of the network.
         repulsion_reach: see `Repulsion`; None leaves it out.
         reads_tags: whether the network sees tags; else every tag is 0 and the energy cannot depend on them.
+        rewiring: what of a structure the network sees.
+        displaces: whether its vectors are displacements to the relaxed structure, and no forces.
     """
 
     references: Tensor
 
-    def __init__(self, network: Network, scales: Scales, repulsion_reach: float | None, reads_tags: bool = True) -> None:
+    def __init__(
+        self,
+        network: Network,
+        scales: Scales,
+        repulsion_reach: float | None,
+        reads_tags: bool = True,
+        rewiring: Rewiring = EVERYTHING,
+        displaces: bool = False,
+    ) -> None:
         super().__init__()
         self.network: Network = network
-        self.reads_tags = reads_tags
+        self.reads_tags, self.rewiring, self.displaces = reads_tags, rewiring, displaces
         self.energy_scale, self.force_scale = scales.energy, scales.forces
         self.register_buffer("references", scales.references.double(), persistent=False)
         self.repulsion = None if repulsion_reach is None else Repulsion(repulsion_reach)
@@ -111,9 +122,24 @@ class NetworkPotential:
         _check(systems, self.elements, network.n_elements, self.model.reads_tags)
         systems = systems.to(self.model.references.device)
         generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
-        graph = self.graphs(systems) if self.graphs else build_graph(systems, network.cutoff, network.max_neighbors)
-        prediction = evaluate(self.model, systems, graph, self.policy, self.force_mode, stress=self.stress, generator=generator)
-        return detach(prediction)
+        kept = self.model.rewiring.atoms(systems)
+        seen = keep_atoms(systems, kept)
+        graph = self.graphs(seen) if self.graphs else build_graph(seen, network.cutoff, network.max_neighbors)
+        graph = self.model.rewiring.edges(graph, seen)
+        prediction = evaluate(self.model, seen, graph, self.policy, self.force_mode, stress=self.stress, generator=generator)
+        return spread_out(detach(prediction), kept)
+
+
+def spread_out(prediction: Prediction, kept: Tensor) -> Prediction:
+    """The prediction with zeros for the atoms outside a (n_atoms,) bool mask, which the network did not see."""
+    if bool(kept.all()):
+        return prediction
+    values = {}
+    for name in ("forces", "direct_forces", "displacement", "atom_energies"):
+        part = getattr(prediction, name)
+        if part is not None:
+            values[name] = part.new_zeros((len(kept), *part.shape[1:])).index_put_((kept,), part)
+    return replace(prediction, **values)
 
 
 def _check(systems: Systems, known: tuple[int, ...], n_elements: int, reads_tags: bool) -> None:
@@ -213,11 +239,12 @@ def evaluate(
         )
     return Prediction(
         energy=energy,
-        forces=direct if force_mode is ForceMode.DIRECT else forces,
+        forces=direct if force_mode is ForceMode.DIRECT and not model.displaces else forces,
         stress=stresses,
         energy_std=spread,
         frame_degenerate=frames.degenerate,
-        direct_forces=direct,
+        direct_forces=None if model.displaces else direct,
+        displacement=direct if model.displaces else None,
         atom_energies=shares,
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from geocalc.errors import InputError
 
-SINGLE_POINT = "SINGLE_POINT"  # status of a structure that was only evaluated
+AS_ASKED = ("SINGLE_POINT", "PREDICTED")  # statuses of structures that were not to be relaxed
 ROWS = 40  # structures that `format_table` lists at most
 EXIT_CONVERGED, EXIT_ERROR, EXIT_UNCONVERGED = 0, 1, 3
 
@@ -97,7 +97,7 @@ def exit_status(records: Iterable[Record]) -> int:
     n_results, n_open = 0, 0
     for record in records:
         n_results += record.error is None
-        n_open += not (record.converged or record.status == SINGLE_POINT) or bool(record.anomalies)
+        n_open += not (record.converged or record.status in AS_ASKED) or bool(record.anomalies)
     if not n_results:
         return EXIT_ERROR
     return EXIT_UNCONVERGED if n_open else EXIT_CONVERGED

@@ -18,11 +18,12 @@ from safetensors.torch import load as load_tensors
 
 from geocalc import elements
 from geocalc.architectures import ARCHITECTURES
-from geocalc.card import CARD_SCHEMA, ModelCard
+from geocalc.card import CARD_SCHEMA, ModelCard, Task
 from geocalc.errors import InputError, ModelFileError, ModelNotFoundError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.neighbors import NeighborCache
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales
+from geocalc.rewiring import Rewiring
 from geocalc.settings import read_yaml
 from geocalc.systems import Prediction, Systems
 
@@ -204,7 +205,8 @@ def build(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EnergyModel:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise ModelFileError(f"the weights of {card.name} do not fit its card: {' '.join(str(error).split())}") from None
-    return EnergyModel(network, scales, card.repulsion_reach, card.reads_tags)
+    rewiring = Rewiring(card.drop_subsurface, card.adsorbate_edges)
+    return EnergyModel(network, scales, card.repulsion_reach, card.reads_tags, rewiring, displaces=card.task is Task.IS2RE)
 
 
 def _in_card(card: ModelCard, read: Callable[[], Part]) -> Part:

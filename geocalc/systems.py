@@ -88,6 +88,7 @@ class Prediction:
         energy_std: (n_systems,) eV, spread over the frames that were averaged, or None.
         frame_degenerate: (n_systems,) bool, True where the frames rest on a broken tie, or None.
         direct_forces: (n_atoms, 3) eV/Angstrom of a direct head, where the network has one, or None.
+        displacement: (n_atoms, 3) Angstrom from here to the relaxed structure, of a model that predicts it, or None.
         atom_energies: (n_atoms,) eV, each atom's share without short-range repulsion, where the network has shares, or None.
     """
 
@@ -97,6 +98,7 @@ class Prediction:
     energy_std: Tensor | None = per_system(optional=True)
     frame_degenerate: Tensor | None = per_system(optional=True)
     direct_forces: Tensor | None = per_atom(optional=True)
+    displacement: Tensor | None = per_atom(optional=True)
     atom_energies: Tensor | None = per_atom(optional=True)
 
 

@@ -35,6 +35,7 @@ class NamedPotential:
         cutoff: radius of its graphs in Angstrom, None if it has none.
         warm_start: proposes where relaxations with it begin; see `geocalc.warm_start`.
         stress: whether it was trained on stress, so that cells can be relaxed with it.
+        direct: whether its energies are those of the relaxed structures, so that there is nothing to relax.
     """
 
     potential: Potential
@@ -48,6 +49,7 @@ class NamedPotential:
     cutoff: float | None = None
     warm_start: Proposal | None = None
     stress: bool = False
+    direct: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

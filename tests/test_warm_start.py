@@ -221,7 +221,7 @@ def test_a_warm_start_is_part_of_what_a_run_is(tmp_path: Path) -> None:
         identities.add(folder.identity)
     assert len(identities) == 4
     assert "warm_start: test_warm_start.shorter_bonds" in (tmp_path / "3" / "settings.yaml").read_text()
-    assert "warm_start" not in (tmp_path / "0" / "settings.yaml").read_text()
+    assert "warm_start: null" in (tmp_path / "0" / "settings.yaml").read_text()
 
 
 def test_names_say_where_a_proposal_comes_from() -> None:

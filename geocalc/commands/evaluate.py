@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from geocalc.campaign import versions
+from geocalc.card import Task
 from geocalc.commands.notes import told_at_the_end
 from geocalc.commands.progress import progress_line
 from geocalc.errors import InputError
@@ -23,6 +24,7 @@ from geocalc.process import settle_process
 from geocalc.registry import LoadedModel, load_model
 from geocalc.run_folder import write_whole
 from geocalc.train.metrics import Predictions, errors_of, predictions
+from geocalc.train.pair_metrics import pair_errors, pair_predictions
 from geocalc.train.prepare import ReferenceRelaxation, prepare, reference_relaxations, samples_of_file
 from geocalc.train.recipe import Data, Recipe, Source, read_recipe
 from geocalc.train.run_files import METRICS, make_folder
@@ -47,7 +49,8 @@ def evaluate_command(
 
     Args:
         model: name or folder. data: a recipe (its validation split) or labelled structures. out: folder to write.
-        task: s2ef (energies and forces of frames) or relax (from the first frame of each relaxation to its last).
+        task: s2ef (energies and forces of frames), relax (from the first frame of each relaxation to its last), or is2re (relaxed
+            energies and positions from unrelaxed structures; is2rs is the same).
         source: only this source of the recipe. frames: policy other than the model's.
         optimizer, fmax, steps: for relax. device, dtype: of the model.
     Raises:
@@ -67,7 +70,9 @@ def evaluate_command(
         "versions": versions(),
     }
     with told_at_the_end():
-        if task == "relax":
+        if task in ("is2re", "is2rs"):
+            results = _pairs(loaded, recipe, data, source, out)
+        elif task == "relax":
             about |= {"optimizer": optimizer, "fmax": fmax, "steps": steps}
             results = _relax(loaded, recipe, data, source, out, optimizer, fmax, steps)
         else:
@@ -88,6 +93,27 @@ def _single_points(model: LoadedModel, recipe: Recipe | None, data: Path, source
     for name, one in told.items():
         _plot_single_points(one, out, _stem(name))
     return {name: asdict(errors_of(one)) for name, one in told.items()}
+
+
+def _pairs(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None, out: Path) -> dict[str, Any]:
+    """Errors of relaxed energies and positions by source, each structure in a table, and their pictures."""
+    if recipe is None or recipe.task is not Task.IS2RE:
+        raise InputError(f"{data} is not a recipe with task: is2re, which names the files of unrelaxed and relaxed structures")
+    if model.card.task is not Task.IS2RE:
+        raise InputError(f"{model.card.name} predicts no relaxed energies; evaluate it with --task s2ef or relax")
+    results = {}
+    for name, samples in _held_out(model, recipe, data, source).items():
+        told = pair_predictions(model, samples)
+        results[name] = asdict(pair_errors(told))
+        make_folder(out)
+        with (out / f"{_stem(name)}-is2re.csv").open("w", newline="") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(["group", "energy", "reference"])
+            rows = zip(samples, told.energy, told.energy_reference, strict=True)
+            writer.writerows([sample.group, f"{energy:.6f}", f"{wanted:.6f}"] for sample, energy, wanted in rows)
+        if find_spec("matplotlib") is not None:
+            parity(told.energy, told.energy_reference, "relaxed energy (eV)", out / f"{_stem(name)}-is2re.png")
+    return results
 
 
 def _held_out(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None) -> dict[str, list[Sample]]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
+from geocalc.errors import DataWarning
 from geocalc.readers import LossyFormat
 from geocalc.tags import TagsConverted
 
-OURS = (TagsConverted, LossyFormat)
+OURS: tuple[type[Warning], ...] = (TagsConverted, LossyFormat, DataWarning)
 
 
 @contextmanager

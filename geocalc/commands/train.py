@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +11,21 @@ from lightning_fabric import Fabric
 from geocalc.commands.notes import told_at_the_end
 from geocalc.errors import InputError
 from geocalc.process import settle_process
-from geocalc.registry import choose_device
+from geocalc.registry import choose_device, load_model
+from geocalc.settings import override, read_yaml
 from geocalc.train.checkpoint import steps_done
 from geocalc.train.curve import draw_curve
+from geocalc.train.finetune import tuned_values
 from geocalc.train.loop import Progress, train
-from geocalc.train.recipe import read_recipe
-from geocalc.train.run_files import CHECKPOINT
+from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
+from geocalc.train.run_files import CHECKPOINT, METRICS
+
+LABELS = {
+    "energy_mae": "energy MAE (eV)",
+    "force_mae": "force MAE, free atoms (eV/A)",
+    "force_null": "force MAE of predicting zero",
+    "position_mae": "position MAE (A)",
+}
 
 
 def train_command(
@@ -27,17 +37,18 @@ def train_command(
     devices: int = 1,
     threads: int = 1,
     report: Callable[[Progress], None] | None = None,
+    begin: str | None = None,
 ) -> str | None:
     """Train a recipe file; returns a sentence that says how far it came, in the first process alone.
 
     Args:
         recipe_path: YAML. out: run folder, by default `runs/<name>`. resume: go on from its checkpoint.
         assignments: `a.b=1` overrides. device: auto, cpu or cuda. devices: processes. threads: of each process on a CPU.
-        report: told of progress.
+        report: told of progress. begin: model to go on with; `recipe_path` may then be a file of labelled structures.
     Raises:
         RecipeError, InputError: the recipe, its data, or the folder is not right.
     """
-    recipe = read_recipe(recipe_path, assignments)
+    recipe = read_recipe(recipe_path, assignments) if begin is None else _tuned(recipe_path, begin, assignments)
     folder = out or Path("runs") / recipe.name
     if (folder / CHECKPOINT).exists() and not resume:
         raise InputError(f"{folder} holds a training run already; go on with --resume, or choose another --out")
@@ -56,4 +67,24 @@ def train_command(
     done, steps = steps_done(folder / CHECKPOINT), recipe.training.steps
     if done < steps:
         return f"{folder}: stopped after {done} of {steps} steps; the same command with --resume goes on"
-    return f"{folder}: done; `geocalc register {folder} --name NAME` makes it a model"
+    return _compared(folder) + f"{folder}: done; `geocalc register {folder} --name NAME` makes it a model"
+
+
+def _tuned(path: Path, begin: str, assignments: tuple[str, ...]) -> Recipe:
+    """The recipe that goes on with a model, from another recipe or from a file of labelled structures."""
+    if path.suffix not in (".yaml", ".yml"):
+        return parse_recipe(override(tuned_values(begin, path), assignments), f"the recipe made for {path}")
+    values = override(read_yaml(path), assignments)
+    return parse_recipe(values | {"start": {"model": begin, "hash": load_model(begin, device="cpu").hash}}, str(path))
+
+
+def _compared(folder: Path) -> str:
+    """A table of the errors on held-out structures before and after, empty where the run did not begin with a model."""
+    measured = json.loads((folder / METRICS).read_text())
+    lines = []
+    for source, before in measured.get("before", {}).items():
+        after = measured["validation"][source]
+        lines.append(f"{source}, {after['n']} held-out structures".ljust(60) + "before     after")
+        for name in (name for name in LABELS if name in after):
+            lines.append(f"  {LABELS[name]}".ljust(60) + f"{before[name]:<10.4f} {after[name]:.4f}")
+    return "".join(line + "\n" for line in lines)

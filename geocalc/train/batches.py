@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -16,10 +16,20 @@ from geocalc.train.store import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Targets of a batch: energy (n_systems,) eV and raw forces (n_atoms, 3) eV/Angstrom."""
+    """Targets of a batch; NaN where there is none.
+
+    Attributes:
+        energy: (n_systems,) eV. forces: (n_atoms, 3) eV/Angstrom, raw.
+        displacement: (n_atoms, 3) Angstrom, to the relaxed structure.
+    """
 
     energy: Tensor = per_system()
     forces: Tensor = per_atom()
+    displacement: Tensor = per_atom()
+
+    def to(self, device: torch.device) -> Labels:
+        """The same labels on another device."""
+        return Labels(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Systems, Labels]:
@@ -35,7 +45,8 @@ def collate(samples: Sequence[Sample]) -> tuple[Systems, Labels]:
         pbc=torch.from_numpy(np.stack([s.pbc for s in samples])),
     )
     energy = torch.tensor([s.energy for s in samples], dtype=torch.float64)
-    return systems, Labels(energy=energy, forces=_join(samples, "forces"))
+    displacement = _join(samples, "relaxed") - systems.positions
+    return systems, Labels(energy=energy, forces=_join(samples, "forces"), displacement=displacement)
 
 
 def _join(samples: Sequence[Sample], name: str) -> Tensor:

@@ -19,7 +19,7 @@ def draw_curve(folder: Path) -> Path | None:
     return learning_curve(
         {
             source: [
-                (entry["step"], entry["validation"][source]["energy_mae"], entry["validation"][source]["force_mae"])
+                (entry["step"], entry["validation"][source]["energy_mae"], _vector_mae(entry["validation"][source]))
                 for entry in measured
                 if source in entry["validation"]
             ]
@@ -27,3 +27,8 @@ def draw_curve(folder: Path) -> Path | None:
         },
         folder / "learning-curve.png",
     )
+
+
+def _vector_mae(errors: dict[str, float]) -> float:
+    """Of forces, or of the positions that relaxed energies come with."""
+    return errors.get("force_mae", errors.get("position_mae", float("nan")))

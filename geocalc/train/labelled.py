@@ -19,6 +19,7 @@ from geocalc.io import fixed_mask
 from geocalc.labels import Labels, constraint_zeroed, labels
 from geocalc.readers import read_structures
 from geocalc.tags import TagsConverted, tags_of
+from geocalc.train.checks import LEVELS, check_levels
 from geocalc.train.recipe import Source
 
 N_PROBED = 1000  # frames looked at for forces that a reader set to zero; whoever did that did it to every frame
@@ -31,6 +32,7 @@ class Labelled:
     Attributes:
         atoms: as read. tags: (n_atoms,) int64, OC20. fixed: (n_atoms, 3) bool.
         energy: eV, as the source defines it. forces: (n_atoms, 3) eV/Angstrom, raw.
+        relaxed: (n_atoms, 3) Angstrom, where the atoms end. What is not known is NaN.
     """
 
     atoms: Atoms
@@ -38,6 +40,7 @@ class Labelled:
     fixed: np.ndarray
     energy: float
     forces: np.ndarray
+    relaxed: np.ndarray
 
 
 def locate(path: Path) -> Path:
@@ -72,11 +75,11 @@ def relaxations(
         InputError: the data cannot be read, hold no labels, or lack a key that the source names.
     """
     path = locate(source.path)
-    reader = _FrameReader(source, path, use_tags)
+    reader = FrameReader(source, path, use_tags)
     current: str | None = None
     frames: list[Labelled] = []
-    for found in _frames(path):
-        group = _group(found, source, path)
+    for found in structures_of(path):
+        group = group_of(found, source, path)
         if group != current and current is not None:
             yield current, cut(frames, max_jump, dropped)
             frames = []
@@ -119,24 +122,32 @@ def cut(frames: list[Labelled], max_jump: float | None, dropped: Counter[str]) -
     return frames[start:]
 
 
-class _FrameReader:
-    """Turns structures of one source into labelled frames, and says at the end what was found."""
+class FrameReader:
+    """Turns structures of one source into labelled frames, and says at the end what was found.
 
-    def __init__(self, source: Source, path: Path, use_tags: bool) -> None:
-        self._source, self._path, self._use_tags = source, path, use_tags
+    Args:
+        source, path: the rules and the file. use_tags: as in `relaxations`. needs_forces: leave frames without forces out.
+    """
+
+    def __init__(self, source: Source, path: Path, use_tags: bool, needs_forces: bool = True) -> None:
+        self._source, self._path, self._use_tags, self._needs_forces = source, path, use_tags, needs_forces
         self._n_read = self._n_labelled = 0
         self._first: tuple[str, Atoms, np.ndarray] | None = None
         self._notes: Counter[str] = Counter()
+        self._levels: list[str] = []
 
-    def read(self, found: readers.Source, group: str, dropped: Counter[str]) -> Labelled | None:
-        """The frame with its labels; None where it is left out, which is counted."""
+    def read(
+        self, found: readers.Source, group: str, dropped: Counter[str], labelled_by: readers.Source | None = None
+    ) -> Labelled | None:
+        """The frame with its labels, or those of another structure; None where it is left out, which is counted."""
         source, atoms = self._source, found.atoms
         self._n_read += 1
-        stored = _labels(found, source)
-        if stored.energy is None or stored.forces is None:
-            dropped["no energy or forces"] += 1
+        stored = _labels(labelled_by or found, source)
+        if stored.energy is None or (self._needs_forces and stored.forces is None):
+            dropped["no energy or forces" if self._needs_forces else "no energy"] += 1
             return None
         self._n_labelled += 1
+        self._levels += [str(atoms.info[key]) for key in LEVELS if key in atoms.info][:1]
         reason = _reject(atoms, source)
         if reason:
             dropped[reason] += 1
@@ -146,8 +157,16 @@ class _FrameReader:
             _check_geometry(atoms)
             tags = self._tags(group, atoms, fixed) if self._use_tags else np.zeros(len(atoms), dtype=np.int64)
         except InputError as error:
-            raise InputError(f"{_place(found)}: {error}") from None
-        return Labelled(atoms=atoms, tags=tags, fixed=fixed, energy=_energy(stored.energy, found, source), forces=stored.forces)
+            raise InputError(f"{place_of(found)}: {error}") from None
+        unknown = np.full((len(atoms), 3), np.nan)
+        return Labelled(
+            atoms=atoms,
+            tags=tags,
+            fixed=fixed,
+            energy=_energy(stored.energy, found, source),
+            forces=unknown if stored.forces is None or not self._needs_forces else stored.forces,
+            relaxed=unknown,
+        )
 
     def finish(self) -> None:
         """Say which tags were converted.
@@ -157,11 +176,17 @@ class _FrameReader:
         """
         if not self._n_labelled:
             source = self._source
+            if not self._needs_forces:
+                raise InputError(
+                    f"none of the {self._n_read} relaxed structures of {self._path} has an energy: looked for {source.energy_key} in "
+                    "info, then for the energy of a stored calculator; label them, or name your key with energy_key"
+                )
             raise InputError(
                 f"none of the {self._n_read} structures in {self._path} has an energy and forces: looked for {source.energy_key} "
                 f"in info and {source.forces_key} in arrays, then for energy and forces of a stored calculator; label them, or "
                 "name your keys with energy_key and forces_key"
             )
+        check_levels(self._levels, str(self._path))
         for note, count in self._notes.items():
             warnings.warn(f"{self._path}: in {count} relaxations {note}", TagsConverted, stacklevel=2)
 
@@ -179,13 +204,14 @@ class _FrameReader:
         return reading.tags
 
 
-def _frames(path: Path) -> Iterator[readers.Source]:
+def structures_of(path: Path) -> Iterator[readers.Source]:
+    """The structures of a file or folder, in order."""
     return (found for found in read_structures(path) if isinstance(found, readers.Source))
 
 
 def _checked(path: Path, source: Source) -> Iterator[Atoms]:
     """The first frames of a file; one whose labels or constraints cannot be read is named by its place."""
-    for found in itertools.islice(_frames(path), N_PROBED):
+    for found in itertools.islice(structures_of(path), N_PROBED):
         _labels(found, source)
         _fixed(found)
         yield found.atoms
@@ -195,10 +221,11 @@ def _fixed(found: readers.Source) -> np.ndarray:
     try:
         return fixed_mask(found.atoms)
     except InputError as error:
-        raise InputError(f"{_place(found)}: {error}") from None
+        raise InputError(f"{place_of(found)}: {error}") from None
 
 
-def _group(found: readers.Source, source: Source, path: Path) -> str:
+def group_of(found: readers.Source, source: Source, path: Path) -> str:
+    """The name of the relaxation that a structure belongs to."""
     value = found.atoms.info.get(source.group_key)
     if value is not None:
         return str(value)
@@ -209,10 +236,11 @@ def _labels(found: readers.Source, source: Source) -> Labels:
     try:
         return labels(found.atoms, source.energy_key, source.forces_key)
     except InputError as error:
-        raise InputError(f"{_place(found)}: {error}") from None
+        raise InputError(f"{place_of(found)}: {error}") from None
 
 
-def _place(found: readers.Source) -> str:
+def place_of(found: readers.Source) -> str:
+    """Where a structure was read, for messages."""
     return f"structure {found.index} of {found.path}"
 
 
@@ -221,6 +249,8 @@ def _reject(atoms: Atoms, source: Source) -> str | None:
         return f"not {', '.join(source.require)}"
     if str(atoms.info.get(source.exclude_key)) in source.exclude_groups:
         return f"excluded by {source.exclude_key}"
+    if not set(source.exclude_elements).isdisjoint(atoms.symbols):
+        return "excluded by element"
     return None
 
 
@@ -243,6 +273,8 @@ def _energy(stored: float, found: readers.Source, source: Source) -> float:
         value = found.atoms.info.get(key)
         if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
             said = "no such key" if value is None else repr(value)
-            raise InputError(f"{_place(found)}: {name} names the info key {key!r}, which must hold an energy in eV; got {said}")
+            raise InputError(
+                f"{place_of(found)}: {name} names the info key {key!r}, which must hold an energy in eV; got {said}"
+            )
         energy += sign * float(value)
     return energy

@@ -7,30 +7,38 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
 from torch import nn
 
 from geocalc.architectures import ARCHITECTURES
+from geocalc.card import Task
 from geocalc.errors import InputError, NonFiniteError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.neighbors import build_graph
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, evaluate
+from geocalc.rewiring import Rewiring, keep_atoms
 from geocalc.run_folder import write_whole
+from geocalc.systems import Systems
 from geocalc.train.batches import Labels, Schedule, collate
 from geocalc.train.checkpoint import COUNTERS, load_checkpoint, save_checkpoint
+from geocalc.train.checks import check_samples
 from geocalc.train.ema import WeightAverage
-from geocalc.train.loss import Losses, loss
+from geocalc.train.finetune import begin_with
+from geocalc.train.loss import Losses, loss, pair_loss
 from geocalc.train.metrics import measure
+from geocalc.train.noise import disturbed
+from geocalc.train.pair_metrics import pair_errors, pair_predictions
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.references import fit_scales
-from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, append_log, make_folder, trim_log
+from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, append_log, make_folder, read_log, trim_log
 from geocalc.train.store import Sample, read_store
 
 BETAS = (0.9, 0.99)  # shorter memory of squared gradients than Adam's default: force losses change scale early
@@ -45,7 +53,7 @@ class Progress:
     step: int
     steps: int
     energy: float
-    forces: float
+    vectors: float
     seconds: float
     done_here: int
 
@@ -102,6 +110,9 @@ def train(
     run = start(recipe, [s for s in samples if not s.validation])
     first = _open_folder(recipe, folder, run, fabric)
     run.to(fabric.device)
+    if recipe.start is not None and first == 0 and fabric.is_global_zero:
+        errors = score(copy.deepcopy(run.model).eval(), recipe, validation, fabric.device)
+        append_log(folder, {"step": 0, "seconds": 0.0, "validation": errors})
 
     started = time.monotonic()
     for step in range(first, settings.steps):
@@ -115,7 +126,7 @@ def train(
                 step=done,
                 steps=settings.steps,
                 energy=float(losses.energy),
-                forces=float(losses.forces),
+                vectors=float(losses.vectors),
                 seconds=elapsed,
                 done_here=done - first,
             )
@@ -128,12 +139,19 @@ def train(
             append_log(folder, {"step": done, "seconds": elapsed, "validation": errors})
             if last:
                 errors = score(averaged, recipe, validation, fabric.device)
-                write_whole(folder / METRICS, [json.dumps({"validation": errors, "steps": done}, indent=1) + "\n"])
+                measured = {"validation": errors, "steps": done} | _before(recipe, folder)
+                write_whole(folder / METRICS, [json.dumps(measured, indent=1) + "\n"])
         if (done % settings.checkpoint_every == 0 or last or stopping) and fabric.is_global_zero:
             save_checkpoint(folder / CHECKPOINT, done, run.model.network, run.optimizer, run.average)
         if stopping:
             break
     return folder
+
+
+def _before(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Errors of the model that a run began with."""
+    first = next((entry for entry in read_log(folder) if entry["step"] == 0), None)
+    return {} if recipe.start is None or first is None else {"before": first["validation"]}
 
 
 def load_samples(recipe: Recipe, data_folder: Path, fabric: Fabric) -> list[Sample]:
@@ -146,6 +164,8 @@ def load_samples(recipe: Recipe, data_folder: Path, fabric: Fabric) -> list[Samp
         prepare(recipe, data_folder)
     fabric.barrier()
     samples = read_store(prepare(recipe, data_folder))
+    if fabric.is_global_zero:
+        check_samples(samples, [str(source.path) for source in recipe.data.sources])
     n_validation = sum(s.validation for s in samples)
     if n_validation in (0, len(samples)):
         empty = "validate" if n_validation == 0 else "train"
@@ -161,10 +181,32 @@ def start(recipe: Recipe, training: Sequence[Sample]) -> Run:
     settings = recipe.training
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = build_model(recipe, training)
-    parameters = model.network.parameters()
+        model = build_model(recipe, training) if recipe.start is None else begin_with(recipe, recipe.start, training)
+    parameters = _trainable(model.network, settings.freeze)
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay)
     return Run(model=model, optimizer=optimizer, average=WeightAverage(model.network, settings.ema_decay))
+
+
+def _trainable(network: nn.Module, frozen: Sequence[str]) -> list[nn.Parameter]:
+    """Every parameter; those of frozen parts will get no gradient.
+
+    Raises:
+        RecipeError: the network has no such part, or nothing is left to train.
+    """
+    named = dict(network.named_parameters())
+    for part in frozen:
+        inside = [name for name in named if name == part or name.startswith(f"{part}.")]
+        if not inside:
+            raise RecipeError(f"training.freeze names {part!r}, which the network does not have; its parts: {_parts(network)}")
+        for name in inside:
+            named[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in named.values()):
+        raise RecipeError("training.freeze leaves nothing to train; take something out of it")
+    return list(named.values())
+
+
+def _parts(network: nn.Module) -> str:
+    return ", ".join(sorted({name.split(".")[0] for name, _ in network.named_parameters()}))
 
 
 def _open_folder(recipe: Recipe, folder: Path, run: Run, fabric: Fabric) -> int:
@@ -182,7 +224,7 @@ def _open_folder(recipe: Recipe, folder: Path, run: Run, fabric: Fabric) -> int:
 
 def _refuse_other(old: Recipe, new: Recipe, folder: Path) -> None:
     """Settings of the optimisation may change between pieces of a run; what is learned from what may not."""
-    for part in ("model", "data", "references"):
+    for part in ("model", "data", "references", "start"):
         if getattr(old, part) != getattr(new, part):
             raise RecipeError(f"{folder} holds a run with another `{part}` in its recipe; choose another --out for this one")
 
@@ -214,22 +256,36 @@ def take_step(model: EnergyModel, samples: list[Sample], recipe: Recipe, step: i
         NonFiniteError: the loss is NaN or infinite.
     """
     settings = recipe.training
-    systems, labels = collate(samples)
-    systems = systems.to(fabric.device)
-    labels = Labels(energy=labels.energy.to(fabric.device), forces=labels.forces.to(fabric.device))
+    if settings.noise is not None:
+        places = range(fabric.global_rank, fabric.global_rank + fabric.world_size * len(samples), fabric.world_size)
+        rngs = [np.random.default_rng((settings.seed, step, place)) for place in places]
+        samples = disturbed(samples, settings.noise, rngs)
+    systems, labels = seen(model, samples)
+    systems, labels = systems.to(fabric.device), labels.to(fabric.device)
     generator = torch.Generator().manual_seed((settings.seed << 32) + (step << 8) + fabric.global_rank)
     graph = build_graph(systems, model.network.cutoff, model.network.max_neighbors)
+    graph = model.rewiring.edges(graph, systems)
     by_gradient = settings.force_weight or settings.gradient_target_weight
     mode = ForceMode.GRADIENT if by_gradient else ForceMode.NONE
     policy = frame_policy(settings.frames_at(step))
     with fabric.autocast():
         prediction = evaluate(model, systems, graph, policy, mode, training=True, generator=generator)
-    losses = loss(prediction, prediction.direct_forces, systems, labels, settings, model.energy_scale)
+    if recipe.task is Task.IS2RE:
+        losses = pair_loss(prediction, systems, labels, settings, model.energy_scale, model.force_scale)
+    else:
+        losses = loss(prediction, prediction.direct_forces, systems, labels, settings, model.energy_scale)
     total = float(losses.total.detach())
     if not math.isfinite(total):
         raise NonFiniteError(f"the loss is {total} at step {step}; {REMEDY}")
     losses.total.backward()
     return losses
+
+
+def seen(model: EnergyModel, samples: Sequence[Sample]) -> tuple[Systems, Labels]:
+    """The atoms that the network sees, and their labels."""
+    systems, labels = collate(samples)
+    kept = model.rewiring.atoms(systems)
+    return keep_atoms(systems, kept), replace(labels, forces=labels.forces[kept], displacement=labels.displacement[kept])
 
 
 def _share_gradients(network: nn.Module, fabric: Fabric) -> None:
@@ -247,7 +303,12 @@ def build_model(recipe: Recipe, training: Sequence[Sample]) -> EnergyModel:
     architecture = ARCHITECTURES[recipe.model.architecture]
     network = architecture.build(architecture.settings.model_validate(recipe.model.settings))
     return EnergyModel(
-        network, fit_scales(training, recipe.references.elements), recipe.model.repulsion_reach, recipe.model.reads_tags
+        network,
+        fit_scales(training, recipe.references.elements, recipe.task),
+        recipe.model.repulsion_reach,
+        recipe.model.reads_tags,
+        Rewiring(recipe.model.drop_subsurface, recipe.model.adsorbate_edges),
+        displaces=recipe.task is Task.IS2RE,
     )
 
 
@@ -258,5 +319,9 @@ def score(model: EnergyModel, recipe: Recipe, samples: list[Sample], device: tor
     for number, source in enumerate(recipe.data.sources):
         some = [s for s in samples if s.source == number]
         if some:
-            found[str(source.path)] = asdict(measure(potential, some, device))
+            found[str(source.path)] = asdict(
+                pair_errors(pair_predictions(potential, some, device))
+                if recipe.task is Task.IS2RE
+                else measure(potential, some, device)
+            )
     return found

@@ -17,11 +17,11 @@ TINY = 1e-12  # keeps the derivative of a norm finite at zero
 
 @dataclass(frozen=True)
 class Losses:
-    """Weighted sum and its parts: energy in eV, forces in eV/Angstrom."""
+    """Weighted sum and its parts: energy in eV, vectors in eV/Angstrom (forces) or Angstrom (displacements)."""
 
     total: Tensor
     energy: Tensor
-    forces: Tensor
+    vectors: Tensor
 
 
 def loss(
@@ -39,11 +39,11 @@ def loss(
     energy = (prediction.energy - labels.energy).abs().mean()
     weight = torch.where(systems.fixed.all(1), settings.fixed_force_weight, 1.0).to(labels.forces.dtype)
     zero = energy.new_zeros(())
-    gradient = zero if prediction.forces is None else _force_error(prediction.forces, labels.forces, weight)
-    head = zero if direct is None else _force_error(direct, labels.forces, weight)
+    gradient = zero if prediction.forces is None else _vector_error(prediction.forces, labels.forces, weight)
+    head = zero if direct is None else _vector_error(direct, labels.forces, weight)
     target = zero
     if direct is not None and prediction.forces is not None and settings.gradient_target_weight:
-        target = _force_error(direct, prediction.forces.detach(), weight)
+        target = _vector_error(direct, prediction.forces.detach(), weight)
     substrate = _substrate(prediction.atom_energies, systems) if settings.substrate_weight else zero
     total = (
         settings.energy_weight * energy
@@ -55,8 +55,27 @@ def loss(
     return Losses(total / scale, energy.detach(), (gradient if prediction.forces is not None else head).detach())
 
 
-def _force_error(predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean over atoms of |F - F_ref|."""
+def pair_loss(
+    prediction: Prediction, systems: Systems, labels: Labels, settings: Training, energy_scale: float, length_scale: float
+) -> Losses:
+    """L1 of the relaxed energy and mean length of the error of displacements, each in its own unit.
+
+    Args:
+        prediction: energy (n_systems,) and, where the network has the head, displacement (n_atoms, 3).
+        systems, labels: the atoms that were seen and the targets; atoms that are held fixed do not count.
+        settings: weights. energy_scale, length_scale: eV and Angstrom per network unit.
+    """
+    energy = (prediction.energy - labels.energy).abs().mean()
+    vectors = energy.new_zeros(())
+    if prediction.displacement is not None:
+        free = (~systems.fixed).all(1).to(energy.dtype)
+        vectors = _vector_error(prediction.displacement, labels.displacement, free)
+    total = settings.energy_weight * energy / energy_scale + settings.displacement_weight * vectors / length_scale
+    return Losses(total, energy.detach(), vectors.detach())
+
+
+def _vector_error(predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean over atoms of the length of the error."""
     error = ((predicted - wanted) ** 2).sum(1).add(TINY).sqrt()
     return (error * weight).sum() / weight.sum().clamp(min=TINY)
 

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from ase import Atoms
 
+from geocalc.card import Task
 from geocalc.errors import InputError
 from geocalc.train.labelled import Labelled, locate, refuse_zeroed, relaxations
+from geocalc.train.pairs import relaxed_pairs
 from geocalc.train.recipe import Data, Recipe, Source
 from geocalc.train.store import Sample, read_info, write_store
 
@@ -30,7 +33,7 @@ def prepare(recipe: Recipe, folder: Path) -> Path:
         InputError: a file is missing or unreadable, holds no labels, or holds forces that were set to zero on fixed atoms.
         RunFolderError: the store cannot be written.
     """
-    learns_fixed = recipe.training.fixed_force_weight > 0
+    learns_fixed = recipe.training.fixed_force_weight > 0 and recipe.task is Task.S2EF
     use_tags = recipe.model.reads_tags or recipe.training.substrate_weight > 0
     key = _key(recipe.data, learns_fixed, use_tags)
     path = folder / f"data-{key}.lmdb"
@@ -50,8 +53,10 @@ def prepare(recipe: Recipe, folder: Path) -> Path:
     return path
 
 
-def is_validation(group: str, data: Data) -> bool:
-    """Whether a relaxation is held out; a function of its name, so it never changes."""
+def is_validation(group: str, data: Data, atoms: Atoms | None = None) -> bool:
+    """Whether a relaxation is held out; a function of its name, so it never changes, or of its info where the data say so."""
+    if data.validation_key is not None and atoms is not None:
+        return str(atoms.info.get(data.validation_key)) in data.validation_values
     digest = hashlib.sha256(f"{data.split_salt}:{group}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < data.validation_share * 2**64
 
@@ -84,7 +89,7 @@ def reference_relaxations(
     """
     chosen = []
     for group, frames in relaxations(data.sources[source], None, Counter(), use_tags):
-        held_out = is_validation(group, data)
+        held_out = is_validation(group, data, frames[0].atoms if frames else None)
         if len(frames) > 1 and validation in (None, held_out):
             samples = tuple(_sample(frame, group, k, source, held_out) for k, frame in enumerate(frames))
             chosen.append(ReferenceRelaxation(frames=samples))
@@ -108,7 +113,8 @@ def samples_of_file(path: Path, use_tags: bool = True) -> list[Sample]:
 
 def _key(data: Data, learns_fixed: bool, use_tags: bool) -> str:
     """Name of a store: it changes with the rules, and with the size or time of a file."""
-    stamps = [_stamp(locate(source.path)) for source in data.sources]
+    files = [path for source in data.sources for path in (source.path, source.relaxed) if path is not None]
+    stamps = [_stamp(locate(path)) for path in files]
     text = json.dumps([data.model_dump(mode="json"), stamps, learns_fixed, use_tags], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -120,12 +126,17 @@ def _stamp(path: Path) -> list[tuple[str, int, int]]:
 
 def _samples(data: Data, dropped: Counter[str], use_tags: bool) -> Iterator[Sample]:
     for number, source in enumerate(data.sources):
-        for group, frames in relaxations(source, data.max_jump, dropped, use_tags):
+        found = (
+            relaxed_pairs(source, dropped, use_tags)
+            if source.relaxed
+            else relaxations(source, data.max_jump, dropped, use_tags)
+        )
+        for group, frames in found:
             for place, frame in enumerate(frames):
                 if np.linalg.norm(frame.forces, axis=1).max(initial=0.0) > data.max_force:
                     dropped["force above max_force"] += 1
                     continue
-                yield _sample(frame, group, place, number, is_validation(group, data))
+                yield _sample(frame, group, place, number, is_validation(group, data, frame.atoms))
 
 
 def _sample(frame: Labelled, group: str, place: int, source: int, validation: bool) -> Sample:
@@ -135,6 +146,7 @@ def _sample(frame: Labelled, group: str, place: int, source: int, validation: bo
         tags=frame.tags.astype(np.int64),
         positions=atoms.positions.copy(),
         forces=frame.forces,
+        relaxed=frame.relaxed,
         fixed=frame.fixed,
         cell=np.array(atoms.cell),
         pbc=atoms.pbc.copy(),

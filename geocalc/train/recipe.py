@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from geocalc.architectures import ARCHITECTURES
-from geocalc.card import EnergyKind
+from geocalc.card import EnergyKind, Task
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.potential import ForceMode
@@ -26,6 +26,9 @@ class Source(Settings):
     """
 
     path: Path
+    relaxed: Path | None = Field(
+        None, description="for is2re: a file of the relaxed structures, in the order of `path`; energies are read from it"
+    )
     add_energy: str | None = None
     subtract_energy: str | None = None
     energy_key: str = Field("REF_energy", description="info key of the energy; the results of a stored calculator come next")
@@ -34,6 +37,7 @@ class Source(Settings):
     require: dict[str, bool] = Field(default_factory=dict, description="info flags a frame must have, e.g. converged: true")
     exclude_groups: tuple[str, ...] = Field((), description="values of `exclude_key` left out")
     exclude_key: str = "metal"
+    exclude_elements: tuple[str, ...] = Field((), description="symbols; structures that contain one are left out")
     weight: float = Field(1.0, gt=0, description="share of each epoch relative to the source's own size")
 
 
@@ -44,6 +48,8 @@ class Data(Settings):
     max_force: float = Field(10.0, gt=0, description="frames with a larger force (eV/A) on any atom are left out")
     max_jump: float | None = Field(None, gt=0, description="frames whose energy jumps (eV) against -F.dx are cut off there")
     validation_share: float = Field(0.1, gt=0, lt=1)
+    validation_key: str | None = Field(None, description="info key of a split made elsewhere; it replaces validation_share")
+    validation_values: tuple[str, ...] = Field((), description="values of `validation_key` that are held out")
     split_salt: str = "geocalc"
     frames_per_group: int = Field(6, ge=1, description="frames drawn from each relaxation per epoch: first, last, random")
 
@@ -64,7 +70,22 @@ class Model(Settings):
         True, description="whether the energy may depend on tags; without, relabelling atoms changes nothing"
     )
     force_mode: ForceMode = ForceMode.GRADIENT
+    drop_subsurface: bool = Field(False, description="the network sees no atoms with tag 0")
+    adsorbate_edges: bool = Field(False, description="the network sees only edges that touch the adsorbate")
     repulsion_reach: float | None = Field(None, gt=0, lt=1)
+
+
+class Noise(Settings):
+    """Noisy Nodes: what an unrelaxed structure may look like; its relaxed energy and geometry stay the targets.
+
+    Each time a structure is drawn, with the given probability its atoms that may move start from a point between unrelaxed and
+    relaxed (the same share of the way for all, uniformly drawn), plus normal noise. Graph and frames are made afterwards.
+
+    Source: Godwin et al., ICLR 2022.
+    """
+
+    probability: float = Field(0.5, ge=0, le=1)
+    sigma: float = Field(0.1, ge=0, description="Angstrom")
 
 
 class Finish(Settings):
@@ -95,12 +116,15 @@ class Training(Settings):
     force_weight: float = Field(5.0, ge=0)
     direct_force_weight: float = Field(0.0, ge=0)
     gradient_target_weight: float = Field(0.0, ge=0, description="direct forces towards the gradient, detached")
+    displacement_weight: float = Field(0.0, ge=0, description="is2re: displacements to the relaxed structure")
+    noise: Noise | None = None
     substrate_weight: float = Field(
         0.0,
         ge=0,
         description="pull to zero of the energy shares of subsurface atoms and of clean slabs; adsorption energies only",
     )
     fixed_force_weight: float = Field(0.2, ge=0, description="weight of forces on atoms that are held fixed")
+    freeze: tuple[str, ...] = Field((), description="parts of the network that stay as they are, e.g. [embedding, blocks.0]")
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     seed: int = 0
     evaluate_every: int = Field(1000, ge=1)
@@ -143,11 +167,20 @@ class About(Settings):
     limits: tuple[str, ...] = ()
 
 
+class Start(Settings):
+    """The model that a run begins with: its weights and scales; references are fitted to what it misses."""
+
+    model: str = Field(description="name or folder")
+    hash: str = Field(description="first 16 digits of the SHA-256 of its weights")
+
+
 class Recipe(Settings):
     """How one model is trained."""
 
     schema_version: int = Field(1, ge=1, le=1)
     name: str
+    task: Task = Task.S2EF
+    start: Start | None = None
     about: About
     model: Model
     data: Data
@@ -161,9 +194,19 @@ def read_recipe(path: Path, assignments: tuple[str, ...] = ()) -> Recipe:
     Raises:
         RecipeError: the file, a key or a value is not right; the message names the nearest allowed key.
     """
-    recipe = Recipe.parse(override(read_yaml(path), assignments), str(path))
-    check_architecture(recipe.model, str(path))
-    check_forces(recipe, str(path))
+    return parse_recipe(override(read_yaml(path), assignments), str(path))
+
+
+def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """A recipe from its values, checked as a whole; `where` says in messages where they came from.
+
+    Raises:
+        RecipeError: see `read_recipe`.
+    """
+    recipe = Recipe.parse(values, where)
+    check_architecture(recipe.model, where)
+    check_forces(recipe, where)
+    check_task(recipe, where)
     return recipe
 
 
@@ -203,5 +246,32 @@ def check_forces(recipe: Recipe, where: str) -> None:
         wanting.append("model.force_mode: direct")
     if wanting and not head:
         raise RecipeError(f"{where}: `{wanting[0]}` needs a network with a force head; set model.settings.direct_forces: true")
-    if not any((training.energy_weight, training.force_weight, training.direct_force_weight, training.gradient_target_weight)):
+    weights = (training.energy_weight, training.force_weight, training.direct_force_weight, training.gradient_target_weight)
+    if not any((*weights, training.displacement_weight)):
         raise RecipeError(f"{where}: every loss weight is zero, so there is nothing to learn; set training.energy_weight")
+
+
+def check_task(recipe: Recipe, where: str) -> None:
+    """Refuse what does not go together with the task."""
+    model, training, pairs = recipe.model, recipe.training, [source.relaxed is not None for source in recipe.data.sources]
+    if (model.drop_subsurface or model.adsorbate_edges) and not model.reads_tags:
+        raise RecipeError(f"{where}: drop_subsurface and adsorbate_edges go by tags; set model.reads_tags: true")
+    if recipe.task is Task.S2EF:
+        if any(pairs) or training.noise or training.displacement_weight:
+            raise RecipeError(
+                f"{where}: data.sources.relaxed, training.noise and training.displacement_weight are for task: is2re; add that"
+            )
+        return
+    if not all(pairs):
+        raise RecipeError(f"{where}: task is2re needs the relaxed structures of every source; name their file as `relaxed`")
+    if model.force_mode is not ForceMode.NONE:
+        raise RecipeError(f"{where}: a model of relaxed energies has no forces; set model.force_mode: none")
+    by_force = ("force_weight", "direct_force_weight", "gradient_target_weight", "substrate_weight")
+    wrong = [name for name in by_force if getattr(training, name)]
+    if wrong:
+        raise RecipeError(f"{where}: training.{wrong[0]} is for task: s2ef; set it to 0")
+    if bool(training.displacement_weight) is not bool(model.settings.get("direct_forces")):
+        raise RecipeError(
+            f"{where}: displacements need both model.settings.direct_forces: true, the head of the network that gives vectors, "
+            "and a training.displacement_weight above 0"
+        )

@@ -99,7 +99,7 @@ def make_card(recipe: Recipe, name: str, training: Sequence[Sample], model: Ener
     references = {elements.symbols()[z]: energy for z in present if (energy := float(model.references[z])) != 0.0}
     return ModelCard(
         name=name,
-        task=Task.S2EF,
+        task=recipe.task,
         architecture=recipe.model.architecture,
         settings=recipe.model.settings,
         cutoff=model.network.cutoff,
@@ -111,6 +111,8 @@ def make_card(recipe: Recipe, name: str, training: Sequence[Sample], model: Ener
         energy_scale=model.energy_scale,
         force_scale=model.force_scale,
         reads_tags=recipe.model.reads_tags,
+        drop_subsurface=recipe.model.drop_subsurface,
+        adsorbate_edges=recipe.model.adsorbate_edges,
         frames=recipe.model.frames,
         force_mode=recipe.model.force_mode,
         conservative=conservative,
@@ -123,12 +125,28 @@ def make_card(recipe: Recipe, name: str, training: Sequence[Sample], model: Ener
     )
 
 
+_PREDICTS = {
+    Task.S2EF: "energies and forces of a structure",
+    Task.IS2RE: "energies and positions after relaxation, from the unrelaxed structure",
+}
+_TABLES = {
+    Task.S2EF: (
+        "| source | frames | energy MAE (eV) | force MAE, free atoms (eV/A) | predicting zero force |",
+        "|---|---|---|---|---|",
+    ),
+    Task.IS2RE: (
+        "| source | structures | energy MAE (eV) | position MAE, free atoms (A) | leaving atoms where they are |",
+        "|---|---|---|---|---|",
+    ),
+}
+
+
 def describe(card: ModelCard, measured: dict[str, Any]) -> str:
     """A first README for a model folder: what the card says, in words and one table."""
     lines = [
         f"# {card.name}",
         "",
-        f"{card.architecture} potential; energies are {card.energy_kind.value} energies ({card.references}).",
+        f"{card.architecture}, {_PREDICTS[card.task]}; energies are {card.energy_kind.value} energies ({card.references}).",
         f"Level of theory: {card.level_of_theory}.",
         f"Domain: {card.domain}.",
         f"Elements: {' '.join(card.elements)}.",
@@ -136,13 +154,12 @@ def describe(card: ModelCard, measured: dict[str, Any]) -> str:
         "",
         "## Errors on the validation split",
         "",
-        "| source | frames | energy MAE (eV) | force MAE, free atoms (eV/A) | predicting zero force |",
-        "|---|---|---|---|---|",
+        *_TABLES[card.task],
     ]
+    columns = ("position_mae", "position_null") if card.task is Task.IS2RE else ("force_mae", "force_null")
     for source, errors in measured.get("validation", {}).items():
-        lines.append(
-            f"| {source} | {errors['n']} | {errors['energy_mae']:.3f} | {errors['force_mae']:.4f} | {errors['force_null']:.4f} |"
-        )
+        vectors = " | ".join(f"{errors[name]:.4f}" for name in columns)
+        lines.append(f"| {source} | {errors['n']} | {errors['energy_mae']:.3f} | {vectors} |")
     lines += [
         "",
         "## Data",

@@ -14,7 +14,7 @@ from safetensors.numpy import load, save
 
 from geocalc.errors import InputError, RunFolderError
 
-SCHEMA = 1
+SCHEMA = 2
 MAP_SIZE = 1 << 36  # bytes of address space, not of disk
 _META = b"meta"
 
@@ -25,6 +25,7 @@ class Sample:
 
     Attributes:
         numbers, tags: (n_atoms,) int64. positions, forces: (n_atoms, 3) Angstrom, eV/Angstrom (raw). fixed: (n_atoms, 3) bool.
+        relaxed: (n_atoms, 3) Angstrom, where the atoms end. What a sample has no label of is NaN.
         cell: (3, 3) Angstrom. pbc: (3,) bool. energy: eV, of the recipe's kind.
         group: relaxation id. frame: place in it. source: index into the recipe's sources. validation: held out.
     """
@@ -33,6 +34,7 @@ class Sample:
     tags: np.ndarray
     positions: np.ndarray
     forces: np.ndarray
+    relaxed: np.ndarray
     fixed: np.ndarray
     cell: np.ndarray
     pbc: np.ndarray
@@ -43,7 +45,7 @@ class Sample:
     validation: bool
 
 
-_ARRAYS = ("numbers", "tags", "positions", "forces", "fixed", "cell", "pbc")
+_ARRAYS = ("numbers", "tags", "positions", "forces", "relaxed", "fixed", "cell", "pbc")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ def sample(group: str, frame: int, source: int = 0, validation: bool = False, n_
         tags=np.arange(n_atoms) % 3,
         positions=rng.normal(size=(n_atoms, 3)),
         forces=rng.normal(size=(n_atoms, 3)),
+        relaxed=rng.normal(size=(n_atoms, 3)),
         fixed=np.zeros((n_atoms, 3), dtype=bool),
         cell=np.eye(3) * 5,
         pbc=np.array([True, True, False]),

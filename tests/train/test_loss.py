@@ -11,8 +11,8 @@ from training import make_recipe, relaxation
 
 from geocalc.errors import RecipeError
 from geocalc.systems import Prediction
-from geocalc.train.batches import Labels
-from geocalc.train.loss import loss
+from geocalc.train.batches import Labels, collate
+from geocalc.train.loss import loss, pair_loss
 from geocalc.train.recipe import Training
 from geocalc.train.references import fit_scales
 from geocalc.train.store import Sample
@@ -27,7 +27,9 @@ def case():
     """Two slabs of nine atoms, the lower layers fixed: errors of 0.5 and 1.5 eV, and of (0.3, 0, 0.4) eV/A on every atom."""
     systems = systems_of(adslab("O", size=(2, 2, 2)), adslab("O", size=(2, 2, 2)))
     systems = replace(systems, fixed=(systems.tags == 0)[:, None].expand(-1, 3).clone())
-    labels = Labels(energy=torch.tensor([1.0, 2.0]).double(), forces=torch.ones(18, 3).double())
+    labels = Labels(
+        energy=torch.tensor([1.0, 2.0]).double(), forces=torch.ones(18, 3).double(), displacement=torch.zeros(18, 3)
+    )
     error = torch.tensor([0.3, 0.0, 0.4]).double()
     prediction = Prediction(energy=labels.energy + torch.tensor([0.5, -1.5]).double(), forces=labels.forces + error)
     return systems, labels, prediction
@@ -44,7 +46,7 @@ def test_the_force_term_is_the_mean_norm_of_the_error(case):
     systems, labels, prediction = case
     found = loss(prediction, None, systems, labels, settings(force_weight=3.0), scale=2.0)
     assert float(found.total) == pytest.approx(3.0 * 0.5 / 2.0)
-    assert float(found.forces) == pytest.approx(0.5)
+    assert float(found.vectors) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_direct_forces_have_their_own_term_and_are_the_ones_reported(case):
     chosen = settings(direct_force_weight=2.0)
     found = loss(replace(prediction, forces=None), direct, systems, labels, chosen, scale=1.0)
     assert float(found.total) == pytest.approx(2.0)
-    assert float(found.forces) == pytest.approx(1.0)
+    assert float(found.vectors) == pytest.approx(1.0)
 
 
 def test_the_gradient_target_pulls_the_head_and_never_the_gradient(case):
@@ -97,7 +99,7 @@ def test_the_gradient_target_pulls_the_head_and_never_the_gradient(case):
 def test_the_substrate_term_holds_shares_below_the_surface_and_of_clean_slabs_at_zero(case):
     _, _, prediction = case
     systems = systems_of(adslab("O", size=(2, 2, 2)), adslab("", size=(2, 2, 2)))
-    labels = Labels(energy=prediction.energy, forces=torch.zeros(17, 3).double())
+    labels = Labels(energy=prediction.energy, forces=torch.zeros(17, 3).double(), displacement=torch.zeros(17, 3))
     shares = torch.where(systems.tags == 2, 100.0, torch.where(systems.tags == 1, 10.0, 1.0)).double()
     told = replace(prediction, forces=None, atom_energies=shares)
     found = loss(told, None, systems, labels, settings(energy_weight=0.0, substrate_weight=1.0), scale=1.0)
@@ -119,6 +121,7 @@ def with_energies(energy_of) -> list[Sample]:
                 tags=atoms.get_tags(),
                 positions=atoms.positions,
                 forces=np.zeros((len(atoms), 3)),
+                relaxed=atoms.positions,
                 fixed=np.zeros((len(atoms), 3), dtype=bool),
                 cell=np.array(atoms.cell),
                 pbc=atoms.pbc,
@@ -150,3 +153,18 @@ def test_the_scale_is_the_spread_that_references_leave():
 def test_references_of_what_is_no_element_are_refused():
     with pytest.raises(RecipeError, match="Xx, which are no chemical symbols"):
         fit_scales(with_energies(lambda atoms, n: 0.0), ("O", "Xx"))
+
+
+def test_the_pair_loss_counts_moves_of_free_atoms_alone_each_term_in_its_own_unit():
+    systems, labels = collate(with_energies(lambda atoms, n: float(n))[:2])
+    fixed = torch.zeros_like(systems.fixed)
+    fixed[:3] = True
+    systems = replace(systems, fixed=fixed)
+    wrong = labels.displacement + torch.tensor([0.0, 0.3, 0.4]).double()
+    wrong[:3] += 100.0
+    prediction = Prediction(energy=labels.energy + torch.tensor([0.5, -1.5]).double(), displacement=wrong)
+    settings = Training(steps=1, energy_weight=2.0, displacement_weight=3.0)
+    found = pair_loss(prediction, systems, labels, settings, 4.0, 0.1)
+    assert float(found.energy) == pytest.approx(1.0)
+    assert float(found.vectors) == pytest.approx(0.5)
+    assert float(found.total) == pytest.approx(2.0 * 1.0 / 4.0 + 3.0 * 0.5 / 0.1)

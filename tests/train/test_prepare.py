@@ -179,6 +179,16 @@ def test_flags_groups_and_large_forces_are_filtered_and_counted(tmp_path, frames
     assert all(np.linalg.norm(s.forces, axis=1).max() <= largest[-3] + 1e-6 for s in kept)
 
 
+def test_structures_with_an_element_are_left_out(tmp_path, frames):
+    for frame in (first := [labelled(frame, **frame.info) for frame in frames])[:6]:
+        frame.numbers[0] = 46
+    path = write_data(tmp_path / "d.extxyz", first)
+    rules = {"exclude_elements": ["Pd", "W"]}
+    assert all(46 not in s.numbers for s in prepared(tmp_path, path, source=rules))
+    assert len(prepared(tmp_path, path, source=rules)) == len(frames) - 6
+    assert told(tmp_path, path, source=rules)["excluded by element"] == 6
+
+
 def test_frames_before_an_energy_jump_are_cut_off(tmp_path):
     frames = relaxation("a", n_frames=6)
     frames[1].calc.results["energy"] += 3.0  # two jumps: into frame 1 and out of it

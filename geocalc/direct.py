@@ -1,0 +1,92 @@
+"""Relaxed energies and geometries predicted from unrelaxed structures, without a relaxation."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+
+from geocalc.errors import InputError
+from geocalc.guards import Status
+from geocalc.process import one_thread
+from geocalc.snapshots import Relaxation
+from geocalc.systems import Potential, Systems, allowed
+from geocalc.tasks import FAILURES, Outcome, Task, own_memory, told
+
+
+def predict_relaxed(systems: Systems, potential: Potential) -> Relaxation:
+    """What one structure relaxes to, as far as a direct model knows.
+
+    Args:
+        systems: one structure. potential: gives energies of relaxed structures and, where it has them, displacements.
+    Returns:
+        Energy in eV, the atoms where they are predicted to end (fixed ones where they are), and no forces.
+    Raises:
+        InputError: there is not exactly one structure.
+    """
+    if systems.n_systems != 1:
+        raise InputError(f"one structure at a time is predicted, got {systems.n_systems}")
+    prediction = potential(systems)
+    energy, std = float(prediction.energy[0]), prediction.energy_std
+    move = torch.zeros_like(systems.positions) if prediction.displacement is None else prediction.displacement.double()
+    move = allowed(move, systems)
+    known = math.isfinite(energy) and bool(move.isfinite().all())
+    positions = torch.where(systems.fixed, systems.positions, systems.positions + move)
+    final = {name: getattr(systems, name) for name in ("numbers", "tags", "fixed", "system_idx", "cell", "pbc", "projector")}
+    return Relaxation(
+        systems=Systems(positions=positions if known else systems.positions, **final),
+        energy=energy if known else math.nan,
+        energy_std=math.nan if std is None else float(std[0]),
+        forces=torch.full_like(systems.positions, torch.nan),
+        fmax=math.nan,
+        status=Status.PREDICTED if known else Status.NON_FINITE,
+        n_steps=0,
+        n_evaluations=1,
+    )
+
+
+class Direct:
+    """Predicts each structure alone in this process, in the order in which they come; see `geocalc.tasks.Engine`.
+
+    Args:
+        potential: gives energies of relaxed structures. device: where the structures are put.
+    """
+
+    def __init__(self, potential: Potential, device: str = "cpu") -> None:
+        self._potential, self._device = potential, device
+        self._waiting: list[Task] = []
+
+    @property
+    def n_open(self) -> int:
+        """See `Engine`."""
+        return len(self._waiting)
+
+    @property
+    def has_room(self) -> bool:
+        """See `Engine`."""
+        return not self._waiting
+
+    def add(self, task: Task) -> None:
+        """See `Engine`."""
+        self._waiting.append(task)
+
+    def collect(self) -> list[tuple[int, Outcome]]:
+        """See `Engine`."""
+        if not self._waiting:
+            return []
+        task = self._waiting.pop(0)
+        return [(task.number, self._predicted(task))]
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self._waiting.clear()
+
+    def _predicted(self, task: Task) -> Outcome:
+        started = time.perf_counter()
+        try:
+            with one_thread():
+                ended = predict_relaxed(own_memory(task.systems).to(self._device), self._potential)
+        except FAILURES as error:
+            return Outcome(error=told(error), n_evaluations=1, wall_s=time.perf_counter() - started)
+        return Outcome(relaxation=ended, n_evaluations=1, wall_s=time.perf_counter() - started)

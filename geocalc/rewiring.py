@@ -1,0 +1,83 @@
+"""What a network sees of a slab: subsurface atoms and edges far from the adsorbate may be left out.
+
+For energies of adsorption both are nearly constant, and most of the work: for forces they are needed.
+
+Source: Duval et al., PhAST (2022), remove-tag-0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geocalc.errors import InputError
+from geocalc.neighbors import Graph
+from geocalc.systems import Systems
+
+SUBSURFACE, ADSORBATE = 0, 2  # tags of OC20
+
+
+@dataclass(frozen=True)
+class Rewiring:
+    """Rules of what is left out.
+
+    Attributes:
+        drop_subsurface: atoms with tag 0 are not seen at all.
+        adsorbate_edges: only edges with an adsorbate atom (tag 2) at one end are kept.
+    """
+
+    drop_subsurface: bool = False
+    adsorbate_edges: bool = False
+
+    @property
+    def reads_tags(self) -> bool:
+        """Whether tags decide what is seen."""
+        return self.drop_subsurface or self.adsorbate_edges
+
+    def atoms(self, systems: Systems) -> Tensor:
+        """The atoms that are seen, (n_atoms,) bool.
+
+        Raises:
+            InputError: nothing of a structure would be seen.
+        """
+        if self.reads_tags:
+            adsorbed = systems.system_idx[systems.tags == ADSORBATE]
+            bare = sorted(set(range(systems.n_systems)) - set(adsorbed.tolist()))
+            if bare:
+                raise InputError(
+                    f"structure {bare[0]} of the batch has no adsorbate (tag 2), which is all that this model looks at; set its "
+                    "tags, or use a model of energies and forces"
+                )
+        if not self.drop_subsurface:
+            return torch.ones_like(systems.numbers, dtype=torch.bool)
+        return systems.tags != SUBSURFACE
+
+    def edges(self, graph: Graph, systems: Systems) -> Graph:
+        """The edges that are seen; `systems` is what the graph was built of."""
+        if not self.adsorbate_edges:
+            return graph
+        adsorbate = systems.tags == ADSORBATE
+        kept = adsorbate[graph.receivers] | adsorbate[graph.senders]
+        return Graph(
+            senders=graph.senders[kept],
+            receivers=graph.receivers[kept],
+            shifts=graph.shifts[kept],
+            n_truncated=graph.n_truncated,
+        )
+
+
+EVERYTHING = Rewiring()
+
+
+def keep_atoms(systems: Systems, kept: Tensor) -> Systems:
+    """The atoms of a (n_atoms,) bool mask, in order; every structure stays, also one that loses all its atoms."""
+    if bool(kept.all()):
+        return systems
+    rows = {name: getattr(systems, name)[kept] for name in _PER_ATOM}
+    projector = None if systems.projector is None else systems.projector[kept]
+    return Systems(**rows, projector=projector, cell=systems.cell, pbc=systems.pbc)
+
+
+_PER_ATOM = ("positions", "numbers", "tags", "fixed", "system_idx")

@@ -1,0 +1,114 @@
+"""What is wrong with a data set as a whole, found before anything is learnt from it."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from geocalc.errors import DataWarning, InputError
+from geocalc.train.store import Sample
+
+LEVELS = ("level_of_theory", "level", "functional", "xc", "dft")  # info keys under which files tell how they were computed
+PLAIN_WORK = 0.01  # eV; where energy changes and work are less, two frames say nothing about units
+ENOUGH = 10  # pairs of frames
+NEAR = 0.1  # of a ratio; DFT relaxations take steps so long that the trapezoid is off by some percent
+RATIOS = {  # of the energy difference to the work of the forces, and what it comes from
+    1 / 51.42208: "forces in eV/Angstrom but energies in Hartree, or forces 51.4 times too large",
+    51.42208: "forces in Hartree/Bohr",
+    27.21139: "forces in Hartree/Angstrom, or energies times 27.2",
+    1 / 27.21139: "energies in Hartree",
+    1.889726: "forces in eV/Bohr",
+    1 / 0.0433641: "energies in kcal/mol",
+    0.0433641: "forces in kcal/mol/Angstrom",
+    96.4853: "energies in kJ/mol",
+    1 / 96.4853: "forces in kJ/mol/Angstrom",
+    13.605693: "forces in Rydberg/Angstrom",
+    1 / 13.605693: "energies in Rydberg",
+    25.71104: "forces in Rydberg/Bohr",
+    -1.0: "gradients in place of forces: their sign is wrong",
+}
+SHOWN = 3  # names in a message
+
+
+def check_samples(samples: Sequence[Sample], names: Sequence[str]) -> None:
+    """Refuse data whose units do not fit each other; warn of structures on both sides of the split.
+
+    Args:
+        samples: of a recipe, in order. names: of its sources.
+    Raises:
+        InputError: the energy does not follow the forces along the relaxations of a source.
+    """
+    for number, name in enumerate(names):
+        _check_units([s for s in samples if s.source == number], name)
+    _warn_of_leaks(samples)
+
+
+def check_levels(values: Sequence[str], name: str) -> None:
+    """Refuse a source whose structures were computed in more than one way, as far as they tell.
+
+    Args:
+        values: the level of each structure. name: of the source.
+    Raises:
+        InputError: they differ.
+    """
+    counts = Counter(values)
+    if len(counts) > 1:
+        told = ", ".join(f"{value} ({n})" for value, n in counts.most_common(SHOWN))
+        raise InputError(
+            f"{name} mixes levels of theory: {told}; energies of different levels cannot be learnt as one, so make a source of each "
+            "and choose one"
+        )
+
+
+def _check_units(samples: Sequence[Sample], name: str) -> None:
+    steps = [(change, work, len(one.numbers)) for one, change, work in _steps(samples)]
+    pairs = [step for step in steps if max(abs(step[0]), abs(step[1])) > PLAIN_WORK and step[1]]
+    if len(pairs) < ENOUGH:
+        return
+    change, work, size = (np.array(column) for column in zip(*pairs, strict=True))
+    ratio = float(np.median(change / work))
+    if 1 - 3 * NEAR < ratio < 1 + 3 * NEAR:
+        return
+    if abs(float(np.median(change / work * size)) - 1) < NEAR:
+        raise InputError(
+            f"{name}: the energies follow the forces once multiplied by the number of atoms; store energies, not per atom"
+        )
+    known = next((meaning for value, meaning in RATIOS.items() if abs(ratio / value - 1) < NEAR), None)
+    guess = f"this looks like {known}; " if known else ""
+    raise InputError(
+        f"{name}: between neighbouring frames of its relaxations the energy changes by {ratio:.3g} times the work of the forces "
+        f"(median of {len(pairs)}), where 1 is expected; {guess}convert everything to eV and eV/Angstrom"
+    )
+
+
+def _steps(samples: Sequence[Sample]) -> Iterator[tuple[Sample, float, float]]:
+    """Neighbouring frames of one relaxation: the later, the change of the energy, and the work of the mean forces."""
+    for one, other in pairwise(samples):
+        if one.group != other.group or other.frame != one.frame + 1 or not np.array_equal(one.numbers, other.numbers):
+            continue
+        move = other.positions - one.positions
+        yield other, other.energy - one.energy, -0.5 * float(np.sum((one.forces + other.forces) * move))
+
+
+def _warn_of_leaks(samples: Sequence[Sample]) -> None:
+    learnt = {_content(s): s.group for s in samples if not s.validation}
+    found = [(s.group, learnt[key]) for s in samples if s.validation and (key := _content(s)) in learnt]
+    if found:
+        told = ", ".join(f"{held} = {other}" for held, other in dict(found[:SHOWN]).items())
+        warnings.warn(
+            f"{len(found)} held-out structures are also in the training data ({told}); errors on them are too small: give the "
+            "relaxations that share structures one name, or remove the copies",
+            DataWarning,
+            stacklevel=2,
+        )
+
+
+def _content(sample: Sample) -> bytes:
+    """Equal for structures with the same atoms at the same places, to a thousandth of an Angstrom."""
+    parts = (sample.numbers, np.round(sample.positions, 3) + 0.0, np.round(sample.cell, 3) + 0.0)
+    return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).digest()

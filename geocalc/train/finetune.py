@@ -1,0 +1,131 @@
+"""Fine-tuning: a run that begins with a trained model, on data of one's own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from geocalc import elements
+from geocalc.card import Task
+from geocalc.errors import DataWarning, InputError, RecipeError
+from geocalc.frames import frame_policy
+from geocalc.potential import EnergyModel, ForceMode, NetworkPotential
+from geocalc.registry import LoadedModel, find_model, load_model
+from geocalc.settings import read_yaml
+from geocalc.train.batches import collate
+from geocalc.train.recipe import Recipe, Start
+from geocalc.train.store import Sample
+
+N_FITTED = 400  # training samples behind the references; more change them by less than the model is wrong
+BATCH = 16
+FEW_GROUPS, FEW_FRAMES = 10, 50
+RECIPE = "recipe.yaml"
+TRAINING: dict[str, Any] = {
+    "steps": 3000,
+    "batch_size": 8,
+    "learning_rate": 3e-4,
+    "warmup_share": 0.05,
+    "ema_decay": 0.99,
+    "finish": None,
+    "substrate_weight": 0.0,
+    "fixed_force_weight": 0.0,
+    "evaluate_every": 500,
+    "log_every": 50,
+}  # measured in workflows/fine-tuning
+
+
+def tuned_values(model: str, data: Path) -> dict[str, Any]:
+    """What a recipe would say that goes on with a model on a file of labelled structures.
+
+    Energies are taken for total energies of whatever made them: the references are fitted anew, and the kind is `total`.
+
+    Args:
+        model: name or folder, of energies and forces. data: file or folder that `geocalc train` reads.
+    Raises:
+        InputError: the model has no recipe, or is none of energies and forces.
+        ModelNotFoundError, ModelFileError: see `geocalc.load_model`.
+    """
+    loaded = load_model(model, device="cpu")
+    path = find_model(model) / RECIPE
+    if loaded.card.task is not Task.S2EF or not path.is_file():
+        raise InputError(
+            f"{loaded.card.name} cannot be tuned on energies and forces; choose a model of task s2ef with a recipe"
+        )
+    old = read_yaml(path)
+    finish = old["training"].get("finish") or {}
+    kept = {name: old["training"][name] for name in ("energy_weight", "force_weight") if name in old["training"]}
+    frames = finish.get("frames", old["training"].get("frames", "lattice-stochastic"))
+    return {
+        "name": f"{loaded.card.name}-tuned",
+        "start": {"model": str(model), "hash": loaded.hash},
+        "about": {
+            "energy_kind": "total",
+            "level_of_theory": f"that of {data.name}",
+            "references": f"those of {data.name}",
+            "domain": f"structures like those of {data.name}",
+            "data": [*old["about"].get("data", []), f"{data.name}, for fine-tuning"],
+        },
+        "model": old["model"],
+        "data": {"sources": [{"path": str(data)}], "validation_share": 0.2, "frames_per_group": 1000},
+        "references": {"elements": []},
+        "training": {**kept, **TRAINING, "frames": frames},
+    }
+
+
+def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> EnergyModel:
+    """The model that a run begins with: trained weights and scales, references fitted to what the model misses of the energies.
+
+    Args:
+        recipe: whose `model` is that of the trained one. start: which. training: samples, energies in eV.
+    Raises:
+        RecipeError: the network is another one.
+        InputError: the model was changed since the run began.
+        ModelNotFoundError, ModelFileError: see `geocalc.load_model`.
+    """
+    loaded = load_model(start.model, device="cpu")
+    card, model = loaded.card, loaded.potential.model
+    if loaded.hash != start.hash:
+        raise InputError(
+            f"the model {start.model} has the hash {loaded.hash}, the recipe says {start.hash}; it was changed, so start anew"
+        )
+    same = ("architecture", "settings", "reads_tags", "force_mode", "repulsion_reach", "drop_subsurface", "adsorbate_edges")
+    differing = [name for name in same if getattr(card, name) != getattr(recipe.model, name)]
+    if differing or card.task is not recipe.task:
+        raise RecipeError(
+            f"the recipe's model.{differing[0] if differing else 'task'} is not that of {card.name}, with which it is to start; leave "
+            "the model as it is"
+        )
+    _warn_of_little(training)
+    model.requires_grad_(True).train()
+    model.references += torch.from_numpy(_missed(model, loaded, training, recipe.references.elements))
+    return model
+
+
+def _missed(model: EnergyModel, loaded: LoadedModel, training: Sequence[Sample], names: tuple[str, ...]) -> np.ndarray:
+    """Per-element energies (119,) that fit best what the model misses, eV; the smallest of all that fit equally well."""
+    some = training[:: -(-len(training) // N_FITTED)]
+    potential = NetworkPotential(model=model, policy=frame_policy("cell"), force_mode=ForceMode.NONE)
+    told = [potential(collate(some[k : k + BATCH])[0]).energy.numpy() for k in range(0, len(some), BATCH)]
+    present = sorted({int(z) for s in training for z in s.numbers})
+    chosen = [z for z in present if not names or elements.symbols()[z] in names]
+    counts = np.array([[np.count_nonzero(s.numbers == z) for z in chosen] for s in some], dtype=float)
+    table = np.zeros(elements.N_ELEMENTS + 1)
+    if chosen:
+        table[chosen] = np.linalg.lstsq(counts, np.array([s.energy for s in some]) - np.concatenate(told), rcond=None)[0]
+    return table
+
+
+def _warn_of_little(training: Sequence[Sample]) -> None:
+    groups = len({s.group for s in training})
+    if groups < FEW_GROUPS or len(training) < FEW_FRAMES:
+        warnings.warn(
+            f"there are {len(training)} frames of {groups} relaxations to learn from; with so few, errors on other structures may be "
+            "several times those on the held-out ones: compare with DFT before you rely on it",
+            DataWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,79 @@
+"""Errors of relaxed energies and geometries that are predicted from unrelaxed structures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from geocalc.metrics import energy_within_threshold, mae, position_mae, rmse
+from geocalc.systems import Potential
+from geocalc.train.batches import collate
+from geocalc.train.store import Sample
+
+BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairErrors:
+    """Errors of IS2RE and, where displacements are predicted, IS2RS.
+
+    Attributes:
+        n: structures. energy_mae, energy_median, energy_rmse: eV. within_0p02: share below 0.02 eV (EwT).
+        position_mae: Angstrom, mean over the coordinates of free atoms; NaN without displacements.
+        position_null: the same of leaving every atom where it is.
+    """
+
+    n: int
+    energy_mae: float
+    energy_median: float
+    energy_rmse: float
+    within_0p02: float
+    position_mae: float
+    position_null: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairPredictions:
+    """Predicted beside reference: energies (n,) eV, displacements of free atoms (n_free, 3) Angstrom or None."""
+
+    energy: np.ndarray
+    energy_reference: np.ndarray
+    displacement: np.ndarray | None
+    displacement_reference: np.ndarray
+
+
+def pair_predictions(potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu") -> PairPredictions:
+    """Evaluate a model of relaxed energies on unrelaxed structures, batch by batch."""
+    energies, references, moves, wanted = [], [], [], []
+    for start in range(0, len(samples), BATCH):
+        systems, labels = collate(samples[start : start + BATCH])
+        told = potential(systems.to(device))
+        free = (~systems.fixed).any(1)
+        energies.append(told.energy.cpu().numpy())
+        references.append(labels.energy.numpy())
+        wanted.append(labels.displacement[free].numpy())
+        if told.displacement is not None:
+            moves.append(told.displacement.cpu()[free].numpy())
+    return PairPredictions(
+        energy=np.concatenate(energies),
+        energy_reference=np.concatenate(references),
+        displacement=np.concatenate(moves) if moves else None,
+        displacement_reference=np.concatenate(wanted),
+    )
+
+
+def pair_errors(told: PairPredictions) -> PairErrors:
+    """Errors of predictions."""
+    error, wanted = told.energy - told.energy_reference, told.displacement_reference
+    return PairErrors(
+        n=len(error),
+        energy_mae=mae(error),
+        energy_median=float(np.median(np.abs(error))),
+        energy_rmse=rmse(error),
+        within_0p02=energy_within_threshold(error),
+        position_mae=float("nan") if told.displacement is None else position_mae(told.displacement, wanted),
+        position_null=mae(wanted),
+    )

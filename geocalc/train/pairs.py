@@ -1,0 +1,60 @@
+"""Pairs of an unrelaxed and a relaxed structure, read side by side from two files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import zip_longest
+
+import numpy as np
+from ase.geometry import find_mic
+
+from geocalc import readers
+from geocalc.errors import InputError
+from geocalc.train.labelled import FrameReader, Labelled, group_of, locate, place_of, structures_of
+from geocalc.train.recipe import Source
+
+
+def relaxed_pairs(source: Source, dropped: Counter[str], use_tags: bool = True) -> Iterator[tuple[str, list[Labelled]]]:
+    """Unrelaxed structures with the energy and the positions that they relax to.
+
+    Positions of the relaxed structure are taken at the image next to the unrelaxed one.
+
+    Args:
+        source: with `relaxed`. dropped, use_tags: as in `geocalc.train.labelled.relaxations`.
+    Yields:
+        Name of each pair, and the one frame of it; there may be none left.
+    Raises:
+        InputError: the files cannot be read, differ in length or in a structure, or hold no energies.
+    """
+    if source.relaxed is None:
+        raise InputError(f"{source.path} has no file of relaxed structures; name it as `relaxed`")
+    start, end = locate(source.path), locate(source.relaxed)
+    reader = FrameReader(source, start, use_tags, needs_forces=False)
+    for before, after in zip_longest(structures_of(start), structures_of(end)):
+        if before is None or after is None:
+            longer, shorter = (end, start) if before is None else (start, end)
+            raise InputError(f"{longer} holds more structures than {shorter}; unrelaxed and relaxed must come in pairs")
+        group = group_of(before, source, start)
+        frame = reader.read(before, group, dropped, labelled_by=after)
+        yield group, [] if frame is None else [_with_end(frame, before, after)]
+    reader.finish()
+
+
+def _with_end(frame: Labelled, before: readers.Source, after: readers.Source) -> Labelled:
+    """The frame and where its atoms end."""
+    start, end = before.atoms, after.atoms
+    if not np.array_equal(start.numbers, end.numbers):
+        raise InputError(
+            f"{place_of(before)} is {start.symbols} and {place_of(after)}, its relaxed partner, {end.symbols}; they must have the "
+            "same atoms in the same order"
+        )
+    move, _ = find_mic(end.positions - start.positions, start.cell, start.pbc)
+    return Labelled(
+        atoms=frame.atoms,
+        tags=frame.tags,
+        fixed=frame.fixed,
+        energy=frame.energy,
+        forces=frame.forces,
+        relaxed=start.positions + move,
+    )

@@ -1,0 +1,140 @@
+"""Fine-tuning: what a run takes over from a model, and what it learns anew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+from click.testing import CliRunner
+from training import cpu_fabric, make_recipe, relaxations, write_data
+
+from geocalc import GeoCalc, load_model
+from geocalc.cli import main
+from geocalc.errors import DataWarning, InputError, RecipeError
+from geocalc.train.finetune import begin_with, tuned_values
+from geocalc.train.loop import start, train
+from geocalc.train.prepare import prepare
+from geocalc.train.recipe import Recipe, parse_recipe
+from geocalc.train.register import register
+from geocalc.train.store import Sample, read_store
+
+pytestmark = pytest.mark.filterwarnings("ignore::geocalc.errors.DataWarning")
+SHIFTS = {29: 7.0, 8: -3.0}  # eV an atom, between the level of the model and that of the new data
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    recipe = make_recipe(write_data(folder / "d.traj", relaxations(10)), steps=60, learning_rate=0.01)
+    return register(train(recipe, folder / "run", folder / "data", cpu_fabric()), "base", folder, folder / "data")
+
+
+def shifted(frames: list[Atoms]) -> list[Atoms]:
+    copies = []
+    for frame in frames:
+        copy, old = frame.copy(), frame.calc.results
+        energy = old["energy"] + sum(SHIFTS[z] for z in frame.numbers)
+        copy.calc = SinglePointCalculator(copy, energy=energy, forces=old["forces"])
+        copies.append(copy)
+    return copies
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.extxyz"
+    write(path, shifted(relaxations(12)))
+    return path
+
+
+def recipe_of(model: Path, data: Path, **training: object) -> Recipe:
+    values = tuned_values(str(model), data)
+    values["training"] |= {"steps": 10, "evaluate_every": 10, "checkpoint_every": 5, **training}
+    return parse_recipe(values, "test")
+
+
+def samples_of(recipe: Recipe, folder: Path) -> list[Sample]:
+    return [s for s in read_store(prepare(recipe, folder)) if not s.validation]
+
+
+def test_it_begins_with_the_weights_and_with_references_of_the_new_level(model: Path, data: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(model, data)
+    samples = samples_of(recipe, tmp_path / "data")
+    begun, old = start(recipe, samples).model, load_model(model).potential.model
+    for (name, new), (_, before) in zip(begun.network.named_parameters(), old.network.named_parameters(), strict=True):
+        assert torch.equal(new, before), name
+        assert new.requires_grad
+    shift = (begun.references - old.references).numpy()
+    counts = np.bincount(samples[0].numbers, minlength=119)
+    assert counts @ shift == pytest.approx(sum(SHIFTS[z] for z in samples[0].numbers), abs=1.0)  # as far as the model is right
+    assert (begun.energy_scale, begun.force_scale) == (old.energy_scale, old.force_scale)
+
+
+def test_the_command_says_what_was_gained(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["train", str(data), "--from", str(model), "--out", "runs/mine", "--device", "cpu", "--set", "training.steps=80"]
+    told = CliRunner().invoke(main, [*words, "--set", "training.learning_rate=0.003"])
+    assert told.exit_code == 0, told.output
+    assert "held-out structures" in told.output
+    assert "before     after" in told.output
+    measured = json.loads((tmp_path / "runs" / "mine" / "metrics.json").read_text())
+    (before,), (after,) = measured["before"].values(), measured["validation"].values()
+    assert after["force_mae"] < before["force_mae"]
+    assert before["energy_mae"] < 2.0  # the levels are 50 eV apart
+    told = CliRunner().invoke(main, ["register", "runs/mine", "--name", "mine", "--folder", "models"])
+    assert told.exit_code == 0, told.output
+    frame = shifted(relaxations(1))[0]
+    tuned = load_model(tmp_path / "models" / "mine")
+    assert tuned.card.energy_kind == "total"
+    wanted = frame.get_potential_energy()
+    assert GeoCalc(tmp_path / "models" / "mine").get_potential_energy(frame) == pytest.approx(wanted, abs=2.0)
+
+
+def test_a_killed_run_goes_on_to_the_same_end(model: Path, data: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(model, data, steps=6, checkpoint_every=1)
+    whole = train(recipe, tmp_path / "whole", tmp_path / "data", cpu_fabric())
+    part = recipe.model_copy(update={"training": recipe.training.model_copy(update={"max_seconds": 1e-9})})
+    for _ in range(6):
+        train(part, tmp_path / "parts", tmp_path / "data", cpu_fabric())
+    states = [next((run / "checkpoint").glob("state-6.safetensors")).read_bytes() for run in (whole, tmp_path / "parts")]
+    assert states[0] == states[1]
+    metrics = [json.loads((run / "metrics.json").read_text()) for run in (whole, tmp_path / "parts")]
+    assert metrics[0] == metrics[1]
+    assert set(metrics[0]) == {"validation", "steps", "before"}
+
+
+def test_frozen_parts_stay(model: Path, data: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(model, data, steps=3, freeze=["embedding", "blocks.0.edge"])
+    run = train(recipe, tmp_path / "run", tmp_path / "data", cpu_fabric())
+    tuned = load_model(register(run, "frozen", tmp_path / "models", tmp_path / "data")).potential.model.network
+    old = dict(load_model(model).potential.model.network.named_parameters())
+    changed = {name for name, value in tuned.named_parameters() if not torch.allclose(value, old[name], rtol=1e-5, atol=1e-7)}
+    assert changed
+    assert not any(name.startswith(("embedding.", "blocks.0.edge.")) for name in changed)
+    with pytest.raises(RecipeError, match="names 'nose', which the network does not have; its parts: blocks, "):
+        start(recipe_of(model, data, freeze=["nose"]), samples_of(recipe, tmp_path / "data"))
+
+
+def test_little_data_is_said_to_be_little(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "few.extxyz"
+    write(path, shifted(relaxations(5)))
+    recipe = recipe_of(model, path)
+    assert recipe.start is not None
+    with pytest.warns(DataWarning, match=r"there are \d+ frames of \d relaxations to learn from"):
+        begin_with(recipe, recipe.start, samples_of(recipe, tmp_path / "data"))
+
+
+def test_another_network_or_a_changed_model_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(model, data)
+    samples = samples_of(recipe, tmp_path / "data")
+    assert recipe.start is not None
+    wider = recipe.model_copy(update={"model": recipe.model.model_copy(update={"repulsion_reach": 0.5})})
+    with pytest.raises(RecipeError, match=r"model.repulsion_reach is not that of base"):
+        start(wider, samples)
+    with pytest.raises(InputError, match="it was changed, so start anew"):
+        begin_with(recipe, recipe.start.model_copy(update={"hash": "0" * 16}), samples)

@@ -1,0 +1,178 @@
+"""Tables of the cross-validation."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import splits
+
+from geocalc.metrics import energy_within_threshold, mae, rmse
+
+TARGETS = {"e_ads": "adsorption energy", "total": "total energy"}
+PEERS = {"GemNet-dT": "lmdb_fg_full_poscar/gemnet", "PaiNN": "lmdb_fg_full_poscar/painn"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Errors on one held-out set: eV and Angstrom."""
+
+    target: str
+    split: str
+    n: int
+    mae: float
+    median: float
+    rmse: float
+    within_0p02: float
+    position_mae: float
+    position_null: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """One structure that was held out."""
+
+    sid: str
+    energy: float
+    reference: float
+    position_mae: float
+    position_null: float
+    n_free: int
+
+    @property
+    def error(self) -> float:
+        """eV."""
+        return self.energy - self.reference
+
+
+def collect(runs: Path) -> dict[str, Any]:
+    """All there is: rows by split, and by family and metal over the folds."""
+    known = {str(atoms.info["sid"]): atoms.info for atoms in splits.structures()}
+    rows: list[Row] = []
+    groups: dict[str, dict[str, dict[str, float]]] = {}
+    for target in TARGETS:
+        pooled: list[Predicted] = []
+        for file in sorted(runs.glob(f"{target}-*/predictions.csv")):
+            name, predicted = file.parent.name.removeprefix(f"{target}-"), _read(file)
+            rows.append(_row(target, name, predicted))
+            pooled += predicted if name.startswith("fold") else []
+        for key in ("group", "metal"):
+            groups[f"{target} by {key}"] = _by(pooled, lambda sid, key=key: str(known[sid][key]))
+    return {"rows": [asdict(row) for row in rows], "groups": groups, "peers": _peers()}
+
+
+def _read(path: Path) -> list[Predicted]:
+    with path.open() as handle:
+        return [
+            Predicted(sid=line.pop("sid"), n_free=int(line.pop("n_free")), **{k: float(v) for k, v in line.items()})
+            for line in csv.DictReader(handle)
+        ]
+
+
+def _row(target: str, name: str, predicted: Sequence[Predicted]) -> Row:
+    error, weight = np.array([p.error for p in predicted]), np.array([p.n_free for p in predicted], dtype=float)
+    return Row(
+        target=target,
+        split=name,
+        n=len(error),
+        mae=mae(error),
+        median=float(np.median(np.abs(error))),
+        rmse=rmse(error),
+        within_0p02=energy_within_threshold(error),
+        position_mae=float(np.average([p.position_mae for p in predicted], weights=weight)),
+        position_null=float(np.average([p.position_null for p in predicted], weights=weight)),
+    )
+
+
+def _by(predicted: Iterable[Predicted], name_of: Callable[[str], str]) -> dict[str, dict[str, float]]:
+    found: dict[str, list[float]] = {}
+    for one in predicted:
+        found.setdefault(name_of(one.sid), []).append(abs(one.error))
+    return {name: {"n": len(errors), "mae": float(np.mean(errors))} for name, errors in sorted(found.items())}
+
+
+def _peers() -> dict[str, float]:
+    """Mean error of each published peer over its runs on folds 1 to 4; four runs, one for each inner split, belong to a fold."""
+    path = Path(os.environ["GEOCALC_DATA"]) / splits.DATA / "published_ocp_baselines_mae_eV.json"
+    published = json.loads(path.read_text())
+    return {name: float(np.mean(published[key]["mae_per_run_adslab_only"][4:])) for name, key in PEERS.items()}
+
+
+def write(results: dict[str, Any], readme: Path) -> None:
+    """Renew the tables between the markers of the page."""
+    rows = [Row(**row) for row in results["rows"]]
+    text = readme.read_text()
+    for name, table in (
+        ("folds", _folds(rows, results["peers"])),
+        ("harder", _harder(rows)),
+        ("groups", _groups(results["groups"])),
+    ):
+        head, rest = text.split(f"<!-- {name} -->")
+        _, tail = rest.split(f"<!-- /{name} -->")
+        text = f"{head}<!-- {name} -->\n{table}\n<!-- /{name} -->{tail}"
+    readme.write_text(text)
+
+
+HEAD = (
+    "| what is predicted | held out | structures | MAE (eV) | median | RMSE | within 0.02 eV | position MAE (Å) | staying put |"
+)
+LINE = "|---|---|---|---|---|---|---|---|---|"
+
+
+def _line(row: Row, held_out: str | None = None, spread: str = "") -> str:
+    return (
+        f"| {TARGETS[row.target]} | {held_out or row.split} | {row.n} | {row.mae:.3f}{spread} | {row.median:.3f} | {row.rmse:.3f} "
+        f"| {100 * row.within_0p02:.0f} % | {row.position_mae:.3f} | {row.position_null:.3f} |"
+    )
+
+
+def _folds(rows: Sequence[Row], peers: dict[str, float]) -> str:
+    lines = [HEAD, LINE]
+    for target in TARGETS:
+        folds = [row for row in rows if row.target == target and row.split.startswith("fold")]
+        lines += [_line(row) for row in folds]
+        if len(folds) > 1:
+            values = np.array([row.mae for row in folds])
+            spread = f" ± {values.std(ddof=1) / math.sqrt(len(values)):.3f}"
+            lines.append(_line(_mean(folds), f"mean of {len(folds)} folds", spread))
+    for name, value in peers.items():
+        lines.append(f"| total energy, {name} as published | mean of folds 1 to 4 | | {value:.3f} | | | | | |")
+    return "\n".join(lines)
+
+
+def _mean(rows: Sequence[Row]) -> Row:
+    names = ("mae", "median", "rmse", "within_0p02", "position_mae", "position_null")
+    values = {name: float(np.mean([getattr(row, name) for row in rows])) for name in names}
+    return Row(target=rows[0].target, split="mean", n=sum(row.n for row in rows), **values)
+
+
+def _harder(rows: Sequence[Row]) -> str:
+    chosen = [row for row in rows if not row.split.startswith("fold")]
+    return "\n".join([HEAD, LINE, *(_line(row) for row in chosen)]) if chosen else "Not measured yet."
+
+
+def _groups(groups: dict[str, dict[str, dict[str, float]]]) -> str:
+    tables = []
+    for key in ("group", "metal"):
+        measured = {target: groups[f"{target} by {key}"] for target in TARGETS if groups[f"{target} by {key}"]}
+        if not measured:
+            continue
+        lines = [
+            f"| {'family' if key == 'group' else key} | structures | "
+            + " | ".join(f"{TARGETS[t]}, MAE (eV)" for t in measured)
+            + " |"
+        ]
+        lines.append("|---|---|" + "---|" * len(measured))
+        for name, found in next(iter(measured.values())).items():
+            lines.append(
+                f"| {name} | {found['n']:.0f} | " + " | ".join(f"{m[name]['mae']:.3f}" for m in measured.values()) + " |"
+            )
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables) or "Not measured yet."

@@ -1,0 +1,127 @@
+"""Relaxed energies straight from unrelaxed structures: cross-validation on GAME-Net FG, beside the published peers.
+
+Usage: GEOCALC_DATA=... python workflows/direct-is2re/run.py train|predict|page [--splits fold1,fold2] [--targets e_ads,total]
+`train` fits one network for each split and target from the recipe of faenet-is2re, in runs/direct-is2re, and goes on where it was
+stopped; `predict` applies them to what they did not see; `page` writes results.json and the tables of README.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import page
+import splits
+from lightning_fabric import Fabric
+
+from geocalc.frames import frame_policy
+from geocalc.potential import NetworkPotential
+from geocalc.process import settle_process
+from geocalc.settings import read_yaml
+from geocalc.train.checkpoint import load_checkpoint, steps_done
+from geocalc.train.loop import Progress, start, train
+from geocalc.train.pair_metrics import pair_predictions
+from geocalc.train.prepare import prepare
+from geocalc.train.recipe import Recipe
+from geocalc.train.run_files import CHECKPOINT
+from geocalc.train.store import read_store
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RUNS = ROOT / "runs" / "direct-is2re"
+RECIPE = ROOT / "models" / "faenet-is2re" / "recipe.yaml"
+FRAMES = "lattice"
+
+
+def recipe_for(split: splits.Split, target: str, steps: int | None) -> Recipe:
+    """The recipe of the shipped model with another split, and perhaps another target.
+
+    Nothing is chosen by what is held out: the steps are fixed and the last weights are taken, so it is a test set.
+    """
+    values: dict[str, Any] = read_yaml(RECIPE)
+    values["data"] |= {"validation_key": split.key, "validation_values": list(split.values)}
+    if target == "total":
+        values["about"] |= {"energy_kind": "total", "references": "none"}
+        values["data"]["sources"][0]["energy_key"] = "REF_energy"  # absent: the energy stored with the relaxed structure
+        values["references"] = {"elements": []}
+    if steps is not None:
+        values["training"]["steps"] = steps
+    values["training"]["evaluate_every"] = values["training"]["steps"]
+    return Recipe.parse(values, f"{RECIPE.name} for {split.name}, {target}")
+
+
+@click.group()
+def main() -> None:
+    """Cross-validation of direct IS2RE."""
+    settle_process()
+
+
+def _each(names: str, targets: str) -> list[tuple[splits.Split, str]]:
+    return [(splits.find(name), target) for name in names.split(",") for target in targets.split(",")]
+
+
+@main.command("train")
+@click.option("--splits", "names", default="fold1,fold2,fold3,fold4", show_default=True)
+@click.option("--targets", default="e_ads,total", show_default=True)
+@click.option("--steps", type=int, default=None, help="Instead of the recipe's.")
+def train_command(names: str, targets: str, steps: int | None) -> None:
+    """Fit what is not fitted yet."""
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    for split, target in _each(names, targets):
+        folder = RUNS / f"{target}-{split.name}"
+
+        def say(progress: Progress, name: str = folder.name) -> None:
+            print(f"{name} {progress.step}/{progress.steps} {progress.energy:.3f} eV {progress.seconds:.0f} s", flush=True)
+
+        train(recipe_for(split, target, steps), folder, RUNS / "data", fabric, say)
+
+
+@main.command("predict")
+@click.option("--splits", "names", default="fold1,fold2,fold3,fold4", show_default=True)
+@click.option("--targets", default="e_ads,total", show_default=True)
+@click.option("--steps", type=int, default=None, help="As for train.")
+def predict_command(names: str, targets: str, steps: int | None) -> None:
+    """Predictions for what each finished network did not see, with all frames, into predictions.csv of its run."""
+    for split, target in _each(names, targets):
+        folder, recipe = RUNS / f"{target}-{split.name}", recipe_for(split, target, steps)
+        if steps_done(folder / CHECKPOINT) < recipe.training.steps:
+            raise SystemExit(f"{folder} is not finished; run train first")
+        samples = read_store(prepare(recipe, RUNS / "data"))
+        run = start(recipe, [s for s in samples if not s.validation])
+        load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
+        potential = NetworkPotential(model=run.averaged(), policy=frame_policy(FRAMES), force_mode=recipe.model.force_mode)
+        held_out = [s for s in samples if s.validation]
+        told = pair_predictions(potential, held_out)
+        ends = [int((~s.fixed).any(1).sum()) for s in held_out]
+        _write(folder / "predictions.csv", held_out, told, ends)
+        print(folder.name, f"{abs(told.energy - told.energy_reference).mean():.4f} eV", flush=True)
+
+
+def _write(path: Path, samples: Sequence[Any], told: Any, counts: Sequence[int]) -> None:
+    errors = abs(told.displacement - told.displacement_reference).mean(1)
+    null, first = abs(told.displacement_reference).mean(1), 0
+    with path.open("w", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(["sid", "energy", "reference", "position_mae", "position_null", "n_free"])
+        for sample, energy, wanted, n in zip(samples, told.energy, told.energy_reference, counts, strict=True):
+            rows = slice(first, first + n)
+            writer.writerow(
+                [sample.group, f"{energy:.5f}", f"{wanted:.5f}", f"{errors[rows].mean():.5f}", f"{null[rows].mean():.5f}", n]
+            )
+            first += n
+
+
+@main.command("page")
+def page_command() -> None:
+    """Tables of all predictions."""
+    results = page.collect(RUNS)
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    page.write(results, HERE / "README.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""How many DFT frames of one's own does a model need on a metal that it has never seen?
+
+Usage: GEOCALC_DATA=... python workflows/fine-tuning/run.py base|tune|scratch|page
+`base` trains faenet-sfa's recipe without any structure that contains palladium (runs/fine-tuning/base, hours on a CPU; --steps for
+fewer) and registers it; `tune` goes on from it with ever more relaxations on palladium; `scratch` trains the same network on those
+alone; `page` writes results.json, the table and the picture. Every piece goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import page
+from ase.io import write
+from lightning_fabric import Fabric
+
+from geocalc.evaluate import relax_references, summarise
+from geocalc.process import settle_process
+from geocalc.readers import read_structures
+from geocalc.registry import load_model
+from geocalc.settings import read_yaml
+from geocalc.train.finetune import tuned_values
+from geocalc.train.labelled import locate
+from geocalc.train.loop import Progress, train
+from geocalc.train.metrics import measure
+from geocalc.train.prepare import reference_relaxations
+from geocalc.train.recipe import Data, Recipe, Source, parse_recipe
+from geocalc.train.register import register
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RUNS = ROOT / "runs" / "fine-tuning"
+METAL, HELD_OUT = "Pd", 0.5  # share of its relaxations that errors are measured on
+SIZES = (1, 2, 4, 8)  # relaxations to learn from
+BASE = "without-pd"
+
+
+def recipe_without(steps: int) -> dict[str, Any]:
+    """The recipe of the shipped model, shortened, without the metal."""
+    values = read_yaml(ROOT / "models" / "faenet-sfa" / "recipe.yaml")
+    values["name"] = BASE
+    for source in values["data"]["sources"]:
+        source["exclude_elements"] = [METAL]
+    finish = values["training"]["finish"]
+    finish["steps"] = max(1, round(steps * finish["steps"] / values["training"]["steps"]))
+    values["training"] |= {"steps": steps, "evaluate_every": max(1, steps // 4)}
+    return values
+
+
+def own_data(n: int | None) -> Path:
+    """A file of the first `n` relaxations on the metal that are to be learnt from, or of those that are held out, by their order."""
+    source = read_yaml(ROOT / "models" / "faenet-sfa" / "recipe.yaml")["data"]["sources"][0]
+    groups: dict[str, list[Any]] = {}
+    for found in read_structures(locate(Path(source["path"]))):
+        atoms = found.atoms
+        if atoms.info.get("metal") == METAL and atoms.info["converged"]:
+            groups.setdefault(str(atoms.info["sid"]), []).append(atoms)
+    names = sorted(groups, key=_shuffled)
+    learnt = names[: round(len(names) * (1 - HELD_OUT))]
+    chosen = [name for name in names if name not in learnt] if n is None else learnt[:n]
+    path = RUNS / f"{METAL.lower()}-{'held-out' if n is None else n}.extxyz"
+    RUNS.mkdir(parents=True, exist_ok=True)
+    frames = [atoms for name in chosen for atoms in groups[name]]
+    for atoms in frames:
+        atoms.info = {key: atoms.info[key] for key in ("sid", "e_ads", "e_relaxed")}
+    write(path, frames)
+    return path
+
+
+def _shuffled(name: str) -> int:
+    """An order that has nothing to do with the names."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+
+
+def tuned_recipe(path: Path, begin: str | None, steps: int | None = None) -> Recipe:
+    """Fine-tuning with its defaults, or with `begin` None the same from random weights."""
+    values = tuned_values(str(RUNS / "models" / BASE), path)
+    values["data"]["sources"] = [{"path": str(path), "add_energy": "e_ads", "subtract_energy": "e_relaxed"}]
+    values["about"]["energy_kind"] = "adsorption"
+    values["data"]["validation_share"] = 0.01  # errors are measured on relaxations that are in no file of these
+    values["references"] = {"elements": ["C", "H", "N", "O", "S"]}
+    if begin is None:
+        del values["start"]
+        values["training"]["learning_rate"] = 1.5e-3
+    if steps is not None:
+        values["training"]["steps"] = steps
+    return parse_recipe(values, path.name)
+
+
+@click.group()
+def main() -> None:
+    """Fine-tuning on an unseen metal."""
+    settle_process()
+
+
+def _fabric() -> Fabric:
+    return Fabric(accelerator="cpu", devices=1, precision="32-true")
+
+
+def _say(name: str) -> Any:
+    def say(progress: Progress) -> None:
+        if progress.step % 500 == 0:
+            print(f"{name} {progress.step}/{progress.steps} {progress.energy:.3f} eV {progress.seconds:.0f} s", flush=True)
+
+    return say
+
+
+@main.command("base")
+@click.option("--steps", default=54_000, show_default=True)
+def base_command(steps: int) -> None:
+    """A model that has never seen the metal."""
+    recipe = parse_recipe(recipe_without(steps), "without the metal")
+    train(recipe, RUNS / "base", RUNS / "data", _fabric(), _say("base"))
+    if not (RUNS / "models" / BASE).exists():
+        register(RUNS / "base", BASE, RUNS / "models", RUNS / "data")
+
+
+def errors_of(model: Path) -> dict[str, Any]:
+    """Errors on the relaxations that are held out: of their frames, and of relaxations with the model from their first frames."""
+    source = Source(path=own_data(None), add_energy="e_ads", subtract_energy="e_relaxed")
+    loaded = load_model(model, device="cpu")
+    references = reference_relaxations(Data(sources=(source,)), 0, validation=None, use_tags=loaded.card.reads_tags)
+    frames = [frame for reference in references for frame in reference.frames]
+    return {"errors": asdict(measure(loaded, frames)), "relaxed": asdict(summarise(relax_references(loaded, references)))}
+
+
+def _fit(kind: str, sizes: Sequence[int], steps: int | None) -> None:
+    for n in sizes:
+        name = f"{kind}-{n}"
+        recipe = tuned_recipe(own_data(n), BASE if kind == "tuned" else None, steps)
+        train(recipe, RUNS / name, RUNS / "data", _fabric(), _say(name))
+        if not (RUNS / "models" / name).exists():
+            register(RUNS / name, name, RUNS / "models", RUNS / "data")
+        _measure(name, n)
+
+
+def _measure(name: str, n: int) -> None:
+    """Errors of a model into a file beside its run, once."""
+    path = RUNS / f"{name}.json"
+    if not path.exists():
+        frames = sum(1 for _ in read_structures(own_data(n))) if n else 0
+        path.write_text(json.dumps({"name": name, "relaxations": n, "frames": frames, **errors_of(RUNS / "models" / name)}))
+    print(path.read_text()[:400], flush=True)
+
+
+@main.command("tune")
+@click.option("--steps", type=int, default=None, help="Instead of the default of fine-tuning.")
+def tune_command(steps: int | None) -> None:
+    """Go on from the model without the metal."""
+    _measure(BASE, 0)
+    _fit("tuned", SIZES, steps)
+
+
+@main.command("scratch")
+@click.option("--steps", type=int, default=None, help="Instead of the default of fine-tuning.")
+def scratch_command(steps: int | None) -> None:
+    """The same data without the model to begin with."""
+    _fit("scratch", SIZES, steps)
+
+
+@main.command("page")
+def page_command() -> None:
+    """Table and picture of what there is."""
+    results = [json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))]
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    page.write_page(results, HERE)
+
+
+if __name__ == "__main__":
+    main()
