@@ -19,7 +19,7 @@ from geocalc.errors import InputError
 from geocalc.train.labelled import Labelled, locate, refuse_zeroed, relaxations
 from geocalc.train.pairs import relaxed_pairs
 from geocalc.train.recipe import Data, Recipe, Source
-from geocalc.train.store import Sample, read_info, write_store
+from geocalc.train.store import SCHEMA, Sample, read_info, write_store
 
 __all__ = ["ReferenceRelaxation", "is_validation", "locate", "prepare", "reference_relaxations", "samples_of_file"]
 
@@ -115,7 +115,7 @@ def _key(data: Data, learns_fixed: bool, use_tags: bool) -> str:
     """Name of a store: it changes with the rules, and with the size or time of a file."""
     files = [path for source in data.sources for path in (source.path, source.relaxed) if path is not None]
     stamps = [_stamp(locate(path)) for path in files]
-    text = json.dumps([data.model_dump(mode="json"), stamps, learns_fixed, use_tags], sort_keys=True)
+    text = json.dumps([SCHEMA, data.model_dump(mode="json"), stamps, learns_fixed, use_tags], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
