@@ -185,7 +185,7 @@ def evaluate(
     *,
     stress: bool = False,
     training: bool = False,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Tensor | None = None,
 ) -> Prediction:
     """Energy, forces and stress of a batch, averaged over its frames in one forward pass.
 
@@ -196,7 +196,7 @@ def evaluate(
         force_mode: none, gradient or direct.
         stress: also the strain derivative of the energy divided by the volume (gradient mode).
         training: keep the autograd graph of the forces, so that a loss on them can be differentiated.
-        generator: randomness for stochastic policies.
+        generator: randomness for stochastic policies, see `geocalc.frames.make_frames`.
     """
     policy = replace(policy, reach=min(policy.reach, model.network.cutoff))  # no frame may see an edge appear at the cutoff
     gradient = force_mode is ForceMode.GRADIENT

@@ -10,7 +10,7 @@ from torch import Tensor
 from geocalc.frames.lattice import lattice_frames
 from geocalc.frames.pca import edge_points, pca_frames, position_points
 from geocalc.frames.policy import FramePick, FramePolicy, Frames, FrameSource
-from geocalc.frames.sampling import random_rotations
+from geocalc.frames.sampling import draws_of, rotations_from
 from geocalc.neighbors import Graph
 from geocalc.systems import Systems
 
@@ -22,7 +22,7 @@ def make_frames(
     graph: Graph,
     edge_vec: Tensor,
     policy: FramePolicy,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Tensor | None = None,
 ) -> Frames:
     """Frames of every structure of a batch under a policy.
 
@@ -33,26 +33,28 @@ def make_frames(
         graph: its edges.
         edge_vec: (n_edges, 3) Angstrom; differentiable.
         policy: where frames come from; see `frame_policy`.
-        generator: source of randomness, needed by stochastic policies.
+        generator: source of randomness, needed by stochastic policies; or (n_systems, N_DRAWS) uniform numbers between 0 and 1,
+            drawn elsewhere.
     Returns:
         Frames, in the floating type and on the device of `positions`; gradients go through them.
     Raises:
         InputError: `generator` is missing where it is needed, or the cell of a slab spans no plane.
     """
-    if policy.source is FrameSource.LATTICE:
-        return _lattice_or_pca(positions, cell, systems, graph, edge_vec, policy, generator)
     n = systems.n_systems
+    draws = draws_of(generator, n) if policy.pick is FramePick.STOCHASTIC else None
+    if policy.source is FrameSource.LATTICE:
+        return _lattice_or_pca(positions, cell, systems, graph, edge_vec, policy, draws)
     if policy.source in (FrameSource.NONE, FrameSource.ROTATIONS):
         if policy.source is FrameSource.NONE:
             rotations = torch.eye(3).expand(n, 3, 3)
         else:
-            rotations = random_rotations(n, policy.dimensions, policy.proper, generator)
+            rotations = rotations_from(draws, policy.dimensions, policy.proper)
         return Frames(
             rotations=rotations.to(positions),
             system_idx=torch.arange(n, device=positions.device),
             degenerate=torch.zeros(n, dtype=torch.bool, device=positions.device),
         )
-    return _pca(positions, systems, graph, edge_vec, policy, list(range(n)), generator)
+    return _pca(positions, systems, graph, edge_vec, policy, list(range(n)), draws)
 
 
 def _lattice_or_pca(
@@ -62,17 +64,17 @@ def _lattice_or_pca(
     graph: Graph,
     edge_vec: Tensor,
     policy: FramePolicy,
-    generator: torch.Generator | None,
+    draws: Tensor | None,
 ) -> Frames:
     """Lattice frames where there is a plane lattice; else PCA, of edges where one vector is periodic, else of positions."""
     n_periodic = systems.pbc.sum(1).tolist()
     slabs = [k for k, n in enumerate(n_periodic) if n >= 2]
     if len(slabs) == systems.n_systems:
-        return lattice_frames(cell, systems.pbc, policy.pick, generator)
+        return lattice_frames(cell, systems.pbc, policy.pick, draws)
     parts = []
     if slabs:
         rows = torch.tensor(slabs, device=cell.device)
-        part = lattice_frames(cell[rows], systems.pbc[rows], policy.pick, generator)
+        part = lattice_frames(cell[rows], systems.pbc[rows], policy.pick, None if draws is None else draws[slabs])
         none = torch.zeros(systems.n_systems, dtype=torch.bool, device=cell.device)
         parts.append(replace(part, system_idx=rows[part.system_idx], degenerate=none))
     for source, periodic in ((FrameSource.EDGES, 1), (FrameSource.POSITIONS, 0)):
@@ -81,7 +83,7 @@ def _lattice_or_pca(
             # one frame of a symmetric molecule jumps as its symmetry breaks, so only `stochastic` draws from the set
             pick = FramePick.ALL if policy.pick is FramePick.ONE else policy.pick
             free = replace(policy, source=source, pick=pick, dimensions=3, proper=False)
-            parts.append(_pca(positions, systems, graph, edge_vec, free, wanted, generator))
+            parts.append(_pca(positions, systems, graph, edge_vec, free, wanted, draws))
     owner = torch.cat([part.system_idx for part in parts])
     order = torch.argsort(owner, stable=True)
     return Frames(
@@ -98,7 +100,7 @@ def _pca(
     edge_vec: Tensor,
     policy: FramePolicy,
     wanted: list[int],
-    generator: torch.Generator | None,
+    draws: Tensor | None,
 ) -> Frames:
     """PCA frames of the wanted structures, from the source that the policy names."""
     if policy.source is FrameSource.EDGES:
@@ -106,4 +108,4 @@ def _pca(
     else:
         points = position_points(positions, systems, policy.dimensions)
     seen = (edge_vec, systems.system_idx[graph.receivers])
-    return pca_frames(points, systems, seen, policy, wanted, generator)
+    return pca_frames(points, systems, seen, policy, wanted, draws)

@@ -15,7 +15,7 @@ SHORTEST_TOLERANCE = 1e-3  # relative; lattice vectors this close in length coun
 FLAT_TOLERANCE = 1e-9  # sine of the angle between two in-plane vectors below which they span no plane
 
 
-def lattice_frames(cell: Tensor, pbc: Tensor, pick: FramePick, generator: torch.Generator | None = None) -> Frames:
+def lattice_frames(cell: Tensor, pbc: Tensor, pick: FramePick, draws: Tensor | None = None) -> Frames:
     """Frames with a shortest in-plane lattice vector along x and the normal of the plane along z.
 
     The normal points to the side of the remaining vector; where that is zero, along the cross product of the other two.
@@ -24,12 +24,12 @@ def lattice_frames(cell: Tensor, pbc: Tensor, pick: FramePick, generator: torch.
         cell: (n_systems, 3, 3) Angstrom. Differentiable: under strain the frames turn with the lattice.
         pbc: (n_systems, 3) bool; periodic along at least two vectors. With three, the third is taken as the slab normal.
         pick: all, one or stochastic.
-        generator: source of randomness, needed by stochastic.
+        draws: (n_systems, N_DRAWS) uniform numbers, needed by stochastic; see `geocalc.frames.sampling`.
     Returns:
         Frames; for `all` 12 of a hexagonal plane lattice, 8 of a square or rhombic one, else 4.
     Raises:
         InputError: a structure is periodic along fewer than two vectors, two periodic vectors are zero or parallel, or
-            `generator` is missing.
+            `draws` are missing.
     """
     order = torch.tensor([_slab_axes(periodic) for periodic in pbc.tolist()], device=cell.device).reshape(-1, 3)
     vectors = torch.gather(cell, 1, order[:, :, None].expand(-1, -1, 3))
@@ -39,7 +39,7 @@ def lattice_frames(cell: Tensor, pbc: Tensor, pick: FramePick, generator: torch.
     up = 1.0 - 2.0 * ((cross * c).sum(1, keepdim=True) < 0).to(cell.dtype)
     choices = [_choices(products, pick) for products in _products(a, b, area)]
     if pick is FramePick.STOCHASTIC:
-        drawn = draw_members([len(members) for members in choices], generator)
+        drawn = draw_members([len(members) for members in choices], draws)
         choices = [[members[k]] for members, k in zip(choices, drawn, strict=True)]
     owner = torch.tensor([k for k, members in enumerate(choices) for _ in members], dtype=torch.int64, device=cell.device)
     combos = torch.tensor([member for members in choices for member in members], dtype=cell.dtype, device=cell.device)

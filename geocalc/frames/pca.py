@@ -124,7 +124,7 @@ def pca_frames(
     seen: tuple[Tensor, Tensor],
     policy: FramePolicy,
     wanted: Sequence[int],
-    generator: torch.Generator | None = None,
+    draws: Tensor | None = None,
 ) -> Frames:
     """Frames along the principal axes of the points, most extended axis first, under every allowed choice of signs.
 
@@ -140,9 +140,9 @@ def pca_frames(
         seen: (n_edges, 3) Angstrom and (n_edges,) int64: the edges that the network gets and their structures.
         policy: dimensions, proper and pick.
         wanted: structures to make frames for, ascending.
-        generator: source of randomness, needed by stochastic.
+        draws: (n_systems, N_DRAWS) uniform numbers, needed by stochastic; see `geocalc.frames.sampling`.
     Raises:
-        InputError: `generator` is missing.
+        InputError: `draws` are missing.
     Source: Puny et al., Frame averaging (2022), sec. 3; Duval et al., FAENet (2023), sec. 4.
     """
     d, n_systems = policy.dimensions, systems.n_systems
@@ -166,7 +166,7 @@ def pca_frames(
         owner += [k] * len(options)
     members = _signed(bases, owner, policy.proper, wanted)
     if policy.pick is FramePick.STOCHASTIC:
-        drawn = draw_members([len(m) for m in members], generator)
+        drawn = draw_members([len(m) for m in members], None if draws is None else draws[list(wanted)])
         members = [[m[i]] for m, i in zip(members, drawn, strict=True)]
     elif policy.pick is FramePick.ONE:
         members = [m if len(m) == 1 else _preferred(m, bases, points, k) for m, k in zip(members, wanted, strict=True)]

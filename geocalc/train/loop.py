@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from geocalc.architectures import ARCHITECTURES
 from geocalc.card import Task
 from geocalc.errors import InputError, NonFiniteError, RecipeError
 from geocalc.frames import frame_policy
+from geocalc.frames.sampling import N_DRAWS
 from geocalc.neighbors import build_graph
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, evaluate
 from geocalc.rewiring import Rewiring, keep_atoms
@@ -122,11 +124,12 @@ def train(
         last = done == settings.steps
         stopping = settings.max_seconds is not None and bool(fabric.broadcast(elapsed > settings.max_seconds))
         if done % settings.log_every == 0:
+            energy, vectors = _mean_of_processes(fabric, torch.stack((losses.energy, losses.vectors))).tolist()
             progress = Progress(
                 step=done,
                 steps=settings.steps,
-                energy=float(losses.energy),
-                vectors=float(losses.vectors),
+                energy=energy,
+                vectors=vectors,
                 seconds=elapsed,
                 done_here=done - first,
             )
@@ -255,25 +258,25 @@ def take_step(model: EnergyModel, samples: list[Sample], recipe: Recipe, step: i
     Raises:
         NonFiniteError: the loss is NaN or infinite.
     """
-    settings = recipe.training
+    settings, places = recipe.training, range(fabric.global_rank, fabric.world_size * len(samples), fabric.world_size)
     if settings.noise is not None:
-        places = range(fabric.global_rank, fabric.global_rank + fabric.world_size * len(samples), fabric.world_size)
         rngs = [np.random.default_rng((settings.seed, step, place)) for place in places]
         samples = disturbed(samples, settings.noise, rngs)
     systems, labels = seen(model, samples)
     systems, labels = systems.to(fabric.device), labels.to(fabric.device)
-    generator = torch.Generator().manual_seed((settings.seed << 32) + (step << 8) + fabric.global_rank)
+    generator = torch.Generator().manual_seed((settings.seed << 32) + (step << 8))
+    draws = torch.rand(fabric.world_size * len(samples), N_DRAWS, generator=generator, dtype=torch.float64)[list(places)]
     graph = build_graph(systems, model.network.cutoff, model.network.max_neighbors)
     graph = model.rewiring.edges(graph, systems)
     by_gradient = settings.force_weight or settings.gradient_target_weight
     mode = ForceMode.GRADIENT if by_gradient else ForceMode.NONE
-    policy = frame_policy(settings.frames_at(step))
+    policy, across = frame_policy(settings.frames_at(step)), partial(_mean_of_processes, fabric)
     with fabric.autocast():
-        prediction = evaluate(model, systems, graph, policy, mode, training=True, generator=generator)
+        prediction = evaluate(model, systems, graph, policy, mode, training=True, generator=draws)
     if recipe.task is Task.IS2RE:
-        losses = pair_loss(prediction, systems, labels, settings, model.energy_scale, model.force_scale)
+        losses = pair_loss(prediction, systems, labels, settings, model.energy_scale, model.force_scale, across)
     else:
-        losses = loss(prediction, prediction.direct_forces, systems, labels, settings, model.energy_scale)
+        losses = loss(prediction, prediction.direct_forces, systems, labels, settings, model.energy_scale, across)
     total = float(losses.total.detach())
     if not math.isfinite(total):
         raise NonFiniteError(f"the loss is {total} at step {step}; {REMEDY}")
@@ -286,6 +289,11 @@ def seen(model: EnergyModel, samples: Sequence[Sample]) -> tuple[Systems, Labels
     systems, labels = collate(samples)
     kept = model.rewiring.atoms(systems)
     return keep_atoms(systems, kept), replace(labels, forces=labels.forces[kept], displacement=labels.displacement[kept])
+
+
+def _mean_of_processes(fabric: Fabric, values: Tensor) -> Tensor:
+    """The mean over processes, where there are several."""
+    return values if fabric.world_size == 1 else torch.as_tensor(fabric.all_reduce(values, reduce_op="mean"))
 
 
 def _share_gradients(network: nn.Module, fabric: Fabric) -> None:

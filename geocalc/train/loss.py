@@ -1,7 +1,8 @@
-"""Losses of energies and forces."""
+"""Losses of energies, forces and displacements."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,9 @@ from geocalc.systems import Prediction, Systems
 from geocalc.train.batches import Labels
 from geocalc.train.recipe import Training
 
-TINY = 1e-12  # keeps the derivative of a norm finite at zero
+TINY = 1e-12  # keeps the derivative of a norm finite at zero, and quotients of what is not there
+
+Across = Callable[[Tensor], Tensor]  # mean over processes of what each has counted in its share of a batch
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,19 @@ class Losses:
     vectors: Tensor
 
 
+def alone(counts: Tensor) -> Tensor:
+    """The counts of a batch that one process has whole."""
+    return counts
+
+
 def loss(
-    prediction: Prediction, direct: Tensor | None, systems: Systems, labels: Labels, settings: Training, scale: float
+    prediction: Prediction,
+    direct: Tensor | None,
+    systems: Systems,
+    labels: Labels,
+    settings: Training,
+    scale: float,
+    across: Across = alone,
 ) -> Losses:
     """L1 of the energy and mean L2 norm of the force error, both in units of the energy scale.
 
@@ -35,16 +49,19 @@ def loss(
         systems, labels: the batch and its targets.
         settings: weights; atoms that are held fixed count `fixed_force_weight`.
         scale: eV per network unit.
+        across: where the batch is one process's share, so that the mean of the losses of all is that of the whole batch.
     """
-    energy = (prediction.energy - labels.energy).abs().mean()
     weight = torch.where(systems.fixed.all(1), settings.fixed_force_weight, 1.0).to(labels.forces.dtype)
+    still = _still(systems) if settings.substrate_weight else systems.tags < 0
+    n_systems, n_weight, n_still = _counts(across, weight.new_tensor(systems.n_systems), weight.sum(), still.sum())
+    energy = (prediction.energy - labels.energy).abs().sum() / n_systems
     zero = energy.new_zeros(())
-    gradient = zero if prediction.forces is None else _vector_error(prediction.forces, labels.forces, weight)
-    head = zero if direct is None else _vector_error(direct, labels.forces, weight)
+    gradient = zero if prediction.forces is None else _vector_error(prediction.forces, labels.forces, weight) / n_weight
+    head = zero if direct is None else _vector_error(direct, labels.forces, weight) / n_weight
     target = zero
     if direct is not None and prediction.forces is not None and settings.gradient_target_weight:
-        target = _vector_error(direct, prediction.forces.detach(), weight)
-    substrate = _substrate(prediction.atom_energies, systems) if settings.substrate_weight else zero
+        target = _vector_error(direct, prediction.forces.detach(), weight) / n_weight
+    substrate = _substrate(prediction.atom_energies, still) / n_still if settings.substrate_weight else zero
     total = (
         settings.energy_weight * energy
         + settings.substrate_weight * substrate
@@ -56,32 +73,49 @@ def loss(
 
 
 def pair_loss(
-    prediction: Prediction, systems: Systems, labels: Labels, settings: Training, energy_scale: float, length_scale: float
+    prediction: Prediction,
+    systems: Systems,
+    labels: Labels,
+    settings: Training,
+    energy_scale: float,
+    length_scale: float,
+    across: Across = alone,
 ) -> Losses:
     """L1 of the relaxed energy and mean length of the error of displacements, each in its own unit.
 
     Args:
         prediction: energy (n_systems,) and, where the network has the head, displacement (n_atoms, 3).
         systems, labels: the atoms that were seen and the targets; atoms that are held fixed do not count.
-        settings: weights. energy_scale, length_scale: eV and Angstrom per network unit.
+        settings: weights. energy_scale, length_scale: eV and Angstrom per network unit. across: see `loss`.
     """
-    energy = (prediction.energy - labels.energy).abs().mean()
+    free = (~systems.fixed).all(1).to(labels.energy.dtype)
+    n_systems, n_free = _counts(across, free.new_tensor(systems.n_systems), free.sum())
+    energy = (prediction.energy - labels.energy).abs().sum() / n_systems
     vectors = energy.new_zeros(())
     if prediction.displacement is not None:
-        free = (~systems.fixed).all(1).to(energy.dtype)
-        vectors = _vector_error(prediction.displacement, labels.displacement, free)
+        vectors = _vector_error(prediction.displacement, labels.displacement, free) / n_free
     total = settings.energy_weight * energy / energy_scale + settings.displacement_weight * vectors / length_scale
     return Losses(total, energy.detach(), vectors.detach())
 
 
+def _counts(across: Across, *counts: Tensor) -> tuple[Tensor, ...]:
+    return across(torch.stack([count.double() for count in counts])).clamp(min=TINY).unbind()
+
+
 def _vector_error(predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean over atoms of the length of the error."""
-    error = ((predicted - wanted) ** 2).sum(1).add(TINY).sqrt()
-    return (error * weight).sum() / weight.sum().clamp(min=TINY)
+    """Weighted sum over atoms of the length of the error."""
+    return (((predicted - wanted) ** 2).sum(1).add(TINY).sqrt() * weight).sum()
 
 
-def _substrate(shares: Tensor | None, systems: Systems) -> Tensor:
-    """Mean absolute energy share of atoms that do not adsorb: all of tag 0, and every atom of a structure without adsorbate.
+def _still(systems: Systems) -> Tensor:
+    """Atoms that do not adsorb: all of tag 0, and every atom of a structure without adsorbate, (n_atoms,) bool."""
+    has_adsorbate = torch.zeros(systems.n_systems, dtype=torch.bool, device=systems.tags.device)
+    has_adsorbate[systems.system_idx[systems.tags == 2]] = True
+    return (systems.tags == 0) | ~has_adsorbate[systems.system_idx]
+
+
+def _substrate(shares: Tensor | None, still: Tensor) -> Tensor:
+    """Sum of the absolute energy shares of atoms that do not adsorb.
 
     A relaxed clean slab has adsorption energy zero however thick it is, so no layer of it may carry a share of its own: only then
     does the energy of a thicker slab than those of the training data come out right.
@@ -90,7 +124,4 @@ def _substrate(shares: Tensor | None, systems: Systems) -> Tensor:
         raise RecipeError(
             "training.substrate_weight needs an architecture that gives each atom's share of the energy; set it to 0"
         )
-    has_adsorbate = torch.zeros(systems.n_systems, dtype=torch.bool, device=shares.device)
-    has_adsorbate[systems.system_idx[systems.tags == 2]] = True
-    still = (systems.tags == 0) | ~has_adsorbate[systems.system_idx]
-    return shares[still].abs().mean() if bool(still.any()) else shares.new_zeros(())
+    return shares[still].abs().sum()
