@@ -61,7 +61,7 @@ class GeoCalc(Calculator):
         strict: refuse tags that would have to be converted, instead of converting them with a warning.
         seed: for stochastic frame policies.
     Attributes:
-        energy_std: eV, spread over the frames that the last energy is the mean of.
+        energy_std: eV, spread over the networks of an ensemble, else over the frames, that the last energy is the mean of.
     Raises:
         ModelNotFoundError, ModelFileError, InputError: see `geocalc.load_model`.
     """

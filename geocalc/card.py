@@ -39,6 +39,7 @@ class ModelCard(Settings):
         frames: default frame policy. force_mode: gradient or direct.
         conservative: forces are the exact gradient of the energy under the default policy.
         drop_subsurface, adsorbate_edges: what the network does not see, see `geocalc.rewiring`.
+        members: networks that answer together; their spread is the `energy_std` of records.
         stress: the model was trained for stress; without it cell relaxation is refused.
         weights_sha256: of weights.safetensors.
     """
@@ -62,6 +63,7 @@ class ModelCard(Settings):
     conservative: bool
     drop_subsurface: bool = False
     adsorbate_edges: bool = False
+    members: int = Field(1, ge=1)
     stress: bool = False
     repulsion_reach: float | None = None
     units: str = "energy eV, forces eV/Angstrom, lengths Angstrom"

@@ -275,17 +275,17 @@ def _train_line(progress: Progress) -> None:
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="Name that GeoCalc(NAME) will find.")
 @click.option(
     "--folder", type=click.Path(path_type=Path), default=None, help="Where models are kept [default: the user folder]."
 )
-def register(run: Path, name: str, folder: Path | None) -> None:
-    """Turn a finished training RUN into a model."""
+def register(run: tuple[Path, ...], name: str, folder: Path | None) -> None:
+    """Turn a finished training RUN into a model, or several of one recipe into an ensemble."""
     from geocalc.registry import user_folder
     from geocalc.train.register import register as write_model
 
-    target = write_model(run, name, folder or user_folder(), run.parent / "data")
+    target = write_model(run, name, folder or user_folder(), run[0].parent / "data")
     click.echo(
         f"{target}: registered; GeoCalc({name!r}) finds it" + ("" if folder is None else f" with GEOCALC_MODELS={folder}")
     )

@@ -218,6 +218,10 @@ def evaluate(
         output: NetworkOutput = model.network(inputs)
         per_frame = output.energy.double() * model.energy_scale
         energy, spread = _mean_over_frames(per_frame, frames, systems.n_systems)
+        if output.member_energies is not None:
+            spread = _spread_of_members(
+                output.member_energies.detach().double() * model.energy_scale, frames, systems.n_systems
+            )
         energy = energy + _per_atom_terms(model, systems, graph, edge_vec)
         forces, stresses = None, None
         if gradient:
@@ -306,6 +310,12 @@ def _mean_over_frames(per_frame: Tensor, frames: Frames, n_systems: int) -> tupl
         deviation = (per_frame - mean[owner]) ** 2
         spread = (deviation.new_zeros(n_systems).index_add(0, owner, deviation) / count).sqrt()
     return mean, spread
+
+
+def _spread_of_members(energies: Tensor, frames: Frames, n_systems: int) -> Tensor:
+    """Standard deviation over members (n_members, n_frames) of their means over frames, (n_systems,)."""
+    means = torch.stack([_mean_over_frames(one, frames, n_systems)[0] for one in energies])
+    return means.std(0, correction=1)
 
 
 def _per_atom_terms(model: EnergyModel, systems: Systems, graph: Graph, edge_vec: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from safetensors.torch import load as load_tensors
 
 from geocalc import elements
 from geocalc.architectures import ARCHITECTURES
+from geocalc.architectures.ensemble import Ensemble
 from geocalc.card import CARD_SCHEMA, ModelCard, Task
 from geocalc.errors import InputError, ModelFileError, ModelNotFoundError, RecipeError
 from geocalc.frames import frame_policy
@@ -195,7 +196,11 @@ def build(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EnergyModel:
         references[_atomic_number(symbol, card)] = energy
     scales = Scales(energy=card.energy_scale, forces=card.force_scale, references=references)
     with torch.random.fork_rng(devices=[]):
-        network = _in_card(card, lambda: architecture.build(architecture.settings.parse(card.settings, "settings")))
+        networks = [
+            _in_card(card, lambda: architecture.build(architecture.settings.parse(card.settings, "settings")))
+            for _ in range(card.members)
+        ]
+    network = networks[0] if card.members == 1 else Ensemble(networks)
     if network.cutoff != card.cutoff:
         raise ModelFileError(
             f"the card of {card.name} says cutoff {card.cutoff} Angstrom, the settings of its network say {network.cutoff}; "

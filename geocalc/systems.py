@@ -85,7 +85,7 @@ class Prediction:
         forces: (n_atoms, 3) eV/Angstrom, raw (constraints not applied), or None.
         stress: (n_systems, 3, 3) eV/Angstrom^3, positive when the cell wants to shrink as in ASE, NaN where the cell has no
             volume, or None.
-        energy_std: (n_systems,) eV, spread over the frames that were averaged, or None.
+        energy_std: (n_systems,) eV, spread over the networks of an ensemble, else over the frames that were averaged, or None.
         frame_degenerate: (n_systems,) bool, True where the frames rest on a broken tie, or None.
         direct_forces: (n_atoms, 3) eV/Angstrom of a direct head, where the network has one, or None.
         displacement: (n_atoms, 3) Angstrom from here to the relaxed structure, of a model that predicts it, or None.

@@ -38,11 +38,13 @@ class NetworkOutput:
         energy: (n_systems,).
         atom_energies: (n_atoms,), each atom's share of the energy, or None.
         forces: (n_atoms, 3) of a direct head, or None.
+        member_energies: (n_members, n_systems), of each network of an ensemble, or None.
     """
 
     energy: Tensor
     atom_energies: Tensor | None = None
     forces: Tensor | None = None
+    member_energies: Tensor | None = None
 
 
 class Network(nn.Module, ABC):

@@ -12,34 +12,73 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 
 from geocalc import elements
+from geocalc.architectures.ensemble import Ensemble
 from geocalc.card import ModelCard, Task
 from geocalc.errors import InputError
 from geocalc.frames import FramePick, frame_policy
 from geocalc.potential import EnergyModel, ForceMode
 from geocalc.registry import CARD, WEIGHTS, list_models, search_path, write_card
 from geocalc.train.checkpoint import COUNTERS, load_checkpoint, steps_done
-from geocalc.train.loop import start
+from geocalc.train.loop import score, start
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, make_folder
 from geocalc.train.store import Sample, read_store
 
+BELONGS = ("task", "about", "model", "data", "references", "start")  # parts of recipes that an ensemble has in common
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def register(run: Path, name: str, folder: Path, data_folder: Path) -> Path:
-    """Write the model folder `folder/name` from a run, with averaged weights.
+def register(run: Path | Sequence[Path], name: str, folder: Path, data_folder: Path) -> Path:
+    """Write the model folder `folder/name` from a run, or from several that become an ensemble, with averaged weights.
 
     Args:
-        run: folder of `geocalc train`. name: of the model. folder: where models are kept. data_folder: prepared data.
+        run: folder of `geocalc train`, or several of one recipe that differ in their seeds. name: of the model.
+        folder: where models are kept. data_folder: prepared data.
     Returns:
         The new folder: model.yaml, weights.safetensors, recipe.yaml, metrics.json, README.md.
     Raises:
-        InputError: the run is unfinished, or the name is taken or is no plain name.
+        InputError: a run is unfinished, the runs do not belong together, or the name is taken or is no plain name.
     """
+    runs = [run] if isinstance(run, Path) else list(run)
+    recipes = [_finished_recipe(one) for one in runs]
+    recipe = recipes[0]
+    for one, other in zip(runs[1:], recipes[1:], strict=True):
+        differing = [part for part in BELONGS if getattr(other, part) != getattr(recipe, part)]
+        if differing:
+            raise InputError(
+                f"{one} and {runs[0]} differ in `{differing[0]}` of their recipes; an ensemble differs in seeds alone"
+            )
+    _check_name(name, folder)
+    samples = read_store(prepare(recipe, data_folder))
+    training = [s for s in samples if not s.validation]
+    models = [_trained(one, of, training) for one, of in zip(runs, recipes, strict=True)]
+    model, measured = models[0], (runs[0] / METRICS).read_text()
+    if len(models) > 1:
+        model.network = Ensemble([one.network for one in models])
+        errors = score(model, recipe, [s for s in samples if s.validation], torch.device("cpu"))
+        measured = json.dumps({"validation": errors, "members": len(models)}, indent=1) + "\n"
+    content = save({key: value.detach().float().contiguous() for key, value in model.network.state_dict().items()})
+    card = make_card(recipe, name, training, model, hashlib.sha256(content).hexdigest(), len(models))
+    make_folder(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
+        draft = Path(scratch) / name
+        draft.mkdir()
+        (draft / WEIGHTS).write_bytes(content)
+        write_card(draft, card)
+        shutil.copy(runs[0] / RECIPE, draft / RECIPE)
+        (draft / METRICS).write_text(measured)
+        (draft / "README.md").write_text(describe(card, json.loads(measured)))
+        _move(draft, folder / name)
+    return folder / name
+
+
+def _finished_recipe(run: Path) -> Recipe:
+    """The recipe of a run that has come to its end."""
     checkpoint = run / CHECKPOINT
     if not (run / RECIPE).is_file() or not (checkpoint / COUNTERS).is_file():
         raise InputError(f"{run} is not a training run: it needs {RECIPE} and a checkpoint; give the folder of `geocalc train`")
@@ -49,24 +88,13 @@ def register(run: Path, name: str, folder: Path, data_folder: Path) -> Path:
         raise InputError(
             f"{run} has done {done} of {recipe.training.steps} steps; finish it with `geocalc train ... --resume` first"
         )
-    _check_name(name, folder)
-    training = [s for s in read_store(prepare(recipe, data_folder)) if not s.validation]
+    return recipe
+
+
+def _trained(run: Path, recipe: Recipe, training: Sequence[Sample]) -> EnergyModel:
     finished = start(recipe, training)
-    load_checkpoint(checkpoint, finished.model.network, finished.optimizer, finished.average)
-    model = finished.averaged()
-    content = save({key: value.detach().float().contiguous() for key, value in model.network.state_dict().items()})
-    card = make_card(recipe, name, training, model, hashlib.sha256(content).hexdigest())
-    make_folder(folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
-        draft = Path(scratch) / name
-        draft.mkdir()
-        (draft / WEIGHTS).write_bytes(content)
-        write_card(draft, card)
-        shutil.copy(run / RECIPE, draft / RECIPE)
-        shutil.copy(run / METRICS, draft / METRICS)
-        (draft / "README.md").write_text(describe(card, json.loads((run / METRICS).read_text())))
-        _move(draft, folder / name)
-    return folder / name
+    load_checkpoint(run / CHECKPOINT, finished.model.network, finished.optimizer, finished.average)
+    return finished.averaged()
 
 
 def _check_name(name: str, folder: Path) -> None:
@@ -90,7 +118,9 @@ def _move(draft: Path, target: Path) -> None:
         os.replace(file, target / file.name)
 
 
-def make_card(recipe: Recipe, name: str, training: Sequence[Sample], model: EnergyModel, digest: str) -> ModelCard:
+def make_card(
+    recipe: Recipe, name: str, training: Sequence[Sample], model: EnergyModel, digest: str, members: int = 1
+) -> ModelCard:
     """The card of a trained recipe."""
     about = recipe.about
     random = frame_policy(recipe.model.frames).pick is FramePick.STOCHASTIC
@@ -117,6 +147,7 @@ def make_card(recipe: Recipe, name: str, training: Sequence[Sample], model: Ener
         force_mode=recipe.model.force_mode,
         conservative=conservative,
         repulsion_reach=recipe.model.repulsion_reach,
+        members=members,
         weights_sha256=digest,
         licence=about.licence,
         domain=about.domain,

@@ -1,0 +1,86 @@
+"""Several runs of one recipe as one model: the mean of its members, and their spread."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from structures import adslab, rattled
+from training import cpu_fabric, make_recipe, relaxations, write_data
+
+import geocalc
+from geocalc import GeoCalc, from_atoms, load_model
+from geocalc.cli import main
+from geocalc.errors import InputError
+from geocalc.systems import concatenate
+from geocalc.testing import assert_forces_are_gradient
+from geocalc.train.loop import train
+from geocalc.train.register import register
+
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("ensemble")
+    data = write_data(folder / "d.traj", relaxations(10))
+    made = []
+    for seed in SEEDS:
+        recipe = make_recipe(data, steps=20, learning_rate=0.01, seed=seed)
+        made.append(train(recipe, folder / f"run-{seed}", folder / "data", cpu_fabric()))
+    return made
+
+
+@pytest.fixture(scope="module")
+def models(runs: list[Path]) -> list[Path]:
+    folder, data = runs[0].parent / "models", runs[0].parent / "data"
+    return [register(run, f"one-{k}", folder, data) for k, run in enumerate(runs)] + [register(runs, "all", folder, data)]
+
+
+def test_an_ensemble_is_the_mean_of_its_members_and_says_how_far_they_differ(models: list[Path]) -> None:
+    systems = concatenate([from_atoms(rattled(adslab("O", "fcc", size=(2, 2, 2)), 0.1, seed)) for seed in (1, 2)])
+    *alone, together = [load_model(model, dtype="float64", device="cpu")(systems) for model in models]
+    energies = np.array([one.energy.numpy() for one in alone])
+    np.testing.assert_allclose(together.energy, energies.mean(0), atol=1e-9)
+    np.testing.assert_allclose(together.energy_std, energies.std(0, ddof=1), atol=1e-9)
+    forces = np.mean([one.forces.numpy() for one in alone], axis=0)  # type: ignore[union-attr]
+    np.testing.assert_allclose(together.forces, forces, atol=1e-9)
+    assert (energies.std(0) > 1e-3).all()
+
+
+def test_its_forces_are_the_gradient_of_its_energy(models: list[Path]) -> None:
+    systems = from_atoms(rattled(adslab("O", "fcc", size=(2, 2, 2)), 0.1, 3))
+    assert_forces_are_gradient(load_model(models[-1], dtype="float64", device="cpu"), systems)
+
+
+def test_records_and_calculators_carry_the_spread(models: list[Path]) -> None:
+    atoms = rattled(adslab("O", "fcc", size=(2, 2, 2)), 0.1, 4)
+    record = geocalc.predict(atoms, str(models[-1]))[0].record
+    calc = GeoCalc(models[-1])
+    calc.get_potential_energy(atoms)
+    assert record.energy_std == pytest.approx(calc.energy_std, rel=1e-4)
+    assert record.energy_std is not None
+    assert record.energy_std > 1e-3
+
+
+def test_the_command_and_the_card(runs: list[Path], tmp_path: Path) -> None:
+    words = ["register", *map(str, runs), "--name", "many", "--folder", str(tmp_path)]
+    told = CliRunner().invoke(main, words)
+    assert told.exit_code == 0, told.output
+    assert load_model(tmp_path / "many").card.members == len(SEEDS)
+    measured = json.loads((tmp_path / "many" / "metrics.json").read_text())
+    assert measured["members"] == len(SEEDS)
+    assert len(measured["validation"]) == 1
+
+
+def test_runs_that_do_not_belong_together_are_refused(runs: list[Path], tmp_path: Path) -> None:
+    other = make_recipe(write_data(tmp_path / "other.traj", relaxations(10)), steps=2)
+    strange = train(other, tmp_path / "strange", tmp_path / "data", cpu_fabric())
+    with pytest.raises(
+        InputError, match=r"strange and .*run-0 differ in `data` of their recipes; an ensemble differs in seeds"
+    ):
+        register([runs[0], strange], "mixed", tmp_path / "models", runs[0].parent / "data")
+    assert not (tmp_path / "models").exists()
