@@ -205,6 +205,7 @@ def named_potential(model: LoadedModel, settings: RelaxSettings) -> NamedPotenti
         opener=_Opener(folder=model.folder, hash=model.hash, dtype=settings.dtype, frames=settings.frames),
         cutoff=model.card.cutoff,
         stress=model.card.stress,
+        calibration=model.card.calibration,
         direct=model.card.task is Task.IS2RE,
     )
     cell_filter_of(potential, settings)

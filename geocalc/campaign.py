@@ -18,6 +18,7 @@ from geocalc.cell_relaxation import CellRelaxation, CellSnapshot
 from geocalc.engines import make_engine
 from geocalc.extxyz import format_frame
 from geocalc.guards import Status
+from geocalc.intervals import Calibration
 from geocalc.io import from_atoms
 from geocalc.readers import Source, Unreadable
 from geocalc.records import Record, finite
@@ -246,6 +247,7 @@ def _keep(item: _Item, outcome: Outcome, run: _Run, folder: RunFolder) -> Record
 def _record(job: Job, outcome: Outcome, run: _Run) -> Record:
     ended = outcome.relaxation
     status = Status.ERROR if ended is None else ended.status
+    error_68, error_95 = _half_widths(ended, run.model.calibration)
     return Record(
         sid=job.sid,
         formula=None if job.atoms is None else job.atoms.get_chemical_formula(),
@@ -255,6 +257,8 @@ def _record(job: Job, outcome: Outcome, run: _Run) -> Record:
         energy=None if ended is None else finite(ended.energy),
         energy_kind=run.model.energy_kind,
         energy_std=None if ended is None else finite(ended.energy_std),
+        energy_error_68=error_68,
+        energy_error_95=error_95,
         fmax=None if ended is None else finite(ended.fmax),
         n_steps=outcome.n_steps,
         n_evaluations=outcome.n_evaluations,
@@ -268,6 +272,13 @@ def _record(job: Job, outcome: Outcome, run: _Run) -> Record:
         version=run.version,
         error=outcome.error,
     )
+
+
+def _half_widths(ended: Relaxation | None, calibration: Calibration | None) -> tuple[float | None, float | None]:
+    """Half the intervals around the energy of a relaxed structure, eV; None where nothing was calibrated."""
+    if calibration is None or ended is None or ended.status not in (Status.CONVERGED, Status.PREDICTED):
+        return None, None
+    return calibration.half_widths(ended.energy_std)
 
 
 def _written(systems: Systems, atoms: Atoms, run: _Run) -> Systems:
@@ -285,6 +296,7 @@ def _relaxed_frame(atoms: Atoms, final: Systems, ended: Relaxation, record: Reco
         "geocalc_energy": record.energy,
         "geocalc_energy_kind": record.energy_kind,
         "geocalc_energy_std": record.energy_std,
+        "geocalc_energy_error_95": record.energy_error_95,
         "geocalc_fmax": record.fmax,
         "geocalc_status": record.status,
         "geocalc_converged": record.converged,

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from geocalc.intervals import Calibration
 from geocalc.settings import Settings
 
 CARD_SCHEMA = 1
@@ -40,6 +41,7 @@ class ModelCard(Settings):
         conservative: forces are the exact gradient of the energy under the default policy.
         drop_subsurface, adsorbate_edges: what the network does not see, see `geocalc.rewiring`.
         members: networks that answer together; their spread is the `energy_std` of records.
+        calibration: how far relaxed energies may be off; None where that was not measured.
         stress: the model was trained for stress; without it cell relaxation is refused.
         weights_sha256: of weights.safetensors.
     """
@@ -64,6 +66,7 @@ class ModelCard(Settings):
     drop_subsurface: bool = False
     adsorbate_edges: bool = False
     members: int = Field(1, ge=1)
+    calibration: Calibration | None = None
     stress: bool = False
     repulsion_reach: float | None = None
     units: str = "energy eV, forces eV/Angstrom, lengths Angstrom"

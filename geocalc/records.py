@@ -26,7 +26,9 @@ class Record:
         model, model_hash: what was evaluated.
         energy: eV, at the final geometry.
         energy_kind: total, adsorption, formation or relative.
-        energy_std: eV.
+        energy_std: eV, spread of the networks of an ensemble, else of the frames.
+        energy_error_68, energy_error_95: eV, half of the intervals that hold so many of a hundred references, for relaxed structures
+            like those of the model's calibration.
         fmax: eV/Angstrom at the final geometry, over free components.
         n_steps, n_evaluations: of the relaxation.
         converged: whether the result can be used as a relaxed structure.
@@ -45,6 +47,8 @@ class Record:
     energy: float | None
     energy_kind: str | None
     energy_std: float | None
+    energy_error_68: float | None
+    energy_error_95: float | None
     fmax: float | None
     n_steps: int
     n_evaluations: int

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 from geocalc.errors import GeoCalcError
+from geocalc.intervals import Calibration
 from geocalc.optim import make_optimizer
 from geocalc.process import one_thread
 from geocalc.relax_settings import RelaxSettings
@@ -35,6 +36,7 @@ class NamedPotential:
         cutoff: radius of its graphs in Angstrom, None if it has none.
         warm_start: proposes where relaxations with it begin; see `geocalc.warm_start`.
         stress: whether it was trained on stress, so that cells can be relaxed with it.
+        calibration: how far relaxed energies may be off.
         direct: whether its energies are those of the relaxed structures, so that there is nothing to relax.
     """
 
@@ -49,6 +51,7 @@ class NamedPotential:
     cutoff: float | None = None
     warm_start: Proposal | None = None
     stress: bool = False
+    calibration: Calibration | None = None
     direct: bool = False
 
 

@@ -18,6 +18,8 @@ GOOD = Record(
     energy=-1.25,
     energy_kind="total",
     energy_std=None,
+    energy_error_68=None,
+    energy_error_95=None,
     fmax=0.04,
     n_steps=12,
     n_evaluations=13,
@@ -42,6 +44,8 @@ FIELDS = [
     "energy",
     "energy_kind",
     "energy_std",
+    "energy_error_68",
+    "energy_error_95",
     "fmax",
     "n_steps",
     "n_evaluations",
@@ -57,7 +61,7 @@ FIELDS = [
 ]
 
 
-def test_fields_are_those_of_the_contract_in_order() -> None:
+def test_fields_are_those_of_the_contract_with_intervals_in_order() -> None:
     assert [f.name for f in fields(Record)] == FIELDS
     assert list(json.loads(GOOD.to_json())) == FIELDS
 

@@ -37,29 +37,32 @@ class PairErrors:
 
 @dataclass(frozen=True, kw_only=True)
 class PairPredictions:
-    """Predicted beside reference: energies (n,) eV, displacements of free atoms (n_free, 3) Angstrom or None."""
+    """Predicted beside reference: energies (n,) eV with their spread, displacements of free atoms (n_free, 3) Angstrom or None."""
 
     energy: np.ndarray
     energy_reference: np.ndarray
+    spread: np.ndarray
     displacement: np.ndarray | None
     displacement_reference: np.ndarray
 
 
 def pair_predictions(potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu") -> PairPredictions:
     """Evaluate a model of relaxed energies on unrelaxed structures, batch by batch."""
-    energies, references, moves, wanted = [], [], [], []
+    energies, references, spreads, moves, wanted = [], [], [], [], []
     for start in range(0, len(samples), BATCH):
         systems, labels = collate(samples[start : start + BATCH])
         told = potential(systems.to(device))
         free = (~systems.fixed).any(1)
         energies.append(told.energy.cpu().numpy())
         references.append(labels.energy.numpy())
+        spreads.append(np.full(len(references[-1]), np.nan) if told.energy_std is None else told.energy_std.cpu().numpy())
         wanted.append(labels.displacement[free].numpy())
         if told.displacement is not None:
             moves.append(told.displacement.cpu()[free].numpy())
     return PairPredictions(
         energy=np.concatenate(energies),
         energy_reference=np.concatenate(references),
+        spread=np.concatenate(spreads),
         displacement=np.concatenate(moves) if moves else None,
         displacement_reference=np.concatenate(wanted),
     )

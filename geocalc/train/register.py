@@ -20,10 +20,12 @@ from geocalc.architectures.ensemble import Ensemble
 from geocalc.card import ModelCard, Task
 from geocalc.errors import InputError
 from geocalc.frames import FramePick, frame_policy
-from geocalc.potential import EnergyModel, ForceMode
+from geocalc.intervals import FEWEST, Calibration, calibrate
+from geocalc.potential import EnergyModel, ForceMode, NetworkPotential
 from geocalc.registry import CARD, WEIGHTS, list_models, search_path, write_card
 from geocalc.train.checkpoint import COUNTERS, load_checkpoint, steps_done
 from geocalc.train.loop import score, start
+from geocalc.train.pair_metrics import pair_predictions
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, make_folder
@@ -64,6 +66,8 @@ def register(run: Path | Sequence[Path], name: str, folder: Path, data_folder: P
         measured = json.dumps({"validation": errors, "members": len(models)}, indent=1) + "\n"
     content = save({key: value.detach().float().contiguous() for key, value in model.network.state_dict().items()})
     card = make_card(recipe, name, training, model, hashlib.sha256(content).hexdigest(), len(models))
+    if recipe.task is Task.IS2RE:
+        card = card.model_copy(update={"calibration": _calibrated(model, recipe, [s for s in samples if s.validation])})
     make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
         draft = Path(scratch) / name
@@ -89,6 +93,16 @@ def _finished_recipe(run: Path) -> Recipe:
             f"{run} has done {done} of {recipe.training.steps} steps; finish it with `geocalc train ... --resume` first"
         )
     return recipe
+
+
+def _calibrated(model: EnergyModel, recipe: Recipe, held_out: Sequence[Sample]) -> Calibration | None:
+    """From the held-out pairs, with the frames of the card; None where they are too few."""
+    if len(held_out) < FEWEST:
+        return None
+    potential = NetworkPotential(model=model, policy=frame_policy(recipe.model.frames), force_mode=recipe.model.force_mode)
+    told = pair_predictions(potential, held_out)
+    single = not isinstance(model.network, Ensemble)
+    return calibrate(told.energy - told.energy_reference, None if single else told.spread)
 
 
 def _trained(run: Path, recipe: Recipe, training: Sequence[Sample]) -> EnergyModel:

@@ -21,17 +21,19 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from geocalc import from_atoms, load_model, relax
+from geocalc import from_atoms, relax
 from geocalc.campaign import versions
 from geocalc.evaluate import relax_references, summarise
+from geocalc.intervals import calibrate, coverage
 from geocalc.process import settle_process
 from geocalc.readers import Source, read_structures
-from geocalc.registry import LoadedModel, find_model, read_card
+from geocalc.registry import LoadedModel, find_model, load_model, read_card, write_card
 from geocalc.train import metrics
 from geocalc.train.prepare import prepare, reference_relaxations
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.store import read_store
 
+HALVES = 200  # random divisions of the held-out relaxations
 ROOT = Path(__file__).parents[2]
 OUTSIDE = "wwlgpr-simple-adsorbates"
 TABLE_HEAD = "| name | predicts | domain | force MAE (eV/Å) | e_ads MAE after relaxation (eV) | |\n|---|---|---|---|---|---|"
@@ -39,7 +41,7 @@ TRAINED = {
     "lattice-stochastic": "stochastic frame averaging over lattice frames",
     "rotations-2d": "random turns about the surface normal and reflections",
 }
-PARTS = ("single_points", "relaxations", "outside", "milliseconds")
+PARTS = ("single_points", "relaxations", "intervals", "outside", "milliseconds")
 KNOWN = {"C", "CH", "CH2", "CH3", "H", "O", "OH"}  # adsorbates of both the training set and the outside set
 
 
@@ -69,6 +71,24 @@ def relaxations(name: str, recipe: Recipe) -> dict[str, Any]:
     return found
 
 
+def intervals(name: str, recipe: Recipe) -> dict[str, Any]:
+    """How wide intervals around relaxed energies must be, and what they cover: halves of the held-out relaxations against each other.
+
+    The calibration on all of them goes into the card.
+    """
+    model = load_model(name)
+    pairs = relax_references(model, reference_relaxations(recipe.data, 0))
+    errors, rng = np.array([pair.energy - pair.reference for pair in pairs]), np.random.default_rng(0)
+    found = []
+    for _ in range(HALVES):
+        order = rng.permutation(len(errors))
+        half = len(errors) // 2
+        found.append(coverage(calibrate(errors[order[:half]], None), errors[order[half:]], None))
+    made = calibrate(errors, None)
+    write_card(find_model(name), model.card.model_copy(update={"calibration": made}))
+    return {key: float(np.mean([one[key] for one in found])) for key in found[0]} | {"widths": made.half_widths(None)}
+
+
 def outside(name: str) -> dict[str, Any]:
     """Relaxed adsorption energies on an outside set against its DFT values."""
     chosen: list[Atoms] = []
@@ -87,6 +107,7 @@ def outside(name: str) -> dict[str, Any]:
         "energy_median": float(np.median(np.abs(error))),
         "energy_mean_error": float(error.mean()),
         "converged": float(np.mean([r.record.converged for r in results])),
+        "inside_95": float(np.mean([abs(e) <= (r.record.energy_error_95 or 0.0) for e, r in zip(error, results, strict=True)])),
     }
 
 
@@ -159,12 +180,16 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
             f"{r['distance']:.3f} | {r['adwt']:.3f} | {r['converged']:.1%} | {r['runaways']} | {r['model_calls']:.1f} |"
         )
     first = next(iter(measured["relaxations"].values()))
-    out = measured["outside"]
+    out, bars = measured["outside"], measured["intervals"]
     lines += [
         "",
         f"Not moving at all: mean distance {first['distance_null']:.3f} Å, ADwT {first['adwt_null']:.3f}. The model at the DFT "
         f"geometries: e_ads MAE {first['energy_mae_at_reference']:.3f} eV. A runaway is a relaxed energy more than 1 eV below the "
         "reference.",
+        "",
+        f"Records carry intervals of relaxed energies: half the width is {bars['widths'][0]:.2f} eV for 68 % and {bars['widths'][1]:.2f} eV "
+        f"for 95 %. Calibrated on one half of these relaxations, they hold {bars['inside_68']:.0%} and {bars['inside_95']:.0%} of the other "
+        f"(mean of {HALVES} random halves). Outside the training distribution, below, the 95 % interval holds {out['inside_95']:.0%}.",
         "",
         f"Outside the training distribution, {out['n']} adsorbates on (111) slabs of nine metals, 3x3x4 instead of 2x2x3 (WWL-GPR, "
         f"BEEF-vdW): e_ads MAE {out['energy_mae']:.2f} eV, median {out['energy_median']:.2f} eV, mean error "
@@ -264,6 +289,7 @@ def measure(name: str, recipe: Recipe, model: LoadedModel, parts: Sequence[str])
     measurements: dict[str, Callable[[], Any]] = {
         "single_points": lambda: single_points(model, recipe),
         "relaxations": lambda: relaxations(name, recipe),
+        "intervals": lambda: intervals(name, recipe),
         "outside": lambda: outside(name),
         "milliseconds": lambda: speed(name),
     }
