@@ -49,7 +49,8 @@ def _draw(results: Sequence[dict[str, Any]], path: Path) -> None:
             axis.plot([r["frames"] for r in some], [r[part][name] for r in some], "o-", color=colour, label=word)
         for one in (r for r in results if not r["relaxations"]):
             axis.axhline(one[part][name], color="grey", lw=1, ls="--", label="without palladium")
-        axis.set(xlabel="own DFT frames", ylabel=label, xscale="log", yscale="log")
+        scale = "log" if any(r["relaxations"] for r in results) else "linear"
+        axis.set(xlabel="own DFT frames", ylabel=label, xscale=scale, yscale="log")
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False)
     figure.savefig(path, dpi=110)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def recipe_without(steps: int) -> dict[str, Any]:
 
 
 def own_data(n: int | None) -> Path:
-    """A file of the first `n` relaxations on the metal that are to be learnt from, or of those that are held out, by their order."""
+    """A file of the relaxations on the metal that are held out and, with `n`, of the first so many to learn from; `part` says which."""
     source = read_yaml(ROOT / "models" / "faenet-sfa" / "recipe.yaml")["data"]["sources"][0]
     groups: dict[str, list[Any]] = {}
     for found in read_structures(locate(Path(source["path"]))):
@@ -63,12 +63,14 @@ def own_data(n: int | None) -> Path:
             groups.setdefault(str(atoms.info["sid"]), []).append(atoms)
     names = sorted(groups, key=_shuffled)
     learnt = names[: round(len(names) * (1 - HELD_OUT))]
-    chosen = [name for name in names if name not in learnt] if n is None else learnt[:n]
+    parts = {name: "held-out" for name in names if name not in learnt} | dict.fromkeys(learnt[: n or 0], "learn")
     path = RUNS / f"{METAL.lower()}-{'held-out' if n is None else n}.extxyz"
     RUNS.mkdir(parents=True, exist_ok=True)
-    frames = [atoms for name in chosen for atoms in groups[name]]
-    for atoms in frames:
-        atoms.info = {key: atoms.info[key] for key in ("sid", "e_ads", "e_relaxed")}
+    frames = []
+    for name, part in parts.items():
+        for atoms in groups[name]:
+            atoms.info = {key: atoms.info[key] for key in ("sid", "e_ads", "e_relaxed")} | {"part": part}
+            frames.append(atoms)
     write(path, frames)
     return path
 
@@ -83,7 +85,7 @@ def tuned_recipe(path: Path, begin: str | None, steps: int | None = None) -> Rec
     values = tuned_values(str(RUNS / "models" / BASE), path)
     values["data"]["sources"] = [{"path": str(path), "add_energy": "e_ads", "subtract_energy": "e_relaxed"}]
     values["about"]["energy_kind"] = "adsorption"
-    values["data"]["validation_share"] = 0.01  # errors are measured on relaxations that are in no file of these
+    values["data"] |= {"validation_key": "part", "validation_values": ["held-out"]}  # nothing is chosen by it
     values["references"] = {"elements": ["C", "H", "N", "O", "S"]}
     if begin is None:
         del values["start"]
@@ -122,12 +124,16 @@ def base_command(steps: int) -> None:
 
 
 def errors_of(model: Path) -> dict[str, Any]:
-    """Errors on the relaxations that are held out: of their frames, and of relaxations with the model from their first frames."""
+    """Errors on the relaxations that are held out: of their frames, and of relaxations with the model from their first frames.
+
+    The model without the metal would refuse it; here it has to answer.
+    """
     source = Source(path=own_data(None), add_energy="e_ads", subtract_energy="e_relaxed")
     loaded = load_model(model, device="cpu")
+    potential = replace(loaded.potential, elements=())
     references = reference_relaxations(Data(sources=(source,)), 0, validation=None, use_tags=loaded.card.reads_tags)
     frames = [frame for reference in references for frame in reference.frames]
-    return {"errors": asdict(measure(loaded, frames)), "relaxed": asdict(summarise(relax_references(loaded, references)))}
+    return {"errors": asdict(measure(potential, frames)), "relaxed": asdict(summarise(relax_references(potential, references)))}
 
 
 def _fit(kind: str, sizes: Sequence[int], steps: int | None) -> None:
@@ -144,7 +150,7 @@ def _measure(name: str, n: int) -> None:
     """Errors of a model into a file beside its run, once."""
     path = RUNS / f"{name}.json"
     if not path.exists():
-        frames = sum(1 for _ in read_structures(own_data(n))) if n else 0
+        frames = sum(found.atoms.info["part"] == "learn" for found in read_structures(own_data(n or None)))
         path.write_text(json.dumps({"name": name, "relaxations": n, "frames": frames, **errors_of(RUNS / "models" / name)}))
     print(path.read_text()[:400], flush=True)
 
