@@ -46,47 +46,16 @@ def predict_relaxed(systems: Systems, potential: Potential) -> Relaxation:
     )
 
 
-class Direct:
-    """Predicts each structure alone in this process, in the order in which they come; see `geocalc.tasks.Engine`.
+def predict_task(task: Task, potential: Potential, device: str = "cpu") -> Outcome:
+    """What one structure relaxes to, on one thread; see `predict_relaxed`.
 
     Args:
-        potential: gives energies of relaxed structures. device: where the structures are put.
+        task: the structure. potential: gives energies of relaxed structures. device: where the structure is put.
     """
-
-    def __init__(self, potential: Potential, device: str = "cpu") -> None:
-        self._potential, self._device = potential, device
-        self._waiting: list[Task] = []
-
-    @property
-    def n_open(self) -> int:
-        """See `Engine`."""
-        return len(self._waiting)
-
-    @property
-    def has_room(self) -> bool:
-        """See `Engine`."""
-        return not self._waiting
-
-    def add(self, task: Task) -> None:
-        """See `Engine`."""
-        self._waiting.append(task)
-
-    def collect(self) -> list[tuple[int, Outcome]]:
-        """See `Engine`."""
-        if not self._waiting:
-            return []
-        task = self._waiting.pop(0)
-        return [(task.number, self._predicted(task))]
-
-    def close(self) -> None:
-        """See `Engine`."""
-        self._waiting.clear()
-
-    def _predicted(self, task: Task) -> Outcome:
-        started = time.perf_counter()
-        try:
-            with one_thread():
-                ended = predict_relaxed(own_memory(task.systems).to(self._device), self._potential)
-        except FAILURES as error:
-            return Outcome(error=told(error), n_evaluations=1, wall_s=time.perf_counter() - started)
-        return Outcome(relaxation=ended, n_evaluations=1, wall_s=time.perf_counter() - started)
+    started = time.perf_counter()
+    try:
+        with one_thread():
+            ended = predict_relaxed(own_memory(task.systems).to(device), potential)
+    except FAILURES as error:
+        return Outcome(error=told(error), n_evaluations=1, wall_s=time.perf_counter() - started)
+    return Outcome(relaxation=ended, n_evaluations=1, wall_s=time.perf_counter() - started)

@@ -11,7 +11,7 @@ from typing import Any
 from geocalc.batching import Batches, budget_of
 from geocalc.cell_filters import STRAINS, CellFilter
 from geocalc.cell_relaxation import CellOpener, CellPotential, restored, restored_snapshot
-from geocalc.direct import Direct
+from geocalc.direct import predict_task
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
 from geocalc.process import available_cores, settle_process
@@ -51,7 +51,7 @@ def _direct_engine(model: NamedPotential, settings: RelaxSettings) -> Engine:
             f"{model.name} predicts relaxed energies from unrelaxed structures and has no forces to relax with; use `geocalc predict` "
             "(geocalc.predict), or a model of energies and forces: see `geocalc models`"
         )
-    return Direct(model.potential, model.device)
+    return OneByOne(partial(predict_task, potential=model.potential, device=model.device))
 
 
 def cell_filter_of(model: NamedPotential, settings: RelaxSettings) -> CellFilter | None:
@@ -90,7 +90,16 @@ def _plain_engine(model: NamedPotential, settings: RelaxSettings, report: Report
                 f"{settings.workers} workers are asked for, but batches are computed in one process; use workers=1"
             )
         return Batches(model, settings, budget_of(model.hash, model.device, settings.batch_edges), report)
-    here = OneByOne(model.potential, settings, model.device, report, model.warm_start)
+    here = OneByOne(
+        partial(
+            relax_task,
+            potential=model.potential,
+            settings=settings,
+            device=model.device,
+            report=report,
+            warm_start=model.warm_start,
+        )
+    )
     if model.opener is None:
         if (settings.workers or 1) > 1:
             raise InputError(f"{model.name} cannot be opened in other processes; use one worker")

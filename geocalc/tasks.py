@@ -118,25 +118,14 @@ class Engine(Protocol):
 
 
 class OneByOne:
-    """Relaxes each structure alone in this process, in the order in which they come.
+    """Works on each structure alone in this process, in the order in which they come.
 
     Args:
-        potential: gives energies and forces. settings: of the relaxation.
-        device: where the structures are put.
-        report: called after every evaluation.
-        warm_start: proposes where to begin.
+        work: what becomes of a task, such as `relax_task` with everything but the task.
     """
 
-    def __init__(
-        self,
-        potential: Potential,
-        settings: RelaxSettings,
-        device: str = "cpu",
-        report: Report | None = None,
-        warm_start: Proposal | None = None,
-    ) -> None:
-        self._potential, self._settings, self._device, self._report = potential, settings, device, report
-        self._warm_start = warm_start
+    def __init__(self, work: Callable[[Task], Outcome]) -> None:
+        self._work = work
         self._waiting: list[Task] = []
 
     @property
@@ -158,8 +147,7 @@ class OneByOne:
         if not self._waiting:
             return []
         task = self._waiting.pop(0)
-        outcome = relax_task(task, self._potential, self._settings, self._device, self._report, self._warm_start)
-        return [(task.number, outcome)]
+        return [(task.number, self._work(task))]
 
     def close(self) -> None:
         """See `Engine`."""
