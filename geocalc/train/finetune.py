@@ -36,7 +36,7 @@ TRAINING: dict[str, Any] = {
     "fixed_force_weight": 0.0,
     "evaluate_every": 500,
     "log_every": 50,
-}  # measured in workflows/fine-tuning
+}  # set by hand; workflows/fine-tuning is there to measure them, and has not been run yet
 
 
 def tuned_values(model: str, data: Path) -> dict[str, Any]:
