@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from geocalc import elements
-from geocalc.card import Task
+from geocalc.card import EnergyKind, Task
 from geocalc.errors import DataWarning, InputError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential
@@ -102,21 +103,33 @@ def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> Ener
         )
     _warn_of_little(training)
     model.requires_grad_(True).train()
-    model.references += torch.from_numpy(_missed(model, loaded, training, recipe.references.elements))
+    held = recipe.about.energy_kind is EnergyKind.ADSORPTION
+    model.references += torch.from_numpy(_missed(model, loaded, training, recipe.references.elements, held))
     return model
 
 
-def _missed(model: EnergyModel, loaded: LoadedModel, training: Sequence[Sample], names: tuple[str, ...]) -> np.ndarray:
-    """Per-element energies (119,) that fit best what the model misses, eV; the smallest of all that fit equally well."""
+def _missed(
+    model: EnergyModel, loaded: LoadedModel, training: Sequence[Sample], names: tuple[str, ...], held: bool
+) -> np.ndarray:
+    """Per-element energies (119,) that fit best what the model misses, eV; the smallest of all that fit equally well.
+
+    A relaxation counts once, however many frames it has. With `held` (energies of adsorption, whose zero is the same everywhere) an
+    energy is expected to be as small as the model's error of one relaxation, so that a few relaxations cannot move it far.
+    """
     some = training[:: -(-len(training) // N_FITTED)]
     potential = NetworkPotential(model=model, policy=frame_policy("cell"), force_mode=ForceMode.NONE)
     told = [potential(collate(some[k : k + BATCH])[0]).energy.numpy() for k in range(0, len(some), BATCH)]
     present = sorted({int(z) for s in training for z in s.numbers})
     chosen = [z for z in present if not names or elements.symbols()[z] in names]
     counts = np.array([[np.count_nonzero(s.numbers == z) for z in chosen] for s in some], dtype=float)
+    frames = Counter(s.group for s in some)
+    weight = np.array([frames[s.group] for s in some]) ** -0.5
+    missing = np.array([s.energy for s in some]) - np.concatenate(told)
+    prior = np.eye(len(chosen)) * held
     table = np.zeros(elements.N_ELEMENTS + 1)
     if chosen:
-        table[chosen] = np.linalg.lstsq(counts, np.array([s.energy for s in some]) - np.concatenate(told), rcond=None)[0]
+        rows = np.concatenate([counts * weight[:, None], prior])
+        table[chosen] = np.linalg.lstsq(rows, np.concatenate([missing * weight, np.zeros(len(chosen))]), rcond=None)[0]
     return table
 
 

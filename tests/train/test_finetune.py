@@ -15,12 +15,13 @@ from click.testing import CliRunner
 from training import cpu_fabric, make_recipe, relaxations, write_data
 
 from geocalc import GeoCalc, load_model
+from geocalc.card import EnergyKind
 from geocalc.cli import main
 from geocalc.errors import DataWarning, InputError, RecipeError
 from geocalc.train.finetune import begin_with, tuned_values
 from geocalc.train.loop import start, train
 from geocalc.train.prepare import prepare
-from geocalc.train.recipe import Recipe, parse_recipe
+from geocalc.train.recipe import Recipe, References, parse_recipe
 from geocalc.train.register import register
 from geocalc.train.store import Sample, read_store
 
@@ -73,6 +74,22 @@ def test_it_begins_with_the_weights_and_with_references_of_the_new_level(model: 
     counts = np.bincount(samples[0].numbers, minlength=119)
     assert counts @ shift == pytest.approx(sum(SHIFTS[z] for z in samples[0].numbers), abs=1.0)  # as far as the model is right
     assert (begun.energy_scale, begun.force_scale) == (old.energy_scale, old.force_scale)
+
+
+def test_zeros_of_adsorption_energies_are_held(model: Path, data: Path, tmp_path: Path) -> None:
+    free = recipe_of(model, data).model_copy(update={"references": References(elements=("O",))})
+    held = free.model_copy(update={"about": free.about.model_copy(update={"energy_kind": EnergyKind.ADSORPTION})})
+    samples = samples_of(free, tmp_path / "data")
+    one = [s for s in samples if s.group == samples[0].group]
+    old = load_model(model).potential.model.references
+
+    def moved(recipe: Recipe, some: list[Sample]) -> float:
+        return float((start(recipe, some).model.references - old).norm())
+
+    assert moved(held, one) == pytest.approx(moved(free, one) / 2)  # one relaxation is little to go by
+    assert moved(held, one) < moved(held, samples)
+    again = [s for s in one for _ in range(5)]
+    assert moved(held, again) == pytest.approx(moved(held, one))  # its frames are not independent
 
 
 def test_the_command_says_what_was_gained(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
