@@ -186,7 +186,9 @@ def start(recipe: Recipe, training: Sequence[Sample]) -> Run:
         torch.manual_seed(settings.seed)
         model = build_model(recipe, training) if recipe.start is None else begin_with(recipe, recipe.start, training)
     parameters = _trainable(model.network, settings.freeze)
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay, fused=True
+    )
     return Run(model=model, optimizer=optimizer, average=WeightAverage(model.network, settings.ema_decay))
 
 
