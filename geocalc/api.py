@@ -60,6 +60,7 @@ def relax(
     pressure: float = 0.0,
     cell_mask: str = ALL_STRAINS,
     keep_symmetry: bool = False,
+    level: str | None = None,
 ) -> list[Result]:
     """Relax structures with a model; a structure that fails keeps its place, with the error in its record.
 
@@ -77,6 +78,7 @@ def relax(
         cell: none; or frechet or unit, to relax the cell too, as ASE's filters do, with models that were trained on stress.
         pressure: eV/Angstrom^3 from outside; 1 GPa is 0.00624. Energies do not contain the work against it.
         cell_mask: the strains that may change. keep_symmetry: the space group of the start stays.
+        level: of theory, for models that know several.
     Returns:
         One result per structure, in order.
     Raises:
@@ -98,6 +100,7 @@ def relax(
         pressure=pressure,
         cell_mask=cell_mask,
         keep_symmetry=keep_symmetry,
+        level=level,
     )
     return sorted(results, key=lambda result: result.number)
 
@@ -119,6 +122,7 @@ def iter_relax(
     pressure: float = 0.0,
     cell_mask: str = ALL_STRAINS,
     keep_symmetry: bool = False,
+    level: str | None = None,
 ) -> Iterator[Result]:
     """As `relax`, each result as soon as it is there: for more structures than memory holds.
 
@@ -127,7 +131,7 @@ def iter_relax(
 
     Args:
         structures, model, optimizer, fmax, steps, device, dtype, frames, strict, workers, warm_start: see `relax`.
-        cell, pressure, cell_mask, keep_symmetry: see `relax`.
+        cell, pressure, cell_mask, keep_symmetry, level: see `relax`.
     Returns:
         An iterator over the results; closing it ends all work.
     Raises:
@@ -149,11 +153,12 @@ def iter_relax(
             "pressure": pressure,
             "cell_mask": cell_mask,
             "keep_symmetry": keep_symmetry,
+            "level": level,
             "warm_start": warm_start if isinstance(warm_start, str) else None,
         },
         "relax",
     )
-    loaded = load_model(model, device=device, dtype=dtype, frames=frames)
+    loaded = load_model(model, device=device, dtype=dtype, frames=frames, level=level)
     make_optimizer(settings.optimizer)
     potential = named_potential(loaded, settings)
     if warm_start is not None and not isinstance(warm_start, str):
@@ -172,6 +177,7 @@ def predict(
     frames: str | None = None,
     strict: bool = False,
     workers: int = 1,
+    level: str | None = None,
 ) -> list[Result]:
     """Evaluate structures as they are; nothing is relaxed.
 
@@ -179,13 +185,15 @@ def predict(
     displacements, `Result.atoms` at their predicted places. A model of energies and forces gives those of the structure itself.
 
     Args:
-        structures, model, device, dtype, frames, strict, workers: see `relax`.
+        structures, model, device, dtype, frames, strict, workers, level: see `relax`.
     Returns:
         One result per structure, in order.
     Raises:
         ModelNotFoundError, ModelFileError, RecipeError, InputError: see `relax`.
     """
-    return relax(structures, model, steps=0, device=device, dtype=dtype, frames=frames, strict=strict, workers=workers)
+    return relax(
+        structures, model, steps=0, device=device, dtype=dtype, frames=frames, strict=strict, workers=workers, level=level
+    )
 
 
 def named_potential(model: LoadedModel, settings: RelaxSettings) -> NamedPotential:
@@ -202,7 +210,9 @@ def named_potential(model: LoadedModel, settings: RelaxSettings) -> NamedPotenti
         device=str(model.device),
         dtype=settings.dtype,
         reads_tags=model.card.reads_tags,
-        opener=_Opener(folder=model.folder, hash=model.hash, dtype=settings.dtype, frames=settings.frames),
+        opener=_Opener(
+            folder=model.folder, hash=model.hash, dtype=settings.dtype, frames=settings.frames, level=settings.level
+        ),
         cutoff=model.card.cutoff,
         stress=model.card.stress,
         calibration=model.card.calibration,
@@ -222,6 +232,7 @@ class _Opener:
     hash: str
     dtype: str
     frames: str | None
+    level: str | None
 
     def __call__(self) -> LoadedModel:
         """The model.
@@ -229,7 +240,7 @@ class _Opener:
         Raises:
             ModelFileError: it cannot be read any more, or is another one now.
         """
-        model = load_model(self.folder, device="cpu", dtype=self.dtype, frames=self.frames)
+        model = load_model(self.folder, device="cpu", dtype=self.dtype, frames=self.frames, level=self.level)
         if model.hash != self.hash:
             raise ModelFileError(f"{self.folder} was changed while it was in use; run again to use the new model")
         return model

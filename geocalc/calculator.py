@@ -60,6 +60,7 @@ class GeoCalc(Calculator):
         frames: a frame policy other than the card's: `lattice` (exact), `cell` (several times cheaper).
         strict: refuse tags that would have to be converted, instead of converting them with a warning.
         seed: for stochastic frame policies.
+        level: of theory, for models that know several.
     Attributes:
         energy_std: eV, spread over the networks of an ensemble, else over the frames, that the last energy is the mean of.
     Raises:
@@ -75,9 +76,10 @@ class GeoCalc(Calculator):
         frames: str | None = None,
         strict: bool = False,
         seed: int | None = None,
+        level: str | None = None,
     ) -> None:
         super().__init__()
-        self.model: LoadedModel = load_model(model, device=device, dtype=dtype, frames=frames, seed=seed)
+        self.model: LoadedModel = load_model(model, device=device, dtype=dtype, frames=frames, seed=seed, level=level)
         card = self.model.card
         properties = ["energy", "free_energy"]
         properties += ["forces"] if self.model.potential.force_mode is not ForceMode.NONE else []

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from geocalc.errors import InputError
 from geocalc.intervals import Calibration
 from geocalc.settings import Settings
 
@@ -29,12 +30,30 @@ class Task(StrEnum):
     IS2RE = "is2re"
 
 
+class Level(Settings):
+    """A level of theory that a model answers at.
+
+    Attributes:
+        level: its short name, empty where there is but one. level_of_theory: functional, code and settings in words.
+        energy_kind, references: the zero of its energies, and what that is in words.
+        reference_energies: eV added for each atom of an element.
+    """
+
+    level: str = ""
+    energy_kind: EnergyKind
+    level_of_theory: str
+    references: str
+    reference_energies: dict[str, float]
+
+
 class ModelCard(Settings):
     """`model.yaml`. Energies in eV, lengths in Angstrom.
 
     Attributes:
+        level, energy_kind, level_of_theory, references, reference_energies: of the level that the model answers at unless told
+            otherwise, see `Level`.
+        other_levels: that it can be asked for, in the order of the network's numbers from 1.
         elements: symbols the model was trained on; others are refused.
-        reference_energies: eV added for each atom of an element.
         energy_scale, force_scale: eV and eV/Angstrom per network unit; Angstrom for a model of relaxed structures.
         reads_tags: whether the energy depends on tags (OC20's convention); else they are ignored.
         frames: default frame policy. force_mode: gradient or direct.
@@ -53,10 +72,12 @@ class ModelCard(Settings):
     settings: dict[str, Any]
     cutoff: float = Field(gt=0)
     elements: tuple[str, ...]
+    level: str = ""
     energy_kind: EnergyKind
     level_of_theory: str
     references: str
     reference_energies: dict[str, float]
+    other_levels: tuple[Level, ...] = ()
     energy_scale: float
     force_scale: float
     reads_tags: bool = True
@@ -75,3 +96,28 @@ class ModelCard(Settings):
     domain: str
     data: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """Every level, by the network's numbers."""
+        return (Level(**{name: getattr(self, name) for name in Level.model_fields}), *self.other_levels)
+
+    def level_number(self, level: str | None) -> int:
+        """The network's number of a level; None is the default.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        names = [one.level for one in self.levels]
+        if level is None:
+            return 0
+        if level in names:
+            return names.index(level)
+        if len(names) == 1:
+            raise InputError(f"{self.name} has one level of theory ({self.level_of_theory}), not {level!r}; leave level out")
+        raise InputError(f"{self.name} has no level {level!r}; it has {', '.join(names)}")
+
+    def at(self, number: int) -> ModelCard:
+        """The card of the model at another of its levels."""
+        chosen = self.levels[number]
+        return self.model_copy(update={name: getattr(chosen, name) for name in Level.model_fields})

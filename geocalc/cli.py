@@ -54,6 +54,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1."),
         click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True),
         click.option("--frames", default=None, help="Frame policy other than the model's: lattice (exact), cell (fast)."),
+        click.option("--level", default=None, help="Level of theory, for models that know several."),
         click.option("--workers", type=int, default=None, help="Processes on a CPU [default: one for each core]."),
         click.option("--batch-edges", type=int, default=None, help="Edges computed together [default: what a GPU holds]."),
         click.option("--strict", is_flag=True, help="Refuse tags that would have to be converted."),
@@ -92,6 +93,7 @@ def relax(
     device: str,
     dtype: str,
     frames: str | None,
+    level: str | None,
     workers: int | None,
     batch_edges: int | None,
     strict: bool,
@@ -113,8 +115,8 @@ def relax(
     Exit status: 0 all converged, 1 nothing could be computed, 2 usage, 3 finished but some structure did not converge, has an
     error or is flagged.
     """
-    settings: dict[str, object] = {"model": model, "device": device, "dtype": dtype, "frames": frames, "strict": strict}
-    settings |= {"workers": workers, "batch_edges": batch_edges}
+    settings: dict[str, object] = {"model": model, "device": device, "dtype": dtype, "frames": frames, "level": level}
+    settings |= {"strict": strict, "workers": workers, "batch_edges": batch_edges}
     settings |= {"optimizer": optimizer, "fmax": fmax, "steps": steps, "traj": traj}
     settings |= {"cell": cell, "pressure": pressure, "cell_mask": cell_mask, "keep_symmetry": keep_symmetry}
     settings |= {"warm_start": warm_start}
@@ -131,6 +133,7 @@ def predict(
     device: str,
     dtype: str,
     frames: str | None,
+    level: str | None,
     workers: int | None,
     batch_edges: int | None,
     strict: bool,
@@ -147,6 +150,7 @@ def predict(
         "device": device,
         "dtype": dtype,
         "frames": frames,
+        "level": level,
         "strict": strict,
         "workers": workers,
         "batch_edges": batch_edges,
@@ -190,6 +194,7 @@ def _run(
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder for metrics.json and figures.")
 @click.option("--source", type=int, default=None, help="Only this source of a recipe, counted from 0.")
 @click.option("--frames", default=None, help="Frame policy other than the model's.")
+@click.option("--level", default=None, help="Level of theory, for models that know several.")
 @click.option("--optimizer", default="quasi-newton", show_default=True, help="For --task relax.")
 @click.option("--fmax", type=float, default=0.05, show_default=True, help="For --task relax, eV/Angstrom.")
 @click.option("--steps", type=int, default=300, show_default=True, help="For --task relax.")
@@ -202,6 +207,7 @@ def evaluate(
     out: Path | None,
     source: int | None,
     frames: str | None,
+    level: str | None,
     optimizer: str,
     fmax: float,
     steps: int,
@@ -222,6 +228,7 @@ def evaluate(
         task=task,
         source=source,
         frames=frames,
+        level=level,
         optimizer=optimizer,
         fmax=fmax,
         steps=steps,

@@ -36,7 +36,7 @@ class Scales:
     Attributes:
         energy: eV per network unit of energy.
         forces: eV/Angstrom (or Angstrom) per network unit of direct force (or displacement).
-        references: (119,) eV added for each atom of an element.
+        references: (n_levels, 119) eV added for each atom of an element at each level of theory.
     """
 
     energy: float
@@ -90,6 +90,7 @@ class NetworkPotential:
         force_mode: where forces come from.
         stress: whether stress is computed (gradient forces only).
         seed: of the frames that a stochastic policy draws, anew in every call (studies only).
+        level: number of the level of theory that is predicted.
         elements: atomic numbers it accepts; empty for all that the network has an embedding for.
         graphs: makes the graph of a batch, such as a `NeighborCache`; None searches anew in every call.
     Raises:
@@ -101,6 +102,7 @@ class NetworkPotential:
     force_mode: ForceMode = ForceMode.GRADIENT
     stress: bool = False
     seed: int | None = None
+    level: int = 0
     elements: tuple[int, ...] = ()
     graphs: Callable[[Systems], Graph] | None = None
 
@@ -126,7 +128,10 @@ class NetworkPotential:
         seen = keep_atoms(systems, kept)
         graph = self.graphs(seen) if self.graphs else build_graph(seen, network.cutoff, network.max_neighbors)
         graph = self.model.rewiring.edges(graph, seen)
-        prediction = evaluate(self.model, seen, graph, self.policy, self.force_mode, stress=self.stress, generator=generator)
+        levels = torch.full_like(seen.counts, self.level)
+        prediction = evaluate(
+            self.model, seen, graph, levels, self.policy, self.force_mode, stress=self.stress, generator=generator
+        )
         return spread_out(detach(prediction), kept)
 
 
@@ -180,6 +185,7 @@ def evaluate(
     model: EnergyModel,
     systems: Systems,
     graph: Graph,
+    levels: Tensor,
     policy: FramePolicy,
     force_mode: ForceMode,
     *,
@@ -191,7 +197,7 @@ def evaluate(
 
     Args:
         model: network and units.
-        systems: batch. graph: its edges.
+        systems: batch. graph: its edges. levels: (n_systems,) int64, the level of theory of each.
         policy: frames; gradient forces differentiate through them.
         force_mode: none, gradient or direct.
         stress: also the strain derivative of the energy divided by the volume (gradient mode).
@@ -214,7 +220,7 @@ def evaluate(
         edge_vec = edge_vectors(deformed, cell, systems.system_idx, graph)
         frames = make_frames(deformed, cell, systems, graph, edge_vec, policy, generator)
         seen = systems if model.reads_tags else replace(systems, tags=torch.zeros_like(systems.tags))
-        inputs = replicate(seen, graph, frames, edge_vec, model.dtype)
+        inputs = replicate(seen, graph, levels, frames, edge_vec, model.dtype)
         output: NetworkOutput = model.network(inputs)
         per_frame = output.energy.double() * model.energy_scale
         energy, spread = _mean_over_frames(per_frame, frames, systems.n_systems)
@@ -222,7 +228,8 @@ def evaluate(
             spread = _spread_of_members(
                 output.member_energies.detach().double() * model.energy_scale, frames, systems.n_systems
             )
-        energy = energy + _per_atom_terms(model, systems, graph, edge_vec)
+        references = model.references[levels[systems.system_idx], systems.numbers]
+        energy = energy + _per_atom_terms(model, references, systems, graph, edge_vec)
         forces, stresses = None, None
         if gradient:
             leaves = [positions] if strain is None else [positions, strain]
@@ -239,7 +246,7 @@ def evaluate(
             None
             if output.atom_energies is None
             else _mean_over_copies(output.atom_energies.double() * model.energy_scale, frames, systems)
-            + model.references[systems.numbers]
+            + references
         )
     return Prediction(
         energy=energy,
@@ -259,7 +266,9 @@ def _volumes(systems: Systems) -> Tensor:
     return torch.where(volume > 0, volume, torch.nan)
 
 
-def replicate(systems: Systems, graph: Graph, frames: Frames, edge_vec: Tensor, dtype: torch.dtype) -> NetworkInput:
+def replicate(
+    systems: Systems, graph: Graph, levels: Tensor, frames: Frames, edge_vec: Tensor, dtype: torch.dtype
+) -> NetworkInput:
     """One copy of each structure for every frame of it, stacked along the batch."""
     owner = frames.system_idx
     n_frames = owner.shape[0]
@@ -286,6 +295,7 @@ def replicate(systems: Systems, graph: Graph, frames: Frames, edge_vec: Tensor, 
         n_systems=n_frames,
         index=EdgeIndex.build(senders, receivers, frame_of_atom.shape[0], pair_of),
         edge_vec=pose.to(dtype),
+        levels=levels[owner],
     )
 
 
@@ -318,10 +328,9 @@ def _spread_of_members(energies: Tensor, frames: Frames, n_systems: int) -> Tens
     return means.std(0, correction=1)
 
 
-def _per_atom_terms(model: EnergyModel, systems: Systems, graph: Graph, edge_vec: Tensor) -> Tensor:
-    """References and short-range repulsion of each structure, (n_systems,) eV."""
-    per_atom = model.references[systems.numbers]
-    energy = per_atom.new_zeros(systems.n_systems).index_add(0, systems.system_idx, per_atom)
+def _per_atom_terms(model: EnergyModel, references: Tensor, systems: Systems, graph: Graph, edge_vec: Tensor) -> Tensor:
+    """References, given for each atom, and short-range repulsion of each structure, (n_systems,) eV."""
+    energy = references.new_zeros(systems.n_systems).index_add(0, systems.system_idx, references)
     if model.repulsion is None or graph.n_edges == 0:
         return energy
     i, j = systems.numbers[graph.receivers], systems.numbers[graph.senders]

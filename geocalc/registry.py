@@ -145,6 +145,7 @@ def load_model(
     frames: str | None = None,
     stress: bool = False,
     seed: int | None = None,
+    level: str | None = None,
 ) -> LoadedModel:
     """Load a model by name or path; runs no code from its folder.
 
@@ -155,14 +156,16 @@ def load_model(
         frames: a frame policy other than the card's default.
         stress: compute stress by strain even if the model was not trained for it (for studies).
         seed: for stochastic frame policies, which need one.
+        level: of theory, for models that know several; the card's first unless told otherwise.
     Raises:
         ModelNotFoundError, ModelFileError: see `find_model`, `read_card`; also a wrong hash or an LFS pointer.
-        InputError: unknown dtype, device or frame policy.
+        InputError: unknown dtype, device, frame policy or level.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     folder = find_model(name)
     card = read_card(folder)
+    number = card.level_number(level)
     policy = frame_policy(frames) if frames else _in_card(card, lambda: frame_policy(card.frames))
     target = choose_device(device)
     model = build(card, _read_weights(folder / WEIGHTS, card)).to(target)
@@ -173,10 +176,11 @@ def load_model(
         force_mode=_force_mode(card),
         stress=stress or card.stress,
         seed=seed,
+        level=number,
         elements=tuple(_atomic_number(symbol, card) for symbol in card.elements),
         graphs=NeighborCache(model.network.cutoff, model.network.max_neighbors),
     )
-    return LoadedModel(card=card, potential=potential, folder=folder)
+    return LoadedModel(card=card.at(number), potential=potential, folder=folder)
 
 
 def build(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EnergyModel:
@@ -191,9 +195,10 @@ def build(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EnergyModel:
             f"model {card.name} needs the architecture {card.architecture!r}, which this geocalc does not have"
         )
     architecture = ARCHITECTURES[card.architecture]
-    references = torch.zeros(elements.N_ELEMENTS + 1, dtype=torch.float64)
-    for symbol, energy in card.reference_energies.items():
-        references[_atomic_number(symbol, card)] = energy
+    references = torch.zeros(len(card.levels), elements.N_ELEMENTS + 1, dtype=torch.float64)
+    for number, level in enumerate(card.levels):
+        for symbol, energy in level.reference_energies.items():
+            references[number, _atomic_number(symbol, card)] = energy
     scales = Scales(energy=card.energy_scale, forces=card.force_scale, references=references)
     with torch.random.fork_rng(devices=[]):
         networks = [
@@ -201,6 +206,11 @@ def build(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EnergyModel:
             for _ in range(card.members)
         ]
     network = networks[0] if card.members == 1 else Ensemble(networks)
+    if network.n_levels != len(card.levels):
+        raise ModelFileError(
+            f"the card of {card.name} has {len(card.levels)} levels of theory, its network {network.n_levels}; one of them was "
+            "changed; install the model again"
+        )
     if network.cutoff != card.cutoff:
         raise ModelFileError(
             f"the card of {card.name} says cutoff {card.cutoff} Angstrom, the settings of its network say {network.cutoff}; "

@@ -34,6 +34,7 @@ class RelaxSettings(Settings):
         pressure: eV/Angstrom^3 from outside, as ASE's `scalar_pressure`; 1 GPa is 0.00624.
         cell_mask: the strains that may change, some of xx,yy,zz,yz,xz,xy.
         keep_symmetry: the space group that the structure has at the start stays.
+        level: of theory, for models that know several.
         warm_start: model of relaxed structures whose displacements are tried first; see `geocalc.model_start`.
     """
 
@@ -52,6 +53,7 @@ class RelaxSettings(Settings):
     pressure: float = Field(0.0, allow_inf_nan=False)
     cell_mask: str = Field(ALL_STRAINS, pattern=r"^(xx|yy|zz|yz|xz|xy)(,(xx|yy|zz|yz|xz|xy))*$")
     keep_symmetry: bool = False
+    level: str | None = None
     warm_start: str | None = None
 
     @model_validator(mode="before")

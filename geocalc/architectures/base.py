@@ -20,6 +20,7 @@ class NetworkInput:
         n_systems: number of structures.
         index: the edges.
         edge_vec: (n_edges, 3) Angstrom in the frame of each structure.
+        levels: (n_systems,) int64, number of the level of theory that is asked for.
     """
 
     numbers: Tensor
@@ -28,6 +29,7 @@ class NetworkInput:
     n_systems: int
     index: EdgeIndex
     edge_vec: Tensor
+    levels: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +54,13 @@ class Network(nn.Module, ABC):
 
     Attributes:
         cutoff: Angstrom; edges reach that far. max_neighbors: edges of each atom, None for all; see `build_graph`.
-        n_elements: atomic numbers below this have an embedding.
+        n_elements: atomic numbers below this have an embedding. n_levels: levels of theory that it tells apart.
     """
 
     cutoff: float
     max_neighbors: int | None
     n_elements: int
+    n_levels: int = 1
 
     @abstractmethod
     def forward(self, inputs: NetworkInput) -> NetworkOutput:

@@ -23,7 +23,8 @@ class Ensemble(Network):
         super().__init__()
         first = members[0]
         self.members = nn.ModuleList(members)
-        self.cutoff, self.max_neighbors, self.n_elements = first.cutoff, first.max_neighbors, first.n_elements
+        self.cutoff, self.max_neighbors = first.cutoff, first.max_neighbors
+        self.n_elements, self.n_levels = first.n_elements, first.n_levels
 
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
         """The means of what the members say, and the energies of each, (n_members, n_systems)."""

@@ -72,6 +72,7 @@ class FAENetSettings(Settings):
     smooth_cutoff: bool = True
     n_elements: int = Field(119, ge=2, le=119)
     compact_tables: bool = False
+    n_levels: int = Field(1, ge=1, description="levels of theory that the network tells apart")
 
 
 class FAENet(Network):
@@ -81,7 +82,7 @@ class FAENet(Network):
         super().__init__()
         s = settings
         self.cutoff, self.max_neighbors, self.smooth_cutoff = s.cutoff, s.max_neighbors, s.smooth_cutoff
-        self.n_elements = s.n_elements
+        self.n_elements, self.n_levels = s.n_elements, s.n_levels
         self.skip, self.weights = s.skip_co, s.energy_head
         self.basis = GaussianBasis(s.num_gaussians, s.cutoff)
         self.directional = GaussianBasis(s.directional_gaussians, s.cutoff) if s.directional_gaussians else None
@@ -98,6 +99,7 @@ class FAENet(Network):
             s.second_layer_MLP,
             s.n_elements,
             s.compact_tables,
+            s.n_levels,
         )
         self.blocks = nn.ModuleList(
             Interaction(s.hidden_channels, s.num_filters, s.mp_type, s.norm, s.complex_mp, s.message_scale)
@@ -127,7 +129,7 @@ class FAENet(Network):
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
         """Energies (n_systems,) and, with a direct head, forces (n_atoms, 3) in the frame."""
         edge, envelope = self.embed_edges(inputs.edge_vec, inputs.index)
-        hidden = self.embedding(inputs.numbers, inputs.tags)
+        hidden = self.embedding(inputs.numbers, inputs.tags, inputs.levels[inputs.system_idx])
         layers = [hidden]
         for block in self.blocks:
             hidden = hidden + block(hidden, edge, envelope, inputs.index, inputs.system_idx, inputs.n_systems)

@@ -39,6 +39,7 @@ def evaluate_command(
     task: str = "s2ef",
     source: int | None = None,
     frames: str | None = None,
+    level: str | None = None,
     optimizer: str = "quasi-newton",
     fmax: float = 0.05,
     steps: int = 300,
@@ -51,19 +52,20 @@ def evaluate_command(
         model: name or folder. data: a recipe (its validation split) or labelled structures. out: folder to write.
         task: s2ef (energies and forces of frames), relax (from the first frame of each relaxation to its last), or is2re (relaxed
             energies and positions from unrelaxed structures; is2rs is the same).
-        source: only this source of the recipe. frames: policy other than the model's.
+        source: only this source of the recipe. frames: policy other than the model's. level: of theory.
         optimizer, fmax, steps: for relax. device, dtype: of the model.
     Raises:
         InputError: the data hold nothing to measure.
     """
     settle_process()
     recipe = read_recipe(data) if data.suffix in (".yaml", ".yml") else None
-    loaded = load_model(model, device=device, dtype=dtype, frames=frames)
+    loaded = load_model(model, device=device, dtype=dtype, frames=frames, level=level)
     about: dict[str, Any] = {
         "model": loaded.card.name,
         "model_hash": loaded.hash,
         "data": str(data),
         "task": task,
+        "level_of_theory": loaded.card.level_of_theory,
         "frames": frames or loaded.card.frames,
         "dtype": dtype,
         "device": loaded.device.type,

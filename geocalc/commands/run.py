@@ -51,7 +51,9 @@ def run_command(
         found = readable(inputs)
         values = {**defaults, **(read_yaml(config) if config else {}), **explicit}
         settings = RelaxSettings.parse(override(values, assignments), str(config or "settings"))
-        model = load_model(settings.model, device=settings.device, dtype=settings.dtype, frames=settings.frames)
+        model = load_model(
+            settings.model, device=settings.device, dtype=settings.dtype, frames=settings.frames, level=settings.level
+        )
         make_optimizer(settings.optimizer)  # an unknown name is refused before a folder is made
         settle_process()
         potential = named_potential(model, settings)

@@ -1,4 +1,4 @@
-"""Embedding of atoms: element, tag, period, group and physical properties.
+"""Embedding of atoms: element, tag, period, group and physical properties, and the level of theory that is asked for.
 
 Source: Duval et al., PhAST (2022), with tables long enough for every element.
 """
@@ -25,6 +25,7 @@ class AtomEmbedding(nn.Module):
         property_width: project the properties (then trainable) to this size; 0 appends them as they are.
         second_layer: a second Linear layer and activation.
         n_elements: rows of the element table, so atomic numbers up to `n_elements - 1`.
+        n_levels: levels of theory; with more than one each shifts what enters the first Linear layer's activation.
     """
 
     periods: Tensor
@@ -41,6 +42,7 @@ class AtomEmbedding(nn.Module):
         second_layer: bool,
         n_elements: int,
         compact_tables: bool,
+        n_levels: int = 1,
     ) -> None:
         super().__init__()
         table = torch.from_numpy(elements.properties()).float()[:n_elements]
@@ -68,9 +70,12 @@ class AtomEmbedding(nn.Module):
         self.project = nn.Linear(table.shape[1], property_width) if properties and property_width else None
         self.linear = nn.Linear(width, width)
         self.second = nn.Linear(width, width) if second_layer else None
+        self.level = nn.Embedding(n_levels, width) if n_levels > 1 else None
+        if self.level is not None:
+            nn.init.zeros_(self.level.weight)  # levels begin as one
 
-    def forward(self, numbers: Tensor, tags: Tensor) -> Tensor:
-        """Atomic numbers and tags (n_atoms,) to features (n_atoms, width)."""
+    def forward(self, numbers: Tensor, tags: Tensor, levels: Tensor) -> Tensor:
+        """Atomic numbers, tags and levels (n_atoms,) to features (n_atoms, width)."""
         parts = [self.element(numbers)]
         if self.tag is not None:
             parts.append(self.tag(tags))
@@ -80,5 +85,6 @@ class AtomEmbedding(nn.Module):
         if self.period is not None and self.group is not None:
             parts.append(self.period(self.periods[numbers] - self.offset))
             parts.append(self.group(self.groups[numbers] - self.offset))
-        hidden = swish(self.linear(torch.cat(parts, dim=1)))
+        hidden = self.linear(torch.cat(parts, dim=1))
+        hidden = swish(hidden if self.level is None else hidden + self.level(levels))
         return hidden if self.second is None else swish(self.second(hidden))
