@@ -17,6 +17,7 @@ import splits
 from geocalc.metrics import energy_within_threshold, mae, rmse
 
 TARGETS = {"e_ads": "adsorption energy", "total": "total energy"}
+LARGE = "large.json"
 PEERS = {"GemNet-dT": "lmdb_fg_full_poscar/gemnet", "PaiNN": "lmdb_fg_full_poscar/painn"}
 
 
@@ -65,7 +66,8 @@ def collect(runs: Path) -> dict[str, Any]:
             pooled += predicted if name.startswith("fold") else []
         for key in ("group", "metal"):
             groups[f"{target} by {key}"] = _by(pooled, lambda sid, key=key: str(known[sid][key]))
-    return {"rows": [asdict(row) for row in rows], "groups": groups, "peers": _peers()}
+    large = json.loads((runs / LARGE).read_text()) if (runs / LARGE).exists() else None
+    return {"rows": [asdict(row) for row in rows], "groups": groups, "peers": _peers(), "large": large}
 
 
 def _read(path: Path) -> list[Predicted]:
@@ -95,7 +97,13 @@ def _by(predicted: Iterable[Predicted], name_of: Callable[[str], str]) -> dict[s
     found: dict[str, list[float]] = {}
     for one in predicted:
         found.setdefault(name_of(one.sid), []).append(abs(one.error))
-    return {name: {"n": len(errors), "mae": float(np.mean(errors))} for name, errors in sorted(found.items())}
+    return {name: _group(np.array(errors)) for name, errors in sorted(found.items())}
+
+
+def _group(errors: np.ndarray) -> dict[str, float]:
+    """Mean absolute error with its standard error (eV), and the share within 0.02 eV."""
+    error = float(errors.std(ddof=1) / math.sqrt(len(errors))) if len(errors) > 1 else float("nan")
+    return {"n": len(errors), "mae": float(errors.mean()), "se": error, "within_0p02": energy_within_threshold(errors)}
 
 
 def _peers() -> dict[str, float]:
@@ -112,6 +120,7 @@ def write(results: dict[str, Any], readme: Path) -> None:
     for name, table in (
         ("folds", _folds(rows, results["peers"])),
         ("harder", _harder(rows)),
+        ("large", _large(results["large"])),
         ("groups", _groups(results["groups"])),
     ):
         head, rest = text.split(f"<!-- {name} -->")
@@ -158,6 +167,19 @@ def _harder(rows: Sequence[Row]) -> str:
     return "\n".join([HEAD, LINE, *(_line(row) for row in chosen)]) if chosen else "Not measured yet."
 
 
+def _group_cells(found: dict[str, float]) -> str:
+    return f"{found['mae']:.3f} ± {found['se']:.3f} | {100 * found['within_0p02']:.0f} %"
+
+
+def _large(found: dict[str, float] | None) -> str:
+    if found is None:
+        return "Not measured yet."
+    return (
+        f"The mean of the networks has an error of {found['mae']:.2f} eV on {found['n']:.0f} of them, where one energy for all molecules "
+        f"of a slab has {found['null']:.2f} eV."
+    )
+
+
 def _groups(groups: dict[str, dict[str, dict[str, float]]]) -> str:
     tables = []
     for key in ("group", "metal"):
@@ -166,13 +188,12 @@ def _groups(groups: dict[str, dict[str, dict[str, float]]]) -> str:
             continue
         lines = [
             f"| {'family' if key == 'group' else key} | structures | "
-            + " | ".join(f"{TARGETS[t]}, MAE (eV)" for t in measured)
+            + " | ".join(f"{TARGETS[t]}, MAE (eV) | within 0.02 eV" for t in measured)
             + " |"
         ]
-        lines.append("|---|---|" + "---|" * len(measured))
+        lines.append("|---|---|" + "---|---|" * len(measured))
         for name, found in next(iter(measured.values())).items():
-            lines.append(
-                f"| {name} | {found['n']:.0f} | " + " | ".join(f"{m[name]['mae']:.3f}" for m in measured.values()) + " |"
-            )
+            cells = " | ".join(_group_cells(m[name]) for m in measured.values())
+            lines.append(f"| {name} | {found['n']:.0f} | {cells} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables) or "Not measured yet."
