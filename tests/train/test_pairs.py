@@ -77,7 +77,7 @@ def values_of(folder: Path, **training: object) -> dict:
 
 
 def samples_of(folder: Path) -> list[Sample]:
-    return read_store(prepare(Recipe.parse(values_of(folder), "test"), folder / "data"))
+    return list(read_store(prepare(Recipe.parse(values_of(folder), "test"), folder / "data")))
 
 
 def test_pairs_hold_the_relaxed_energy_and_the_way_there(tmp_path: Path) -> None:
