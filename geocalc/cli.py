@@ -249,6 +249,7 @@ def evaluate(
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--devices", type=int, default=1, show_default=True, help="Processes or GPUs.")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of each process on a CPU.")
+@click.option("--tensorboard", is_flag=True, help="Keep the learning curve for TensorBoard too, in the run folder.")
 def train(
     recipe: Path,
     out: Path | None,
@@ -258,6 +259,7 @@ def train(
     device: str,
     devices: int,
     threads: int,
+    tensorboard: bool,
 ) -> None:
     """Train a model from a RECIPE (YAML); killed runs go on with --resume as if nothing had happened.
 
@@ -267,7 +269,7 @@ def train(
     from geocalc.commands.train import train_command
 
     report = _train_line if sys.stderr.isatty() else None
-    said = train_command(recipe, out, resume, assignments, device, devices, threads, report, begin)
+    said = train_command(recipe, out, resume, assignments, device, devices, threads, report, begin, tensorboard)
     if said is not None:
         click.echo(said)
 

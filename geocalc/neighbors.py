@@ -47,6 +47,15 @@ class Graph:
         """Number of directed edges."""
         return self.senders.shape[0]
 
+    def to(self, device: torch.device) -> Graph:
+        """The same edges on another device."""
+        return Graph(
+            senders=self.senders.to(device),
+            receivers=self.receivers.to(device),
+            shifts=self.shifts.to(device),
+            n_truncated=self.n_truncated,
+        )
+
 
 def build_graph(systems: Systems, cutoff: float, max_neighbors: int | None = None) -> Graph:
     """Connect every atom to its neighbours within `cutoff`, periodic images included.
@@ -65,6 +74,21 @@ def build_graph(systems: Systems, cutoff: float, max_neighbors: int | None = Non
     """
     _check_settings(cutoff, max_neighbors)
     return _graph(_list_edges(systems, cutoff), systems, max_neighbors)
+
+
+def count_edges(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> int:
+    """Directed edges of one structure; its graph has as many, but for edges of exactly the length of the cutoff.
+
+    Args:
+        positions: (n_atoms, 3) Angstrom. cell: (3, 3) Angstrom, rows are lattice vectors. pbc: (3,) bool. cutoff: Angstrom.
+    Raises:
+        InputError: as `build_graph`.
+    """
+    _check_settings(cutoff, None)
+    if len(positions) == 0:
+        return 0
+    completed = searchable(positions, cell, pbc, cutoff)
+    return len(_searcher(cutoff).compute(positions, completed, pbc.tolist(), "P")[0])
 
 
 class NeighborCache:

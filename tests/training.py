@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from ase import Atoms
 from ase.calculators.emt import EMT
@@ -16,7 +17,13 @@ from ase.io import write
 from lightning_fabric import Fabric
 from structures import adslab, rattled
 
+from geocalc.train.ema import WeightAverage
+from geocalc.train.feed import feed_of
+from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe
+from geocalc.train.run import Run, start
+from geocalc.train.steps import update
+from geocalc.train.store import Samples, read_store
 
 TINY = {
     "cutoff": 3.5,
@@ -109,3 +116,26 @@ def write_recipe(path: Path, values: dict[str, Any]) -> Path:
 def cpu_fabric() -> Fabric:
     """One process on the CPU."""
     return Fabric(accelerator="cpu", devices=1, precision="32-true")
+
+
+def in_double(recipe: Recipe, folder: Path) -> tuple[Run, Samples]:
+    """A run in float64 before its first step, in which the order of sums is all but forgotten, and its samples."""
+    samples = read_store(prepare(recipe, folder))
+    run = start(recipe, samples.training)
+    run.model.network.double()
+    run.average = WeightAverage(run.model.network, recipe.training.ema_decay)
+    return run, samples
+
+
+def weights_after(recipe: Recipe, folder: Path, steps: int) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Weights of a run in float64 after some steps, and the loss of each."""
+    run, samples = in_double(recipe, folder)
+    feed = feed_of(samples, recipe, run.model, cpu_fabric())
+    losses = [float(update(run, feed.batch(step), recipe, step, cpu_fabric()).total) for step in range(steps)]
+    return dict(run.model.network.state_dict()), losses
+
+
+def assert_equal_to_rounding(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> None:
+    """Weights agree to 1e-9: sums in another order move gradients by 1e-16 of their size, and AdamW's quotients make 1e-12 of it."""
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=0.0, atol=1e-9, msg=lambda told, name=name: f"{name}: {told}")

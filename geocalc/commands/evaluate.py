@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from importlib.util import find_spec
@@ -118,11 +118,12 @@ def _pairs(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | 
     return results
 
 
-def _held_out(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None) -> dict[str, list[Sample]]:
+def _held_out(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None) -> dict[str, Sequence[Sample]]:
     if recipe is None:
         return {data.name: samples_of_file(data, model.card.reads_tags)}
-    held_out = [s for s in read_store(prepare(recipe, Path("runs") / "data")) if s.validation]
-    return {str(recipe.data.sources[k].path): [s for s in held_out if s.source == k] for k in _chosen(recipe.data, source)}
+    held_out = read_store(prepare(recipe, Path("runs") / "data")).held_out
+    chosen = _chosen(recipe.data, source)
+    return {str(recipe.data.sources[k].path): held_out.where(held_out.known.source == k) for k in chosen}
 
 
 def _plot_single_points(told: Predictions, out: Path, stem: str) -> None:

@@ -16,9 +16,11 @@ from geocalc.settings import override, read_yaml
 from geocalc.train.checkpoint import steps_done
 from geocalc.train.curve import draw_curve
 from geocalc.train.finetune import tuned_values
-from geocalc.train.loop import Progress, train
+from geocalc.train.loop import Evaluation, Progress, train
 from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
-from geocalc.train.run_files import CHECKPOINT, METRICS
+from geocalc.train.run_files import CHECKPOINT, METRICS, read_log
+from geocalc.train.scalars import Scalars, require_tensorboard
+from geocalc.train.stopping import is_over
 
 LABELS = {
     "energy_mae": "energy MAE (eV)",
@@ -38,6 +40,7 @@ def train_command(
     threads: int = 1,
     report: Callable[[Progress], None] | None = None,
     begin: str | None = None,
+    tensorboard: bool = False,
 ) -> str | None:
     """Train a recipe file; returns a sentence that says how far it came, in the first process alone.
 
@@ -45,9 +48,13 @@ def train_command(
         recipe_path: YAML. out: run folder, by default `runs/<name>`. resume: go on from its checkpoint.
         assignments: `a.b=1` overrides. device: auto, cpu or cuda. devices: processes. threads: of each process on a CPU.
         report: told of progress. begin: model to go on with; `recipe_path` may then be a file of labelled structures.
+        tensorboard: keep the learning curve for TensorBoard too, in the run folder.
     Raises:
         RecipeError, InputError: the recipe, its data, or the folder is not right.
+        MissingDependencyError: tensorboard is wanted and not installed.
     """
+    if tensorboard:
+        require_tensorboard()
     recipe = read_recipe(recipe_path, assignments) if begin is None else _tuned(recipe_path, begin, assignments)
     folder = out or Path("runs") / recipe.name
     if (folder / CHECKPOINT).exists() and not resume:
@@ -59,15 +66,40 @@ def train_command(
     fabric = Fabric(accelerator=kind, devices=devices, precision=recipe.training.precision, strategy="auto")
     if devices > 1:
         fabric.launch()
+    scalars = Scalars(folder, steps_done(folder / CHECKPOINT)) if tensorboard and fabric.is_global_zero else None
     with told_at_the_end():
-        train(recipe, folder, folder.parent / "data", fabric, report or (lambda progress: None))
+        _train(recipe, folder, fabric, report, scalars)
     if not fabric.is_global_zero:
         return None
     draw_curve(folder)
-    done, steps = steps_done(folder / CHECKPOINT), recipe.training.steps
-    if done < steps:
+    done, steps, patience = steps_done(folder / CHECKPOINT), recipe.training.steps, recipe.training.patience
+    over = is_over(read_log(folder), patience)
+    if done < steps and not over:
         return f"{folder}: stopped after {done} of {steps} steps; the same command with --resume goes on"
-    return _compared(folder) + f"{folder}: done; `geocalc register {folder} --name NAME` makes it a model"
+    early = f" after {done} of {steps} steps, since {patience} evaluations brought no smaller error" if over else ""
+    return _compared(folder) + f"{folder}: done{early}; `geocalc register {folder} --name NAME` makes it a model"
+
+
+def _train(
+    recipe: Recipe, folder: Path, fabric: Fabric, report: Callable[[Progress], None] | None, scalars: Scalars | None
+) -> None:
+    """Train, and tell whoever listens."""
+
+    def progressed(now: Progress) -> None:
+        if report is not None:
+            report(now)
+        if scalars is not None:
+            scalars.progress(now)
+
+    def evaluated(now: Evaluation) -> None:
+        if scalars is not None:
+            scalars.evaluation(now)
+
+    try:
+        train(recipe, folder, folder.parent / "data", fabric, progressed, evaluated)
+    finally:
+        if scalars is not None:
+            scalars.close()
 
 
 def _tuned(path: Path, begin: str, assignments: tuple[str, ...]) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,19 +36,57 @@ def save_checkpoint(
         tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
     counters = {"step": step, "n_updates": average.n_updates, "file": f"state-{step}.safetensors"}
     target = folder / str(counters["file"])
+    _save(tensors, target)
+    write_whole(folder / COUNTERS, [json.dumps(counters)])
+    for old in [*folder.glob("state-*.safetensors"), *folder.glob("state-*.part")]:
+        if old != target:
+            old.unlink(missing_ok=True)
+
+
+def save_best(folder: Path, step: int, network: nn.Module) -> None:
+    """Write the averaged weights of an evaluation that no other has beaten; those before stay until `forget_others`.
+
+    Raises:
+        RunFolderError: the disk is full or cannot be written.
+    """
+    _save(network.state_dict(), folder / _best(step))
+
+
+def load_best(folder: Path, step: int, network: nn.Module) -> None:
+    """Put the weights of `save_best` into a network.
+
+    Raises:
+        ModelFileError: they belong to another network, or are damaged.
+    """
+    weights = _load(folder / _best(step))
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelFileError(f"{folder / _best(step)} is of another network: {' '.join(str(error).split())}") from None
+
+
+def forget_others(folder: Path, best: int | None) -> None:
+    """Remove the best weights of other steps than `best`: once a checkpoint knows of it, no resumed run will ask for them."""
+    for old in folder.glob(_best("*")):
+        if best is None or old.name != _best(best):
+            old.unlink(missing_ok=True)
+
+
+def _best(step: int | str) -> str:
+    return f"best-{step}.safetensors"
+
+
+def _save(tensors: Mapping[str, Tensor], target: Path) -> None:
+    """Write a file as a whole or not at all."""
     part = target.with_suffix(".part")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part)
         os.replace(part, target)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             part.unlink()
         raise RunFolderError(f"cannot write the checkpoint {target}: {error}; the one before it is safe") from None
-    write_whole(folder / COUNTERS, [json.dumps(counters)])
-    for old in [*folder.glob("state-*.safetensors"), *folder.glob("state-*.part")]:
-        if old != target:
-            old.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage) -> int:
@@ -94,9 +133,11 @@ def _counters(folder: Path) -> dict[str, Any]:
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     counters = _counters(folder)
+    return counters, _load(folder / counters["file"])
+
+
+def _load(path: Path) -> dict[str, Tensor]:
     try:
-        return counters, load_file(folder / counters["file"])
+        return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ModelFileError(
-            f"cannot read the checkpoint {folder / counters['file']}: {error}; start the run again in another folder"
-        ) from None
+        raise ModelFileError(f"cannot read the checkpoint {path}: {error}; start the run again in another folder") from None

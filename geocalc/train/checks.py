@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -43,9 +43,17 @@ def check_samples(samples: Sequence[Sample], names: Sequence[str]) -> None:
     Raises:
         InputError: the energy does not follow the forces along the relaxations of a source.
     """
-    for number, name in enumerate(names):
-        _check_units([s for s in samples if s.source == number], name)
-    _warn_of_leaks(samples)
+    steps, contents, held_out = [array("d") for _ in names], array("Q"), array("B")
+    before: Sample | None = None
+    for sample in samples:
+        contents.append(_content(sample))
+        held_out.append(sample.validation)
+        if before is not None and _follows(before, sample):
+            steps[sample.source].extend(_step(before, sample))
+        before = sample
+    for found, name in zip(steps, names, strict=True):
+        _check_units(np.array(found).reshape(-1, 3), name)
+    _warn_of_leaks(samples, np.array(contents), np.array(held_out) > 0)
 
 
 def check_levels(values: Sequence[str], name: str) -> None:
@@ -65,12 +73,12 @@ def check_levels(values: Sequence[str], name: str) -> None:
         )
 
 
-def _check_units(samples: Sequence[Sample], name: str) -> None:
-    steps = [(change, work, len(one.numbers)) for one, change, work in _steps(samples)]
-    pairs = [step for step in steps if max(abs(step[0]), abs(step[1])) > PLAIN_WORK and step[1]]
+def _check_units(steps: np.ndarray, name: str) -> None:
+    """Compare changes of the energy with the work done; rows as from `_step`, (n, 3)."""
+    pairs = steps[(np.abs(steps[:, :2]).max(axis=1, initial=0.0) > PLAIN_WORK) & (steps[:, 1] != 0)]
     if len(pairs) < ENOUGH:
         return
-    change, work, size = (np.array(column) for column in zip(*pairs, strict=True))
+    change, work, size = pairs.T
     ratio = float(np.median(change / work))
     if 1 - 3 * NEAR < ratio < 1 + 3 * NEAR:
         return
@@ -86,29 +94,36 @@ def _check_units(samples: Sequence[Sample], name: str) -> None:
     )
 
 
-def _steps(samples: Sequence[Sample]) -> Iterator[tuple[Sample, float, float]]:
-    """Neighbouring frames of one relaxation: the later, the change of the energy, and the work of the mean forces."""
-    for one, other in pairwise(samples):
-        if one.group != other.group or other.frame != one.frame + 1 or not np.array_equal(one.numbers, other.numbers):
-            continue
-        move = other.positions - one.positions
-        yield other, other.energy - one.energy, -0.5 * float(np.sum((one.forces + other.forces) * move))
+def _follows(one: Sample, other: Sample) -> bool:
+    """Whether two samples are neighbouring frames of a relaxation."""
+    same = (one.source, one.group, one.frame + 1) == (other.source, other.group, other.frame)
+    return same and np.array_equal(one.numbers, other.numbers)
 
 
-def _warn_of_leaks(samples: Sequence[Sample]) -> None:
-    learnt = {_content(s): s.group for s in samples if not s.validation}
-    found = [(s.group, learnt[key]) for s in samples if s.validation and (key := _content(s)) in learnt]
-    if found:
-        told = ", ".join(f"{held} = {other}" for held, other in dict(found[:SHOWN]).items())
-        warnings.warn(
-            f"{len(found)} held-out structures are also in the training data ({told}); errors on them are too small: give the "
-            "relaxations that share structures one name, or remove the copies",
-            DataWarning,
-            stacklevel=2,
-        )
+def _step(one: Sample, other: Sample) -> tuple[float, float, int]:
+    """From one frame to the next: change of the energy and work of the mean forces in eV, and the number of atoms."""
+    work = -0.5 * float(np.sum((one.forces + other.forces) * (other.positions - one.positions)))
+    return other.energy - one.energy, work, len(one.numbers)
 
 
-def _content(sample: Sample) -> bytes:
+def _warn_of_leaks(samples: Sequence[Sample], contents: np.ndarray, held_out: np.ndarray) -> None:
+    leaked = np.flatnonzero(held_out & np.isin(contents, contents[~held_out]))
+    if not len(leaked):
+        return
+    shown = []
+    for place in leaked[:SHOWN]:
+        twin = np.flatnonzero((contents == contents[place]) & ~held_out)[-1]
+        shown.append(f"{samples[int(place)].group} = {samples[int(twin)].group}")
+    warnings.warn(
+        f"{len(leaked)} held-out structures are also in the training data ({', '.join(dict.fromkeys(shown))}); errors on them are too "
+        "small: give the relaxations that share structures one name, or remove the copies",
+        DataWarning,
+        stacklevel=3,
+    )
+
+
+def _content(sample: Sample) -> int:
     """Equal for structures with the same atoms at the same places, to a thousandth of an Angstrom."""
     parts = (sample.numbers, np.round(sample.positions, 3) + 0.0, np.round(sample.cell, 3) + 0.0)
-    return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).digest()
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).digest()
+    return int.from_bytes(digest[:8], "big")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from geocalc.card import Task
 from geocalc.errors import RecipeError
 from geocalc.systems import Prediction, Systems
 from geocalc.train.batches import Labels
 from geocalc.train.recipe import Training
 
 TINY = 1e-12  # keeps the derivative of a norm finite at zero, and quotients of what is not there
-
-Across = Callable[[Tensor], Tensor]  # mean over processes of what each has counted in its share of a batch
 
 
 @dataclass(frozen=True)
@@ -27,9 +25,14 @@ class Losses:
     vectors: Tensor
 
 
-def alone(counts: Tensor) -> Tensor:
-    """The counts of a batch that one process has whole."""
-    return counts
+def extent(systems: Systems, settings: Training, task: Task) -> Tensor:
+    """What losses are means over, (3,) float64: structures, weight of the atoms with vectors, atoms of the substrate.
+
+    Extents of parts of a batch add up to that of the batch.
+    """
+    vectors = _free(systems) if task is Task.IS2RE else _force_weight(systems, settings)
+    still = _still(systems).sum() if settings.substrate_weight else vectors.new_zeros(())
+    return torch.stack([vectors.new_tensor(systems.n_systems), vectors.sum(), still.double()])
 
 
 def loss(
@@ -39,7 +42,7 @@ def loss(
     labels: Labels,
     settings: Training,
     scale: float,
-    across: Across = alone,
+    whole: Tensor | None = None,
 ) -> Losses:
     """L1 of the energy and mean L2 norm of the force error, both in units of the energy scale.
 
@@ -49,11 +52,10 @@ def loss(
         systems, labels: the batch and its targets.
         settings: weights; atoms that are held fixed count `fixed_force_weight`.
         scale: eV per network unit.
-        across: where the batch is one process's share, so that the mean of the losses of all is that of the whole batch.
+        whole: extent of the batch that this is a part of, so that the losses of all parts add up to that of the whole batch.
     """
-    weight = torch.where(systems.fixed.all(1), settings.fixed_force_weight, 1.0).to(labels.forces.dtype)
-    still = _still(systems) if settings.substrate_weight else systems.tags < 0
-    n_systems, n_weight, n_still = _counts(across, weight.new_tensor(systems.n_systems), weight.sum(), still.sum())
+    weight = _force_weight(systems, settings)
+    n_systems, n_weight, n_still = _extent(whole, systems, settings, Task.S2EF)
     energy = (prediction.energy - labels.energy).abs().sum() / n_systems
     zero = energy.new_zeros(())
     gradient = zero if prediction.forces is None else _vector_error(prediction.forces, labels.forces, weight) / n_weight
@@ -61,7 +63,7 @@ def loss(
     target = zero
     if direct is not None and prediction.forces is not None and settings.gradient_target_weight:
         target = _vector_error(direct, prediction.forces.detach(), weight) / n_weight
-    substrate = _substrate(prediction.atom_energies, still) / n_still if settings.substrate_weight else zero
+    substrate = _substrate(prediction.atom_energies, _still(systems)) / n_still if settings.substrate_weight else zero
     total = (
         settings.energy_weight * energy
         + settings.substrate_weight * substrate
@@ -79,27 +81,34 @@ def pair_loss(
     settings: Training,
     energy_scale: float,
     length_scale: float,
-    across: Across = alone,
+    whole: Tensor | None = None,
 ) -> Losses:
     """L1 of the relaxed energy and mean length of the error of displacements, each in its own unit.
 
     Args:
         prediction: energy (n_systems,) and, where the network has the head, displacement (n_atoms, 3).
         systems, labels: the atoms that were seen and the targets; atoms that are held fixed do not count.
-        settings: weights. energy_scale, length_scale: eV and Angstrom per network unit. across: see `loss`.
+        settings: weights. energy_scale, length_scale: eV and Angstrom per network unit. whole: see `loss`.
     """
-    free = (~systems.fixed).all(1).to(labels.energy.dtype)
-    n_systems, n_free = _counts(across, free.new_tensor(systems.n_systems), free.sum())
+    n_systems, n_free, _ = _extent(whole, systems, settings, Task.IS2RE)
     energy = (prediction.energy - labels.energy).abs().sum() / n_systems
     vectors = energy.new_zeros(())
     if prediction.displacement is not None:
-        vectors = _vector_error(prediction.displacement, labels.displacement, free) / n_free
+        vectors = _vector_error(prediction.displacement, labels.displacement, _free(systems)) / n_free
     total = settings.energy_weight * energy / energy_scale + settings.displacement_weight * vectors / length_scale
     return Losses(total, energy.detach(), vectors.detach())
 
 
-def _counts(across: Across, *counts: Tensor) -> tuple[Tensor, ...]:
-    return across(torch.stack([count.double() for count in counts])).clamp(min=TINY).unbind()
+def _extent(whole: Tensor | None, systems: Systems, settings: Training, task: Task) -> tuple[Tensor, ...]:
+    return (extent(systems, settings, task) if whole is None else whole).clamp(min=TINY).unbind()
+
+
+def _force_weight(systems: Systems, settings: Training) -> Tensor:
+    return torch.where(systems.fixed.all(1), settings.fixed_force_weight, 1.0).double()
+
+
+def _free(systems: Systems) -> Tensor:
+    return (~systems.fixed).all(1).double()
 
 
 def _vector_error(predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:

@@ -104,7 +104,15 @@ class Training(Settings):
     """Optimisation; energies in eV, lengths in Angstrom."""
 
     steps: int = Field(ge=1, description="all steps, those of `finish` too")
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, description="structures behind one step of the optimiser, over all processes")
+    accumulate: int = Field(
+        1, ge=1, description="micro-batches that a process cuts its share of a batch into; the same step with less memory"
+    )
+    max_edges: int | None = Field(
+        None, ge=1, description="edges that a process computes together; larger shares are cut into more micro-batches"
+    )
+    balance: bool = Field(True, description="processes get equal numbers of edges of each batch, about; without, of structures")
+    workers: int = Field(0, ge=0, description="processes that prepare batches ahead, for each process that trains")
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup_share: float = Field(0.03, ge=0, lt=1)
@@ -128,6 +136,11 @@ class Training(Settings):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     seed: int = 0
     evaluate_every: int = Field(1000, ge=1)
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="evaluations without a smaller validation error that end the run; the best averaged weights are the result",
+    )
     checkpoint_every: int = Field(500, ge=1)
     log_every: int = Field(50, ge=1)
     max_seconds: float | None = Field(None, gt=0, description="stop and checkpoint after this wall time; resume continues")
@@ -236,6 +249,11 @@ def check_forces(recipe: Recipe, where: str) -> None:
             frame_policy(name)
         except InputError as error:
             raise RecipeError(f"{where}: `{key}`: {error}") from None
+    if training.accumulate > training.batch_size:
+        raise RecipeError(
+            f"{where}: `training.accumulate` is {training.accumulate}, more micro-batches than training.batch_size has structures "
+            f"({training.batch_size})"
+        )
     if training.first_steps < 1:
         raise RecipeError(
             f"{where}: `training.finish.steps` must be fewer than training.steps ({training.steps}), of which they are a part"

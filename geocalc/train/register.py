@@ -24,11 +24,13 @@ from geocalc.intervals import FEWEST, Calibration, calibrate
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential
 from geocalc.registry import CARD, WEIGHTS, list_models, search_path, write_card
 from geocalc.train.checkpoint import COUNTERS, load_checkpoint, steps_done
-from geocalc.train.loop import score, start
 from geocalc.train.pair_metrics import pair_predictions
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, read_recipe
-from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, make_folder
+from geocalc.train.run import start
+from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, make_folder, read_log
+from geocalc.train.score import score
+from geocalc.train.stopping import final_model, is_over
 from geocalc.train.store import Sample, read_store
 
 BELONGS = ("task", "about", "model", "data", "references", "start")  # parts of recipes that an ensemble has in common
@@ -57,17 +59,17 @@ def register(run: Path | Sequence[Path], name: str, folder: Path, data_folder: P
             )
     _check_name(name, folder)
     samples = read_store(prepare(recipe, data_folder))
-    training = [s for s in samples if not s.validation]
+    training = samples.training
     models = [_trained(one, of, training) for one, of in zip(runs, recipes, strict=True)]
     model, measured = models[0], (runs[0] / METRICS).read_text()
     if len(models) > 1:
         model.network = Ensemble([one.network for one in models])
-        errors = score(model, recipe, [s for s in samples if s.validation], torch.device("cpu"))
+        errors = score(model, recipe, samples.held_out, torch.device("cpu"))
         measured = json.dumps({"validation": errors, "members": len(models)}, indent=1) + "\n"
     content = save({key: value.detach().float().contiguous() for key, value in model.network.state_dict().items()})
     card = make_card(recipe, name, training, model, hashlib.sha256(content).hexdigest(), len(models))
     if recipe.task is Task.IS2RE:
-        card = card.model_copy(update={"calibration": _calibrated(model, recipe, [s for s in samples if s.validation])})
+        card = card.model_copy(update={"calibration": _calibrated(model, recipe, samples.held_out)})
     make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
         draft = Path(scratch) / name
@@ -88,7 +90,8 @@ def _finished_recipe(run: Path) -> Recipe:
         raise InputError(f"{run} is not a training run: it needs {RECIPE} and a checkpoint; give the folder of `geocalc train`")
     recipe = read_recipe(run / RECIPE)
     done = steps_done(checkpoint)
-    if done < recipe.training.steps or not (run / METRICS).is_file():
+    ended = done >= recipe.training.steps or is_over(read_log(run), recipe.training.patience)
+    if not ended or not (run / METRICS).is_file():
         raise InputError(
             f"{run} has done {done} of {recipe.training.steps} steps; finish it with `geocalc train ... --resume` first"
         )
@@ -108,7 +111,7 @@ def _calibrated(model: EnergyModel, recipe: Recipe, held_out: Sequence[Sample]) 
 def _trained(run: Path, recipe: Recipe, training: Sequence[Sample]) -> EnergyModel:
     finished = start(recipe, training)
     load_checkpoint(run / CHECKPOINT, finished.model.network, finished.optimizer, finished.average)
-    return finished.averaged()
+    return final_model(finished, run, recipe.training.patience)
 
 
 def _check_name(name: str, folder: Path) -> None:

@@ -1,22 +1,27 @@
-"""Prepared training data: one LMDB of plain arrays, with the schema version inside."""
+"""Prepared training data: one LMDB of plain arrays, with the schema version inside, read sample by sample."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import lmdb
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from geocalc.errors import InputError, RunFolderError
+from geocalc.neighbors import count_edges
 
-SCHEMA = 2
-MAP_SIZE = 1 << 36  # bytes of address space, not of disk
-_META = b"meta"
+SCHEMA = 3
+MAP_SIZE = 1 << 40  # bytes of address space, not of disk
+NEAR = 5.0  # Angstrom; how far the edges reach by which structures are compared in size, whatever the network's cutoff
+TOGETHER = 256  # samples read at once by whoever goes through all of them
+_META, _INDEX = b"meta", b"index"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,46 @@ class Sample:
 
 
 _ARRAYS = ("numbers", "tags", "positions", "forces", "relaxed", "fixed", "cell", "pbc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """What is known of samples without reading them; everything else stays on the disk.
+
+    Attributes:
+        source: (n,) index into the recipe's sources. relaxation: (n,) number of the relaxation, by first appearance.
+        validation: (n,) bool, held out. n_edges: (n,) directed edges no longer than `NEAR`.
+    """
+
+    source: np.ndarray
+    relaxation: np.ndarray
+    validation: np.ndarray
+    n_edges: np.ndarray
+
+    def rows(self, chosen: np.ndarray) -> Index:
+        """The same of some samples, by number."""
+        return Index(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+
+
+def index_of(samples: Iterable[Sample]) -> Index:
+    """The index of samples in order.
+
+    Raises:
+        InputError: no neighbour list can be made of one; the message names it.
+    """
+    rows, seen = array("q"), dict[tuple[int, str], int]()
+    for sample in samples:
+        relaxation = seen.setdefault((sample.source, sample.group), len(seen))
+        rows.extend((sample.source, relaxation, sample.validation, _size(sample)))
+    table = np.array(rows, dtype=np.int64).reshape(-1, 4).astype(np.int32)
+    return Index(source=table[:, 0], relaxation=table[:, 1], validation=table[:, 2] > 0, n_edges=table[:, 3])
+
+
+def _size(sample: Sample) -> int:
+    try:
+        return count_edges(sample.positions, sample.cell, sample.pbc, NEAR)
+    except InputError as error:
+        raise InputError(f"frame {sample.frame} of relaxation {sample.group}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +133,29 @@ def _unwritable(path: Path, error: Exception) -> RunFolderError:
 
 
 def _write(env: lmdb.Environment, samples: Iterable[Sample], key: str, dropped: dict[str, int]) -> StoreInfo:
-    n = 0
     with env.begin(write=True) as transaction:
-        for n, sample in enumerate(samples, start=1):
-            arrays = {name: np.ascontiguousarray(getattr(sample, name)) for name in _ARRAYS}
-            rest = {"energy": sample.energy, "group": sample.group, "frame": sample.frame}
-            rest |= {"source": sample.source, "validation": sample.validation}
-            transaction.put(b"%012d" % (n - 1), save(arrays | {"rest": np.frombuffer(json.dumps(rest).encode(), np.uint8)}))
-        info = StoreInfo(schema=SCHEMA, key=key, n_samples=n, dropped=dict(dropped))
+
+        def stored() -> Iterator[Sample]:
+            for number, sample in enumerate(samples):
+                transaction.put(_key(number), _pack(sample))
+                yield sample
+
+        index = index_of(stored())
+        info = StoreInfo(schema=SCHEMA, key=key, n_samples=len(index.source), dropped=dict(dropped))
+        transaction.put(_INDEX, save({f.name: np.ascontiguousarray(getattr(index, f.name)) for f in fields(index)}))
         transaction.put(_META, json.dumps(asdict(info)).encode())
     return info
+
+
+def _key(number: int) -> bytes:
+    return b"%012d" % number
+
+
+def _pack(sample: Sample) -> bytes:
+    arrays = {name: np.ascontiguousarray(getattr(sample, name)) for name in _ARRAYS}
+    rest = {"energy": sample.energy, "group": sample.group, "frame": sample.frame}
+    rest |= {"source": sample.source, "validation": sample.validation}
+    return save(arrays | {"rest": np.frombuffer(json.dumps(rest).encode(), np.uint8)})
 
 
 def _remove(path: Path) -> None:
@@ -126,14 +184,83 @@ def read_info(path: Path) -> StoreInfo | None:
     return info
 
 
-def read_store(path: Path) -> list[Sample]:
-    """Every sample, in order."""
-    with _open(path) as env, env.begin() as transaction:
-        return [_unpack(value) for key, value in transaction.cursor() if key != _META]
+class Samples(Sequence[Sample]):
+    """Samples of a store, read from the disk whenever they are asked for and never kept; the file is open only while they are.
+
+    Args:
+        path: of the store. numbers: (n,) places in it, in the order wanted. known: of these samples.
+    """
+
+    def __init__(self, path: Path, numbers: np.ndarray, known: Index) -> None:
+        self._path, self._numbers, self.known = path, numbers, known
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> Sample: ...
+    @overload
+    def __getitem__(self, place: slice) -> Samples: ...
+    def __getitem__(self, place: int | slice) -> Sample | Samples:
+        """One sample, or a part that reads nothing yet."""
+        if isinstance(place, slice):
+            return self.where(np.arange(len(self))[place])
+        return self.read([range(len(self))[place]])[0]
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Every sample in order, a few in memory at a time."""
+        for start in range(0, len(self), TOGETHER):
+            yield from self.read(range(start, min(start + TOGETHER, len(self))))
+
+    def where(self, chosen: np.ndarray) -> Samples:
+        """Some of the samples, by place or by a mask (n,); reads nothing."""
+        return Samples(self._path, self._numbers[chosen], self.known.rows(chosen))
+
+    @property
+    def held_out(self) -> Samples:
+        """Those of the validation split."""
+        return self.where(self.known.validation)
+
+    @property
+    def training(self) -> Samples:
+        """Those that are learnt from."""
+        return self.where(~self.known.validation)
+
+    def read(self, places: Sequence[int]) -> list[Sample]:
+        """The samples at some places, in the order of these.
+
+        Raises:
+            InputError: the store is gone or damaged.
+        """
+        try:
+            with _open(self._path) as env, env.begin() as transaction:
+                found = [transaction.get(_key(int(self._numbers[place]))) for place in places]
+        except lmdb.Error as error:
+            raise InputError(
+                f"cannot read the prepared data {self._path}: {error}; with --resume they are made again"
+            ) from None
+        if None in found:
+            raise InputError(f"{self._path} does not hold all of its samples; delete it to prepare it again")
+        return [_unpack(value) for value in found]
+
+
+def read_store(path: Path) -> Samples:
+    """Every sample, in order; only the index is read now.
+
+    Raises:
+        InputError: the store is gone or damaged.
+    """
+    try:
+        with _open(path) as env, env.begin() as transaction:
+            index = Index(**load(transaction.get(_INDEX)))
+    except (lmdb.Error, SafetensorError, TypeError) as error:
+        raise InputError(f"cannot read the prepared data {path}: {error}; delete the file to prepare it again") from None
+    return Samples(path, np.arange(len(index.source)), index)
 
 
 def _unpack(value: bytes) -> Sample:
-    content: dict[str, Any] = dict(load(bytes(value)))
+    content: dict[str, Any] = dict(load(value))
     rest = json.loads(content.pop("rest").tobytes())
     return Sample(**content, **rest)
 

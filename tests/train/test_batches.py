@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training import make_recipe, recipe_values
+from training import recipe_values
 
-from geocalc.train.batches import Schedule, collate
+from geocalc.train.batches import collate
 from geocalc.train.recipe import Recipe
-from geocalc.train.store import Sample
+from geocalc.train.schedule import Schedule
+from geocalc.train.store import Sample, index_of
 
 
 def sample(group: str, frame: int, source: int = 0, validation: bool = False, n_atoms: int = 2) -> Sample:
@@ -44,19 +45,19 @@ def recipe_of(batch_size: int = 4, frames: int = 3, weights: tuple[float, ...] =
 
 
 def epoch(given: list[Sample], recipe: Recipe, number: int = 0) -> list[Sample]:
-    schedule = Schedule(given, recipe)
+    schedule = Schedule(index_of(given), recipe)
     n = schedule.batches_per_epoch
     return [given[i] for step in range(number * n, (number + 1) * n) for i in schedule.batch(step)]
 
 
 def test_a_batch_is_a_function_of_seed_and_step_alone():
     given, recipe = samples(12, 5), recipe_of()
-    straight = Schedule(given, recipe)
+    straight = Schedule(index_of(given), recipe)
     steps = list(range(3 * straight.batches_per_epoch))
     batches = [straight.batch(step) for step in steps]
-    again = Schedule(given, recipe)
+    again = Schedule(index_of(given), recipe)
     assert {step: again.batch(step) for step in reversed(steps)} == dict(zip(steps, batches, strict=True))
-    other = Schedule(given, recipe_of(seed=1))
+    other = Schedule(index_of(given), recipe_of(seed=1))
     assert [other.batch(step) for step in steps] != batches
     assert batches[: straight.batches_per_epoch] != batches[straight.batches_per_epoch : 2 * straight.batches_per_epoch]
 
@@ -90,7 +91,7 @@ def test_few_frames_per_relaxation(frames):
 
 def test_held_out_samples_are_never_drawn():
     given = [replace(s, validation=int(s.group) % 3 == 0) for s in samples(12, 3)]
-    schedule = Schedule(given, recipe_of())
+    schedule = Schedule(index_of(given), recipe_of())
     drawn = {i for step in range(10 * schedule.batches_per_epoch) for i in schedule.batch(step)}
     assert not any(given[i].validation for i in drawn)
     assert drawn == {i for i, s in enumerate(given) if not s.validation}
@@ -103,12 +104,12 @@ def test_source_weights_repeat_and_thin_out_relaxations():
     for number in range(20):
         counts.update(s.source for s in epoch(given, recipe, number))
     assert counts[0] / counts[1] == pytest.approx(8, rel=0.25)
-    assert Schedule(given, recipe).batches_per_epoch == (20 * 3 * 2 + 20 * 3 // 4) // 4
+    assert Schedule(index_of(given), recipe).batches_per_epoch == (20 * 3 * 2 + 20 * 3 // 4) // 4
 
 
 def test_an_epoch_that_thins_out_everything_still_draws_from_the_training_split():
     given = [replace(sample("0", 0), validation=True), *samples(1, 3)]
-    schedule = Schedule(given, recipe_of(weights=(0.01,), batch_size=2))
+    schedule = Schedule(index_of(given), recipe_of(weights=(0.01,), batch_size=2))
     drawn = {i for step in range(30) for i in schedule.batch(step)}
     assert drawn <= {1, 2, 3}
     assert drawn
@@ -116,7 +117,7 @@ def test_an_epoch_that_thins_out_everything_still_draws_from_the_training_split(
 
 def test_a_batch_larger_than_the_data_is_filled_from_its_start():
     given = samples(1, 3)
-    batch = Schedule(given, recipe_of(batch_size=8)).batch(0)
+    batch = Schedule(index_of(given), recipe_of(batch_size=8)).batch(0)
     assert len(batch) == 8
     assert set(batch) == {0, 1, 2}
     assert batch[:3] == batch[3:6]
@@ -132,9 +133,3 @@ def test_collate_keeps_every_array_in_order():
     np.testing.assert_array_equal(labels.forces[:2].numpy(), given[0].forces)
     assert systems.tags.tolist() == [0, 1, 0, 1, 2]
     assert systems.pbc.tolist() == [[True, True, False]] * 2
-
-
-def test_shares_of_processes_make_the_whole_batch():
-    schedule = Schedule(samples(8, 3), make_recipe(Path("d")))
-    whole = schedule.batch(1)
-    assert sorted(whole[0::2] + whole[1::2]) == sorted(whole)

@@ -19,10 +19,11 @@ from geocalc.card import EnergyKind
 from geocalc.cli import main
 from geocalc.errors import DataWarning, InputError, RecipeError
 from geocalc.train.finetune import begin_with, tuned_values
-from geocalc.train.loop import start, train
+from geocalc.train.loop import train
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, References, parse_recipe
 from geocalc.train.register import register
+from geocalc.train.run import start
 from geocalc.train.store import Sample, read_store
 
 pytestmark = pytest.mark.filterwarnings("ignore::geocalc.errors.DataWarning")

@@ -20,21 +20,25 @@ from geocalc.cli import main
 from geocalc.errors import InputError, ModelFileError, NonFiniteError, RecipeError, RunFolderError
 from geocalc.train import loop
 from geocalc.train.checkpoint import load_checkpoint, save_checkpoint, steps_done
-from geocalc.train.loop import Run, score, start, train, update
+from geocalc.train.feed import Batch, feed_of
+from geocalc.train.loop import train
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe
+from geocalc.train.run import Run, start
 from geocalc.train.run_files import append_log, read_log, trim_log
-from geocalc.train.store import read_store
+from geocalc.train.score import score
+from geocalc.train.steps import update
+from geocalc.train.store import Samples, read_store
 
 KILLED = """
 import os, signal
 from geocalc.train import loop
-take_step = loop.take_step
-def take_step_or_die(model, samples, recipe, step, fabric):
+update = loop.update
+def update_or_die(run, batch, recipe, step, fabric):
     if step == {step}:
         os.kill(os.getpid(), signal.SIGKILL)
-    return take_step(model, samples, recipe, step, fabric)
-loop.take_step = take_step_or_die
+    return update(run, batch, recipe, step, fabric)
+loop.update = update_or_die
 from geocalc.cli import main
 main({arguments})
 """
@@ -58,9 +62,13 @@ def parsed(data: Path, model: dict | None = None, **training) -> Recipe:
     return Recipe.parse(values, "test")
 
 
-def run_of(recipe: Recipe, tmp_path: Path) -> tuple[Run, list]:
+def run_of(recipe: Recipe, tmp_path: Path) -> tuple[Run, Samples]:
     samples = read_store(prepare(recipe, tmp_path / "data"))
-    return start(recipe, [s for s in samples if not s.validation]), samples
+    return start(recipe, samples.training), samples
+
+
+def first_batch(run: Run, samples: Samples, recipe: Recipe) -> Batch:
+    return feed_of(samples, recipe, run.model, cpu_fabric()).batch(0)
 
 
 def tensors_of(run: Path) -> dict[str, torch.Tensor]:
@@ -239,16 +247,15 @@ def test_the_log_is_cut_after_the_checkpoint(tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_it_spoils_anything(tmp_path, data, monkeypatch):
-    take_step = loop.take_step
-
-    def with_nan(model, samples, recipe, step, fabric):
+    def with_nan(run, batch, recipe, step, fabric):
         if step == 7:
-            samples = [replace(samples[0], energy=float("nan")), *samples[1:]]
-        return take_step(model, samples, recipe, step, fabric)
+            (part,) = batch
+            batch = (replace(part, labels=replace(part.labels, energy=part.labels.energy * float("nan"))),)
+        return update(run, batch, recipe, step, fabric)
 
     whole = train(parsed(data), tmp_path / "whole", tmp_path / "data", cpu_fabric())
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "take_step", with_nan)
+        patch.setattr(loop, "update", with_nan)
         with pytest.raises(NonFiniteError, match=r"the loss is nan at step 7; .*--resume and a lower training.learning_rate"):
             train(parsed(data), tmp_path / "run", tmp_path / "data", cpu_fabric())
     assert steps_done(tmp_path / "run" / "checkpoint") == 6
@@ -264,7 +271,7 @@ def test_a_gradient_that_is_no_number_does_not_reach_the_weights(tmp_path, data)
     parameter.register_hook(lambda gradient: gradient * float("inf"))
     before = {name: value.clone() for name, value in run.model.network.state_dict().items()}
     with pytest.raises(NonFiniteError, match="the gradient of the loss is"):
-        update(run, samples[:4], recipe, 0, cpu_fabric())
+        update(run, first_batch(run, samples, recipe), recipe, 0, cpu_fabric())
     assert all(torch.equal(before[name], value) for name, value in run.model.network.state_dict().items())
     assert run.average.n_updates == 0
 
@@ -284,11 +291,8 @@ def test_a_split_with_an_empty_side_is_refused(tmp_path, data, share, empty):
 def mean_losses(recipe: Recipe, tmp_path: Path, n_steps: int) -> tuple[float, float]:
     """Total loss of the first and of the last five steps."""
     run, samples = run_of(recipe, tmp_path)
-    schedule = loop.Schedule(samples, recipe)
-    found = [
-        float(update(run, [samples[i] for i in schedule.batch(k)], recipe, k, cpu_fabric()).total.detach())
-        for k in range(n_steps)
-    ]
+    feed = feed_of(samples, recipe, run.model, cpu_fabric())
+    found = [float(update(run, feed.batch(k), recipe, k, cpu_fabric()).total) for k in range(n_steps)]
     return float(np.mean(found[:5])), float(np.mean(found[-5:]))
 
 
@@ -340,7 +344,7 @@ def test_the_rate_warms_up_and_falls_to_zero():
 def test_steps_are_taken_at_the_rate_of_their_number(tmp_path, data):
     recipe = parsed(data, learning_rate=0.5)
     run, samples = run_of(recipe, tmp_path)
-    update(run, samples[:4], recipe, 9, cpu_fabric())
+    update(run, first_batch(run, samples, recipe), recipe, 9, cpu_fabric())
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(recipe.training.rate_at(9))
 
 
@@ -398,7 +402,7 @@ def test_the_average_is_restored_and_is_what_is_scored(tmp_path, data):
     run, samples = run_of(recipe, tmp_path)
     assert load_checkpoint(folder / "checkpoint", run.model.network, run.optimizer, run.average) == 12
     assert run.average.n_updates == 12
-    held_out = [s for s in samples if s.validation]
+    held_out = samples.held_out
     own = score(run.model.eval(), recipe, held_out, torch.device("cpu"))
     averaged = score(run.averaged(), recipe, held_out, torch.device("cpu"))
     assert averaged == json.loads((folder / "metrics.json").read_text())["validation"]

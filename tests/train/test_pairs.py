@@ -16,7 +16,7 @@ from ase.io import read, write
 from click.testing import CliRunner
 from models_for_tests import write_model
 from structures import adslab, rattled
-from training import TINY, cpu_fabric, recipe_values, write_recipe
+from training import TINY, assert_equal_to_rounding, cpu_fabric, recipe_values, weights_after, write_recipe
 
 import geocalc
 from geocalc import GeoCalc, load_model
@@ -77,7 +77,7 @@ def values_of(folder: Path, **training: object) -> dict:
 
 
 def samples_of(folder: Path) -> list[Sample]:
-    return read_store(prepare(Recipe.parse(values_of(folder), "test"), folder / "data"))
+    return list(read_store(prepare(Recipe.parse(values_of(folder), "test"), folder / "data")))
 
 
 def test_pairs_hold_the_relaxed_energy_and_the_way_there(tmp_path: Path) -> None:
@@ -161,6 +161,16 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path: Path) -> None:
     files = [next((folder / "checkpoint").glob("state-*.safetensors")) for folder in (whole, tmp_path / "parts")]
     assert files[0].name == files[1].name == "state-6.safetensors"
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("cut", [{"accumulate": 4}, {"max_edges": 60}])
+def test_micro_batches_learn_what_the_whole_batch_does(tmp_path: Path, cut: dict) -> None:
+    values = values_of(tmp_path, batch_size=6)
+    whole, losses = weights_after(Recipe.parse(values, "test"), tmp_path / "data", 5)
+    values["training"] |= cut
+    parts, found = weights_after(Recipe.parse(values, "test"), tmp_path / "data", 5)
+    assert found == pytest.approx(losses, abs=1e-9)
+    assert_equal_to_rounding(whole, parts)
 
 
 def test_the_model_predicts_energy_and_geometry_at_once(model: Path) -> None:

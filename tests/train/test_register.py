@@ -19,10 +19,11 @@ from geocalc.registry import read_card
 from geocalc.train import register as register_module
 from geocalc.train.batches import collate
 from geocalc.train.checkpoint import load_checkpoint
-from geocalc.train.loop import start, train
+from geocalc.train.loop import train
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.register import register
+from geocalc.train.run import start
 from geocalc.train.store import read_store
 
 FILES = {"model.yaml", "weights.safetensors", "recipe.yaml", "metrics.json", "README.md"}
@@ -64,7 +65,7 @@ def test_a_registered_model_gives_the_energies_of_the_averaged_weights(finished,
     target = register(finished, "mine", place, data_of(finished))
     recipe = read_recipe(finished / "recipe.yaml")
     samples = read_store(prepare(recipe, data_of(finished)))
-    run = start(recipe, [s for s in samples if not s.validation])
+    run = start(recipe, samples.training)
     load_checkpoint(finished / "checkpoint", run.model.network, run.optimizer, run.average)
     batch, _ = collate(samples[:6])
     policy = frame_policy("lattice")

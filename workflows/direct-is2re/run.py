@@ -23,10 +23,11 @@ from geocalc.potential import NetworkPotential
 from geocalc.process import settle_process
 from geocalc.settings import read_yaml
 from geocalc.train.checkpoint import load_checkpoint, steps_done
-from geocalc.train.loop import Progress, start, train
+from geocalc.train.loop import Progress, train
 from geocalc.train.pair_metrics import pair_predictions
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe
+from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT
 from geocalc.train.store import read_store
 
@@ -91,10 +92,10 @@ def predict_command(names: str, targets: str, steps: int | None) -> None:
         if steps_done(folder / CHECKPOINT) < recipe.training.steps:
             raise SystemExit(f"{folder} is not finished; run train first")
         samples = read_store(prepare(recipe, RUNS / "data"))
-        run = start(recipe, [s for s in samples if not s.validation])
+        run = start(recipe, samples.training)
         load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
         potential = NetworkPotential(model=run.averaged(), policy=frame_policy(FRAMES), force_mode=recipe.model.force_mode)
-        held_out = [s for s in samples if s.validation]
+        held_out = samples.held_out
         told = pair_predictions(potential, held_out)
         ends = [int((~s.fixed).any(1).sum()) for s in held_out]
         _write(folder / "predictions.csv", held_out, told, ends)

@@ -47,9 +47,9 @@ KNOWN = {"C", "CH", "CH2", "CH3", "H", "O", "OH"}  # adsorbates of both the trai
 
 def single_points(model: LoadedModel, recipe: Recipe) -> dict[str, Any]:
     """Energy and force errors on the held-out frames of each source."""
-    held_out = [s for s in read_store(prepare(recipe, ROOT / "runs" / "data")) if s.validation]
+    held_out = read_store(prepare(recipe, ROOT / "runs" / "data")).held_out
     names = [str(source.path) for source in recipe.data.sources]
-    return {name: asdict(metrics.measure(model, [s for s in held_out if s.source == k])) for k, name in enumerate(names)}
+    return {name: asdict(metrics.measure(model, held_out.where(held_out.known.source == k))) for k, name in enumerate(names)}
 
 
 def relaxations(name: str, recipe: Recipe) -> dict[str, Any]:

@@ -1,0 +1,179 @@
+"""Batches ready to be computed: noise, graph and draws made ahead, by other processes if asked for.
+
+What a step learns from is a function of the data, the recipe and the number of the step; who prepares it changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from geocalc.errors import GeoCalcError, RunFolderError
+from geocalc.frames.sampling import N_DRAWS
+from geocalc.neighbors import Graph, build_graph, count_edges
+from geocalc.potential import EnergyModel
+from geocalc.rewiring import Rewiring, keep_atoms
+from geocalc.systems import Systems
+from geocalc.train.batches import Labels, collate
+from geocalc.train.dealing import deal, deal_within
+from geocalc.train.noise import disturbed
+from geocalc.train.recipe import Recipe
+from geocalc.train.schedule import Schedule
+from geocalc.train.store import Sample, Samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Structures that go through the network together.
+
+    Attributes:
+        systems: the atoms that the network sees. labels: their targets. graph: their edges.
+        draws: (n_systems, N_DRAWS) uniform numbers for their frames, on the CPU.
+    """
+
+    systems: Systems
+    labels: Labels
+    graph: Graph
+    draws: Tensor
+
+    def to(self, device: torch.device) -> Part:
+        """The same on another device."""
+        return Part(
+            systems=self.systems.to(device),
+            labels=self.labels.to(device),
+            graph=self.graph.to(device),
+            draws=self.draws,
+        )
+
+
+Batch = tuple[Part, ...]  # what one process computes of a step, one part after the other
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """Makes the batches of one process.
+
+    Attributes:
+        samples: of the store, both sides of the split. schedule: which of them make a step. recipe: of the run.
+        cutoff, max_neighbors, rewiring: what the network sees of a structure.
+        rank, n_processes: which of the processes that share every step.
+    """
+
+    samples: Samples
+    schedule: Schedule
+    recipe: Recipe
+    cutoff: float
+    max_neighbors: int | None
+    rewiring: Rewiring
+    rank: int
+    n_processes: int
+
+    def batch(self, step: int) -> Batch:
+        """This process's share of a step, counted from 0."""
+        chosen = self.schedule.batch(step)
+        balanced = self.recipe.training.balance
+        sizes = self.samples.known.n_edges[chosen].tolist() if balanced else [1] * len(chosen)
+        places = deal(sizes, self.n_processes)[self.rank]
+        return self.parts(self.samples.read([chosen[place] for place in places]), places, step)
+
+    def parts(self, samples: Sequence[Sample], places: Sequence[int], step: int) -> Batch:
+        """Samples as micro-batches; `places` are theirs in the whole batch, from which their noise and frames follow.
+
+        Raises:
+            InputError: the network would see nothing of a structure, or no neighbour list can be made of it.
+        """
+        settings = self.recipe.training
+        if settings.noise is not None:
+            rngs = [np.random.default_rng((settings.seed, step, place)) for place in places]
+            samples = disturbed(samples, settings.noise, rngs)
+        generator = torch.Generator().manual_seed((settings.seed << 32) + (step << 8))
+        draws = torch.rand(settings.batch_size, N_DRAWS, generator=generator, dtype=torch.float64)[list(places)]
+        return tuple(self._part([samples[k] for k in cut], draws[cut]) for cut in self._cuts(samples))
+
+    def _cuts(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Micro-batches of about equal numbers of edges, as places in `samples`."""
+        n, limit = min(self.recipe.training.accumulate, len(samples)), self.recipe.training.max_edges
+        if n == 1 and limit is None:
+            return [list(range(len(samples)))]
+        sizes = [count_edges(sample.positions, sample.cell, sample.pbc, self.cutoff) for sample in samples]
+        return deal(sizes, n) if limit is None else deal_within(sizes, n, limit)
+
+    def _part(self, samples: Sequence[Sample], draws: Tensor) -> Part:
+        systems, labels = collate(samples)
+        kept = self.rewiring.atoms(systems)
+        systems = keep_atoms(systems, kept)
+        graph = build_graph(systems, self.cutoff, self.max_neighbors)
+        return Part(
+            systems=systems,
+            labels=replace(labels, forces=labels.forces[kept], displacement=labels.displacement[kept]),
+            graph=self.rewiring.edges(graph, systems),
+            draws=draws,
+        )
+
+
+def feed_of(samples: Samples, recipe: Recipe, model: EnergyModel, fabric: Fabric) -> Feed:
+    """The feed of this process."""
+    return Feed(
+        samples=samples,
+        schedule=Schedule(samples.known, recipe),
+        recipe=recipe,
+        cutoff=model.network.cutoff,
+        max_neighbors=model.network.max_neighbors,
+        rewiring=model.rewiring,
+        rank=fabric.global_rank,
+        n_processes=fabric.world_size,
+    )
+
+
+def batches(feed: Feed, steps: range, workers: int) -> Iterator[tuple[int, Batch]]:
+    """Steps with their batches, prepared a little ahead by worker processes, or when they are asked for where there are none.
+
+    Raises:
+        InputError: as `Feed.parts`.
+        RunFolderError: a worker was ended from outside.
+    """
+    loader = DataLoader(
+        _Steps(feed),
+        sampler=steps,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_they_are,
+        generator=torch.Generator(),  # DataLoader draws a seed for its workers, which use none
+    )
+    ready = iter(loader)
+    for step in steps:
+        try:
+            found = next(ready)
+        except RuntimeError as error:
+            if workers and "DataLoader worker" in str(error):
+                raise RunFolderError(
+                    f"a process that prepares batches has ended ({error}); go on with --resume, perhaps with fewer training.workers"
+                ) from None
+            raise
+        if isinstance(found, GeoCalcError):
+            raise found
+        yield step, found
+
+
+class _Steps(Dataset[Batch | GeoCalcError]):
+    """Batches by step; an error is handed over as it is, since a worker's exception would arrive as a traceback."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def __getitem__(self, step: int) -> Batch | GeoCalcError:
+        try:
+            return self._feed.batch(step)
+        except GeoCalcError as error:
+            return error
+
+
+def _as_they_are(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,94 @@
+"""What training changes, and how it begins."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from geocalc.architectures import ARCHITECTURES
+from geocalc.card import Task
+from geocalc.errors import RecipeError
+from geocalc.potential import EnergyModel
+from geocalc.rewiring import Rewiring
+from geocalc.train.ema import WeightAverage
+from geocalc.train.finetune import begin_with
+from geocalc.train.recipe import Recipe
+from geocalc.train.references import fit_scales
+from geocalc.train.store import Sample
+
+BETAS = (0.9, 0.99)  # shorter memory of squared gradients than Adam's default: force losses change scale early
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What training changes: the model, the moments of the optimiser, and the average of the weights."""
+
+    model: EnergyModel
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage
+
+    def to(self, device: torch.device) -> None:
+        """Move everything to a device."""
+        self.model.to(device)
+        for state in self.optimizer.state.values():
+            state.update({name: value.to(device) for name, value in state.items()})
+        self.average.to(device)
+
+    def averaged(self) -> EnergyModel:
+        """A copy of the model with averaged weights, for evaluation and for shipping."""
+        model = copy.deepcopy(self.model)
+        model.network.load_state_dict(model.network.state_dict() | self.average.weights())
+        return model.eval()
+
+
+def start(recipe: Recipe, training: Sequence[Sample]) -> Run:
+    """A run before its first step: weights drawn from the recipe's seed, nothing averaged yet."""
+    settings = recipe.training
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = build_model(recipe, training) if recipe.start is None else begin_with(recipe, recipe.start, training)
+    parameters = _trainable(model.network, settings.freeze)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay, fused=True
+    )
+    return Run(model=model, optimizer=optimizer, average=WeightAverage(model.network, settings.ema_decay))
+
+
+def build_model(recipe: Recipe, training: Sequence[Sample]) -> EnergyModel:
+    """Network and units of a recipe, weights drawn from the global seed."""
+    architecture = ARCHITECTURES[recipe.model.architecture]
+    network = architecture.build(architecture.settings.model_validate(recipe.model.settings))
+    return EnergyModel(
+        network,
+        fit_scales(training, recipe.references.elements, recipe.task),
+        recipe.model.repulsion_reach,
+        recipe.model.reads_tags,
+        Rewiring(recipe.model.drop_subsurface, recipe.model.adsorbate_edges),
+        displaces=recipe.task is Task.IS2RE,
+    )
+
+
+def _trainable(network: nn.Module, frozen: Sequence[str]) -> list[nn.Parameter]:
+    """Every parameter; those of frozen parts will get no gradient.
+
+    Raises:
+        RecipeError: the network has no such part, or nothing is left to train.
+    """
+    named = dict(network.named_parameters())
+    for part in frozen:
+        inside = [name for name in named if name == part or name.startswith(f"{part}.")]
+        if not inside:
+            raise RecipeError(f"training.freeze names {part!r}, which the network does not have; its parts: {_parts(network)}")
+        for name in inside:
+            named[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in named.values()):
+        raise RecipeError("training.freeze leaves nothing to train; take something out of it")
+    return list(named.values())
+
+
+def _parts(network: nn.Module) -> str:
+    return ", ".join(sorted({name.split(".")[0] for name, _ in network.named_parameters()}))

@@ -1,0 +1,61 @@
+"""Which samples make a step: a pure function of the seed and the step number."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geocalc.train.recipe import Recipe
+from geocalc.train.store import Index
+
+
+class Schedule:
+    """Batches of sample numbers by step; every process computes the same lists and takes its own share.
+
+    An epoch draws from each relaxation its first and last frame and random others up to `frames_per_group`, shuffles, and cuts
+    into batches. Source weights repeat or thin out whole relaxations.
+    """
+
+    def __init__(self, index: Index, recipe: Recipe) -> None:
+        self._seed, self._batch = recipe.training.seed, recipe.training.batch_size
+        self._frames = recipe.data.frames_per_group
+        used = np.flatnonzero(~index.validation)
+        self._numbers = used[np.argsort(index.relaxation[used], kind="stable")]
+        starts = np.flatnonzero(np.diff(index.relaxation[self._numbers], prepend=-1))
+        self._ends = np.append(starts, len(used))  # relaxation k is _numbers[_ends[k] : _ends[k + 1]]
+        self._weights = [recipe.data.sources[source].weight for source in index.source[self._numbers[starts]]]
+        sizes = np.minimum(np.diff(self._ends), self._frames).tolist()
+        expected = sum(size * weight for size, weight in zip(sizes, self._weights, strict=True))
+        self.batches_per_epoch = max(1, int(expected) // self._batch)
+        self._epoch_number, self._epoch = -1, np.zeros((0, 0), dtype=np.int64)
+
+    def batch(self, step: int) -> list[int]:
+        """Sample numbers of one step, counted from 0."""
+        epoch, place = divmod(step, self.batches_per_epoch)
+        if epoch != self._epoch_number:
+            self._epoch, self._epoch_number = self._draw(epoch), epoch
+        return self._epoch[place].tolist()
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        """Sample numbers of an epoch, (batches_per_epoch, batch_size); filled up from its own start where it is short."""
+        rng = np.random.default_rng((self._seed, epoch))
+        drawn: list[np.ndarray] = []
+        for number, weight in enumerate(self._weights):
+            repeats = int(weight) + int(rng.random() < weight - int(weight))
+            drawn += [_some(self._members(number), self._frames, rng) for _ in range(repeats)]
+        if not drawn:  # few relaxations, all thinned out
+            drawn = [_some(self._members(int(rng.integers(len(self._weights)))), self._frames, rng)]
+        order = rng.permutation(np.concatenate(drawn))
+        return np.resize(order, (self.batches_per_epoch, self._batch))
+
+    def _members(self, number: int) -> np.ndarray:
+        """Samples of a relaxation, in order."""
+        return self._numbers[self._ends[number] : self._ends[number + 1]]
+
+
+def _some(members: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
+    """First, last and random others of `members`, at most `limit`."""
+    if len(members) <= limit:
+        return members
+    ends = np.array([0, len(members) - 1])[:limit]
+    middle = rng.choice(len(members) - 2, size=limit - len(ends), replace=False) + 1
+    return members[np.concatenate([ends, middle])]

@@ -1,0 +1,55 @@
+"""Errors of a model on held-out samples, and the one number that runs are compared by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import torch
+
+from geocalc.card import Task
+from geocalc.frames import frame_policy
+from geocalc.potential import EnergyModel, ForceMode, NetworkPotential
+from geocalc.train.metrics import measure
+from geocalc.train.pair_metrics import pair_errors, pair_predictions
+from geocalc.train.recipe import Recipe
+from geocalc.train.store import Samples
+
+Errors = dict[str, dict[str, float]]  # by source file, then by name
+
+
+def score(model: EnergyModel, recipe: Recipe, samples: Samples, device: torch.device) -> Errors:
+    """Errors of the model as a potential with one frame, by source file."""
+    potential = NetworkPotential(model=model.to(device), policy=frame_policy("cell"), force_mode=recipe.model.force_mode)
+    found = {}
+    for number, source in enumerate(recipe.data.sources):
+        some = samples.where(samples.known.source == number)
+        if len(some):
+            found[str(source.path)] = asdict(
+                pair_errors(pair_predictions(potential, some, device))
+                if recipe.task is Task.IS2RE
+                else measure(potential, some, device)
+            )
+    return found
+
+
+def validation_error(errors: Errors, recipe: Recipe, model: EnergyModel) -> float:
+    """Mean absolute errors of energies, and of forces or positions, added as the training loss adds them, in its units.
+
+    Each structure counts once, whatever its source; of forces and positions, those of the atoms that are free to move.
+    """
+    weights = recipe.training
+    if recipe.task is Task.IS2RE:
+        name, vector_weight = "position_mae", weights.displacement_weight
+    else:
+        name, vector_weight = "force_mae", weights.force_weight + weights.direct_force_weight
+        vector_weight = 0.0 if recipe.model.force_mode is ForceMode.NONE else vector_weight
+    energy = weights.energy_weight * mean_error(errors, "energy_mae") / model.energy_scale
+    return energy if not vector_weight else energy + vector_weight * mean_error(errors, name) / model.force_scale
+
+
+def mean_error(errors: Mapping[str, Mapping[str, float]], name: str) -> float:
+    """A mean absolute error over all sources, each weighted by its structures."""
+    n = math.fsum(one["n"] for one in errors.values())
+    return math.fsum(one["n"] * one[name] for one in errors.values()) / n

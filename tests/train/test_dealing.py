@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geocalc.train.dealing import deal, deal_within
+
+SIZES = st.lists(st.integers(0, 5000), min_size=4, max_size=40)
+
+
+def sums(sizes: list[int], shares: list[list[int]]) -> list[int]:
+    return [sum(sizes[place] for place in share) for share in shares]
+
+
+@given(SIZES, st.integers(1, 4))
+def test_every_structure_is_dealt_once_and_nobody_goes_without(sizes, n):
+    shares = deal(sizes, n)
+    assert sorted(place for share in shares for place in share) == list(range(len(sizes)))
+    assert all(share and share == sorted(share) for share in shares)
+    best = max(max(sizes), sum(sizes) / n)
+    assert max(sums(sizes, shares)) <= 4 / 3 * best + n * len(sizes)  # and what empty structures count
+
+
+def test_equal_sizes_are_dealt_one_after_the_other():
+    assert deal([1] * 7, 3) == [[0, 3, 6], [1, 4], [2, 5]]
+
+
+def test_a_single_share_keeps_the_order():
+    assert deal([3, 9, 1], 1) == [[0, 1, 2]]
+
+
+def test_on_a_mixed_set_the_largest_share_is_hardly_larger_than_the_mean():
+    rng = np.random.default_rng(0)
+    strided, dealt = [], []
+    for _ in range(100):
+        sizes = rng.choice([300, 900, 2500, 6000], size=32).tolist()
+        mean = sum(sizes) / 4
+        strided.append(max(sum(sizes[k::4]) for k in range(4)) / mean)
+        dealt.append(max(sums(sizes, deal(sizes, 4))) / mean)
+    assert np.mean(strided) > 1.2
+    assert np.mean(dealt) < 1.03
+
+
+@given(SIZES, st.integers(1, 3), st.integers(1, 20000))
+def test_a_limit_makes_more_shares(sizes, n, limit):
+    shares = deal_within(sizes, n, limit)
+    assert len(shares) >= n
+    assert all(total <= limit or len(share) == 1 for total, share in zip(sums(sizes, shares), shares, strict=True))
+
+
+@pytest.mark.parametrize(("limit", "n"), [(10**6, 2), (30, 2), (29, 3), (1, 6)])
+def test_no_more_shares_than_it_takes(limit, n):
+    assert len(deal_within([10] * 6, 2, limit)) == n
