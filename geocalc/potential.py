@@ -245,8 +245,7 @@ def evaluate(
         shares = (
             None
             if output.atom_energies is None
-            else _mean_over_copies(output.atom_energies.double() * model.energy_scale, frames, systems)
-            + references
+            else _mean_over_copies(output.atom_energies.double() * model.energy_scale, frames, systems) + references
         )
     return Prediction(
         energy=energy,

@@ -53,9 +53,9 @@ def random_potential(
     **settings: object,
 ) -> NetworkPotential:
     """A float64 potential of a random network; `settings` are those of FAENet."""
-    references = torch.zeros(119, dtype=torch.float64)
+    references = torch.zeros(1, 119, dtype=torch.float64)
     for number, energy in REFERENCES.items():
-        references[number] = energy
+        references[0, number] = energy
     scales = Scales(energy=1.7, forces=1.3, references=references)
     model = EnergyModel(random_network(seed, **settings).double(), scales, repulsion_reach)
     return NetworkPotential(

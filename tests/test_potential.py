@@ -81,7 +81,7 @@ def test_tags_of_another_convention_are_refused_where_tags_are_read(tag: int) ->
 
 
 def scales() -> Scales:
-    return Scales(energy=1.0, forces=1.0, references=torch.zeros(119, dtype=torch.float64))
+    return Scales(energy=1.0, forces=1.0, references=torch.zeros(1, 119, dtype=torch.float64))
 
 
 def test_no_structure_and_a_structure_without_atoms_are_refused() -> None:

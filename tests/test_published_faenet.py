@@ -62,6 +62,7 @@ def predict(net: FAENet, structure: str) -> dict[str, Tensor]:
             n_systems=int(graph["batch"].max()) + 1,
             index=EdgeIndex.build(senders, receivers, len(graph["numbers"])),
             edge_vec=edge_vec,
+            levels=torch.zeros(int(graph["batch"].max()) + 1, dtype=torch.int64),
         )
     )
     (gradient,) = torch.autograd.grad(output.energy.sum(), edge_vec)

@@ -134,7 +134,7 @@ def test_a_loaded_model_says_what_it_is(tmp_path: Path) -> None:
     assert loaded.device == torch.device("cpu")
     assert loaded.potential.force_mode is ForceMode.DIRECT
     assert loaded.potential.elements == (1, 6, 8, 29)
-    assert loaded.potential.model.references[6] == -4.0
+    assert loaded.potential.model.references[0, 6] == -4.0
     assert not any(weight.requires_grad for weight in loaded.potential.model.parameters())
     systems = systems_of(adslab())
     assert torch.equal(loaded(systems).energy, loaded.potential(systems).energy)

@@ -69,7 +69,7 @@ def check_levels(values: Sequence[str], name: str) -> None:
         told = ", ".join(f"{value} ({n})" for value, n in counts.most_common(SHOWN))
         raise InputError(
             f"{name} mixes levels of theory: {told}; energies of different levels cannot be learnt as one, so make a source of each "
-            "and choose one"
+            "and name its level in the recipe (data.sources.level), or choose one"
         )
 
 

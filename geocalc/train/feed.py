@@ -35,12 +35,14 @@ class Part:
 
     Attributes:
         systems: the atoms that the network sees. labels: their targets. graph: their edges.
+        levels: (n_systems,) number of the level of theory of each.
         draws: (n_systems, N_DRAWS) uniform numbers for their frames, on the CPU.
     """
 
     systems: Systems
     labels: Labels
     graph: Graph
+    levels: Tensor
     draws: Tensor
 
     def to(self, device: torch.device) -> Part:
@@ -49,6 +51,7 @@ class Part:
             systems=self.systems.to(device),
             labels=self.labels.to(device),
             graph=self.graph.to(device),
+            levels=self.levels.to(device),
             draws=self.draws,
         )
 
@@ -107,6 +110,7 @@ class Feed:
 
     def _part(self, samples: Sequence[Sample], draws: Tensor) -> Part:
         systems, labels = collate(samples)
+        levels = self.recipe.source_levels
         kept = self.rewiring.atoms(systems)
         systems = keep_atoms(systems, kept)
         graph = build_graph(systems, self.cutoff, self.max_neighbors)
@@ -114,6 +118,7 @@ class Feed:
             systems=systems,
             labels=replace(labels, forces=labels.forces[kept], displacement=labels.displacement[kept]),
             graph=self.rewiring.edges(graph, systems),
+            levels=torch.tensor([levels[sample.source] for sample in samples]),
             draws=draws,
         )
 

@@ -57,6 +57,8 @@ def tuned_values(model: str, data: Path) -> dict[str, Any]:
         raise InputError(
             f"{loaded.card.name} cannot be tuned on energies and forces; choose a model of task s2ef with a recipe"
         )
+    if loaded.card.other_levels:
+        raise InputError(f"{loaded.card.name} answers at several levels of theory; fine-tune a model of one level")
     old = read_yaml(path)
     finish = old["training"].get("finish") or {}
     kept = {name: old["training"][name] for name in ("energy_weight", "force_weight") if name in old["training"]}
@@ -111,7 +113,7 @@ def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> Ener
 def _missed(
     model: EnergyModel, loaded: LoadedModel, training: Sequence[Sample], names: tuple[str, ...], held: bool
 ) -> np.ndarray:
-    """Per-element energies (119,) that fit best what the model misses, eV; the smallest of all that fit equally well.
+    """Per-element energies (1, 119) that fit best what the model misses, eV; the smallest of all that fit equally well.
 
     A relaxation counts once, however many frames it has. With `held` (energies of adsorption, whose zero is the same everywhere) an
     energy is expected to be as small as the model's error of one relaxation, so that a few relaxations cannot move it far.
@@ -126,10 +128,10 @@ def _missed(
     weight = np.array([frames[s.group] for s in some]) ** -0.5
     missing = np.array([s.energy for s in some]) - np.concatenate(told)
     prior = np.eye(len(chosen)) * held
-    table = np.zeros(elements.N_ELEMENTS + 1)
+    table = np.zeros((1, elements.N_ELEMENTS + 1))
     if chosen:
         rows = np.concatenate([counts * weight[:, None], prior])
-        table[chosen] = np.linalg.lstsq(rows, np.concatenate([missing * weight, np.zeros(len(chosen))]), rcond=None)[0]
+        table[0, chosen] = np.linalg.lstsq(rows, np.concatenate([missing * weight, np.zeros(len(chosen))]), rcond=None)[0]
     return table
 
 

@@ -201,6 +201,6 @@ def _open_folder(recipe: Recipe, folder: Path, run: Run, fabric: Fabric) -> int:
 
 def _refuse_other(old: Recipe, new: Recipe, folder: Path) -> None:
     """Settings of the optimisation may change between pieces of a run; what is learned from what may not."""
-    for part in ("model", "data", "references", "start"):
+    for part in ("model", "data", "references", "other_levels", "start"):
         if getattr(old, part) != getattr(new, part):
             raise RecipeError(f"{folder} holds a run with another `{part}` in its recipe; choose another --out for this one")

@@ -39,6 +39,9 @@ class Source(Settings):
     exclude_key: str = "metal"
     exclude_elements: tuple[str, ...] = Field((), description="symbols; structures that contain one are left out")
     weight: float = Field(1.0, gt=0, description="share of each epoch relative to the source's own size")
+    level: str | None = Field(
+        None, description="level of theory of its energies, one of the recipe's; by default that of `about`"
+    )
 
 
 class Data(Settings):
@@ -168,9 +171,20 @@ def _half_cosine(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-class About(Settings):
-    """What a card says beside numbers."""
+class OtherLevel(Settings):
+    """A level of theory beside that of `about`, with energies of a zero of their own; users choose it by its name."""
 
+    level: str = Field(min_length=1)
+    energy_kind: EnergyKind
+    level_of_theory: str
+    references: str = Field(description="zero of energy in words")
+    elements: tuple[str, ...] = Field((), description="elements with a reference at this level; empty: every element")
+
+
+class About(Settings):
+    """What a card says beside numbers; energies are of one level of theory unless the recipe names others."""
+
+    level: str = Field("", description="short name of the level of theory, where there are several")
     energy_kind: EnergyKind
     level_of_theory: str
     references: str = Field(description="zero of energy in words")
@@ -198,7 +212,23 @@ class Recipe(Settings):
     model: Model
     data: Data
     references: References = References()
+    other_levels: tuple[OtherLevel, ...] = ()
     training: Training
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Names of the levels of theory, by the network's numbers."""
+        return (self.about.level, *(other.level for other in self.other_levels))
+
+    @property
+    def source_levels(self) -> tuple[int, ...]:
+        """The number of each source's level."""
+        return tuple(0 if source.level is None else self.levels.index(source.level) for source in self.data.sources)
+
+    @property
+    def level_elements(self) -> tuple[tuple[str, ...], ...]:
+        """The elements with a reference at each level."""
+        return (self.references.elements, *(other.elements for other in self.other_levels))
 
 
 def read_recipe(path: Path, assignments: tuple[str, ...] = ()) -> Recipe:
@@ -220,6 +250,7 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     check_architecture(recipe.model, where)
     check_forces(recipe, where)
     check_task(recipe, where)
+    check_levels(recipe, where)
     return recipe
 
 
@@ -293,3 +324,21 @@ def check_task(recipe: Recipe, where: str) -> None:
             f"{where}: displacements need both model.settings.direct_forces: true, the head of the network that gives vectors, "
             "and a training.displacement_weight above 0"
         )
+
+
+def check_levels(recipe: Recipe, where: str) -> None:
+    """Refuse levels of theory without names or data, and a network that does not tell them apart."""
+    names = recipe.levels
+    if len(names) > 1 and (not all(names) or len(set(names)) < len(names)):
+        raise RecipeError(
+            f"{where}: about.level and other_levels need a name each, all different; got {', '.join(map(repr, names))}"
+        )
+    wanted = {source.level if source.level is not None else names[0] for source in recipe.data.sources}
+    if wanted - set(names):
+        raise RecipeError(
+            f"{where}: data.sources name the level {sorted(wanted - set(names))[0]!r}; describe it in about.level or other_levels"
+        )
+    if set(names) - wanted:
+        raise RecipeError(f"{where}: no source has the level {sorted(set(names) - wanted)[0]!r}; name it in data.sources.level")
+    if recipe.model.settings.get("n_levels", 1) != len(names):
+        raise RecipeError(f"{where}: there are {len(names)} levels of theory; set model.settings.n_levels: {len(names)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -17,12 +17,18 @@ from geocalc.train.store import Sample
 SHORTEST = 1e-3  # Angstrom; displacements that are zero everywhere have a unit nevertheless
 
 
-def fit_scales(samples: Iterable[Sample], names: tuple[str, ...], task: Task = Task.S2EF) -> Scales:
+def fit_scales(
+    samples: Iterable[Sample],
+    names: Sequence[tuple[str, ...]] = ((),),
+    levels: Sequence[int] = (0,),
+    task: Task = Task.S2EF,
+) -> Scales:
     """Per-element references by ridge-free least squares, and the spread of what is left; every sample is looked at once.
 
     Args:
         samples: training samples, energies in eV.
-        names: elements with a reference; empty for every element present.
+        names: for each level of theory the elements with a reference; empty for every element present.
+        levels: the level of each source.
         task: what the vectors of the network are.
     Returns:
         Scales: the energy unit is the root mean square residual energy; that of forces is the same number in eV/Angstrom, that of
@@ -30,24 +36,28 @@ def fit_scales(samples: Iterable[Sample], names: tuple[str, ...], task: Task = T
     Raises:
         RecipeError: a name is no element.
     """
-    unknown = sorted(set(names) - set(elements.symbols()))
+    unknown = sorted({name for some in names for name in some} - set(elements.symbols()))
     if unknown:
         raise RecipeError(f"references.elements names {', '.join(unknown)}, which are no chemical symbols")
     compositions: dict[bytes, int] = {}  # rows of the least squares; samples of one composition share theirs
-    rows, energies, squares, n_moves = array("q"), array("d"), 0.0, 0
+    rows, energies, sources, squares, n_moves = array("q"), array("d"), array("q"), 0.0, 0
     for sample in samples:
         composition = np.bincount(sample.numbers, minlength=elements.N_ELEMENTS + 1).astype(np.int32)
         rows.append(compositions.setdefault(composition.tobytes(), len(compositions)))
         energies.append(sample.energy)
+        sources.append(sample.source)
         moves = (sample.relaxed - sample.positions)[~sample.fixed]
         squares, n_moves = squares + float(np.sum(moves**2)), n_moves + moves.size
     counts = np.stack([np.frombuffer(composition, dtype=np.int32) for composition in compositions]).astype(float)
-    row, energy = np.array(rows), np.array(energies)
-    chosen = [z for z in np.flatnonzero(counts.any(axis=0)) if not names or elements.symbols()[z] in names]
-    table = np.zeros(elements.N_ELEMENTS + 1)
-    if chosen:
-        table[chosen] = _least_squares(counts[:, chosen], row, energy)
-    spread = float(np.std(energy - (counts @ table)[row]))
+    row, energy, level = np.array(rows), np.array(energies), np.array(levels)[np.array(sources)]
+    table = np.zeros((len(names), elements.N_ELEMENTS + 1))
+    for number, some in enumerate(names):
+        here = level == number
+        present = counts[np.unique(row[here])].any(axis=0)
+        chosen = [z for z in np.flatnonzero(present) if not some or elements.symbols()[z] in some]
+        if chosen:
+            table[number, chosen] = _least_squares(counts[:, chosen], row[here], energy[here])
+    spread = float(np.std(energy - (counts @ table.T)[row, level]))
     scale = spread if spread > 1e-6 else 1.0
     if task is Task.S2EF:
         vectors = scale
@@ -60,9 +70,9 @@ def _least_squares(counts: np.ndarray, row: np.ndarray, energy: np.ndarray) -> n
     """x that minimises the squares of counts[row] @ x - energy; the smallest of all that do.
 
     Args:
-        counts: (n_rows, n). row: (n_samples,) in which every row occurs. energy: (n_samples,).
+        counts: (n_rows, n). row: (n_samples,). energy: (n_samples,).
     """
-    weight = np.bincount(row).astype(float)
-    mean = np.bincount(row, weights=energy) / weight
+    weight = np.bincount(row, minlength=len(counts)).astype(float)
+    mean = np.bincount(row, weights=energy, minlength=len(counts)) / np.maximum(weight, 1)
     root = np.sqrt(weight)
     return np.linalg.lstsq(counts * root[:, None], mean * root, rcond=None)[0]

@@ -12,28 +12,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 
 from geocalc import elements
-from geocalc.architectures.ensemble import Ensemble
-from geocalc.card import ModelCard, Task
+from geocalc.card import Level, ModelCard, Task
 from geocalc.errors import InputError
 from geocalc.frames import FramePick, frame_policy
-from geocalc.intervals import FEWEST, Calibration, calibrate
-from geocalc.potential import EnergyModel, ForceMode, NetworkPotential
+from geocalc.potential import EnergyModel, ForceMode
 from geocalc.registry import CARD, WEIGHTS, list_models, search_path, write_card
 from geocalc.train.checkpoint import COUNTERS, load_checkpoint, steps_done
-from geocalc.train.pair_metrics import pair_predictions
+from geocalc.train.members import Member, calibration_of, check_belonging, held_out_errors, is_cross_validated, joined
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, make_folder, read_log
-from geocalc.train.score import score
 from geocalc.train.stopping import final_model, is_over
-from geocalc.train.store import Sample, read_store
+from geocalc.train.store import read_store
 
-BELONGS = ("task", "about", "model", "data", "references", "start")  # parts of recipes that an ensemble has in common
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -41,7 +36,8 @@ def register(run: Path | Sequence[Path], name: str, folder: Path, data_folder: P
     """Write the model folder `folder/name` from a run, or from several that become an ensemble, with averaged weights.
 
     Args:
-        run: folder of `geocalc train`, or several of one recipe that differ in their seeds. name: of the model.
+        run: folder of `geocalc train`, or several of one recipe that differ in their seeds or in what they hold out. name: of the
+            model.
         folder: where models are kept. data_folder: prepared data.
     Returns:
         The new folder: model.yaml, weights.safetensors, recipe.yaml, metrics.json, README.md.
@@ -50,26 +46,18 @@ def register(run: Path | Sequence[Path], name: str, folder: Path, data_folder: P
     """
     runs = [run] if isinstance(run, Path) else list(run)
     recipes = [_finished_recipe(one) for one in runs]
-    recipe = recipes[0]
-    for one, other in zip(runs[1:], recipes[1:], strict=True):
-        differing = [part for part in BELONGS if getattr(other, part) != getattr(recipe, part)]
-        if differing:
-            raise InputError(
-                f"{one} and {runs[0]} differ in `{differing[0]}` of their recipes; an ensemble differs in seeds alone"
-            )
+    check_belonging(runs, recipes)
     _check_name(name, folder)
-    samples = read_store(prepare(recipe, data_folder))
-    training = samples.training
-    models = [_trained(one, of, training) for one, of in zip(runs, recipes, strict=True)]
-    model, measured = models[0], (runs[0] / METRICS).read_text()
-    if len(models) > 1:
-        model.network = Ensemble([one.network for one in models])
-        errors = score(model, recipe, samples.held_out, torch.device("cpu"))
-        measured = json.dumps({"validation": errors, "members": len(models)}, indent=1) + "\n"
+    members = [_trained(one, of, data_folder) for one, of in zip(runs, recipes, strict=True)]
+    recipe, model, measured = recipes[0], joined(members), (runs[0] / METRICS).read_text()
+    if len(members) > 1:
+        errors = held_out_errors(members, model)
+        how = {"members": len(members), "cross_validated": is_cross_validated(members)}
+        measured = json.dumps({"validation": errors, **how}, indent=1) + "\n"
     content = save({key: value.detach().float().contiguous() for key, value in model.network.state_dict().items()})
-    card = make_card(recipe, name, training, model, hashlib.sha256(content).hexdigest(), len(models))
+    card = make_card(recipe, name, _elements(members), model, hashlib.sha256(content).hexdigest(), len(members))
     if recipe.task is Task.IS2RE:
-        card = card.model_copy(update={"calibration": _calibrated(model, recipe, samples.held_out)})
+        card = card.model_copy(update={"calibration": calibration_of(members, model)})
     make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
         draft = Path(scratch) / name
@@ -98,20 +86,16 @@ def _finished_recipe(run: Path) -> Recipe:
     return recipe
 
 
-def _calibrated(model: EnergyModel, recipe: Recipe, held_out: Sequence[Sample]) -> Calibration | None:
-    """From the held-out pairs, with the frames of the card; None where they are too few."""
-    if len(held_out) < FEWEST:
-        return None
-    potential = NetworkPotential(model=model, policy=frame_policy(recipe.model.frames), force_mode=recipe.model.force_mode)
-    told = pair_predictions(potential, held_out)
-    single = not isinstance(model.network, Ensemble)
-    return calibrate(told.energy - told.energy_reference, None if single else told.spread)
-
-
-def _trained(run: Path, recipe: Recipe, training: Sequence[Sample]) -> EnergyModel:
-    finished = start(recipe, training)
+def _trained(run: Path, recipe: Recipe, data_folder: Path) -> Member:
+    samples = read_store(prepare(recipe, data_folder))
+    finished = start(recipe, samples.training)
     load_checkpoint(run / CHECKPOINT, finished.model.network, finished.optimizer, finished.average)
-    return final_model(finished, run, recipe.training.patience)
+    return Member(run=run, recipe=recipe, model=final_model(finished, run, recipe.training.patience), samples=samples)
+
+
+def _elements(members: Sequence[Member]) -> list[int]:
+    """Atomic numbers that a member has learnt from."""
+    return sorted({int(z) for member in members for sample in member.samples.training for z in sample.numbers})
 
 
 def _check_name(name: str, folder: Path) -> None:
@@ -136,14 +120,15 @@ def _move(draft: Path, target: Path) -> None:
 
 
 def make_card(
-    recipe: Recipe, name: str, training: Sequence[Sample], model: EnergyModel, digest: str, members: int = 1
+    recipe: Recipe, name: str, present: Sequence[int], model: EnergyModel, digest: str, members: int = 1
 ) -> ModelCard:
-    """The card of a trained recipe."""
+    """The card of a trained recipe; `present` are the atomic numbers it has learnt from."""
     about = recipe.about
     random = frame_policy(recipe.model.frames).pick is FramePick.STOCHASTIC
     conservative = recipe.model.force_mode is ForceMode.GRADIENT and not random
-    present = sorted({int(z) for s in training for z in s.numbers})
-    references = {elements.symbols()[z]: energy for z in present if (energy := float(model.references[z])) != 0.0}
+    references = [
+        {elements.symbols()[z]: energy for z in present if (energy := float(table[z])) != 0.0} for table in model.references
+    ]
     return ModelCard(
         name=name,
         task=recipe.task,
@@ -151,10 +136,15 @@ def make_card(
         settings=recipe.model.settings,
         cutoff=model.network.cutoff,
         elements=tuple(elements.symbols()[z] for z in present),
+        level=about.level,
         energy_kind=about.energy_kind,
         level_of_theory=about.level_of_theory,
         references=about.references,
-        reference_energies=references,
+        reference_energies=references[0],
+        other_levels=tuple(
+            Level(**other.model_dump(exclude={"elements"}), reference_energies=energies)
+            for other, energies in zip(recipe.other_levels, references[1:], strict=True)
+        ),
         energy_scale=model.energy_scale,
         force_scale=model.force_scale,
         reads_tags=recipe.model.reads_tags,

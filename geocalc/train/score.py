@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 
@@ -21,9 +21,10 @@ Errors = dict[str, dict[str, float]]  # by source file, then by name
 
 def score(model: EnergyModel, recipe: Recipe, samples: Samples, device: torch.device) -> Errors:
     """Errors of the model as a potential with one frame, by source file."""
-    potential = NetworkPotential(model=model.to(device), policy=frame_policy("cell"), force_mode=recipe.model.force_mode)
+    plain = NetworkPotential(model=model.to(device), policy=frame_policy("cell"), force_mode=recipe.model.force_mode)
     found = {}
     for number, source in enumerate(recipe.data.sources):
+        potential = replace(plain, level=recipe.source_levels[number])
         some = samples.where(samples.known.source == number)
         if len(some):
             found[str(source.path)] = asdict(

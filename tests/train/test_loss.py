@@ -137,22 +137,22 @@ def with_energies(energy_of) -> list[Sample]:
 
 def test_references_are_found_where_energies_are_sums_over_atoms():
     samples = with_energies(lambda atoms, n: -3.0 * np.sum(atoms.numbers == 29) + 2.0 * np.sum(atoms.numbers == 8))
-    scales = fit_scales(samples, ())
-    assert scales.references[[29, 8]].tolist() == pytest.approx([-3.0, 2.0])
+    scales = fit_scales(samples)
+    assert scales.references[0, [29, 8]].tolist() == pytest.approx([-3.0, 2.0])
     assert scales.energy == 1.0  # nothing is left to scale
-    assert not scales.references[[1, 6, 47]].any()
+    assert not scales.references[0, [1, 6, 47]].any()
 
 
 def test_the_scale_is_the_spread_that_references_leave():
     samples = with_energies(lambda atoms, n: float(n))
-    assert fit_scales(samples, ("O",)).references[29] == 0.0
+    assert fit_scales(samples, [("O",)]).references[0, 29] == 0.0
     left = np.array([0.0, 1.0, 2.0, 0.0])  # O takes the last one whole
-    assert fit_scales(samples, ("O",)).energy == pytest.approx(left.std())
+    assert fit_scales(samples, [("O",)]).energy == pytest.approx(left.std())
 
 
 def test_references_of_what_is_no_element_are_refused():
     with pytest.raises(RecipeError, match="Xx, which are no chemical symbols"):
-        fit_scales(with_energies(lambda atoms, n: 0.0), ("O", "Xx"))
+        fit_scales(with_energies(lambda atoms, n: 0.0), [("O", "Xx")])
 
 
 def test_the_pair_loss_counts_moves_of_free_atoms_alone_each_term_in_its_own_unit():

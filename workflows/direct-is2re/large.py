@@ -38,7 +38,8 @@ class Large:
 def structures() -> Iterator[Large]:
     """Those on a surface."""
     path = Path(os.environ["GEOCALC_DATA"]) / splits.DATA / FILE
-    frames = read(io.StringIO(gzip.open(path, "rt").read()), ":", format="extxyz")
+    with gzip.open(path, "rt") as handle:
+        frames = read(io.StringIO(handle.read()), ":", format="extxyz")
     relaxed = {str(a.info["sid"]): float(a.info["e_relaxed"]) for a in frames if a.info["state"] == "relaxed"}
     for atoms in frames:
         sid = str(atoms.info["sid"])
@@ -64,7 +65,9 @@ def _tagged(atoms: Atoms) -> Atoms:
 def errors(potentials: Sequence[NetworkPotential]) -> dict[str, float]:
     """Errors of the mean over networks, eV: `null` is that of predicting one energy for all molecules of a slab."""
     chosen = list(structures())
-    told = np.array([np.mean([float(potential(from_atoms(one.atoms)).energy[0]) for potential in potentials]) for one in chosen])
+    told = np.array(
+        [np.mean([float(potential(from_atoms(one.atoms)).energy[0]) for potential in potentials]) for one in chosen]
+    )
     wanted = np.array([one.energy for one in chosen])
     slabs = np.array([one.slab for one in chosen])
     for slab in set(slabs):

@@ -59,7 +59,7 @@ def adslab(metal: str, seed: int) -> NetworkInput:
     graph = build_graph(systems, 6.0, 30)
     vectors = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
     frames = make_frames(systems.positions, systems.cell, systems, graph, vectors, frame_policy("cell"))
-    return replicate(systems, graph, frames, vectors, torch.float32)
+    return replicate(systems, graph, torch.zeros_like(systems.counts), frames, vectors, torch.float32)
 
 
 def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:

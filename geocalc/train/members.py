@@ -1,0 +1,138 @@
+"""Several finished runs as one model, and what is known of its errors.
+
+Runs of one recipe may differ in their seeds, or in what they hold out: then every structure is held out by some of them, and the errors
+are those of the networks that have not seen it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from geocalc.architectures.ensemble import Ensemble
+from geocalc.card import Task
+from geocalc.errors import InputError
+from geocalc.frames import frame_policy
+from geocalc.intervals import FEWEST, Calibration, calibrate
+from geocalc.potential import EnergyModel, NetworkPotential
+from geocalc.train.metrics import Predictions, errors_of, predictions
+from geocalc.train.pair_metrics import PairPredictions, pair_errors, pair_predictions
+from geocalc.train.recipe import Recipe
+from geocalc.train.store import Samples
+
+Told = PairPredictions | Predictions
+BELONGS = ("task", "about", "model", "data", "references", "other_levels", "start")  # what runs of one model have in common
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A finished run: where it is, its recipe, its model with averaged weights, and its data."""
+
+    run: Path
+    recipe: Recipe
+    model: EnergyModel
+    samples: Samples
+
+
+def check_belonging(runs: Sequence[Path], recipes: Sequence[Recipe]) -> None:
+    """Refuse runs of different recipes.
+
+    Raises:
+        InputError: two differ in more than their training and in which values of `validation_key` they hold out.
+    """
+    first = _without_split(recipes[0])
+    for run, recipe in zip(runs[1:], recipes[1:], strict=True):
+        differing = [part for part in BELONGS if getattr(_without_split(recipe), part) != getattr(first, part)]
+        if differing:
+            raise InputError(
+                f"{run} and {runs[0]} differ in `{differing[0]}` of their recipes; an ensemble differs in seeds, or in the values of "
+                "data.validation_key that are held out"
+            )
+
+
+def _without_split(recipe: Recipe) -> Recipe:
+    if recipe.data.validation_key is None:
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation_values": ()})})
+
+
+def joined(members: Sequence[Member]) -> EnergyModel:
+    """One model of all members; of a single one, its own."""
+    first = members[0].model
+    if len(members) == 1:
+        return first
+    models = [member.model for member in members]
+    network = Ensemble([model.network for model in models])
+    network.set_units(
+        torch.tensor([model.energy_scale / first.energy_scale for model in models]),
+        torch.tensor([model.force_scale / first.force_scale for model in models]),
+        torch.stack([(model.references - first.references) / first.energy_scale for model in models]),
+    )
+    whole = copy.deepcopy(first)
+    whole.network = network
+    return whole.eval()
+
+
+def is_cross_validated(members: Sequence[Member]) -> bool:
+    """Whether the members hold out different structures."""
+    return any(member.recipe.data != members[0].recipe.data for member in members)
+
+
+def held_out_errors(members: Sequence[Member], model: EnergyModel) -> dict[str, dict[str, float]]:
+    """Errors on held-out structures, with one frame, by source file: of the whole model, or of members that have not seen them."""
+    answering = _answering(members, model)
+    found = {}
+    for number, source in enumerate(members[0].recipe.data.sources):
+        told = [_told(one, number, "cell") for one in answering if len(_held_out(one, number))]
+        if told:
+            whole = _concatenated(told)
+            errors = pair_errors(whole) if isinstance(whole, PairPredictions) else errors_of(whole)
+            found[str(source.path)] = asdict(errors)
+    return found
+
+
+def calibration_of(members: Sequence[Member], model: EnergyModel) -> Calibration | None:
+    """Intervals of relaxed energies from held-out pairs, with the frames of the card; None where they are too few."""
+    recipe, numbers = members[0].recipe, range(len(members[0].recipe.data.sources))
+    places = [(one, number) for one in _answering(members, model) for number in numbers if len(_held_out(one, number))]
+    whole = _concatenated([_told(one, number, recipe.model.frames) for one, number in places])
+    if not isinstance(whole, PairPredictions) or len(whole.energy) < FEWEST:
+        return None
+    alone = len(members) == 1 or is_cross_validated(members)  # then one network answers, and has no spread
+    return calibrate(whole.energy - whole.energy_reference, None if alone else whole.spread)
+
+
+def _answering(members: Sequence[Member], model: EnergyModel) -> list[Member]:
+    """Whose predictions count for what is held out: the whole model's, or those of the members that have not seen it."""
+    return list(members) if is_cross_validated(members) else [replace(members[0], model=model)]
+
+
+def _held_out(member: Member, number: int) -> Samples:
+    samples = member.samples.held_out
+    return samples.where(samples.known.source == number)
+
+
+def _told(member: Member, number: int, frames: str) -> Told:
+    """What a model predicts for what its run holds out of a source."""
+    recipe = member.recipe
+    potential = NetworkPotential(
+        model=member.model,
+        policy=frame_policy(frames),
+        force_mode=recipe.model.force_mode,
+        level=recipe.source_levels[number],
+    )
+    some = _held_out(member, number)
+    return pair_predictions(potential, some) if recipe.task is Task.IS2RE else predictions(potential, some)
+
+
+def _concatenated(told: Sequence[Told]) -> Told:
+    """Predictions of several, one after the other."""
+    columns = {f.name: [getattr(one, f.name) for one in told] for f in fields(told[0])}
+    joined: dict[str, Any] = {name: None if column[0] is None else np.concatenate(column) for name, column in columns.items()}
+    return replace(told[0], **joined)
