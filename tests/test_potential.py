@@ -120,9 +120,9 @@ def test_references_are_added_for_every_atom() -> None:
 
 
 def references() -> torch.Tensor:
-    values = torch.zeros(119, dtype=torch.float64)
+    values = torch.zeros(1, 119, dtype=torch.float64)
     for number, energy in REFERENCES.items():
-        values[number] = energy
+        values[0, number] = energy
     return values
 
 
