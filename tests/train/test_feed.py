@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import threading
 from dataclasses import fields, replace
 from functools import partial
@@ -19,19 +21,16 @@ from training import (
     in_double,
     labelled,
     make_recipe,
-    recipe_values,
     relaxation,
     weights_after,
     write_data,
-    write_recipe,
 )
 
-from geocalc.errors import InputError, RecipeError, RunFolderError
+from geocalc.errors import InputError, RunFolderError
 from geocalc.train.dealing import deal
 from geocalc.train.feed import Batch, Feed, batches, feed_of
 from geocalc.train.loop import train
 from geocalc.train.prepare import prepare
-from geocalc.train.recipe import read_recipe
 from geocalc.train.run import start
 from geocalc.train.steps import update
 from geocalc.train.store import Samples, read_store
@@ -90,12 +89,6 @@ def test_a_batch_is_cut_by_count_and_by_edges(tmp_path, data):
     assert len(within) > 1
     assert all(part.graph.n_edges <= limit or part.systems.n_systems == 1 for part in within)
     assert len(feed_for(data, tmp_path, batch_size=2, accumulate=2).batch(0)) == 2
-
-
-def test_more_micro_batches_than_structures_are_refused(tmp_path):
-    path = write_recipe(tmp_path / "r.yaml", recipe_values(tmp_path / "d", batch_size=4, accumulate=5))
-    with pytest.raises(RecipeError, match=r"`training.accumulate` is 5, more micro-batches than training.batch_size has"):
-        read_recipe(path)
 
 
 # processes
@@ -212,9 +205,6 @@ class Dying(Samples):
     """Samples that end the process that reads them."""
 
     def read(self, places):
-        import os
-        import signal
-
         os.kill(os.getpid(), signal.SIGKILL)
 
 

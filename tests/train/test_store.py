@@ -83,7 +83,7 @@ def test_a_structure_without_neighbour_list_is_named(samples):
 
 
 def test_a_store_that_is_gone_or_cut_is_one_sentence(samples, tmp_path):
-    with pytest.raises(InputError, match="cannot read the prepared data .* delete the file to prepare it again"):
+    with pytest.raises(InputError, match=r"cannot read the prepared data .* delete the file to prepare it again"):
         read_store(tmp_path / "none.lmdb")
     copy = tmp_path / "copy.lmdb"
     copy.write_bytes(Path(samples._path).read_bytes())
