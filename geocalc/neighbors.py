@@ -236,7 +236,8 @@ def _graph(edges: _Edges, systems: Systems, max_neighbors: int | None) -> Graph:
 
 def edge_vectors(positions: Tensor, cell: Tensor, system_idx: Tensor, graph: Graph) -> Tensor:
     """Vectors from centre to neighbour, (n_edges, 3) Angstrom; differentiable in positions and cell."""
-    vec = positions[graph.senders] - positions[graph.receivers]
+    # index_select: the derivative of indexing by a tensor costs three times as much
+    vec = positions.index_select(0, graph.senders) - positions.index_select(0, graph.receivers)
     offset = torch.einsum("ei,eij->ej", graph.shifts.to(cell.dtype), cell[system_idx[graph.receivers]])
     return vec + offset
 

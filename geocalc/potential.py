@@ -333,8 +333,12 @@ def _per_atom_terms(model: EnergyModel, references: Tensor, systems: Systems, gr
     if model.repulsion is None or graph.n_edges == 0:
         return energy
     i, j = systems.numbers[graph.receivers], systems.numbers[graph.senders]
-    length = (edge_vec * edge_vec).sum(1).clamp(min=1e-12).sqrt()
-    return energy.index_add(0, systems.system_idx[graph.receivers], model.repulsion(length, i, j))
+    squared = (edge_vec.detach() * edge_vec.detach()).sum(1)
+    near = torch.nonzero(squared < model.repulsion.limit(i, j) ** 2).squeeze(1)  # of bonds as long as usual, none
+    vector = edge_vec.index_select(0, near)
+    length = (vector * vector).sum(1).clamp(min=1e-12).sqrt()
+    owner = systems.system_idx[graph.receivers[near]]
+    return energy.index_add(0, owner, model.repulsion(length, i[near], j[near]))
 
 
 def _forces_to_lab(forces: Tensor, inputs: NetworkInput, frames: Frames, systems: Systems) -> Tensor:

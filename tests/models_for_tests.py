@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from geocalc.architectures import FAENet, FAENetSettings
+from geocalc.architectures import ARCHITECTURES
+from geocalc.architectures.base import Network
 from geocalc.card import ModelCard
 from geocalc.frames import frame_policy
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales
@@ -26,13 +27,22 @@ SMALL = {
     "force_decoder_channels": 8,
     "message_scale": 0.3,
 }
+SMALL_SCHNET = {  # Gaussians are 0.75 Angstrom apart, a number that float32 holds
+    "cutoff": 3.75,
+    "hidden_channels": 20,
+    "num_filters": 12,
+    "num_interactions": 2,
+    "num_gaussians": 6,
+}
+SIZES = {"faenet": SMALL, "schnet": SMALL_SCHNET}
 REFERENCES = {1: -1.5, 6: -4.0, 8: -3.0, 29: 0.5}
 
 
-def random_network(seed: int = 0, **settings: object) -> FAENet:
+def random_network(seed: int = 0, architecture: str = "faenet", **settings: object) -> Network:
     """A small network in evaluation mode with every weight and bias random, so that no part of it is silent."""
+    kind = ARCHITECTURES[architecture]
     with torch.random.fork_rng(devices=[]):
-        network = FAENet(FAENetSettings.model_validate({**SMALL, **settings}))
+        network = kind.build(kind.settings.model_validate({**SIZES[architecture], **settings}))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in network.named_parameters():
@@ -50,14 +60,15 @@ def random_potential(
     stress: bool = False,
     seed: int = 0,
     repulsion_reach: float | None = None,
+    architecture: str = "faenet",
     **settings: object,
 ) -> NetworkPotential:
-    """A float64 potential of a random network; `settings` are those of FAENet."""
+    """A float64 potential of a random network; `settings` are those of its architecture."""
     references = torch.zeros(1, 119, dtype=torch.float64)
     for number, energy in REFERENCES.items():
         references[0, number] = energy
     scales = Scales(energy=1.7, forces=1.3, references=references)
-    model = EnergyModel(random_network(seed, **settings).double(), scales, repulsion_reach)
+    model = EnergyModel(random_network(seed, architecture, **settings).double(), scales, repulsion_reach)
     return NetworkPotential(
         model=model.eval().requires_grad_(False), policy=frame_policy(policy), force_mode=force_mode, stress=stress
     )

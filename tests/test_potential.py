@@ -13,6 +13,7 @@ from structures import adslab, cloud, rattled, systems_of
 
 from geocalc.errors import InputError
 from geocalc.frames import frame_policy
+from geocalc.neighbors import build_graph, edge_vectors
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales
 from geocalc.systems import Systems, concatenate, select
 
@@ -145,6 +146,17 @@ def test_repulsion_keeps_overlapping_atoms_apart() -> None:
     pull = held(close).forces - bare(close).forces
     assert float(pull[1, 2]) > 1.0
     np.testing.assert_allclose(pull.sum(0).numpy(), np.zeros(3), atol=1e-10)
+
+
+def test_repulsion_of_the_pairs_that_feel_it_is_that_of_all() -> None:
+    held, bare = (random_potential("none", architecture="schnet", repulsion_reach=reach) for reach in (1.1, None))
+    systems = systems_of(rattled(adslab("CO", size=(2, 2, 2)), 0.2))
+    graph = build_graph(systems, held.model.network.cutoff)
+    length = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph).norm(dim=1)
+    i, j = systems.numbers[graph.receivers], systems.numbers[graph.senders]
+    every = held.model.repulsion(length, i, j)
+    assert 0 < int((every > 0).sum()) < graph.n_edges
+    assert float(held(systems).energy - bare(systems).energy) == pytest.approx(float(every.sum()), abs=1e-10)
 
 
 def test_a_prediction_keeps_no_history() -> None:

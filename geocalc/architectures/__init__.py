@@ -8,6 +8,7 @@ from typing import Any
 
 from geocalc.architectures.base import Network
 from geocalc.architectures.faenet import FAENet, FAENetSettings
+from geocalc.architectures.schnet import SchNet, SchNetSettings
 from geocalc.settings import Settings
 
 
@@ -21,6 +22,7 @@ class Architecture:
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "faenet": Architecture(FAENetSettings, FAENet),
+    "schnet": Architecture(SchNetSettings, SchNet),
 }
 
-__all__ = ["ARCHITECTURES", "Architecture", "FAENet", "FAENetSettings"]
+__all__ = ["ARCHITECTURES", "Architecture", "FAENet", "FAENetSettings", "SchNet", "SchNetSettings"]

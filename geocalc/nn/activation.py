@@ -1,4 +1,6 @@
-"""The activation of every network here."""
+"""The activations of the networks here."""
+
+import math
 
 from torch import Tensor
 from torch.nn import functional
@@ -7,3 +9,11 @@ from torch.nn import functional
 def swish(values: Tensor) -> Tensor:
     """x sigmoid(x), also called SiLU."""
     return functional.silu(values)
+
+
+def shifted_softplus(values: Tensor) -> Tensor:
+    """ln(0.5 exp(x) + 0.5): softplus, moved down so that zero stays zero.
+
+    Source: Schuett et al., SchNet (2017), sec. 3.
+    """
+    return functional.softplus(values) - math.log(2.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,14 @@ def polynomial_envelope(length: Tensor, cutoff: float) -> Tensor:
     x = (length / cutoff).clamp(max=1.0)
     power = x**p
     return 1 - power * ((p + 1) * (p + 2) / 2 - p * (p + 2) * x + p * (p + 1) / 2 * x * x)
+
+
+def cosine_envelope(length: Tensor, cutoff: float) -> Tensor:
+    """Half a cosine from 1 at zero to 0 at `cutoff`, zero beyond; one continuous derivative.
+
+    Source: Behler, Atom-centered symmetry functions (2011); the cutoff of published SchNet codes.
+    """
+    return 0.5 * (torch.cos(length.clamp(max=cutoff) * (math.pi / cutoff)) + 1)
 
 
 class GaussianBasis(nn.Module):

@@ -30,10 +30,13 @@ class Repulsion(nn.Module):
         self.reach = reach
         self.register_buffer("radii", torch.from_numpy(elements.covalent_radii()), persistent=False)
 
+    def limit(self, numbers_i: Tensor, numbers_j: Tensor) -> Tensor:
+        """Lengths (n_edges,) in Angstrom from which on the pair energy is zero, from atomic numbers."""
+        return self.reach * (self.radii[numbers_i] + self.radii[numbers_j])
+
     def forward(self, length: Tensor, numbers_i: Tensor, numbers_j: Tensor) -> Tensor:
         """Half the pair energy of each directed edge, (n_edges,) eV, from lengths in Angstrom and atomic numbers."""
-        radii = self.radii.to(length.dtype)
-        limit = self.reach * (radii[numbers_i] + radii[numbers_j])
+        limit = self.limit(numbers_i, numbers_j).to(length.dtype)
         zi, zj = numbers_i.to(length.dtype), numbers_j.to(length.dtype)
         scaled = length * (zi**0.23 + zj**0.23) / SCREENING
         screening = sum(w * torch.exp(-d * scaled) for w, d in zip(WEIGHTS, DECAYS, strict=True))

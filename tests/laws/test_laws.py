@@ -55,6 +55,7 @@ RANDOM = {
     **{f"{kind}": {"mp_type": kind, "norm": "layer"} for kind in MessageType},
     "no norm": {"norm": "none", "skip_co": "add", "energy_head": "weighted-av-final-embeds"},
     "graph norm": {"norm": "graph", "mp_type": "base", "skip_co": "none", "phys_embeds": False},
+    "schnet": {"architecture": "schnet", "tag_hidden_channels": 4, "message_scale": 0.3},
     "rich": {"repulsion_reach": 1.1, "directional_gaussians": 3, "second_layer_MLP": True, "phys_hidden_channels": 4},
 }
 RANDOM["simple"] |= {"num_filters": SMALL["hidden_channels"]}
@@ -143,6 +144,11 @@ def test_lattice_frames_obey_every_law(name: str, law: str) -> None:
 @pytest.mark.parametrize("name", ["updownscale_base", "graph norm", *SHIPPED])
 def test_cell_frames_obey_every_law_but_that_of_the_basis(name: str, law: str) -> None:
     EXACT_LAWS[law](potential(name, "cell"), everything())
+
+
+@pytest.mark.parametrize("law", EXACT_LAWS)
+def test_an_invariant_network_obeys_every_law_without_frames(law: str) -> None:
+    EXACT_LAWS[law](potential("schnet", "none"), everything())
 
 
 @pytest.mark.parametrize("name", POTENTIALS)

@@ -9,7 +9,7 @@ from geocalc.errors import RecipeError
 from geocalc.potential import ForceMode
 from geocalc.train.recipe import read_recipe
 
-SHIPPED = Path(__file__).parents[2] / "models" / "faenet-sfa" / "recipe.yaml"
+SHIPPED = sorted((Path(__file__).parents[2] / "models").glob("*/recipe.yaml"))
 
 
 @pytest.fixture
@@ -35,10 +35,16 @@ def test_what_a_run_writes_is_the_same_recipe(tmp_path, values):
     assert read_recipe(write_recipe(tmp_path / "again.yaml", recipe.model_dump(mode="json"))) == recipe
 
 
-def test_the_shipped_recipe_is_valid():
-    recipe = read_recipe(SHIPPED)
-    assert recipe.name == "faenet-sfa"
-    assert recipe.data.sources[0].add_energy == "e_ads"
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
+def test_shipped_recipes_are_valid(path):
+    assert read_recipe(path).name == path.parent.name
+
+
+def test_models_that_are_compared_learn_from_the_same_data():
+    recipes = {path.parent.name: read_recipe(path) for path in SHIPPED}
+    reference = recipes["faenet-sfa"]
+    for name in ("faenet-sfa-small", "schnet"):
+        assert (recipes[name].data, recipes[name].references) == (reference.data, reference.references)
 
 
 @pytest.mark.parametrize(

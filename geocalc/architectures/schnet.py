@@ -1,0 +1,113 @@
+"""SchNet: continuous-filter convolutions, filters from lengths alone; invariant, so it needs no frames.
+
+Source: Schuett et al., SchNet: A continuous-filter convolutional neural network for modeling quantum interactions (NeurIPS 2017),
+and SchNet: a deep learning architecture for molecules and materials (J. Chem. Phys. 148, 241722, 2018).
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
+from geocalc.errors import InputError
+from geocalc.nn.activation import shifted_softplus
+from geocalc.nn.basis import GaussianBasis, cosine_envelope
+from geocalc.nn.convolution import convolve
+from geocalc.nn.edges import EdgeIndex
+from geocalc.nn.embedding import N_TAGS
+from geocalc.settings import Settings
+
+SHORTEST = 1e-6  # Angstrom; keeps the derivative of a zero length finite
+
+
+class SchNetSettings(Settings):
+    """Settings of SchNet by their published names; lengths in Angstrom. Defaults are published but for the cutoff (10)."""
+
+    cutoff: float = Field(6.0, gt=0)
+    max_neighbors: int | None = Field(None, ge=1)
+    hidden_channels: int = Field(128, ge=2)
+    num_filters: int = Field(128, ge=1)
+    num_interactions: int = Field(6, ge=1)
+    num_gaussians: int = Field(50, ge=2)
+    tag_hidden_channels: int = Field(0, ge=0, description="of hidden_channels, those that embed the tag; 0 as published")
+    message_scale: float = Field(1.0, gt=0, description="factor on summed messages; 1/sqrt(mean degree) keeps them near one")
+    n_elements: int = Field(119, ge=2, le=119)
+
+
+class SchNet(Network):
+    """The network; see `SchNetSettings`.
+
+    Raises:
+        InputError: tags leave no room for elements.
+    """
+
+    def __init__(self, settings: SchNetSettings) -> None:
+        super().__init__()
+        s = settings
+        self.cutoff, self.max_neighbors, self.n_elements = s.cutoff, s.max_neighbors, s.n_elements
+        if s.tag_hidden_channels >= s.hidden_channels:
+            raise InputError(
+                f"tag_hidden_channels={s.tag_hidden_channels} leave nothing of hidden_channels={s.hidden_channels} for elements"
+            )
+        self.element = nn.Embedding(s.n_elements, s.hidden_channels - s.tag_hidden_channels)
+        self.tag = nn.Embedding(N_TAGS, s.tag_hidden_channels) if s.tag_hidden_channels else None
+        self.basis = GaussianBasis(s.num_gaussians, s.cutoff)
+        self.blocks = nn.ModuleList(
+            Interaction(s.hidden_channels, s.num_filters, s.num_gaussians, s.message_scale) for _ in range(s.num_interactions)
+        )
+        self.first = nn.Linear(s.hidden_channels, s.hidden_channels // 2)
+        self.last = nn.Linear(s.hidden_channels // 2, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights and zero biases for every Linear layer, as published."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, inputs: NetworkInput) -> NetworkOutput:
+        """Energies (n_systems,) of the batch."""
+        index = inputs.index
+        vector = inputs.edge_vec.index_select(0, index.first_of_pair)
+        length = (vector * vector).sum(1).clamp(min=SHORTEST**2).sqrt()
+        gaussians, envelope = self.basis(length), cosine_envelope(length, self.cutoff)[:, None]
+        hidden = self.element(inputs.numbers)
+        if self.tag is not None:
+            hidden = torch.cat([hidden, self.tag(inputs.tags)], dim=1)
+        for block in self.blocks:
+            hidden = hidden + block(hidden, gaussians, envelope, index)
+        atoms = self.last(shifted_softplus(self.first(hidden))).squeeze(1)
+        energy = atoms.new_zeros(inputs.n_systems).index_add(0, inputs.system_idx, atoms)
+        return NetworkOutput(energy=energy, atom_energies=atoms)
+
+
+class Interaction(nn.Module):
+    """One residual update h -> h + Block(h, lengths).
+
+    Args:
+        width: node features H. filters: F. n_gaussians: radial functions.
+        message_scale: factor on the summed messages.
+    """
+
+    def __init__(self, width: int, filters: int, n_gaussians: int, message_scale: float) -> None:
+        super().__init__()
+        self.message_scale = message_scale
+        self.filter_first = nn.Linear(n_gaussians, filters)
+        self.filter_last = nn.Linear(filters, filters)
+        self.down = nn.Linear(width, filters, bias=False)
+        self.up = nn.Linear(filters, width)
+        self.last = nn.Linear(width, width)
+
+    def forward(self, hidden: Tensor, gaussians: Tensor, envelope: Tensor, index: EdgeIndex) -> Tensor:
+        """The update (n_atoms, width) of `hidden`, without the residual.
+
+        Args:
+            hidden: (n_atoms, width). gaussians: (n_pairs, n_gaussians). envelope: (n_pairs, 1). index: the edges.
+        """
+        filters = self.filter_last(shifted_softplus(self.filter_first(gaussians))) * envelope
+        summed = convolve(filters, self.down(hidden), index) * self.message_scale
+        return self.last(shifted_softplus(self.up(summed)))
