@@ -45,6 +45,7 @@ def as_seen(systems: Systems, cutoff: float) -> tuple[NetworkInput, Tensor]:
         n_systems=systems.n_systems,
         index=EdgeIndex.build(graph.senders, graph.receivers, systems.n_atoms, pair_edges(graph, systems.n_atoms)),
         edge_vec=edge_vectors(positions, systems.cell, systems.system_idx, graph),
+        levels=torch.zeros_like(systems.counts),
     )
     return inputs, positions
 

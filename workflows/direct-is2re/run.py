@@ -1,8 +1,9 @@
 """Relaxed energies straight from unrelaxed structures: cross-validation on GAME-Net FG, beside the published peers.
 
-Usage: GEOCALC_DATA=... python workflows/direct-is2re/run.py train|predict|page [--splits fold1,fold2] [--targets e_ads,total]
+Usage: GEOCALC_DATA=... python workflows/direct-is2re/run.py train|predict|large|page [--splits fold1,fold2] [--targets e_ads,total]
 `train` fits one network for each split and target from the recipe of faenet-is2re, in runs/direct-is2re, and goes on where it was
-stopped; `predict` applies them to what they did not see; `page` writes results.json and the tables of README.md.
+stopped; `predict` applies them to what they did not see, `large` those of the folds to large molecules; `page` writes results.json and
+the tables of README.md.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import large
 import page
 import splits
 from lightning_fabric import Fabric
@@ -29,13 +31,13 @@ from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT
-from geocalc.train.store import read_store
+from geocalc.train.store import Samples, read_store
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RUNS = ROOT / "runs" / "direct-is2re"
 RECIPE = ROOT / "models" / "faenet-is2re" / "recipe.yaml"
-FRAMES = "lattice"
+FRAMES, FOLDS = "lattice", "fold1,fold2,fold3,fold4"
 
 
 def recipe_for(split: splits.Split, target: str, steps: int | None) -> Recipe:
@@ -66,7 +68,7 @@ def _each(names: str, targets: str) -> list[tuple[splits.Split, str]]:
 
 
 @main.command("train")
-@click.option("--splits", "names", default="fold1,fold2,fold3,fold4", show_default=True)
+@click.option("--splits", "names", default=FOLDS, show_default=True)
 @click.option("--targets", default="e_ads,total", show_default=True)
 @click.option("--steps", type=int, default=None, help="Instead of the recipe's.")
 def train_command(names: str, targets: str, steps: int | None) -> None:
@@ -82,24 +84,39 @@ def train_command(names: str, targets: str, steps: int | None) -> None:
 
 
 @main.command("predict")
-@click.option("--splits", "names", default="fold1,fold2,fold3,fold4", show_default=True)
+@click.option("--splits", "names", default=FOLDS, show_default=True)
 @click.option("--targets", default="e_ads,total", show_default=True)
 @click.option("--steps", type=int, default=None, help="As for train.")
 def predict_command(names: str, targets: str, steps: int | None) -> None:
     """Predictions for what each finished network did not see, with all frames, into predictions.csv of its run."""
     for split, target in _each(names, targets):
         folder, recipe = RUNS / f"{target}-{split.name}", recipe_for(split, target, steps)
-        if steps_done(folder / CHECKPOINT) < recipe.training.steps:
-            raise SystemExit(f"{folder} is not finished; run train first")
         samples = read_store(prepare(recipe, RUNS / "data"))
-        run = start(recipe, samples.training)
-        load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
-        potential = NetworkPotential(model=run.averaged(), policy=frame_policy(FRAMES), force_mode=recipe.model.force_mode)
-        held_out = samples.held_out
+        potential, held_out = finished(folder, recipe, samples), samples.held_out
         told = pair_predictions(potential, held_out)
         ends = [int((~s.fixed).any(1).sum()) for s in held_out]
         _write(folder / "predictions.csv", held_out, told, ends)
         print(folder.name, f"{abs(told.energy - told.energy_reference).mean():.4f} eV", flush=True)
+
+
+def finished(folder: Path, recipe: Recipe, samples: Samples) -> NetworkPotential:
+    """The trained network of a run, with all frames."""
+    if steps_done(folder / CHECKPOINT) < recipe.training.steps:
+        raise SystemExit(f"{folder} is not finished; run train first")
+    run = start(recipe, samples.training)
+    load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
+    return NetworkPotential(model=run.averaged(), policy=frame_policy(FRAMES), force_mode=recipe.model.force_mode)
+
+
+@main.command("large")
+@click.option("--steps", type=int, default=None, help="As for train.")
+def large_command(steps: int | None) -> None:
+    """Errors of the networks of the folds, together, on large molecules."""
+    potentials = []
+    for split, target in _each(FOLDS, "e_ads"):
+        recipe = recipe_for(split, target, steps)
+        potentials.append(finished(RUNS / f"{target}-{split.name}", recipe, read_store(prepare(recipe, RUNS / "data"))))
+    (RUNS / page.LARGE).write_text(json.dumps(large.errors(potentials)))
 
 
 def _write(path: Path, samples: Sequence[Any], told: Any, counts: Sequence[int]) -> None:
