@@ -535,7 +535,7 @@ def test_a_run_that_its_clock_stopped_says_so_and_goes_on():
 
 
 def test_two_processes_learn_what_one_does():
-    recipe = write_recipe(Path("r.yaml"), recipe_values(write_data(Path("d.traj")), steps=6))
+    recipe = write_recipe(Path("r.yaml"), recipe_values(write_data(Path("d.traj")), steps=6, patience=2, workers=1))
     done = program("train", recipe, "--device", "cpu", "--devices", 2, "--out", "runs/two", timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("runs/two: done") == 1
