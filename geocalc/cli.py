@@ -84,6 +84,9 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--warm-start", default=None, metavar="MODEL", help="Try the displacements of a model of relaxed structures first."
 )
+@click.option(
+    "--second-opinion", default=None, metavar="MODEL", help="Note what a direct model says of each relaxed energy, too."
+)
 @click.option("--keep-symmetry", is_flag=True, help="Keep the space group that a structure has at the start.")
 def relax(
     inputs: tuple[Path, ...],
@@ -107,6 +110,7 @@ def relax(
     cell_mask: str,
     keep_symmetry: bool,
     warm_start: str | None,
+    second_opinion: str | None,
 ) -> None:
     """Relax structures; INPUTS are files that ASE reads, folders, or OC20 LMDB.
 
@@ -117,7 +121,7 @@ def relax(
     settings |= {"workers": workers, "batch_edges": batch_edges}
     settings |= {"optimizer": optimizer, "fmax": fmax, "steps": steps, "traj": traj}
     settings |= {"cell": cell, "pressure": pressure, "cell_mask": cell_mask, "keep_symmetry": keep_symmetry}
-    settings |= {"warm_start": warm_start}
+    settings |= {"warm_start": warm_start, "second_opinion": second_opinion}
     _run("relax", inputs, out, settings, config, assignments, resume)
 
 

@@ -35,6 +35,7 @@ class RelaxSettings(Settings):
         cell_mask: the strains that may change, some of xx,yy,zz,yz,xz,xy.
         keep_symmetry: the space group that the structure has at the start stays.
         warm_start: model of relaxed structures whose displacements are tried first; see `geocalc.model_start`.
+        second_opinion: direct model whose relaxed energy stands beside the one found; see `geocalc.second_opinion`.
     """
 
     model: str = "faenet-sfa"
@@ -53,6 +54,7 @@ class RelaxSettings(Settings):
     cell_mask: str = Field(ALL_STRAINS, pattern=r"^(xx|yy|zz|yz|xz|xy)(,(xx|yy|zz|yz|xz|xy))*$")
     keep_symmetry: bool = False
     warm_start: str | None = None
+    second_opinion: str | None = None
 
     @model_validator(mode="before")
     @classmethod
