@@ -26,6 +26,7 @@ from geocalc.relax_settings import RelaxSettings
 from geocalc.run_folder import RunFolder, content_key
 from geocalc.snapshots import Relaxation
 from geocalc.systems import Systems
+from geocalc.tags import Conversions
 from geocalc.tasks import FAILURES, Engine, NamedPotential, Outcome, Report, Task, told
 from geocalc.warm_start import name_of
 
@@ -53,11 +54,12 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """What is the same for every structure of a run."""
+    """What is the same for every structure of a run, and what is told once of all of them."""
 
     model: NamedPotential
     settings: RelaxSettings
     version: str
+    conversions: Conversions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,7 @@ def run_relaxation(
         InputError: the optimiser is unknown, or workers cannot be had.
         RunFolderError: the disk is full or cannot be written; what is finished is safe.
     """
-    run = _Run(model=model, settings=settings, version=__version__)
+    run = _Run(model=model, settings=settings, version=__version__, conversions=Conversions())
     keys: list[str] = []
     try:
         engine = make_engine(model, settings, progress)
@@ -148,6 +150,7 @@ def run_relaxation(
         folder.finish(keys)
     finally:
         folder.close()
+        run.conversions.warn(stacklevel=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,16 +172,21 @@ class Relaxed:
 def relax_jobs(jobs: Iterable[Job], model: NamedPotential, settings: RelaxSettings) -> Iterator[Relaxed]:
     """Relax structures side by side without a run folder, each yielded as it ends; see `run_relaxation`.
 
+    What was done to tags is told in one warning at the end.
+
     Raises:
         InputError: the optimiser is unknown, or workers cannot be had.
     """
-    run = _Run(model=model, settings=settings, version=__version__)
+    run = _Run(model=model, settings=settings, version=__version__, conversions=Conversions())
     items = (_item(n, job, run) for n, job in enumerate(jobs))
-    with closing(_driven(items, make_engine(model, settings))) as ends:
-        for item, outcome in ends:
-            if outcome is not None:
-                record = _record(item, outcome, run)
-                yield Relaxed(job=item.job, number=item.number, record=record, relaxation=outcome.relaxation)
+    try:
+        with closing(_driven(items, make_engine(model, settings))) as ends:
+            for item, outcome in ends:
+                if outcome is not None:
+                    record = _record(item, outcome, run)
+                    yield Relaxed(job=item.job, number=item.number, record=record, relaxation=outcome.relaxation)
+    finally:
+        run.conversions.warn(stacklevel=2)
 
 
 def _driven(items: Iterable[_Item], engine: Engine) -> Generator[tuple[_Item, Outcome | None]]:
@@ -240,7 +248,7 @@ def _prepare(job: Job, run: _Run, use_tags: bool) -> Systems | str:
     if job.atoms is None:
         return job.error or "the structure could not be read"
     try:
-        return from_atoms(job.atoms, strict=run.settings.strict, use_tags=use_tags)
+        return from_atoms(job.atoms, strict=run.settings.strict, use_tags=use_tags, conversions=run.conversions)
     except FAILURES as error:
         return told(error)
 

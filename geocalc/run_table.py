@@ -104,7 +104,7 @@ def _opinions(records: Sequence[Record]) -> list[str]:
         return []
     told = [_differences(found)] if any(o.difference is not None for _, o in found) else []
     notes = Counter(o.note for _, o in found if o.note is not None)
-    told += [f"{number} of {len(found)}: {note}" for note, number in notes.most_common(2)]
+    told += [note if n == len(found) else f"{n} of {len(found)}: {note}" for note, n in notes.most_common(2)]
     told += [f"and {len(notes) - 2} other notes"] if len(notes) > 2 else []
     return [f"second opinion of {found[0][1].model}: " + "; ".join(told)]
 

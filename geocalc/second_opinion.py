@@ -65,7 +65,7 @@ class Adviser:
         if opinion.energy is None or energy is None:
             return opinion
         if self.unlike is not None:
-            return replace(opinion, note=f"no difference: {self.name} has another {self.unlike}")
+            return replace(opinion, note=f"its energies have another {self.unlike}, so no difference is given")
         return replace(opinion, difference=opinion.energy - energy)
 
 

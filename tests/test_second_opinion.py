@@ -151,7 +151,7 @@ def test_energies_of_other_zeros_are_not_subtracted(potential: str, tmp_path: Pa
     opinion = result.record.second_opinion
     assert opinion.energy is not None
     assert opinion.difference is None
-    assert opinion.note == "no difference: other has another level of theory and zero of energy"
+    assert opinion.note == "its energies have another level of theory and zero of energy, so no difference is given"
 
 
 def test_what_has_no_second_opinion_is_refused(potential: str, direct: str, tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def test_a_relaxation_starts_where_the_model_thinks_that_it_ends(model: Path, po
     plain = geocalc.relax(starts, str(potential), **options)
     warm = [geocalc.relax(starts, str(potential), **options, warm_start=str(model), workers=n) for n in (1, 2)]
     assert [r.record.energy for r in warm[0]] == [r.record.energy for r in warm[1]]
-    predicted = geocalc.predict(starts, str(model), frames="cell")
+    predicted = geocalc.predict(starts, str(model))
     for start, before, after, end in zip(starts, plain, warm[0], predicted, strict=True):
         assert after.record.n_evaluations == 2
         tried = geocalc.predict(end.atoms, str(potential), dtype="float64")[0].record
@@ -284,4 +284,4 @@ def test_warm_starts_on_the_command_line(model: Path, potential: Path, tmp_path:
     words = ["relax", "new.extxyz", "--model", str(potential), "--warm-start", str(model), "--steps", "2", "--fmax", "1e-9"]
     told = CliRunner().invoke(main, words)
     assert told.exit_code == 3, told.output  # two steps are not enough
-    assert "ModelStart(folder=" in (tmp_path / "new-relax" / "settings.yaml").read_text()
+    assert "ModelStart(model=DirectModel(folder=" in (tmp_path / "new-relax" / "settings.yaml").read_text()
