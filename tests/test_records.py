@@ -160,3 +160,9 @@ def test_second_opinions_have_a_column_and_a_line() -> None:
 def test_columns_that_say_nothing_are_left_out() -> None:
     predicted = replace(GOOD, status="PREDICTED", fmax=None, n_steps=0)
     assert "fmax" not in format_table([predicted])
+
+
+def test_a_long_run_in_which_all_is_well_has_no_rows() -> None:
+    lines = format_table([GOOD] * 100).splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("100 structures: 100 CONVERGED")

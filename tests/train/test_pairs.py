@@ -208,6 +208,7 @@ def test_commands(model: Path, run: Path, tmp_path: Path, monkeypatch: pytest.Mo
     (results,) = json.loads((tmp_path / "measured" / "metrics.json").read_text())["results"].values()
     assert results["n"] == 4
     assert len((tmp_path / "measured").glob("*.csv").__next__().read_text().splitlines()) == 5
+    assert {path.name.split("-")[-1] for path in (tmp_path / "measured").glob("*.png")} == {"is2re.png", "is2rs.png"}
 
 
 @pytest.mark.parametrize(
