@@ -214,8 +214,8 @@ def evaluate(
 ) -> None:
     """Errors of MODEL on DATA: labelled structures, or a recipe, whose validation split is used.
 
-    Writes metrics.json and parity plots of energies, forces and ways to the relaxed geometry. With --task relax every held-out relaxation is started from its first frame and compared
-    with its last.
+    Writes metrics.json and parity plots of energies, forces and ways to the relaxed geometry. With --task relax every held-out
+    relaxation is started from its first frame and compared with its last.
     """
     from geocalc.commands.evaluate import evaluate_command
 

@@ -122,7 +122,8 @@ class Distribution:
         axis.yaxis.get_major_locator().set_params(integer=True)
         axis.set_ylim(top=1.3 * axis.get_ylim()[1])
         middle = f"median {np.median(self.errors):+.3f} {self.unit}\n(dashed)\nmean {self.errors.mean():+.3f} {self.unit}"
-        _write(axis, middle, "left", "top")
+        shaded = "" if self.threshold is None else f"\nshaded: ±{self.threshold:g} {self.unit}"
+        _write(axis, middle + shaded, "left", "top")
         _say_outside(axis, outside, "right", "top")
 
 

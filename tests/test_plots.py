@@ -94,6 +94,9 @@ def test_equal_values_can_be_drawn(tmp_path: Path) -> None:
 
 def test_four_panels_make_a_square(tmp_path: Path) -> None:
     one, four = (draw_panels([parity(50)] * n, tmp_path / f"{n}.png") for n in (1, 4))
-    small, large = (Image.open(path).size for path in (one, four))
+    with Image.open(one) as image:
+        small = image.size
+    with Image.open(four) as image:
+        large = image.size
     assert large == tuple(2 * side for side in small)
     assert four.stat().st_size < 150 * KB
