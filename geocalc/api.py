@@ -23,6 +23,7 @@ from geocalc.optim import make_optimizer
 from geocalc.records import Record
 from geocalc.registry import LoadedModel, load_model
 from geocalc.relax_settings import ALL_STRAINS, RelaxSettings
+from geocalc.second_opinion import make_adviser
 from geocalc.tasks import NamedPotential
 from geocalc.warm_start import Proposal
 
@@ -56,6 +57,7 @@ def relax(
     strict: bool = False,
     workers: int = 1,
     warm_start: Proposal | str | None = None,
+    second_opinion: str | None = None,
     cell: str = "none",
     pressure: float = 0.0,
     cell_mask: str = ALL_STRAINS,
@@ -75,6 +77,8 @@ def relax(
         warm_start: a model of relaxed structures by name, or a function of `Systems`, that proposes displacements (n_atoms, 3) in
             Angstrom to begin with. Each costs one evaluation and is taken back where energy or fmax is worse after it. With
             several workers a function must be picklable: define it at the top level of a module.
+        second_opinion: a direct model by name, asked for the relaxed energy of every structure as it came; the record holds its
+            answer and how far it is from the relaxation.
         cell: none; or frechet or unit, to relax the cell too, as ASE's filters do, with models that were trained on stress.
         pressure: eV/Angstrom^3 from outside; 1 GPa is 0.00624. Energies do not contain the work against it.
         cell_mask: the strains that may change. keep_symmetry: the space group of the start stays.
@@ -96,6 +100,7 @@ def relax(
         strict=strict,
         workers=workers,
         warm_start=warm_start,
+        second_opinion=second_opinion,
         cell=cell,
         pressure=pressure,
         cell_mask=cell_mask,
@@ -118,6 +123,7 @@ def iter_relax(
     strict: bool = False,
     workers: int = 1,
     warm_start: Proposal | str | None = None,
+    second_opinion: str | None = None,
     cell: str = "none",
     pressure: float = 0.0,
     cell_mask: str = ALL_STRAINS,
@@ -130,8 +136,8 @@ def iter_relax(
     come in the order of the input, else in the order in which they end; `Result.number` tells the place.
 
     Args:
-        structures, model, optimizer, fmax, steps, device, dtype, frames, strict, workers, warm_start: see `relax`.
-        cell, pressure, cell_mask, keep_symmetry, level: see `relax`.
+        structures, model, optimizer, fmax, steps, device, dtype, frames, strict, workers: see `relax`.
+        warm_start, second_opinion, cell, pressure, cell_mask, keep_symmetry, level: see `relax`.
     Returns:
         An iterator over the results; closing it ends all work.
     Raises:
@@ -155,6 +161,7 @@ def iter_relax(
             "keep_symmetry": keep_symmetry,
             "level": level,
             "warm_start": warm_start if isinstance(warm_start, str) else None,
+            "second_opinion": second_opinion,
         },
         "relax",
     )
@@ -219,6 +226,8 @@ def named_potential(model: LoadedModel, settings: RelaxSettings) -> NamedPotenti
         direct=model.card.task is Task.IS2RE,
     )
     cell_filter_of(potential, settings)
+    if settings.second_opinion is not None:
+        potential = replace(potential, second_opinion=make_adviser(settings.second_opinion, model.card, settings.steps))
     if settings.warm_start is None:
         return potential
     return replace(potential, warm_start=model_start(settings.warm_start), reads_tags=True)

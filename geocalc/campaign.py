@@ -21,11 +21,12 @@ from geocalc.guards import Status
 from geocalc.intervals import Calibration
 from geocalc.io import from_atoms
 from geocalc.readers import Source, Unreadable
-from geocalc.records import Record, finite
+from geocalc.records import Record, SecondOpinion, finite
 from geocalc.relax_settings import RelaxSettings
 from geocalc.run_folder import RunFolder, content_key
 from geocalc.snapshots import Relaxation
 from geocalc.systems import Systems
+from geocalc.tags import Conversions
 from geocalc.tasks import FAILURES, Engine, NamedPotential, Outcome, Report, Task, told
 from geocalc.warm_start import name_of
 
@@ -53,21 +54,28 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """What is the same for every structure of a run."""
+    """What is the same for every structure of a run, and what is told once of all of them."""
 
     model: NamedPotential
     settings: RelaxSettings
     version: str
+    conversions: Conversions
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Item:
-    """A job on its way: ready for the potential, or the sentence why it is not, or None where nothing is to be computed."""
+    """A job on its way.
+
+    Attributes:
+        prepared: ready for the potential, or the sentence why it is not, or None where nothing is to be computed.
+        unrelaxed: ready for the model of the second opinion, or the sentence why it is not, or None where it is not asked.
+    """
 
     number: int
     job: Job
     key: str = ""
     prepared: Systems | str | None
+    unrelaxed: Systems | str | None = None
 
 
 def jobs_of(found: Iterable[Source | Unreadable]) -> Iterator[Job]:
@@ -92,6 +100,8 @@ def open_run_folder(
     identity = {**settings.identity(), "model": model.name, "model_hash": model.hash, "dtype": model.dtype}
     if model.warm_start is not None:
         identity["warm_start"] = name_of(model.warm_start)
+    if model.second_opinion is not None:
+        identity["second_opinion"] = f"{model.second_opinion.name} ({model.second_opinion.model.hash})"
     provenance = {
         "traj": settings.traj,
         "device": model.device,
@@ -128,7 +138,7 @@ def run_relaxation(
         InputError: the optimiser is unknown, or workers cannot be had.
         RunFolderError: the disk is full or cannot be written; what is finished is safe.
     """
-    run = _Run(model=model, settings=settings, version=__version__)
+    run = _Run(model=model, settings=settings, version=__version__, conversions=Conversions())
     keys: list[str] = []
     try:
         engine = make_engine(model, settings, progress)
@@ -140,6 +150,7 @@ def run_relaxation(
         folder.finish(keys)
     finally:
         folder.close()
+        run.conversions.warn(stacklevel=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,16 +172,21 @@ class Relaxed:
 def relax_jobs(jobs: Iterable[Job], model: NamedPotential, settings: RelaxSettings) -> Iterator[Relaxed]:
     """Relax structures side by side without a run folder, each yielded as it ends; see `run_relaxation`.
 
+    What was done to tags is told in one warning at the end.
+
     Raises:
         InputError: the optimiser is unknown, or workers cannot be had.
     """
-    run = _Run(model=model, settings=settings, version=__version__)
-    items = (_Item(number=n, job=job, prepared=_prepare(job, run)) for n, job in enumerate(jobs))
-    with closing(_driven(items, make_engine(model, settings))) as ends:
-        for item, outcome in ends:
-            if outcome is not None:
-                record = _record(item.job, outcome, run)
-                yield Relaxed(job=item.job, number=item.number, record=record, relaxation=outcome.relaxation)
+    run = _Run(model=model, settings=settings, version=__version__, conversions=Conversions())
+    items = (_item(n, job, run) for n, job in enumerate(jobs))
+    try:
+        with closing(_driven(items, make_engine(model, settings))) as ends:
+            for item, outcome in ends:
+                if outcome is not None:
+                    record = _record(item, outcome, run)
+                    yield Relaxed(job=item.job, number=item.number, record=record, relaxation=outcome.relaxation)
+    finally:
+        run.conversions.warn(stacklevel=2)
 
 
 def _driven(items: Iterable[_Item], engine: Engine) -> Generator[tuple[_Item, Outcome | None]]:
@@ -180,7 +196,8 @@ def _driven(items: Iterable[_Item], engine: Engine) -> Generator[tuple[_Item, Ou
         for item in items:
             if isinstance(item.prepared, Systems):
                 open_items[item.number] = item
-                engine.add(Task(number=item.number, sid=item.job.sid, systems=item.prepared))
+                unrelaxed = item.unrelaxed if isinstance(item.unrelaxed, Systems) else None
+                engine.add(Task(number=item.number, sid=item.job.sid, systems=item.prepared, unrelaxed=unrelaxed))
             else:
                 yield item, None if item.prepared is None else Outcome(error=item.prepared)
             while not engine.has_room:
@@ -195,13 +212,14 @@ def _keyed(jobs: Iterable[Job], run: _Run, folder: RunFolder, keys: list[str]) -
     """The jobs with their keys, which go to `keys` too; those that the folder holds are not to be computed."""
     seen: Counter[str] = Counter()
     for number, job in enumerate(jobs):
-        prepared = _prepare(job, run)
-        key = content_key(job.sid, _content(prepared), folder.identity)
+        item = _item(number, job, run)
+        content = _content(item.prepared) + ([] if item.unrelaxed is item.prepared else _content(item.unrelaxed))
+        key = content_key(job.sid, content, folder.identity)
         seen[key] += 1
         if seen[key] > 1:  # the same structure again: each gets a record of its own
             key = content_key(str(seen[key]), [key.encode()], folder.identity)
         keys.append(key)
-        yield _Item(number=number, job=job, key=key, prepared=None if key in folder else prepared)
+        yield replace(item, key=key, prepared=None) if key in folder else replace(item, key=key)
 
 
 def versions() -> dict[str, str]:
@@ -215,17 +233,29 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _prepare(job: Job, run: _Run) -> Systems | str:
-    """The structure ready for the potential, or the sentence why there is none."""
+def _item(number: int, job: Job, run: _Run) -> _Item:
+    """A job made ready for the potential and, where it reads tags and the potential does not, for the second opinion."""
+    prepared = _prepare(job, run, run.model.reads_tags)
+    adviser, unrelaxed = run.model.second_opinion, None
+    if adviser is not None and isinstance(prepared, Systems):
+        alike = adviser.reads_tags == run.model.reads_tags
+        unrelaxed = prepared if alike else _prepare(job, run, adviser.reads_tags)
+    return _Item(number=number, job=job, prepared=prepared, unrelaxed=unrelaxed)
+
+
+def _prepare(job: Job, run: _Run, use_tags: bool) -> Systems | str:
+    """The structure ready for a model, or the sentence why there is none."""
     if job.atoms is None:
         return job.error or "the structure could not be read"
     try:
-        return from_atoms(job.atoms, strict=run.settings.strict, use_tags=run.model.reads_tags)
+        return from_atoms(job.atoms, strict=run.settings.strict, use_tags=use_tags, conversions=run.conversions)
     except FAILURES as error:
         return told(error)
 
 
-def _content(prepared: Systems | str) -> list[bytes]:
+def _content(prepared: Systems | str | None) -> list[bytes]:
+    if prepared is None:
+        return []
     if isinstance(prepared, str):
         return [prepared.encode()]
     values = [getattr(prepared, f.name) for f in fields(prepared)]
@@ -234,7 +264,7 @@ def _content(prepared: Systems | str) -> list[bytes]:
 
 def _keep(item: _Item, outcome: Outcome, run: _Run, folder: RunFolder) -> Record:
     """Put all of one structure into the folder."""
-    job, record, frame = item.job, _record(item.job, outcome, run), None
+    job, record, frame = item.job, _record(item, outcome, run), None
     if outcome.relaxation is not None and job.atoms is not None:
         final = _written(outcome.relaxation.systems, job.atoms, run)
         frame = _relaxed_frame(job.atoms, final, outcome.relaxation, record)
@@ -244,8 +274,9 @@ def _keep(item: _Item, outcome: Outcome, run: _Run, folder: RunFolder) -> Record
     return record
 
 
-def _record(job: Job, outcome: Outcome, run: _Run) -> Record:
-    ended = outcome.relaxation
+def _record(item: _Item, outcome: Outcome, run: _Run) -> Record:
+    job, ended = item.job, outcome.relaxation
+    energy = None if ended is None else finite(ended.energy)
     status = Status.ERROR if ended is None else ended.status
     error_68, error_95 = _half_widths(ended, run.model.calibration)
     return Record(
@@ -254,11 +285,12 @@ def _record(job: Job, outcome: Outcome, run: _Run) -> Record:
         n_atoms=None if job.atoms is None else len(job.atoms),
         model=run.model.name,
         model_hash=run.model.hash,
-        energy=None if ended is None else finite(ended.energy),
+        energy=energy,
         energy_kind=run.model.energy_kind,
         energy_std=None if ended is None else finite(ended.energy_std),
         energy_error_68=error_68,
         energy_error_95=error_95,
+        second_opinion=_opinion(item, outcome, energy, run),
         fmax=None if ended is None else finite(ended.fmax),
         n_steps=outcome.n_steps,
         n_evaluations=outcome.n_evaluations,
@@ -272,6 +304,16 @@ def _record(job: Job, outcome: Outcome, run: _Run) -> Record:
         version=run.version,
         error=outcome.error,
     )
+
+
+def _opinion(item: _Item, outcome: Outcome, energy: float | None, run: _Run) -> SecondOpinion | None:
+    """The second opinion beside the energy (eV) that was found, or why there is none."""
+    adviser = run.model.second_opinion
+    if adviser is None:
+        return None
+    if isinstance(item.unrelaxed, str):
+        return adviser.silent(item.unrelaxed)
+    return None if outcome.second_opinion is None else adviser.compared(outcome.second_opinion, energy)
 
 
 def _half_widths(ended: Relaxation | None, calibration: Calibration | None) -> tuple[float | None, float | None]:
@@ -304,6 +346,9 @@ def _relaxed_frame(atoms: Atoms, final: Systems, ended: Relaxation, record: Reco
         "geocalc_model": record.model,
         "geocalc_model_hash": record.model_hash,
     }
+    if record.second_opinion is not None:
+        info["geocalc_second_opinion"] = record.second_opinion.energy
+        info["geocalc_second_opinion_model"] = record.second_opinion.model
     if isinstance(ended, CellRelaxation) and bool(ended.stress.isfinite().all()):
         info["geocalc_stress"] = ended.stress.cpu().numpy().reshape(9)
     if ended.status is not Status.PREDICTED:

@@ -85,6 +85,9 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--warm-start", default=None, metavar="MODEL", help="Try the displacements of a model of relaxed structures first."
 )
+@click.option(
+    "--second-opinion", default=None, metavar="MODEL", help="Note what a direct model says of each relaxed energy, too."
+)
 @click.option("--keep-symmetry", is_flag=True, help="Keep the space group that a structure has at the start.")
 def relax(
     inputs: tuple[Path, ...],
@@ -109,6 +112,7 @@ def relax(
     cell_mask: str,
     keep_symmetry: bool,
     warm_start: str | None,
+    second_opinion: str | None,
 ) -> None:
     """Relax structures; INPUTS are files that ASE reads, folders, or OC20 LMDB.
 
@@ -119,7 +123,7 @@ def relax(
     settings |= {"strict": strict, "workers": workers, "batch_edges": batch_edges}
     settings |= {"optimizer": optimizer, "fmax": fmax, "steps": steps, "traj": traj}
     settings |= {"cell": cell, "pressure": pressure, "cell_mask": cell_mask, "keep_symmetry": keep_symmetry}
-    settings |= {"warm_start": warm_start}
+    settings |= {"warm_start": warm_start, "second_opinion": second_opinion}
     _run("relax", inputs, out, settings, config, assignments, resume)
 
 
@@ -216,8 +220,8 @@ def evaluate(
 ) -> None:
     """Errors of MODEL on DATA: labelled structures, or a recipe, whose validation split is used.
 
-    Writes metrics.json and parity plots. With --task relax every held-out relaxation is started from its first frame and compared
-    with its last.
+    Writes metrics.json and parity plots of energies, forces and ways to the relaxed geometry. With --task relax every held-out
+    relaxation is started from its first frame and compared with its last.
     """
     from geocalc.commands.evaluate import evaluate_command
 

@@ -16,6 +16,7 @@ from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
 from geocalc.process import available_cores, settle_process
 from geocalc.relax_settings import ALL_STRAINS, RelaxSettings
+from geocalc.second_opinion import Adviser, WithOpinions, advised
 from geocalc.systems import Potential
 from geocalc.tasks import Engine, NamedPotential, OneByOne, Outcome, Report, Task, relax_task, told
 from geocalc.warm_start import Proposal, check_for_workers
@@ -51,7 +52,12 @@ def _direct_engine(model: NamedPotential, settings: RelaxSettings) -> Engine:
             f"{model.name} predicts relaxed energies from unrelaxed structures and has no forces to relax with; use `geocalc predict` "
             "(geocalc.predict), or a model of energies and forces: see `geocalc models`"
         )
-    return OneByOne(partial(predict_task, potential=model.potential, device=model.device))
+    return OneByOne(_advised(partial(predict_task, potential=model.potential, device=model.device), model.second_opinion))
+
+
+def _advised(work: Callable[[Task], Outcome], adviser: Adviser | None) -> Callable[[Task], Outcome]:
+    """The same work with the opinion of an adviser, if there is one."""
+    return work if adviser is None else partial(advised, work=work, adviser=adviser)
 
 
 def cell_filter_of(model: NamedPotential, settings: RelaxSettings) -> CellFilter | None:
@@ -89,17 +95,17 @@ def _plain_engine(model: NamedPotential, settings: RelaxSettings, report: Report
             raise InputError(
                 f"{settings.workers} workers are asked for, but batches are computed in one process; use workers=1"
             )
-        return Batches(model, settings, budget_of(model.hash, model.device, settings.batch_edges), report)
-    here = OneByOne(
-        partial(
-            relax_task,
-            potential=model.potential,
-            settings=settings,
-            device=model.device,
-            report=report,
-            warm_start=model.warm_start,
-        )
+        batches = Batches(model, settings, budget_of(model.hash, model.device, settings.batch_edges), report)
+        return batches if model.second_opinion is None else WithOpinions(batches, model.second_opinion)
+    relax = partial(
+        relax_task,
+        potential=model.potential,
+        settings=settings,
+        device=model.device,
+        report=report,
+        warm_start=model.warm_start,
     )
+    here = OneByOne(_advised(relax, model.second_opinion))
     if model.opener is None:
         if (settings.workers or 1) > 1:
             raise InputError(f"{model.name} cannot be opened in other processes; use one worker")
@@ -109,7 +115,7 @@ def _plain_engine(model: NamedPotential, settings: RelaxSettings, report: Report
         return here
     if model.warm_start is not None:
         check_for_workers(model.warm_start)
-    return InWorkers(here, model.opener, settings, n_workers, model.warm_start)
+    return InWorkers(here, model.opener, settings, n_workers, model.warm_start, model.second_opinion)
 
 
 class WithCells:
@@ -174,6 +180,7 @@ class InWorkers:
         settings: of the relaxation.
         n_workers: processes at most.
         warm_start: proposes where to begin, and can be pickled.
+        second_opinion: who else is asked, in the process that relaxes.
     """
 
     def __init__(
@@ -183,9 +190,10 @@ class InWorkers:
         settings: RelaxSettings,
         n_workers: int,
         warm_start: Proposal | None = None,
+        second_opinion: Adviser | None = None,
     ) -> None:
         self._here, self._n_workers = here, n_workers
-        self._pool = WorkerPool(partial(_begin, opener, settings, warm_start), n_workers)
+        self._pool = WorkerPool(partial(_begin, opener, settings, warm_start, second_opinion), n_workers)
         self._first: Task | None = None
         self._started = False
         self._quick_until = time.monotonic() + (START if settings.steps == 0 else 0.0)
@@ -232,14 +240,12 @@ class InWorkers:
         self._pool.close()
 
 
-def _begin(opener: Callable[[], Potential], settings: RelaxSettings, warm_start: Proposal | None) -> Callable[[Task], Outcome]:
+def _begin(
+    opener: Callable[[], Potential], settings: RelaxSettings, warm_start: Proposal | None, second_opinion: Adviser | None
+) -> Callable[[Task], Outcome]:
     """What a worker process does first, and then with every task."""
     settle_process()
-    return partial(_relax, opener(), settings, warm_start)
-
-
-def _relax(potential: Potential, settings: RelaxSettings, warm_start: Proposal | None, task: Task) -> Outcome:
-    return relax_task(task, potential, settings, warm_start=warm_start)
+    return _advised(partial(relax_task, potential=opener(), settings=settings, warm_start=warm_start), second_opinion)
 
 
 def _outcome(found: Any) -> Outcome:

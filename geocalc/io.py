@@ -5,7 +5,6 @@ Nothing is taken from a calculator, and the objects that come in are left as the
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ from geocalc.errors import InputError
 from geocalc.neighbors import build_graph, edge_vectors, searchable
 from geocalc.projectors import Held, settle
 from geocalc.systems import Systems
-from geocalc.tags import TagReading, TagsConverted, read_tags
+from geocalc.tags import Conversions, TagReading, read_tags
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
@@ -44,7 +43,9 @@ class _Arrays:
     held: Held
 
 
-def from_atoms(atoms: Atoms | Sequence[Atoms], *, strict: bool = False, use_tags: bool = True) -> Systems:
+def from_atoms(
+    atoms: Atoms | Sequence[Atoms], *, strict: bool = False, use_tags: bool = True, conversions: Conversions | None = None
+) -> Systems:
     """Convert ASE structures to a batch, checked and with tags in the OC20 convention.
 
     Args:
@@ -53,6 +54,7 @@ def from_atoms(atoms: Atoms | Sequence[Atoms], *, strict: bool = False, use_tags
             `geocalc_line_direction` of relaxed structures that geocalc wrote; to let such atoms go, delete the column.
         strict: refuse tags that would have to be converted.
         use_tags: False for models that read no tags: every tag becomes 0 and none is judged.
+        conversions: gathers what was done to tags, for a warning over several calls; None for a warning at once.
     Returns:
         Systems on the CPU, float64, in the given order.
     Raises:
@@ -64,7 +66,11 @@ def from_atoms(atoms: Atoms | Sequence[Atoms], *, strict: bool = False, use_tags
     for k, structure in enumerate(given):
         if not isinstance(structure, Atoms):
             raise InputError(f"structure {k} is a {type(structure).__name__}; expected ase.Atoms")
-    return _assemble([_arrays(structure) for structure in given], strict=strict, use_tags=use_tags)
+    found = Conversions() if conversions is None else conversions
+    systems = _assemble([_arrays(structure) for structure in given], found, strict=strict, use_tags=use_tags)
+    if conversions is None:
+        found.warn(stacklevel=2)
+    return systems
 
 
 def from_structure(structure: Structure | Sequence[Structure], *, strict: bool = False, use_tags: bool = True) -> Systems:
@@ -79,7 +85,10 @@ def from_structure(structure: Structure | Sequence[Structure], *, strict: bool =
         InputError: a site is disordered, or what `from_atoms` raises.
     """
     given: list[Structure] = [structure] if hasattr(structure, "lattice") else list(structure)  # type: ignore[list-item]
-    return _assemble([_structure_arrays(one, k) for k, one in enumerate(given)], strict=strict, use_tags=use_tags)
+    found = Conversions()
+    systems = _assemble([_structure_arrays(one, k) for k, one in enumerate(given)], found, strict=strict, use_tags=use_tags)
+    found.warn(stacklevel=2)
+    return systems
 
 
 def to_atoms(systems: Systems, templates: Sequence[Atoms] | None = None) -> list[Atoms]:
@@ -161,7 +170,7 @@ def _projectors(held: list[Held]) -> torch.Tensor | None:
     return torch.from_numpy(np.concatenate(parts))
 
 
-def _assemble(given: list[_Arrays], *, strict: bool, use_tags: bool) -> Systems:
+def _assemble(given: list[_Arrays], conversions: Conversions, *, strict: bool, use_tags: bool) -> Systems:
     if not given:
         raise InputError("no structures were given; at least one is needed")
     for k, one in enumerate(given):
@@ -179,7 +188,7 @@ def _assemble(given: list[_Arrays], *, strict: bool, use_tags: bool) -> Systems:
     )
     _check_distances(systems, given)
     if use_tags:
-        systems.tags.copy_(torch.from_numpy(np.concatenate(_tags(given, strict))))
+        systems.tags.copy_(torch.from_numpy(np.concatenate(_tags(given, strict, conversions))))
     return systems
 
 
@@ -238,10 +247,9 @@ def _check_distances(systems: Systems, given: list[_Arrays]) -> None:
     )
 
 
-def _tags(given: list[_Arrays], strict: bool) -> list[np.ndarray]:
-    """OC20 tags of each structure; one warning for all conversions together."""
+def _tags(given: list[_Arrays], strict: bool, conversions: Conversions) -> list[np.ndarray]:
+    """OC20 tags of each structure."""
     readings: list[TagReading] = []
-    notes: dict[str, list[str]] = {}
     for k, one in enumerate(given):
         name = _name(one, k, len(given))
         try:
@@ -251,10 +259,6 @@ def _tags(given: list[_Arrays], strict: bool) -> list[np.ndarray]:
         if reading.note is not None:
             if strict:
                 raise InputError(f"{name}: tags are not in the OC20 convention and strict is on; otherwise: {reading.note}")
-            notes.setdefault(reading.note, []).append(name)
+            conversions.add(name, reading.note)
         readings.append(reading)
-    if notes:
-        lines = [f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {note}" for note, names in notes.items()]
-        more = f"; and {len(lines) - 3} other kinds of conversion" if lines[3:] else ""
-        warnings.warn("; ".join(lines[:3]) + more, TagsConverted, stacklevel=4)
     return [reading.tags for reading in readings]

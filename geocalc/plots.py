@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from geocalc.errors import MissingDependencyError
+from geocalc.metrics import energy_within_threshold, mae, rmse
 
 BLUE, ORANGE, GREY = "#2f6db3", "#d9822b", "#8a8a8a"
 DPI = 130
+COLORS = 128  # of a picture; a third of the bytes of all, and the eye sees no difference
+ROW = 3  # panels side by side that can be read on a page
+TITLE, CORNER = 10, 9  # points, of titles and of what is written in corners
+FEW, MANY = 300, 3000  # points: more are drawn fainter, many more as a density
+SHARE = 0.98  # of errors that a distribution shows; of many values parity leaves out half a percent on either side
+MARGIN = 0.05  # of the range of the reference values, on either side
+TINY = 1e-6  # a range is never empty
 
 
 def require_matplotlib() -> None:
@@ -43,24 +54,127 @@ def learning_curve(points: Mapping[str, Sequence[tuple[int, float, float]]], pat
     return _save(figure, path)
 
 
-def parity(predicted: np.ndarray, reference: np.ndarray, quantity: str, path: Path) -> Path:
-    """Predicted against reference values, (n,) each; `quantity` names them with their unit."""
-    figure, (axis,) = _figure(1)
-    low, high = float(min(predicted.min(), reference.min())), float(max(predicted.max(), reference.max()))
-    axis.plot([low, high], [low, high], color=GREY, lw=1)
-    axis.scatter(reference, predicted, s=8, alpha=0.5, color=BLUE, linewidths=0)
-    error = float(np.abs(predicted - reference).mean())
-    axis.set(xlabel=f"reference {quantity}", ylabel=f"predicted {quantity}", title=f"MAE {error:.3f}, n = {len(predicted)}")
-    axis.set_aspect("equal", adjustable="datalim")
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """A panel of predicted against reference values.
+
+    Attributes:
+        predicted, reference: (n,) in `unit`. quantity: what they are, such as "energy".
+        threshold: errors below it are counted, None for no count.
+        title: above the panel.
+    """
+
+    predicted: np.ndarray
+    reference: np.ndarray
+    quantity: str
+    unit: str
+    threshold: float | None = None
+    title: str = ""
+
+    def draw(self, figure: Any, axis: Any) -> None:
+        """Both axes run over the reference values; what the model puts beyond them is counted in words."""
+        low, high = _range(self.reference, MARGIN)
+        inside = (self.predicted >= low) & (self.predicted <= high) & (self.reference >= low) & (self.reference <= high)
+        x, y = self.reference[inside], self.predicted[inside]
+        if len(x) > MANY:
+            bins = axis.hexbin(
+                x, y, gridsize=60, bins="log", cmap="cividis_r", mincnt=1, linewidths=0.1, extent=(low, high) * 2
+            )
+            figure.colorbar(bins, ax=axis, label="values in a cell", shrink=0.8, pad=0.02)
+        else:
+            axis.scatter(x, y, s=14, alpha=0.45 if len(x) > FEW else 0.7, color=BLUE, linewidths=0)
+        axis.axline((low, low), slope=1, color="black", lw=0.8)
+        axis.set(xlim=(low, high), ylim=(low, high))
+        axis.set_title(self.title, fontsize=TITLE)
+        axis.set(xlabel=f"reference {self.quantity} ({self.unit})", ylabel=f"predicted {self.quantity} ({self.unit})")
+        axis.set_aspect("equal")
+        axis.locator_params(nbins=6)
+        _write(axis, _in_words(self.predicted - self.reference, self.unit, self.threshold), "left", "top")
+        _say_outside(axis, len(inside) - int(inside.sum()), "right", "bottom")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distribution:
+    """A panel of how often errors of each size occur.
+
+    Attributes:
+        errors: (n,) predicted minus reference, in `unit`. quantity: what they are errors of.
+        threshold: errors below it are shaded and counted, None for none.
+        title: above the panel.
+    """
+
+    errors: np.ndarray
+    quantity: str
+    unit: str
+    threshold: float | None = None
+    title: str = ""
+
+    def draw(self, figure: Any, axis: Any) -> None:
+        """A histogram of all but the few largest errors, which are counted in words."""
+        reach = max(float(np.quantile(np.abs(self.errors), SHARE)), 2 * (self.threshold or 0.0), TINY)
+        outside = int((np.abs(self.errors) > reach).sum())
+        axis.hist(self.errors, bins=31, range=(-reach, reach), color=BLUE, alpha=0.85)
+        if self.threshold is not None:
+            axis.axvspan(-self.threshold, self.threshold, color=ORANGE, alpha=0.35, lw=0, zorder=0)
+        axis.axvline(float(np.median(self.errors)), color="black", lw=1, ls="--")
+        axis.set(xlabel=f"error of {self.quantity} ({self.unit})", ylabel="structures", xlim=(-reach, reach))
+        axis.set_title(self.title, fontsize=TITLE)
+        axis.yaxis.get_major_locator().set_params(integer=True)
+        axis.set_ylim(top=1.3 * axis.get_ylim()[1])
+        middle = f"median {np.median(self.errors):+.3f} {self.unit}\n(dashed)\nmean {self.errors.mean():+.3f} {self.unit}"
+        shaded = "" if self.threshold is None else f"\nshaded: ±{self.threshold:g} {self.unit}"
+        _write(axis, middle + shaded, "left", "top")
+        _say_outside(axis, outside, "right", "top")
+
+
+Panel = Parity | Distribution
+
+
+def draw_panels(panels: Sequence[Panel], path: Path) -> Path:
+    """A picture of panels, up to three side by side and more in a square; PNG to write."""
+    n = len(panels)
+    columns = n if n <= ROW else math.ceil(math.sqrt(n))
+    figure, axes = _figure(columns, math.ceil(n / columns))
+    for axis in axes[n:]:
+        axis.remove()
+    for panel, axis in zip(panels, axes, strict=False):
+        panel.draw(figure, axis)
     return _save(figure, path)
 
 
-def _figure(columns: int) -> tuple[Any, list[Any]]:
+def _range(values: np.ndarray, margin: float) -> tuple[float, float]:
+    """From the smallest to the largest, but for a few in a thousand where there are many; never empty."""
+    tail = (1 - SHARE) / 4 if len(values) > MANY else 0.0
+    low, high = (float(np.quantile(values, q)) for q in (tail, 1 - tail))
+    room = max(margin * (high - low), TINY)
+    return low - room, high + room
+
+
+def _in_words(errors: np.ndarray, unit: str, threshold: float | None) -> str:
+    lines = [f"MAE {mae(errors):.3f} {unit}", f"RMSE {rmse(errors):.3f} {unit}"]
+    if threshold is not None:
+        lines.append(f"within {threshold:g} {unit}: {energy_within_threshold(errors, threshold):.0%}")
+    return "\n".join([*lines, f"n = {len(errors):,}"])
+
+
+def _say_outside(axis: Any, number: int, across: str, up: str) -> None:
+    if number:
+        _write(axis, f"{number:,} not shown:\nbeyond the axes", across, up)
+
+
+def _write(axis: Any, text: str, across: str, up: str) -> None:
+    """Text in a corner of a panel."""
+    place = (0.03 if across == "left" else 0.97, 0.97 if up == "top" else 0.03)
+    box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
+    axis.text(*place, text, transform=axis.transAxes, ha=across, va=up, fontsize=CORNER, bbox=box)
+
+
+def _figure(columns: int, rows: int = 1) -> tuple[Any, list[Any]]:
     require_matplotlib()
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * columns, 3.6), layout="constrained")
-    axes = [figure.add_subplot(1, columns, k + 1) for k in range(columns)]
+    figure = Figure(figsize=(4.2 * columns, 3.6 * rows), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, k + 1) for k in range(rows * columns)]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -68,5 +182,10 @@ def _figure(columns: int) -> tuple[Any, list[Any]]:
 
 def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI)
+    from PIL import Image
+
+    whole = BytesIO()
+    figure.savefig(whole, dpi=DPI)
+    with Image.open(whole) as image:
+        image.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
     return path

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from geocalc.errors import InputError
 
 AS_ASKED = ("SINGLE_POINT", "PREDICTED")  # statuses of structures that were not to be relaxed
-ROWS = 40  # structures that `format_table` lists at most
 EXIT_CONVERGED, EXIT_ERROR, EXIT_UNCONVERGED = 0, 1, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondOpinion:
+    """What a direct model says of the relaxed energy, from the structure before it was relaxed.
+
+    Attributes:
+        model, model_hash: what was asked.
+        energy: eV, None where the model could not take the structure.
+        energy_error_68, energy_error_95: eV, half widths of its own intervals, from its own calibration.
+        difference: eV, this energy minus that of the relaxation.
+        note: why there is no energy or no difference, as a sentence.
+    """
+
+    model: str
+    model_hash: str
+    energy: float | None
+    energy_error_68: float | None
+    energy_error_95: float | None
+    difference: float | None
+    note: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +48,7 @@ class Record:
         energy_std: eV, spread of the networks of an ensemble, else of the frames.
         energy_error_68, energy_error_95: eV, half of the intervals that hold so many of a hundred references, for relaxed structures
             like those of the model's calibration.
+        second_opinion: of a direct model; None where none was asked, or nothing could be asked of this structure.
         fmax: eV/Angstrom at the final geometry, over free components.
         n_steps, n_evaluations: of the relaxation.
         converged: whether the result can be used as a relaxed structure.
@@ -49,6 +69,7 @@ class Record:
     energy_std: float | None
     energy_error_68: float | None
     energy_error_95: float | None
+    second_opinion: SecondOpinion | None = None
     fmax: float | None
     n_steps: int
     n_evaluations: int
@@ -64,7 +85,7 @@ class Record:
 
     def to_json(self) -> str:
         """One line of JSON without the newline; numbers that are not finite become null."""
-        return json.dumps({name: _plain(value) for name, value in asdict(self).items()}, allow_nan=False)
+        return json.dumps(_plain(asdict(self)), allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> Record:
@@ -78,9 +99,11 @@ class Record:
         except ValueError:
             values = None
         names = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
+        opinion = values.get("second_opinion") if isinstance(values, dict) else None
+        if not isinstance(values, dict) or set(values) != names or not (opinion is None or _is_opinion(opinion)):
             raise InputError(f"this is not a record of geocalc: {line[:80]!r}; expected JSON with the keys {sorted(names)}")
-        return cls(**{**values, "anomalies": tuple(values["anomalies"])})
+        told = None if opinion is None else SecondOpinion(**opinion)
+        return cls(**{**values, "anomalies": tuple(values["anomalies"]), "second_opinion": told})
 
 
 def finite(value: float) -> float | None:
@@ -88,7 +111,13 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _is_opinion(values: Any) -> bool:
+    return isinstance(values, dict) and set(values) == {f.name for f in fields(SecondOpinion)}
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
     return finite(value) if isinstance(value, float) else value
 
 
@@ -105,30 +134,3 @@ def exit_status(records: Iterable[Record]) -> int:
     if not n_results:
         return EXIT_ERROR
     return EXIT_UNCONVERGED if n_open else EXIT_CONVERGED
-
-
-def format_table(records: Sequence[Record]) -> str:
-    """A table for the terminal; of a long run only what did not converge, and always the counts."""
-    lines = [f"{'structure':<28} {'formula':<16} {'status':<11} {'steps':>5} {'fmax eV/A':>10} {'energy eV':>14}"]
-    shown = records if len(records) <= ROWS else [r for r in records if not r.converged or r.anomalies]
-    for record in shown[:ROWS]:
-        fmax = "-" if record.fmax is None else f"{record.fmax:.4f}"
-        energy = "-" if record.energy is None else f"{record.energy:.4f}"
-        flags = "  " + ", ".join(record.anomalies) if record.anomalies else ""
-        lines.append(
-            f"{_short(record.sid, 28):<28} {_short(record.formula or '-', 16):<16} {record.status:<11} {record.n_steps:>5} "
-            f"{fmax:>10} {energy:>14}{flags}"
-        )
-        if record.error is not None:
-            lines.append(f"  {record.error}")
-    if len(shown) > ROWS:
-        lines.append(f"... and {len(shown) - ROWS} more; all are in results.jsonl")
-    counts = Counter(record.status for record in records)
-    told = ", ".join(f"{number} {status}" for status, number in counts.most_common())
-    calls, seconds = sum(r.n_evaluations for r in records), sum(r.wall_s for r in records)
-    lines.append(f"{len(records)} structures: {told or 'none'}; {calls} model calls, {seconds:.1f} s")
-    return "\n".join(lines)
-
-
-def _short(text: str, width: int) -> str:
-    return text if len(text) <= width else "..." + text[len(text) - width + 3 :]

@@ -36,6 +36,7 @@ class RelaxSettings(Settings):
         keep_symmetry: the space group that the structure has at the start stays.
         level: of theory, for models that know several.
         warm_start: model of relaxed structures whose displacements are tried first; see `geocalc.model_start`.
+        second_opinion: direct model whose relaxed energy stands beside the one found; see `geocalc.second_opinion`.
     """
 
     model: str = "faenet-sfa"
@@ -55,6 +56,7 @@ class RelaxSettings(Settings):
     keep_symmetry: bool = False
     level: str | None = None
     warm_start: str | None = None
+    second_opinion: str | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -8,6 +8,7 @@ are refused rather than guessed.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ ADSORBATE_ELEMENTS = np.array([1, 6, 7, 8, 9, 15, 16, 17, 34, 35, 53])  # H C N 
 LAYER_DEPTH = 1.0  # Angstrom; metal atoms this close to the highest one form the top layer (closest in fcc(110): 1.3)
 ABOVE = 0.3  # Angstrom; an atom this much above all atoms of tag 1 is not below the surface
 MIN_VACUUM = 2.5  # Angstrom of empty space, beyond the atoms on both sides of it, that ends a slab or a molecule
+SHOWN = 3  # kinds of conversion that a warning tells
 ATOM_SIZE = 1.2  # covalent radii that count as atom where empty space is measured
 
 _REMEDY = "set them with atoms.set_tags (0 below the surface, 1 surface, 2 adsorbate)"
@@ -28,6 +30,28 @@ _REMEDY = "set them with atoms.set_tags (0 below the surface, 1 surface, 2 adsor
 
 class TagsConverted(UserWarning):
     """Tags came in another convention, or not at all, and were converted to OC20's."""
+
+
+class Conversions:
+    """What was done to the tags of many structures, gathered for one warning."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[str, int]] = {}  # by note: the first structure, and how many
+
+    def add(self, name: str, note: str) -> None:
+        """The tags of a structure were converted as the note says."""
+        first, count = self._found.get(note, (name, 0))
+        self._found[note] = (first, count + 1)
+
+    def warn(self, stacklevel: int) -> None:
+        """One warning for all of them, if there are any; `stacklevel` counts from the caller, as that of `warnings.warn`."""
+        if not self._found:
+            return
+        lines = [
+            f"{name}{f' and {count - 1} more' if count > 1 else ''}: {note}" for note, (name, count) in self._found.items()
+        ]
+        more = f"; and {len(lines) - SHOWN} other kinds of conversion" if lines[SHOWN:] else ""
+        warnings.warn("; ".join(lines[:SHOWN]) + more, TagsConverted, stacklevel=stacklevel + 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from geocalc.errors import GeoCalcError
 from geocalc.intervals import Calibration
 from geocalc.optim import make_optimizer
 from geocalc.process import one_thread
+from geocalc.records import SecondOpinion
 from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation import relax_systems
 from geocalc.snapshots import Progress, Relaxation, Snapshot
 from geocalc.systems import Potential, Systems
 from geocalc.warm_start import Proposal
+
+if TYPE_CHECKING:
+    from geocalc.second_opinion import Adviser
 
 FAILURES = (GeoCalcError, ArithmeticError, RuntimeError, ValueError, LookupError)  # what models and calculators raise
 
@@ -38,6 +42,7 @@ class NamedPotential:
         stress: whether it was trained on stress, so that cells can be relaxed with it.
         calibration: how far relaxed energies may be off.
         direct: whether its energies are those of the relaxed structures, so that there is nothing to relax.
+        second_opinion: who else is asked for relaxed energies; see `geocalc.second_opinion`.
     """
 
     potential: Potential
@@ -53,6 +58,7 @@ class NamedPotential:
     stress: bool = False
     calibration: Calibration | None = None
     direct: bool = False
+    second_opinion: Adviser | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +68,13 @@ class Task:
     Attributes:
         number: its place in the input. sid: its name.
         systems: the structure alone, on the CPU.
+        unrelaxed: the same as the model of the second opinion reads it; None where it is not asked.
     """
 
     number: int
     sid: str
     systems: Systems
+    unrelaxed: Systems | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +88,7 @@ class Outcome:
         n_steps, n_evaluations: taken until the end or the error.
         wall_s: seconds that were spent on this structure.
         final: False where memory or a lost process is to blame and not the structure, so that another try may end otherwise.
+        second_opinion: None where none was asked, or the process was lost.
     """
 
     relaxation: Relaxation | None = None
@@ -89,6 +98,7 @@ class Outcome:
     n_evaluations: int = 0
     wall_s: float = 0.0
     final: bool = True
+    second_opinion: SecondOpinion | None = None
 
 
 class Engine(Protocol):

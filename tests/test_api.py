@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import fcc111
 from ase.constraints import FixAtoms
 from models_for_tests import write_model
 from structures import adslab, rattled
@@ -18,6 +19,7 @@ import geocalc
 from geocalc import GeoCalc
 from geocalc.errors import InputError, ModelNotFoundError, RecipeError
 from geocalc.systems import Systems
+from geocalc.tags import TagsConverted
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +125,14 @@ def test_a_warm_start_is_asked_once_and_taken_back_where_it_is_worse(folder: Pat
     assert refused
     assert ended.record.energy == without.record.energy
     assert ended.record.n_evaluations == without.record.n_evaluations + 1
+
+
+def test_conversions_of_tags_are_told_once_for_a_run(tmp_path) -> None:
+    model = str(write_model(tmp_path / "models"))
+    slabs = [fcc111("Cu", (2, 2, n), vacuum=8.0) for n in (2, 2, 3, 4, 5, 6)]
+    with pytest.warns(TagsConverted) as caught:
+        results = list(geocalc.iter_relax(slabs, model, fmax=1e3, frames="cell"))
+    assert all(result.record.converged for result in results)
+    (warning,) = [one for one in caught if one.category is TagsConverted]
+    assert str(warning.message).startswith("Cu8 and 1 more: tags counted layers")
+    assert str(warning.message).endswith("and 2 other kinds of conversion")

@@ -440,6 +440,9 @@ def test_evaluate_measures_labelled_structures(model):
     assert errors["energy_mae"] == pytest.approx(expected, rel=1e-6)
     free = np.concatenate([f.calc.results["forces"][f.get_tags() > 0] for f in frames])
     assert errors["force_null"] == pytest.approx(np.abs(free).mean())
+    close = [abs(e - f.calc.results["energy"]) < 0.02 for e, f in zip(energies, frames, strict=True)]
+    assert errors["within_0p02"] == np.mean(close)
+    assert errors["force_rmse"] > errors["force_mae"]
 
 
 def test_evaluate_takes_the_validation_split_of_a_recipe(model):

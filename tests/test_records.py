@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 import pytest
 
 from geocalc.errors import InputError
-from geocalc.records import Record, exit_status, format_table
+from geocalc.records import Record, SecondOpinion, exit_status
+from geocalc.run_table import format_table
 
 GOOD = Record(
     sid="slabs.traj#3",
@@ -34,6 +35,15 @@ GOOD = Record(
     error=None,
 )
 OPEN = replace(GOOD, converged=False, status="MAX_STEPS")
+OPINION = SecondOpinion(
+    model="direct",
+    model_hash="def",
+    energy=-1.1,
+    energy_error_68=0.12,
+    energy_error_95=0.4,
+    difference=0.15,
+    note=None,
+)
 FAILED = replace(GOOD, converged=False, status="ERROR", energy=None, fmax=None, error="the file is empty")
 FIELDS = [
     "sid",
@@ -46,6 +56,7 @@ FIELDS = [
     "energy_std",
     "energy_error_68",
     "energy_error_95",
+    "second_opinion",
     "fmax",
     "n_steps",
     "n_evaluations",
@@ -66,7 +77,10 @@ def test_fields_are_those_of_the_contract_with_intervals_in_order() -> None:
     assert list(json.loads(GOOD.to_json())) == FIELDS
 
 
-@pytest.mark.parametrize("record", [GOOD, OPEN, FAILED, replace(GOOD, anomalies=("adsorbate_desorbed",), energy=0.1 + 0.2)])
+@pytest.mark.parametrize(
+    "record",
+    [GOOD, OPEN, FAILED, replace(GOOD, anomalies=("desorbed",), energy=0.1 + 0.2), replace(GOOD, second_opinion=OPINION)],
+)
 def test_json_round_trip_is_exact_and_one_line(record: Record) -> None:
     assert Record.from_json(record.to_json()) == record
     assert "\n" not in record.to_json()
@@ -116,3 +130,39 @@ def test_table_of_a_long_run_shows_only_what_needs_a_look() -> None:
     assert "... and 21 more" in text
     assert len(text.splitlines()) < 90
     assert "500 CONVERGED" in text
+
+
+def test_energies_have_their_error_bars_within_eighty_columns() -> None:
+    barred = replace(GOOD, sid="a/long/way/to/slabs-of-the-second-batch.traj#3", energy_error_68=0.08, energy_error_95=0.4)
+    lines = format_table([barred, replace(OPEN, energy_error_68=None), FAILED]).splitlines()
+    assert "-1.250 ± 0.08" in lines[1]
+    assert lines[2].endswith("-1.250")
+    assert lines[2].index("-1.250") == lines[1].index("-1.250")
+    assert max(map(len, lines)) <= 80
+    assert "Cu12CO" in lines[1]
+    assert "-1.2500" in format_table([GOOD])  # without bars as many decimals as ever
+
+
+def test_second_opinions_have_a_column_and_a_line() -> None:
+    barred = replace(GOOD, sid="a/long/way/to/slabs-of-the-second-batch.traj#3", energy_error_68=0.08, energy_error_95=0.4)
+    silent = replace(OPINION, energy=None, energy_error_68=None, difference=None, note="direct does not know Sc")
+    rows = [replace(barred, second_opinion=OPINION), replace(barred, second_opinion=silent)]
+    head, first, second, _, last = format_table(rows).splitlines()
+    assert head.split() == ["structure", "status", "steps", "fmax", "eV/Å", "energy", "eV", "direct", "eV"]
+    assert first.endswith("-1.250 ± 0.08  -1.100 ± 0.12")
+    assert second.endswith("-")
+    assert max(map(len, (head, first, second))) <= 80
+    assert last.startswith("second opinion of direct: it differs by 0.150 eV on average, at most by 0.150 eV (a/long")
+    assert last.endswith("; 1 of 2: direct does not know Sc")
+    assert "formula" in format_table(rows, width=120)
+
+
+def test_columns_that_say_nothing_are_left_out() -> None:
+    predicted = replace(GOOD, status="PREDICTED", fmax=None, n_steps=0)
+    assert "fmax" not in format_table([predicted])
+
+
+def test_a_long_run_in_which_all_is_well_has_no_rows() -> None:
+    lines = format_table([GOOD] * 100).splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("100 structures: 100 CONVERGED")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from geocalc.campaign import versions
 from geocalc.card import Task
@@ -19,11 +17,12 @@ from geocalc.commands.notes import told_at_the_end
 from geocalc.commands.progress import progress_line
 from geocalc.errors import InputError
 from geocalc.evaluate import RelaxedPair, relax_references, summarise
-from geocalc.plots import parity
+from geocalc.panels import pair_panels, relaxed_panels, single_point_panels
+from geocalc.plots import Panel, draw_panels
 from geocalc.process import settle_process
 from geocalc.registry import LoadedModel, load_model
 from geocalc.run_folder import write_whole
-from geocalc.train.metrics import Predictions, errors_of, predictions
+from geocalc.train.metrics import errors_of, predictions
 from geocalc.train.pair_metrics import pair_errors, pair_predictions
 from geocalc.train.prepare import ReferenceRelaxation, prepare, reference_relaxations, samples_of_file
 from geocalc.train.recipe import Data, Recipe, Source, read_recipe
@@ -93,7 +92,7 @@ def _single_points(model: LoadedModel, recipe: Recipe | None, data: Path, source
     told = {name: predictions(model, samples) for name, samples in groups.items()}
     make_folder(out)
     for name, one in told.items():
-        _plot_single_points(one, out, _stem(name))
+        _draw(single_point_panels(one, model.card, _stem(name)), out)
     return {name: asdict(errors_of(one)) for name, one in told.items()}
 
 
@@ -113,8 +112,7 @@ def _pairs(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | 
             writer.writerow(["group", "energy", "reference"])
             rows = zip(samples, told.energy, told.energy_reference, strict=True)
             writer.writerows([sample.group, f"{energy:.6f}", f"{wanted:.6f}"] for sample, energy, wanted in rows)
-        if find_spec("matplotlib") is not None:
-            parity(told.energy, told.energy_reference, "relaxed energy (eV)", out / f"{_stem(name)}-is2re.png")
+        _draw(pair_panels(told, model.card, _stem(name)), out)
     return results
 
 
@@ -126,11 +124,12 @@ def _held_out(model: LoadedModel, recipe: Recipe | None, data: Path, source: int
     return {str(recipe.data.sources[k].path): held_out.where(held_out.known.source == k) for k in chosen}
 
 
-def _plot_single_points(told: Predictions, out: Path, stem: str) -> None:
+def _draw(pictures: Mapping[str, Sequence[Panel]], out: Path) -> None:
+    """Pictures by file name; none where matplotlib is not installed."""
     if find_spec("matplotlib") is None:
         return
-    parity(told.energy, told.energy_reference, "energy (eV)", out / f"{stem}-energy.png")
-    parity(told.forces[told.free].ravel(), told.forces_reference[told.free].ravel(), "force (eV/Å)", out / f"{stem}-forces.png")
+    for name, panels in pictures.items():
+        draw_panels(panels, out / name)
 
 
 def _relax(
@@ -153,9 +152,7 @@ def _relax(
         results[name] = asdict(summarise(pairs))
         make_folder(out)
         _write_pairs(pairs, out / f"{_stem(name)}-relaxed.csv")
-        if find_spec("matplotlib") is not None:
-            energies = np.array([[p.energy, p.reference] for p in pairs])
-            parity(energies[:, 0], energies[:, 1], "relaxed energy (eV)", out / f"{_stem(name)}-relaxed.png")
+        _draw(relaxed_panels(pairs, model.card, _stem(name)), out)
     return results
 
 

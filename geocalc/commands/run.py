@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,10 +20,11 @@ from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
 from geocalc.process import settle_process
 from geocalc.readers import Source, Unreadable, count_structures, read_structures
-from geocalc.records import Record, exit_status, format_table
+from geocalc.records import Record, exit_status
 from geocalc.registry import load_model
 from geocalc.relax_settings import RelaxSettings
 from geocalc.run_folder import RunFolder
+from geocalc.run_table import format_table
 from geocalc.settings import override, read_yaml
 
 
@@ -61,7 +63,7 @@ def run_command(
         total = count_structures(inputs) if sys.stderr.isatty() else None
         _watch(run_relaxation(jobs_of(found), potential, settings, folder), verb, folder, total)
     records = list(folder.records())
-    click.echo(format_table(records))
+    click.echo(format_table(records, shutil.get_terminal_size().columns))
     click.echo(f"energies are {model.card.energy_kind.value} energies: {model.card.references}")
     click.echo(f"results in {folder.path}")
     return exit_status(records)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from geocalc.metrics import force_cosine, mae, rmse
+from geocalc.metrics import energy_within_threshold, force_cosine, mae, rmse
 from geocalc.systems import Potential
 from geocalc.train.batches import collate
 from geocalc.train.store import Sample
@@ -21,14 +21,17 @@ class Errors:
     """Mean absolute errors, energies in eV, forces per component in eV/Angstrom.
 
     Attributes:
-        n: samples. energy_mae, energy_rmse: eV. force_mae: over components of atoms free to move; force_mae_all: of every atom.
+        n: samples. energy_mae, energy_rmse: eV. within_0p02: share of energies below 0.02 eV (EwT).
+        force_mae, force_rmse: over components of atoms free to move; force_mae_all: of every atom.
         force_null: mean |F| component of the free atoms, the error of predicting zero. force_cosine: mean over free atoms.
     """
 
     n: int
     energy_mae: float
     energy_rmse: float
+    within_0p02: float
     force_mae: float
+    force_rmse: float
     force_mae_all: float
     force_null: float
     force_cosine: float
@@ -74,7 +77,9 @@ def errors_of(told: Predictions) -> Errors:
         n=len(told.energy),
         energy_mae=mae(energy_error),
         energy_rmse=rmse(energy_error),
+        within_0p02=energy_within_threshold(energy_error),
         force_mae=mae(force_error[told.free]),
+        force_rmse=rmse(force_error[told.free]),
         force_mae_all=mae(force_error),
         force_null=mae(told.forces_reference[told.free]),
         force_cosine=force_cosine(told.forces[told.free], told.forces_reference[told.free]),

@@ -218,6 +218,7 @@ def test_commands(model: Path, run: Path, tmp_path: Path, monkeypatch: pytest.Mo
     (results,) = json.loads((tmp_path / "measured" / "metrics.json").read_text())["results"].values()
     assert results["n"] == 4
     assert len((tmp_path / "measured").glob("*.csv").__next__().read_text().splitlines()) == 5
+    assert {path.name.split("-")[-1] for path in (tmp_path / "measured").glob("*.png")} == {"is2re.png", "is2rs.png"}
 
 
 @pytest.mark.parametrize(
@@ -264,7 +265,7 @@ def test_a_relaxation_starts_where_the_model_thinks_that_it_ends(model: Path, po
     plain = geocalc.relax(starts, str(potential), **options)
     warm = [geocalc.relax(starts, str(potential), **options, warm_start=str(model), workers=n) for n in (1, 2)]
     assert [r.record.energy for r in warm[0]] == [r.record.energy for r in warm[1]]
-    predicted = geocalc.predict(starts, str(model), frames="cell")
+    predicted = geocalc.predict(starts, str(model))
     for start, before, after, end in zip(starts, plain, warm[0], predicted, strict=True):
         assert after.record.n_evaluations == 2
         tried = geocalc.predict(end.atoms, str(potential), dtype="float64")[0].record
@@ -294,4 +295,4 @@ def test_warm_starts_on_the_command_line(model: Path, potential: Path, tmp_path:
     words = ["relax", "new.extxyz", "--model", str(potential), "--warm-start", str(model), "--steps", "2", "--fmax", "1e-9"]
     told = CliRunner().invoke(main, words)
     assert told.exit_code == 3, told.output  # two steps are not enough
-    assert "ModelStart(folder=" in (tmp_path / "new-relax" / "settings.yaml").read_text()
+    assert "ModelStart(model=DirectModel(folder=" in (tmp_path / "new-relax" / "settings.yaml").read_text()

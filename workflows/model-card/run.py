@@ -18,6 +18,8 @@ from typing import Any
 
 import click
 import numpy as np
+import picture
+import table
 import torch
 from ase import Atoms
 
@@ -27,7 +29,7 @@ from geocalc.evaluate import relax_references, summarise
 from geocalc.intervals import calibrate, coverage
 from geocalc.process import settle_process
 from geocalc.readers import Source, read_structures
-from geocalc.registry import LoadedModel, find_model, load_model, read_card, write_card
+from geocalc.registry import LoadedModel, find_model, load_model, write_card
 from geocalc.train import metrics
 from geocalc.train.prepare import prepare, reference_relaxations
 from geocalc.train.recipe import Recipe, read_recipe
@@ -36,7 +38,6 @@ from geocalc.train.store import read_store
 HALVES = 200  # random divisions of the held-out relaxations
 ROOT = Path(__file__).parents[2]
 OUTSIDE = "wwlgpr-simple-adsorbates"
-TABLE_HEAD = "| name | predicts | domain | force MAE (eV/Å) | e_ads MAE after relaxation (eV) | |\n|---|---|---|---|---|---|"
 TRAINED = {
     "lattice-stochastic": "stochastic frame averaging over lattice frames",
     "rotations-2d": "random turns about the surface normal and reflections",
@@ -183,6 +184,10 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
     out, bars = measured["outside"], measured["intervals"]
     lines += [
         "",
+        f"![energies, forces and relaxed energies against DFT]({picture.PICTURE})",
+        "",
+        f"Predictions for the first of the two sets against DFT: `python workflows/model-card/picture.py {c.name}`.",
+        "",
         f"Not moving at all: mean distance {first['distance_null']:.3f} Å, ADwT {first['adwt_null']:.3f}. The model at the DFT "
         f"geometries: e_ads MAE {first['energy_mae_at_reference']:.3f} eV. A runaway is a relaxed energy more than 1 eV below the "
         "reference.",
@@ -224,26 +229,6 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def table_row(folder: Path) -> str:
-    """The line of a shipped model in the README's table: its default frame policy, first source of its data."""
-    measured, name, domain = json.loads((folder / "metrics.json").read_text()), folder.name, read_card(folder).domain
-    points = next(iter(measured["single_points"].values()))
-    relaxed = next(iter(measured["relaxations"].values()))
-    return (
-        f"| `{name}` | adsorption energy, forces | {domain} | {points['force_mae']:.3f} | {relaxed['energy_mae']:.3f} "
-        f"(median {relaxed['energy_median']:.3f}) | [card](models/{name}/README.md) |"
-    )
-
-
-def write_table() -> None:
-    """Put the table of all shipped models into the README between its markers."""
-    rows = [table_row(card.parent) for card in sorted((ROOT / "models").glob("*/model.yaml"))]
-    table = "\n".join([TABLE_HEAD, *rows, ""])
-    readme = ROOT / "README.md"
-    head, rest = readme.read_text().split("<!-- models -->\n")
-    readme.write_text(head + "<!-- models -->\n" + table + "<!-- /models -->" + rest.split("<!-- /models -->")[1])
-
-
 def processor() -> str:
     """Name of the CPU."""
     info = Path("/proc/cpuinfo")
@@ -267,9 +252,11 @@ def main(name: str, render: bool, only: str | None) -> None:
     model = load_model(name)
     measured = json.loads((folder / "metrics.json").read_text()) if render or only else about(name, recipe)
     measured |= {} if render else measure(name, recipe, model, [only] if only else PARTS)
+    if not (render or only):
+        picture.draw(model, recipe)
     (folder / "metrics.json").write_text(json.dumps(measured, indent=1) + "\n")
     (folder / "README.md").write_text(card(model, recipe, measured))
-    write_table()
+    table.main()
     print(card(model, recipe, measured))
 
 

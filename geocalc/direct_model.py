@@ -1,0 +1,79 @@
+"""Direct models beside a relaxation: any process can open them, and what they say of a structure is computed once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
+
+from geocalc.errors import InputError, ModelFileError
+from geocalc.process import one_thread
+from geocalc.registry import LoadedModel, load_model
+from geocalc.systems import Prediction, Systems
+from geocalc.tasks import own_memory
+
+KEPT = 256  # answers remembered by a process: more than the structures that it works on side by side
+READ = ("positions", "numbers", "tags", "system_idx", "cell", "pbc")  # all that a prediction depends on
+
+
+@dataclass(frozen=True)
+class DirectModel:
+    """A model of relaxed energies by its place: plain values, so that it can be handed to worker processes.
+
+    It computes on the CPU, in float32, with the frames of its card, one structure at a time.
+
+    Attributes:
+        folder: of the model. hash: of its weights and settings.
+    """
+
+    folder: str
+    hash: str
+
+    def predict(self, systems: Systems) -> Prediction:
+        """What the model says of one structure, on the CPU; asked again soon, it is not computed again.
+
+        Raises:
+            InputError: the model cannot take the structure, or there is not exactly one.
+            ModelFileError: the model cannot be read any more, or is another one now.
+        """
+        if systems.n_systems != 1:
+            raise InputError(f"one structure at a time is predicted, got {systems.n_systems}")
+        return _opened(self.folder, self.hash).predict(systems.to("cpu"))
+
+
+def direct_model(model: LoadedModel) -> DirectModel:
+    """The place of a model that is loaded already."""
+    return DirectModel(str(model.folder.resolve()), model.hash)
+
+
+class _Opened:
+    """A model in this process, with its last answers."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+        self._answers: OrderedDict[bytes, Prediction] = OrderedDict()
+
+    def predict(self, systems: Systems) -> Prediction:
+        key = _content(systems)
+        if key not in self._answers:
+            with one_thread():
+                self._answers[key] = self._model(own_memory(systems))
+            if len(self._answers) > KEPT:
+                self._answers.popitem(last=False)
+        return self._answers[key]
+
+
+@lru_cache(maxsize=4)
+def _opened(folder: str, expected: str) -> _Opened:
+    model = load_model(folder, device="cpu")
+    if model.hash != expected:
+        raise ModelFileError(f"{folder} was changed while it was in use; run again to use the new model")
+    return _Opened(model)
+
+
+def _content(systems: Systems) -> bytes:
+    digest = hashlib.sha256()
+    for name in READ:
+        digest.update(getattr(systems, name).contiguous().numpy().tobytes())
+    return digest.digest()

@@ -1,0 +1,75 @@
+"""What is drawn of the errors of a model: pictures by file name, each a row of panels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from geocalc.card import ModelCard
+from geocalc.evaluate import RelaxedPair
+from geocalc.metrics import ENERGY_THRESHOLD
+from geocalc.plots import Distribution, Panel, Parity
+from geocalc.train.metrics import Predictions
+from geocalc.train.pair_metrics import PairPredictions
+
+Pictures = Mapping[str, Sequence[Panel]]
+
+
+def single_point_panels(told: Predictions, card: ModelCard, stem: str) -> Pictures:
+    """Energies of structures as they are, and force components of atoms free to move."""
+    energies = energy_parity(told.energy, told.energy_reference, f"{card.energy_kind.value} energy", _title(card, stem))
+    forces = Parity(
+        predicted=told.forces[told.free].ravel(),
+        reference=told.forces_reference[told.free].ravel(),
+        quantity="force",
+        unit="eV/Å",
+        title=_title(card, stem),
+    )
+    return {f"{stem}-energy.png": [energies], f"{stem}-forces.png": [forces]}
+
+
+def pair_panels(told: PairPredictions, card: ModelCard, stem: str) -> Pictures:
+    """Relaxed energies predicted from unrelaxed structures and, where they are predicted, the ways of free atoms."""
+    title = _title(card, stem)
+    energies: list[Panel] = [
+        energy_parity(told.energy, told.energy_reference, "relaxed energy", title),
+        energy_distribution(told.energy - told.energy_reference, "relaxed energy"),
+    ]
+    if told.displacement is None:
+        return {f"{stem}-is2re.png": energies}
+    ways = Parity(
+        predicted=told.displacement.ravel(),
+        reference=told.displacement_reference.ravel(),
+        quantity="displacement",
+        unit="Å",
+        title=title,
+    )
+    return {f"{stem}-is2re.png": energies, f"{stem}-is2rs.png": [ways]}
+
+
+def relaxed_panels(pairs: Sequence[RelaxedPair], card: ModelCard, stem: str) -> Pictures:
+    """Energies of relaxed structures, and how their errors are distributed."""
+    energies, references = np.array([p.energy for p in pairs]), np.array([p.reference for p in pairs])
+    return {
+        f"{stem}-relaxed.png": [
+            energy_parity(energies, references, "relaxed energy", _title(card, stem)),
+            energy_distribution(energies - references, "relaxed energy"),
+        ]
+    }
+
+
+def energy_parity(predicted: np.ndarray, reference: np.ndarray, quantity: str, title: str) -> Parity:
+    """A panel of energies (n,) in eV with the share within OC20's threshold."""
+    return Parity(
+        predicted=predicted, reference=reference, quantity=quantity, unit="eV", threshold=ENERGY_THRESHOLD, title=title
+    )
+
+
+def energy_distribution(errors: np.ndarray, quantity: str) -> Distribution:
+    """A panel of errors of energies (n,) in eV."""
+    return Distribution(errors=errors, quantity=quantity, unit="eV", threshold=ENERGY_THRESHOLD, title="errors")
+
+
+def _title(card: ModelCard, stem: str) -> str:
+    return f"{card.name} on {stem}"

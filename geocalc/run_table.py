@@ -1,0 +1,120 @@
+"""What a run looks like on a terminal: a line for each structure, and the sums."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from geocalc.records import Record, SecondOpinion
+
+ROWS = 40  # structures that are listed at most
+WIDTH = 80  # columns of a terminal that says nothing of itself
+NAME, FORMULA = 16, 14  # columns: the least that a name is given, and the most that a formula is
+NOTHING = "-"
+BAR = " ± 0.00"  # what stands after an energy, whose decimals are then those that it can have
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Column:
+    """A head and a cell for each structure; those of text are cut where there is no room, those of numbers never."""
+
+    head: str
+    cells: tuple[str, ...]
+    text: bool = False
+
+    @property
+    def width(self) -> int:
+        return max(map(len, (self.head, *self.cells)))
+
+    def lines(self, width: int) -> list[str]:
+        """The head and the cells, all of one width."""
+        if self.text:
+            return [_short(cell, width).ljust(width) for cell in (self.head, *self.cells)]
+        return [cell.rjust(width) for cell in (self.head, *self.cells)]
+
+
+def format_table(records: Sequence[Record], width: int = WIDTH) -> str:
+    """A table for the terminal; of a long run only what did not converge, and always the sums.
+
+    Args:
+        records: of a run. width: columns of the terminal; names of structures are cut to fit.
+    """
+    shown = records if len(records) <= ROWS else [r for r in records if not r.converged or r.anomalies]
+    head, *rows = _rows(shown[:ROWS], width)
+    lines = [head]
+    for record, row in zip(shown, rows, strict=False):
+        lines.append((row + "  " + ", ".join(record.anomalies)).rstrip())
+        if record.error is not None:
+            lines.append(f"  {record.error}")
+    if len(shown) > ROWS:
+        lines.append(f"... and {len(shown) - ROWS} more; all are in results.jsonl")
+    counts = Counter(record.status for record in records)
+    told = ", ".join(f"{number} {status}" for status, number in counts.most_common())
+    calls, seconds = sum(r.n_evaluations for r in records), sum(r.wall_s for r in records)
+    lines.append(f"{len(records)} structures: {told or 'none'}; {calls} model calls, {seconds:.1f} s")
+    return "\n".join([*lines, *_opinions(records)])
+
+
+def _rows(records: Sequence[Record], width: int) -> list[str]:
+    """The head of the table and a row for each record, without anomalies and errors."""
+    bars = any(r.energy_error_68 is not None for r in records)
+    numbers = [
+        _Column(head="status", cells=tuple(r.status for r in records), text=True),
+        _Column(head="steps", cells=tuple(str(r.n_steps) for r in records)),
+        _Column(head="fmax eV/Å", cells=tuple(NOTHING if r.fmax is None else f"{r.fmax:.4f}" for r in records)),
+        _Column(head="energy eV", cells=tuple(_energy(r.energy, r.energy_error_68, bars) for r in records)),
+    ]
+    if any(r.second_opinion for r in records):
+        numbers.append(_Column(head="direct eV", cells=_direct(records)))
+    numbers = [column for column in numbers if set(column.cells) != {NOTHING}]
+    name = _Column(head="structure", cells=tuple(r.sid for r in records), text=True)
+    formula = _Column(head="formula", cells=tuple(r.formula or NOTHING for r in records), text=True)
+    room = width - sum(2 + column.width for column in numbers)
+    wide = min(formula.width, FORMULA)
+    parts = [name.lines(min(name.width, max(room, NAME)))]
+    if room - 2 - wide >= min(name.width, NAME):
+        parts = [name.lines(min(name.width, room - 2 - wide)), formula.lines(wide)]
+    parts += [column.lines(column.width) for column in numbers]
+    return ["  ".join(line) for line in zip(*parts, strict=True)]
+
+
+def _direct(records: Sequence[Record]) -> tuple[str, ...]:
+    """The energies of second opinions."""
+    opinions = [r.second_opinion for r in records]
+    bars = any(o is not None and o.energy_error_68 is not None for o in opinions)
+    return tuple(NOTHING if o is None else _energy(o.energy, o.energy_error_68, bars) for o in opinions)
+
+
+def _energy(energy: float | None, error: float | None, bars: bool) -> str:
+    """An energy (eV) with half its 68 % interval where it has one; `bars` says whether others of its column do."""
+    if energy is None:
+        return NOTHING
+    if not bars:
+        return f"{energy:.4f}"
+    if error is None:
+        return f"{energy:.3f}{' ' * len(BAR)}"
+    return f"{energy:.3f} ± {error:.2f}"
+
+
+def _opinions(records: Sequence[Record]) -> list[str]:
+    """A line on the second opinions of a run, none where nobody was asked."""
+    found = [(r.sid, r.second_opinion) for r in records if r.second_opinion is not None]
+    if not found:
+        return []
+    told = [_differences(found)] if any(o.difference is not None for _, o in found) else []
+    notes = Counter(o.note for _, o in found if o.note is not None)
+    told += [note if n == len(found) else f"{n} of {len(found)}: {note}" for note, n in notes.most_common(2)]
+    told += [f"and {len(notes) - 2} other notes"] if len(notes) > 2 else []
+    return [f"second opinion of {found[0][1].model}: " + "; ".join(told)]
+
+
+def _differences(found: Sequence[tuple[str, SecondOpinion]]) -> str:
+    """How far second opinions are from relaxed energies."""
+    sizes = [(abs(opinion.difference), sid) for sid, opinion in found if opinion.difference is not None]
+    largest, sid = max(sizes)
+    return f"it differs by {sum(size for size, _ in sizes) / len(sizes):.3f} eV on average, at most by {largest:.3f} eV ({sid})"
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
