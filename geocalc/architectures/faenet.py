@@ -16,7 +16,7 @@ from geocalc.nn.activation import swish
 from geocalc.nn.basis import GaussianBasis, polynomial_envelope
 from geocalc.nn.edges import EdgeFeatures, EdgeIndex
 from geocalc.nn.embedding import AtomEmbedding
-from geocalc.nn.heads import EnergyHead, ForceDecoder, ForceHead, ForceNorm
+from geocalc.nn.heads import EdgeForceHead, EnergyHead, ForceDecoder, ForceHead, ForceNorm
 from geocalc.nn.interaction import Interaction, MessageType, Norm
 from geocalc.settings import Settings
 
@@ -110,11 +110,7 @@ class FAENet(Network):
         depth = s.num_interactions + 1
         self.join = nn.Linear(depth * s.hidden_channels, s.hidden_channels) if s.skip_co is Skip.CONCAT_ATOM else None
         self.mix = nn.Linear(depth, 1) if s.skip_co is Skip.CONCAT else None
-        self.force_head = (
-            ForceHead(s.hidden_channels, s.force_decoder_channels, s.force_decoder_type, s.force_decoder_norm)
-            if s.direct_forces
-            else None
-        )
+        self.force_head = _force_head(s) if s.direct_forces else None
         self.edge_dtype: torch.dtype | None = None  # of edge features in forward passes without gradients
         self.reset_parameters()
 
@@ -136,12 +132,20 @@ class FAENet(Network):
             layers.append(hidden)
         if self.join is not None:
             hidden = swish(self.join(torch.cat(layers, dim=1)))
-        forces = None if self.force_head is None else self.force_head(hidden)
+        forces = self._vectors(hidden, edge, envelope, inputs)
         atoms = self._atom_energies(hidden, layers)
         energy = atoms.new_zeros(inputs.n_systems).index_add(0, inputs.system_idx, atoms)
         if self.mix is not None:
             energy = energy + self.mix.bias
         return NetworkOutput(energy=energy, atom_energies=atoms, forces=forces)
+
+    def _vectors(self, hidden: Tensor, edge: EdgeFeatures, envelope: Tensor, inputs: NetworkInput) -> Tensor | None:
+        """What the direct head says, (n_atoms, 3) in the frame; None without one."""
+        if self.force_head is None or isinstance(self.force_head, ForceHead):
+            return None if self.force_head is None else self.force_head(hidden)
+        vector = inputs.edge_vec
+        length = (vector * vector).sum(1, keepdim=True).clamp(min=SHORTEST**2).sqrt()
+        return self.force_head(hidden, edge.to(hidden.dtype), envelope, vector / length, inputs.index)
 
     def embed_edges(self, edge_vec: Tensor, index: EdgeIndex) -> tuple[EdgeFeatures, Tensor]:
         """Edge vectors (n_edges, 3) to features and envelope (n_edges, 1); what depends on the length is computed once per pair."""
@@ -176,3 +180,9 @@ class FAENet(Network):
         if self.alpha is not None:
             energy = energy * self.alpha(layers[0] if self.weights is EnergyWeights.INITIAL else hidden)
         return energy.squeeze(1)
+
+
+def _force_head(s: FAENetSettings) -> ForceHead | EdgeForceHead:
+    if s.force_decoder_type is ForceDecoder.EDGES:
+        return EdgeForceHead(s.hidden_channels, s.num_filters, s.force_decoder_channels, s.force_decoder_norm)
+    return ForceHead(s.hidden_channels, s.force_decoder_channels, s.force_decoder_type, s.force_decoder_norm)

@@ -10,15 +10,17 @@ from enum import StrEnum
 from torch import Tensor, nn
 
 from geocalc.nn.activation import swish
+from geocalc.nn.edges import EdgeFeatures, EdgeIndex
 
 
 class ForceDecoder(StrEnum):
-    """Shape of the direct force head."""
+    """Shape of the direct force head: the published ones give three numbers per atom, `edges` a number per edge besides."""
 
     SIMPLE = "simple"
     MLP = "mlp"
     RES = "res"
     RES_UPDOWN = "res_updown"
+    EDGES = "edges"
 
 
 class ForceNorm(StrEnum):
@@ -90,3 +92,33 @@ class ForceHead(nn.Module):
         for layer in self.residual:
             hidden = hidden + layer(hidden)
         return self.last(self.dense(hidden))
+
+
+class EdgeForceHead(nn.Module):
+    """A vector per atom: three numbers, as of `ForceHead`, and the sum over its edges of a learnt number times their direction.
+
+    Where a network is shown structures in any orientation, three numbers per atom must learn what a turn does to them, and in the
+    plane of a surface they learn nothing but zero; directions of edges turn with the structure.
+
+    Args:
+        width: node features. filters: edge features. hidden: width of the head. norm: as for `ForceHead`.
+    """
+
+    def __init__(self, width: int, filters: int, hidden: int, norm: ForceNorm) -> None:
+        super().__init__()
+        self.atom = ForceHead(width, hidden, ForceDecoder.MLP, norm)
+        self.edge = nn.Linear(filters, hidden)
+        self.center = nn.Linear(width, hidden, bias=False)
+        self.neighbor = nn.Linear(width, hidden, bias=False)
+        self.last = nn.Linear(hidden, 1, bias=False)
+
+    def forward(self, hidden: Tensor, edge: EdgeFeatures, weight: Tensor, direction: Tensor, index: EdgeIndex) -> Tensor:
+        """Vectors (n_atoms, 3).
+
+        Args:
+            hidden: (n_atoms, width). edge: features of the edges. index: the edges.
+            weight: (n_edges, 1), zero at the cutoff. direction: (n_edges, 3).
+        """
+        pair = self.center(hidden)[index.receivers] + self.neighbor(hidden)[index.senders]
+        size = self.last(swish(self.edge(edge.joined(index)) + pair))
+        return self.atom(hidden) + index.to_receivers(size * weight * direction)
