@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from reference.plain_faenet import PlainFAENet
@@ -19,6 +21,7 @@ from geocalc.nn.heads import ForceDecoder, ForceNorm
 from geocalc.nn.interaction import MessageType, Norm
 from geocalc.systems import Systems, concatenate
 
+PER_ATOM = [decoder for decoder in ForceDecoder if decoder is not ForceDecoder.EDGES]  # those with a plain formulation
 BLOCKS = list(itertools.product(MessageType, Norm))
 HEADS = list(itertools.product(Skip, EnergyWeights))
 AGREEMENT = 1e-12  # relative to the largest component, or absolute below one
@@ -207,7 +210,7 @@ def assert_equals_plain(net: FAENet, settings: dict[str, object], systems: Syste
 @pytest.mark.parametrize(("kind", "norm"), BLOCKS)
 def test_plain_formulation_agrees(kind: MessageType, norm: Norm) -> None:
     systems = concatenate(singles())
-    decoders = [None, *ForceDecoder]
+    decoders = [None, *PER_ATOM]
     for seed, (skip, head) in enumerate(HEADS):
         decoder = decoders[seed % len(decoders)]
         settings: dict[str, object] = {"mp_type": kind, "norm": norm, "skip_co": skip, "energy_head": head}
@@ -217,7 +220,7 @@ def test_plain_formulation_agrees(kind: MessageType, norm: Norm) -> None:
         assert_equals_plain(network(seed, **settings), settings, systems)
 
 
-@pytest.mark.parametrize(("decoder", "norm"), list(itertools.product(ForceDecoder, ForceNorm)))
+@pytest.mark.parametrize(("decoder", "norm"), list(itertools.product(PER_ATOM, ForceNorm)))
 def test_plain_force_heads_agree_in_training_and_evaluation(decoder: ForceDecoder, norm: ForceNorm) -> None:
     settings = {"direct_forces": True, "force_decoder_type": decoder, "force_decoder_norm": norm}
     for training in (True, False):
@@ -307,3 +310,55 @@ def test_simple_messages_need_equal_widths() -> None:
 def test_too_narrow_a_network_says_what_takes_the_room() -> None:
     with pytest.raises(InputError, match="leaves -5 channels for the element table"):
         network(hidden_channels=20, num_filters=20)
+
+
+def test_vectors_of_edges_turn_with_the_structure_where_features_do_not() -> None:
+    systems = concatenate(singles())
+    net = network(direct_forces=True, force_decoder_type=ForceDecoder.EDGES)
+    with torch.no_grad():
+        net.edge_vector.weight.zero_()  # features then depend on lengths alone
+        net.force_head.atom.last.weight.zero_()
+        net.force_head.atom.last.bias.zero_()
+        inputs, _ = graph_inputs(systems, net.cutoff)
+        turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.double, generator=torch.Generator().manual_seed(0)))[0]
+        plain, turned = net(inputs), net(replace(inputs, edge_vec=inputs.edge_vec @ turn))
+    assert plain.forces.abs().max() > 1e-3
+    torch.testing.assert_close(turned.forces, plain.forces @ turn, rtol=0, atol=1e-10)
+    torch.testing.assert_close(turned.energy, plain.energy, rtol=0, atol=1e-10)
+
+
+def test_vectors_of_edges_are_smooth_as_an_atom_crosses_the_cutoff() -> None:
+    def at(distance: float) -> Tensor:
+        positions = torch.tensor([[0.0, 0.0, 0.0], [1.6, 0.3, 0.0], [0.2, 1.7, 0.1], [0.0, 0.0, -distance]], dtype=torch.double)
+        net = network(direct_forces=True, force_decoder_type=ForceDecoder.EDGES)
+        _, _, vectors = predict(net, cluster(positions, [29, 8, 6, 1]))
+        assert vectors is not None
+        return vectors.detach()
+
+    cutoff, step = SMALL["cutoff"], 1e-4
+    assert difference(at(cutoff - step), at(cutoff + step)) < 1e-10
+    assert difference(at(cutoff - 0.2), at(cutoff + step)) > 1e-6
+
+
+def test_a_head_of_edges_learns_ways_in_the_plane_from_structures_that_are_turned_at_random() -> None:
+    places = 4.0 * torch.rand((8, 3), dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    found = {}
+    for decoder in (ForceDecoder.MLP, ForceDecoder.EDGES):
+        torch.manual_seed(0)
+        net = FAENet(FAENetSettings.model_validate({**SMALL, "direct_forces": True, "force_decoder_type": decoder}))
+        optimizer, angles = torch.optim.AdamW(net.parameters(), lr=3e-3), np.random.default_rng(0).uniform(0, 2 * np.pi, 150)
+        base, _ = graph_inputs(cluster(places, [29] * 8), net.cutoff)
+        inputs = replace(base, edge_vec=base.edge_vec.detach().float())
+        wanted = base.index.to_receivers(
+            torch.nn.functional.normalize(inputs.edge_vec) / inputs.edge_vec.norm(dim=1, keepdim=True) ** 2
+        )
+        for angle in angles:
+            c, s = np.cos(angle), np.sin(angle)
+            turn = torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float32)
+            error = (net(replace(inputs, edge_vec=inputs.edge_vec @ turn)).forces - wanted @ turn).norm(dim=1).mean()
+            optimizer.zero_grad()
+            error.backward()
+            optimizer.step()
+        with torch.no_grad():
+            found[decoder] = float((net(inputs).forces - wanted)[:, :2].abs().mean() / wanted[:, :2].abs().mean())
+    assert found[ForceDecoder.EDGES] < 0.6 * found[ForceDecoder.MLP], found

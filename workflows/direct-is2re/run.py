@@ -3,7 +3,7 @@
 Usage: GEOCALC_DATA=... python workflows/direct-is2re/run.py train|predict|large|page [--splits fold1,fold2] [--targets e_ads,total]
 `train` fits one network for each split and target from the recipe of faenet-is2re, in runs/direct-is2re, and goes on where it was
 stopped; `predict` applies them to what they did not see, `large` those of the folds to large molecules; `page` writes results.json and
-the tables of README.md.
+the tables of README.md; `ship` makes the model folder of the networks of the folds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import card
 import click
 import large
 import page
@@ -139,6 +140,14 @@ def page_command() -> None:
     results = page.collect(RUNS)
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     page.write(results, HERE / "README.md")
+
+
+@main.command("ship")
+def ship_command() -> None:
+    """The model folder models/faenet-is2re, of the networks of the folds; after `page`."""
+    runs = [RUNS / f"e_ads-{name}" for name in FOLDS.split(",")]
+    told = [page.read_predictions(run / "predictions.csv") for run in runs]
+    card.ship(runs, json.loads((HERE / "results.json").read_text()), told)
 
 
 if __name__ == "__main__":
