@@ -177,7 +177,7 @@ def iter_relax(
 
 def predict(
     structures: Atoms | Iterable[Atoms],
-    model: str | os.PathLike[str] = "faenet-sfa",
+    model: str | os.PathLike[str] = "faenet-is2re",
     *,
     device: str = "auto",
     dtype: str = "float32",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from geocalc.train.loop import Progress
 
 EXIT_ERROR, EXIT_USAGE = 1, 2
-DEFAULT_MODEL = "faenet-sfa"
+POTENTIAL, DIRECT_MODEL = "faenet-sfa", "faenet-is2re"  # what relax and predict use unless told otherwise
 
 
 class _Group(click.Group):
@@ -46,10 +46,10 @@ def main(verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
 
 
-def _common(function: Callable[..., None]) -> Callable[..., None]:
-    """Options of every command that runs a model."""
+def _common(model: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Options of every command that runs a model, which is `model` by default."""
     options = (
-        click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name or folder of a model."),
+        click.option("--model", default=model, show_default=True, help="Name or folder of a model."),
         click.option("--out", type=click.Path(path_type=Path), default=None, help="Run folder [default: <stem>-<command>]."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1."),
         click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True),
@@ -62,14 +62,18 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--config", type=click.Path(path_type=Path), default=None, help="YAML file of settings."),
         click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one setting; repeatable."),
     )
-    for option in reversed(options):
-        function = option(function)
-    return function
+
+    def with_options(function: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return with_options
 
 
 @main.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@_common
+@_common(POTENTIAL)
 @click.option(
     "--optimizer",
     default="auto",
@@ -129,7 +133,7 @@ def relax(
 
 @main.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@_common
+@_common(DIRECT_MODEL)
 def predict(
     inputs: tuple[Path, ...],
     model: str,

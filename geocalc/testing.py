@@ -25,6 +25,7 @@ UNITS = {
     "forces": "eV/Angstrom",
     "stress": "eV/Angstrom^3",
     "direct_forces": "eV/Angstrom",
+    "displacement": "Angstrom",
     "atom_energies": "eV",
 }
 IN_PLANE_BASES = (((1, 1), (0, 1)), ((2, 1), (1, 1)), ((0, 1), (1, 0)), ((-1, 0), (0, 1)))  # integer, determinant 1 or -1
@@ -310,12 +311,12 @@ def _need_periodic(systems: Systems, n: int) -> None:
 
 def _atomic(prediction: Prediction) -> dict[str, Tensor]:
     """The fields with one row per atom."""
-    values = {name: getattr(prediction, name) for name in ("forces", "direct_forces", "atom_energies")}
+    values = {name: getattr(prediction, name) for name in ("forces", "direct_forces", "displacement", "atom_energies")}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _along(prediction: Prediction, systems: Systems, matrices: Tensor) -> Prediction:
-    """Forces and stress turned by the (n_systems, 3, 3) matrix of their structure."""
+    """Forces, displacements and stress turned by the (n_systems, 3, 3) matrix of their structure."""
     vectors = {name: value for name, value in _atomic(prediction).items() if value.dim() == 2}
     turned = {name: torch.einsum("ai,aij->aj", value, matrices[systems.system_idx]) for name, value in vectors.items()}
     if prediction.stress is not None:
