@@ -122,7 +122,7 @@ def readme(card: ModelCard, recipe: Recipe, measured: dict[str, Any]) -> str:
         page.HEAD,
         page.LINE,
         *(page.line(row) for row in rows),
-        page.line(page.mean_row(rows), f"mean of {len(rows)} folds", page.standard_error(rows)),
+        page.mean_line(rows),
         "",
         "Published for the same folds from the same unrelaxed structures, with the total energy as target: "
         + ", ".join(f"{name} {value:.3f} eV" for name, value in measured["peers"].items())

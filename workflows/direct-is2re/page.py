@@ -104,7 +104,14 @@ def _by(predicted: Iterable[Predicted], name_of: Callable[[str], str]) -> dict[s
 def _group(errors: np.ndarray) -> dict[str, float]:
     """Mean absolute error with its standard error (eV), and the share within 0.02 eV."""
     error = float(errors.std(ddof=1) / math.sqrt(len(errors))) if len(errors) > 1 else float("nan")
-    return {"n": len(errors), "mae": float(errors.mean()), "se": error, "within_0p02": energy_within_threshold(errors)}
+    within = energy_within_threshold(errors)
+    return {
+        "n": len(errors),
+        "mae": float(errors.mean()),
+        "mae_error": error,
+        "within_0p02": within,
+        "within_error": math.sqrt(within * (1 - within) / len(errors)),
+    }
 
 
 def _peers() -> dict[str, float]:
@@ -136,11 +143,22 @@ HEAD = (
 LINE = "|---|---|---|---|---|---|---|---|---|"
 
 
-def line(row: Row, held_out: str | None = None, spread: str = "") -> str:
+def line(row: Row) -> str:
     """A row of a table under `HEAD`."""
+    return _line(row, row.split, "", "")
+
+
+def mean_line(rows: Sequence[Row]) -> str:
+    """The row of the means over folds, with their standard errors."""
+    mae_error = _standard_error([row.mae for row in rows])
+    within_error = _standard_error([row.within_0p02 for row in rows])
+    return _line(_mean(rows), f"mean of {len(rows)} folds", f" ± {mae_error:.3f}", f" ± {100 * within_error:.0f}")
+
+
+def _line(row: Row, held_out: str, spread: str, within_spread: str) -> str:
     return (
-        f"| {TARGETS[row.target]} | {held_out or row.split} | {row.n} | {row.mae:.3f}{spread} | {row.median:.3f} | {row.rmse:.3f} "
-        f"| {100 * row.within_0p02:.0f} % | {row.position_mae:.3f} | {row.position_null:.3f} |"
+        f"| {TARGETS[row.target]} | {held_out} | {row.n} | {row.mae:.3f}{spread} | {row.median:.3f} | {row.rmse:.3f} "
+        f"| {100 * row.within_0p02:.0f}{within_spread} % | {row.position_mae:.3f} | {row.position_null:.3f} |"
     )
 
 
@@ -150,21 +168,17 @@ def _folds(rows: Sequence[Row], peers: dict[str, float]) -> str:
         folds = [row for row in rows if row.target == target and row.split.startswith("fold")]
         lines += [line(row) for row in folds]
         if len(folds) > 1:
-            spread = standard_error(folds)
-            lines.append(line(mean_row(folds), f"mean of {len(folds)} folds", spread))
+            lines.append(mean_line(folds))
     for name, value in peers.items():
         lines.append(f"| total energy, {name} as published | mean of folds 1 to 4 | | {value:.3f} | | | | | |")
     return "\n".join(lines)
 
 
-def standard_error(rows: Sequence[Row]) -> str:
-    """Of the mean over folds, as it stands behind it."""
-    values = np.array([row.mae for row in rows])
-    return f" ± {values.std(ddof=1) / math.sqrt(len(values)):.3f}"
+def _standard_error(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
-def mean_row(rows: Sequence[Row]) -> Row:
-    """The mean of the errors."""
+def _mean(rows: Sequence[Row]) -> Row:
     names = ("mae", "median", "rmse", "within_0p02", "position_mae", "position_null")
     values = {name: float(np.mean([getattr(row, name) for row in rows])) for name in names}
     return Row(target=rows[0].target, split="mean", n=sum(row.n for row in rows), **values)
@@ -176,7 +190,8 @@ def _harder(rows: Sequence[Row]) -> str:
 
 
 def _group_cells(found: dict[str, float]) -> str:
-    return f"{found['mae']:.3f} ± {found['se']:.3f} | {100 * found['within_0p02']:.0f} %"
+    within = f"{100 * found['within_0p02']:.0f} ± {100 * found['within_error']:.0f} %"
+    return f"{found['mae']:.3f} ± {found['mae_error']:.3f} | {within}"
 
 
 def large_text(found: dict[str, float] | None) -> str:
