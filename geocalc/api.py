@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from geocalc.adviser import make_adviser
 from geocalc.campaign import Job, Relaxed, relax_jobs
 from geocalc.card import Task
 from geocalc.cell_relaxation import CellRelaxation
@@ -23,7 +24,6 @@ from geocalc.optim import make_optimizer
 from geocalc.records import Record
 from geocalc.registry import LoadedModel, load_model
 from geocalc.relax_settings import ALL_STRAINS, RelaxSettings
-from geocalc.second_opinion import make_adviser
 from geocalc.tasks import NamedPotential
 from geocalc.warm_start import Proposal
 

@@ -16,6 +16,7 @@ import torch
 from geocalc import __version__
 from geocalc.cell_relaxation import CellRelaxation, CellSnapshot
 from geocalc.engines import make_engine
+from geocalc.errors import FAILURES, told
 from geocalc.extxyz import format_frame
 from geocalc.guards import Status
 from geocalc.intervals import Calibration
@@ -27,7 +28,7 @@ from geocalc.run_folder import RunFolder, content_key
 from geocalc.snapshots import Relaxation
 from geocalc.systems import Systems
 from geocalc.tags import Conversions
-from geocalc.tasks import FAILURES, Engine, NamedPotential, Outcome, Report, Task, told
+from geocalc.tasks import Engine, NamedPotential, Outcome, Report, Task
 from geocalc.warm_start import name_of
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ import time
 
 import torch
 
-from geocalc.errors import InputError
+from geocalc.errors import FAILURES, InputError, told
 from geocalc.guards import Status
 from geocalc.process import one_thread
 from geocalc.snapshots import Relaxation
-from geocalc.systems import Potential, Systems, allowed
-from geocalc.tasks import FAILURES, Outcome, Task, own_memory, told
+from geocalc.systems import Potential, Systems, allowed, own_memory
+from geocalc.tasks import Outcome, Task
 
 
 def predict_relaxed(systems: Systems, potential: Potential) -> Relaxation:

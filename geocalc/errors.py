@@ -43,3 +43,12 @@ class RunFolderError(GeoCalcError, OSError):
 
 class DataWarning(UserWarning):
     """Training data of which not all that is hoped for can be learnt, or told."""
+
+
+FAILURES = (GeoCalcError, ArithmeticError, RuntimeError, ValueError, LookupError)  # what models and calculators raise
+
+
+def told(error: BaseException) -> str:
+    """An exception as one line; what is not ours is named by its type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, GeoCalcError) else f"{type(error).__name__}: {text}"

@@ -236,3 +236,9 @@ def n_atoms_of(systems: Systems) -> Tensor:
     """Atoms of each structure without the rows that a filter has added, (n_systems,) int64."""
     count = torch.zeros(systems.n_systems, dtype=torch.int64, device=systems.numbers.device)
     return count.index_add_(0, systems.system_idx, (systems.numbers > CELL).long())
+
+
+def own_memory(systems: Systems) -> Systems:
+    """The same structures in memory that torch has aligned: products round differently with the alignment of their factors."""
+    values = {f.name: getattr(systems, f.name) for f in fields(systems)}
+    return replace(systems, **{name: value.clone() for name, value in values.items() if value is not None})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-from geocalc.errors import GeoCalcError
+from geocalc.adviser import Adviser
+from geocalc.errors import FAILURES, told
 from geocalc.intervals import Calibration
 from geocalc.optim import make_optimizer
 from geocalc.process import one_thread
@@ -15,13 +16,8 @@ from geocalc.records import SecondOpinion
 from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation import relax_systems
 from geocalc.snapshots import Progress, Relaxation, Snapshot
-from geocalc.systems import Potential, Systems
+from geocalc.systems import Potential, Systems, own_memory
 from geocalc.warm_start import Proposal
-
-if TYPE_CHECKING:
-    from geocalc.second_opinion import Adviser
-
-FAILURES = (GeoCalcError, ArithmeticError, RuntimeError, ValueError, LookupError)  # what models and calculators raise
 
 Report = Callable[[str, int, float], None]  # sid, steps so far, fmax in eV/Angstrom
 
@@ -208,15 +204,3 @@ def relax_task(
         n_evaluations=ended.n_evaluations,
         wall_s=time.perf_counter() - started,
     )
-
-
-def own_memory(systems: Systems) -> Systems:
-    """The same structures in memory that torch has aligned: products round differently with the alignment of their factors."""
-    values = {f.name: getattr(systems, f.name) for f in fields(systems)}
-    return replace(systems, **{name: value.clone() for name, value in values.items() if value is not None})
-
-
-def told(error: BaseException) -> str:
-    """An exception as one line; what is not ours is named by its type."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, GeoCalcError) else f"{type(error).__name__}: {text}"
