@@ -62,6 +62,14 @@ class Network(nn.Module, ABC):
     n_elements: int
     n_levels: int = 1
 
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights and zero biases for every Linear layer, as FAENet and SchNet were published."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
     @abstractmethod
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
         """Energies (and direct forces) of the batch."""

@@ -114,14 +114,6 @@ class FAENet(Network):
         self.edge_dtype: torch.dtype | None = None  # of edge features in forward passes without gradients
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Xavier-uniform weights and zero biases for every Linear layer, as published."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
         """Energies (n_systems,) and, with a direct head, forces (n_atoms, 3) in the frame."""
         edge, envelope = self.embed_edges(inputs.edge_vec, inputs.index)

@@ -61,14 +61,6 @@ class SchNet(Network):
         self.last = nn.Linear(s.hidden_channels // 2, 1)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Xavier-uniform weights and zero biases for every Linear layer, as published."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
         """Energies (n_systems,) of the batch."""
         index = inputs.index
