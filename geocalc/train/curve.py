@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,7 +20,11 @@ def draw_curve(folder: Path) -> Path | None:
     return learning_curve(
         {
             source: [
-                (entry["step"], entry["validation"][source]["energy_mae"], _vector_mae(entry["validation"][source]))
+                (
+                    entry["step"],
+                    entry["validation"][source].get("energy_mae", math.nan),
+                    _vector_mae(entry["validation"][source]),
+                )
                 for entry in measured
                 if source in entry["validation"]
             ]
@@ -31,4 +36,4 @@ def draw_curve(folder: Path) -> Path | None:
 
 def _vector_mae(errors: dict[str, float]) -> float:
     """Of forces, or of the positions that relaxed energies come with."""
-    return errors.get("force_mae", errors.get("position_mae", float("nan")))
+    return errors.get("force_mae", errors.get("position_mae", math.nan))

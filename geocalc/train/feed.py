@@ -6,7 +6,7 @@ What a step learns from is a function of the data, the recipe and the number of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -110,13 +110,18 @@ class Feed:
 
     def _part(self, samples: Sequence[Sample], draws: Tensor) -> Part:
         systems, labels = collate(samples)
-        levels = self.recipe.source_levels
+        levels, sources = self.recipe.source_levels, self.recipe.data.sources
+        learnt = torch.tensor([sources[sample.source].energies for sample in samples])
         kept = self.rewiring.atoms(systems)
         systems = keep_atoms(systems, kept)
         graph = build_graph(systems, self.cutoff, self.max_neighbors)
         return Part(
             systems=systems,
-            labels=replace(labels, forces=labels.forces[kept], displacement=labels.displacement[kept]),
+            labels=Labels(
+                energy=torch.where(learnt, labels.energy, torch.nan),
+                forces=labels.forces[kept],
+                displacement=labels.displacement[kept],
+            ),
             graph=self.rewiring.edges(graph, systems),
             levels=torch.tensor([levels[sample.source] for sample in samples]),
             draws=draws,

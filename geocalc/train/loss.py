@@ -25,14 +25,14 @@ class Losses:
     vectors: Tensor
 
 
-def extent(systems: Systems, settings: Training, task: Task) -> Tensor:
-    """What losses are means over, (3,) float64: structures, weight of the atoms with vectors, atoms of the substrate.
+def extent(systems: Systems, labels: Labels, settings: Training, task: Task) -> Tensor:
+    """What losses are means over, (3,) float64: structures with an energy, weight of the atoms with vectors, atoms of the substrate.
 
     Extents of parts of a batch add up to that of the batch.
     """
     vectors = _free(systems) if task is Task.IS2RE else _force_weight(systems, settings)
     still = _still(systems).sum() if settings.substrate_weight else vectors.new_zeros(())
-    return torch.stack([vectors.new_tensor(systems.n_systems), vectors.sum(), still.double()])
+    return torch.stack([labels.energy.isfinite().sum().double(), vectors.sum(), still.double()])
 
 
 def loss(
@@ -55,8 +55,8 @@ def loss(
         whole: extent of the batch that this is a part of, so that the losses of all parts add up to that of the whole batch.
     """
     weight = _force_weight(systems, settings)
-    n_systems, n_weight, n_still = _extent(whole, systems, settings, Task.S2EF)
-    energy = (prediction.energy - labels.energy).abs().sum() / n_systems
+    n_energies, n_weight, n_still = _extent(whole, systems, labels, settings, Task.S2EF)
+    energy = _energy_error(prediction.energy, labels.energy) / n_energies
     zero = energy.new_zeros(())
     gradient = zero if prediction.forces is None else _vector_error(prediction.forces, labels.forces, weight) / n_weight
     head = zero if direct is None else _vector_error(direct, labels.forces, weight) / n_weight
@@ -90,8 +90,8 @@ def pair_loss(
         systems, labels: the atoms that were seen and the targets; atoms that are held fixed do not count.
         settings: weights. energy_scale, length_scale: eV and Angstrom per network unit. whole: see `loss`.
     """
-    n_systems, n_free, _ = _extent(whole, systems, settings, Task.IS2RE)
-    energy = (prediction.energy - labels.energy).abs().sum() / n_systems
+    n_energies, n_free, _ = _extent(whole, systems, labels, settings, Task.IS2RE)
+    energy = _energy_error(prediction.energy, labels.energy) / n_energies
     vectors = energy.new_zeros(())
     if prediction.displacement is not None:
         vectors = _vector_error(prediction.displacement, labels.displacement, _free(systems)) / n_free
@@ -99,8 +99,13 @@ def pair_loss(
     return Losses(total, energy.detach(), vectors.detach())
 
 
-def _extent(whole: Tensor | None, systems: Systems, settings: Training, task: Task) -> tuple[Tensor, ...]:
-    return (extent(systems, settings, task) if whole is None else whole).clamp(min=TINY).unbind()
+def _energy_error(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """Sum of the absolute errors of the energies that there are."""
+    return (predicted - wanted)[wanted.isfinite()].abs().sum()
+
+
+def _extent(whole: Tensor | None, systems: Systems, labels: Labels, settings: Training, task: Task) -> tuple[Tensor, ...]:
+    return (extent(systems, labels, settings, task) if whole is None else whole).clamp(min=TINY).unbind()
 
 
 def _force_weight(systems: Systems, settings: Training) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from geocalc.errors import InputError
 from geocalc.frames import frame_policy
 from geocalc.intervals import FEWEST, Calibration, calibrate
 from geocalc.potential import EnergyModel, NetworkPotential
-from geocalc.train.metrics import Predictions, errors_of, predictions
+from geocalc.train.metrics import Predictions, errors_of, known_numbers, predictions
 from geocalc.train.pair_metrics import PairPredictions, pair_errors, pair_predictions
 from geocalc.train.recipe import Recipe
 from geocalc.train.store import Samples
@@ -93,7 +93,7 @@ def held_out_errors(members: Sequence[Member], model: EnergyModel) -> dict[str, 
         if told:
             whole = _concatenated(told)
             errors = pair_errors(whole) if isinstance(whole, PairPredictions) else errors_of(whole)
-            found[str(source.path)] = asdict(errors)
+            found[str(source.path)] = known_numbers(errors)
     return found
 
 
@@ -128,7 +128,10 @@ def _told(member: Member, number: int, frames: str) -> Told:
         level=recipe.source_levels[number],
     )
     some = _held_out(member, number)
-    return pair_predictions(potential, some) if recipe.task is Task.IS2RE else predictions(potential, some)
+    if recipe.task is Task.IS2RE:
+        return pair_predictions(potential, some)
+    told = predictions(potential, some)
+    return told if recipe.data.sources[number].energies else told.without_energies()
 
 
 def _concatenated(told: Sequence[Told]) -> Told:

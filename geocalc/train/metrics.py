@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +15,9 @@ from geocalc.systems import Potential
 from geocalc.train.batches import collate
 from geocalc.train.store import Sample
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 BATCH = 32
 
 
@@ -21,7 +26,7 @@ class Errors:
     """Mean absolute errors, energies in eV, forces per component in eV/Angstrom.
 
     Attributes:
-        n: samples. energy_mae, energy_rmse: eV. within_0p02: share of energies below 0.02 eV (EwT).
+        n: samples. energy_mae, energy_rmse: eV. within_0p02: share of energies below 0.02 eV (EwT). NaN where none is known.
         force_mae, force_rmse: over components of atoms free to move; force_mae_all: of every atom.
         force_null: mean |F| component of the free atoms, the error of predicting zero. force_cosine: mean over free atoms.
     """
@@ -46,6 +51,15 @@ class Predictions:
     forces: np.ndarray
     forces_reference: np.ndarray
     free: np.ndarray
+
+    def without_energies(self) -> Predictions:
+        """The same where the energies of the reference mean nothing."""
+        return replace(self, energy_reference=np.full_like(self.energy_reference, np.nan))
+
+
+def known_numbers(errors: DataclassInstance) -> dict[str, float]:
+    """Errors by name, without those that are NaN."""
+    return {name: value for name, value in asdict(errors).items() if not math.isnan(value)}
 
 
 def predictions(potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu") -> Predictions:
@@ -73,11 +87,12 @@ def measure(potential: Potential, samples: Sequence[Sample], device: torch.devic
 def errors_of(told: Predictions) -> Errors:
     """Errors of predictions."""
     energy_error, force_error = told.energy - told.energy_reference, told.forces - told.forces_reference
+    known = bool(np.isfinite(energy_error).all())
     return Errors(
         n=len(told.energy),
         energy_mae=mae(energy_error),
         energy_rmse=rmse(energy_error),
-        within_0p02=energy_within_threshold(energy_error),
+        within_0p02=energy_within_threshold(energy_error) if known else math.nan,
         force_mae=mae(force_error[told.free]),
         force_rmse=rmse(force_error[told.free]),
         force_mae_all=mae(force_error),

@@ -115,7 +115,7 @@ def _key(data: Data, learns_fixed: bool, use_tags: bool) -> str:
     """Name of a store: it changes with the rules, and with the size or time of a file."""
     files = [path for source in data.sources for path in (source.path, source.relaxed) if path is not None]
     stamps = [_stamp(locate(path)) for path in files]
-    rules = data.model_dump(mode="json", exclude={"sources": {"__all__": {"level"}}})  # samples do not depend on it
+    rules = data.model_dump(mode="json", exclude={"sources": {"__all__": {"level", "energies"}}})  # samples do not depend on it
     text = json.dumps([SCHEMA, rules, stamps, learns_fixed, use_tags], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

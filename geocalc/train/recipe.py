@@ -39,6 +39,9 @@ class Source(Settings):
     exclude_key: str = "metal"
     exclude_elements: tuple[str, ...] = Field((), description="symbols; structures that contain one are left out")
     weight: float = Field(1.0, gt=0, description="share of each epoch relative to the source's own size")
+    energies: bool = Field(
+        True, description="without, its forces alone are learnt, where nothing says what its energies are relative to"
+    )
     level: str | None = Field(
         None, description="level of theory of its energies, one of the recipe's; by default that of `about`"
     )
@@ -226,6 +229,12 @@ class Recipe(Settings):
         return tuple(0 if source.level is None else self.levels.index(source.level) for source in self.data.sources)
 
     @property
+    def energy_levels(self) -> tuple[int | None, ...]:
+        """The number of the level whose references and scale each source's energies belong to; None where they are not learnt."""
+        pairs = zip(self.data.sources, self.source_levels, strict=True)
+        return tuple(level if source.energies else None for source, level in pairs)
+
+    @property
     def level_elements(self) -> tuple[tuple[str, ...], ...]:
         """The elements with a reference at each level."""
         return (self.references.elements, *(other.elements for other in self.other_levels))
@@ -311,6 +320,10 @@ def check_task(recipe: Recipe, where: str) -> None:
                 f"{where}: data.sources.relaxed, training.noise and training.displacement_weight are for task: is2re; add that"
             )
         return
+    if not all(source.energies for source in recipe.data.sources):
+        raise RecipeError(
+            f"{where}: data.sources.energies: false is for task: s2ef; relaxed energies are all that is2re learns"
+        )
     if not all(pairs):
         raise RecipeError(f"{where}: task is2re needs the relaxed structures of every source; name their file as `relaxed`")
     if model.force_mode is not ForceMode.NONE:
@@ -340,5 +353,12 @@ def check_levels(recipe: Recipe, where: str) -> None:
         )
     if set(names) - wanted:
         raise RecipeError(f"{where}: no source has the level {sorted(set(names) - wanted)[0]!r}; name it in data.sources.level")
+    empty = set(range(len(names))) - set(recipe.energy_levels)
+    if empty:
+        raise RecipeError(
+            f"{where}: no source has energies of the level {names[min(empty)]!r}, so it could not say any; add one"
+        )
+    if recipe.start is not None and None in recipe.energy_levels:
+        raise RecipeError(f"{where}: fine-tuning fits references to the energies of every source; leave energies: false out")
     if recipe.model.settings.get("n_levels", 1) != len(names):
         raise RecipeError(f"{where}: there are {len(names)} levels of theory; set model.settings.n_levels: {len(names)}")

@@ -20,7 +20,7 @@ SHORTEST = 1e-3  # Angstrom; displacements that are zero everywhere have a unit 
 def fit_scales(
     samples: Iterable[Sample],
     names: Sequence[tuple[str, ...]] = ((),),
-    levels: Sequence[int] = (0,),
+    levels: Sequence[int | None] = (0,),
     task: Task = Task.S2EF,
 ) -> Scales:
     """Per-element references by ridge-free least squares, and the spread of what is left; every sample is looked at once.
@@ -28,7 +28,7 @@ def fit_scales(
     Args:
         samples: training samples, energies in eV.
         names: for each level of theory the elements with a reference; empty for every element present.
-        levels: the level of each source.
+        levels: the level of each source; None where its energies are not learnt.
         task: what the vectors of the network are.
     Returns:
         Scales: the energy unit is the root mean square residual energy; that of forces is the same number in eV/Angstrom, that of
@@ -40,16 +40,19 @@ def fit_scales(
     if unknown:
         raise RecipeError(f"references.elements names {', '.join(unknown)}, which are no chemical symbols")
     compositions: dict[bytes, int] = {}  # rows of the least squares; samples of one composition share theirs
-    rows, energies, sources, squares, n_moves = array("q"), array("d"), array("q"), 0.0, 0
+    rows, energies, at, squares, n_moves = array("q"), array("d"), array("q"), 0.0, 0
     for sample in samples:
+        level_here = levels[sample.source]
+        if level_here is None:
+            continue
         composition = np.bincount(sample.numbers, minlength=elements.N_ELEMENTS + 1).astype(np.int32)
         rows.append(compositions.setdefault(composition.tobytes(), len(compositions)))
         energies.append(sample.energy)
-        sources.append(sample.source)
+        at.append(level_here)
         moves = (sample.relaxed - sample.positions)[~sample.fixed]
         squares, n_moves = squares + float(np.sum(moves**2)), n_moves + moves.size
     counts = np.stack([np.frombuffer(composition, dtype=np.int32) for composition in compositions]).astype(float)
-    row, energy, level = np.array(rows), np.array(energies), np.array(levels)[np.array(sources)]
+    row, energy, level = np.array(rows), np.array(energies), np.array(at)
     table = np.zeros((len(names), elements.N_ELEMENTS + 1))
     for number, some in enumerate(names):
         here = level == number

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 
 from geocalc.card import Task
 from geocalc.frames import frame_policy
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential
-from geocalc.train.metrics import measure
-from geocalc.train.pair_metrics import pair_errors, pair_predictions
-from geocalc.train.recipe import Recipe
+from geocalc.train.metrics import Errors as ForceErrors
+from geocalc.train.metrics import errors_of, known_numbers, predictions
+from geocalc.train.pair_metrics import PairErrors, pair_errors, pair_predictions
+from geocalc.train.recipe import Recipe, Source
 from geocalc.train.store import Samples
 
 Errors = dict[str, dict[str, float]]  # by source file, then by name
@@ -27,12 +28,17 @@ def score(model: EnergyModel, recipe: Recipe, samples: Samples, device: torch.de
         potential = replace(plain, level=recipe.source_levels[number])
         some = samples.where(samples.known.source == number)
         if len(some):
-            found[str(source.path)] = asdict(
-                pair_errors(pair_predictions(potential, some, device))
-                if recipe.task is Task.IS2RE
-                else measure(potential, some, device)
-            )
+            found[str(source.path)] = known_numbers(_errors(potential, source, recipe.task, some, device))
     return found
+
+
+def _errors(
+    potential: NetworkPotential, source: Source, task: Task, some: Samples, device: torch.device
+) -> PairErrors | ForceErrors:
+    if task is Task.IS2RE:
+        return pair_errors(pair_predictions(potential, some, device))
+    told = predictions(potential, some, device)
+    return errors_of(told if source.energies else told.without_energies())
 
 
 def validation_error(errors: Errors, recipe: Recipe, model: EnergyModel) -> float:
@@ -51,6 +57,6 @@ def validation_error(errors: Errors, recipe: Recipe, model: EnergyModel) -> floa
 
 
 def mean_error(errors: Mapping[str, Mapping[str, float]], name: str) -> float:
-    """A mean absolute error over all sources, each weighted by its structures."""
-    n = math.fsum(one["n"] for one in errors.values())
-    return math.fsum(one["n"] * one[name] for one in errors.values()) / n
+    """A mean absolute error over all sources that have it, each weighted by its structures."""
+    known = [one for one in errors.values() if name in one]
+    return math.fsum(one["n"] * one[name] for one in known) / max(1.0, math.fsum(one["n"] for one in known))

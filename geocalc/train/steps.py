@@ -54,7 +54,7 @@ def take_step(model: EnergyModel, batch: Batch, recipe: Recipe, step: int, fabri
         NonFiniteError: the loss is NaN or infinite.
     """
     parts = [part.to(fabric.device) for part in batch]
-    whole = torch.stack([extent(part.systems, recipe.training, recipe.task) for part in parts]).sum(0)
+    whole = torch.stack([extent(part.systems, part.labels, recipe.training, recipe.task) for part in parts]).sum(0)
     whole = mean_of_processes(fabric, whole)
     found = [_backward(model, part, recipe, step, whole, fabric) for part in parts]
     return Losses(
