@@ -53,10 +53,12 @@ def prepare(recipe: Recipe, folder: Path) -> Path:
     return path
 
 
-def is_validation(group: str, data: Data, atoms: Atoms | None = None) -> bool:
+def is_validation(group: str, data: Data, atoms: Atoms | None = None, split_key: str | None = None) -> bool:
     """Whether a relaxation is held out; a function of its name, so it never changes, or of its info where the data say so."""
     if data.validation_key is not None and atoms is not None:
         return str(atoms.info.get(data.validation_key)) in data.validation_values
+    if split_key is not None and atoms is not None:
+        group = str(atoms.info.get(split_key, group))
     digest = hashlib.sha256(f"{data.split_salt}:{group}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < data.validation_share * 2**64
 
@@ -89,7 +91,7 @@ def reference_relaxations(
     """
     chosen = []
     for group, frames in relaxations(data.sources[source], None, Counter(), use_tags):
-        held_out = is_validation(group, data, frames[0].atoms if frames else None)
+        held_out = is_validation(group, data, frames[0].atoms if frames else None, data.sources[source].split_key)
         if len(frames) > 1 and validation in (None, held_out):
             samples = tuple(_sample(frame, group, k, source, held_out) for k, frame in enumerate(frames))
             chosen.append(ReferenceRelaxation(frames=samples))
@@ -137,7 +139,7 @@ def _samples(data: Data, dropped: Counter[str], use_tags: bool) -> Iterator[Samp
                 if np.linalg.norm(frame.forces, axis=1).max(initial=0.0) > data.max_force:
                     dropped["force above max_force"] += 1
                     continue
-                yield _sample(frame, group, place, number, is_validation(group, data, frame.atoms))
+                yield _sample(frame, group, place, number, is_validation(group, data, frame.atoms, source.split_key))
 
 
 def _sample(frame: Labelled, group: str, place: int, source: int, validation: bool) -> Sample:

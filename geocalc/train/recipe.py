@@ -34,6 +34,9 @@ class Source(Settings):
     energy_key: str = Field("REF_energy", description="info key of the energy; the results of a stored calculator come next")
     forces_key: str = Field("REF_forces", description="arrays key of the forces, constraints not applied; likewise")
     group_key: str = Field("sid", description="info key of the relaxation; frames of one group never fall in both splits")
+    split_key: str | None = Field(
+        None, description="info key, e.g. slab_id: what shares its value falls on one side of the split; by default the group"
+    )
     require: dict[str, bool] = Field(default_factory=dict, description="info flags a frame must have, e.g. converged: true")
     exclude_groups: tuple[str, ...] = Field((), description="values of `exclude_key` left out")
     exclude_key: str = "metal"

@@ -238,6 +238,20 @@ def test_the_share_held_out_is_about_the_one_asked_for():
     assert [is_validation(f"{k}", data) for k in range(50)] != [is_validation(f"{k}", other) for k in range(50)]
 
 
+def test_what_shares_a_split_key_falls_on_one_side(tmp_path, frames):
+    for number, frame in enumerate(frames):
+        frame.info["slab_id"] = f"slab{number // 6}"  # of two relaxations each
+    path = write_data(tmp_path / "d.extxyz", frames)
+    recipe = recipe_of(path)
+    by_slab = recipe.data.model_copy(update={"sources": (recipe.data.sources[0].model_copy(update={"split_key": "slab_id"}),)})
+    samples = read_store(prepare(recipe.model_copy(update={"data": by_slab}), tmp_path / "data"))
+    slabs = {f"slab{k}": {s.validation for s in samples if int(s.group.removeprefix("r")) // 2 == k} for k in range(5)}
+    assert slabs == {name: {is_validation(name, by_slab)} for name in slabs}
+    held = {int(r.first.group.removeprefix("r")) // 2 for r in reference_relaxations(by_slab, 0)}
+    assert held == {k for k in range(5) if is_validation(f"slab{k}", by_slab)}
+    assert 0 < len(held) < 5
+
+
 def test_reference_relaxations_are_whole_and_of_one_side(tmp_path, frames):
     data = recipe_of(write_data(tmp_path / "d.extxyz", frames)).data
     held, used, both = (reference_relaxations(data, 0, side) for side in (True, False, None))
