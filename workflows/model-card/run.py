@@ -38,7 +38,19 @@ from geocalc.train.store import read_store
 HALVES = 200  # random divisions of the held-out relaxations
 ROOT = Path(__file__).parents[2]
 OUTSIDE = "wwlgpr-simple-adsorbates"
+OPTIMIZERS = {"quasi-newton": "quasi-Newton", "bfgs": "BFGS", "fire": "FIRE"}
+ARCHITECTURES = {"faenet": "FAENet", "schnet": "SchNet"}
+FRAMES = {
+    "lattice": "`lattice` (average over the symmetry-equivalent lattice frames: exactly invariant under rotation, reflection, "
+    "translation, permutation, re-wrapping and choice of in-plane basis); `cell` is one of them, several times faster, and exact "
+    "but for the choice of basis.",
+    "cell": "`cell` (one lattice frame: exactly invariant under rotation, reflection, translation, permutation and re-wrapping, but not "
+    "under the choice of in-plane basis); `lattice`, on request, averages over all of them and is exact under that too, at several "
+    "times the price.",
+    "none": "none needed: the energy depends on distances alone.",
+}
 TRAINED = {
+    "none": "no frames",
     "lattice-stochastic": "stochastic frame averaging over lattice frames",
     "rotations-2d": "random turns about the surface normal and reflections",
 }
@@ -53,19 +65,25 @@ def single_points(model: LoadedModel, recipe: Recipe) -> dict[str, Any]:
     return {name: asdict(metrics.measure(model, held_out.where(held_out.known.source == k))) for k, name in enumerate(names)}
 
 
+def ways(default: str) -> list[tuple[str, str, str, float]]:
+    """Label, frames, optimiser and fmax (eV/Angstrom) of the relaxations, the defaults of a model with such frames first."""
+    chosen = [(default, "quasi-newton", 0.05), (default, "bfgs", 0.05), (default, "quasi-newton", 0.01)]
+    if default == "lattice":
+        chosen += [("cell", "bfgs", 0.05), ("cell", "quasi-newton", 0.05), ("cell", "fire", 0.05), ("cell", "bfgs", 0.01)]
+    if default == "cell":
+        chosen += [("lattice", "quasi-newton", 0.05), ("lattice", "quasi-newton", 0.01)]
+    found = []
+    for frames, optimizer, fmax in chosen:
+        words = [*([] if frames == "none" else [frames]), OPTIMIZERS[optimizer], f"fmax {fmax:g}"]
+        found.append((", ".join(words), frames, optimizer, fmax))
+    return [(f"{found[0][0]} (the defaults)", *found[0][1:]), *found[1:]]
+
+
 def relaxations(name: str, recipe: Recipe) -> dict[str, Any]:
     """Held-out relaxations of the first source, from their first frames, under several settings."""
     references = reference_relaxations(recipe.data, 0)
     found = {}
-    for label, frames, optimizer, fmax in (
-        ("lattice, quasi-Newton, fmax 0.05 (the defaults)", "lattice", "quasi-newton", 0.05),
-        ("lattice, BFGS, fmax 0.05", "lattice", "bfgs", 0.05),
-        ("lattice, quasi-Newton, fmax 0.01", "lattice", "quasi-newton", 0.01),
-        ("cell, BFGS, fmax 0.05", "cell", "bfgs", 0.05),
-        ("cell, quasi-Newton, fmax 0.05", "cell", "quasi-newton", 0.05),
-        ("cell, FIRE, fmax 0.05", "cell", "fire", 0.05),
-        ("cell, BFGS, fmax 0.01", "cell", "bfgs", 0.01),
-    ):
+    for label, frames, optimizer, fmax in ways(load_model(name).card.frames):
         pairs = relax_references(load_model(name, frames=frames), references, optimizer=optimizer, fmax=fmax, steps=300)
         found[label] = asdict(summarise(pairs))
         print(label, found[label], flush=True)
@@ -99,7 +117,7 @@ def outside(name: str) -> dict[str, Any]:
             if len(metals) == 1 and item.atoms.info["adsorbate"] in KNOWN:
                 chosen.append(item.atoms)
     wanted = np.array([float(a.info["e_ads"]) for a in chosen])
-    results = relax(chosen, name, frames="cell")
+    results = relax(chosen, name, frames="none" if load_model(name).card.frames == "none" else "cell")
     energies = np.array([r.record.energy for r in results], dtype=float)
     error = energies - wanted
     return {
@@ -123,13 +141,13 @@ def speed(name: str) -> dict[str, float]:
         add_adsorbate(atoms, "O", 1.2, "fcc")
         atoms.set_tags([*atoms.get_tags()[:-1], 2])
         systems = from_atoms(atoms)
-        for frames in ("cell", "lattice"):
+        for frames in ("none",) if load_model(name).card.frames == "none" else ("cell", "lattice"):
             model, durations = load_model(name, frames=frames), []
             for _ in range(17):
                 start = time.perf_counter()
                 model(systems)
                 durations.append(time.perf_counter() - start)
-            times[f"{label}, {frames}"] = round(float(np.median(durations[2:])) * 1e3, 1)
+            times[label if frames == "none" else f"{label}, {frames}"] = round(float(np.median(durations[2:])) * 1e3, 1)
     return times
 
 
@@ -142,7 +160,7 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
     lines = [
         f"# {c.name}",
         "",
-        f"A conservative {c.architecture.replace('faenet', 'FAENet')} potential ({n_weights:,} weights) "
+        f"A conservative {ARCHITECTURES[c.architecture]} potential ({n_weights:,} weights) "
         f"for relaxing small adsorbates on close-packed metal surfaces, trained with {' and then '.join(schemes)}.",
         "",
         f"- **Energy:** {c.energy_kind.value} energy in eV; zero: {c.references}.",
@@ -150,9 +168,7 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         f"- **Domain:** {c.domain}.",
         f"- **Elements:** {' '.join(c.elements)}.",
         "- **Forces:** exact gradient of the energy (`conservative: true`). No stress: cell relaxation is refused.",
-        f"- **Frames:** `{c.frames}` (average over the symmetry-equivalent lattice frames: exactly invariant under rotation, reflection, "
-        "translation, permutation, re-wrapping and choice of in-plane basis); `cell` is one of them, several times faster, and exact "
-        "but for the choice of basis.",
+        f"- **Frames:** {FRAMES[c.frames]}",
         f"- **Tags:** {'read, in the convention of OC20' if c.reads_tags else 'ignored; relabelling atoms changes nothing'}.",
         f"- **Licence of the weights:** {c.licence}.",
         "",

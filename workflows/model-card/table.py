@@ -69,7 +69,7 @@ def _first(groups: dict[str, Any]) -> dict[str, float]:
 
 def _time(card: ModelCard, milliseconds: dict[str, float]) -> str:
     """Of one call with the frames that the model uses by default."""
-    measured = milliseconds.get(f"{ATOMS}, {card.frames}")
+    measured = milliseconds.get(ATOMS if card.frames == "none" else f"{ATOMS}, {card.frames}")
     return NOTHING if measured is None else f"{measured:.0f} ms"
 
 

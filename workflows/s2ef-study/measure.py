@@ -1,0 +1,155 @@
+"""Errors of a model on held-out frames and relaxations, on the metal that a variant has not seen, and its speed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from frames import held_out_relaxations
+from variants import METAL
+
+from geocalc import metrics
+from geocalc.card import ModelCard
+from geocalc.elements import symbols
+from geocalc.evaluate import RelaxedPair, relax_references, summarise
+from geocalc.potential import ForceMode, NetworkPotential
+from geocalc.registry import load_model
+from geocalc.systems import Potential
+from geocalc.train.batches import collate
+from geocalc.train.metrics import Predictions, errors_of, known_numbers, predictions
+from geocalc.train.metrics import measure as errors_on
+from geocalc.train.prepare import ReferenceRelaxation, prepare, reference_relaxations
+from geocalc.train.recipe import Recipe
+from geocalc.train.store import Sample, read_store
+
+TIMED = 79  # frames
+UNSEEN = symbols().index(METAL)
+
+
+def measure(model: str | Path, recipe: Recipe, data: Path) -> dict[str, Any]:
+    """Errors by source at its level, of relaxations of pure metals, and of those on the unseen metal where it is unseen.
+
+    Args:
+        model: name or folder. recipe: with all sources, whose split is everyone's. data: where prepared data are kept.
+    """
+    loaded = load_model(model, device="cpu")
+    held_out = read_store(prepare(recipe, data)).held_out
+    found: dict[str, Any] = {"name": loaded.card.name, "frames": {}}
+    for number, source in enumerate(recipe.data.sources):
+        level = _level(loaded.card, recipe, number)
+        if level is not None:
+            one = replace(loaded.potential, level=level)
+            told = predictions(one, held_out.where(held_out.known.source == number))
+            name = Path(str(source.path)).parent.name
+            found["frames"][name] = known_numbers(errors_of(told if source.energies else told.without_energies()))
+    if _level(loaded.card, recipe, 0) is None:
+        return found
+    references = held_out_relaxations(recipe)
+    if METAL not in loaded.card.elements:
+        unseen = [r for r in reference_relaxations(recipe.data, 0, validation=None) if UNSEEN in r.last.numbers]
+        answering = replace(loaded.potential, elements=())  # it would refuse them; here it has to answer
+        found["unseen"] = _both(answering, unseen)
+        references = [r for r in references if UNSEEN not in r.last.numbers]
+    found["relaxed"] = _relaxed(loaded.potential, references)
+    if loaded.card.settings.get("direct_forces"):
+        found["direct"] = _both(replace(loaded.potential, force_mode=ForceMode.DIRECT), references)
+    return found | _speed(loaded.potential, [r.first for r in references])
+
+
+def _level(card: ModelCard, recipe: Recipe, source: int) -> int | None:
+    """The number of a source's level in a model, None where it does not answer at that level."""
+    theories = [recipe.about.level_of_theory, *(other.level_of_theory for other in recipe.other_levels)]
+    theory = theories[recipe.source_levels[source]]
+    there = [card.level_of_theory, *(other.level_of_theory for other in card.other_levels)]
+    return there.index(theory) if theory in there else None
+
+
+def _both(potential: NetworkPotential, references: list[ReferenceRelaxation]) -> dict[str, Any]:
+    frames = [frame for reference in references for frame in reference.frames]
+    return {"frames": asdict(errors_on(potential, frames)), "relaxed": _relaxed(potential, references)}
+
+
+def _relaxed(potential: Potential, references: list[ReferenceRelaxation]) -> dict[str, Any]:
+    tight = relax_references(potential, references, fmax=0.01)
+    return asdict(summarise(relax_references(potential, references))) | {"runaways_tight": summarise(tight).runaways}
+
+
+def _speed(potential: Potential, frames: list[Sample]) -> dict[str, float]:
+    """Structures with forces each second, one after the other on one thread."""
+    seconds = []
+    for frame in frames[:TIMED]:
+        systems, _ = collate([frame])
+        start = time.perf_counter()
+        potential(systems)
+        seconds.append(time.perf_counter() - start)
+    return {"structures_per_second": 1 / float(np.median(seconds))}
+
+
+def of_peer(path: Path, recipe: Recipe, data: Path) -> dict[str, Any]:
+    """Errors of a peer from what it answered; see peer_answers.py."""
+    told = dict(np.load(path))
+    samples = read_store(prepare(recipe, data))
+    points = list(samples.held_out.where(samples.held_out.known.source == 0))
+    references = held_out_relaxations(recipe)
+    energy, relaxed = told["energies"], told["relaxed_energy"]
+    if "slab_energies" in told:
+        ended = [r.last for r in reference_relaxations(recipe.data, 0, validation=False)]
+        of_elements = _adsorbate_energies(told, ended, recipe)
+        energy = energy - _zero(told, points, of_elements)
+        relaxed = relaxed - _zero(told, [r.last for r in references], of_elements)
+    _, labels = collate(points)
+    free = np.concatenate([~s.fixed.all(1) for s in points])
+    frames = Predictions(
+        energy=energy,
+        energy_reference=labels.energy.numpy(),
+        forces=told["forces"],
+        forces_reference=labels.forces.numpy(),
+        free=free,
+    )
+    ends = np.split(told["relaxed_positions"], np.cumsum([len(r.last.numbers) for r in references])[:-1])
+    pairs = [
+        _pair(r, e, p, str(s), int(n))
+        for r, e, p, s, n in zip(references, relaxed, ends, told["relaxed_status"], told["relaxed_calls"], strict=True)
+    ]
+    return {
+        "name": path.stem,
+        "frames": {Path(str(recipe.data.sources[0].path)).parent.name: asdict(errors_of(frames))},
+        "relaxed": asdict(summarise(pairs)),
+        "structures_per_second": 1 / float(np.median(told["seconds"])),
+    }
+
+
+def _adsorbate_energies(told: dict[str, np.ndarray], samples: list[Sample], recipe: Recipe) -> np.ndarray:
+    """Energy of each adsorbate element that makes a peer's total energies adsorption energies, fitted on what training sees, (119,)."""
+    elements = [symbols().index(name) for name in recipe.references.elements]
+    counts = np.array([[np.count_nonzero(s.numbers == z) for z in elements] for s in samples], dtype=float)
+    missing = told["training_energies"] - _zero(told, samples, np.zeros(len(symbols()))) - [s.energy for s in samples]
+    table = np.zeros(len(symbols()))
+    table[elements] = np.linalg.lstsq(counts, missing, rcond=None)[0]
+    return table
+
+
+def _zero(told: dict[str, np.ndarray], samples: list[Sample], of_elements: np.ndarray) -> np.ndarray:
+    """What a peer's energies are counted from: its relaxed clean slab and its energies of the adsorbate's elements, (n,) eV."""
+    slabs = dict(zip(told["slab_metals"].tolist(), told["slab_energies"].tolist(), strict=True))
+    adsorbate = [of_elements[s.numbers[s.tags == 2]].sum() for s in samples]
+    return np.array([slabs[symbols()[int(s.numbers[s.tags != 2][0])]] for s in samples]) + adsorbate
+
+
+def _pair(reference: ReferenceRelaxation, energy: float, positions: np.ndarray, status: str, calls: int) -> RelaxedPair:
+    first, last = reference.first, reference.last
+    free = ~last.fixed.all(1)
+    return RelaxedPair(
+        sid=last.group,
+        energy=energy,
+        reference=last.energy,
+        at_reference=np.nan,
+        distance=float(metrics.distances(positions, last.positions, last.cell, last.pbc)[free].mean()),
+        null_distance=float(metrics.distances(first.positions, last.positions, last.cell, last.pbc)[free].mean()),
+        position_mae=metrics.position_mae(positions[free], last.positions[free]),
+        status=status,
+        n_evaluations=calls,
+    )

@@ -1,0 +1,155 @@
+"""Tables and picture of the study, between the markers of README.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+Found = dict[str, dict[str, Any]]
+PURE = "mamun-puremetal-adslab-relax"
+OURS, OTHER = "#2f6db3", "#d9822b"
+LABELS = {  # results in the order of the tables, and what they are called there
+    "faenet-sfa": "faenet-sfa, shipped",
+    "alone": "its recipe, 1 hour",
+    "joint": "both levels, 1.6 hours",
+    "faenet-sfa-small": "faenet-sfa-small, shipped",
+    "schnet": "schnet, shipped",
+    "mace": "MACE (small), 1 hour",
+    "chgnet": "CHGNet 0.3, as it comes",
+}
+PEERS = ("mace", "chgnet")
+NOTHING = "–"
+
+
+def write_page(found: Found, folder: Path) -> None:
+    """Renew results.json, the tables and accuracy-speed.png."""
+    (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    text = (folder / "README.md").read_text()
+    for marker, table in (
+        ("models", _models(found)),
+        ("levels", _levels(found)),
+        ("unseen", _unseen(found)),
+        ("direct", _direct(found)),
+    ):
+        head, rest = text.split(f"<!-- {marker} -->\n")
+        text = f"{head}<!-- {marker} -->\n{table}\n<!-- /{marker} -->{rest.split(f'<!-- /{marker} -->')[1]}"
+    (folder / "README.md").write_text(text)
+    _draw(found, folder / "accuracy-speed.png")
+
+
+def _models(found: Found) -> str:
+    rows = []
+    for name in (name for name in LABELS if name in found):
+        one = found[name]
+        points, relaxed = one["frames"][PURE], one["relaxed"]
+        tight = f"{relaxed['runaways_tight']}" if "runaways_tight" in relaxed else NOTHING
+        rows.append(
+            [
+                LABELS[name],
+                f"{points['force_mae']:.4f}",
+                f"{points['force_cosine']:.2f}",
+                f"{points['energy_mae']:.3f}",
+                f"{relaxed['energy_mae']:.3f} ({relaxed['energy_median']:.3f})",
+                f"{relaxed['position_mae']:.3f}",
+                f"{relaxed['adwt']:.3f}",
+                f"{relaxed['converged']:.0%}",
+                f"{relaxed['runaways']}, {tight}",
+                f"{relaxed['model_calls']:.1f}",
+                f"{one['structures_per_second']:.0f}",
+            ]
+        )
+    head = ["model", "force MAE (eV/Å)", "cosine", "energy MAE (eV)", "e_ads MAE, relaxed (median)", "position MAE (Å)", "ADwT"]
+    return _table([*head, "converged", "runaways at 0.05, 0.01", "calls", "structures/s"], rows)
+
+
+def _levels(found: Found) -> str:
+    rows = []
+    sources = dict.fromkeys(source for name in ("alone", "joint", "others") for source in found.get(name, {}).get("frames", {}))
+    for source in sources:
+        row = [source]
+        for key in ("force_mae", "energy_mae"):
+            for names in (("alone", "others"), ("joint",)):
+                known = [
+                    found[n]["frames"][source][key] for n in names if key in found.get(n, {}).get("frames", {}).get(source, {})
+                ]
+                row.append(f"{known[0]:.4f}" if known else NOTHING)
+        rows.append(row)
+    head = ["held-out frames of", "force MAE (eV/Å), separate", "joint", "energy MAE (eV), separate", "joint"]
+    return _table(head, rows)
+
+
+def _unseen(found: Found) -> str:
+    rows = []
+    for name, label in (("without-pd", "without palladium"),):
+        if name not in found:
+            continue
+        for what, frames, relaxed in (
+            ("palladium", found[name]["unseen"]["frames"], found[name]["unseen"]["relaxed"]),
+            ("the other metals, held-out relaxations", found[name]["frames"][PURE], found[name]["relaxed"]),
+        ):
+            rows.append([label, what, *_row(frames, relaxed)])
+    return _table(["trained", "measured on", *HEAD], rows)
+
+
+HEAD = (
+    "relaxations",
+    "force MAE (eV/Å)",
+    "energy MAE (eV)",
+    "e_ads MAE, relaxed (median)",
+    "position MAE (Å)",
+    "ADwT",
+    "runaways",
+)
+
+
+def _row(frames: dict[str, Any], relaxed: dict[str, Any]) -> list[str]:
+    return [
+        f"{relaxed['n']}",
+        f"{frames['force_mae']:.4f}",
+        f"{frames['energy_mae']:.3f}",
+        f"{relaxed['energy_mae']:.3f} ({relaxed['energy_median']:.3f})",
+        f"{relaxed['position_mae']:.3f}",
+        f"{relaxed['adwt']:.3f}",
+        f"{relaxed['runaways']}",
+    ]
+
+
+def _direct(found: Found) -> str:
+    rows = []
+    if "direct" in found:
+        one = found["direct"]
+        for label, frames, relaxed in (
+            ("gradient of the energy", one["frames"][PURE], one["relaxed"]),
+            ("head of its own", one["direct"]["frames"], one["direct"]["relaxed"]),
+        ):
+            rows.append([label, *_row(frames, relaxed), f"{relaxed['converged']:.0%}", f"{relaxed['model_calls']:.1f}"])
+    return _table(["forces", *HEAD, "converged", "calls"], rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return "Not measured yet."
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _draw(found: Found, path: Path) -> None:
+    """Accuracy against speed: force errors of frames left, relaxed energies right."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    columns = (
+        ("frames", "force_mae", "force MAE, held-out frames (eV/Å)"),
+        ("relaxed", "energy_mae", "e_ads MAE after relaxation (eV)"),
+    )
+    for axis, (part, key, label) in zip(figure.subplots(1, 2), columns, strict=True):
+        for name in (name for name in LABELS if name in found):
+            one = found[name]
+            value = one["frames"][PURE][key] if part == "frames" else one["relaxed"][key]
+            axis.plot(one["structures_per_second"], value, "o", ms=7, color=OTHER if name in PEERS else OURS)
+            axis.annotate(LABELS[name], (one["structures_per_second"], value), (6, 4), textcoords="offset points", fontsize=8)
+        axis.set(xscale="log", yscale="log", xlabel="structures with forces each second, one core", ylabel=label)
+        axis.margins(x=0.35, y=0.15)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,84 @@
+"""Energies, forces and relaxations of a peer; runs in an environment that has it, with geocalc's relaxation loop from this checkout.
+
+Usage: python peer_answers.py mace|chgnet FOLDER
+Writes FOLDER/mace.npz or FOLDER/chgnet.npz: single points of points.extxyz, relaxations of starts.extxyz (quasi-newton, fmax 0.05 eV/A,
+300 steps at most), and, for a peer with total energies, relaxed.extxyz and the clean slabs that energies are counted from.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import torch
+from ase import Atoms
+
+from geocalc.ase_potential import AsePotential
+from geocalc.io import from_atoms
+from geocalc.optim import make_optimizer
+from geocalc.relaxation import relax_systems
+
+FMAX, STEPS, TIMED = 0.05, 300, 79
+
+
+def calculator_of(name: str, folder: Path) -> Any:
+    """The ASE calculator of a peer."""
+    if name == "mace":
+        from mace.calculators import MACECalculator
+
+        return MACECalculator(model_paths=str(folder / "mace.model"), device="cpu", default_dtype="float32")
+    from chgnet.model.dynamics import CHGNetCalculator
+
+    return CHGNetCalculator(use_device="cpu")
+
+
+def points(calculator: Any, frames: list[Atoms]) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Energies (n,), forces (n_atoms, 3) of all, and seconds of each."""
+    energies, forces, seconds = [], [], []
+    for atoms in frames:
+        start = time.perf_counter()
+        calculator.calculate(atoms, ["energy", "forces"])
+        seconds.append(time.perf_counter() - start)
+        energies.append(float(calculator.results["energy"]))
+        forces.append(np.array(calculator.results["forces"]))
+    return np.array(energies), np.concatenate(forces), seconds
+
+
+def relaxed(calculator: Any, frames: list[Atoms]) -> dict[str, np.ndarray]:
+    """Where each ends."""
+    found = []
+    for atoms in frames:
+        systems = from_atoms(atoms, use_tags=False)
+        (ended,) = relax_systems(systems, AsePotential(calculator=calculator), make_optimizer("quasi-newton"), FMAX, STEPS)
+        found.append(ended)
+    return {
+        "energy": np.array([e.energy for e in found]),
+        "positions": np.concatenate([e.systems.positions.numpy() for e in found]),
+        "status": np.array([e.status.value for e in found]),
+        "calls": np.array([e.n_evaluations for e in found]),
+    }
+
+
+def main(name: str, folder: Path) -> None:
+    """Answer everything."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    calculator = calculator_of(name, folder)
+    read = {part: list(ase.io.iread(folder / f"{part}.extxyz")) for part in ("points", "starts", "relaxed", "slabs")}
+    energies, forces, seconds = points(calculator, read["points"])
+    told: dict[str, Any] = {"energies": energies, "forces": forces, "seconds": np.array(seconds[-TIMED:])}
+    told |= {f"relaxed_{key}": value for key, value in relaxed(calculator, read["starts"]).items()}
+    if name != "mace":
+        told["training_energies"] = points(calculator, read["relaxed"])[0]
+        told["slab_energies"] = relaxed(calculator, read["slabs"])["energy"]
+        told["slab_metals"] = np.array([atoms.get_chemical_symbols()[0] for atoms in read["slabs"]])
+    np.savez(folder / f"{name}.npz", **told)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,88 @@
+"""Energies and forces at full strength: levels of theory, an unseen metal, direct forces, and the peers, all on one split.
+
+Usage: GEOCALC_DATA=... python workflows/s2ef-study/run.py train NAME...|measure NAME...|export|peer mace|chgnet|page
+`train` fits variants of the recipe of faenet-sfa (variants.py) in runs/s2ef-study, an hour of one core each, and goes on where it was
+stopped; `measure` takes the errors of variants, or of models by name or folder; `export` writes the frames for the peers, which train
+and answer in environments of their own (mace_train.py, peer_answers.py); `peer` takes their errors; `page` writes results.json, the
+tables and the picture.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import frames
+import measure
+import page
+from lightning_fabric import Fabric
+from variants import ROOT, VARIANTS, recipe_of
+
+from geocalc.process import settle_process
+from geocalc.train.loop import Progress, train
+from geocalc.train.register import register
+
+HERE = Path(__file__).parent
+RUNS = ROOT / "runs" / "s2ef-study"
+MODELS, RESULTS, PEERS, DATA = RUNS / "models", RUNS / "results", RUNS / "peers", RUNS / "data"
+
+
+@click.group()
+def main() -> None:
+    """Energies and forces at full strength."""
+    settle_process()
+
+
+@main.command("train")
+@click.argument("names", nargs=-1, required=True, type=click.Choice(list(VARIANTS)))
+@click.option("--steps", type=int, default=None, help="Instead of the variant's, for a trial.")
+def train_command(names: tuple[str, ...], steps: int | None) -> None:
+    """Fit variants and make models of them."""
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    for name in names:
+
+        def say(progress: Progress, name: str = name) -> None:
+            print(f"{name} {progress.step}/{progress.steps} {progress.energy:.3f} eV {progress.seconds:.0f} s", flush=True)
+
+        train(recipe_of(VARIANTS[name], steps), RUNS / name, DATA, fabric, say)
+        if not (MODELS / name).exists():
+            register(RUNS / name, name, MODELS, DATA)
+
+
+@main.command("measure")
+@click.argument("names", nargs=-1, required=True)
+def measure_command(names: tuple[str, ...]) -> None:
+    """Errors of variants, or of any model of the same data, into a file each."""
+    for name in names:
+        model = MODELS / name if name in VARIANTS else Path(name) if "/" in name else name
+        _save(Path(name).name, measure.measure(model, recipe_of(VARIANTS["joint"]), DATA))
+
+
+@main.command("export")
+def export_command() -> None:
+    """Files for the peers."""
+    frames.export(recipe_of(VARIANTS["alone"]), DATA, PEERS)
+
+
+@main.command("peer")
+@click.argument("name", type=click.Choice(["mace", "chgnet"]))
+def peer_command(name: str) -> None:
+    """Errors of a peer from its answers."""
+    _save(name, measure.of_peer(PEERS / f"{name}.npz", recipe_of(VARIANTS["alone"]), DATA))
+
+
+def _save(name: str, found: object) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(name, "measured", flush=True)
+
+
+@main.command("page")
+def page_command() -> None:
+    """Tables and picture of what there is."""
+    page.write_page({path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}, HERE)
+
+
+if __name__ == "__main__":
+    main()
