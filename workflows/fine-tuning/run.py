@@ -1,9 +1,10 @@
 """How many DFT frames of one's own does a model need on a metal that it has never seen?
 
-Usage: GEOCALC_DATA=... python workflows/fine-tuning/run.py base|tune|scratch|page
-`base` trains faenet-sfa's recipe without any structure that contains palladium (runs/fine-tuning/base, hours on a CPU; --steps for
-fewer) and registers it; `tune` goes on from it with ever more relaxations on palladium; `scratch` trains the same network on those
-alone; `page` writes results.json, the table and the picture. Every piece goes on where it was stopped.
+Usage: GEOCALC_DATA=... python workflows/fine-tuning/run.py tune|scratch|page
+The base is the variant `without-pd` of the s2ef-study, which has to be trained first (python workflows/s2ef-study/run.py train
+without-pd): faenet-sfa's recipe without any structure that contains palladium. `tune` goes on from it with ever more relaxations on
+palladium; `scratch` trains the same network on those alone; `page` writes results.json, the table and the picture. Every piece goes on
+where it was stopped.
 """
 
 from __future__ import annotations
@@ -22,11 +23,10 @@ from lightning_fabric import Fabric
 
 from geocalc.evaluate import relax_references, summarise
 from geocalc.process import settle_process
-from geocalc.readers import read_structures
 from geocalc.registry import load_model
 from geocalc.settings import read_yaml
 from geocalc.train.finetune import tuned_values
-from geocalc.train.labelled import locate
+from geocalc.train.labelled import locate, structures_of
 from geocalc.train.loop import Progress, train
 from geocalc.train.metrics import measure
 from geocalc.train.prepare import reference_relaxations
@@ -38,26 +38,14 @@ ROOT = HERE.parents[1]
 RUNS = ROOT / "runs" / "fine-tuning"
 METAL, HELD_OUT = "Pd", 0.5  # share of its relaxations that errors are measured on
 SIZES = (1, 2, 4, 8)  # relaxations to learn from
-BASE = "without-pd"
-
-
-def recipe_without(steps: int) -> dict[str, Any]:
-    """The recipe of the shipped model, shortened, without the metal."""
-    values = read_yaml(ROOT / "models" / "faenet-sfa" / "recipe.yaml")
-    values["name"] = BASE
-    for source in values["data"]["sources"]:
-        source["exclude_elements"] = [METAL]
-    finish = values["training"]["finish"]
-    finish["steps"] = max(1, round(steps * finish["steps"] / values["training"]["steps"]))
-    values["training"] |= {"steps": steps, "evaluate_every": max(1, steps // 4)}
-    return values
+BASE = ROOT / "runs" / "s2ef-study" / "models" / "without-pd"
 
 
 def own_data(n: int | None) -> Path:
     """A file of the relaxations on the metal that are held out and, with `n`, of the first so many to learn from; `part` says which."""
     source = read_yaml(ROOT / "models" / "faenet-sfa" / "recipe.yaml")["data"]["sources"][0]
     groups: dict[str, list[Any]] = {}
-    for found in read_structures(locate(Path(source["path"]))):
+    for found in structures_of(locate(Path(source["path"]))):
         atoms = found.atoms
         if atoms.info.get("metal") == METAL and atoms.info["converged"]:
             groups.setdefault(str(atoms.info["sid"]), []).append(atoms)
@@ -80,14 +68,14 @@ def _shuffled(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
-def tuned_recipe(path: Path, begin: str | None, steps: int | None = None) -> Recipe:
-    """Fine-tuning with its defaults, or with `begin` None the same from random weights."""
-    values = tuned_values(str(RUNS / "models" / BASE), path)
+def tuned_recipe(path: Path, begin: bool, steps: int | None = None) -> Recipe:
+    """Fine-tuning of the base with its defaults, or without `begin` the same from random weights."""
+    values = tuned_values(str(BASE), path)
     values["data"]["sources"] = [{"path": str(path), "add_energy": "e_ads", "subtract_energy": "e_relaxed"}]
     values["about"]["energy_kind"] = "adsorption"
     values["data"] |= {"validation_key": "part", "validation_values": ["held-out"]}  # nothing is chosen by it
     values["references"] = {"elements": ["C", "H", "N", "O", "S"]}
-    if begin is None:
+    if not begin:
         del values["start"]
         values["training"]["learning_rate"] = 1.5e-3
     if steps is not None:
@@ -113,16 +101,6 @@ def _say(name: str) -> Any:
     return say
 
 
-@main.command("base")
-@click.option("--steps", default=54_000, show_default=True)
-def base_command(steps: int) -> None:
-    """A model that has never seen the metal."""
-    recipe = parse_recipe(recipe_without(steps), "without the metal")
-    train(recipe, RUNS / "base", RUNS / "data", _fabric(), _say("base"))
-    if not (RUNS / "models" / BASE).exists():
-        register(RUNS / "base", BASE, RUNS / "models", RUNS / "data")
-
-
 def errors_of(model: Path) -> dict[str, Any]:
     """Errors on the relaxations that are held out: of their frames, and of relaxations with the model from their first frames.
 
@@ -139,19 +117,19 @@ def errors_of(model: Path) -> dict[str, Any]:
 def _fit(kind: str, sizes: Sequence[int], steps: int | None) -> None:
     for n in sizes:
         name = f"{kind}-{n}"
-        recipe = tuned_recipe(own_data(n), BASE if kind == "tuned" else None, steps)
+        recipe = tuned_recipe(own_data(n), kind == "tuned", steps)
         train(recipe, RUNS / name, RUNS / "data", _fabric(), _say(name))
         if not (RUNS / "models" / name).exists():
             register(RUNS / name, name, RUNS / "models", RUNS / "data")
-        _measure(name, n)
+        _measure(name, RUNS / "models" / name, n)
 
 
-def _measure(name: str, n: int) -> None:
+def _measure(name: str, model: Path, n: int) -> None:
     """Errors of a model into a file beside its run, once."""
     path = RUNS / f"{name}.json"
     if not path.exists():
-        frames = sum(found.atoms.info["part"] == "learn" for found in read_structures(own_data(n or None)))
-        path.write_text(json.dumps({"name": name, "relaxations": n, "frames": frames, **errors_of(RUNS / "models" / name)}))
+        frames = sum(found.atoms.info["part"] == "learn" for found in structures_of(own_data(n or None)))
+        path.write_text(json.dumps({"name": name, "relaxations": n, "frames": frames, **errors_of(model)}))
     print(path.read_text()[:400], flush=True)
 
 
@@ -159,7 +137,7 @@ def _measure(name: str, n: int) -> None:
 @click.option("--steps", type=int, default=None, help="Instead of the default of fine-tuning.")
 def tune_command(steps: int | None) -> None:
     """Go on from the model without the metal."""
-    _measure(BASE, 0)
+    _measure(BASE.name, BASE, 0)
     _fit("tuned", SIZES, steps)
 
 
