@@ -643,3 +643,9 @@ def test_what_is_saved_is_the_method_that_was_used(model, tmp_path, options, met
     relax(model, "in.extxyz", "--steps", 1, "--out", "run", *options)
     saved = yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())
     assert saved["resolved"]["optimizer"] == method
+
+
+def test_python_runs_the_package_as_the_command():
+    told = subprocess.run([sys.executable, "-m", "geocalc", "models"], capture_output=True, text=True, check=True)
+    assert told.stdout == CliRunner().invoke(main, ["models"]).output
+    assert "faenet-sfa" in told.stdout
