@@ -27,6 +27,7 @@ from geocalc.train.noise import disturbed
 from geocalc.train.recipe import Recipe
 from geocalc.train.schedule import Schedule
 from geocalc.train.store import Sample, Samples
+from geocalc.train.thicker import thickened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,10 @@ class Feed:
             InputError: the network would see nothing of a structure, or no neighbour list can be made of it.
         """
         settings = self.recipe.training
+        if settings.thicker:
+            samples = thickened(
+                samples, settings.thicker, [np.random.default_rng((settings.seed, step, place)) for place in places]
+            )
         if settings.noise is not None:
             rngs = [np.random.default_rng((settings.seed, step, place)) for place in places]
             samples = disturbed(samples, settings.noise, rngs)

@@ -30,7 +30,7 @@ def extent(systems: Systems, labels: Labels, settings: Training, task: Task) -> 
 
     Extents of parts of a batch add up to that of the batch.
     """
-    vectors = _free(systems) if task is Task.IS2RE else _force_weight(systems, settings)
+    vectors = _free(systems) if task is Task.IS2RE else _force_weight(systems, labels, settings)
     still = _still(systems).sum() if settings.substrate_weight else vectors.new_zeros(())
     return torch.stack([labels.energy.isfinite().sum().double(), vectors.sum(), still.double()])
 
@@ -54,7 +54,7 @@ def loss(
         scale: eV per network unit.
         whole: extent of the batch that this is a part of, so that the losses of all parts add up to that of the whole batch.
     """
-    weight = _force_weight(systems, settings)
+    weight = _force_weight(systems, labels, settings)
     n_energies, n_weight, n_still = _extent(whole, systems, labels, settings, Task.S2EF)
     energy = _energy_error(prediction.energy, labels.energy) / n_energies
     zero = energy.new_zeros(())
@@ -108,8 +108,10 @@ def _extent(whole: Tensor | None, systems: Systems, labels: Labels, settings: Tr
     return (extent(systems, labels, settings, task) if whole is None else whole).clamp(min=TINY).unbind()
 
 
-def _force_weight(systems: Systems, settings: Training) -> Tensor:
-    return torch.where(systems.fixed.all(1), settings.fixed_force_weight, 1.0).double()
+def _force_weight(systems: Systems, labels: Labels, settings: Training) -> Tensor:
+    """Of each atom, (n_atoms,); 0 where the force is not known."""
+    weight = torch.where(systems.fixed.all(1), settings.fixed_force_weight, 1.0).double()
+    return weight * labels.forces.isfinite().all(1)
 
 
 def _free(systems: Systems) -> Tensor:
@@ -117,8 +119,8 @@ def _free(systems: Systems) -> Tensor:
 
 
 def _vector_error(predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-    """Weighted sum over atoms of the length of the error."""
-    return (((predicted - wanted) ** 2).sum(1).add(TINY).sqrt() * weight).sum()
+    """Weighted sum over atoms of the length of the error; what is not known has weight 0."""
+    return (((predicted - wanted.nan_to_num()) ** 2).sum(1).add(TINY).sqrt() * weight).sum()
 
 
 def _still(systems: Systems) -> Tensor:

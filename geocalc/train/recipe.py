@@ -135,6 +135,9 @@ class Training(Settings):
     gradient_target_weight: float = Field(0.0, ge=0, description="direct forces towards the gradient, detached")
     displacement_weight: float = Field(0.0, ge=0, description="is2re: displacements to the relaxed structure")
     noise: Noise | None = None
+    thicker: float = Field(
+        0.0, ge=0, le=1, description="share of slabs that are seen with one or two layers more below; adsorption energies only"
+    )
     substrate_weight: float = Field(
         0.0,
         ge=0,
@@ -314,6 +317,11 @@ def check_forces(recipe: Recipe, where: str) -> None:
 
 def check_task(recipe: Recipe, where: str) -> None:
     """Refuse what does not go together with the task."""
+    if recipe.training.thicker and (recipe.task is not Task.S2EF or recipe.about.energy_kind is not EnergyKind.ADSORPTION):
+        raise RecipeError(
+            f"{where}: training.thicker is for task: s2ef with about.energy_kind: adsorption, since other energies change with every "
+            "layer; set it to 0"
+        )
     model, training, pairs = recipe.model, recipe.training, [source.relaxed is not None for source in recipe.data.sources]
     if (model.drop_subsurface or model.adsorbate_edges) and not model.reads_tags:
         raise RecipeError(f"{where}: drop_subsurface and adsorbate_edges go by tags; set model.reads_tags: true")
