@@ -20,6 +20,7 @@ from geocalc.registry import LoadedModel, find_model, load_model
 from geocalc.settings import read_yaml
 from geocalc.train.batches import collate
 from geocalc.train.recipe import Recipe, Start
+from geocalc.train.references import seen_numbers
 from geocalc.train.store import Sample
 
 N_FITTED = 400  # training samples behind the references; more change them by less than the model is wrong
@@ -121,9 +122,10 @@ def _missed(
     some = training[:: -(-len(training) // N_FITTED)]
     potential = NetworkPotential(model=model, policy=frame_policy("cell"), force_mode=ForceMode.NONE)
     told = [potential(collate(some[k : k + BATCH])[0]).energy.numpy() for k in range(0, len(some), BATCH)]
-    present = sorted({int(z) for s in training for z in s.numbers})
+    drop = model.rewiring.drop_subsurface
+    present = sorted({int(z) for s in training for z in seen_numbers(s, drop)})
     chosen = [z for z in present if not names or elements.symbols()[z] in names]
-    counts = np.array([[np.count_nonzero(s.numbers == z) for z in chosen] for s in some], dtype=float)
+    counts = np.array([[np.count_nonzero(seen_numbers(s, drop) == z) for z in chosen] for s in some], dtype=float)
     frames = Counter(s.group for s in some)
     weight = np.array([frames[s.group] for s in some]) ** -0.5
     missing = np.array([s.energy for s in some]) - np.concatenate(told)

@@ -12,6 +12,7 @@ from geocalc import elements
 from geocalc.card import Task
 from geocalc.errors import RecipeError
 from geocalc.potential import Scales
+from geocalc.rewiring import SUBSURFACE
 from geocalc.train.store import Sample
 
 SHORTEST = 1e-3  # Angstrom; displacements that are zero everywhere have a unit nevertheless
@@ -22,6 +23,7 @@ def fit_scales(
     names: Sequence[tuple[str, ...]] = ((),),
     levels: Sequence[int | None] = (0,),
     task: Task = Task.S2EF,
+    drop_subsurface: bool = False,
 ) -> Scales:
     """Per-element references by ridge-free least squares, and the spread of what is left; every sample is looked at once.
 
@@ -29,7 +31,7 @@ def fit_scales(
         samples: training samples, energies in eV.
         names: for each level of theory the elements with a reference; empty for every element present.
         levels: the level of each source; None where its energies are not learnt.
-        task: what the vectors of the network are.
+        task: what the vectors of the network are. drop_subsurface: atoms with tag 0 are not seen, and have no energies.
     Returns:
         Scales: the energy unit is the root mean square residual energy; that of forces is the same number in eV/Angstrom, that of
         displacements the root mean square coordinate of the free atoms' in Angstrom.
@@ -45,7 +47,7 @@ def fit_scales(
         level_here = levels[sample.source]
         if level_here is None:
             continue
-        composition = np.bincount(sample.numbers, minlength=elements.N_ELEMENTS + 1).astype(np.int32)
+        composition = np.bincount(seen_numbers(sample, drop_subsurface), minlength=elements.N_ELEMENTS + 1).astype(np.int32)
         rows.append(compositions.setdefault(composition.tobytes(), len(compositions)))
         energies.append(sample.energy)
         at.append(level_here)
@@ -67,6 +69,11 @@ def fit_scales(
     else:
         vectors = max(float(np.sqrt(squares / n_moves)), SHORTEST) if n_moves else 1.0
     return Scales(energy=scale, forces=vectors, references=torch.from_numpy(table))
+
+
+def seen_numbers(sample: Sample, drop_subsurface: bool) -> np.ndarray:
+    """Atomic numbers of the atoms that the network sees, whose references make up the energy."""
+    return sample.numbers[sample.tags != SUBSURFACE] if drop_subsurface else sample.numbers
 
 
 def _least_squares(counts: np.ndarray, row: np.ndarray, energy: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ def build_model(recipe: Recipe, training: Sequence[Sample]) -> EnergyModel:
     network = architecture.build(architecture.settings.model_validate(recipe.model.settings))
     return EnergyModel(
         network,
-        fit_scales(training, recipe.level_elements, recipe.energy_levels, recipe.task),
+        fit_scales(training, recipe.level_elements, recipe.energy_levels, recipe.task, recipe.model.drop_subsurface),
         recipe.model.repulsion_reach,
         recipe.model.reads_tags,
         Rewiring(recipe.model.drop_subsurface, recipe.model.adsorbate_edges),

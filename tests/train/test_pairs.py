@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from geocalc.train.pairs import relaxed_pairs
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Noise, Recipe, Source, read_recipe
 from geocalc.train.register import register
+from geocalc.train.run import build_model
 from geocalc.train.store import Sample, read_store
 
 
@@ -296,3 +298,16 @@ def test_warm_starts_on_the_command_line(model: Path, potential: Path, tmp_path:
     told = CliRunner().invoke(main, words)
     assert told.exit_code == 3, told.output  # two steps are not enough
     assert "ModelStart(model=DirectModel(folder=" in (tmp_path / "new-relax" / "settings.yaml").read_text()
+
+
+def test_references_are_those_of_the_atoms_that_are_seen(tmp_path: Path) -> None:
+    """Total energies: what a network must learn is what the composition of the atoms that it sees leaves over."""
+    values = values_of(tmp_path)
+    values["references"] = {"elements": []}
+    recipe = Recipe.parse(values, "test")
+    samples = [replace(s, energy=s.energy - 100.0 * len(s.numbers)) for s in samples_of(tmp_path)]
+    model = build_model(recipe, samples)
+    for sample in samples:
+        seen = torch.from_numpy(sample.numbers[sample.tags > 0])
+        assert float(model.references[0, seen].sum()) == pytest.approx(sample.energy, abs=1.0)
+    assert model.energy_scale < 1.0
