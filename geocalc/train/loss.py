@@ -32,7 +32,7 @@ def extent(systems: Systems, labels: Labels, settings: Training, task: Task) -> 
     """
     vectors = _free(systems) if task is Task.IS2RE else _force_weight(systems, labels, settings)
     still = _still(systems).sum() if settings.substrate_weight else vectors.new_zeros(())
-    return torch.stack([labels.energy.isfinite().sum().double(), vectors.sum(), still.double()])
+    return torch.stack([(~labels.energy.isnan()).sum().double(), vectors.sum(), still.double()])
 
 
 def loss(
@@ -101,7 +101,7 @@ def pair_loss(
 
 def _energy_error(predicted: Tensor, wanted: Tensor) -> Tensor:
     """Sum of the absolute errors of the energies that there are."""
-    return (predicted - wanted)[wanted.isfinite()].abs().sum()
+    return (predicted - wanted)[~wanted.isnan()].abs().sum()
 
 
 def _extent(whole: Tensor | None, systems: Systems, labels: Labels, settings: Training, task: Task) -> tuple[Tensor, ...]:
@@ -111,7 +111,7 @@ def _extent(whole: Tensor | None, systems: Systems, labels: Labels, settings: Tr
 def _force_weight(systems: Systems, labels: Labels, settings: Training) -> Tensor:
     """Of each atom, (n_atoms,); 0 where the force is not known."""
     weight = torch.where(systems.fixed.all(1), settings.fixed_force_weight, 1.0).double()
-    return weight * labels.forces.isfinite().all(1)
+    return weight * ~labels.forces.isnan().any(1)
 
 
 def _free(systems: Systems) -> Tensor:
@@ -120,7 +120,7 @@ def _free(systems: Systems) -> Tensor:
 
 def _vector_error(predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
     """Weighted sum over atoms of the length of the error; what is not known has weight 0."""
-    return (((predicted - wanted.nan_to_num()) ** 2).sum(1).add(TINY).sqrt() * weight).sum()
+    return (((predicted - wanted.masked_fill(wanted.isnan(), 0.0)) ** 2).sum(1).add(TINY).sqrt() * weight).sum()
 
 
 def _still(systems: Systems) -> Tensor:

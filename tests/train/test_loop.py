@@ -250,13 +250,13 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_spoils_anything(tmp_pat
     def with_nan(run, batch, recipe, step, fabric):
         if step == 7:
             (part,) = batch
-            batch = (replace(part, labels=replace(part.labels, energy=part.labels.energy * float("nan"))),)
+            batch = (replace(part, labels=replace(part.labels, energy=part.labels.energy * float("inf"))),)
         return update(run, batch, recipe, step, fabric)
 
     whole = train(parsed(data), tmp_path / "whole", tmp_path / "data", cpu_fabric())
     with monkeypatch.context() as patch:
         patch.setattr(loop, "update", with_nan)
-        with pytest.raises(NonFiniteError, match=r"the loss is nan at step 7; .*--resume and a lower training.learning_rate"):
+        with pytest.raises(NonFiniteError, match=r"the loss is inf at step 7; .*--resume and a lower training.learning_rate"):
             train(parsed(data), tmp_path / "run", tmp_path / "data", cpu_fabric())
     assert steps_done(tmp_path / "run" / "checkpoint") == 6
     assert all(t.isfinite().all() for t in tensors_of(tmp_path / "run").values())
