@@ -11,7 +11,6 @@ from geocalc import metrics
 from geocalc.guards import Status
 from geocalc.optim import make_optimizer
 from geocalc.relaxation import relax_systems
-from geocalc.snapshots import Relaxation
 from geocalc.systems import Potential
 from geocalc.train.batches import collate
 from geocalc.train.prepare import ReferenceRelaxation
@@ -30,6 +29,7 @@ class RelaxedPair:
         distance, null_distance: Angstrom, mean over free atoms from the reference geometry, after relaxing and before.
         position_mae: Angstrom, mean absolute coordinate difference of free atoms.
         status, n_evaluations: of the relaxation.
+        energy_std: eV, of the relaxed energy, see `Prediction`; NaN where there is none.
     """
 
     sid: str
@@ -41,6 +41,7 @@ class RelaxedPair:
     position_mae: float
     status: str
     n_evaluations: int
+    energy_std: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,25 +89,46 @@ def relax_references(
         ended = relax_systems(systems, potential, make_optimizer(optimizer), fmax, steps)
         there, _ = collate([r.last for r in some])
         at_reference = potential(there).energy.tolist()
-        pairs += [_pair(r, e, a) for r, e, a in zip(some, ended, at_reference, strict=True)]
+        pairs += [
+            relaxed_pair(
+                reference,
+                end.systems.positions.cpu().numpy(),
+                energy=end.energy,
+                status=end.status.value,
+                n_evaluations=end.n_evaluations,
+                at_reference=energy,
+                energy_std=end.energy_std,
+            )
+            for reference, end, energy in zip(some, ended, at_reference, strict=True)
+        ]
         progress(len(pairs))
     return pairs
 
 
-def _pair(reference: ReferenceRelaxation, ended: Relaxation, at_reference: float) -> RelaxedPair:
+def relaxed_pair(
+    reference: ReferenceRelaxation,
+    positions: np.ndarray,
+    *,
+    energy: float,
+    status: str,
+    n_evaluations: int,
+    at_reference: float = np.nan,
+    energy_std: float = np.nan,
+) -> RelaxedPair:
+    """Where a relaxation ended, positions (n_atoms, 3) in Angstrom, beside its reference; energies as in `RelaxedPair`."""
     first, last = reference.first, reference.last
     free = ~last.fixed.all(1)
-    final = ended.systems.positions.cpu().numpy()
     return RelaxedPair(
         sid=last.group,
-        energy=ended.energy,
+        energy=energy,
         reference=last.energy,
         at_reference=at_reference,
-        distance=float(metrics.distances(final, last.positions, last.cell, last.pbc)[free].mean()),
+        distance=float(metrics.distances(positions, last.positions, last.cell, last.pbc)[free].mean()),
         null_distance=float(metrics.distances(first.positions, last.positions, last.cell, last.pbc)[free].mean()),
-        position_mae=metrics.position_mae(final[free], last.positions[free]),
-        status=ended.status.value,
-        n_evaluations=ended.n_evaluations,
+        position_mae=metrics.position_mae(positions[free], last.positions[free]),
+        status=status,
+        n_evaluations=n_evaluations,
+        energy_std=energy_std,
     )
 
 

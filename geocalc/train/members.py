@@ -130,8 +130,7 @@ def _told(member: Member, number: int, frames: str) -> Told:
     some = _held_out(member, number)
     if recipe.task is Task.IS2RE:
         return pair_predictions(potential, some)
-    told = predictions(potential, some)
-    return told if recipe.data.sources[number].energies else told.without_energies()
+    return predictions(potential, some, energies=recipe.data.sources[number].energies)
 
 
 def _concatenated(told: Sequence[Told]) -> Told:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,18 +52,16 @@ class Predictions:
     forces_reference: np.ndarray
     free: np.ndarray
 
-    def without_energies(self) -> Predictions:
-        """The same where the energies of the reference mean nothing."""
-        return replace(self, energy_reference=np.full_like(self.energy_reference, np.nan))
-
 
 def known_numbers(errors: DataclassInstance) -> dict[str, float]:
     """Errors by name, without those that are NaN."""
     return {name: value for name, value in asdict(errors).items() if not math.isnan(value)}
 
 
-def predictions(potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu") -> Predictions:
-    """Evaluate a potential with forces on samples, batch by batch."""
+def predictions(
+    potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu", *, energies: bool = True
+) -> Predictions:
+    """Evaluate a potential with forces on samples, batch by batch; without `energies` those of the reference are unknown, NaN."""
     parts: list[tuple[np.ndarray, ...]] = []
     for start in range(0, len(samples), BATCH):
         systems, labels = collate(samples[start : start + BATCH])
@@ -75,7 +73,11 @@ def predictions(potential: Potential, samples: Sequence[Sample], device: torch.d
         np.concatenate(column) for column in zip(*parts, strict=True)
     )
     return Predictions(
-        energy=energy, energy_reference=energy_reference, forces=forces_all, forces_reference=forces_reference, free=free_all
+        energy=energy,
+        energy_reference=energy_reference if energies else np.full_like(energy_reference, np.nan),
+        forces=forces_all,
+        forces_reference=forces_reference,
+        free=free_all,
     )
 
 

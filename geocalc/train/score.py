@@ -37,8 +37,7 @@ def _errors(
 ) -> PairErrors | ForceErrors:
     if task is Task.IS2RE:
         return pair_errors(pair_predictions(potential, some, device))
-    told = predictions(potential, some, device)
-    return errors_of(told if source.energies else told.without_energies())
+    return errors_of(predictions(potential, some, device, energies=source.energies))
 
 
 def validation_error(errors: Errors, recipe: Recipe, model: EnergyModel) -> float:

@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ import click
 import numpy as np
 import picture
 import table
+import text
 import torch
 from ase import Atoms
+from scipy.stats import spearmanr
 
 from geocalc import from_atoms, relax
 from geocalc.campaign import versions
@@ -39,21 +41,6 @@ HALVES = 200  # random divisions of the held-out relaxations
 ROOT = Path(__file__).parents[2]
 OUTSIDE = "wwlgpr-simple-adsorbates"
 OPTIMIZERS = {"quasi-newton": "quasi-Newton", "bfgs": "BFGS", "fire": "FIRE"}
-ARCHITECTURES = {"faenet": "FAENet", "schnet": "SchNet"}
-FRAMES = {
-    "lattice": "`lattice` (average over the symmetry-equivalent lattice frames: exactly invariant under rotation, reflection, "
-    "translation, permutation, re-wrapping and choice of in-plane basis); `cell` is one of them, several times faster, and exact "
-    "but for the choice of basis.",
-    "cell": "`cell` (one lattice frame: exactly invariant under rotation, reflection, translation, permutation and re-wrapping, but not "
-    "under the choice of in-plane basis); `lattice`, on request, averages over all of them and is exact under that too, at several "
-    "times the price.",
-    "none": "none needed: the energy depends on distances alone.",
-}
-TRAINED = {
-    "none": "no frames",
-    "lattice-stochastic": "stochastic frame averaging over lattice frames",
-    "rotations-2d": "random turns about the surface normal and reflections",
-}
 PARTS = ("single_points", "relaxations", "intervals", "outside", "milliseconds")
 KNOWN = {"C", "CH", "CH2", "CH3", "H", "O", "OH"}  # adsorbates of both the training set and the outside set
 
@@ -61,8 +48,12 @@ KNOWN = {"C", "CH", "CH2", "CH3", "H", "O", "OH"}  # adsorbates of both the trai
 def single_points(model: LoadedModel, recipe: Recipe) -> dict[str, Any]:
     """Energy and force errors on the held-out frames of each source."""
     held_out = read_store(prepare(recipe, ROOT / "runs" / "data")).held_out
-    names = [str(source.path) for source in recipe.data.sources]
-    return {name: asdict(metrics.measure(model, held_out.where(held_out.known.source == k))) for k, name in enumerate(names)}
+    found = {}
+    for number, source in enumerate(recipe.data.sources):
+        at_level = replace(model.potential, level=recipe.source_levels[number])
+        told = metrics.predictions(at_level, held_out.where(held_out.known.source == number), energies=source.energies)
+        found[str(source.path)] = metrics.known_numbers(metrics.errors_of(told))
+    return found
 
 
 def ways(default: str) -> list[tuple[str, str, str, float]]:
@@ -98,14 +89,22 @@ def intervals(name: str, recipe: Recipe) -> dict[str, Any]:
     model = load_model(name)
     pairs = relax_references(model, reference_relaxations(recipe.data, 0))
     errors, rng = np.array([pair.energy - pair.reference for pair in pairs]), np.random.default_rng(0)
+    spreads = np.array([pair.energy_std for pair in pairs]) if model.card.members > 1 else None
     found = []
     for _ in range(HALVES):
-        order = rng.permutation(len(errors))
-        half = len(errors) // 2
-        found.append(coverage(calibrate(errors[order[:half]], None), errors[order[half:]], None))
-    made = calibrate(errors, None)
+        first, second = np.array_split(rng.permutation(len(errors)), 2)
+        made = calibrate(errors[first], _of(spreads, first))
+        found.append(coverage(made, errors[second], _of(spreads, second)))
+    made = calibrate(errors, spreads)
     write_card(find_model(name), model.card.model_copy(update={"calibration": made}))
-    return {key: float(np.mean([one[key] for one in found])) for key in found[0]} | {"widths": made.half_widths(None)}
+    told = {key: float(np.mean([one[key] for one in found])) for key in found[0]} | {"halves": HALVES}
+    if spreads is None:
+        return told | {"widths": made.half_widths(None)}
+    return told | {"spread": float(np.median(spreads)), "rank_correlation": float(spearmanr(spreads, np.abs(errors)).statistic)}
+
+
+def _of(spreads: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    return None if spreads is None else spreads[rows]
 
 
 def outside(name: str) -> dict[str, Any]:
@@ -151,100 +150,6 @@ def speed(name: str) -> dict[str, float]:
     return times
 
 
-def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
-    """The README of the model folder."""
-    c = model.card
-    n_weights = sum(p.numel() for p in model.potential.model.network.parameters())
-    training = recipe.training
-    schemes = [TRAINED[frames] for frames in dict.fromkeys([training.frames_at(0), training.frames_at(training.steps - 1)])]
-    lines = [
-        f"# {c.name}",
-        "",
-        f"A conservative {ARCHITECTURES[c.architecture]} potential ({n_weights:,} weights) "
-        f"for relaxing small adsorbates on close-packed metal surfaces, trained with {' and then '.join(schemes)}.",
-        "",
-        f"- **Energy:** {c.energy_kind.value} energy in eV; zero: {c.references}.",
-        f"- **Level of theory:** {c.level_of_theory}.",
-        f"- **Domain:** {c.domain}.",
-        f"- **Elements:** {' '.join(c.elements)}.",
-        "- **Forces:** exact gradient of the energy (`conservative: true`). No stress: cell relaxation is refused.",
-        f"- **Frames:** {FRAMES[c.frames]}",
-        f"- **Tags:** {'read, in the convention of OC20' if c.reads_tags else 'ignored; relabelling atoms changes nothing'}.",
-        f"- **Licence of the weights:** {c.licence}.",
-        "",
-        "## Errors on held-out relaxations",
-        "",
-        f"{measured['machine']}; seed {recipe.training.seed}; split by relaxation id, {recipe.data.validation_share:.0%} held out and never "
-        f"trained on, used for choosing the settings; command: `GEOCALC_DATA=... python workflows/model-card/run.py {c.name}`.",
-        "",
-        "| held-out frames | n | energy MAE (eV) | force MAE, free atoms (eV/Å) | predicting zero |",
-        "|---|---|---|---|---|",
-    ]
-    for name, e in measured["single_points"].items():
-        row = f"| {Path(name).parent.name} | {e['n']} | {e['energy_mae']:.3f} | {e['force_mae']:.4f} | {e['force_null']:.4f} |"
-        lines.append(row)
-    lines += [
-        "",
-        "Relaxed from the first frame of each held-out relaxation on pure metals, at most 300 steps, compared with its relaxed DFT "
-        "geometry:",
-        "",
-        "| settings | n | e_ads MAE (eV) | median | within 0.1 eV | EwT | mean distance (Å) | ADwT | converged | runaways | calls |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for label, r in measured["relaxations"].items():
-        lines.append(
-            f"| {label} | {r['n']} | {r['energy_mae']:.3f} | {r['energy_median']:.3f} | {r['within_0p1']:.2f} | {r['within_0p02']:.2f} | "
-            f"{r['distance']:.3f} | {r['adwt']:.3f} | {r['converged']:.1%} | {r['runaways']} | {r['model_calls']:.1f} |"
-        )
-    first = next(iter(measured["relaxations"].values()))
-    out, bars = measured["outside"], measured["intervals"]
-    lines += [
-        "",
-        f"![energies, forces and relaxed energies against DFT]({picture.PICTURE})",
-        "",
-        f"Predictions for the first of the two sets against DFT: `python workflows/model-card/picture.py {c.name}`.",
-        "",
-        f"Not moving at all: mean distance {first['distance_null']:.3f} Å, ADwT {first['adwt_null']:.3f}. The model at the DFT "
-        f"geometries: e_ads MAE {first['energy_mae_at_reference']:.3f} eV. A runaway is a relaxed energy more than 1 eV below the "
-        "reference.",
-        "",
-        f"Records carry intervals of relaxed energies: half the width is {bars['widths'][0]:.2f} eV for 68 % and {bars['widths'][1]:.2f} eV "
-        f"for 95 %. Calibrated on one half of these relaxations, they hold {bars['inside_68']:.0%} and {bars['inside_95']:.0%} of the other "
-        f"(mean of {HALVES} random halves). Outside the training distribution, below, the 95 % interval holds {out['inside_95']:.0%}.",
-        "",
-        f"Outside the training distribution, {out['n']} adsorbates on (111) slabs of nine metals, 3x3x4 instead of 2x2x3 (WWL-GPR, "
-        f"BEEF-vdW): e_ads MAE {out['energy_mae']:.2f} eV, median {out['energy_median']:.2f} eV, mean error "
-        f"{out['energy_mean_error']:+.2f} eV, {out['converged']:.0%} converged. Not an untouched test: structures of this set were looked at while the use of tags and the "
-        "substrate term were decided.",
-        "",
-        "Time of one call with forces on one thread: "
-        + "; ".join(f"{k}: {v:.0f} ms" for k, v in measured["milliseconds"].items())
-        + ".",
-        "",
-        "## Data",
-        "",
-        *(f"- {entry}" for entry in c.data),
-        "",
-        "The data are read from `$GEOCALC_DATA` and are not part of this repository. Filters: "
-        f"frames with a force above {recipe.data.max_force:g} eV/Å are left out, unconverged relaxations too, and frames before an energy "
-        f"jump of more than {recipe.data.max_jump:g} eV against the work of the forces (spin flips).",
-        "",
-        "## Limits",
-        "",
-        *(f"- {entry}" for entry in c.limits),
-        "",
-        "## Reproduce",
-        "",
-        "```bash",
-        f"GEOCALC_DATA=... geocalc train models/{c.name}/recipe.yaml --out runs/{c.name}",
-        f"geocalc register runs/{c.name} --name {c.name}",
-        f"GEOCALC_DATA=... python workflows/model-card/run.py {c.name}",
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
-
-
 def processor() -> str:
     """Name of the CPU."""
     info = Path("/proc/cpuinfo")
@@ -271,9 +176,9 @@ def main(name: str, render: bool, only: str | None) -> None:
     if not (render or only):
         picture.draw(model, recipe)
     (folder / "metrics.json").write_text(json.dumps(measured, indent=1) + "\n")
-    (folder / "README.md").write_text(card(model, recipe, measured))
+    (folder / "README.md").write_text(text.card(model, recipe, measured))
     table.main()
-    print(card(model, recipe, measured))
+    print(text.card(model, recipe, measured))
 
 
 def about(name: str, recipe: Recipe) -> dict[str, Any]:

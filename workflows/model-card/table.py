@@ -59,7 +59,8 @@ def predicts(card: ModelCard) -> str:
     if card.task is Task.IS2RE:
         geometry = " and geometry" if card.settings.get("direct_forces") else ""
         return f"relaxed {card.energy_kind.value} energy{geometry} from the unrelaxed structure"
-    return f"{card.energy_kind.value} energy, forces{', stress' if card.stress else ''}"
+    bars = " with the spread of several networks" if card.members > 1 else ""
+    return f"{card.energy_kind.value} energy{bars}, forces{', stress' if card.stress else ''}"
 
 
 def _first(groups: dict[str, Any]) -> dict[str, float]:

@@ -105,7 +105,7 @@ def main(folder: Path, budget: float) -> None:
 
     while spent < budget:
         for batch in loader:
-            began = time.monotonic()
+            began = time.process_time()
             share = spent / budget
             rate = RATE * (
                 share / WARMUP if share < WARMUP else 0.5 * (1 + math.cos(math.pi * (share - WARMUP) / (1 - WARMUP)))
@@ -121,7 +121,7 @@ def main(folder: Path, budget: float) -> None:
             with torch.no_grad():
                 for one, other in zip(average.parameters(), model.parameters(), strict=True):
                     one.lerp_(other, 1 - keep)
-            step, spent = step + 1, spent + time.monotonic() - began
+            step, spent = step + 1, spent + time.process_time() - began
             if step % SAVED_EVERY == 0:
                 save()
                 print(f"{step} {spent:.0f}/{budget:.0f} s {float(loss):.4f}", flush=True)

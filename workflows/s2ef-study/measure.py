@@ -11,10 +11,9 @@ import numpy as np
 from frames import held_out_relaxations
 from variants import METAL
 
-from geocalc import metrics
 from geocalc.card import ModelCard
 from geocalc.elements import symbols
-from geocalc.evaluate import RelaxedPair, relax_references, summarise
+from geocalc.evaluate import relax_references, relaxed_pair, summarise
 from geocalc.potential import ForceMode, NetworkPotential
 from geocalc.registry import load_model
 from geocalc.systems import Potential
@@ -42,9 +41,8 @@ def measure(model: str | Path, recipe: Recipe, data: Path) -> dict[str, Any]:
         level = _level(loaded.card, recipe, number)
         if level is not None:
             one = replace(loaded.potential, level=level)
-            told = predictions(one, held_out.where(held_out.known.source == number))
-            name = Path(str(source.path)).parent.name
-            found["frames"][name] = known_numbers(errors_of(told if source.energies else told.without_energies()))
+            told = predictions(one, held_out.where(held_out.known.source == number), energies=source.energies)
+            found["frames"][Path(str(source.path)).parent.name] = known_numbers(errors_of(told))
     if _level(loaded.card, recipe, 0) is None:
         return found
     references = held_out_relaxations(recipe)
@@ -111,7 +109,7 @@ def of_peer(path: Path, recipe: Recipe, data: Path) -> dict[str, Any]:
     )
     ends = np.split(told["relaxed_positions"], np.cumsum([len(r.last.numbers) for r in references])[:-1])
     pairs = [
-        _pair(r, e, p, str(s), int(n))
+        relaxed_pair(r, p, energy=e, status=str(s), n_evaluations=int(n))
         for r, e, p, s, n in zip(references, relaxed, ends, told["relaxed_status"], told["relaxed_calls"], strict=True)
     ]
     return {
@@ -137,19 +135,3 @@ def _zero(told: dict[str, np.ndarray], samples: list[Sample], of_elements: np.nd
     slabs = dict(zip(told["slab_metals"].tolist(), told["slab_energies"].tolist(), strict=True))
     adsorbate = [of_elements[s.numbers[s.tags == 2]].sum() for s in samples]
     return np.array([slabs[symbols()[int(s.numbers[s.tags != 2][0])]] for s in samples]) + adsorbate
-
-
-def _pair(reference: ReferenceRelaxation, energy: float, positions: np.ndarray, status: str, calls: int) -> RelaxedPair:
-    first, last = reference.first, reference.last
-    free = ~last.fixed.all(1)
-    return RelaxedPair(
-        sid=last.group,
-        energy=energy,
-        reference=last.energy,
-        at_reference=np.nan,
-        distance=float(metrics.distances(positions, last.positions, last.cell, last.pbc)[free].mean()),
-        null_distance=float(metrics.distances(first.positions, last.positions, last.cell, last.pbc)[free].mean()),
-        position_mae=metrics.position_mae(positions[free], last.positions[free]),
-        status=status,
-        n_evaluations=calls,
-    )
