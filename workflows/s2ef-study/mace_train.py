@@ -1,9 +1,9 @@
 """Train MACE (small) on the frames of the recipe for a given time of one core; runs in an environment that has mace-torch.
 
 Usage: python mace_train.py FOLDER SECONDS
-Reads FOLDER/train.extxyz, writes FOLDER/mace.model; goes on from FOLDER/mace.state where it was stopped. Architecture and optimiser
-are those of MACE's own defaults for `small`; loss, schedule over the budget and average of weights are those of our recipe, which
-leave it better off than a schedule of epochs when there is time for a few of them only.
+Reads FOLDER/train.extxyz, writes FOLDER/mace.model; goes on from FOLDER/mace.state where it was stopped. Architecture, optimiser
+and batch size are those of MACE's own examples for `small`; loss, schedule over the budget and average of weights are those of our
+recipe, which leave it better off than a schedule of epochs when there is time for a few of them only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ase.data import chemical_symbols
 from mace import data, modules, tools
 from mace.tools import torch_geometric
 
-CUTOFF, BATCH, RATE, WARMUP, EMA, CLIP, FORCES, FIXED = 5.0, 16, 0.01, 0.03, 0.999, 10.0, 5.0, 0.2
+CUTOFF, BATCH, RATE, WARMUP, EMA, CLIP, FORCES, FIXED = 5.0, 5, 0.01, 0.03, 0.999, 10.0, 5.0, 0.2
 HEADED = ("H", "C", "N", "O", "S")
 SAVED_EVERY = 200  # steps
 

@@ -1,8 +1,9 @@
 """Energies, forces and relaxations of a peer; runs in an environment that has it, with geocalc's relaxation loop from this checkout.
 
-Usage: python peer_answers.py mace|chgnet FOLDER
+Usage: python peer_answers.py mace|chgnet FOLDER [speed]
 Writes FOLDER/mace.npz or FOLDER/chgnet.npz: single points of points.extxyz, relaxations of starts.extxyz (quasi-newton, fmax 0.05 eV/A,
-300 steps at most), and, for a peer with total energies, relaxed.extxyz and the clean slabs that energies are counted from.
+300 steps at most), and, for a peer with total energies, relaxed.extxyz and the clean slabs that energies are counted from. With `speed`
+FOLDER/mace-seconds.npy or the like: seconds of each of the starts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from geocalc.io import from_atoms
 from geocalc.optim import make_optimizer
 from geocalc.relaxation import relax_systems
 
-FMAX, STEPS, TIMED = 0.05, 300, 79
+FMAX, STEPS = 0.05, 300
 
 
 def calculator_of(name: str, folder: Path) -> Any:
@@ -37,16 +38,16 @@ def calculator_of(name: str, folder: Path) -> Any:
     return CHGNetCalculator(use_device="cpu")
 
 
-def points(calculator: Any, frames: list[Atoms]) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """Energies (n,), forces (n_atoms, 3) of all, and seconds of each."""
+def points(calculator: Any, frames: list[Atoms]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Energies (n,), forces (n_atoms, 3) of all, and processor seconds of each."""
     energies, forces, seconds = [], [], []
     for atoms in frames:
-        start = time.perf_counter()
+        start = time.process_time()
         calculator.calculate(atoms, ["energy", "forces"])
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         energies.append(float(calculator.results["energy"]))
         forces.append(np.array(calculator.results["forces"]))
-    return np.array(energies), np.concatenate(forces), seconds
+    return np.array(energies), np.concatenate(forces), np.array(seconds)
 
 
 def relaxed(calculator: Any, frames: list[Atoms]) -> dict[str, np.ndarray]:
@@ -64,14 +65,17 @@ def relaxed(calculator: Any, frames: list[Atoms]) -> dict[str, np.ndarray]:
     }
 
 
-def main(name: str, folder: Path) -> None:
-    """Answer everything."""
+def main(name: str, folder: Path, what: str = "answers") -> None:
+    """Answer everything, or time."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     calculator = calculator_of(name, folder)
     read = {part: list(ase.io.iread(folder / f"{part}.extxyz")) for part in ("points", "starts", "relaxed", "slabs")}
-    energies, forces, seconds = points(calculator, read["points"])
-    told: dict[str, Any] = {"energies": energies, "forces": forces, "seconds": np.array(seconds[-TIMED:])}
+    if what == "speed":
+        np.save(folder / f"{name}-seconds.npy", points(calculator, read["starts"])[2])
+        return
+    energies, forces, _ = points(calculator, read["points"])
+    told: dict[str, Any] = {"energies": energies, "forces": forces}
     told |= {f"relaxed_{key}": value for key, value in relaxed(calculator, read["starts"]).items()}
     if name != "mace":
         told["training_energies"] = points(calculator, read["relaxed"])[0]
@@ -81,4 +85,4 @@ def main(name: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

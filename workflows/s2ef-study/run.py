@@ -1,10 +1,10 @@
 """Energies and forces at full strength: levels of theory, an unseen metal, direct forces, and the peers, all on one split.
 
-Usage: GEOCALC_DATA=... python workflows/s2ef-study/run.py train NAME...|measure NAME...|export|peer mace|chgnet|page
+Usage: GEOCALC_DATA=... python workflows/s2ef-study/run.py train NAME...|measure NAME...|speed NAME...|export|peer mace|chgnet|page
 `train` fits variants of the recipe of faenet-sfa (variants.py) in runs/s2ef-study, 20 to 50 minutes of one core each, and goes on where it was
 stopped; `measure` takes the errors of variants, or of models by name or folder; `export` writes the frames for the peers, which train
-and answer in environments of their own (mace_train.py, peer_answers.py); `peer` takes their errors; `page` writes results.json, the
-tables and the picture.
+and answer in environments of their own (mace_train.py, peer_answers.py); `peer` takes their errors; `speed` times models, on an idle
+machine; `page` writes results.json, the tables and the picture.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import frames
 import measure
+import numpy as np
 import page
 from lightning_fabric import Fabric
 from variants import ROOT, VARIANTS, recipe_of
@@ -26,6 +27,7 @@ from geocalc.train.register import register
 HERE = Path(__file__).parent
 RUNS = ROOT / "runs" / "s2ef-study"
 MODELS, RESULTS, PEERS, DATA = RUNS / "models", RUNS / "results", RUNS / "peers", RUNS / "data"
+SPEED = RUNS / "speed.json"
 
 
 @click.group()
@@ -55,8 +57,20 @@ def train_command(names: tuple[str, ...], steps: int | None) -> None:
 def measure_command(names: tuple[str, ...]) -> None:
     """Errors of variants, or of any model of the same data, into a file each."""
     for name in names:
-        model = MODELS / name if name in VARIANTS else Path(name) if "/" in name else name
-        _save(Path(name).name, measure.measure(model, recipe_of(VARIANTS["joint"]), DATA))
+        _save(Path(name).name, measure.measure(_model(name), recipe_of(VARIANTS["joint"]), DATA))
+
+
+@main.command("speed")
+@click.argument("names", nargs=-1, required=True)
+def speed_command(names: tuple[str, ...]) -> None:
+    """Structures each second of models, and of the peers that have been timed, all in one file."""
+    seconds = {Path(name).name: measure.seconds_of(_model(name), recipe_of(VARIANTS["alone"])) for name in names}
+    seconds |= {path.stem.removesuffix("-seconds"): float(np.median(np.load(path))) for path in PEERS.glob("*-seconds.npy")}
+    SPEED.write_text(json.dumps({name: 1 / value for name, value in seconds.items()}, indent=1) + "\n")
+
+
+def _model(name: str) -> str | Path:
+    return MODELS / name if name in VARIANTS else Path(name) if "/" in name else name
 
 
 @main.command("export")
@@ -81,7 +95,8 @@ def _save(name: str, found: object) -> None:
 @main.command("page")
 def page_command() -> None:
     """Tables and picture of what there is."""
-    page.write_page({path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}, HERE)
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    page.write_page(found, json.loads(SPEED.read_text()), HERE)
 
 
 if __name__ == "__main__":
