@@ -22,7 +22,7 @@ from geocalc.train.metrics import Predictions, errors_of, known_numbers, predict
 from geocalc.train.metrics import measure as errors_on
 from geocalc.train.prepare import ReferenceRelaxation, prepare, reference_relaxations
 from geocalc.train.recipe import Recipe
-from geocalc.train.store import Sample, read_store
+from geocalc.train.store import Sample, Samples, read_store
 
 UNSEEN = symbols().index(METAL)
 
@@ -40,7 +40,7 @@ def measure(model: str | Path, recipe: Recipe, data: Path) -> dict[str, Any]:
         level = _level(loaded.card, recipe, number)
         if level is not None:
             one = replace(loaded.potential, level=level)
-            told = predictions(one, held_out.where(held_out.known.source == number), energies=source.energies)
+            told = predictions(one, _answerable(held_out.where(held_out.known.source == number), one), energies=source.energies)
             found["frames"][Path(str(source.path)).parent.name] = known_numbers(errors_of(told))
     if _level(loaded.card, recipe, 0) is None:
         return found
@@ -54,6 +54,11 @@ def measure(model: str | Path, recipe: Recipe, data: Path) -> dict[str, Any]:
     if loaded.card.settings.get("direct_forces"):
         found["direct"] = _both(replace(loaded.potential, force_mode=ForceMode.DIRECT), references)
     return found
+
+
+def _answerable(samples: Samples, potential: NetworkPotential) -> Samples:
+    """Those of elements that training has seen; the potential refuses the others."""
+    return samples.where(np.array([bool(np.isin(sample.numbers, potential.elements).all()) for sample in samples]))
 
 
 def _level(card: ModelCard, recipe: Recipe, source: int) -> int | None:
