@@ -57,7 +57,7 @@ def potential(model: Model, frames: str) -> NetworkPotential:
     """What a recipe trains, before its first step, with neighbours kept between calls as in a relaxation."""
     architecture = ARCHITECTURES[model.architecture]
     network = architecture.build(architecture.settings.model_validate(model.settings))
-    scales = Scales(energy=1.0, forces=1.0, references=torch.zeros(119))
+    scales = Scales(energy=1.0, forces=1.0, references=torch.zeros(1, 119))
     energies = EnergyModel(network, scales, model.repulsion_reach, model.reads_tags).eval().requires_grad_(False)
     return NetworkPotential(
         model=energies, policy=frame_policy(frames), graphs=NeighborCache(network.cutoff, network.max_neighbors)
