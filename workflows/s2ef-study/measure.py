@@ -34,7 +34,8 @@ def measure(model: str | Path, recipe: Recipe, data: Path) -> dict[str, Any]:
         model: name or folder. recipe: with all sources, whose split is everyone's. data: where prepared data are kept.
     """
     loaded = load_model(model, device="cpu")
-    held_out = read_store(prepare(recipe, data)).held_out
+    store = read_store(prepare(recipe, data))
+    held_out = store.held_out
     found: dict[str, Any] = {"name": loaded.card.name, "frames": {}}
     for number, source in enumerate(recipe.data.sources):
         level = _level(loaded.card, recipe, number)
@@ -48,12 +49,22 @@ def measure(model: str | Path, recipe: Recipe, data: Path) -> dict[str, Any]:
     if METAL not in loaded.card.elements:
         unseen = [r for r in reference_relaxations(recipe.data, 0, validation=None) if UNSEEN in r.last.numbers]
         answering = replace(loaded.potential, elements=())  # it would refuse them; here it has to answer
-        found["unseen"] = _both(answering, unseen)
+        found["unseen"] = {
+            "frames": asdict(errors_on(answering, [s for part in (store.training, held_out) for s in _of_metal(part)])),
+            "relaxed": _relaxed(answering, unseen),
+        }
         references = [r for r in references if UNSEEN not in r.last.numbers]
     found["relaxed"] = _relaxed(loaded.potential, references)
     if loaded.card.settings.get("direct_forces"):
-        found["direct"] = _both(replace(loaded.potential, force_mode=ForceMode.DIRECT), references)
+        direct = replace(loaded.potential, force_mode=ForceMode.DIRECT)
+        points = held_out.where(held_out.known.source == 0)
+        found["direct"] = {"frames": asdict(errors_on(direct, points)), "relaxed": _relaxed(direct, references)}
     return found
+
+
+def _of_metal(samples: Samples) -> Samples:
+    """Those of the first source on the metal that a variant has not seen."""
+    return samples.where(np.array([sample.source == 0 and UNSEEN in sample.numbers for sample in samples]))
 
 
 def _answerable(samples: Samples, potential: NetworkPotential) -> Samples:
@@ -67,11 +78,6 @@ def _level(card: ModelCard, recipe: Recipe, source: int) -> int | None:
     theory = theories[recipe.source_levels[source]]
     there = [card.level_of_theory, *(other.level_of_theory for other in card.other_levels)]
     return there.index(theory) if theory in there else None
-
-
-def _both(potential: NetworkPotential, references: list[ReferenceRelaxation]) -> dict[str, Any]:
-    frames = [frame for reference in references for frame in reference.frames]
-    return {"frames": asdict(errors_on(potential, frames)), "relaxed": _relaxed(potential, references)}
 
 
 def _relaxed(potential: Potential, references: list[ReferenceRelaxation]) -> dict[str, Any]:
