@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from interpolation import Limit
 from matplotlib.figure import Figure
+from variants import METAL
 
 Found = dict[str, dict[str, Any]]
 Speed = dict[str, float]  # structures with forces each second
@@ -26,14 +29,16 @@ PEERS = ("mace", "chgnet")
 NOTHING = "–"
 
 
-def write_page(found: Found, speed: Speed, folder: Path) -> None:
+def write_page(found: Found, speed: Speed, limit: Limit, folder: Path) -> None:
     """Renew results.json, the tables and accuracy-speed.png."""
-    (folder / "results.json").write_text(json.dumps({"errors": found, "structures_per_second": speed}, indent=1) + "\n")
+    (folder / "results.json").write_text(
+        json.dumps({"errors": found, "structures_per_second": speed, "interpolation": asdict(limit)}, indent=1) + "\n"
+    )
     text = (folder / "README.md").read_text()
     for marker, table in (
         ("models", _models(found, speed)),
         ("levels", _levels(found)),
-        ("unseen", _unseen(found)),
+        ("unseen", f"{_unseen(found)}\n\n{_limit(limit)}"),
         ("direct", _direct(found)),
     ):
         head, rest = text.split(f"<!-- {marker} -->\n")
@@ -94,6 +99,15 @@ def _unseen(found: Found) -> str:
         ):
             rows.append([label, what, *_row(frames, relaxed)])
     return _table(["trained", "measured on", *HEAD], rows)
+
+
+def _limit(limit: Limit) -> str:
+    """What the neighbours in the periodic table say."""
+    return (
+        f"A Gaussian process that knows the metal, the adsorbate and how many metal atoms it touches in the end, but no geometry, has an "
+        f"error of {limit.metals[METAL]:.2f} eV on relaxed energies of {METAL} from those of the other metals, and of {limit.mean:.2f} eV over "
+        f"all {len(limit.metals)} metals in turn, with the best of twelve kernels (interpolation.py)."
+    )
 
 
 HEAD = (

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 import frames
+import interpolation
 import measure
 import numpy as np
 import page
@@ -96,7 +97,7 @@ def _save(name: str, found: object) -> None:
 def page_command() -> None:
     """Tables and picture of what there is."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
-    page.write_page(found, json.loads(SPEED.read_text()), HERE)
+    page.write_page(found, json.loads(SPEED.read_text()), interpolation.limit(recipe_of(VARIANTS["alone"])), HERE)
 
 
 if __name__ == "__main__":
