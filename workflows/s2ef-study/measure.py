@@ -25,6 +25,7 @@ from geocalc.train.recipe import Recipe
 from geocalc.train.store import Sample, Samples, read_store
 
 UNSEEN = symbols().index(METAL)
+TIGHT, MANY = 0.01, 200  # eV/Angstrom; relaxations
 
 
 def measure(model: str | Path, recipe: Recipe, data: Path) -> dict[str, Any]:
@@ -81,8 +82,17 @@ def _level(card: ModelCard, recipe: Recipe, source: int) -> int | None:
 
 
 def _relaxed(potential: Potential, references: list[ReferenceRelaxation]) -> dict[str, Any]:
-    tight = relax_references(potential, references, fmax=0.01)
-    return asdict(summarise(relax_references(potential, references))) | {"runaways_tight": summarise(tight).runaways}
+    further = relax_references(potential, references, fmax=TIGHT)
+    return asdict(summarise(relax_references(potential, references))) | {"runaways_tight": summarise(further).runaways}
+
+
+def tight(model: str | Path, recipe: Recipe) -> dict[str, Any]:
+    """Relaxations to `TIGHT`, all that are held out and as many of training as make `MANY`; where the surface has holes, they fall in."""
+    held_out, trained = held_out_relaxations(recipe), reference_relaxations(recipe.data, 0, validation=False)
+    drawn = np.random.default_rng(0).permutation(len(trained))[: MANY - len(held_out)]
+    potential = load_model(model, device="cpu")
+    parts = {"held_out": held_out, "trained": [trained[k] for k in drawn]}
+    return {name: asdict(summarise(relax_references(potential, part, fmax=TIGHT))) for name, part in parts.items()}
 
 
 def seconds_of(model: str | Path, recipe: Recipe) -> float:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from interpolation import Limit
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from variants import METAL
 
 Found = dict[str, dict[str, Any]]
@@ -29,22 +30,37 @@ PEERS = ("mace", "chgnet")
 NOTHING = "–"
 
 
-def write_page(found: Found, speed: Speed, limit: Limit, folder: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """All there is.
+
+    Attributes:
+        errors, tight: by model, as measure.py gives them. speed: structures with forces each second, by model.
+        interpolation: of adsorption energies between metals.
+    """
+
+    errors: Found
+    tight: Found
+    speed: Speed
+    interpolation: Limit
+
+
+def write_page(measured: Measured, folder: Path) -> None:
     """Renew results.json, the tables and accuracy-speed.png."""
-    (folder / "results.json").write_text(
-        json.dumps({"errors": found, "structures_per_second": speed, "interpolation": asdict(limit)}, indent=1) + "\n"
-    )
+    (folder / "results.json").write_text(json.dumps(asdict(measured), indent=1) + "\n")
+    found = measured.errors
     text = (folder / "README.md").read_text()
     for marker, table in (
-        ("models", _models(found, speed)),
+        ("models", _models(found, measured.speed)),
+        ("tight", _tight(measured.tight)),
         ("levels", _levels(found)),
-        ("unseen", f"{_unseen(found)}\n\n{_limit(limit)}"),
+        ("unseen", f"{_unseen(found)}\n\n{_limit(measured.interpolation)}"),
         ("direct", _direct(found)),
     ):
         head, rest = text.split(f"<!-- {marker} -->\n")
         text = f"{head}<!-- {marker} -->\n{table}\n<!-- /{marker} -->{rest.split(f'<!-- /{marker} -->')[1]}"
     (folder / "README.md").write_text(text)
-    _draw(found, speed, folder / "accuracy-speed.png")
+    _draw(found, measured.speed, folder / "accuracy-speed.png")
 
 
 def _models(found: Found, speed: Speed) -> str:
@@ -70,6 +86,26 @@ def _models(found: Found, speed: Speed) -> str:
         )
     head = ["model", "force MAE (eV/Å)", "cosine", "energy MAE (eV)", "e_ads MAE, relaxed (median)", "position MAE (Å)", "ADwT"]
     return _table([*head, "converged", "runaways at 0.05, 0.01", "calls", "structures/s"], rows)
+
+
+def _tight(found: Found) -> str:
+    rows = []
+    for name in (name for name in LABELS if name in found):
+        for part, label in (("held_out", "held out"), ("trained", "from training")):
+            one = found[name][part]
+            errors = f"{one['energy_mae']:.3f} ({one['energy_median']:.3f})"
+            rows.append(
+                [
+                    name,
+                    label,
+                    f"{one['n']}",
+                    f"{one['converged']:.0%}",
+                    f"{one['runaways']}",
+                    errors,
+                    f"{one['model_calls']:.1f}",
+                ]
+            )
+    return _table(["model", "relaxations", "n", "converged", "runaways", "e_ads MAE (median)", "calls"], rows)
 
 
 def _levels(found: Found) -> str:
@@ -165,6 +201,10 @@ def _draw(found: Found, speed: Speed, path: Path) -> None:
             axis.plot(speed[name], value, "o", ms=7, color=OTHER if name in PEERS else OURS)
             axis.annotate(LABELS[name], (speed[name], value), (6, 4), textcoords="offset points", fontsize=8)
         axis.set(xscale="log", yscale="log", xlabel="structures with forces each second, one core", ylabel=label)
+        for direction in (axis.xaxis, axis.yaxis):
+            direction.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            direction.set_major_formatter("{x:g}")
+            direction.set_minor_formatter(NullFormatter())
         axis.margins(x=0.35, y=0.15)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)

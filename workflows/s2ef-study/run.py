@@ -1,10 +1,10 @@
 """Energies and forces at full strength: levels of theory, an unseen metal, direct forces, and the peers, all on one split.
 
-Usage: GEOCALC_DATA=... python workflows/s2ef-study/run.py train NAME...|measure NAME...|speed NAME...|export|peer mace|chgnet|page
+Usage: GEOCALC_DATA=... python workflows/s2ef-study/run.py train NAME...|measure NAME...|tight NAME...|speed NAME...|export|peer mace|chgnet|page
 `train` fits variants of the recipe of faenet-sfa (variants.py) in runs/s2ef-study, 20 to 50 minutes of one core each, and goes on where it was
 stopped; `measure` takes the errors of variants, or of models by name or folder; `export` writes the frames for the peers, which train
-and answer in environments of their own (mace_train.py, peer_answers.py); `peer` takes their errors; `speed` times models, on an idle
-machine; `page` writes results.json, the tables and the picture.
+and answer in environments of their own (mace_train.py, peer_answers.py); `peer` takes their errors; `tight` relaxes further; `speed`
+times models, on an idle machine; `page` writes results.json, the tables and the picture.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from geocalc.train.register import register
 HERE = Path(__file__).parent
 RUNS = ROOT / "runs" / "s2ef-study"
 MODELS, RESULTS, PEERS, DATA = RUNS / "models", RUNS / "results", RUNS / "peers", RUNS / "data"
-SPEED = RUNS / "speed.json"
+SPEED, FAR = RUNS / "speed.json", RUNS / "tight"
 
 
 @click.group()
@@ -70,6 +70,17 @@ def speed_command(names: tuple[str, ...]) -> None:
     SPEED.write_text(json.dumps({name: 1 / value for name, value in seconds.items()}, indent=1) + "\n")
 
 
+@main.command("tight")
+@click.argument("names", nargs=-1, required=True)
+def tight_command(names: tuple[str, ...]) -> None:
+    """Two hundred relaxations to 0.01 eV/A: how many run away?"""
+    FAR.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        found = measure.tight(_model(name), recipe_of(VARIANTS["alone"]))
+        (FAR / f"{Path(name).name}.json").write_text(json.dumps(found, indent=1) + "\n")
+        print(name, {part: (one["n"], one["runaways"]) for part, one in found.items()}, flush=True)
+
+
 def _model(name: str) -> str | Path:
     return MODELS / name if name in VARIANTS else Path(name) if "/" in name else name
 
@@ -96,8 +107,11 @@ def _save(name: str, found: object) -> None:
 @main.command("page")
 def page_command() -> None:
     """Tables and picture of what there is."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
-    page.write_page(found, json.loads(SPEED.read_text()), interpolation.limit(recipe_of(VARIANTS["alone"])), HERE)
+    found, far = (
+        {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))} for folder in (RESULTS, FAR)
+    )
+    limit = interpolation.limit(recipe_of(VARIANTS["alone"]))
+    page.write_page(page.Measured(errors=found, tight=far, speed=json.loads(SPEED.read_text()), interpolation=limit), HERE)
 
 
 if __name__ == "__main__":
