@@ -13,7 +13,7 @@ from variants import METAL
 
 from geocalc.card import ModelCard
 from geocalc.elements import symbols
-from geocalc.evaluate import relax_references, relaxed_pair, summarise
+from geocalc.evaluate import RUNAWAY, relax_references, relaxed_pair, summarise
 from geocalc.potential import ForceMode, NetworkPotential
 from geocalc.registry import load_model
 from geocalc.systems import Potential
@@ -87,12 +87,28 @@ def _relaxed(potential: Potential, references: list[ReferenceRelaxation]) -> dic
 
 
 def tight(model: str | Path, recipe: Recipe) -> dict[str, Any]:
-    """Relaxations to `TIGHT`, all that are held out and as many of training as make `MANY`; where the surface has holes, they fall in."""
+    """Relaxations to `TIGHT`, all that are held out and as many of training as make `MANY`; where the surface has holes, they fall in.
+
+    An adsorbate that leaves a site where DFT has kept it may run away from its reference and still be right, so energies are compared
+    with the lowest DFT energy of the same atoms too: `deepest` is how far below that the lowest one ends, eV.
+    """
     held_out, trained = held_out_relaxations(recipe), reference_relaxations(recipe.data, 0, validation=False)
+    lowest: dict[bytes, float] = {}
+    for reference in (*held_out, *trained):
+        lowest[_atoms(reference)] = min(lowest.get(_atoms(reference), np.inf), reference.last.energy)
     drawn = np.random.default_rng(0).permutation(len(trained))[: MANY - len(held_out)]
-    potential = load_model(model, device="cpu")
-    parts = {"held_out": held_out, "trained": [trained[k] for k in drawn]}
-    return {name: asdict(summarise(relax_references(potential, part, fmax=TIGHT))) for name, part in parts.items()}
+    potential, found = load_model(model, device="cpu"), {}
+    for name, part in (("held_out", held_out), ("trained", [trained[k] for k in drawn])):
+        pairs = relax_references(potential, part, fmax=TIGHT)
+        below = np.array([lowest[_atoms(reference)] - pair.energy for reference, pair in zip(part, pairs, strict=True)])
+        holes = {"below_all_dft": int((below > RUNAWAY).sum()), "deepest": float(below.max())}
+        found[name] = asdict(summarise(pairs)) | holes
+    return found
+
+
+def _atoms(reference: ReferenceRelaxation) -> bytes:
+    """The elements of a structure."""
+    return np.sort(reference.last.numbers).tobytes()
 
 
 def seconds_of(model: str | Path, recipe: Recipe) -> float:

@@ -105,7 +105,9 @@ def _tight(found: Found) -> str:
                     f"{one['model_calls']:.1f}",
                 ]
             )
-    return _table(["model", "relaxations", "n", "converged", "runaways", "e_ads MAE (median)", "calls"], rows)
+    return _table(
+        ["model", "relaxations", "n", "converged", "runaways", "below all DFT (deepest)", "e_ads MAE (median)", "calls"], rows
+    )
 
 
 def _levels(found: Found) -> str:
