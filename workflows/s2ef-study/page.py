@@ -101,6 +101,7 @@ def _tight(found: Found) -> str:
                     f"{one['n']}",
                     f"{one['converged']:.0%}",
                     f"{one['runaways']}",
+                    f"{one['below_all_dft']} ({one['deepest']:.2f} eV)",
                     errors,
                     f"{one['model_calls']:.1f}",
                 ]
