@@ -22,6 +22,7 @@ LABELS = {  # results in the order of the tables, and what they are called there
     "alone": "its recipe, 30 min",
     "joint": "both levels, 50 min",
     "faenet-sfa-small": "faenet-sfa-small, shipped",
+    "faenet-sfa-small-ensemble": "faenet-sfa-small-ensemble, shipped",
     "schnet": "schnet, shipped",
     "mace": "MACE (small), 30 min",
     "chgnet": "CHGNet 0.3, as it comes",
