@@ -1,4 +1,4 @@
-"""How far chemistry alone carries: adsorption energies of a metal from those of all others, without a network or a geometry.
+"""How far chemistry alone carries: adsorption energies of a metal from those of all others, without a network.
 
 A Gaussian process knows the adsorbate, how many metal atoms it touches in the relaxed structure, and the metal's place in the periodic
 table and physical properties; each metal in turn is predicted from the others. Of several widths of the kernel the best is reported,

@@ -116,7 +116,12 @@ def _levels(found: Found) -> str:
     rows = []
     sources = dict.fromkeys(source for name in ("alone", "joint", "others") for source in found.get(name, {}).get("frames", {}))
     for source in sources:
-        row = [source]
+        nulls = [
+            found[n]["frames"][source]["force_null"]
+            for n in ("alone", "others", "joint")
+            if source in found.get(n, {}).get("frames", {})
+        ]
+        row = [source, f"{nulls[0]:.4f}"]
         for key in ("force_mae", "energy_mae"):
             for names in (("alone", "others"), ("joint",)):
                 known = [
@@ -124,7 +129,14 @@ def _levels(found: Found) -> str:
                 ]
                 row.append(f"{known[0]:.4f}" if known else NOTHING)
         rows.append(row)
-    head = ["held-out frames of", "force MAE (eV/Å), separate", "joint", "energy MAE (eV), separate", "joint"]
+    head = [
+        "held-out frames of",
+        "predicting zero",
+        "force MAE (eV/Å), separate",
+        "joint",
+        "energy MAE (eV), separate",
+        "joint",
+    ]
     return _table(head, rows)
 
 
@@ -144,7 +156,7 @@ def _unseen(found: Found) -> str:
 def _limit(limit: Limit) -> str:
     """What the neighbours in the periodic table say."""
     return (
-        f"A Gaussian process that knows the metal, the adsorbate and how many metal atoms it touches in the end, but no geometry, has an "
+        f"A Gaussian process that knows the metal, the adsorbate and how many metal atoms it touches in the end, and no more, has an "
         f"error of {limit.metals[METAL]:.2f} eV on relaxed energies of {METAL} from those of the other metals, and of {limit.mean:.2f} eV over "
         f"all {len(limit.metals)} metals in turn, with the best of twelve kernels (interpolation.py)."
     )
