@@ -1,7 +1,7 @@
 """Energies and forces at full strength: levels of theory, an unseen metal, direct forces, and the peers, all on one split.
 
 Usage: GEOCALC_DATA=... python workflows/s2ef-study/run.py train NAME...|measure NAME...|tight NAME...|speed NAME...|export|peer mace|chgnet|page
-`train` fits variants of the recipe of faenet-sfa (variants.py) in runs/s2ef-study, 20 to 50 minutes of one core each, and goes on where it was
+`train` fits variants of the recipe of faenet-sfa (variants.py) in runs/s2ef-study, 15 to 30 minutes of one core each, and goes on where it was
 stopped; `measure` takes the errors of variants, or of models by name or folder; `export` writes the frames for the peers, which train
 and answer in environments of their own (mace_train.py, peer_answers.py); `peer` takes their errors; `tight` relaxes further; `speed`
 times models, on an idle machine; `page` writes results.json, the tables and the picture.
