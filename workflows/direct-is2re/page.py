@@ -53,21 +53,23 @@ class Predicted:
         return self.energy - self.reference
 
 
-def collect(runs: Path) -> dict[str, Any]:
-    """All there is: rows by split, and by family and metal over the folds."""
+def collect(runs: Path, before: dict[str, Any]) -> dict[str, Any]:
+    """All there is: rows by split, and by family and metal over the folds; from `before` where `runs` has nothing."""
     known = {str(atoms.info["sid"]): atoms.info for atoms in splits.structures()}
-    rows: list[Row] = []
-    groups: dict[str, dict[str, dict[str, float]]] = {}
+    rows = {(row["target"], row["split"]): row for row in before["rows"]}
+    groups: dict[str, dict[str, dict[str, float]]] = before["groups"]
     for target in TARGETS:
         pooled: list[Predicted] = []
         for file in sorted(runs.glob(f"{target}-*/predictions.csv")):
             name, predicted = file.parent.name.removeprefix(f"{target}-"), read_predictions(file)
-            rows.append(_row(target, name, predicted))
+            rows[target, name] = asdict(_row(target, name, predicted))
             pooled += predicted if name.startswith("fold") else []
-        for key in ("group", "metal"):
-            groups[f"{target} by {key}"] = _by(pooled, lambda sid, key=key: str(known[sid][key]))
-    large = json.loads((runs / LARGE).read_text()) if (runs / LARGE).exists() else None
-    return {"rows": [asdict(row) for row in rows], "groups": groups, "peers": _peers(), "large": large}
+        if len(pooled) == sum(row["n"] for row in rows.values() if row["target"] == target and row["split"].startswith("fold")):
+            for key in ("group", "metal"):
+                groups[f"{target} by {key}"] = _by(pooled, lambda sid, key=key: str(known[sid][key]))
+    large = json.loads((runs / LARGE).read_text()) if (runs / LARGE).exists() else before["large"]
+    ordered = sorted(rows.values(), key=lambda row: (list(TARGETS).index(row["target"]), row["split"]))
+    return {"rows": ordered, "groups": groups, "peers": _peers(), "large": large}
 
 
 def read_predictions(path: Path) -> list[Predicted]:

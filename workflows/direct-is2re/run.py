@@ -136,8 +136,8 @@ def _write(path: Path, samples: Sequence[Any], told: Any, counts: Sequence[int])
 
 @main.command("page")
 def page_command() -> None:
-    """Tables of all predictions."""
-    results = page.collect(RUNS)
+    """Tables of all predictions; what was not predicted anew stays as it was."""
+    results = page.collect(RUNS, json.loads((HERE / "results.json").read_text()))
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     page.write(results, HERE / "README.md")
 

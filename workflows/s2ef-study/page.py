@@ -15,6 +15,7 @@ from variants import METAL
 
 Found = dict[str, dict[str, Any]]
 Speed = dict[str, float]  # structures with forces each second
+RESULTS = "results.json"
 PURE = "mamun-puremetal-adslab-relax"
 OURS, OTHER = "#2f6db3", "#d9822b"
 LABELS = {  # results in the order of the tables, and what they are called there
@@ -46,9 +47,15 @@ class Measured:
     interpolation: Limit
 
 
+def read_results(folder: Path) -> dict[str, Any]:
+    """What results.json says, nothing where there is none."""
+    path = folder / RESULTS
+    return json.loads(path.read_text()) if path.exists() else {"errors": {}, "tight": {}, "speed": {}}
+
+
 def write_page(measured: Measured, folder: Path) -> None:
     """Renew results.json, the tables and accuracy-speed.png."""
-    (folder / "results.json").write_text(json.dumps(asdict(measured), indent=1) + "\n")
+    (folder / RESULTS).write_text(json.dumps(asdict(measured), indent=1) + "\n")
     found = measured.errors
     text = (folder / "README.md").read_text()
     for marker, table in (

@@ -106,12 +106,18 @@ def _save(name: str, found: object) -> None:
 
 @main.command("page")
 def page_command() -> None:
-    """Tables and picture of what there is."""
+    """Tables and picture of what there is; what was not measured anew stays as it was."""
+    before = page.read_results(HERE)
     found, far = (
         {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))} for folder in (RESULTS, FAR)
     )
-    limit = interpolation.limit(recipe_of(VARIANTS["alone"]))
-    page.write_page(page.Measured(errors=found, tight=far, speed=json.loads(SPEED.read_text()), interpolation=limit), HERE)
+    measured = page.Measured(
+        errors=before["errors"] | found,
+        tight=before["tight"] | far,
+        speed=before["speed"] | (json.loads(SPEED.read_text()) if SPEED.exists() else {}),
+        interpolation=interpolation.limit(recipe_of(VARIANTS["alone"])),
+    )
+    page.write_page(measured, HERE)
 
 
 if __name__ == "__main__":
