@@ -8,18 +8,19 @@ from geocalc.registry import find_model, list_models, read_card
 
 def table_text() -> str:
     """A line per installed model: name, task, kind of energy, domain, folder."""
-    rows = []
-    for name, places in sorted(list_models().items()):
+    rows, found = [], sorted(list_models().items())
+    width = max([len("model"), *(len(name) for name, _ in found)])
+    for name, places in found:
         try:
             card = read_card(places[0])
         except ModelFileError as error:  # one damaged model does not hide the others
-            rows.append(f"{name:<18} (!) {error}")
+            rows.append(f"{name:<{width}} (!) {error}")
             continue
         twice = f"  (!) found twice: {' and '.join(str(place) for place in places)}" if len(places) > 1 else ""
-        rows.append(f"{name:<18} {card.task.value:<6} {card.energy_kind.value:<11} {card.domain}{twice}")
+        rows.append(f"{name:<{width}} {card.task.value:<6} {card.energy_kind.value:<11} {card.domain}{twice}")
     if not rows:
         return "no models are installed; train one with `geocalc train` and register it"
-    return "\n".join([f"{'model':<18} {'task':<6} {'energy':<11} domain", *rows])
+    return "\n".join([f"{'model':<{width}} {'task':<6} {'energy':<11} domain", *rows])
 
 
 def card_text(name: str) -> str:
