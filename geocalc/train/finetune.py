@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,18 @@ from geocalc.potential import EnergyModel, ForceMode, NetworkPotential
 from geocalc.registry import LoadedModel, find_model, load_model
 from geocalc.settings import read_yaml
 from geocalc.train.batches import collate
-from geocalc.train.recipe import Recipe, Start
+from geocalc.train.labelled import group_of, locate, structures_of
+from geocalc.train.recipe import Recipe, Source, Start
 from geocalc.train.references import seen_numbers
 from geocalc.train.store import Sample
 
 N_FITTED = 400  # training samples behind the references; more change them by less than the model is wrong
 BATCH = 16
 FEW_GROUPS, FEW_FRAMES = 10, 50
+HOLD = 25.0  # relaxations that say as much of a zero of adsorption energies as the model: its zeros are good to a fifth of its errors
+PASSES, FEWEST, MOST = 30, 100, 3000  # times that a structure is seen, and bounds of the steps
 RECIPE = "recipe.yaml"
 TRAINING: dict[str, Any] = {
-    "steps": 3000,
     "batch_size": 8,
     "learning_rate": 3e-4,
     "warmup_share": 0.05,
@@ -38,18 +41,20 @@ TRAINING: dict[str, Any] = {
     "fixed_force_weight": 0.0,
     "evaluate_every": 500,
     "log_every": 50,
-}  # set by hand; workflows/fine-tuning is there to measure them, and has not been run yet
+}  # chosen on relaxations on palladium that workflows/fine-tuning does not measure on
 
 
 def tuned_values(model: str, data: Path) -> dict[str, Any]:
     """What a recipe would say that goes on with a model on a file of labelled structures.
 
-    Energies are taken for total energies of whatever made them: the references are fitted anew, and the kind is `total`.
+    Energies are taken for total energies of whatever made them: the references are fitted anew, and the kind is `total`. Steps grow
+    with the number of structures. The energies of fewer than `FEW_GROUPS` relaxations move the references alone, since a network
+    learns so few numbers by heart; it learns from their forces.
 
     Args:
         model: name or folder, of energies and forces. data: file or folder that `geocalc train` reads.
     Raises:
-        InputError: the model has no recipe, or is none of energies and forces.
+        InputError: the model has no recipe, or is none of energies and forces; the data cannot be found or read.
         ModelNotFoundError, ModelFileError: see `geocalc.load_model`.
     """
     loaded = load_model(model, device="cpu")
@@ -63,6 +68,10 @@ def tuned_values(model: str, data: Path) -> dict[str, Any]:
     old = read_yaml(path)
     finish = old["training"].get("finish") or {}
     kept = {name: old["training"][name] for name in ("energy_weight", "force_weight") if name in old["training"]}
+    frames_there, groups_there = _amount(data)
+    sized: dict[str, Any] = {"steps": min(max(FEWEST, PASSES * frames_there // TRAINING["batch_size"]), MOST)}
+    if groups_there < FEW_GROUPS:
+        sized["energy_weight"] = 0.0
     frames = finish.get("frames", old["training"].get("frames", "lattice-stochastic"))
     return {
         "name": f"{loaded.card.name}-tuned",
@@ -77,8 +86,15 @@ def tuned_values(model: str, data: Path) -> dict[str, Any]:
         "model": old["model"],
         "data": {"sources": [{"path": str(data)}], "validation_share": 0.2, "frames_per_group": 1000},
         "references": {"elements": []},
-        "training": {**kept, **TRAINING, "frames": frames},
+        "training": {**kept, **TRAINING, **sized, "frames": frames},
     }
+
+
+def _amount(data: Path) -> tuple[int, int]:
+    """Structures, as many as count for `MOST` steps, and the relaxations among them."""
+    enough, path = -(-MOST * TRAINING["batch_size"] // PASSES), locate(data)
+    found = list(islice(structures_of(path), enough))
+    return len(found), len({group_of(one, Source(path=data), path) for one in found})
 
 
 def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> EnergyModel:
@@ -117,7 +133,7 @@ def _missed(
     """Per-element energies (1, 119) that fit best what the model misses, eV; the smallest of all that fit equally well.
 
     A relaxation counts once, however many frames it has. With `held` (energies of adsorption, whose zero is the same everywhere) an
-    energy is expected to be as small as the model's error of one relaxation, so that a few relaxations cannot move it far.
+    energy is expected to be far smaller than the model's error of one relaxation, so that a few relaxations cannot move it far.
     """
     some = training[:: -(-len(training) // N_FITTED)]
     potential = NetworkPotential(model=model, policy=frame_policy("cell"), force_mode=ForceMode.NONE)
@@ -129,7 +145,7 @@ def _missed(
     frames = Counter(s.group for s in some)
     weight = np.array([frames[s.group] for s in some]) ** -0.5
     missing = np.array([s.energy for s in some]) - np.concatenate(told)
-    prior = np.eye(len(chosen)) * held
+    prior = np.eye(len(chosen)) * (HOLD**0.5 if held else 0.0)
     table = np.zeros((1, elements.N_ELEMENTS + 1))
     if chosen:
         rows = np.concatenate([counts * weight[:, None], prior])

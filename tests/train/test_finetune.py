@@ -18,7 +18,7 @@ from geocalc import GeoCalc, load_model
 from geocalc.card import EnergyKind
 from geocalc.cli import main
 from geocalc.errors import DataWarning, InputError, RecipeError
-from geocalc.train.finetune import begin_with, tuned_values
+from geocalc.train.finetune import FEWEST, HOLD, PASSES, TRAINING, begin_with, tuned_values
 from geocalc.train.loop import train
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, References, parse_recipe
@@ -87,7 +87,7 @@ def test_zeros_of_adsorption_energies_are_held(model: Path, data: Path, tmp_path
     def moved(recipe: Recipe, some: list[Sample]) -> float:
         return float((start(recipe, some).model.references - old).norm())
 
-    assert moved(held, one) == pytest.approx(moved(free, one) / 2)  # one relaxation is little to go by
+    assert moved(held, one) == pytest.approx(moved(free, one) / (HOLD + 1))  # one relaxation is little to go by
     assert moved(held, one) < moved(held, samples)
     again = [s for s in one for _ in range(5)]
     assert moved(held, again) == pytest.approx(moved(held, one))  # its frames are not independent
@@ -145,6 +145,17 @@ def test_little_data_is_said_to_be_little(model: Path, tmp_path: Path) -> None:
     assert recipe.start is not None
     with pytest.warns(DataWarning, match=r"there are \d+ frames of \d relaxations to learn from"):
         begin_with(recipe, recipe.start, samples_of(recipe, tmp_path / "data"))
+
+
+def test_steps_grow_with_the_data_and_few_energies_move_the_references_alone(model: Path, tmp_path: Path) -> None:
+    found = {}
+    for n in (2, 12, 40):
+        path = tmp_path / f"{n}.extxyz"
+        write(path, shifted(relaxations(n)))
+        found[n] = tuned_values(str(model), path)["training"]
+    n_frames = len(relaxations(40))
+    assert found[2]["steps"] == FEWEST < found[40]["steps"] == PASSES * n_frames // TRAINING["batch_size"]
+    assert [found[n].get("energy_weight", 1.0) for n in (2, 12, 40)] == [0.0, 1.0, 1.0]
 
 
 def test_another_network_or_a_changed_model_is_refused(model: Path, data: Path, tmp_path: Path) -> None:

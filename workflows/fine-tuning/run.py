@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,14 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RUNS = ROOT / "runs" / "fine-tuning"
 METAL, HELD_OUT = "Pd", 0.5  # share of its relaxations that errors are measured on
-SIZES = (1, 2, 4, 8)  # relaxations to learn from
+SIZES = (1, 2, 4, 8, 15)  # relaxations to learn from
+DRAWS = 3  # which ones these are; there are 15 in all
+SCRATCH_STEPS = 1000
 BASE = ROOT / "runs" / "s2ef-study" / "models" / "without-pd"
 
 
-def own_data(n: int | None) -> Path:
-    """A file of the relaxations on the metal that are held out and, with `n`, of the first so many to learn from; `part` says which."""
+def own_data(n: int, draw: int = 0, held_out: bool = True) -> Path:
+    """A file of `n` relaxations on the metal to learn from, and of those that are held out, always the same; `part` says which."""
     source = read_yaml(ROOT / "models" / "faenet-sfa" / "recipe.yaml")["data"]["sources"][0]
     groups: dict[str, list[Any]] = {}
     for found in structures_of(locate(Path(source["path"]))):
@@ -51,8 +53,9 @@ def own_data(n: int | None) -> Path:
             groups.setdefault(str(atoms.info["sid"]), []).append(atoms)
     names = sorted(groups, key=_shuffled)
     learnt = names[: round(len(names) * (1 - HELD_OUT))]
-    parts = {name: "held-out" for name in names if name not in learnt} | dict.fromkeys(learnt[: n or 0], "learn")
-    path = RUNS / f"{METAL.lower()}-{'held-out' if n is None else n}.extxyz"
+    drawn = sorted(learnt, key=lambda name: _shuffled(f"{draw}:{name}"))[:n]
+    parts = {name: "held-out" for name in names if name not in learnt and held_out} | dict.fromkeys(drawn, "learn")
+    path = RUNS / f"{METAL.lower()}-{n}-{draw}{'' if held_out else '-learn'}.extxyz"
     RUNS.mkdir(parents=True, exist_ok=True)
     frames = []
     for name, part in parts.items():
@@ -68,18 +71,16 @@ def _shuffled(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
-def tuned_recipe(path: Path, begin: bool, steps: int | None = None) -> Recipe:
-    """Fine-tuning of the base with its defaults, or without `begin` the same from random weights."""
-    values = tuned_values(str(BASE), path)
+def tuned_recipe(n: int, draw: int, begin: bool) -> Recipe:
+    """Fine-tuning of the base with its defaults, or without `begin` the same network from random weights."""
+    values, path = tuned_values(str(BASE), own_data(n, draw, held_out=False)), own_data(n, draw)
     values["data"]["sources"] = [{"path": str(path), "add_energy": "e_ads", "subtract_energy": "e_relaxed"}]
     values["about"]["energy_kind"] = "adsorption"
     values["data"] |= {"validation_key": "part", "validation_values": ["held-out"]}  # nothing is chosen by it
     values["references"] = {"elements": ["C", "H", "N", "O", "S"]}
     if not begin:
         del values["start"]
-        values["training"]["learning_rate"] = 1.5e-3
-    if steps is not None:
-        values["training"]["steps"] = steps
+        values["training"] |= {"learning_rate": 1.5e-3, "energy_weight": 1.0, "steps": SCRATCH_STEPS}
     return parse_recipe(values, path.name)
 
 
@@ -106,7 +107,7 @@ def errors_of(model: Path) -> dict[str, Any]:
 
     The model without the metal would refuse it; here it has to answer.
     """
-    source = Source(path=own_data(None), add_energy="e_ads", subtract_energy="e_relaxed")
+    source = Source(path=own_data(0), add_energy="e_ads", subtract_energy="e_relaxed")
     loaded = load_model(model, device="cpu")
     potential = replace(loaded.potential, elements=())
     references = reference_relaxations(Data(sources=(source,)), 0, validation=None, use_tags=loaded.card.reads_tags)
@@ -114,38 +115,37 @@ def errors_of(model: Path) -> dict[str, Any]:
     return {"errors": asdict(measure(potential, frames)), "relaxed": asdict(summarise(relax_references(potential, references)))}
 
 
-def _fit(kind: str, sizes: Sequence[int], steps: int | None) -> None:
-    for n in sizes:
-        name = f"{kind}-{n}"
-        recipe = tuned_recipe(own_data(n), kind == "tuned", steps)
-        train(recipe, RUNS / name, RUNS / "data", _fabric(), _say(name))
+def _fit(kind: str, draws: int) -> None:
+    for n, draw in product(SIZES, range(draws)):
+        if draw and n == max(SIZES):
+            continue  # there are no others to draw
+        name = f"{kind}-{n}-{draw}"
+        train(tuned_recipe(n, draw, kind == "tuned"), RUNS / name, RUNS / "data", _fabric(), _say(name))
         if not (RUNS / "models" / name).exists():
             register(RUNS / name, name, RUNS / "models", RUNS / "data")
-        _measure(name, RUNS / "models" / name, n)
+        _measure(name, RUNS / "models" / name, n, draw)
 
 
-def _measure(name: str, model: Path, n: int) -> None:
+def _measure(name: str, model: Path, n: int, draw: int = 0) -> None:
     """Errors of a model into a file beside its run, once."""
     path = RUNS / f"{name}.json"
     if not path.exists():
-        frames = sum(found.atoms.info["part"] == "learn" for found in structures_of(own_data(n or None)))
+        frames = sum(found.atoms.info["part"] == "learn" for found in structures_of(own_data(n, draw)))
         path.write_text(json.dumps({"name": name, "relaxations": n, "frames": frames, **errors_of(model)}))
     print(path.read_text()[:400], flush=True)
 
 
 @main.command("tune")
-@click.option("--steps", type=int, default=None, help="Instead of the default of fine-tuning.")
-def tune_command(steps: int | None) -> None:
+def tune_command() -> None:
     """Go on from the model without the metal."""
     _measure(BASE.name, BASE, 0)
-    _fit("tuned", SIZES, steps)
+    _fit("tuned", DRAWS)
 
 
 @main.command("scratch")
-@click.option("--steps", type=int, default=None, help="Instead of the default of fine-tuning.")
-def scratch_command(steps: int | None) -> None:
+def scratch_command() -> None:
     """The same data without the model to begin with."""
-    _fit("scratch", SIZES, steps)
+    _fit("scratch", 1)
 
 
 @main.command("page")

@@ -1,0 +1,63 @@
+"""Does torch.compile pay in training? Steps of the direct model (energy and displacements, no gradient forces), eager and compiled in turn.
+
+Usage: GEOCALC_DATA=... python workflows/forward-speed/compiled.py [--steps 40]
+The recipe of faenet-is2re on its own data. Networks with gradient forces are left out: torch.compile cannot differentiate twice.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+
+import click
+import torch
+from lightning_fabric import Fabric
+from run import interleaved
+
+from geocalc.potential import EnergyModel
+from geocalc.process import settle_process
+from geocalc.train.feed import Batch, batches, feed_of
+from geocalc.train.loop import load_samples
+from geocalc.train.recipe import read_recipe
+from geocalc.train.run import start
+from geocalc.train.steps import take_step
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "runs" / "direct-is2re" / "data"
+
+
+@click.command()
+@click.option("--steps", default=40, show_default=True)
+def main(steps: int) -> None:
+    """Run and print."""
+    settle_process()
+    fabric = Fabric(accelerator="cpu", devices=1)
+    recipe = read_recipe(ROOT / "models" / "faenet-is2re" / "recipe.yaml")
+    samples = load_samples(recipe, DATA, fabric)
+    run = start(recipe, samples.training)
+    drawn = [batch for _, batch in batches(feed_of(samples, recipe, run.model, fabric), range(8), 0)]
+
+    def stepping(model: EnergyModel, some: list[Batch]) -> Callable[[], object]:
+        ahead = cycle(some)
+        return lambda: take_step(model, next(ahead), recipe, 0, fabric)
+
+    compiled = copy.deepcopy(run.model)
+    compiled.network.compile(dynamic=True)
+    functions = {"eager": stepping(run.model, drawn), "compiled": stepping(compiled, drawn)}
+    begun = time.process_time()
+    for _ in drawn:
+        functions["compiled"]()
+    took = time.process_time() - begun
+    found = interleaved(functions, steps, clock=time.process_time)
+    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, 1 thread, processor time, median of {steps}")
+    print(f"first {len(drawn)} compiled steps, compiling included: {took:.0f} s")
+    for name, seconds in found.items():
+        print(f"  {name:<10}{seconds * 1e3:8.1f} ms  {seconds / found['eager']:.2f}")
+    print(f"paid back after {(took / (found['eager'] - found['compiled'])):.0f} steps")
+
+
+if __name__ == "__main__":
+    main()
