@@ -38,8 +38,8 @@ ROOT = HERE.parents[1]
 RUNS = ROOT / "runs" / "fine-tuning"
 METAL, HELD_OUT = "Pd", 0.5  # share of its relaxations that errors are measured on
 SIZES = (1, 2, 4, 8, 15)  # relaxations to learn from
-DRAWS = 3  # which ones these are; there are 15 in all
-SCRATCH_STEPS = 1000
+DRAWS = 2  # which ones these are; there are 15 in all
+SCRATCH_SIZES, SCRATCH_STEPS = (2, 8), 1000
 BASE = ROOT / "runs" / "s2ef-study" / "models" / "without-pd"
 
 
@@ -115,8 +115,8 @@ def errors_of(model: Path) -> dict[str, Any]:
     return {"errors": asdict(measure(potential, frames)), "relaxed": asdict(summarise(relax_references(potential, references)))}
 
 
-def _fit(kind: str, draws: int) -> None:
-    for n, draw in product(SIZES, range(draws)):
+def _fit(kind: str, sizes: tuple[int, ...], draws: int) -> None:
+    for n, draw in product(sizes, range(draws)):
         if draw and n == max(SIZES):
             continue  # there are no others to draw
         name = f"{kind}-{n}-{draw}"
@@ -139,13 +139,13 @@ def _measure(name: str, model: Path, n: int, draw: int = 0) -> None:
 def tune_command() -> None:
     """Go on from the model without the metal."""
     _measure(BASE.name, BASE, 0)
-    _fit("tuned", DRAWS)
+    _fit("tuned", SIZES, DRAWS)
 
 
 @main.command("scratch")
 def scratch_command() -> None:
     """The same data without the model to begin with."""
-    _fit("scratch", 1)
+    _fit("scratch", SCRATCH_SIZES, 1)
 
 
 @main.command("page")
