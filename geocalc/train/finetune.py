@@ -41,7 +41,9 @@ TRAINING: dict[str, Any] = {
     "fixed_force_weight": 0.0,
     "evaluate_every": 500,
     "log_every": 50,
-}  # chosen on relaxations on palladium that workflows/fine-tuning does not measure on
+}
+FEW: dict[str, Any] = {"energy_weight": 0.0, "learning_rate": 1e-4}
+# chosen by hand on relaxations on palladium that workflows/fine-tuning does not measure on
 
 
 def tuned_values(model: str, data: Path) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def tuned_values(model: str, data: Path) -> dict[str, Any]:
 
     Energies are taken for total energies of whatever made them: the references are fitted anew, and the kind is `total`. Steps grow
     with the number of structures. The energies of fewer than `FEW_GROUPS` relaxations move the references alone, since a network
-    learns so few numbers by heart; it learns from their forces.
+    learns so few numbers by heart; it learns slowly from their forces.
 
     Args:
         model: name or folder, of energies and forces. data: file or folder that `geocalc train` reads.
@@ -71,7 +73,7 @@ def tuned_values(model: str, data: Path) -> dict[str, Any]:
     frames_there, groups_there = _amount(data)
     sized: dict[str, Any] = {"steps": min(max(FEWEST, PASSES * frames_there // TRAINING["batch_size"]), MOST)}
     if groups_there < FEW_GROUPS:
-        sized["energy_weight"] = 0.0
+        sized |= FEW
     frames = finish.get("frames", old["training"].get("frames", "lattice-stochastic"))
     return {
         "name": f"{loaded.card.name}-tuned",

@@ -74,7 +74,7 @@ VARIANTS = {
     for variant in (
         Variant("alone", "the recipe of faenet-sfa, twenty minutes of it", _alone),
         Variant("joint", "does one network of both levels of theory do better than two?", _joint),
-        Variant("others", "the other level of theory by itself", _others, steps=2_000),
+        Variant("others", "the other level of theory by itself", _others, steps=1_000),
         Variant("direct", "forces of a head of their own beside the gradient of the energy", _direct, steps=5_000),
         Variant("without-pd", "what is lost on a metal that training has not seen", _without_metal),
     )
