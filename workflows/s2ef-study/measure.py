@@ -82,8 +82,7 @@ def _level(card: ModelCard, recipe: Recipe, source: int) -> int | None:
 
 
 def _relaxed(potential: Potential, references: list[ReferenceRelaxation]) -> dict[str, Any]:
-    further = relax_references(potential, references, fmax=TIGHT)
-    return asdict(summarise(relax_references(potential, references))) | {"runaways_tight": summarise(further).runaways}
+    return asdict(summarise(relax_references(potential, references)))
 
 
 def tight(model: str | Path, recipe: Recipe) -> dict[str, Any]:
