@@ -88,7 +88,7 @@ def _cell(values: Sequence[float], digits: int) -> str:
 
 
 def _draw(results: Sequence[dict[str, Any]], path: Path) -> None:
-    figure, points = Figure(figsize=(12, 3.6), layout="constrained"), _points(results)
+    figure, points = Figure(figsize=(12, 4.0), layout="constrained"), _points(results)
     shown = list(COLUMNS)[:3]
     for axis, key in zip(figure.subplots(1, len(shown)), shown, strict=True):
         for kind, (word, colour) in KINDS.items():
@@ -107,5 +107,6 @@ def _draw(results: Sequence[dict[str, Any]], path: Path) -> None:
             direction.set_major_formatter("{x:g}")
             direction.set_minor_formatter(NullFormatter())
         axis.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.savefig(path, dpi=110)
