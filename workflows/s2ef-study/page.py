@@ -19,16 +19,17 @@ RESULTS = "results.json"
 PURE = "mamun-puremetal-adslab-relax"
 OURS, OTHER = "#2f6db3", "#d9822b"
 LABELS = {  # results in the order of the tables, and what they are called there
-    "faenet-sfa": "faenet-sfa, shipped",
+    "faenet-sfa": "faenet-sfa",
     "alone": "its recipe, 20 min",
-    "joint": "both levels, 20 min",
-    "faenet-sfa-small": "faenet-sfa-small, shipped",
-    "faenet-sfa-small-ensemble": "faenet-sfa-small-ensemble, shipped",
-    "schnet": "schnet, shipped",
+    "joint": "both levels, 8,000 steps",
+    "faenet-sfa-small": "faenet-sfa-small",
+    "faenet-sfa-small-ensemble": "faenet-sfa-small-ensemble",
+    "schnet": "schnet",
     "mace": "MACE (small), 20 min",
     "chgnet": "CHGNet 0.3, as it comes",
 }
 PEERS = ("mace", "chgnet")
+LEFT = ("faenet-sfa", "alone", "joint")  # labels left of their points, where there is room
 NOTHING = "–"
 
 
@@ -221,7 +222,8 @@ def _draw(found: Found, speed: Speed, path: Path) -> None:
             one = found[name]
             value = one["frames"][PURE][key] if part == "frames" else one["relaxed"][key]
             axis.plot(speed[name], value, "o", ms=7, color=OTHER if name in PEERS else OURS)
-            axis.annotate(LABELS[name], (speed[name], value), (6, 4), textcoords="offset points", fontsize=8)
+            across, side = (-6, "right") if name in LEFT else (6, "left")
+            axis.annotate(LABELS[name], (speed[name], value), (across, 4), textcoords="offset points", fontsize=8, ha=side)
         axis.set(xscale="log", yscale="log", xlabel="structures with forces each second, one core", ylabel=label)
         for direction in (axis.xaxis, axis.yaxis):
             direction.set_major_locator(LogLocator(subs=(1, 2, 5)))
