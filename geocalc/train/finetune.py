@@ -21,7 +21,8 @@ from geocalc.registry import LoadedModel, find_model, load_model
 from geocalc.settings import read_yaml
 from geocalc.train.batches import collate
 from geocalc.train.labelled import group_of, locate, structures_of
-from geocalc.train.recipe import Recipe, Source, Start
+from geocalc.train.prepare import is_validation
+from geocalc.train.recipe import Data, Recipe, Source, Start
 from geocalc.train.references import seen_numbers
 from geocalc.train.store import Sample
 
@@ -30,6 +31,7 @@ BATCH = 16
 FEW_GROUPS, FEW_FRAMES = 10, 50
 HOLD = 25.0  # relaxations that say as much of a zero of adsorption energies as the model: its zeros are good to a fifth of its errors
 PASSES, FEWEST, MOST = 30, 100, 3000  # times that a structure is seen, and bounds of the steps
+SHARE, N_SALTS = 0.2, 100  # of relaxations that are held out, and splits that are tried until some are
 RECIPE = "recipe.yaml"
 TRAINING: dict[str, Any] = {
     "batch_size": 8,
@@ -70,9 +72,10 @@ def tuned_values(model: str, data: Path) -> dict[str, Any]:
     old = read_yaml(path)
     finish = old["training"].get("finish") or {}
     kept = {name: old["training"][name] for name in ("energy_weight", "force_weight") if name in old["training"]}
-    frames_there, groups_there = _amount(data)
+    frames_there, groups = _amount(data)
+    source = {"path": str(data)}
     sized: dict[str, Any] = {"steps": min(max(FEWEST, PASSES * frames_there // TRAINING["batch_size"]), MOST)}
-    if groups_there < FEW_GROUPS:
+    if len(groups) < FEW_GROUPS:
         sized |= FEW
     frames = finish.get("frames", old["training"].get("frames", "lattice-stochastic"))
     return {
@@ -86,17 +89,27 @@ def tuned_values(model: str, data: Path) -> dict[str, Any]:
             "data": [*old["about"].get("data", []), f"{data.name}, for fine-tuning"],
         },
         "model": old["model"],
-        "data": {"sources": [{"path": str(data)}], "validation_share": 0.2, "frames_per_group": 1000},
+        "data": {"sources": [source], "validation_share": SHARE, "split_salt": _salt(groups, source), "frames_per_group": 1000},
         "references": {"elements": []},
         "training": {**kept, **TRAINING, **sized, "frames": frames},
     }
 
 
-def _amount(data: Path) -> tuple[int, int]:
-    """Structures, as many as count for `MOST` steps, and the relaxations among them."""
+def _amount(data: Path) -> tuple[int, frozenset[str]]:
+    """Structures, as many as count for `MOST` steps, and the names of the relaxations among them."""
     enough, path = -(-MOST * TRAINING["batch_size"] // PASSES), locate(data)
     found = list(islice(structures_of(path), enough))
-    return len(found), len({group_of(one, Source(path=data), path) for one in found})
+    return len(found), frozenset(group_of(one, Source(path=data), path) for one in found)
+
+
+def _salt(groups: frozenset[str], source: dict[str, str]) -> str:
+    """The first salt of the split that holds out some relaxations and not all, which with a few of them not every salt does."""
+    plain = Data.model_validate({"sources": [source], "validation_share": SHARE})
+    for number in range(N_SALTS if len(groups) > 1 else 0):
+        split = plain.model_copy(update={"split_salt": f"{plain.split_salt}-{number}"}) if number else plain
+        if 0 < sum(is_validation(group, split) for group in groups) < len(groups):
+            return split.split_salt
+    return plain.split_salt
 
 
 def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> EnergyModel:

@@ -158,6 +158,17 @@ def test_steps_grow_with_the_data_and_few_energies_move_the_references_alone(mod
     assert [found[n].get("energy_weight", 1.0) for n in (2, 12, 40)] == [0.0, 1.0, 1.0]
 
 
+def test_two_relaxations_are_enough_to_split(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "two.extxyz"
+    for seed in range(6):  # names of groups differ, so salts do
+        frames = shifted(relaxations(2))
+        for frame in frames:
+            frame.info["sid"] = f"{seed}-{frame.info['sid']}"
+        write(path, frames)
+        samples = read_store(prepare(recipe_of(model, path), tmp_path / f"data-{seed}"))
+        assert {s.validation for s in samples} == {True, False}
+
+
 def test_another_network_or_a_changed_model_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(model, data)
     samples = samples_of(recipe, tmp_path / "data")
