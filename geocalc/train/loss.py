@@ -11,7 +11,7 @@ from geocalc.card import Task
 from geocalc.errors import RecipeError
 from geocalc.systems import Prediction, Systems
 from geocalc.train.batches import Labels
-from geocalc.train.recipe import Training
+from geocalc.train.training_settings import Training
 
 TINY = 1e-12  # keeps the derivative of a norm finite at zero, and quotients of what is not there
 

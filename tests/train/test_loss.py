@@ -13,9 +13,9 @@ from geocalc.errors import RecipeError
 from geocalc.systems import Prediction
 from geocalc.train.batches import Labels, collate
 from geocalc.train.loss import loss, pair_loss
-from geocalc.train.recipe import Training
 from geocalc.train.references import fit_scales
 from geocalc.train.store import Sample
+from geocalc.train.training_settings import Training
 
 
 def settings(**weights: float) -> Training:

@@ -28,10 +28,11 @@ from geocalc.train.loop import train
 from geocalc.train.noise import disturbed
 from geocalc.train.pairs import relaxed_pairs
 from geocalc.train.prepare import prepare
-from geocalc.train.recipe import Noise, Recipe, Source, read_recipe
+from geocalc.train.recipe import Recipe, Source, read_recipe
 from geocalc.train.register import register
 from geocalc.train.run import build_model
 from geocalc.train.store import Sample, read_store
+from geocalc.train.training_settings import Noise
 
 
 def pair(number: int) -> tuple[Atoms, Atoms]:

@@ -19,9 +19,10 @@ from geocalc.systems import Prediction
 from geocalc.train.batches import collate
 from geocalc.train.loss import loss
 from geocalc.train.prepare import samples_of_file
-from geocalc.train.recipe import Recipe, Training, parse_recipe
+from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.store import Sample
 from geocalc.train.thicker import stacking, thickened
+from geocalc.train.training_settings import Training
 
 
 def sample_of(atoms: Atoms, folder: Path, n_fixed: int) -> Sample:

@@ -26,8 +26,8 @@ from geocalc.architectures import FAENet, FAENetSettings
 from geocalc.architectures.base import NetworkInput
 from geocalc.frames import frame_policy, make_frames
 from geocalc.neighbors import build_graph, edge_vectors
-from geocalc.potential import replicate
 from geocalc.process import settle_process
+from geocalc.replicas import replicate
 
 S2EF = {
     "hidden_channels": 256,

@@ -1,0 +1,106 @@
+"""How a recipe optimises: noise, schedule, weights of the loss."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from geocalc.settings import Settings
+
+
+class Noise(Settings):
+    """Noisy Nodes: what an unrelaxed structure may look like; its relaxed energy and geometry stay the targets.
+
+    Each time a structure is drawn, with the given probability its atoms that may move start from a point between unrelaxed and
+    relaxed (the same share of the way for all, uniformly drawn), plus normal noise. Graph and frames are made afterwards.
+
+    Source: Godwin et al., ICLR 2022.
+    """
+
+    probability: float = Field(0.5, ge=0, le=1)
+    sigma: float = Field(0.1, ge=0, description="Angstrom")
+
+
+class Finish(Settings):
+    """The last steps of a run, with frames of their own; the learning rate falls along half a cosine to zero once more.
+
+    A network may so learn from randomly turned structures first, of which there are more, and end on the frames that its
+    potential averages over.
+    """
+
+    steps: int = Field(ge=1)
+    learning_rate: float = Field(ge=0)
+    frames: str
+
+
+class Training(Settings):
+    """Optimisation; energies in eV, lengths in Angstrom."""
+
+    steps: int = Field(ge=1, description="all steps, those of `finish` too")
+    batch_size: int = Field(16, ge=1, description="structures behind one step of the optimiser, over all processes")
+    accumulate: int = Field(
+        1, ge=1, description="micro-batches that a process cuts its share of a batch into; the same step with less memory"
+    )
+    max_edges: int | None = Field(
+        None, ge=1, description="edges that a process computes together; larger shares are cut into more micro-batches"
+    )
+    balance: bool = Field(True, description="processes get equal numbers of edges of each batch, about; without, of structures")
+    workers: int = Field(0, ge=0, description="processes that prepare batches ahead, for each process that trains")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_share: float = Field(0.03, ge=0, lt=1)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    clip_norm: float = Field(10.0, gt=0)
+    frames: str = Field("lattice-stochastic", description="frame policy while training")
+    finish: Finish | None = None
+    energy_weight: float = Field(1.0, ge=0)
+    force_weight: float = Field(5.0, ge=0)
+    direct_force_weight: float = Field(0.0, ge=0)
+    gradient_target_weight: float = Field(0.0, ge=0, description="direct forces towards the gradient, detached")
+    displacement_weight: float = Field(0.0, ge=0, description="is2re: displacements to the relaxed structure")
+    noise: Noise | None = None
+    thicker: float = Field(
+        0.0, ge=0, le=1, description="share of slabs that are seen with one or two layers more below; adsorption energies only"
+    )
+    substrate_weight: float = Field(
+        0.0,
+        ge=0,
+        description="pull to zero of the energy shares of subsurface atoms and of clean slabs; adsorption energies only",
+    )
+    fixed_force_weight: float = Field(0.2, ge=0, description="weight of forces on atoms that are held fixed")
+    freeze: tuple[str, ...] = Field((), description="parts of the network that stay as they are, e.g. [embedding, blocks.0]")
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    seed: int = 0
+    evaluate_every: int = Field(1000, ge=1)
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="evaluations without a smaller validation error that end the run; the best averaged weights are the result",
+    )
+    checkpoint_every: int = Field(500, ge=1)
+    log_every: int = Field(50, ge=1)
+    max_seconds: float | None = Field(None, gt=0, description="stop and checkpoint after this wall time; resume continues")
+
+    @property
+    def first_steps(self) -> int:
+        """Steps before `finish` begins."""
+        return self.steps - (self.finish.steps if self.finish else 0)
+
+    def frames_at(self, step: int) -> str:
+        """The frame policy of a step."""
+        return self.finish.frames if self.finish and step >= self.first_steps else self.frames
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step: linear warm-up, then half a cosine to zero; without the warm-up again in `finish`."""
+        if self.finish and step >= self.first_steps:
+            return self.finish.learning_rate * _half_cosine(step - self.first_steps, self.finish.steps)
+        warmup = max(1, int(self.warmup_share * self.first_steps))
+        if step < warmup:
+            return self.learning_rate * ((step + 1) / warmup)
+        return self.learning_rate * _half_cosine(step - warmup, max(1, self.first_steps - warmup))
+
+
+def _half_cosine(step: int, steps: int) -> float:
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
