@@ -82,6 +82,7 @@ def pair_loss(
     energy_scale: float,
     length_scale: float,
     whole: Tensor | None = None,
+    step: int = 0,
 ) -> Losses:
     """L1 of the relaxed energy and mean length of the error of displacements, each in its own unit.
 
@@ -89,13 +90,14 @@ def pair_loss(
         prediction: energy (n_systems,) and, where the network has the head, displacement (n_atoms, 3).
         systems, labels: the atoms that were seen and the targets; atoms that are held fixed do not count.
         settings: weights. energy_scale, length_scale: eV and Angstrom per network unit. whole: see `loss`.
+        step: counted from 0; the weight of displacements may change along the run.
     """
     n_energies, n_free, _ = _extent(whole, systems, labels, settings, Task.IS2RE)
     energy = _energy_error(prediction.energy, labels.energy) / n_energies
     vectors = energy.new_zeros(())
     if prediction.displacement is not None:
         vectors = _vector_error(prediction.displacement, labels.displacement, _free(systems)) / n_free
-    total = settings.energy_weight * energy / energy_scale + settings.displacement_weight * vectors / length_scale
+    total = settings.energy_weight * energy / energy_scale + settings.displacement_weight_at(step) * vectors / length_scale
     return Losses(total, energy.detach(), vectors.detach())
 
 

@@ -24,6 +24,6 @@ def disturbed(samples: Sequence[Sample], noise: Noise, rngs: Sequence[np.random.
 def _disturbed(sample: Sample, noise: Noise, rng: np.random.Generator) -> Sample:
     if rng.random() >= noise.probability:
         return sample
-    share, shape = rng.random(), sample.positions.shape
+    share, shape = rng.random() if noise.interpolate else 0.0, sample.positions.shape
     move = share * (sample.relaxed - sample.positions) + noise.sigma * rng.standard_normal(shape)
     return replace(sample, positions=sample.positions + np.where(sample.fixed, 0.0, move))

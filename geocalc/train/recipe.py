@@ -230,7 +230,7 @@ def check_task(recipe: Recipe, where: str) -> None:
     if (model.drop_subsurface or model.adsorbate_edges) and not model.reads_tags:
         raise RecipeError(f"{where}: drop_subsurface and adsorbate_edges go by tags; set model.reads_tags: true")
     if recipe.task is Task.S2EF:
-        if any(pairs) or training.noise or training.displacement_weight:
+        if any(pairs) or training.noise or training.displacement_weight or training.displacement_weight_end:
             raise RecipeError(
                 f"{where}: data.sources.relaxed, training.noise and training.displacement_weight are for task: is2re; add that"
             )
@@ -247,6 +247,8 @@ def check_task(recipe: Recipe, where: str) -> None:
     wrong = [name for name in by_force if getattr(training, name)]
     if wrong:
         raise RecipeError(f"{where}: training.{wrong[0]} is for task: s2ef; set it to 0")
+    if training.displacement_weight_end is not None and not training.displacement_weight:
+        raise RecipeError(f"{where}: training.displacement_weight_end is where displacement_weight goes; set that above 0")
     if bool(training.displacement_weight) is not bool(model.settings.get("direct_forces")):
         raise RecipeError(
             f"{where}: displacements need both model.settings.direct_forces: true, the head of the network that gives vectors, "

@@ -73,7 +73,7 @@ def _backward(model: EnergyModel, part: Part, recipe: Recipe, step: int, whole: 
     with fabric.autocast():
         prediction = evaluate(model, systems, part.graph, part.levels, policy, mode, training=True, generator=part.draws)
     if recipe.task is Task.IS2RE:
-        losses = pair_loss(prediction, systems, labels, settings, model.energy_scale, model.force_scale, whole)
+        losses = pair_loss(prediction, systems, labels, settings, model.energy_scale, model.force_scale, whole, step)
     else:
         losses = loss(prediction, prediction.direct_forces, systems, labels, settings, model.energy_scale, whole)
     total = float(losses.total.detach())

@@ -14,13 +14,15 @@ class Noise(Settings):
     """Noisy Nodes: what an unrelaxed structure may look like; its relaxed energy and geometry stay the targets.
 
     Each time a structure is drawn, with the given probability its atoms that may move start from a point between unrelaxed and
-    relaxed (the same share of the way for all, uniformly drawn), plus normal noise. Graph and frames are made afterwards.
+    relaxed (the same share of the way for all, uniformly drawn; without `interpolate` from the unrelaxed one), plus normal noise.
+    Graph and frames are made afterwards.
 
     Source: Godwin et al., ICLR 2022.
     """
 
     probability: float = Field(0.5, ge=0, le=1)
     sigma: float = Field(0.1, ge=0, description="Angstrom")
+    interpolate: bool = True
 
 
 class Finish(Settings):
@@ -60,6 +62,9 @@ class Training(Settings):
     direct_force_weight: float = Field(0.0, ge=0)
     gradient_target_weight: float = Field(0.0, ge=0, description="direct forces towards the gradient, detached")
     displacement_weight: float = Field(0.0, ge=0, description="is2re: displacements to the relaxed structure")
+    displacement_weight_end: float | None = Field(
+        None, ge=0, description="what displacement_weight comes to at the last step, along a straight line; by default it stays"
+    )
     noise: Noise | None = None
     thicker: float = Field(
         0.0, ge=0, le=1, description="share of slabs that are seen with one or two layers more below; adsorption energies only"
@@ -91,6 +96,11 @@ class Training(Settings):
     def frames_at(self, step: int) -> str:
         """The frame policy of a step."""
         return self.finish.frames if self.finish and step >= self.first_steps else self.frames
+
+    def displacement_weight_at(self, step: int) -> float:
+        """The weight of displacements in a step, counted from 0."""
+        end = self.displacement_weight if self.displacement_weight_end is None else self.displacement_weight_end
+        return self.displacement_weight + (end - self.displacement_weight) * step / max(1, self.steps - 1)
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step: linear warm-up, then half a cosine to zero; without the warm-up again in `finish`."""

@@ -1,0 +1,78 @@
+"""The rows of the study's tables: each is a recipe, made from a base file and what the row changes in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geocalc.settings import override, read_yaml
+from geocalc.train.recipe import Recipe, parse_recipe
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        table, name: where it stands, and its name in files. label: its name on the page.
+        recipe: file that it starts from. changes: dotted keys of the recipe and their values.
+    """
+
+    table: str
+    name: str
+    label: str
+    recipe: str
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """All rows, and the seeds that each is trained with."""
+
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...]
+
+    def chosen(self, tables: str | None, names: str | None) -> Iterator[Row]:
+        """Rows of some tables and of some names, both with commas between them; None for all.
+
+        Raises:
+            SystemExit: there is no such table or row.
+        """
+        known = ({row.table for row in self.rows}, {row.name for row in self.rows})
+        wanted = [None if text is None else set(text.split(",")) for text in (tables, names)]
+        for some, there in zip(wanted, known, strict=True):
+            if some is not None and some - there:
+                raise SystemExit(f"there is no {min(some - there)!r}; there are {', '.join(sorted(there))}")
+        for row in self.rows:
+            if all(some is None or at in some for some, at in zip(wanted, (row.table, row.name), strict=True)):
+                yield row
+
+
+def read_tables(path: Path = HERE / "tables.yaml") -> Tables:
+    """The tables of a file."""
+    values = read_yaml(path)
+    rows = [
+        Row(
+            table=table,
+            name=name,
+            label=row["label"],
+            recipe=row.get("recipe", content["recipe"]),
+            changes=content.get("set", {}) | row.get("set", {}),
+        )
+        for table, content in values["tables"].items()
+        for name, row in content["rows"].items()
+    ]
+    return Tables(rows=tuple(rows), seeds=tuple(values["seeds"]))
+
+
+def recipe_of(row: Row, seed: int, more: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of a row with a seed; `more` changes after those of the row, for another scale."""
+    changes = {**row.changes, "training.seed": seed, **(more or {})}
+    assignments = tuple(f"{key}={json.dumps(value)}" for key, value in changes.items())
+    name = f"{row.table}-{row.name}"
+    return parse_recipe(override(read_yaml(HERE / row.recipe), assignments) | {"name": name}, name)
