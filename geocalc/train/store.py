@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -104,7 +107,7 @@ class StoreInfo:
 
 
 def write_store(path: Path, samples: Iterable[Sample], key: str, dropped: dict[str, int]) -> StoreInfo:
-    """Write samples in order, all in one transaction: a store holds everything or nothing.
+    """Write samples in order; the file takes its place when it is whole, so that others who prepare it meanwhile never meet a part.
 
     Args:
         path: file to write; what is there is replaced. samples: may be an iterator that counts what it leaves out.
@@ -114,18 +117,18 @@ def write_store(path: Path, samples: Iterable[Sample], key: str, dropped: dict[s
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     except OSError as error:
         raise _unwritable(path, error) from None
     try:
-        with lmdb.open(str(path), subdir=False, map_size=MAP_SIZE, readahead=False) as env:
-            return _write(env, samples, key, dropped)
-    except lmdb.Error as error:
-        _remove(path)
+        with lmdb.open(str(scratch / path.name), subdir=False, map_size=MAP_SIZE, readahead=False) as env:
+            info = _write(env, samples, key, dropped)
+        os.replace(scratch / path.name, path)
+    except (lmdb.Error, OSError) as error:
         raise _unwritable(path, error) from None
-    except BaseException:
-        _remove(path)
-        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return info
 
 
 def _unwritable(path: Path, error: Exception) -> RunFolderError:
@@ -156,11 +159,6 @@ def _pack(sample: Sample) -> bytes:
     rest = {"energy": sample.energy, "group": sample.group, "frame": sample.frame}
     rest |= {"source": sample.source, "validation": sample.validation}
     return save(arrays | {"rest": np.frombuffer(json.dumps(rest).encode(), np.uint8)})
-
-
-def _remove(path: Path) -> None:
-    for file in (path, path.with_name(f"{path.name}-lock")):
-        file.unlink(missing_ok=True)
 
 
 def read_info(path: Path) -> StoreInfo | None:

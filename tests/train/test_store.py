@@ -91,3 +91,19 @@ def test_a_store_that_is_gone_or_cut_is_one_sentence(samples, tmp_path):
     copy.unlink()
     with pytest.raises(InputError, match="with --resume they are made again"):
         some.read([0])
+
+
+def test_two_that_prepare_the_same_data_at_once_do_not_meet(tmp_path):
+    (sample,) = samples_of_file(write_data(tmp_path / "d.traj", relaxation("r", n_frames=1)))
+    path = tmp_path / "d.lmdb"
+
+    def slow():
+        for k in range(3):
+            if k == 2:  # another one begins and ends meanwhile
+                write_store(path, (replace(sample, frame=n) for n in range(3)), "key", {})
+                assert len(read_store(path)) == 3
+            yield replace(sample, frame=k)
+
+    write_store(path, slow(), "key", {})
+    assert [one.frame for one in read_store(path)] == [0, 1, 2]
+    assert [file.name for file in tmp_path.iterdir() if "lmdb" in file.name] == ["d.lmdb"]

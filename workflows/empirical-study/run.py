@@ -40,7 +40,10 @@ def fit(row: Row, seed: int) -> None:
     folder = RUNS / row.table / f"{row.name}-{seed}"
 
     def say(progress: Progress) -> None:
-        print(f"{row.table} {folder.name} {progress.step}/{progress.steps} {progress.energy:.3f} eV {progress.seconds:.0f} s", flush=True)
+        print(
+            f"{row.table} {folder.name} {progress.step}/{progress.steps} {progress.energy:.3f} eV {progress.seconds:.0f} s",
+            flush=True,
+        )
 
     train(recipe_of(row, seed), folder, DATA, Fabric(accelerator="cpu", devices=1, precision="32-true"), say)
 
