@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pairs import FIRST, LAST
+
 from geocalc.settings import override, read_yaml
 from geocalc.train.recipe import Recipe, parse_recipe
 
 HERE = Path(__file__).parent
+PAIRS = "pairs.yaml"  # the recipe whose data pairs.py writes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +73,11 @@ def read_tables(path: Path = HERE / "tables.yaml") -> Tables:
     return Tables(rows=tuple(rows), seeds=tuple(values["seeds"]))
 
 
-def recipe_of(row: Row, seed: int, more: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of a row with a seed; `more` changes after those of the row, for another scale."""
+def recipe_of(row: Row, seed: int, pairs: Path, more: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of a row with a seed; `pairs` is the folder of `PAIRS`' data, `more` changes after those of the row, for another scale."""
     changes = {**row.changes, "training.seed": seed, **(more or {})}
+    if row.recipe == PAIRS:
+        changes |= {"data.sources.0.path": str(pairs / FIRST), "data.sources.0.relaxed": str(pairs / LAST)}
     assignments = tuple(f"{key}={json.dumps(value)}" for key, value in changes.items())
     name = f"{row.table}-{row.name}"
     return parse_recipe(override(read_yaml(HERE / row.recipe), assignments) | {"name": name}, name)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import click
 from lightning_fabric import Fabric
-from rows import HERE, Row, read_tables, recipe_of
+from pairs import write_pairs
+from rows import HERE, PAIRS, Row, read_tables, recipe_of
 
 from geocalc.process import settle_process
 from geocalc.train.loop import Progress, train
+from geocalc.train.recipe import read_recipe
 
 RUNS = HERE.parents[1] / "runs" / "empirical-study"
-DATA = RUNS / "data"
+DATA, PAIR_FILES = RUNS / "data", RUNS / "pairs"
 
 
 @click.group()
@@ -45,7 +47,9 @@ def fit(row: Row, seed: int) -> None:
             flush=True,
         )
 
-    train(recipe_of(row, seed), folder, DATA, Fabric(accelerator="cpu", devices=1, precision="32-true"), say)
+    if row.recipe == PAIRS:
+        write_pairs(read_recipe(HERE / "potential.yaml"), PAIR_FILES)
+    train(recipe_of(row, seed, PAIR_FILES), folder, DATA, Fabric(accelerator="cpu", devices=1, precision="32-true"), say)
 
 
 if __name__ == "__main__":
