@@ -24,6 +24,8 @@ class Row:
     Attributes:
         table, name: where it stands, and its name in files. label: its name on the page.
         recipe: file that it starts from. changes: dotted keys of the recipe and their values.
+        run: table and name of the row whose runs it shares, its own unless both recipes are one.
+        poster: what the poster has for it, where that is known to us.
     """
 
     table: str
@@ -31,6 +33,8 @@ class Row:
     label: str
     recipe: str
     changes: Mapping[str, Any]
+    run: tuple[str, str]
+    poster: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +63,24 @@ class Tables:
 def read_tables(path: Path = HERE / "tables.yaml") -> Tables:
     """The tables of a file."""
     values = read_yaml(path)
-    rows = [
-        Row(
-            table=table,
-            name=name,
-            label=row["label"],
-            recipe=row.get("recipe", content["recipe"]),
-            changes=content.get("set", {}) | row.get("set", {}),
-        )
-        for table, content in values["tables"].items()
-        for name, row in content["rows"].items()
-    ]
+    rows = [_row(table, name, values["tables"]) for table, content in values["tables"].items() for name in content["rows"]]
     return Tables(rows=tuple(rows), seeds=tuple(values["seeds"]))
+
+
+def _row(table: str, name: str, tables: Mapping[str, Any]) -> Row:
+    """The row of that name; one that is the same as another has the recipe of that."""
+    row = tables[table]["rows"][name]
+    run_table, run_name = row.get("same_as", f"{table}/{name}").split("/")
+    content, run = tables[run_table], tables[run_table]["rows"][run_name]
+    return Row(
+        table=table,
+        name=name,
+        label=row["label"],
+        recipe=run.get("recipe", content["recipe"]),
+        changes=content.get("set", {}) | run.get("set", {}),
+        run=(run_table, run_name),
+        poster=row.get("poster", ""),
+    )
 
 
 def recipe_of(row: Row, seed: int, pairs: Path, more: Mapping[str, Any] | None = None) -> Recipe:
@@ -79,5 +89,5 @@ def recipe_of(row: Row, seed: int, pairs: Path, more: Mapping[str, Any] | None =
     if row.recipe == PAIRS:
         changes |= {"data.sources.0.path": str(pairs / FIRST), "data.sources.0.relaxed": str(pairs / LAST)}
     assignments = tuple(f"{key}={json.dumps(value)}" for key, value in changes.items())
-    name = f"{row.table}-{row.name}"
+    name = "-".join(row.run)
     return parse_recipe(override(read_yaml(HERE / row.recipe), assignments) | {"name": name}, name)

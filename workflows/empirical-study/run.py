@@ -1,19 +1,29 @@
 """The empirical study: canonicalization, graphs, Ewald, Noisy Nodes, and iterative against direct prediction, row by row.
 
-Usage: GEOCALC_DATA=... python workflows/empirical-study/run.py train [--tables canonicalization,graphs] [--rows sfa] [--seeds 0,1,2]
-`train` fits every row of tables.yaml with every seed, in runs/empirical-study, and goes on where it was stopped.
+Usage: GEOCALC_DATA=... python workflows/empirical-study/run.py train|measure|report [--tables canonicalization,graphs] [--rows sfa] [--seeds 0,1,2]
+`train` fits every row of tables.yaml with every seed, in runs/empirical-study, and goes on where it was stopped; `measure` takes
+the errors of what is fitted and not measured yet; `report` writes results.csv, the tables of README.md and the pictures.
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import click
+from figures import draw
 from lightning_fabric import Fabric
+from measure import measure
+from page import write_page
 from pairs import write_pairs
+from results import MEASURED, collect, read_results, write_results
 from rows import HERE, PAIRS, Row, read_tables, recipe_of
 
 from geocalc.process import settle_process
+from geocalc.run_folder import write_whole
 from geocalc.train.loop import Progress, train
 from geocalc.train.recipe import read_recipe
+from geocalc.train.run_files import METRICS
 
 RUNS = HERE.parents[1] / "runs" / "empirical-study"
 DATA, PAIR_FILES = RUNS / "data", RUNS / "pairs"
@@ -25,21 +35,61 @@ def main() -> None:
     settle_process()
 
 
+SOME_TABLES = click.option("--tables", default=None, help="Some tables, with commas between them; by default all.")
+SOME_ROWS = click.option("--rows", "names", default=None, help="Some rows; by default all.")
+SOME_SEEDS = click.option("--seeds", default=None, help="Some seeds; by default those of tables.yaml.")
+
+
 @main.command("train")
-@click.option("--tables", default=None, help="Some tables, with commas between them.")
-@click.option("--rows", "names", default=None, help="Some rows.")
-@click.option("--seeds", default=None, help="Some seeds; by default those of tables.yaml.")
+@SOME_TABLES
+@SOME_ROWS
+@SOME_SEEDS
 def train_command(tables: str | None, names: str | None, seeds: str | None) -> None:
     """Fit what is not fitted yet."""
+    for row, seed in _each(tables, names, seeds):
+        fit(row, seed)
+
+
+@main.command("measure")
+@SOME_TABLES
+@SOME_ROWS
+@SOME_SEEDS
+def measure_command(tables: str | None, names: str | None, seeds: str | None) -> None:
+    """Errors of every finished run, into measured.json beside it, unless they are there."""
+    for row, seed in _each(tables, names, seeds):
+        folder = folder_of(row, seed)
+        if (folder / METRICS).exists() and not (folder / MEASURED).exists():
+            found = measure(recipe_of(row, seed, PAIR_FILES), folder, DATA)
+            write_whole(folder / MEASURED, [json.dumps(found, indent=1) + "\n"])
+            print(f"{row.table} {folder.name} {found['energy_mae']:.3f} eV", flush=True)
+
+
+@main.command("report")
+def report_command() -> None:
+    """results.csv, the tables and the pictures, of all that is measured; what is not measured anew stays as it was."""
+    tables = read_tables()
+    results = collect(RUNS, read_results(HERE / "results.csv"), tables)
+    write_results(results, HERE / "results.csv")
+    write_page(tables, results)
+    draw(tables, results, HERE)
+
+
+def _each(tables: str | None, names: str | None, seeds: str | None) -> list[tuple[Row, int]]:
+    """Chosen rows, seed after seed, so that a study that is cut short has all rows."""
     study = read_tables()
-    for seed in [int(s) for s in seeds.split(",")] if seeds else study.seeds:
-        for row in study.chosen(tables, names):
-            fit(row, seed)
+    chosen = [int(seed) for seed in seeds.split(",")] if seeds else study.seeds
+    return [(row, seed) for seed in chosen for row in study.chosen(tables, names)]
+
+
+def folder_of(row: Row, seed: int) -> Path:
+    """Of the run of a row with a seed."""
+    table, name = row.run
+    return RUNS / table / f"{name}-{seed}"
 
 
 def fit(row: Row, seed: int) -> None:
     """Train one row with one seed."""
-    folder = RUNS / row.table / f"{row.name}-{seed}"
+    folder = folder_of(row, seed)
 
     def say(progress: Progress) -> None:
         print(

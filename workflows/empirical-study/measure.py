@@ -1,0 +1,139 @@
+"""What a trained row is worth: errors on what it has not seen, symmetry, speed, and how features differ along its layers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from geocalc.smoothness import layer_mad
+from geocalc.symmetry_errors import OperationErrors, symmetry_errors
+from torch import nn
+
+from geocalc.card import Task
+from geocalc.evaluate import relax_references, summarise
+from geocalc.frames import FramePick, frame_policy
+from geocalc.metrics import distance_within_threshold
+from geocalc.potential import EnergyModel, NetworkPotential
+from geocalc.systems import Systems
+from geocalc.train.batches import collate
+from geocalc.train.checkpoint import load_checkpoint
+from geocalc.train.metrics import errors_of, predictions
+from geocalc.train.pair_metrics import pair_errors, pair_predictions
+from geocalc.train.prepare import ReferenceRelaxation, prepare, reference_relaxations
+from geocalc.train.recipe import Recipe
+from geocalc.train.run import start
+from geocalc.train.run_files import CHECKPOINT
+from geocalc.train.store import Sample, Samples, read_store
+
+N_SYMMETRY, N_TIMED, N_MAD = 16, 64, 32  # structures
+Numbers = dict[str, float]
+
+
+def measure(recipe: Recipe, folder: Path, data: Path, limit: int | None = None) -> Numbers:
+    """Everything that can be measured of a run, by name.
+
+    Args:
+        recipe: of the run. folder: of the run. data: where prepared data are kept. limit: of held-out structures, for a trial.
+    """
+    samples = read_store(prepare(recipe, data))
+    potential = finished(recipe, folder, samples)
+    held_out = samples.held_out[:limit]
+    found = {"parameters": float(sum(p.numel() for p in potential.model.network.parameters()))}
+    if recipe.task is Task.IS2RE:
+        found |= _direct(potential, held_out)
+    else:
+        found |= vars(errors_of(predictions(potential, held_out)))
+        found |= _iterative(potential, reference_relaxations(recipe.data, 0)[:limit])
+    some = _spread(held_out, N_SYMMETRY if limit is None else limit)
+    found |= _symmetry(potential, some)
+    found["structures_per_s"] = _speed(potential, _spread(held_out, N_TIMED if limit is None else limit))
+    found |= _mad(potential, _spread(held_out, N_MAD if limit is None else limit))
+    return {name: float(value) for name, value in found.items() if np.isfinite(value)}
+
+
+def _direct(potential: NetworkPotential, held_out: Samples) -> Numbers:
+    """Errors of relaxed energies, and of geometries where displacements are predicted, under the names of `_iterative` too."""
+    told = pair_predictions(potential, held_out)
+    errors = pair_errors(told)
+    found: Numbers = vars(errors) | {"e_mae": errors.energy_mae, "ewt": errors.within_0p02}
+    if told.displacement is None:
+        return found
+    away = np.linalg.norm(told.displacement - told.displacement_reference, axis=1)
+    ends = np.cumsum([int((~sample.fixed).any(1).sum()) for sample in held_out])
+    distances = np.array([part.mean() for part in np.split(away, ends[:-1])])
+    return found | {"x_mae": errors.position_mae, "adwt": distance_within_threshold(distances)}
+
+
+def _iterative(potential: NetworkPotential, references: Sequence[ReferenceRelaxation]) -> Numbers:
+    """Errors of relaxations from the first frames to 0.05 eV/Angstrom."""
+    relaxed = summarise(relax_references(potential, references))
+    found = {f"relaxed_{name}": float(value) for name, value in vars(relaxed).items()}
+    names = {"e_mae": "energy_mae", "ewt": "within_0p02", "x_mae": "position_mae", "adwt": "adwt"}
+    return found | {short: found[f"relaxed_{name}"] for short, name in names.items()}
+
+
+def finished(recipe: Recipe, folder: Path, samples: Samples) -> NetworkPotential:
+    """The averaged network of a run with the frames that its recipe names."""
+    run = start(recipe, samples.training)
+    load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
+    policy = frame_policy(recipe.model.frames)
+    seed = 0 if policy.pick is FramePick.STOCHASTIC else None
+    return NetworkPotential(model=run.averaged(), policy=policy, force_mode=recipe.model.force_mode, seed=seed)
+
+
+def _spread(samples: Samples, n: int) -> list[Sample]:
+    """Some of the samples, from all over them."""
+    return [samples[int(k)] for k in np.linspace(0, len(samples) - 1, min(n, len(samples)))]
+
+
+def _symmetry(potential: NetworkPotential, samples: Sequence[Sample]) -> Numbers:
+    """Means and maxima by operation, in float64, so that exact ones leave nothing but rounding."""
+    model = replace(potential, model=_in_float64(potential.model))
+    errors = symmetry_errors(model, _systems(samples))
+    found: Numbers = {}
+    for field in fields(errors):
+        one: OperationErrors | None = getattr(errors, field.name)
+        if one is None:
+            continue
+        for name in ("energy", "forces", "displacement"):
+            if getattr(one, name) is not None:
+                found[f"{field.name}_{name}"] = getattr(one, name).mean
+                found[f"{field.name}_{name}_max"] = getattr(one, name).maximum
+    return found
+
+
+def _in_float64(model: EnergyModel) -> EnergyModel:
+    """The model with its network in float64; the one that is given becomes it too."""
+    nn.Module.double(model.network)
+    return model
+
+
+def _systems(samples: Sequence[Sample]) -> Systems:
+    return collate(list(samples))[0]
+
+
+def _speed(potential: NetworkPotential, samples: Sequence[Sample]) -> float:
+    """Structures each second of processor time on one thread, one after the other, in float32; the median of them."""
+    potential.model.network.float()
+    seconds = []
+    for sample in samples:
+        systems = _systems([sample])
+        begin = time.process_time()
+        potential(systems)
+        seconds.append(time.process_time() - begin)
+    return 1 / float(np.median(seconds))
+
+
+def _mad(potential: NetworkPotential, samples: Sequence[Sample]) -> Numbers:
+    """Mean average distance of the features after the first, the middle and the last block, over neighbours and over all pairs."""
+    potential.model.network.float()
+    with torch.no_grad():
+        layers = layer_mad(potential.model, _systems(samples), potential.policy)
+    found: Numbers = {}
+    for place, layer in (("first", layers[1]), ("middle", layers[len(layers) // 2]), ("last", layers[-1])):
+        found |= {f"mad_{place}": layer.neighbours, f"mad_{place}_all": layer.all_pairs}
+    return found
