@@ -8,15 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from geocalc import metrics
+from geocalc.errors import InputError
 from geocalc.guards import Status
 from geocalc.optim import make_optimizer
 from geocalc.relaxation import relax_systems
-from geocalc.systems import Potential
+from geocalc.snapshots import Relaxation
+from geocalc.systems import Potential, Systems, allowed
 from geocalc.train.batches import collate
 from geocalc.train.prepare import ReferenceRelaxation
 
 RUNAWAY = 1.0  # eV; a relaxed energy this far below the reference has fallen into a hole of the learned surface
 NEAR = 0.1  # eV; chemical use, the share within it is reported beside EwT
+NEAR_PLACE = 0.1  # Angstrom; a tenth of a bond, the share within it is reported beside ADwT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,8 @@ class RelaxedPair:
         sid: name. energy, reference: eV, of the model's and of the reference's relaxed geometry.
         at_reference: eV, the model at the reference's relaxed geometry.
         distance, null_distance: Angstrom, mean over free atoms from the reference geometry, after relaxing and before.
-        position_mae: Angstrom, mean absolute coordinate difference of free atoms.
+        position_mae, position_mae_mic: Angstrom, mean absolute coordinate difference of free atoms, without (as OC20) and with
+            minimum image.
         status, n_evaluations: of the relaxation.
         energy_std: eV, of the relaxed energy, see `Prediction`; NaN where there is none.
     """
@@ -39,6 +43,7 @@ class RelaxedPair:
     distance: float
     null_distance: float
     position_mae: float
+    position_mae_mic: float
     status: str
     n_evaluations: int
     energy_std: float
@@ -46,7 +51,10 @@ class RelaxedPair:
 
 @dataclass(frozen=True, kw_only=True)
 class RelaxErrors:
-    """Summary over structures; energies eV, distances Angstrom, shares between 0 and 1."""
+    """Summary over structures; energies eV, distances Angstrom, shares between 0 and 1.
+
+    `within_...` are EwT, `dwt_0p1` is DwT at 0.1 Angstrom, `adwt` its average over OC20's thresholds; `..._null` of not moving.
+    """
 
     n: int
     energy_mae: float
@@ -59,11 +67,30 @@ class RelaxErrors:
     distance_median: float
     distance_null: float
     position_mae: float
+    position_mae_mic: float
+    dwt_0p1: float
     adwt: float
     adwt_null: float
     converged: float
     runaways: int
     model_calls: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForcesBelow:
+    """What a reference says of the forces where relaxations with another potential ended; on atoms as far as they may move.
+
+    Attributes:
+        n: structures. fbt: share whose largest force is below 0.05 eV/Angstrom (FbT).
+        afbt: the same averaged over thresholds from 0.010 to 0.400 eV/Angstrom (AFbT), see `geocalc.metrics`.
+        fmax_mean, fmax_median: eV/Angstrom, of the largest force of each structure.
+    """
+
+    n: int
+    fbt: float
+    afbt: float
+    fmax_mean: float
+    fmax_median: float
 
 
 def relax_references(
@@ -126,6 +153,7 @@ def relaxed_pair(
         distance=float(metrics.distances(positions, last.positions, last.cell, last.pbc)[free].mean()),
         null_distance=float(metrics.distances(first.positions, last.positions, last.cell, last.pbc)[free].mean()),
         position_mae=metrics.position_mae(positions[free], last.positions[free]),
+        position_mae_mic=metrics.position_mae_minimum_image(positions[free], last.positions[free], last.cell, last.pbc),
         status=status,
         n_evaluations=n_evaluations,
         energy_std=energy_std,
@@ -148,9 +176,41 @@ def summarise(pairs: Sequence[RelaxedPair]) -> RelaxErrors:
         distance_median=float(np.median(distance)),
         distance_null=float(null.mean()),
         position_mae=float(np.mean([p.position_mae for p in pairs])),
-        adwt=metrics.distance_within_threshold(distance),
-        adwt_null=metrics.distance_within_threshold(null),
+        position_mae_mic=float(np.mean([p.position_mae_mic for p in pairs])),
+        dwt_0p1=metrics.distance_within_threshold(distance, NEAR_PLACE),
+        adwt=metrics.average_distance_within_threshold(distance),
+        adwt_null=metrics.average_distance_within_threshold(null),
         converged=float(np.mean([p.status == Status.CONVERGED.value for p in pairs])),
         runaways=int(np.sum(error < -RUNAWAY)),
         model_calls=float(np.mean([p.n_evaluations for p in pairs])),
     )
+
+
+def forces_below_threshold(results: Sequence[Relaxation], reference_potential: Potential) -> ForcesBelow:
+    """Whether relaxed structures are relaxed for a reference too, such as `AsePotential(calculator=EMT())`.
+
+    Args:
+        results: ended relaxations, of `relax_systems` for instance. reference_potential: gives forces; called for one at a time.
+    Raises:
+        InputError: there are no results, or the reference gives no forces.
+    """
+    if not results:
+        raise InputError("no relaxations were given; forces are measured where at least one ended")
+    fmax = np.array([_largest_force(one.systems, reference_potential) for one in results])
+    return ForcesBelow(
+        n=len(fmax),
+        fbt=metrics.forces_below_threshold(fmax),
+        afbt=metrics.average_forces_below_threshold(fmax),
+        fmax_mean=float(fmax.mean()),
+        fmax_median=float(np.median(fmax)),
+    )
+
+
+def _largest_force(systems: Systems, potential: Potential) -> float:
+    """Largest norm of a force of one structure along what constraints allow, eV/Angstrom."""
+    forces = potential(systems).forces
+    if forces is None:
+        raise InputError(
+            "the reference potential gave no forces; take one that does, such as `AsePotential` around a calculator"
+        )
+    return float(allowed(forces.to(systems.positions), systems).norm(dim=1).max())

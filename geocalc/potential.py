@@ -9,10 +9,10 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-from geocalc.architectures.base import Network, NetworkOutput
+from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
 from geocalc.elements import N_ELEMENTS, symbols
 from geocalc.errors import InputError
-from geocalc.frames import FramePick, FramePolicy, make_frames
+from geocalc.frames import FramePick, FramePolicy, Frames, make_frames
 from geocalc.neighbors import Graph, build_graph, edge_vectors
 from geocalc.nn.embedding import N_TAGS
 from geocalc.nn.repulsion import Repulsion
@@ -204,7 +204,6 @@ def evaluate(
         training: keep the autograd graph of the forces, so that a loss on them can be differentiated.
         generator: randomness for stochastic policies, see `geocalc.frames.make_frames`.
     """
-    policy = replace(policy, reach=min(policy.reach, model.network.cutoff))  # no frame may see an edge appear at the cutoff
     gradient = force_mode is ForceMode.GRADIENT
     with torch.set_grad_enabled(gradient or training):
         positions, cell, strain = systems.positions, systems.cell, None
@@ -217,11 +216,10 @@ def evaluate(
             cell = cell + cell @ symmetric
         else:
             deformed = positions
-        edge_vec = edge_vectors(deformed, cell, systems.system_idx, graph)
-        frames = make_frames(deformed, cell, systems, graph, edge_vec, policy, generator)
-        seen = systems if model.reads_tags else replace(systems, tags=torch.zeros_like(systems.tags))
-        inputs = replicate(seen, graph, levels, frames, edge_vec, model.dtype)
-        output: NetworkOutput = model.network(inputs)
+        inputs, frames, edge_vec = posed(
+            model, replace(systems, positions=deformed, cell=cell), graph, levels, policy, generator
+        )
+        output: NetworkOutput = replace(model.network(inputs), layers=None)  # autograd alone says how long they live
         per_frame = output.energy.double() * model.energy_scale
         energy, spread = mean_over_frames(per_frame, frames, systems.n_systems)
         if output.member_energies is not None:
@@ -255,6 +253,25 @@ def evaluate(
         displacement=direct if model.displaces else None,
         atom_energies=shares,
     )
+
+
+def posed(
+    model: EnergyModel,
+    systems: Systems,
+    graph: Graph,
+    levels: Tensor,
+    policy: FramePolicy,
+    generator: torch.Generator | Tensor | None = None,
+) -> tuple[NetworkInput, Frames, Tensor]:
+    """What the network is given, in each frame of every structure; the frames; the edges (n_edges, 3) Angstrom as they lie.
+
+    Arguments as of `evaluate`; differentiable by positions and cells.
+    """
+    policy = replace(policy, reach=min(policy.reach, model.network.cutoff))  # no frame may see an edge appear at the cutoff
+    edge_vec = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
+    frames = make_frames(systems.positions, systems.cell, systems, graph, edge_vec, policy, generator)
+    seen = systems if model.reads_tags else replace(systems, tags=torch.zeros_like(systems.tags))
+    return replicate(seen, graph, levels, frames, edge_vec, model.dtype), frames, edge_vec
 
 
 def _volumes(systems: Systems) -> Tensor:

@@ -17,7 +17,18 @@ from geocalc.errors import InputError
 from geocalc.frames import random_rotations
 from geocalc.neighbors import build_graph, edge_vectors
 from geocalc.systems import Potential, Prediction, Systems, select, sum_per_system
-from geocalc.transforms import singles, supercell, turned
+from geocalc.transforms import (
+    IN_PLANE_BASES,
+    in_other_basis,
+    random_order,
+    reflections,
+    reordered,
+    rewrapped,
+    singles,
+    supercell,
+    translated,
+    turned,
+)
 
 TOLERANCE = 1e-6  # eV; far above rounding in float64, far below what any model resolves
 UNITS = {
@@ -28,7 +39,6 @@ UNITS = {
     "displacement": "Angstrom",
     "atom_energies": "eV",
 }
-IN_PLANE_BASES = (((1, 1), (0, 1)), ((2, 1), (1, 1)), ((0, 1), (1, 0)), ((-1, 0), (0, 1)))  # integer, determinant 1 or -1
 CROSSING_STEP = 1e-4  # Angstrom; extrapolation from there to the cutoff is exact to 1e-11 of the third derivative
 
 Axis = Literal["z", "any"]
@@ -44,8 +54,7 @@ def assert_translation_invariant(
     Raises:
         AssertionError: it does.
     """
-    shifts = 3.0 * _normal((systems.n_systems, 3), seed)
-    moved = replace(systems, positions=systems.positions + shifts.to(systems.positions)[systems.system_idx])
+    moved = translated(systems, 3.0 * _normal((systems.n_systems, 3), seed).to(systems.positions))
     _compare("translation", potential(moved), potential(systems), tolerance)
 
 
@@ -88,8 +97,7 @@ def assert_reflection_invariant(
     normal = _normal((systems.n_systems, 3), seed)
     if axis == "z":
         normal[:, 2] = 0.0
-    normal = normal / normal.norm(dim=1, keepdim=True)
-    matrices = (torch.eye(3, dtype=normal.dtype) - 2 * normal[:, :, None] * normal[:, None, :]).to(systems.positions)
+    matrices = reflections(normal).to(systems.positions)
     expected = _along(potential(systems), systems, matrices)
     _compare("reflection", potential(turned(systems, matrices)), expected, tolerance)
 
@@ -104,12 +112,10 @@ def assert_permutation_equivariant(
     Raises:
         AssertionError: it does not.
     """
-    key = torch.rand(systems.n_atoms, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    order = torch.argsort(systems.system_idx + key.to(systems.positions.device))
-    shuffled = replace(systems, **{name: getattr(systems, name)[order] for name in ("positions", "numbers", "tags", "fixed")})
+    order = random_order(systems, torch.Generator().manual_seed(seed))
     expected = potential(systems)
     per_atom = {name: value[order] for name, value in _atomic(expected).items()}
-    _compare("permutation", potential(shuffled), replace(expected, **per_atom), tolerance)
+    _compare("permutation", potential(reordered(systems, order)), replace(expected, **per_atom), tolerance)
 
 
 def assert_batch_equals_singles(potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE) -> None:
@@ -141,10 +147,7 @@ def assert_rewrap_invariant(potential: Potential, systems: Systems, *, tolerance
     """
     _need_periodic(systems, 1)
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(-2, 3, (systems.n_atoms, 3), generator=generator).to(systems.positions)
-    images = images * systems.pbc[systems.system_idx]
-    offsets = torch.einsum("ai,aij->aj", images, systems.cell[systems.system_idx])
-    stored = replace(systems, positions=systems.positions + offsets)
+    stored = rewrapped(systems, torch.randint(-2, 3, (systems.n_atoms, 3), generator=generator))
     _compare("re-wrapping", potential(stored), potential(systems), tolerance)
 
 
@@ -161,12 +164,7 @@ def assert_basis_invariant(potential: Potential, systems: Systems, *, tolerance:
     _need_periodic(systems, 2)
     expected = potential(systems)
     for basis in IN_PLANE_BASES:
-        cell = systems.cell.clone()
-        for k, periodic in enumerate(systems.pbc.tolist()):
-            axes = [axis for axis in range(3) if periodic[axis]][:2]
-            if len(axes) == 2:
-                cell[k, axes] = torch.tensor(basis, dtype=cell.dtype, device=cell.device) @ systems.cell[k, axes]
-        _compare(f"basis {basis}", potential(replace(systems, cell=cell)), expected, tolerance)
+        _compare(f"basis {basis}", potential(in_other_basis(systems, basis)), expected, tolerance)
 
 
 def assert_supercell_extensive(

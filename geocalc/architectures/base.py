@@ -41,12 +41,14 @@ class NetworkOutput:
         atom_energies: (n_atoms,), each atom's share of the energy, or None.
         forces: (n_atoms, 3) of a direct head, or None.
         member_energies: (n_members, n_systems), of each network of an ensemble, or None.
+        layers: features (n_atoms, width) after the embedding and after each interaction, or None.
     """
 
     energy: Tensor
     atom_energies: Tensor | None = None
     forces: Tensor | None = None
     member_energies: Tensor | None = None
+    layers: tuple[Tensor, ...] | None = None
 
 
 class Network(nn.Module, ABC):

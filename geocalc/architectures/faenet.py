@@ -129,7 +129,7 @@ class FAENet(Network):
         energy = atoms.new_zeros(inputs.n_systems).index_add(0, inputs.system_idx, atoms)
         if self.mix is not None:
             energy = energy + self.mix.bias
-        return NetworkOutput(energy=energy, atom_energies=atoms, forces=forces)
+        return NetworkOutput(energy=energy, atom_energies=atoms, forces=forces, layers=tuple(layers))
 
     def _vectors(self, hidden: Tensor, edge: EdgeFeatures, envelope: Tensor, inputs: NetworkInput) -> Tensor | None:
         """What the direct head says, (n_atoms, 3) in the frame; None without one."""

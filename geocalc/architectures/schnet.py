@@ -70,11 +70,13 @@ class SchNet(Network):
         hidden = self.element(inputs.numbers)
         if self.tag is not None:
             hidden = torch.cat([hidden, self.tag(inputs.tags)], dim=1)
+        layers = [hidden]
         for block in self.blocks:
             hidden = hidden + block(hidden, gaussians, envelope, index)
+            layers.append(hidden)
         atoms = self.last(shifted_softplus(self.first(hidden))).squeeze(1)
         energy = atoms.new_zeros(inputs.n_systems).index_add(0, inputs.system_idx, atoms)
-        return NetworkOutput(energy=energy, atom_energies=atoms)
+        return NetworkOutput(energy=energy, atom_energies=atoms, layers=tuple(layers))
 
 
 class Interaction(nn.Module):

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from geocalc.metrics import energy_within_threshold, force_cosine, mae, rmse
+from geocalc.metrics import (
+    energy_forces_within_threshold,
+    energy_within_threshold,
+    force_cosine,
+    largest_component,
+    mae,
+    rmse,
+)
 from geocalc.systems import Potential
 from geocalc.train.batches import collate
 from geocalc.train.store import Sample
@@ -29,6 +36,8 @@ class Errors:
         n: samples. energy_mae, energy_rmse: eV. within_0p02: share of energies below 0.02 eV (EwT). NaN where none is known.
         force_mae, force_rmse: over components of atoms free to move; force_mae_all: of every atom.
         force_null: mean |F| component of the free atoms, the error of predicting zero. force_cosine: mean over free atoms.
+        efwt: share of structures below 0.02 eV and, in every component of the free atoms, 0.03 eV/Angstrom (EFwT); NaN where
+            an energy or a force is not known.
     """
 
     n: int
@@ -40,14 +49,21 @@ class Errors:
     force_mae_all: float
     force_null: float
     force_cosine: float
+    efwt: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Predicted beside reference: energies (n,) eV, forces (n_atoms, 3) eV/Angstrom, and the atoms free to move (n_atoms,)."""
+    """Predicted beside reference.
+
+    Attributes:
+        energy, energy_reference: (n,) eV. n_atoms: (n,) atoms of each structure.
+        forces, forces_reference: (n_atoms, 3) eV/Angstrom of all structures. free: (n_atoms,) bool, atoms that may move.
+    """
 
     energy: np.ndarray
     energy_reference: np.ndarray
+    n_atoms: np.ndarray
     forces: np.ndarray
     forces_reference: np.ndarray
     free: np.ndarray
@@ -68,13 +84,15 @@ def predictions(
         told = potential(systems.to(device))
         forces = torch.zeros_like(labels.forces) if told.forces is None else told.forces.cpu()
         free = ~systems.fixed.all(1)
-        parts.append(tuple(t.numpy() for t in (told.energy.cpu(), labels.energy, forces, labels.forces, free)))
-    energy, energy_reference, forces_all, forces_reference, free_all = (
+        columns = (told.energy.cpu(), labels.energy, systems.counts, forces, labels.forces, free)
+        parts.append(tuple(t.numpy() for t in columns))
+    energy, energy_reference, n_atoms, forces_all, forces_reference, free_all = (
         np.concatenate(column) for column in zip(*parts, strict=True)
     )
     return Predictions(
         energy=energy,
         energy_reference=energy_reference if energies else np.full_like(energy_reference, np.nan),
+        n_atoms=n_atoms,
         forces=forces_all,
         forces_reference=forces_reference,
         free=free_all,
@@ -90,6 +108,7 @@ def errors_of(told: Predictions) -> Errors:
     """Errors of predictions."""
     energy_error, force_error = told.energy - told.energy_reference, told.forces - told.forces_reference
     known = bool(np.isfinite(energy_error).all())
+    largest = largest_component(force_error, told.free, told.n_atoms)
     return Errors(
         n=len(told.energy),
         energy_mae=mae(energy_error),
@@ -100,4 +119,5 @@ def errors_of(told: Predictions) -> Errors:
         force_mae_all=mae(force_error),
         force_null=mae(told.forces_reference[told.free]),
         force_cosine=force_cosine(told.forces[told.free], told.forces_reference[told.free]),
+        efwt=energy_forces_within_threshold(energy_error, largest) if known and np.isfinite(largest).all() else math.nan,
     )

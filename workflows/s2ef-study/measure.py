@@ -138,6 +138,7 @@ def of_peer(path: Path, recipe: Recipe, data: Path) -> dict[str, Any]:
     frames = Predictions(
         energy=energy,
         energy_reference=labels.energy.numpy(),
+        n_atoms=np.array([len(s.numbers) for s in points]),
         forces=told["forces"],
         forces_reference=labels.forces.numpy(),
         free=free,
