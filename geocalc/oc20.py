@@ -69,6 +69,28 @@ def oc20_atoms(record: bytes) -> Atoms:
     return atoms
 
 
+def relaxed_partner(atoms: Atoms) -> Atoms:
+    """The relaxed structure that came in the same record as an unrelaxed one.
+
+    Args:
+        atoms: from `oc20_atoms`, of a record for is2re.
+    Returns:
+        The same atoms at `pos_relaxed`, with `y_relaxed` as `info["REF_energy"]`.
+    Raises:
+        InputError: the record did not hold both.
+    """
+    positions, energy = atoms.arrays.get("pos_relaxed"), atoms.info.get("y_relaxed")
+    if positions is None or energy is None or positions.shape != (len(atoms), 3):
+        raise InputError(
+            "there are no pos_relaxed and y_relaxed beside the unrelaxed structure, as a record of OC20's is2re has them; name "
+            "another file as `relaxed`"
+        )
+    partner = atoms.copy()
+    partner.positions = positions
+    partner.info["REF_energy"] = energy
+    return partner
+
+
 def unpickle(record: bytes) -> dict[str, Any]:
     """The attributes of a pickled torch-geometric `Data`, or the bare value under "" if the record is a plain number.
 

@@ -17,8 +17,10 @@ Pictures = Mapping[str, Sequence[Panel]]
 
 
 def single_point_panels(told: Predictions, card: ModelCard, stem: str) -> Pictures:
-    """Energies of structures as they are, and force components of atoms free to move."""
+    """Energies of structures as they are and, where they are known, force components of atoms free to move."""
     energies = energy_parity(told.energy, told.energy_reference, f"{card.energy_kind.value} energy", _title(card, stem))
+    if not np.isfinite(told.forces - told.forces_reference).all():
+        return {f"{stem}-energy.png": [energies]}
     forces = Parity(
         predicted=told.forces[told.free].ravel(),
         reference=told.forces_reference[told.free].ravel(),

@@ -12,6 +12,7 @@ import sqlite3
 import struct
 import time
 import warnings
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +32,8 @@ from ase.io.trajectory import TrajectoryReader
 
 from geocalc.errors import InputError
 from geocalc.oc20 import oc20_atoms, unpickle
+from geocalc.rmd17 import SUFFIX as RMD17
+from geocalc.rmd17 import rmd17_frames
 
 PAGE = 200  # rows fetched from a database at a time
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -69,6 +72,7 @@ FAULTS = (
     pickle.UnpicklingError,
     sqlite3.Error,
     struct.error,
+    zipfile.BadZipFile,
     zlib.error,
 )
 
@@ -114,8 +118,9 @@ class Unreadable:
 def read_structures(paths: str | Path | Iterable[str | Path], *, tolerant: bool = False) -> Iterator[Source | Unreadable]:
     """Stream the structures of files and folders in order.
 
-    Files: whatever ASE reads (traj, extxyz, POSCAR, CIF, db, json...), extxyz under gzip, xz or bzip2, `.aselmdb`, and LMDB of
-    OC20 records. A folder gives the structure files in it, sorted by name; subfolders are not entered.
+    Files: whatever ASE reads (traj, extxyz, POSCAR, CIF, db, json...), extxyz under gzip, xz or bzip2, `.aselmdb`, LMDB of OC20
+    records, and `.npz` of rMD17, which is read whole. A folder gives the structure files in it, sorted by name, but no `.npz`, which
+    may hold anything; subfolders are not entered.
 
     Args:
         paths: one or several files or folders.
@@ -255,6 +260,9 @@ def _frames(path: Path) -> Iterator[_Frame]:
         with path.open("rb") as stream, TrajectoryReader(stream) as trajectory:
             for index in range(len(trajectory)):
                 yield _bind(trajectory.__getitem__, index)
+    elif ending == RMD17 and not packed:
+        for atoms in rmd17_frames(path):
+            yield _bind(_unchanged, atoms)
     elif ending in (".db", ".json") and not packed:
         for row in _rows(path, ending[1:]):
             yield _bind(_row_atoms, row)

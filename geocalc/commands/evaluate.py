@@ -19,10 +19,11 @@ from geocalc.errors import InputError
 from geocalc.evaluate import RelaxedPair, relax_references, summarise
 from geocalc.panels import pair_panels, relaxed_panels, single_point_panels
 from geocalc.plots import Panel, draw_panels
+from geocalc.potential import ForceMode
 from geocalc.process import settle_process
 from geocalc.registry import LoadedModel, load_model
 from geocalc.run_folder import write_whole
-from geocalc.train.metrics import errors_of, predictions
+from geocalc.train.metrics import errors_of, known_numbers, predictions
 from geocalc.train.pair_metrics import pair_errors, pair_predictions
 from geocalc.train.prepare import ReferenceRelaxation, prepare, reference_relaxations, samples_of_file
 from geocalc.train.recipe import Data, Recipe, Source, read_recipe
@@ -93,7 +94,7 @@ def _single_points(model: LoadedModel, recipe: Recipe | None, data: Path, source
     make_folder(out)
     for name, one in told.items():
         _draw(single_point_panels(one, model.card, _stem(name)), out)
-    return {name: asdict(errors_of(one)) for name, one in told.items()}
+    return {name: known_numbers(errors_of(one)) for name, one in told.items()}
 
 
 def _pairs(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None, out: Path) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def _pairs(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | 
 
 def _held_out(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None) -> dict[str, Sequence[Sample]]:
     if recipe is None:
-        return {data.name: samples_of_file(data, model.card.reads_tags)}
+        return {data.name: samples_of_file(data, model.card.reads_tags, model.card.force_mode != ForceMode.NONE)}
     held_out = read_store(prepare(recipe, Path("runs") / "data")).held_out
     chosen = _chosen(recipe.data, source)
     return {str(recipe.data.sources[k].path): held_out.where(held_out.known.source == k) for k in chosen}

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,12 @@ from geocalc.errors import InputError
 from geocalc.io import fixed_mask
 from geocalc.labels import Labels, constraint_zeroed, labels
 from geocalc.readers import read_structures
+from geocalc.rmd17 import SUFFIX as RMD17
+from geocalc.rmd17 import UNIT as RMD17_UNIT
 from geocalc.tags import TagsConverted, tags_of
 from geocalc.train.checks import LEVELS, check_levels
 from geocalc.train.recipe import Source
+from geocalc.units import EV, in_ev
 
 N_PROBED = 1000  # frames looked at for forces that a reader set to zero; whoever did that did it to every frame
 
@@ -59,7 +62,7 @@ def locate(path: Path) -> Path:
 
 
 def relaxations(
-    source: Source, max_jump: float | None, dropped: Counter[str], use_tags: bool = True
+    source: Source, max_jump: float | None, dropped: Counter[str], use_tags: bool = True, needs_forces: bool = True
 ) -> Iterator[tuple[str, list[Labelled]]]:
     """Labelled frames of each relaxation, cut off where the energy jumps.
 
@@ -69,13 +72,14 @@ def relaxations(
     Args:
         source: file or folder and its rules. max_jump: eV, see `cut`; None keeps every frame.
         dropped: counts by reason, added to. use_tags: False where nothing reads them: all are 0 and none is judged.
+        needs_forces: leave frames without forces out; else no forces are read.
     Yields:
         Name of the relaxation, and its frames in order; there may be none left.
     Raises:
         InputError: the data cannot be read, hold no labels, or lack a key that the source names.
     """
     path = locate(source.path)
-    reader = FrameReader(source, path, use_tags)
+    reader = FrameReader(source, path, use_tags, needs_forces)
     current: str | None = None
     frames: list[Labelled] = []
     for found in structures_of(path):
@@ -126,7 +130,7 @@ class FrameReader:
     """Turns structures of one source into labelled frames, and says at the end what was found.
 
     Args:
-        source, path: the rules and the file. use_tags: as in `relaxations`. needs_forces: leave frames without forces out.
+        source, path: the rules and the file. use_tags, needs_forces: as in `relaxations`.
     """
 
     def __init__(self, source: Source, path: Path, use_tags: bool, needs_forces: bool = True) -> None:
@@ -177,14 +181,16 @@ class FrameReader:
         if not self._n_labelled:
             source = self._source
             if not self._needs_forces:
+                kind = "structures" if source.relaxed is None else "relaxed structures"
                 raise InputError(
-                    f"none of the {self._n_read} relaxed structures of {self._path} has an energy: looked for {source.energy_key} in "
+                    f"none of the {self._n_read} {kind} of {self._path} has an energy: looked for {source.energy_key} in "
                     "info, then for the energy of a stored calculator; label them, or name your key with energy_key"
                 )
             raise InputError(
                 f"none of the {self._n_read} structures in {self._path} has an energy and forces: looked for {source.energy_key} "
                 f"in info and {source.forces_key} in arrays, then for energy and forces of a stored calculator; label them, or "
-                "name your keys with energy_key and forces_key"
+                "name your keys with energy_key and forces_key, or learn energies alone: model.force_mode: none and "
+                "training.force_weight: 0"
             )
         check_levels(self._levels, str(self._path))
         for note, count in self._notes.items():
@@ -233,10 +239,21 @@ def group_of(found: readers.Source, source: Source, path: Path) -> str:
 
 
 def _labels(found: readers.Source, source: Source) -> Labels:
+    """Labels in eV and eV/Angstrom, whatever the unit of the source."""
     try:
-        return labels(found.atoms, source.energy_key, source.forces_key)
+        stored = labels(found.atoms, source.energy_key, source.forces_key)
     except InputError as error:
         raise InputError(f"{place_of(found)}: {error}") from None
+    if source.energy_unit == EV:
+        return stored
+    if found.path.suffix.lower() == RMD17:
+        raise InputError(f"{found.path} is of rMD17 and so known to be in {RMD17_UNIT}; leave data.sources.energy_unit out")
+    unit = in_ev(source.energy_unit)
+    return replace(
+        stored,
+        energy=None if stored.energy is None else stored.energy * unit,
+        forces=None if stored.forces is None else stored.forces * unit,
+    )
 
 
 def place_of(found: readers.Source) -> str:
@@ -274,7 +291,7 @@ def _energy(stored: float, found: readers.Source, source: Source) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
             said = "no such key" if value is None else repr(value)
             raise InputError(
-                f"{place_of(found)}: {name} names the info key {key!r}, which must hold an energy in eV; got {said}"
+                f"{place_of(found)}: {name} names the info key {key!r}, which must hold an energy in {source.energy_unit}; got {said}"
             )
-        energy += sign * float(value)
+        energy += sign * float(value) * in_ev(source.energy_unit)
     return energy

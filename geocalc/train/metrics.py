@@ -30,10 +30,10 @@ BATCH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Errors:
-    """Mean absolute errors, energies in eV, forces per component in eV/Angstrom.
+    """Mean absolute errors, energies in eV, forces per component in eV/Angstrom; NaN where they are not known.
 
     Attributes:
-        n: samples. energy_mae, energy_rmse: eV. within_0p02: share of energies below 0.02 eV (EwT). NaN where none is known.
+        n: samples. energy_mae, energy_rmse: eV. within_0p02: share of energies below 0.02 eV (EwT).
         force_mae, force_rmse: over components of atoms free to move; force_mae_all: of every atom.
         force_null: mean |F| component of the free atoms, the error of predicting zero. force_cosine: mean over free atoms.
         efwt: share of structures below 0.02 eV and, in every component of the free atoms, 0.03 eV/Angstrom (EFwT); NaN where
@@ -77,12 +77,12 @@ def known_numbers(errors: DataclassInstance) -> dict[str, float]:
 def predictions(
     potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu", *, energies: bool = True
 ) -> Predictions:
-    """Evaluate a potential with forces on samples, batch by batch; without `energies` those of the reference are unknown, NaN."""
+    """Evaluate a potential on samples, batch by batch; what it does not give is NaN, and so are reference energies without `energies`."""
     parts: list[tuple[np.ndarray, ...]] = []
     for start in range(0, len(samples), BATCH):
         systems, labels = collate(samples[start : start + BATCH])
         told = potential(systems.to(device))
-        forces = torch.zeros_like(labels.forces) if told.forces is None else told.forces.cpu()
+        forces = torch.full_like(labels.forces, torch.nan) if told.forces is None else told.forces.cpu()
         free = ~systems.fixed.all(1)
         columns = (told.energy.cpu(), labels.energy, systems.counts, forces, labels.forces, free)
         parts.append(tuple(t.numpy() for t in columns))
@@ -100,7 +100,7 @@ def predictions(
 
 
 def measure(potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu") -> Errors:
-    """Errors of a potential with forces over samples."""
+    """Errors of a potential over samples."""
     return errors_of(predictions(potential, samples, device))
 
 

@@ -14,14 +14,22 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from geocalc.card import Task
 from geocalc.errors import InputError
 from geocalc.train.labelled import Labelled, locate, refuse_zeroed, relaxations
 from geocalc.train.pairs import relaxed_pairs
 from geocalc.train.recipe import Data, Recipe, Source
 from geocalc.train.store import SCHEMA, Sample, read_info, write_store
 
-__all__ = ["ReferenceRelaxation", "is_validation", "locate", "prepare", "reference_relaxations", "samples_of_file"]
+__all__ = [
+    "ReferenceRelaxation",
+    "is_test",
+    "is_validation",
+    "locate",
+    "prepare",
+    "reference_relaxations",
+    "samples_of_file",
+    "samples_of_test",
+]
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +41,9 @@ def prepare(recipe: Recipe, folder: Path) -> Path:
         InputError: a file is missing or unreadable, holds no labels, or holds forces that were set to zero on fixed atoms.
         RunFolderError: the store cannot be written.
     """
-    learns_fixed = recipe.training.fixed_force_weight > 0 and recipe.task is Task.S2EF
-    use_tags = recipe.model.reads_tags or recipe.training.substrate_weight > 0
-    key = _key(recipe.data, learns_fixed, use_tags)
+    learns_fixed = recipe.training.fixed_force_weight > 0 and recipe.needs_forces
+    use_tags = _uses_tags(recipe)
+    key = _key(recipe.data, learns_fixed, use_tags, recipe.needs_forces)
     path = folder / f"data-{key}.lmdb"
     info = read_info(path)
     if info is None:
@@ -43,7 +51,7 @@ def prepare(recipe: Recipe, folder: Path) -> Path:
             for source in recipe.data.sources:
                 refuse_zeroed(source)
         dropped: Counter[str] = Counter()
-        samples = _samples(recipe.data, dropped, use_tags)
+        samples = _samples(recipe.data, dropped, use_tags, recipe.needs_forces)
         first = next(samples, None)
         if first is None:
             files = ", ".join(str(source.path) for source in recipe.data.sources)
@@ -57,10 +65,22 @@ def is_validation(group: str, data: Data, atoms: Atoms | None = None, split_key:
     """Whether a relaxation is held out; a function of its name, so it never changes, or of its info where the data say so."""
     if data.validation_key is not None and atoms is not None:
         return str(atoms.info.get(data.validation_key)) in data.validation_values
+    return _drawn(group, data, atoms, split_key) < data.validation_share * 2**64
+
+
+def is_test(group: str, data: Data, atoms: Atoms | None = None, split_key: str | None = None) -> bool:
+    """Whether a relaxation is kept for the test; a function of its name."""
+    if not data.test_share:
+        return False
+    held_out = data.validation_share + data.test_share
+    return data.validation_share * 2**64 <= _drawn(group, data, atoms, split_key) < held_out * 2**64
+
+
+def _drawn(group: str, data: Data, atoms: Atoms | None, split_key: str | None) -> int:
+    """64 bits that a name stands for."""
     if split_key is not None and atoms is not None:
         group = str(atoms.info.get(split_key, group))
-    digest = hashlib.sha256(f"{data.split_salt}:{group}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < data.validation_share * 2**64
+    return int.from_bytes(hashlib.sha256(f"{data.split_salt}:{group}".encode()).digest()[:8], "big")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,34 +111,52 @@ def reference_relaxations(
     """
     chosen = []
     for group, frames in relaxations(data.sources[source], None, Counter(), use_tags):
-        held_out = is_validation(group, data, frames[0].atoms if frames else None, data.sources[source].split_key)
-        if len(frames) > 1 and validation in (None, held_out):
+        named = (group, data, frames[0].atoms if frames else None, data.sources[source].split_key)
+        held_out = is_validation(*named)
+        if len(frames) > 1 and (validation is None or (validation is held_out and not is_test(*named))):
             samples = tuple(_sample(frame, group, k, source, held_out) for k, frame in enumerate(frames))
             chosen.append(ReferenceRelaxation(frames=samples))
     return chosen
 
 
-def samples_of_file(path: Path, use_tags: bool = True) -> list[Sample]:
-    """Every labelled frame of a file with its stored energy, unfiltered; `use_tags` as in `relaxations`.
+def samples_of_file(path: Path, use_tags: bool = True, needs_forces: bool = True) -> list[Sample]:
+    """Every labelled frame of a file with its stored energy, unfiltered; `use_tags` and `needs_forces` as in `relaxations`.
 
     Raises:
         InputError: the file is not found, holds no labels, or forces that were set to zero on fixed atoms.
     """
     source = Source(path=path)
-    refuse_zeroed(source)
+    if needs_forces:
+        refuse_zeroed(source)
     return [
         _sample(frame, group, k, 0, True)
-        for group, frames in relaxations(source, None, Counter(), use_tags)
+        for group, frames in relaxations(source, None, Counter(), use_tags, needs_forces)
         for k, frame in enumerate(frames)
     ]
 
 
-def _key(data: Data, learns_fixed: bool, use_tags: bool) -> str:
+def samples_of_test(recipe: Recipe) -> list[Sample]:
+    """What `data.test_share` of a recipe kept for the test, read and filtered as its other structures are.
+
+    Raises:
+        InputError: as `prepare`; also if nothing was kept.
+    """
+    kept = list(_samples(recipe.data, Counter(), _uses_tags(recipe), recipe.needs_forces, test=True))
+    if not kept:
+        raise InputError(f"recipe {recipe.name} keeps no structure for the test; set data.test_share")
+    return kept
+
+
+def _uses_tags(recipe: Recipe) -> bool:
+    return recipe.model.reads_tags or recipe.training.substrate_weight > 0
+
+
+def _key(data: Data, learns_fixed: bool, use_tags: bool, needs_forces: bool) -> str:
     """Name of a store: it changes with the rules, and with the size or time of a file."""
     files = [path for source in data.sources for path in (source.path, source.relaxed) if path is not None]
     stamps = [_stamp(locate(path)) for path in files]
     rules = data.model_dump(mode="json", exclude={"sources": {"__all__": {"level", "energies"}}})  # samples do not depend on it
-    text = json.dumps([SCHEMA, rules, stamps, learns_fixed, use_tags], sort_keys=True)
+    text = json.dumps([SCHEMA, rules, stamps, learns_fixed, use_tags, needs_forces], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -127,15 +165,19 @@ def _stamp(path: Path) -> list[tuple[str, int, int]]:
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
-def _samples(data: Data, dropped: Counter[str], use_tags: bool) -> Iterator[Sample]:
+def _samples(data: Data, dropped: Counter[str], use_tags: bool, needs_forces: bool, test: bool = False) -> Iterator[Sample]:
+    """Samples for training and validation, or those that are kept for the test."""
     for number, source in enumerate(data.sources):
         found = (
             relaxed_pairs(source, dropped, use_tags)
             if source.relaxed
-            else relaxations(source, data.max_jump, dropped, use_tags)
+            else relaxations(source, data.max_jump, dropped, use_tags, needs_forces)
         )
         for group, frames in found:
             for place, frame in enumerate(frames):
+                if is_test(group, data, frame.atoms, source.split_key) is not test:
+                    dropped["kept for the test"] += 1
+                    continue
                 if np.linalg.norm(frame.forces, axis=1).max(initial=0.0) > data.max_force:
                     dropped["force above max_force"] += 1
                     continue

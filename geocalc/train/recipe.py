@@ -16,6 +16,7 @@ from geocalc.frames import frame_policy
 from geocalc.potential import ForceMode
 from geocalc.settings import Settings, override, read_yaml
 from geocalc.train.training_settings import Training
+from geocalc.units import EV, in_ev
 
 
 class Source(Settings):
@@ -27,11 +28,16 @@ class Source(Settings):
 
     path: Path
     relaxed: Path | None = Field(
-        None, description="for is2re: a file of the relaxed structures, in the order of `path`; energies are read from it"
+        None,
+        description="for is2re: a file of the relaxed structures, in the order of `path`; energies are read from it. `path` itself "
+        "where its records hold both, as OC20's do",
     )
     add_energy: str | None = None
     subtract_energy: str | None = None
     energy_key: str = Field("REF_energy", description="info key of the energy; the results of a stored calculator come next")
+    energy_unit: str = Field(
+        EV, description="of every energy that is read, eV, meV, kcal/mol, kJ/mol or Hartree, and per Angstrom of the forces"
+    )
     forces_key: str = Field("REF_forces", description="arrays key of the forces, constraints not applied; likewise")
     group_key: str = Field("sid", description="info key of the relaxation; frames of one group never fall in both splits")
     split_key: str | None = Field(
@@ -57,6 +63,9 @@ class Data(Settings):
     max_force: float = Field(10.0, gt=0, description="frames with a larger force (eV/A) on any atom are left out")
     max_jump: float | None = Field(None, gt=0, description="frames whose energy jumps (eV) against -F.dx are cut off there")
     validation_share: float = Field(0.1, gt=0, lt=1)
+    test_share: float = Field(
+        0.0, ge=0, lt=1, description="kept for a last test, see `geocalc.train.prepare.samples_of_test`; training never sees it"
+    )
     validation_key: str | None = Field(None, description="info key of a split made elsewhere; it replaces validation_share")
     validation_values: tuple[str, ...] = Field((), description="values of `validation_key` that are held out")
     split_salt: str = "geocalc"
@@ -134,6 +143,13 @@ class Recipe(Settings):
         return (self.about.level, *(other.level for other in self.other_levels))
 
     @property
+    def needs_forces(self) -> bool:
+        """Whether structures without forces are left out: unless the model gives energies alone and learns from them alone."""
+        training = self.training
+        weights = (training.force_weight, training.direct_force_weight, training.gradient_target_weight)
+        return self.task is Task.S2EF and (self.model.force_mode is not ForceMode.NONE or any(weights))
+
+    @property
     def source_levels(self) -> tuple[int, ...]:
         """The number of each source's level."""
         return tuple(0 if source.level is None else self.levels.index(source.level) for source in self.data.sources)
@@ -170,6 +186,7 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     check_forces(recipe, where)
     check_task(recipe, where)
     check_levels(recipe, where)
+    check_data(recipe, where)
     return recipe
 
 
@@ -279,3 +296,22 @@ def check_levels(recipe: Recipe, where: str) -> None:
         raise RecipeError(f"{where}: fine-tuning fits references to the energies of every source; leave energies: false out")
     if recipe.model.settings.get("n_levels", 1) != len(names):
         raise RecipeError(f"{where}: there are {len(names)} levels of theory; set model.settings.n_levels: {len(names)}")
+
+
+def check_data(recipe: Recipe, where: str) -> None:
+    """Refuse units that are none, and rules that the data cannot follow."""
+    data = recipe.data
+    for number, source in enumerate(data.sources):
+        try:
+            in_ev(source.energy_unit)
+        except InputError as error:
+            raise RecipeError(f"{where}: `data.sources.{number}.energy_unit`: {error}") from None
+    if data.max_jump is not None and not recipe.needs_forces:
+        raise RecipeError(f"{where}: data.max_jump compares energies with forces, which are not read here; leave it out")
+    if data.test_share and data.validation_key is not None:
+        raise RecipeError(
+            f"{where}: data.test_share is drawn beside data.validation_share; with data.validation_key leave the test out "
+            "with data.sources.exclude_key and exclude_groups"
+        )
+    if data.test_share + data.validation_share >= 1:
+        raise RecipeError(f"{where}: data.validation_share and data.test_share leave nothing to train on; make them smaller")

@@ -197,7 +197,7 @@ def describe(card: ModelCard, measured: dict[str, Any]) -> str:
     columns = ("position_mae", "position_null") if card.task is Task.IS2RE else ("force_mae", "force_null")
     for source, errors in measured.get("validation", {}).items():
         energy = f"{errors['energy_mae']:.3f}" if "energy_mae" in errors else "forces only"
-        vectors = " | ".join(f"{errors[name]:.4f}" for name in columns)
+        vectors = " | ".join(f"{errors[name]:.4f}" if name in errors else "none" for name in columns)
         lines.append(f"| {source} | {errors['n']} | {energy} | {vectors} |")
     lines += [
         "",

@@ -1,0 +1,32 @@
+"""Units of energy that labelled files come in."""
+
+from __future__ import annotations
+
+import difflib
+
+from ase import units
+
+from geocalc.errors import InputError
+
+EV = "eV"
+IN_EV = {  # CODATA 2014, as ASE's
+    EV: 1.0,
+    "meV": 1e-3,
+    "kcal/mol": units.kcal / units.mol,
+    "kJ/mol": units.kJ / units.mol,
+    "Hartree": units.Hartree,
+}
+
+
+def in_ev(name: str) -> float:
+    """One of a unit of energy, in eV.
+
+    Raises:
+        InputError: no unit has that name; the message lists near names.
+    """
+    if name in IN_EV:
+        return IN_EV[name]
+    spelt = {known.lower(): known for known in IN_EV}
+    near = difflib.get_close_matches(name.lower(), spelt, n=2, cutoff=0.5)
+    meant = f"did you mean {' or '.join(spelt[one] for one in near)}? Known are" if near else "known are"
+    raise InputError(f"no unit of energy is called {name!r}; {meant} {', '.join(IN_EV)}")
