@@ -15,6 +15,7 @@ from geocalc.errors import InputError
 from geocalc.frames import FramePick, FramePolicy, make_frames
 from geocalc.neighbors import Graph, build_graph, edge_vectors
 from geocalc.nn.embedding import N_TAGS
+from geocalc.nn.reciprocal import make_waves
 from geocalc.nn.repulsion import Repulsion
 from geocalc.replicas import mean_over_copies, mean_over_frames, replicate, spread_of_members, vectors_to_lab
 from geocalc.rewiring import EVERYTHING, Rewiring, keep_atoms
@@ -220,7 +221,9 @@ def evaluate(
         edge_vec = edge_vectors(deformed, cell, systems.system_idx, graph)
         frames = make_frames(deformed, cell, systems, graph, edge_vec, policy, generator)
         seen = systems if model.reads_tags else replace(systems, tags=torch.zeros_like(systems.tags))
-        inputs = replicate(seen, graph, levels, frames, edge_vec, model.dtype)
+        wanted = model.network.reciprocal
+        waves = None if wanted is None else make_waves(deformed, cell, systems.system_idx, systems.pbc, wanted)
+        inputs = replicate(seen, graph, levels, frames, edge_vec, model.dtype, waves)
         output: NetworkOutput = model.network(inputs)
         per_frame = output.energy.double() * model.energy_scale
         energy, spread = mean_over_frames(per_frame, frames, systems.n_systems)
