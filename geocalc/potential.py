@@ -15,6 +15,7 @@ from geocalc.errors import InputError
 from geocalc.frames import FramePick, FramePolicy, Frames, make_frames
 from geocalc.neighbors import Graph, build_graph, edge_vectors
 from geocalc.nn.embedding import N_TAGS
+from geocalc.nn.reciprocal import make_waves
 from geocalc.nn.repulsion import Repulsion
 from geocalc.replicas import mean_over_copies, mean_over_frames, replicate, spread_of_members, vectors_to_lab
 from geocalc.rewiring import EVERYTHING, Rewiring, keep_atoms
@@ -271,7 +272,9 @@ def posed(
     edge_vec = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
     frames = make_frames(systems.positions, systems.cell, systems, graph, edge_vec, policy, generator)
     seen = systems if model.reads_tags else replace(systems, tags=torch.zeros_like(systems.tags))
-    return replicate(seen, graph, levels, frames, edge_vec, model.dtype), frames, edge_vec
+    wanted = model.network.reciprocal
+    waves = None if wanted is None else make_waves(systems.positions, systems.cell, systems.system_idx, systems.pbc, wanted)
+    return replicate(seen, graph, levels, frames, edge_vec, model.dtype, waves), frames, edge_vec
 
 
 def _volumes(systems: Systems) -> Tensor:

@@ -9,11 +9,18 @@ from geocalc.architectures.base import NetworkInput
 from geocalc.frames import Frames
 from geocalc.neighbors import Graph, pair_edges
 from geocalc.nn.edges import EdgeIndex
+from geocalc.nn.reciprocal import Waves
 from geocalc.systems import Systems
 
 
 def replicate(
-    systems: Systems, graph: Graph, levels: Tensor, frames: Frames, edge_vec: Tensor, dtype: torch.dtype
+    systems: Systems,
+    graph: Graph,
+    levels: Tensor,
+    frames: Frames,
+    edge_vec: Tensor,
+    dtype: torch.dtype,
+    waves: Waves | None = None,
 ) -> NetworkInput:
     """One copy of each structure for every frame of it, stacked along the batch."""
     owner = frames.system_idx
@@ -42,6 +49,7 @@ def replicate(
         index=EdgeIndex.build(senders, receivers, frame_of_atom.shape[0], pair_of),
         edge_vec=pose.to(dtype),
         levels=levels[owner],
+        waves=None if waves is None else waves.copies(owner, frame_of_atom, dtype),
     )
 
 

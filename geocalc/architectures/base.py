@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from geocalc.nn.edges import EdgeIndex
+from geocalc.nn.reciprocal import EwaldSettings, Waves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class NetworkInput:
         index: the edges.
         edge_vec: (n_edges, 3) Angstrom in the frame of each structure.
         levels: (n_systems,) int64, number of the level of theory that is asked for.
+        waves: of each structure, for networks that ask for them.
     """
 
     numbers: Tensor
@@ -30,6 +32,7 @@ class NetworkInput:
     index: EdgeIndex
     edge_vec: Tensor
     levels: Tensor
+    waves: Waves | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +60,14 @@ class Network(nn.Module, ABC):
     Attributes:
         cutoff: Angstrom; edges reach that far. max_neighbors: edges of each atom, None for all; see `build_graph`.
         n_elements: atomic numbers below this have an embedding. n_levels: levels of theory that it tells apart.
+        reciprocal: which waves it asks for, None for none.
     """
 
     cutoff: float
     max_neighbors: int | None
     n_elements: int
     n_levels: int = 1
+    reciprocal: EwaldSettings | None = None
 
     def reset_parameters(self) -> None:
         """Xavier-uniform weights and zero biases for every Linear layer, as FAENet and SchNet were published."""

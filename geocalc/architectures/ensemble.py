@@ -32,6 +32,7 @@ class Ensemble(Network):
         self.members = nn.ModuleList(members)
         self.cutoff, self.max_neighbors = first.cutoff, first.max_neighbors
         self.n_elements, self.n_levels = first.n_elements, first.n_levels
+        self.reciprocal = first.reciprocal
         n = len(members)
         self.register_buffer("ratios", torch.ones(n))
         self.register_buffer("vector_ratios", torch.ones(n))

@@ -5,6 +5,7 @@ Source: Duval et al., FAENet: Frame Averaging Equivariant GNN for Materials Mode
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 import torch
@@ -16,8 +17,10 @@ from geocalc.nn.activation import swish
 from geocalc.nn.basis import GaussianBasis, polynomial_envelope
 from geocalc.nn.edges import EdgeFeatures, EdgeIndex
 from geocalc.nn.embedding import AtomEmbedding
+from geocalc.nn.ewald import EwaldBlock, EwaldFilter
 from geocalc.nn.heads import EdgeForceHead, EnergyHead, ForceDecoder, ForceHead, ForceNorm
 from geocalc.nn.interaction import Interaction, MessageType, Norm
+from geocalc.nn.reciprocal import EwaldSettings
 from geocalc.settings import Settings
 
 SHORTEST = 1e-6  # Angstrom; keeps the direction of a zero-length edge finite
@@ -73,6 +76,7 @@ class FAENetSettings(Settings):
     n_elements: int = Field(119, ge=2, le=119)
     compact_tables: bool = False
     n_levels: int = Field(1, ge=1, description="levels of theory that the network tells apart")
+    ewald: EwaldSettings | None = Field(None, description="long-range messages beside those along edges")
 
 
 class FAENet(Network):
@@ -112,6 +116,10 @@ class FAENet(Network):
         self.mix = nn.Linear(depth, 1) if s.skip_co is Skip.CONCAT else None
         self.force_head = _force_head(s) if s.direct_forces else None
         self.edge_dtype: torch.dtype | None = None  # of edge features in forward passes without gradients
+        self.reciprocal = s.ewald
+        if s.ewald is not None:
+            self.long_filter = EwaldFilter(s.ewald)
+            self.long_blocks = nn.ModuleList(EwaldBlock(s.hidden_channels, s.ewald) for _ in range(s.num_interactions))
         self.reset_parameters()
 
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
@@ -119,8 +127,10 @@ class FAENet(Network):
         edge, envelope = self.embed_edges(inputs.edge_vec, inputs.index)
         hidden = self.embedding(inputs.numbers, inputs.tags, inputs.levels[inputs.system_idx])
         layers = [hidden]
-        for block in self.blocks:
-            hidden = hidden + block(hidden, edge, envelope, inputs.index, inputs.system_idx, inputs.n_systems)
+        long_range = None if self.reciprocal is None else self.long_filter(inputs.waves)
+        for k, block in enumerate(self.blocks):
+            update = hidden + block(hidden, edge, envelope, inputs.index, inputs.system_idx, inputs.n_systems)
+            hidden = update if long_range is None else (update + self.long_blocks[k](hidden, long_range)) / math.sqrt(2.0)
             layers.append(hidden)
         if self.join is not None:
             hidden = swish(self.join(torch.cat(layers, dim=1)))

@@ -6,6 +6,8 @@ and SchNet: a deep learning architecture for molecules and materials (J. Chem. P
 
 from __future__ import annotations
 
+import math
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ from geocalc.nn.basis import GaussianBasis, cosine_envelope
 from geocalc.nn.convolution import convolve
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.embedding import N_TAGS
+from geocalc.nn.ewald import EwaldBlock, EwaldFilter
+from geocalc.nn.reciprocal import EwaldSettings
 from geocalc.settings import Settings
 
 SHORTEST = 1e-6  # Angstrom; keeps the derivative of a zero length finite
@@ -34,6 +38,7 @@ class SchNetSettings(Settings):
     tag_hidden_channels: int = Field(0, ge=0, description="of hidden_channels, those that embed the tag; 0 as published")
     message_scale: float = Field(1.0, gt=0, description="factor on summed messages; 1/sqrt(mean degree) keeps them near one")
     n_elements: int = Field(119, ge=2, le=119)
+    ewald: EwaldSettings | None = Field(None, description="long-range messages beside those along edges")
 
 
 class SchNet(Network):
@@ -59,6 +64,10 @@ class SchNet(Network):
         )
         self.first = nn.Linear(s.hidden_channels, s.hidden_channels // 2)
         self.last = nn.Linear(s.hidden_channels // 2, 1)
+        self.reciprocal = s.ewald
+        if s.ewald is not None:
+            self.long_filter = EwaldFilter(s.ewald)
+            self.long_blocks = nn.ModuleList(EwaldBlock(s.hidden_channels, s.ewald) for _ in range(s.num_interactions))
         self.reset_parameters()
 
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
@@ -71,8 +80,10 @@ class SchNet(Network):
         if self.tag is not None:
             hidden = torch.cat([hidden, self.tag(inputs.tags)], dim=1)
         layers = [hidden]
-        for block in self.blocks:
-            hidden = hidden + block(hidden, gaussians, envelope, index)
+        long_range = None if self.reciprocal is None else self.long_filter(inputs.waves)
+        for k, block in enumerate(self.blocks):
+            update = hidden + block(hidden, gaussians, envelope, index)
+            hidden = update if long_range is None else (update + self.long_blocks[k](hidden, long_range)) / math.sqrt(3.0)
             layers.append(hidden)
         atoms = self.last(shifted_softplus(self.first(hidden))).squeeze(1)
         energy = atoms.new_zeros(inputs.n_systems).index_add(0, inputs.system_idx, atoms)

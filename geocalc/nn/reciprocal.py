@@ -1,0 +1,318 @@
+"""Waves of a batch: what Ewald message passing needs to know of positions and cells, computed once for all layers and frames.
+
+Structures that are periodic along three or two cell vectors have plane waves exp(i k.x); along a direction that is not periodic, k is
+a grid of spacing `delta_k`, and each atom carries the mean of its wave over a voxel of that grid. In a molecule every direction of k
+counts alike, and their mean is known: sin(k r) / (k r) for two atoms at distance r. Phases and distances do not change when a
+structure is turned, so none of this depends on frames.
+
+Source: Kosmala et al., Ewald-based long-range message passing for molecular graphs (ICML 2023); where we deviate, docstrings say so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import product
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from geocalc.errors import InputError
+from geocalc.matrices import determinant, inverse
+from geocalc.nn.layout import Layout, layout_of
+from geocalc.settings import Settings
+
+CANDIDATES = 1e6  # waves that are looked at in one structure; slabs have hundreds
+SERIES = 10  # terms of the sinc below x = 1; the next is 1/21!
+AXES = "abc"
+
+Index = Annotated[int, Field(ge=0, le=20)]
+
+
+class Filter(StrEnum):
+    """What weighs a wave: a function of |k|, or, as published for periodic cells, a number for each index of k."""
+
+    RADIAL = "radial"
+    INDEX = "index"
+
+
+class EwaldSettings(Settings):
+    """Settings of Ewald message passing; wave numbers in 1/Angstrom.
+
+    `radial` reads the crystal alone: its energy does not depend on the choice of the cell. `index` is the published filter: its
+    weights belong to the numbers of lattice vectors, so another order of them, or a supercell, has another energy.
+    """
+
+    filter: Filter = Filter.RADIAL
+    k_cutoff: float = Field(1.2, gt=0, description="radial: waves shorter than 2 pi over this are left out")
+    delta_k: float = Field(0.1, gt=0, description="radial: spacing of k where nothing is periodic")
+    num_radial: int = Field(16, ge=2, description="radial: Gaussians of |k|")
+    grid: tuple[Index, Index, Index] = Field((1, 1, 3), description="index: largest index of k along each lattice vector")
+    down_size: int = Field(8, ge=1, description="rank of the filter")
+    num_hidden: int = Field(3, ge=0, description="residual layers after the message")
+
+    @field_validator("grid")
+    @classmethod
+    def _not_empty(cls, grid: tuple[int, int, int]) -> tuple[int, int, int]:
+        if not any(grid):
+            raise ValueError("grid must have an index above 0, such as (1, 1, 3)")
+        return grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaneWaves:
+    """Plane waves of the structures that are periodic along two vectors or three.
+
+    Attributes:
+        layout: where their atoms lie in padded arrays of (n_rows, n_max).
+        lengths: (n_rows, n_waves) 1/Angstrom, |k|.
+        weights: (n_rows, n_waves), so that a sum over waves of both signs of k is that over the reciprocal lattice divided by the
+            volume, 1/Angstrom^3 (integral over k / (2 pi)^3 where it is dense); 0 for padding. One each for an indexed filter.
+        cosines, sines: (n_rows, n_max, n_waves) of k.x, times the window of the atom.
+    """
+
+    layout: Layout
+    lengths: Tensor
+    weights: Tensor
+    cosines: Tensor
+    sines: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairWaves:
+    """Waves of molecules, all directions of k averaged.
+
+    Attributes:
+        layout: where their atoms lie in padded arrays of (n_rows, n_max).
+        lengths: (1, n_waves) 1/Angstrom, |k|. weights: (1, n_waves) 1/Angstrom^3, of the integral over k / (2 pi)^3.
+        waves: (n_rows, n_max, n_max, n_waves), sin(k r) / (k r) times the window of the pair.
+    """
+
+    layout: Layout
+    lengths: Tensor
+    weights: Tensor
+    waves: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waves:
+    """Waves of a batch, or of its copies for frames.
+
+    Attributes:
+        plane: of periodic structures, or None. pairs: of molecules, or None.
+    """
+
+    plane: PlaneWaves | None
+    pairs: PairWaves | None
+
+    def copies(self, owner: Tensor, system_idx: Tensor, dtype: torch.dtype) -> Waves:
+        """One copy of the waves of each structure for every frame of it.
+
+        Args:
+            owner: (n_frames,) int64, the structure of each frame, ascending. system_idx: (n_copied_atoms,) int64, their frame.
+            dtype: of the copies.
+        """
+        plane, pairs = self.plane, self.pairs
+        if plane is not None:
+            rows, layout = plane.layout.copies(owner, system_idx)
+            plane = PlaneWaves(
+                layout=layout,
+                lengths=_rows(plane.lengths, rows).to(dtype),
+                weights=_rows(plane.weights, rows).to(dtype),
+                cosines=_rows(plane.cosines, rows).to(dtype),
+                sines=_rows(plane.sines, rows).to(dtype),
+            )
+        if pairs is not None:
+            rows, layout = pairs.layout.copies(owner, system_idx)
+            pairs = replace(
+                pairs,
+                layout=layout,
+                lengths=pairs.lengths.to(dtype),
+                weights=pairs.weights.to(dtype),
+                waves=_rows(pairs.waves, rows).to(dtype),
+            )
+        return Waves(plane=plane, pairs=pairs)
+
+
+def make_waves(positions: Tensor, cell: Tensor, system_idx: Tensor, pbc: Tensor, settings: EwaldSettings) -> Waves:
+    """Waves of a batch, differentiable in positions and cell.
+
+    Args:
+        positions: (n_atoms, 3) Angstrom. cell: (n_systems, 3, 3) Angstrom, rows are lattice vectors; those along which nothing is
+            periodic are not read and may be zero.
+        system_idx: (n_atoms,) int64, ascending. pbc: (n_systems, 3) bool.
+        settings: which waves.
+    Raises:
+        InputError: a structure is periodic along one vector, or not along three and the filter is indexed; periodic vectors span
+            no volume; or there are too many waves.
+    """
+    periodic = pbc.tolist()
+    _check(periodic, settings)
+    n_systems = len(periodic)
+    lattices = [k for k, along in enumerate(periodic) if any(along)]
+    molecules = [k for k, along in enumerate(periodic) if not any(along)]
+    plane, pairs = None, None
+    if lattices:
+        layout = layout_of(system_idx, n_systems, lattices)
+        rows = torch.tensor(lattices, device=cell.device)
+        plane = _plane_waves(positions, cell.index_select(0, rows), [periodic[k] for k in lattices], layout, settings)
+    if molecules:
+        pairs = _pair_waves(positions, layout_of(system_idx, n_systems, molecules), settings)
+    return Waves(plane=plane, pairs=pairs)
+
+
+def _check(periodic: Sequence[Sequence[bool]], settings: EwaldSettings) -> None:
+    for k, along in enumerate(periodic):
+        if sum(along) == 1:
+            raise InputError(
+                f"structure {k} is periodic along {AXES[list(along).index(True)]} alone, for which Ewald message passing has no "
+                "waves; make it periodic along two vectors or three, or use a model without Ewald"
+            )
+        if settings.filter is Filter.INDEX and not all(along):
+            named = ", ".join(axis for axis, on in zip(AXES, along, strict=True) if on) or "no vector"
+            raise InputError(
+                f"structure {k} is periodic along {named}; the indexed Ewald filter needs three periodic vectors: set pbc, or use "
+                "a model with filter: radial"
+            )
+
+
+def sinc(squared: Tensor) -> Tensor:
+    """sin(x) / x for x^2 = `squared`, of any shape; smooth at zero, where its derivatives are exact too."""
+    small = squared < 1
+    inner = torch.where(small, squared, 0.0)
+    series = torch.ones_like(inner)
+    for n in range(SERIES - 1, 0, -1):
+        series = 1 - series * inner / (2 * n * (2 * n + 1))
+    x = torch.where(small, 1.0, squared).sqrt()
+    return torch.where(small, series, torch.sin(x) / x)
+
+
+def voxel_window(distance: Tensor, delta_k: float) -> Tensor:
+    """Mean of exp(i q x) over wave numbers q within half of `delta_k` of zero: sin(y) / y with y = delta_k x / 2.
+
+    The published code calls `torch.sinc(y)`, which is sin(pi y) / (pi y) and damps pi times faster than that mean.
+
+    Args:
+        distance: x in Angstrom, any shape. delta_k: 1/Angstrom.
+    """
+    return sinc((0.5 * delta_k * distance) ** 2)
+
+
+def _plane_waves(
+    positions: Tensor, cell: Tensor, periodic: Sequence[Sequence[bool]], layout: Layout, settings: EwaldSettings
+) -> PlaneWaves:
+    cell = _completed(cell, periodic)
+    volume = determinant(cell).abs()
+    edges = cell.detach().norm(dim=2).prod(1)
+    if not bool((volume > 1e-6 * edges).all()):
+        raise InputError("the periodic vectors of a cell span no volume, so it has no reciprocal lattice; check the cell")
+    spacing = settings.delta_k / (2 * math.pi)
+    steps = torch.tensor([[1.0 if on else spacing for on in along] for along in periodic], dtype=cell.dtype)
+    places, both = _places(cell, steps.numpy(), settings)
+    steps = steps.to(cell.device)
+    vectors = 2 * math.pi * (places * steps[:, None]) @ inverse(cell).transpose(1, 2)
+    lengths = (vectors * vectors).sum(2).clamp(min=1e-24).sqrt()
+    weights = both if settings.filter is Filter.INDEX else both * (steps.prod(1) / volume)[:, None]
+    padded = layout.pad(positions)
+    phases = padded @ vectors.transpose(1, 2)
+    cosines, sines = torch.cos(phases), torch.sin(phases)
+    if not all(map(all, periodic)):
+        window = _window(padded, cell, periodic, layout, settings.delta_k)[:, :, None]
+        cosines, sines = cosines * window, sines * window
+    return PlaneWaves(layout=layout, lengths=lengths, weights=weights, cosines=cosines, sines=sines)
+
+
+def _completed(cell: Tensor, periodic: Sequence[Sequence[bool]]) -> Tensor:
+    """Cells (n_rows, 3, 3) whose open vector, where there is one, is the unit normal of the periodic ones."""
+    if all(map(all, periodic)):
+        return cell
+    whole = []
+    for matrix, along in zip(cell, periodic, strict=True):
+        rows = list(matrix)
+        if not all(along):
+            axis = list(along).index(False)
+            normal = torch.linalg.cross(rows[axis - 2], rows[axis - 1])
+            rows[axis] = normal / (normal * normal).sum().clamp(min=1e-24).sqrt()
+        whole.append(torch.stack(rows))
+    return torch.stack(whole)
+
+
+def _places(cell: Tensor, steps: np.ndarray, settings: EwaldSettings) -> tuple[Tensor, Tensor]:
+    """Integer indices of the waves, padded to (n_rows, n_waves, 3), and how often each counts (n_rows, n_waves).
+
+    Of every pair k, -k one counts twice; k = 0 counts once where k is a grid, and not at all on a lattice. The published sum goes
+    over one half alone, for an indexed filter ours too.
+    """
+    if settings.filter is Filter.INDEX:
+        found = [_half(np.array(list(product(*(range(-n, n + 1) for n in settings.grid))), dtype=float))] * len(cell)
+    else:
+        matrices = cell.detach().cpu().numpy()
+        found = [_within(matrix, step, settings.k_cutoff) for matrix, step in zip(matrices, steps, strict=True)]
+    n_waves = max(1, *map(len, found))
+    places, counts = np.zeros((len(found), n_waves, 3)), np.zeros((len(found), n_waves))
+    for k, (indices, step) in enumerate(zip(found, steps, strict=True)):
+        places[k, : len(indices)] = indices
+        counts[k, : len(indices)] = 1.0 if settings.filter is Filter.INDEX else 2.0
+        if (step != 1).any():
+            counts[k, len(indices) - 1] = 1.0  # `_within` puts k = 0 last
+    return torch.from_numpy(places).to(cell), torch.from_numpy(counts).to(cell)
+
+
+def _half(indices: np.ndarray) -> np.ndarray:
+    """Those of the index triples (n, 3) whose first nonzero number is positive."""
+    first, second, third = indices.T
+    return indices[(first > 0) | ((first == 0) & ((second > 0) | ((second == 0) & (third > 0))))]
+
+
+def _within(cell: np.ndarray, step: np.ndarray, k_cutoff: float) -> np.ndarray:
+    """Half of the indices (n, 3) with |k| < k_cutoff; zero is among them, last, where a direction is a grid.
+
+    Args:
+        cell: (3, 3) completed. step: (3,), of the index along each vector in units of the reciprocal vector. k_cutoff: 1/Angstrom.
+    """
+    # the index of k along a vector is k.a / (2 pi)
+    largest = np.floor(k_cutoff * np.linalg.norm(cell, axis=1) / (2 * np.pi * step) + 1e-9).astype(int)
+    n_candidates = np.prod(2.0 * largest + 1)
+    if n_candidates > CANDIDATES:
+        raise InputError(
+            f"the cell {cell.tolist()} is so large or flat that {n_candidates:.0e} waves up to k_cutoff={k_cutoff:g} 1/Å were to be "
+            "looked at; use a smaller cell, or a model with a shorter k_cutoff"
+        )
+    indices = _half(np.stack(np.meshgrid(*(np.arange(-n, n + 1.0) for n in largest), indexing="ij"), axis=-1).reshape(-1, 3))
+    vectors = 2 * np.pi * (indices * step) @ np.linalg.inv(cell).T
+    indices = indices[(vectors * vectors).sum(1) < k_cutoff**2]
+    return indices if (step == 1).all() else np.concatenate([indices, np.zeros((1, 3))])
+
+
+def _window(padded: Tensor, cell: Tensor, periodic: Sequence[Sequence[bool]], layout: Layout, delta_k: float) -> Tensor:
+    """Window (n_rows, n_max) of each atom along the normal of its slab, counted from the mean height; 1 in crystals."""
+    axes = [0 if all(along) else list(along).index(False) for along in periodic]
+    open_ = torch.tensor([not all(along) for along in periodic], device=cell.device)
+    normal = cell[torch.arange(len(axes), device=cell.device), torch.tensor(axes, device=cell.device)]
+    height = (padded @ normal[:, :, None])[:, :, 0]  # 0 for padding
+    mean = height.sum(1) / layout.counts
+    return torch.where(open_[:, None], voxel_window(height - mean[:, None], delta_k), 1.0)
+
+
+def _pair_waves(positions: Tensor, layout: Layout, settings: EwaldSettings) -> PairWaves:
+    n_waves = max(1, math.ceil(settings.k_cutoff / settings.delta_k) - 1)
+    spacing = settings.k_cutoff / (n_waves + 1)
+    lengths = spacing * torch.arange(1, n_waves + 1, dtype=positions.dtype, device=positions.device)
+    padded = layout.pad(positions)
+    between = padded[:, :, None] - padded[:, None]
+    squared = (between * between).sum(3, keepdim=True)
+    return PairWaves(
+        layout=layout,
+        lengths=lengths[None],
+        weights=(lengths**2 * spacing / (2 * math.pi**2))[None],
+        waves=sinc(squared * lengths**2) * sinc(squared * (spacing / 2) ** 2),
+    )
+
+
+def _rows(values: Tensor, rows: Tensor | None) -> Tensor:
+    return values if rows is None else values.index_select(0, rows)
