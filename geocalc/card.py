@@ -56,7 +56,8 @@ class ModelCard(Settings):
         elements: symbols the model was trained on; others are refused.
         energy_scale, force_scale: eV and eV/Angstrom per network unit; Angstrom for a model of relaxed structures.
         reads_tags: whether the energy depends on tags (OC20's convention); else they are ignored.
-        frames: default frame policy. force_mode: gradient or direct.
+        frames: default frame policy. canonicalizer: name and settings of what gives `learned` frames, see `geocalc.canonicalizers`.
+        force_mode: gradient or direct.
         conservative: forces are the exact gradient of the energy under the default policy.
         drop_subsurface, adsorbate_edges: what the network does not see, see `geocalc.rewiring`.
         members: networks that answer together; their spread is the `energy_std` of records.
@@ -82,6 +83,7 @@ class ModelCard(Settings):
     force_scale: float
     reads_tags: bool = True
     frames: str
+    canonicalizer: dict[str, Any] | None = None
     force_mode: str
     conservative: bool
     drop_subsurface: bool = False

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
+from geocalc.canonicalizers import Canonicalizer, Geometry, PolicyFrames
 from geocalc.elements import N_ELEMENTS, symbols
 from geocalc.errors import InputError
-from geocalc.frames import FramePick, FramePolicy, Frames, make_frames
+from geocalc.frames import FramePick, FramePolicy, Frames, FrameSource
 from geocalc.neighbors import Graph, build_graph, edge_vectors
 from geocalc.nn.embedding import N_TAGS
 from geocalc.nn.reciprocal import make_waves
@@ -95,7 +96,8 @@ class NetworkPotential:
         elements: atomic numbers it accepts; empty for all that the network has an embedding for.
         graphs: makes the graph of a batch, such as a `NeighborCache`; None searches anew in every call.
     Raises:
-        InputError: the policy is stochastic and there is no seed, or stress is asked for without gradient forces.
+        InputError: the policy is stochastic and there is no seed, the frames are learned ones and the network has no canonicalizer, or
+            stress is asked for without gradient forces.
     """
 
     model: EnergyModel
@@ -111,6 +113,7 @@ class NetworkPotential:
         """Refuse frames that nothing could draw, and stress that nothing would compute."""
         if self.policy.pick is FramePick.STOCHASTIC and self.seed is None:
             raise InputError("this frame policy draws frames at random and needs a seed; give one, or use `lattice` or `cell`")
+        _canonicalizer(self.model.network, self.policy)
         if self.stress and self.force_mode is not ForceMode.GRADIENT:
             raise InputError("stress is the derivative of the energy by strain, which needs gradient forces; leave stress off")
 
@@ -270,11 +273,21 @@ def posed(
     """
     policy = replace(policy, reach=min(policy.reach, model.network.cutoff))  # no frame may see an edge appear at the cutoff
     edge_vec = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
-    frames = make_frames(systems.positions, systems.cell, systems, graph, edge_vec, policy, generator)
+    geometry = Geometry(positions=systems.positions, cell=systems.cell, systems=systems, graph=graph, edge_vec=edge_vec)
+    frames = _canonicalizer(model.network, policy)(geometry, generator)
     seen = systems if model.reads_tags else replace(systems, tags=torch.zeros_like(systems.tags))
     wanted = model.network.reciprocal
     waves = None if wanted is None else make_waves(systems.positions, systems.cell, systems.system_idx, systems.pbc, wanted)
     return replicate(seen, graph, levels, frames, edge_vec, model.dtype, waves), frames, edge_vec
+
+
+def _canonicalizer(network: Network, policy: FramePolicy) -> Canonicalizer:
+    """What gives the frames of a policy."""
+    if policy.source is not FrameSource.LEARNED:
+        return PolicyFrames(policy)
+    if network.canonicalizer is None:
+        raise InputError("this network has no canonicalizer, so it has no learned frames; use `lattice` or `cell`")
+    return network.canonicalizer
 
 
 def _volumes(systems: Systems) -> Tensor:

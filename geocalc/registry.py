@@ -18,7 +18,9 @@ from safetensors.torch import load as load_tensors
 
 from geocalc import elements
 from geocalc.architectures import ARCHITECTURES
+from geocalc.architectures.base import Network
 from geocalc.architectures.ensemble import Ensemble
+from geocalc.canonicalizers import build_canonicalizer
 from geocalc.card import CARD_SCHEMA, ModelCard, Task
 from geocalc.errors import InputError, ModelFileError, ModelNotFoundError, RecipeError
 from geocalc.frames import frame_policy
@@ -194,17 +196,13 @@ def build(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EnergyModel:
         raise ModelFileError(
             f"model {card.name} needs the architecture {card.architecture!r}, which this geocalc does not have"
         )
-    architecture = ARCHITECTURES[card.architecture]
     references = torch.zeros(len(card.levels), elements.N_ELEMENTS + 1, dtype=torch.float64)
     for number, level in enumerate(card.levels):
         for symbol, energy in level.reference_energies.items():
             references[number, _atomic_number(symbol, card)] = energy
     scales = Scales(energy=card.energy_scale, forces=card.force_scale, references=references)
     with torch.random.fork_rng(devices=[]):
-        networks = [
-            _in_card(card, lambda: architecture.build(architecture.settings.parse(card.settings, "settings")))
-            for _ in range(card.members)
-        ]
+        networks = [_in_card(card, lambda: _network(card)) for _ in range(card.members)]
     network = networks[0] if card.members == 1 else Ensemble(networks)
     if network.n_levels != len(card.levels):
         raise ModelFileError(
@@ -222,6 +220,17 @@ def build(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EnergyModel:
         raise ModelFileError(f"the weights of {card.name} do not fit its card: {' '.join(str(error).split())}") from None
     rewiring = Rewiring(card.drop_subsurface, card.adsorbate_edges)
     return EnergyModel(network, scales, card.repulsion_reach, card.reads_tags, rewiring, displaces=card.task is Task.IS2RE)
+
+
+def _network(card: ModelCard) -> Network:
+    """A network of the card, its canonicalizer with it, with weights as drawn."""
+    architecture = ARCHITECTURES[card.architecture]
+    network = architecture.build(architecture.settings.parse(card.settings, "settings"))
+    if card.canonicalizer is not None:
+        if card.members > 1:
+            raise InputError("networks of an ensemble share their frames, so they cannot have canonicalizers")
+        network.canonicalizer = build_canonicalizer(card.canonicalizer, network.cutoff)
+    return network
 
 
 def _in_card(card: ModelCard, read: Callable[[], Part]) -> Part:

@@ -45,6 +45,7 @@ def same_set(first: torch.Tensor, second: torch.Tensor) -> bool:
     ("name", "policy"),
     [
         ("none", FramePolicy(FrameSource.NONE, FramePick.ONE)),
+        ("learned", FramePolicy(FrameSource.LEARNED, FramePick.ONE)),
         ("lattice", FramePolicy(FrameSource.LATTICE, FramePick.ALL)),
         ("all", FramePolicy(FrameSource.LATTICE, FramePick.ALL)),
         ("one", FramePolicy(FrameSource.LATTICE, FramePick.ONE)),
@@ -62,7 +63,7 @@ def test_names_give_policies(name: str, policy: FramePolicy) -> None:
 
 
 def test_no_two_names_mean_the_same_policy_and_aliases_resolve() -> None:
-    assert len(set(POLICIES.values())) == len(POLICIES) == 32
+    assert len(set(POLICIES.values())) == len(POLICIES) == 33
     assert all(target in POLICIES and alias not in POLICIES for alias, target in ALIASES.items())
 
 

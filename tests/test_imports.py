@@ -19,6 +19,7 @@ LAYERS = (  # a unit imports from earlier lines only; units that are not named h
     {"elements", "settings", "systems"},
     {"card", "neighbors", "nn"},
     {"frames", "optim", "transforms"},
+    {"canonicalizers"},
     {"architectures", "guards", "noise_floor", "warm_start"},
     {"snapshots"},
     {"relaxation"},
@@ -28,7 +29,7 @@ LAYERS = (  # a unit imports from earlier lines only; units that are not named h
     {"commands"},
     {"cli"},
 )
-WITHOUT_ASE = set().union(*LAYERS[:9], {"records", "run_folder", "relax_settings", "testing", "extxyz", "tags", "projectors"})
+WITHOUT_ASE = set().union(*LAYERS[:10], {"records", "run_folder", "relax_settings", "testing", "extxyz", "tags", "projectors"})
 HEAVY = ("torch", "torch_geometric", "pymatgen", "ase", "numpy", "scipy", "matplotlib", "lightning", "pydantic")
 
 

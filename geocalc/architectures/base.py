@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from geocalc.canonicalizers import Canonicalizer
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.reciprocal import EwaldSettings, Waves
 
@@ -61,6 +62,7 @@ class Network(nn.Module, ABC):
         cutoff: Angstrom; edges reach that far. max_neighbors: edges of each atom, None for all; see `build_graph`.
         n_elements: atomic numbers below this have an embedding. n_levels: levels of theory that it tells apart.
         reciprocal: which waves it asks for, None for none.
+        canonicalizer: gives the frames of the policy `learned`, as a part of the network with its weights among the network's; or None.
     """
 
     cutoff: float
@@ -68,6 +70,10 @@ class Network(nn.Module, ABC):
     n_elements: int
     n_levels: int = 1
     reciprocal: EwaldSettings | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.canonicalizer: Canonicalizer | None = None
 
     def reset_parameters(self) -> None:
         """Xavier-uniform weights and zero biases for every Linear layer, as FAENet and SchNet were published."""

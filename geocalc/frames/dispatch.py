@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from geocalc.errors import InputError
 from geocalc.frames.lattice import lattice_frames
 from geocalc.frames.pca import edge_points, pca_frames, position_points
 from geocalc.frames.policy import FramePick, FramePolicy, Frames, FrameSource
@@ -38,8 +39,12 @@ def make_frames(
     Returns:
         Frames, in the floating type and on the device of `positions`; gradients go through them.
     Raises:
-        InputError: `generator` is missing where it is needed, or the cell of a slab spans no plane.
+        InputError: `generator` is missing where it is needed, the cell of a slab spans no plane, or the frames are learned ones.
     """
+    if policy.source is FrameSource.LEARNED:
+        raise InputError(
+            "learned frames come from the canonicalizer of a network; ask that one, or choose another frame policy"
+        )
     n = systems.n_systems
     draws = draws_of(generator, n) if policy.pick is FramePick.STOCHASTIC else None
     if policy.source is FrameSource.LATTICE:

@@ -19,6 +19,7 @@ class FrameSource(StrEnum):
     POSITIONS = "positions"
     EDGES = "edges"
     ROTATIONS = "rotations"
+    LEARNED = "learned"
 
 
 class FramePick(StrEnum):
@@ -34,7 +35,8 @@ class FramePolicy:
     """Where frames come from, how many are used, in how many dimensions, and whether mirror images count.
 
     Attributes:
-        source: lattice, positions, edges, random rotations, or none.
+        source: lattice, positions, edges, random rotations, none, or learned: what the canonicalizer of the network says, whose
+            settings then count instead of those here.
         pick: all, one or stochastic.
         dimensions: 2 turns about z only, 3 turns freely; the lattice ignores it.
         proper: rotations only, no mirror images; the lattice ignores it.
@@ -79,6 +81,7 @@ def _named_policies() -> dict[str, FramePolicy]:
         "lattice": FramePolicy(FrameSource.LATTICE),
         "cell": FramePolicy(FrameSource.LATTICE, FramePick.ONE),
         "lattice-stochastic": FramePolicy(FrameSource.LATTICE, FramePick.STOCHASTIC),
+        "learned": FramePolicy(FrameSource.LEARNED, FramePick.ONE),
     }
     for dimensions in (2, 3):
         for proper, group in ((False, ""), (True, "-se")):

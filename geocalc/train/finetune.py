@@ -15,14 +15,13 @@ import torch
 from geocalc import elements
 from geocalc.card import EnergyKind, Task
 from geocalc.errors import DataWarning, InputError, RecipeError
-from geocalc.frames import frame_policy
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential
-from geocalc.registry import LoadedModel, find_model, load_model
+from geocalc.registry import find_model, load_model
 from geocalc.settings import read_yaml
 from geocalc.train.batches import collate
 from geocalc.train.labelled import group_of, locate, structures_of
 from geocalc.train.prepare import is_validation
-from geocalc.train.recipe import Data, Recipe, Source, Start
+from geocalc.train.recipe import Data, Recipe, Source, Start, single_frame
 from geocalc.train.references import seen_numbers
 from geocalc.train.store import Sample
 
@@ -128,7 +127,16 @@ def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> Ener
         raise InputError(
             f"the model {start.model} has the hash {loaded.hash}, the recipe says {start.hash}; it was changed, so start anew"
         )
-    same = ("architecture", "settings", "reads_tags", "force_mode", "repulsion_reach", "drop_subsurface", "adsorbate_edges")
+    same = (
+        "architecture",
+        "settings",
+        "canonicalizer",
+        "reads_tags",
+        "force_mode",
+        "repulsion_reach",
+        "drop_subsurface",
+        "adsorbate_edges",
+    )
     differing = [name for name in same if getattr(card, name) != getattr(recipe.model, name)]
     if differing or card.task is not recipe.task:
         raise RecipeError(
@@ -138,20 +146,19 @@ def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> Ener
     _warn_of_little(training)
     model.requires_grad_(True).train()
     held = recipe.about.energy_kind is EnergyKind.ADSORPTION
-    model.references += torch.from_numpy(_missed(model, loaded, training, recipe.references.elements, held))
+    model.references += torch.from_numpy(_missed(model, recipe, training, held))
     return model
 
 
-def _missed(
-    model: EnergyModel, loaded: LoadedModel, training: Sequence[Sample], names: tuple[str, ...], held: bool
-) -> np.ndarray:
+def _missed(model: EnergyModel, recipe: Recipe, training: Sequence[Sample], held: bool) -> np.ndarray:
     """Per-element energies (1, 119) that fit best what the model misses, eV; the smallest of all that fit equally well.
 
     A relaxation counts once, however many frames it has. With `held` (energies of adsorption, whose zero is the same everywhere) an
     energy is expected to be far smaller than the model's error of one relaxation, so that a few relaxations cannot move it far.
     """
     some = training[:: -(-len(training) // N_FITTED)]
-    potential = NetworkPotential(model=model, policy=frame_policy("cell"), force_mode=ForceMode.NONE)
+    names = recipe.references.elements
+    potential = NetworkPotential(model=model, policy=single_frame(recipe.model), force_mode=ForceMode.NONE)
     told = [potential(collate(some[k : k + BATCH])[0]).energy.numpy() for k in range(0, len(some), BATCH)]
     drop = model.rewiring.drop_subsurface
     present = sorted({int(z) for s in training for z in seen_numbers(s, drop)})

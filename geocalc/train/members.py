@@ -18,12 +18,12 @@ import torch
 from geocalc.architectures.ensemble import Ensemble
 from geocalc.card import Task
 from geocalc.errors import InputError
-from geocalc.frames import frame_policy
+from geocalc.frames import FramePolicy, frame_policy
 from geocalc.intervals import FEWEST, Calibration, calibrate
 from geocalc.potential import EnergyModel, NetworkPotential
 from geocalc.train.metrics import Predictions, errors_of, known_numbers, predictions
 from geocalc.train.pair_metrics import PairPredictions, pair_errors, pair_predictions
-from geocalc.train.recipe import Recipe
+from geocalc.train.recipe import Recipe, single_frame
 from geocalc.train.store import Samples
 
 Told = PairPredictions | Predictions
@@ -44,8 +44,13 @@ def check_belonging(runs: Sequence[Path], recipes: Sequence[Recipe]) -> None:
     """Refuse runs of different recipes.
 
     Raises:
-        InputError: two differ in more than their training and in which values of `validation_key` they hold out.
+        InputError: two differ in more than their training and in which values of `validation_key` they hold out, or have
+            canonicalizers of their own.
     """
+    if len(runs) > 1 and recipes[0].model.canonicalizer is not None:
+        raise InputError(
+            "each of these runs has a canonicalizer of its own, and an ensemble has one frame for all its networks; register one run"
+        )
     first = _without_split(recipes[0])
     for run, recipe in zip(runs[1:], recipes[1:], strict=True):
         differing = [part for part in BELONGS if getattr(_without_split(recipe), part) != getattr(first, part)]
@@ -89,7 +94,7 @@ def held_out_errors(members: Sequence[Member], model: EnergyModel) -> dict[str, 
     answering = _answering(members, model)
     found = {}
     for number, source in enumerate(members[0].recipe.data.sources):
-        told = [_told(one, number, "cell") for one in answering if len(_held_out(one, number))]
+        told = [_told(one, number, single_frame(one.recipe.model)) for one in answering if len(_held_out(one, number))]
         if told:
             whole = _concatenated(told)
             errors = pair_errors(whole) if isinstance(whole, PairPredictions) else errors_of(whole)
@@ -101,7 +106,7 @@ def calibration_of(members: Sequence[Member], model: EnergyModel) -> Calibration
     """Intervals of relaxed energies from held-out pairs, with the frames of the card; None where they are too few."""
     recipe, numbers = members[0].recipe, range(len(members[0].recipe.data.sources))
     places = [(one, number) for one in _answering(members, model) for number in numbers if len(_held_out(one, number))]
-    whole = _concatenated([_told(one, number, recipe.model.frames) for one, number in places])
+    whole = _concatenated([_told(one, number, frame_policy(recipe.model.frames)) for one, number in places])
     if not isinstance(whole, PairPredictions) or len(whole.energy) < FEWEST:
         return None
     alone = len(members) == 1 or is_cross_validated(members)  # then one network answers, and has no spread
@@ -118,12 +123,12 @@ def _held_out(member: Member, number: int) -> Samples:
     return samples.where(samples.known.source == number)
 
 
-def _told(member: Member, number: int, frames: str) -> Told:
+def _told(member: Member, number: int, frames: FramePolicy) -> Told:
     """What a model predicts for what its run holds out of a source."""
     recipe = member.recipe
     potential = NetworkPotential(
         model=member.model,
-        policy=frame_policy(frames),
+        policy=frames,
         force_mode=recipe.model.force_mode,
         level=recipe.source_levels[number],
     )

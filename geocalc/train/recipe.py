@@ -10,9 +10,10 @@ import torch
 from pydantic import Field
 
 from geocalc.architectures import ARCHITECTURES
+from geocalc.canonicalizers import build_canonicalizer
 from geocalc.card import EnergyKind, Task
 from geocalc.errors import InputError, RecipeError
-from geocalc.frames import frame_policy
+from geocalc.frames import FramePolicy, FrameSource, frame_policy
 from geocalc.potential import ForceMode
 from geocalc.settings import Settings, override, read_yaml
 from geocalc.train.training_settings import Training
@@ -84,6 +85,9 @@ class Model(Settings):
     architecture: str
     settings: dict[str, Any] = Field(default_factory=dict)
     frames: str = Field("lattice", description="frame policy of the potential")
+    canonicalizer: dict[str, Any] | None = Field(
+        None, description="name and settings of what gives the frames of the policy `learned`, see geocalc.canonicalizers"
+    )
     reads_tags: bool = Field(
         True, description="whether the energy may depend on tags; without, relabelling atoms changes nothing"
     )
@@ -184,10 +188,16 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     recipe = Recipe.parse(values, where)
     check_architecture(recipe.model, where)
     check_forces(recipe, where)
+    check_canonicalizer(recipe, where)
     check_task(recipe, where)
     check_levels(recipe, where)
     check_data(recipe, where)
     return recipe
+
+
+def single_frame(model: Model) -> FramePolicy:
+    """The policy that gives the fewest frames: the learned one where that is the model's, else one of the lattice."""
+    return frame_policy("cell" if model.canonicalizer is None else model.frames)
 
 
 def check_architecture(model: Model, where: str) -> None:
@@ -234,6 +244,33 @@ def check_forces(recipe: Recipe, where: str) -> None:
     weights = (training.energy_weight, training.force_weight, training.direct_force_weight, training.gradient_target_weight)
     if not any((*weights, training.displacement_weight)):
         raise RecipeError(f"{where}: every loss weight is zero, so there is nothing to learn; set training.energy_weight")
+
+
+def check_canonicalizer(recipe: Recipe, where: str) -> None:
+    """Refuse learned frames without a canonicalizer, and a canonicalizer that nothing asks or that cannot be built."""
+    model, training = recipe.model, recipe.training
+    frames = {"model.frames": model.frames, "training.frames": training.frames}
+    if training.finish:
+        frames["training.finish.frames"] = training.finish.frames
+    learned = [key for key, name in frames.items() if frame_policy(name).source is FrameSource.LEARNED]
+    if model.canonicalizer is None:
+        if learned:
+            raise RecipeError(
+                f"{where}: `{learned[0]}: learned` needs a canonicalizer; set model.canonicalizer: {{name: vn-pointnet}}"
+            )
+        return
+    try:
+        with torch.random.fork_rng(devices=[]):
+            build_canonicalizer(model.canonicalizer, cutoff=1.0)
+    except (InputError, RecipeError) as error:
+        raise RecipeError(f"{where}: model.canonicalizer: {error}") from None
+    if "model.frames" not in learned:
+        raise RecipeError(f"{where}: there is a canonicalizer, but model.frames is {model.frames!r}; set model.frames: learned")
+    if len(learned) == 1 and "canonicalizer" not in training.freeze:
+        raise RecipeError(
+            f"{where}: training.frames is {training.frames!r}, so the canonicalizer would learn nothing; set training.frames: learned, "
+            "or training.freeze: [canonicalizer] to keep it as drawn"
+        )
 
 
 def check_task(recipe: Recipe, where: str) -> None:

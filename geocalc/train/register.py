@@ -151,6 +151,7 @@ def make_card(
         drop_subsurface=recipe.model.drop_subsurface,
         adsorbate_edges=recipe.model.adsorbate_edges,
         frames=recipe.model.frames,
+        canonicalizer=recipe.model.canonicalizer,
         force_mode=recipe.model.force_mode,
         conservative=conservative,
         repulsion_reach=recipe.model.repulsion_reach,

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from geocalc.architectures import ARCHITECTURES
+from geocalc.canonicalizers import build_canonicalizer
 from geocalc.card import Task
 from geocalc.errors import RecipeError
 from geocalc.potential import EnergyModel
@@ -39,9 +40,11 @@ class Run:
         self.average.to(device)
 
     def averaged(self) -> EnergyModel:
-        """A copy of the model with averaged weights, for evaluation and for shipping."""
+        """A copy of the model with averaged weights, for evaluation and for shipping; frozen ones bit for bit as they are."""
         model = copy.deepcopy(self.model)
-        model.network.load_state_dict(model.network.state_dict() | self.average.weights())
+        averages, parameters = self.average.weights(), model.network.named_parameters()
+        moved = {name: averages[name] for name, parameter in parameters if parameter.requires_grad}
+        model.network.load_state_dict(model.network.state_dict() | moved)
         return model.eval()
 
 
@@ -62,6 +65,8 @@ def build_model(recipe: Recipe, training: Sequence[Sample]) -> EnergyModel:
     """Network and units of a recipe, weights drawn from the global seed."""
     architecture = ARCHITECTURES[recipe.model.architecture]
     network = architecture.build(architecture.settings.model_validate(recipe.model.settings))
+    if recipe.model.canonicalizer is not None:
+        network.canonicalizer = build_canonicalizer(recipe.model.canonicalizer, network.cutoff)
     return EnergyModel(
         network,
         fit_scales(training, recipe.level_elements, recipe.energy_levels, recipe.task, recipe.model.drop_subsurface),

@@ -9,12 +9,11 @@ from dataclasses import replace
 import torch
 
 from geocalc.card import Task
-from geocalc.frames import frame_policy
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential
 from geocalc.train.metrics import Errors as ForceErrors
 from geocalc.train.metrics import errors_of, known_numbers, predictions
 from geocalc.train.pair_metrics import PairErrors, pair_errors, pair_predictions
-from geocalc.train.recipe import Recipe, Source
+from geocalc.train.recipe import Recipe, Source, single_frame
 from geocalc.train.store import Samples
 
 Errors = dict[str, dict[str, float]]  # by source file, then by name
@@ -22,7 +21,7 @@ Errors = dict[str, dict[str, float]]  # by source file, then by name
 
 def score(model: EnergyModel, recipe: Recipe, samples: Samples, device: torch.device) -> Errors:
     """Errors of the model as a potential with one frame, by source file."""
-    plain = NetworkPotential(model=model.to(device), policy=frame_policy("cell"), force_mode=recipe.model.force_mode)
+    plain = NetworkPotential(model=model.to(device), policy=single_frame(recipe.model), force_mode=recipe.model.force_mode)
     found = {}
     for number, source in enumerate(recipe.data.sources):
         potential = replace(plain, level=recipe.source_levels[number])
