@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from geocalc.train.loop import Progress
 
 EXIT_ERROR, EXIT_USAGE = 1, 2
+TASKS = ("s2ef", "relax", "is2re", "is2rs", "symmetry", "mad")  # of `evaluate`
+WITHOUT_LABELS = ("symmetry", "mad")
 POTENTIAL, DIRECT_MODEL = "faenet-sfa", "faenet-is2re"  # what relax and predict use unless told otherwise
 
 
@@ -198,7 +200,7 @@ def _run(
 @main.command()
 @click.argument("model")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--task", type=click.Choice(["s2ef", "relax", "is2re", "is2rs"]), default="s2ef", show_default=True)
+@click.option("--task", type=click.Choice(TASKS), default="s2ef", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder for metrics.json and figures.")
 @click.option("--source", type=int, default=None, help="Only this source of a recipe, counted from 0.")
 @click.option("--frames", default=None, help="Frame policy other than the model's.")
@@ -206,6 +208,10 @@ def _run(
 @click.option("--optimizer", default="quasi-newton", show_default=True, help="For --task relax.")
 @click.option("--fmax", type=float, default=0.05, show_default=True, help="For --task relax, eV/Angstrom.")
 @click.option("--steps", type=int, default=300, show_default=True, help="For --task relax.")
+@click.option(
+    "--limit", type=int, default=32, show_default=True, help="Structures of each source, for --task symmetry and mad."
+)
+@click.option("--seed", type=int, default=None, help="For stochastic frames, and the draws of --task symmetry [default: 0].")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
 def evaluate(
@@ -219,13 +225,17 @@ def evaluate(
     optimizer: str,
     fmax: float,
     steps: int,
+    limit: int,
+    seed: int | None,
     device: str,
     dtype: str,
 ) -> None:
     """Errors of MODEL on DATA: labelled structures, or a recipe, whose validation split is used.
 
     Writes metrics.json and parity plots of energies, forces and ways to the relaxed geometry. With --task relax every held-out
-    relaxation is started from its first frame and compared with its last.
+    relaxation is started from its first frame and compared with its last. --task symmetry tells what rotations, reflections,
+    translations and other ways to store a structure change; use it with --dtype float64, else it tells rounding too. --task mad tells
+    how alike the features of atoms become with depth.
     """
     from geocalc.commands.evaluate import evaluate_command
 
@@ -240,10 +250,20 @@ def evaluate(
         optimizer=optimizer,
         fmax=fmax,
         steps=steps,
+        limit=limit,
+        seed=seed,
         device=device,
         dtype=dtype,
     )
-    click.echo(json.dumps(summary, indent=1))
+    if task not in WITHOUT_LABELS:
+        click.echo(json.dumps(summary, indent=1))
+        return
+    from rich.console import Console
+
+    from geocalc.commands.probes import tables
+
+    for table in tables(summary):
+        Console().print(table)
 
 
 @main.command()

@@ -1,8 +1,8 @@
 """How far a potential is from the symmetries of physics, in eV and eV/Angstrom: laws measured where `geocalc.testing` asserts them.
 
 Each structure is moved or stored in another way that physics does not see, the potential is asked again, its forces are turned
-back, and what differs is averaged over structures and draws. Exact symmetries leave rounding: below 1e-9 eV in float64, about 1e-4 eV
-in float32. That is so for models without symmetry in their weights too: what is measured is the potential with its frames.
+back, and what differs is averaged over structures and draws. Exact symmetries leave rounding: below 1e-9 eV in float64, about 1e-7 eV
+in float32. What is measured is a potential with its frames, whether its network has the symmetry or not.
 """
 
 from __future__ import annotations

@@ -508,6 +508,56 @@ def test_relaxations_of_one_frame_are_nothing_to_compare_with(model):
     assert files() == {"d.traj"}
 
 
+def cells(done: Result, head: str) -> list[str]:
+    """Of the row of a table that begins with `head`, the others."""
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
+    (row,) = [row for row in rows if row[:1] == [head]]
+    return row[1:]
+
+
+@pytest.mark.parametrize("data", ["r.yaml", "d.traj"], ids=["recipe", "file"])
+def test_evaluate_measures_symmetries(model, data):
+    write_recipe(Path("r.yaml"), recipe_values(write_data(Path("d.traj"), relaxations(4, 2))))
+    options = ["--task", "symmetry", "--limit", 2, "--dtype", "float64", "--out", "found"]
+    done = invoke("evaluate", model, data, *options)
+    assert done.exit_code == 0, done.output
+    metrics = json.loads(Path("found/metrics.json").read_text())
+    errors = metrics["results"]["d.traj"]
+    assert (metrics["task"], metrics["seed"], errors["n"], errors["rotation"]["n"]) == ("symmetry", 0, 2, 20)
+    operations = {name: one for name, one in errors.items() if name != "n"}
+    assert len(operations) == 10
+    assert all(one["energy"]["maximum"] < 1e-9 and one["forces"]["maximum"] < 1e-9 for one in operations.values())
+    row = cells(done, "rotation about z")
+    assert row[:2] == [f"{errors['rotation_z']['energy'][which]:.1e}" for which in ("mean", "maximum")]
+
+
+def test_evaluate_measures_symmetries_of_molecules_and_of_other_frames(model):
+    write("d.extxyz", [molecule("CH4"), molecule("H2O")])  # without labels
+    done = invoke(
+        "evaluate", model, "d.extxyz", "--task", "symmetry", "--frames", "none", "--dtype", "float64", "--out", "found"
+    )
+    assert done.exit_code == 0, done.output
+    errors = json.loads(Path("found/metrics.json").read_text())["results"]["d.extxyz"]
+    assert errors["rewrap"] is None
+    assert errors["rotation"]["energy"]["mean"] > 1e-3
+    assert cells(done, "re-wrapping") == ["-"] * 4
+    stochastic = ["--task", "symmetry", "--frames", "stochastic", "--limit", 1]
+    assert_refused(invoke("evaluate", model, "d.extxyz", *stochastic), "draws frames at random and needs a seed")
+    assert invoke("evaluate", model, "d.extxyz", *stochastic, "--seed", 3).exit_code == 0
+
+
+def test_evaluate_tells_how_alike_features_become_with_depth(model):
+    write("d.extxyz", [f.copy() for f in relaxations(3, 1)])
+    done = invoke("evaluate", model, "d.extxyz", "--task", "mad", "--out", "found")
+    assert done.exit_code == 0, done.output
+    layers = json.loads(Path("found/metrics.json").read_text())["results"]["d.extxyz"]["layers"]
+    assert [layer["depth"] for layer in layers] == [0, 1, 2]
+    assert layers[0]["update_neighbours"] is None
+    assert cells(done, "0")[2:] == ["-", "-"]
+    assert cells(done, "2")[-1] == f"{layers[2]['update_all_pairs']:.4f}"
+    assert_refused(invoke("evaluate", model, "d.extxyz", "--task", "mad", "--limit", 0), "of which 0 are to be measured")
+
+
 # train and register
 
 

@@ -29,7 +29,10 @@ LAYERS = (  # a unit imports from earlier lines only; units that are not named h
     {"commands"},
     {"cli"},
 )
-WITHOUT_ASE = set().union(*LAYERS[:10], {"records", "run_folder", "relax_settings", "testing", "extxyz", "tags", "projectors"})
+WITHOUT_ASE = set().union(
+    *LAYERS[:10],
+    {"records", "run_folder", "relax_settings", "testing", "smoothness", "symmetry_errors", "extxyz", "tags", "projectors"},
+)
 HEAVY = ("torch", "torch_geometric", "pymatgen", "ase", "numpy", "scipy", "matplotlib", "lightning", "pydantic")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from geocalc.campaign import versions
 from geocalc.card import Task
+from geocalc.commands import probes
 from geocalc.commands.notes import told_at_the_end
 from geocalc.commands.progress import progress_line
 from geocalc.errors import InputError
@@ -23,6 +24,7 @@ from geocalc.potential import ForceMode
 from geocalc.process import settle_process
 from geocalc.registry import LoadedModel, load_model
 from geocalc.run_folder import write_whole
+from geocalc.systems import Systems
 from geocalc.train.metrics import errors_of, known_numbers, predictions
 from geocalc.train.pair_metrics import pair_errors, pair_predictions
 from geocalc.train.prepare import ReferenceRelaxation, prepare, reference_relaxations, samples_of_file
@@ -43,23 +45,28 @@ def evaluate_command(
     optimizer: str = "quasi-newton",
     fmax: float = 0.05,
     steps: int = 300,
+    limit: int = 32,
+    seed: int | None = None,
     device: str = "auto",
     dtype: str = "float32",
 ) -> dict[str, Any]:
     """Measure and write; returns what metrics.json holds.
 
     Args:
-        model: name or folder. data: a recipe (its validation split) or labelled structures. out: folder to write.
-        task: s2ef (energies and forces of frames), relax (from the first frame of each relaxation to its last), or is2re (relaxed
-            energies and positions from unrelaxed structures; is2rs is the same).
+        model: name or folder. data: a recipe (its validation split) or structures, labelled but for symmetry and mad.
+        out: folder to write.
+        task: s2ef (energies and forces of frames), relax (from the first frame of each relaxation to its last), is2re (relaxed
+            energies and positions from unrelaxed structures; is2rs is the same), symmetry or mad (symmetry errors,
+            and how alike features are by layer; see `geocalc.symmetry_errors` and `geocalc.smoothness`).
         source: only this source of the recipe. frames: policy other than the model's. level: of theory.
-        optimizer, fmax, steps: for relax. device, dtype: of the model.
+        optimizer, fmax, steps: for relax. limit: structures of each source, for symmetry and mad.
+        seed: of stochastic frames, and of the draws of symmetry (0 unless given). device, dtype: of the model.
     Raises:
         InputError: the data hold nothing to measure.
     """
     settle_process()
     recipe = read_recipe(data) if data.suffix in (".yaml", ".yml") else None
-    loaded = load_model(model, device=device, dtype=dtype, frames=frames, level=level)
+    loaded = load_model(model, device=device, dtype=dtype, frames=frames, level=level, seed=seed)
     about: dict[str, Any] = {
         "model": loaded.card.name,
         "model_hash": loaded.hash,
@@ -77,6 +84,11 @@ def evaluate_command(
         elif task == "relax":
             about |= {"optimizer": optimizer, "fmax": fmax, "steps": steps}
             results = _relax(loaded, recipe, data, source, out, optimizer, fmax, steps)
+        elif task in (probes.SYMMETRY, probes.MAD):
+            about |= {"limit": limit, "seed": seed or 0}
+            measure = probes.symmetry_task if task == probes.SYMMETRY else probes.mad_task
+            results = measure(loaded, _some(loaded, recipe, data, source, limit), seed or 0)
+            make_folder(out)
         else:
             results = _single_points(loaded, recipe, data, source, out)
     summary = {**about, "results": results}
@@ -115,6 +127,14 @@ def _pairs(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | 
             writer.writerows([sample.group, f"{energy:.6f}", f"{wanted:.6f}"] for sample, energy, wanted in rows)
         _draw(pair_panels(told, model.card, _stem(name)), out)
     return results
+
+
+def _some(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None, limit: int) -> dict[str, Systems]:
+    """At most `limit` structures of each source; those of files need no labels."""
+    if recipe is None:
+        return {data.name: probes.of_file(data, limit, model.card.reads_tags)}
+    groups = _held_out(model, recipe, data, source)
+    return {name: probes.of_samples(samples, limit, name) for name, samples in groups.items()}
 
 
 def _held_out(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None) -> dict[str, Sequence[Sample]]:

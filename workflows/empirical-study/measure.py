@@ -16,7 +16,7 @@ from torch import nn
 from geocalc.card import Task
 from geocalc.evaluate import relax_references, summarise
 from geocalc.frames import FramePick, frame_policy
-from geocalc.metrics import distance_within_threshold
+from geocalc.metrics import average_distance_within_threshold
 from geocalc.potential import EnergyModel, NetworkPotential
 from geocalc.systems import Systems
 from geocalc.train.batches import collate
@@ -30,7 +30,7 @@ from geocalc.train.run_files import CHECKPOINT
 from geocalc.train.store import Sample, Samples, read_store
 
 N_SYMMETRY, N_TIMED, N_MAD = 16, 64, 32  # structures
-Numbers = dict[str, float]
+Numbers = dict[str, float | None]  # None and NaN are left out of what is written
 
 
 def measure(recipe: Recipe, folder: Path, data: Path, limit: int | None = None) -> Numbers:
@@ -52,7 +52,7 @@ def measure(recipe: Recipe, folder: Path, data: Path, limit: int | None = None) 
     found |= _symmetry(potential, some)
     found["structures_per_s"] = _speed(potential, _spread(held_out, N_TIMED if limit is None else limit))
     found |= _mad(potential, _spread(held_out, N_MAD if limit is None else limit))
-    return {name: float(value) for name, value in found.items() if np.isfinite(value)}
+    return {name: float(value) for name, value in found.items() if value is not None and np.isfinite(value)}
 
 
 def _direct(potential: NetworkPotential, held_out: Samples) -> Numbers:
@@ -65,7 +65,7 @@ def _direct(potential: NetworkPotential, held_out: Samples) -> Numbers:
     away = np.linalg.norm(told.displacement - told.displacement_reference, axis=1)
     ends = np.cumsum([int((~sample.fixed).any(1).sum()) for sample in held_out])
     distances = np.array([part.mean() for part in np.split(away, ends[:-1])])
-    return found | {"x_mae": errors.position_mae, "adwt": distance_within_threshold(distances)}
+    return found | {"x_mae": errors.position_mae, "adwt": average_distance_within_threshold(distances)}
 
 
 def _iterative(potential: NetworkPotential, references: Sequence[ReferenceRelaxation]) -> Numbers:

@@ -2,7 +2,8 @@
 
 Usage: GEOCALC_DATA=... python workflows/empirical-study/run.py train|measure|report [--tables canonicalization,graphs] [--rows sfa] [--seeds 0,1,2]
 `train` fits every row of tables.yaml with every seed, in runs/empirical-study, and goes on where it was stopped; `measure` takes
-the errors of what is fitted and not measured yet; `report` writes results.csv, the tables of README.md and the pictures.
+the errors of what is fitted and not measured yet; `report` writes results.csv, the tables of README.md and the pictures; `smoke` runs
+every row for two steps on a few EMT slabs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from page import write_page
 from pairs import write_pairs
 from results import MEASURED, collect, read_results, write_results
 from rows import HERE, PAIRS, Row, read_tables, recipe_of
+from smoke import changes, write_data
 
 from geocalc.process import settle_process
 from geocalc.run_folder import write_whole
@@ -27,6 +29,7 @@ from geocalc.train.run_files import METRICS
 
 RUNS = HERE.parents[1] / "runs" / "empirical-study"
 DATA, PAIR_FILES = RUNS / "data", RUNS / "pairs"
+FABRIC = Fabric(accelerator="cpu", devices=1, precision="32-true")
 
 
 @click.group()
@@ -87,6 +90,20 @@ def folder_of(row: Row, seed: int) -> Path:
     return RUNS / table / f"{name}-{seed}"
 
 
+@main.command("smoke")
+@SOME_TABLES
+@SOME_ROWS
+@click.option("--out", type=click.Path(path_type=Path), default=RUNS / "smoke", show_default=False, help="Folder of the runs.")
+def smoke_command(tables: str | None, names: str | None, out: Path) -> None:
+    """Two steps of every row on EMT slabs, and their measurement."""
+    write_data(out / "pairs")
+    for row in read_tables().chosen(tables, names):
+        folder, recipe = out / f"{row.table}-{row.name}", recipe_of(row, 0, out / "pairs", changes(row, out / "pairs"))
+        train(recipe, folder, out / "data", FABRIC)
+        found = measure(recipe, folder, out / "data", limit=2)
+        print(f"{row.table} {row.name}: {len(found)} numbers, {found['energy_mae']:.3f} eV", flush=True)
+
+
 def fit(row: Row, seed: int) -> None:
     """Train one row with one seed."""
     folder = folder_of(row, seed)
@@ -99,7 +116,7 @@ def fit(row: Row, seed: int) -> None:
 
     if row.recipe == PAIRS:
         write_pairs(read_recipe(HERE / "potential.yaml"), PAIR_FILES)
-    train(recipe_of(row, seed, PAIR_FILES), folder, DATA, Fabric(accelerator="cpu", devices=1, precision="32-true"), say)
+    train(recipe_of(row, seed, PAIR_FILES), folder, DATA, FABRIC, say)
 
 
 if __name__ == "__main__":
