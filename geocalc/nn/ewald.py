@@ -27,7 +27,6 @@ from geocalc.nn.basis import GaussianBasis, polynomial_envelope
 from geocalc.nn.layout import Layout
 from geocalc.nn.reciprocal import EwaldSettings, Filter, Waves
 
-VOLUME_SCALE = 10.0  # Angstrom^3, about that of an atom: a message is of the size of the mean features of the atoms
 INDEX_SCALE = 0.01  # published
 
 LongRange = Callable[[Tensor, Tensor], Tensor]  # values (n_atoms, width) and up (width, down_size) to messages (n_atoms, width)
@@ -39,6 +38,9 @@ class EwaldFilter(nn.Module):
     def __init__(self, settings: EwaldSettings) -> None:
         super().__init__()
         self.k_cutoff, self.filter = settings.k_cutoff, settings.filter
+        self.scale = (
+            6 * math.pi**2 / settings.k_cutoff**3
+        )  # Angstrom^3; a filter of one would give an atom its own features once
         self.basis = GaussianBasis(settings.num_radial, settings.k_cutoff)
         n_x, n_y, n_z = settings.grid
         n_waves = ((2 * n_x + 1) * (2 * n_y + 1) * (2 * n_z + 1) - 1) // 2
@@ -67,8 +69,8 @@ class EwaldFilter(nn.Module):
         if self.filter is Filter.INDEX:
             return self.down.weight.T * (INDEX_SCALE * weights)[:, :, None]
         flat = lengths.flatten()
-        features = self.basis(flat) * (VOLUME_SCALE * weights.flatten() * polynomial_envelope(flat, self.k_cutoff))[:, None]
-        return self.down(features).view(*lengths.shape, -1)
+        features = self.basis(flat) * (self.scale * weights.flatten() * polynomial_envelope(flat, self.k_cutoff))[:, None]
+        return self.down(features).view(*lengths.shape, self.down.out_features)
 
 
 def plane_messages(layout: Layout, cosines: Tensor, sines: Tensor, low: Tensor) -> LongRange:

@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import product
 from typing import Annotated
 
 import numpy as np
@@ -25,9 +24,9 @@ from torch import Tensor
 from geocalc.errors import InputError
 from geocalc.matrices import determinant, inverse
 from geocalc.nn.layout import Layout, layout_of
+from geocalc.nn.wave_indices import indices_in_box, indices_within
 from geocalc.settings import Settings
 
-CANDIDATES = 1e6  # waves that are looked at in one structure; slabs have hundreds
 SERIES = 10  # terms of the sinc below x = 1; the next is 1/21!
 AXES = "abc"
 
@@ -212,12 +211,12 @@ def _plane_waves(
     if not bool((volume > 1e-6 * edges).all()):
         raise InputError("the periodic vectors of a cell span no volume, so it has no reciprocal lattice; check the cell")
     spacing = settings.delta_k / (2 * math.pi)
-    steps = torch.tensor([[1.0 if on else spacing for on in along] for along in periodic], dtype=cell.dtype)
-    places, both = _places(cell, steps.numpy(), settings)
-    steps = steps.to(cell.device)
+    along_each = [(1.0 if a else spacing, 1.0 if b else spacing, 1.0 if c else spacing) for a, b, c in periodic]
+    places, counts = _indices(cell, along_each, settings)
+    steps = torch.tensor(along_each, dtype=cell.dtype, device=cell.device)
     vectors = 2 * math.pi * (places * steps[:, None]) @ inverse(cell).transpose(1, 2)
     lengths = (vectors * vectors).sum(2).clamp(min=1e-24).sqrt()
-    weights = both if settings.filter is Filter.INDEX else both * (steps.prod(1) / volume)[:, None]
+    weights = counts if settings.filter is Filter.INDEX else counts * (steps.prod(1) / volume)[:, None]
     padded = layout.pad(positions)
     phases = padded @ vectors.transpose(1, 2)
     cosines, sines = torch.cos(phases), torch.sin(phases)
@@ -242,51 +241,25 @@ def _completed(cell: Tensor, periodic: Sequence[Sequence[bool]]) -> Tensor:
     return torch.stack(whole)
 
 
-def _places(cell: Tensor, steps: np.ndarray, settings: EwaldSettings) -> tuple[Tensor, Tensor]:
-    """Integer indices of the waves, padded to (n_rows, n_waves, 3), and how often each counts (n_rows, n_waves).
+def _indices(cell: Tensor, steps: Sequence[tuple[float, float, float]], settings: EwaldSettings) -> tuple[Tensor, Tensor]:
+    """Indices of the waves, padded to (n_rows, n_waves, 3), and how often each counts, (n_rows, n_waves).
 
-    Of every pair k, -k one counts twice; k = 0 counts once where k is a grid, and not at all on a lattice. The published sum goes
-    over one half alone, for an indexed filter ours too.
+    A wave stands for k and -k, so it counts twice; k = 0 counts once where a direction is a grid, as one point of an integral, and not
+    at all on a lattice. The published sum is over one half alone; that of an indexed filter is ours too.
     """
     if settings.filter is Filter.INDEX:
-        found = [_half(np.array(list(product(*(range(-n, n + 1) for n in settings.grid))), dtype=float))] * len(cell)
+        found = [indices_in_box(settings.grid)] * len(steps)
     else:
-        matrices = cell.detach().cpu().numpy()
-        found = [_within(matrix, step, settings.k_cutoff) for matrix, step in zip(matrices, steps, strict=True)]
-    n_waves = max(1, *map(len, found))
-    places, counts = np.zeros((len(found), n_waves, 3)), np.zeros((len(found), n_waves))
-    for k, (indices, step) in enumerate(zip(found, steps, strict=True)):
-        places[k, : len(indices)] = indices
-        counts[k, : len(indices)] = 1.0 if settings.filter is Filter.INDEX else 2.0
-        if (step != 1).any():
-            counts[k, len(indices) - 1] = 1.0  # `_within` puts k = 0 last
-    return torch.from_numpy(places).to(cell), torch.from_numpy(counts).to(cell)
-
-
-def _half(indices: np.ndarray) -> np.ndarray:
-    """Those of the index triples (n, 3) whose first nonzero number is positive."""
-    first, second, third = indices.T
-    return indices[(first > 0) | ((first == 0) & ((second > 0) | ((second == 0) & (third > 0))))]
-
-
-def _within(cell: np.ndarray, step: np.ndarray, k_cutoff: float) -> np.ndarray:
-    """Half of the indices (n, 3) with |k| < k_cutoff; zero is among them, last, where a direction is a grid.
-
-    Args:
-        cell: (3, 3) completed. step: (3,), of the index along each vector in units of the reciprocal vector. k_cutoff: 1/Angstrom.
-    """
-    # the index of k along a vector is k.a / (2 pi)
-    largest = np.floor(k_cutoff * np.linalg.norm(cell, axis=1) / (2 * np.pi * step) + 1e-9).astype(int)
-    n_candidates = np.prod(2.0 * largest + 1)
-    if n_candidates > CANDIDATES:
-        raise InputError(
-            f"the cell {cell.tolist()} is so large or flat that {n_candidates:.0e} waves up to k_cutoff={k_cutoff:g} 1/Å were to be "
-            "looked at; use a smaller cell, or a model with a shorter k_cutoff"
-        )
-    indices = _half(np.stack(np.meshgrid(*(np.arange(-n, n + 1.0) for n in largest), indexing="ij"), axis=-1).reshape(-1, 3))
-    vectors = 2 * np.pi * (indices * step) @ np.linalg.inv(cell).T
-    indices = indices[(vectors * vectors).sum(1) < k_cutoff**2]
-    return indices if (step == 1).all() else np.concatenate([indices, np.zeros((1, 3))])
+        lattices = [matrix.tobytes() for matrix in cell.detach().double().cpu().numpy()]
+        found = [indices_within(lattice, step, settings.k_cutoff) for lattice, step in zip(lattices, steps, strict=True)]
+    places = np.zeros((len(found), 1 + max(map(len, found)), 3))
+    counts = np.zeros(places.shape[:2])
+    for row, (indices, step) in enumerate(zip(found, steps, strict=True)):
+        counts[row, 0] = 0.0 if step == (1.0, 1.0, 1.0) else 1.0
+        counts[row, 1 : 1 + len(indices)] = 1.0 if settings.filter is Filter.INDEX else 2.0
+        places[row, 1 : 1 + len(indices)] = indices
+    start = 0 if counts[:, 0].any() else 1
+    return torch.from_numpy(places[:, start:]).to(cell), torch.from_numpy(counts[:, start:]).to(cell)
 
 
 def _window(padded: Tensor, cell: Tensor, periodic: Sequence[Sequence[bool]], layout: Layout, delta_k: float) -> Tensor:
