@@ -29,16 +29,16 @@ from geocalc.nn.activation import swish
 
 N_FEATURES = 3  # of an atom on an axis, and of what the networks make of them
 SHORTEST = 1e-6  # Angstrom; keeps the slope of a zero length finite
-THINNEST = (
-    1e-4  # share of the squared extent; axes along which vectors extend less than this are not stretched to the others' size
-)
+LEAN = 0.5  # share of the other axes in the vector of each; without, vectors from one network are all but parallel
+THINNEST = 1e-4  # share of the squared extent; axes with less of it are not stretched to the others' size
 
 
 class SignNetMLP(Canonicalizer):
     """Two perceptrons: mu(kappa(t) + kappa(-t)) weighs the coordinate t of each atom's vector on each axis; 454 parameters.
 
-    Coordinates are in units of their root mean square on the axis, so that the plane of a slab counts as its normal does. Beside the
-    coordinate kappa sees the length of the vector and the atomic number.
+    The weights are three numbers, of three vectors, each leaning to the axis of its number. Coordinates are in units of their root
+    mean square on the axis, so that the plane of a slab counts as its normal does. Beside the coordinate kappa sees the length of the
+    vector and the atomic number.
 
     Args:
         settings: its shape. cutoff: Angstrom, of the network.
@@ -67,7 +67,8 @@ class SignNetMLP(Canonicalizer):
         length = ((near.vectors * near.vectors).sum(1, keepdim=True) + SHORTEST**2).sqrt().expand_as(along)
         number = near.numbers.to(along.dtype).log()[:, None].expand_as(along)
         there, back = (self.kappa(torch.stack([sign * along, length, number], dim=2)) for sign in (1, -1))
-        return axes @ (along[:, :, None] * self.mu(there + back))
+        leaning = LEAN + (1 - LEAN) * torch.eye(3).to(along)
+        return axes @ (leaning * along[:, :, None] * self.mu(there + back))
 
 
 class SignNetVN(Canonicalizer):
