@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rows import Row
 from torch import nn
 
 from geocalc.card import Task
@@ -29,15 +30,15 @@ from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT
 from geocalc.train.store import Sample, Samples, read_store
 
-N_SYMMETRY, N_TIMED, N_MAD = 16, 64, 32  # structures
+N_SYMMETRY, N_TIMED, N_MAD = 8, 64, 32  # structures
 Numbers = dict[str, float | None]  # None and NaN are left out of what is written
 
 
-def measure(recipe: Recipe, folder: Path, data: Path, limit: int | None = None) -> Numbers:
-    """Everything that can be measured of a run, by name.
+def measure(row: Row, recipe: Recipe, folder: Path, data: Path, limit: int | None = None) -> Numbers:
+    """What is measured of a run of a row, by name.
 
     Args:
-        recipe: of the run. folder: of the run. data: where prepared data are kept. limit: of held-out structures, for a trial.
+        row, recipe: of the run. folder: of the run. data: where prepared data are kept. limit: of held-out structures, for a trial.
     """
     samples = read_store(prepare(recipe, data))
     potential = finished(recipe, folder, samples)
@@ -48,10 +49,11 @@ def measure(recipe: Recipe, folder: Path, data: Path, limit: int | None = None) 
     else:
         found |= vars(errors_of(predictions(potential, held_out)))
         found |= _iterative(potential, reference_relaxations(recipe.data, 0)[:limit])
-    some = _spread(held_out, N_SYMMETRY if limit is None else limit)
-    found |= _symmetry(potential, some)
-    found["structures_per_s"] = _speed(potential, _spread(held_out, N_TIMED if limit is None else limit))
-    found |= _mad(potential, _spread(held_out, N_MAD if limit is None else limit))
+    if "symmetry" in row.also:
+        found |= _symmetry(potential, _spread(held_out, N_SYMMETRY))
+    if "mad" in row.also:
+        found |= _mad(potential, _spread(held_out, N_MAD))
+    found["structures_per_s"] = _speed(potential, _spread(held_out, N_TIMED))
     return {name: float(value) for name, value in found.items() if value is not None and np.isfinite(value)}
 
 

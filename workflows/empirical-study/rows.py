@@ -26,6 +26,7 @@ class Row:
         recipe: file that it starts from. changes: dotted keys of the recipe and their values.
         run: table and name of the row whose runs it shares, its own unless both recipes are one.
         poster: what the poster has for it, where that is known to us.
+        also: what is measured beside errors and speed, `symmetry` or `mad`.
     """
 
     table: str
@@ -35,6 +36,7 @@ class Row:
     changes: Mapping[str, Any]
     run: tuple[str, str]
     poster: str
+    also: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,7 @@ def _row(table: str, name: str, tables: Mapping[str, Any]) -> Row:
         changes=content.get("set", {}) | run.get("set", {}),
         run=(run_table, run_name),
         poster=row.get("poster", ""),
+        also=tuple(content.get("also", ())),
     )
 
 

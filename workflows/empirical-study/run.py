@@ -62,7 +62,7 @@ def measure_command(tables: str | None, names: str | None, seeds: str | None) ->
     for row, seed in _each(tables, names, seeds):
         folder = folder_of(row, seed)
         if (folder / METRICS).exists() and not (folder / MEASURED).exists():
-            found = measure(recipe_of(row, seed, PAIR_FILES), folder, DATA)
+            found = measure(row, recipe_of(row, seed, PAIR_FILES), folder, DATA)
             write_whole(folder / MEASURED, [json.dumps(found, indent=1) + "\n"])
             print(f"{row.table} {folder.name} {found['energy_mae']:.3f} eV", flush=True)
 
@@ -100,7 +100,7 @@ def smoke_command(tables: str | None, names: str | None, out: Path) -> None:
     for row in read_tables().chosen(tables, names):
         folder, recipe = out / f"{row.table}-{row.name}", recipe_of(row, 0, out / "pairs", changes(row, out / "pairs"))
         train(recipe, folder, out / "data", FABRIC)
-        found = measure(recipe, folder, out / "data", limit=2)
+        found = measure(row, recipe, folder, out / "data", limit=2)
         print(f"{row.table} {row.name}: {len(found)} numbers, {found['energy_mae']:.3f} eV", flush=True)
 
 
