@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
-from models_for_tests import random_network, random_potential
+from models_for_tests import random_network, random_potential, write_model
 from structures import adslab, cloud, rattled, systems_of
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from geocalc.nn.ewald import EwaldFilter, pair_messages, plane_messages
 from geocalc.nn.reciprocal import EwaldSettings, Waves, make_waves, sinc, voxel_window
 from geocalc.nn.wave_indices import indices_in_box, indices_within
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales, evaluate
+from geocalc.registry import load_model
 from geocalc.systems import Systems, select
 
 AGREEMENT = 1e-8  # of messages with sums in real space; features are near one
@@ -454,3 +456,13 @@ def energies_of(network: SchNet, systems: Systems) -> Tensor:
     model = EnergyModel(network, Scales(energy=1.0, forces=1.0, references=torch.zeros(1, 119)), None)
     graph, levels = build_graph(systems, network.cutoff), torch.zeros_like(systems.counts)
     return evaluate(model, systems, graph, levels, frame_policy("none"), ForceMode.NONE, training=True).energy
+
+
+def test_a_model_folder_keeps_its_ewald_settings(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, settings={"ewald": {"k_cutoff": 1.5, "num_hidden": 1}})
+    double, single = (load_model(folder, device="cpu", dtype=dtype).potential for dtype in ("float64", "float32"))
+    assert double.model.network.reciprocal == EwaldSettings(k_cutoff=1.5, num_hidden=1)
+    systems = systems_of(rattled(adslab("CO", size=(1, 2, 2))), molecule("CH3CH2OH"), rattled(bulk("Cu", cubic=True)))
+    assert float((double(systems).energy - single(systems).energy).abs().max()) < 1e-4
+    bare = write_model(tmp_path, "bare")
+    assert float((double(systems).energy - load_model(bare, device="cpu").potential(systems).energy).abs().min()) > 1e-3

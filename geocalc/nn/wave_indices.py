@@ -1,4 +1,8 @@
-"""Which waves a structure has: integer indices n of k = 2 pi (n * steps) A^-T, one of every pair k, -k."""
+"""Which waves a structure has: integer indices n of k = 2 pi (n * steps) A^-T, one of every pair k, -k.
+
+They are all that is kept from one step of a relaxation to the next: measured, the phases of atoms that have not moved cost less than
+finding out which these are.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ def indices_within(lattice: bytes, steps: tuple[float, float, float], k_cutoff: 
     if n_candidates > CANDIDATES:
         raise InputError(
             f"the cell {cell.tolist()} is so large or flat that {n_candidates:.0e} waves up to k_cutoff={k_cutoff:g} 1/Å were to be "
-            "looked at; use a smaller cell, or a model with a smaller k_cutoff"
+            "looked at; use a smaller cell, or a model with a smaller k_cutoff or a larger delta_k"
         )
     indices = _half(np.stack(np.meshgrid(*(np.arange(-n, n + 1.0) for n in largest), indexing="ij"), axis=-1).reshape(-1, 3))
     vectors = 2 * np.pi * (indices * step) @ np.linalg.inv(cell).T
