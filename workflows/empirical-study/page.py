@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from claims import UNTESTED, judge, read_claims
 from results import Mean, Results
 from rows import HERE, Row, Tables
 
-NOTHING = "–"
+PAGE, NOTHING = "README.md", "–"
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,8 @@ SYMMETRY = {  # headings of the errors that canonicalization is about, eV
 }
 
 
-def write_page(tables: Tables, results: Results) -> None:
-    """Renew every table of README.md that has a marker."""
-    path = HERE / "README.md"
+def write_page(tables: Tables, results: Results, path: Path) -> None:
+    """Renew every table of the page at `path`."""
     text = path.read_text()
     for table in dict.fromkeys(row.table for row in tables.rows):
         rows = [row for row in tables.rows if row.table == table]

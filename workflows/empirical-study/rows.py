@@ -62,24 +62,28 @@ class Tables:
                 yield row
 
 
-def read_tables(path: Path = HERE / "tables.yaml") -> Tables:
-    """The tables of a file."""
+def read_tables(path: Path = HERE / "tables.yaml", full: bool = False) -> Tables:
+    """The tables of a file, at its full scale if asked for."""
     values = read_yaml(path)
-    rows = [_row(table, name, values["tables"]) for table, content in values["tables"].items() for name in content["rows"]]
+    sizes = values["full"] if full else {}
+    rows = [
+        _row(table, name, values["tables"], sizes) for table, content in values["tables"].items() for name in content["rows"]
+    ]
     return Tables(rows=tuple(rows), seeds=tuple(values["seeds"]))
 
 
-def _row(table: str, name: str, tables: Mapping[str, Any]) -> Row:
-    """The row of that name; one that is the same as another has the recipe of that."""
+def _row(table: str, name: str, tables: Mapping[str, Any], sizes: Mapping[str, Mapping[str, Any]]) -> Row:
+    """The row of that name; one that is the same as another has the recipe of that. `sizes` change recipes before rows do."""
     row = tables[table]["rows"][name]
     run_table, run_name = row.get("same_as", f"{table}/{name}").split("/")
     content, run = tables[run_table], tables[run_table]["rows"][run_name]
+    recipe = run.get("recipe", content["recipe"])
     return Row(
         table=table,
         name=name,
         label=row["label"],
-        recipe=run.get("recipe", content["recipe"]),
-        changes=content.get("set", {}) | run.get("set", {}),
+        recipe=recipe,
+        changes=content.get("set", {}) | sizes.get(recipe, {}) | run.get("set", {}),
         run=(run_table, run_name),
         poster=row.get("poster", ""),
         also=tuple(content.get("also", ())),
