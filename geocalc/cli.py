@@ -234,8 +234,8 @@ def evaluate(
 
     Writes metrics.json and parity plots of energies, forces and ways to the relaxed geometry. With --task relax every held-out
     relaxation is started from its first frame and compared with its last. --task symmetry tells what rotations, reflections,
-    translations and other ways to store a structure change; use it with --dtype float64, else it tells rounding too. --task mad tells
-    how alike the features of atoms become with depth.
+    translations and other ways to store a structure change, in about ninety evaluations of each; with --dtype float32 it tells
+    rounding too. --task mad tells how alike the features of atoms become with depth.
     """
     from geocalc.commands.evaluate import evaluate_command
 

@@ -15,12 +15,14 @@ from structures import rattled
 from geocalc import metrics
 from geocalc.ase_potential import AsePotential
 from geocalc.errors import InputError
-from geocalc.evaluate import forces_below_threshold
+from geocalc.evaluate import forces_below_threshold, relaxed_pair, summarise
 from geocalc.io import from_atoms
 from geocalc.optim import make_optimizer
 from geocalc.relaxation import relax_systems
 from geocalc.systems import Prediction, Systems
 from geocalc.train.metrics import Predictions, errors_of
+from geocalc.train.prepare import ReferenceRelaxation
+from geocalc.train.store import Sample
 
 SKEWED = np.array([[4.0, 0.0, 0.0], [3.0, 2.0, 0.0], [0.0, 0.0, 15.0]])
 SLAB = np.array([True, True, False])
@@ -108,6 +110,42 @@ def test_errors_of_frames_hold_the_share_within_both_thresholds(energy: list[flo
 
 def test_without_energies_there_is_no_share() -> None:
     assert math.isnan(errors_of(predictions([math.nan, 0.0], np.zeros((3, 3)))).efwt)
+
+
+def sample(positions: np.ndarray, frame: int) -> Sample:
+    """Two free atoms and a fixed one in a skewed slab."""
+    return Sample(
+        numbers=np.array([8, 6, 29]),
+        tags=np.array([2, 2, 0]),
+        positions=positions,
+        forces=np.zeros((3, 3)),
+        relaxed=np.full((3, 3), np.nan),
+        fixed=np.array([[False], [False], [True]]).repeat(3, 1),
+        cell=SKEWED,
+        pbc=SLAB,
+        energy=-1.0,
+        group="r",
+        frame=frame,
+        source=0,
+        validation=True,
+    )
+
+
+def test_relaxed_geometries_are_compared_with_and_without_minimum_image() -> None:
+    last = np.array([[0.0, 0.0, 5.0], [1.0, 1.0, 6.0], [0.0, 0.0, 0.0]])
+    reference = ReferenceRelaxation(frames=(sample(last + [0.3, 0.0, 0.4], 0), sample(last, 1)))
+    near, far = last + [[0.0, 0.0, 0.09], [0.0, 0.0, 0.09], [0.0, 0.0, 7.0]], last + [0.0, 0.0, 0.2]
+    near[0] += SKEWED[0]
+    pairs = [
+        relaxed_pair(reference, p, energy=-0.99, status="CONVERGED", n_evaluations=1, at_reference=-1.0) for p in (near, far)
+    ]
+    np.testing.assert_allclose([pairs[0].distance, pairs[0].null_distance, pairs[1].distance], [0.09, 0.5, 0.2], atol=1e-12)
+    assert pairs[0].position_mae == pytest.approx((4.0 + 2 * 0.09) / 6)
+    assert pairs[0].position_mae_mic == pytest.approx(2 * 0.09 / 6)
+    errors = summarise(pairs)
+    assert (errors.dwt_0p1, errors.within_0p02) == (0.5, 1.0)
+    assert errors.position_mae_mic == pytest.approx((0.03 + 0.2 / 3) / 2)
+    assert errors.adwt == pytest.approx((410 + 300) / 2 / 490, abs=2 / 490)  # thresholds above 0.09 and above 0.2
 
 
 def relaxable(seed: int) -> Systems:
