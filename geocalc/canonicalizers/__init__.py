@@ -8,6 +8,8 @@ Those with weights, each trained with the network or frozen as drawn (`training.
 All see the network's edges within a reach, so frames do not depend on the image in which an atom is stored, and follow the structure
 exactly: turns, with `proper: false` mirror images too, permutations. Where their vectors span no frame (CH4, an adsorbate in a
 threefold hollow, linear molecules and single atoms), the frames of the lattice or of PCA are averaged over, and `degenerate` says so.
+Close to such a symmetry the one frame turns fast as atoms move, and forces, which go through it, are large; a set of frames
+(`lattice`) does not have that fault.
 A frame policy is a canonicalizer as well, without weights (`PolicyFrames`).
 
 Source: Kaba et al., Equivariance with learned canonicalization functions (2023); Puny et al., Frame averaging (2022).
