@@ -17,7 +17,7 @@ from geocalc.units import in_ev
 
 SUFFIX = ".npz"
 UNIT = "kcal/mol"
-_SHAPES = {"nuclear_charges": "(n,)", "coords": "(m, n, 3)", "energies": "(m,)", "forces": "(m, n, 3)"}
+_NAMES = ("nuclear_charges", "coords", "energies", "forces")
 _NUMBER_OF_FRAME = "old_indices"  # in MD17, of each frame; not every copy of the set has it
 
 
@@ -46,17 +46,17 @@ def rmd17_frames(path: Path) -> Iterator[Atoms]:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of the file by name, in shapes that fit each other."""
-    opened = np.load(path, allow_pickle=False)
-    if not isinstance(opened, NpzFile):
-        raise InputError(f"it is a single array, not the named arrays of rMD17: {', '.join(_SHAPES)}")
-    with opened:
-        missing = [name for name in _SHAPES if name not in opened]
+    with path.open("rb") as stream:
+        opened = np.load(stream, allow_pickle=False)
+        if not isinstance(opened, NpzFile):
+            raise InputError(f"it is a single array, not the named arrays of rMD17: {', '.join(_NAMES)}")
+        missing = [name for name in _NAMES if name not in opened]
         if missing:
             raise InputError(
                 f"it has no {' and no '.join(missing)} but {', '.join(opened) or 'nothing'}; a .npz is read where it is one of rMD17, "
                 "others have to be converted to extxyz"
             )
-        arrays = {name: opened[name] for name in (*_SHAPES, _NUMBER_OF_FRAME) if name in opened}
+        arrays = {name: opened[name] for name in (*_NAMES, _NUMBER_OF_FRAME) if name in opened}
     m, n = arrays["energies"].size, arrays["nuclear_charges"].size
     wanted = {"nuclear_charges": (n,), "coords": (m, n, 3), "energies": (m,), "forces": (m, n, 3), _NUMBER_OF_FRAME: (m,)}
     for name, array in arrays.items():

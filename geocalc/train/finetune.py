@@ -70,7 +70,7 @@ def tuned_values(model: str, data: Path) -> dict[str, Any]:
         raise InputError(f"{loaded.card.name} answers at several levels of theory; fine-tune a model of one level")
     old = read_yaml(path)
     finish = old["training"].get("finish") or {}
-    kept = {name: old["training"][name] for name in ("energy_weight", "force_weight") if name in old["training"]}
+    kept = {name: old["training"][name] for name in ("energy_weight", "force_weight", "freeze") if name in old["training"]}
     frames_there, groups = _amount(data)
     source = {"path": str(data)}
     sized: dict[str, Any] = {"steps": min(max(FEWEST, PASSES * frames_there // TRAINING["batch_size"]), MOST)}

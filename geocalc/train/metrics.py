@@ -77,7 +77,7 @@ def known_numbers(errors: DataclassInstance) -> dict[str, float]:
 def predictions(
     potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu", *, energies: bool = True
 ) -> Predictions:
-    """Evaluate a potential on samples, batch by batch; NaN where it gives nothing, and as reference energies without `energies`."""
+    """Evaluate a potential on samples, batch by batch; what it does not give is NaN, and so are references without `energies`."""
     parts: list[tuple[np.ndarray, ...]] = []
     for start in range(0, len(samples), BATCH):
         systems, labels = collate(samples[start : start + BATCH])
