@@ -121,7 +121,8 @@ def page_command() -> None:
     (HERE / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     text = (HERE / "README.md").read_text()
     for name, head in HEAD.items():
-        lines = [head, "|---" * (head.count("|") - 1) + "|", *(_line(row) for row in rows if row["name"].startswith(name))]
+        found = [_line(row) for row in rows if row["name"].startswith(name)]
+        lines = [head, "|---" * (head.count("|") - 1) + "|", *found] if found else ["Not measured yet."]
         before, rest = text.split(f"<!-- {name} -->")
         _, after = rest.split(f"<!-- /{name} -->")
         text = f"{before}<!-- {name} -->\n" + "\n".join(lines) + f"\n<!-- /{name} -->{after}"
