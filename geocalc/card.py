@@ -8,8 +8,10 @@ from typing import Any
 from pydantic import Field
 
 from geocalc.errors import InputError
+from geocalc.graphs import GraphSettings
 from geocalc.intervals import Calibration
 from geocalc.settings import Settings
+from geocalc.supernodes import Supernodes
 
 CARD_SCHEMA = 1
 
@@ -59,7 +61,8 @@ class ModelCard(Settings):
         frames: default frame policy. canonicalizer: name and settings of what gives `learned` frames, see `geocalc.canonicalizers`.
         force_mode: gradient or direct.
         conservative: forces are the exact gradient of the energy under the default policy.
-        drop_subsurface, adsorbate_edges: what the network does not see, see `geocalc.rewiring`.
+        graph: which atoms the network connects, see `geocalc.graphs`.
+        drop_subsurface, adsorbate_edges, supernodes: what the network does not see as it is, see `geocalc.rewiring`.
         members: networks that answer together; their spread is the `energy_std` of records.
         calibration: how far relaxed energies may be off; None where that was not measured.
         stress: the model was trained for stress; without it cell relaxation is refused.
@@ -86,8 +89,10 @@ class ModelCard(Settings):
     canonicalizer: dict[str, Any] | None = None
     force_mode: str
     conservative: bool
+    graph: GraphSettings = GraphSettings()
     drop_subsurface: bool = False
     adsorbate_edges: bool = False
+    supernodes: Supernodes = Supernodes.NONE
     members: int = Field(1, ge=1)
     calibration: Calibration | None = None
     stress: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,12 +18,43 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 from geocalc.systems import Systems
+from geocalc.truncation import NO_EDGES, Cut, Edges, Truncation, join_edges, truncate, truncate_each
 
-TIE_TOLERANCE = 1e-4  # Angstrom; neighbours this close to the truncation radius are tied and all kept
 FARTHEST = 1e6  # Angstrom from the origin; beyond it positions are no longer exact to 1e-10 Angstrom
 WIDEST = 300  # cutoffs; vesin lays out 1e5 bins at most, and ends the process where that leaves less than one in a direction
 IMAGES = 1e5  # cells within reach of an atom; small cells with long cutoffs have hundreds, damaged ones fill the memory
 _local = threading.local()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fading:
+    """What smooth truncation needs to say how much an edge weighs, see `geocalc.truncation`.
+
+    Attributes:
+        radii: (n_atoms,) float64 Angstrom; infinite where an atom keeps all there are.
+        whole: (n_atoms,) int64, neighbours that count as one.
+        senders, receivers, shifts: of the edges to the others that count, as in a graph.
+        max_neighbors: neighbours allowed. cutoff: Angstrom, infinite for none.
+    """
+
+    radii: Tensor
+    whole: Tensor
+    senders: Tensor
+    receivers: Tensor
+    shifts: Tensor
+    max_neighbors: int
+    cutoff: float
+
+    def to(self, device: torch.device) -> Fading:
+        """The same on another device."""
+        return replace(
+            self,
+            radii=self.radii.to(device),
+            whole=self.whole.to(device),
+            senders=self.senders.to(device),
+            receivers=self.receivers.to(device),
+            shifts=self.shifts.to(device),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +65,15 @@ class Graph:
         senders: (n_edges,) int64, neighbour j.
         receivers: (n_edges,) int64, centre i, ascending.
         shifts: (n_edges, 3) float64, integer cell offsets of the neighbour's image.
-        n_truncated: edges left out by `max_neighbors`.
+        n_truncated: edges within the cutoff left out by `max_neighbors`; where there is no cutoff, none is said to be.
+        fading: how edges fade out, where truncation is smooth.
     """
 
     senders: Tensor
     receivers: Tensor
     shifts: Tensor
     n_truncated: int = 0
+    fading: Fading | None = None
 
     @property
     def n_edges(self) -> int:
@@ -54,10 +87,17 @@ class Graph:
             receivers=self.receivers.to(device),
             shifts=self.shifts.to(device),
             n_truncated=self.n_truncated,
+            fading=None if self.fading is None else self.fading.to(device),
         )
 
+    def where(self, kept: Tensor) -> Graph:
+        """The edges of a (n_edges,) bool mask."""
+        return replace(self, senders=self.senders[kept], receivers=self.receivers[kept], shifts=self.shifts[kept])
 
-def build_graph(systems: Systems, cutoff: float, max_neighbors: int | None = None) -> Graph:
+
+def build_graph(
+    systems: Systems, cutoff: float, max_neighbors: int | None = None, truncation: Truncation = Truncation.PER_ATOM
+) -> Graph:
     """Connect every atom to its neighbours within `cutoff`, periodic images included.
 
     Args:
@@ -65,6 +105,7 @@ def build_graph(systems: Systems, cutoff: float, max_neighbors: int | None = Non
         cutoff: radius in Angstrom, positive; edges of exactly this length are left out.
         max_neighbors: keep at most this many nearest neighbours of each atom; neighbours tied with the last one are all kept,
             so the graph keeps the symmetry of the structure.
+        truncation: how that is done, see `geocalc.truncation`.
     Returns:
         Graph, sorted by receiver.
     Raises:
@@ -73,7 +114,9 @@ def build_graph(systems: Systems, cutoff: float, max_neighbors: int | None = Non
     Source: cell-list search of vesin; Allen and Tildesley (2017), sec. 5.3.
     """
     _check_settings(cutoff, max_neighbors)
-    return _graph(_list_edges(systems, cutoff), systems, max_neighbors)
+    lists = (search(*structure, cutoff) for structure in split(systems))
+    cuts = truncate_each(lists, systems.counts.tolist(), max_neighbors, truncation, cutoff)
+    return graph_of(cuts, systems, max_neighbors, cutoff)
 
 
 def count_edges(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> int:
@@ -99,18 +142,24 @@ class NeighborCache:
     back in the next call.
 
     Args:
-        cutoff: radius in Angstrom. max_neighbors: as in `build_graph`.
+        cutoff: radius in Angstrom. max_neighbors, truncation: as in `build_graph`.
         skin: extra radius in Angstrom; 0 searches whenever an atom moves at all.
     Raises:
         InputError: `cutoff` or `max_neighbors` is not positive, or `skin` is negative.
     Source: Verlet (1967), the neighbour list with a skin.
     """
 
-    def __init__(self, cutoff: float, max_neighbors: int | None = None, skin: float = 0.5) -> None:
+    def __init__(
+        self,
+        cutoff: float,
+        max_neighbors: int | None = None,
+        skin: float = 0.5,
+        truncation: Truncation = Truncation.PER_ATOM,
+    ) -> None:
         _check_settings(cutoff, max_neighbors)
         if not 0 <= skin < np.inf:
             raise InputError(f"skin must be a length in Angstrom, zero or more, got {skin}")
-        self.cutoff, self.max_neighbors, self.skin = cutoff, max_neighbors, skin
+        self.cutoff, self.max_neighbors, self.skin, self.truncation = cutoff, max_neighbors, skin, truncation
         self.n_searches = 0
         self._kept: dict[bytes, list[_Kept]] = {}
 
@@ -120,7 +169,7 @@ class NeighborCache:
         Raises:
             InputError: as `build_graph`.
         """
-        structures, old = _split(systems), self._kept
+        structures, old = split(systems), self._kept
         kept: dict[bytes, list[_Kept]] = {}
         lists = []
         for positions, cell, pbc in structures:
@@ -129,24 +178,19 @@ class NeighborCache:
             lists.append(known or self._keep(positions, cell, pbc))
             kept.setdefault(key, []).append(lists[-1])
         self._kept = kept
-        edges = _join([k.edges for k in lists], [len(k.positions) for k in lists])
-        offsets = np.concatenate([_NO_EDGES.shifts, *(k.offsets for k in lists)])
+        edges = join_edges([k.edges for k in lists], [len(k.positions) for k in lists])
+        offsets = np.concatenate([NO_EDGES.shifts, *(k.offsets for k in lists)])
         positions = systems.positions.detach().cpu().numpy()
         vectors = positions.take(edges.senders, axis=0) - positions.take(edges.receivers, axis=0) + offsets
         lengths = np.sqrt(np.einsum("ei,ei->e", vectors, vectors))
-        inside = np.flatnonzero(lengths < self.cutoff)
-        edges = _Edges(
-            receivers=edges.receivers.take(inside),
-            senders=edges.senders.take(inside),
-            shifts=edges.shifts.take(inside, axis=0),
-            lengths=lengths.take(inside),
-        )
-        return _graph(edges, systems, self.max_neighbors)
+        edges = replace(edges, lengths=lengths).take(lengths < self.cutoff)
+        cut = truncate(edges, systems.n_atoms, self.max_neighbors, self.truncation, self.cutoff)
+        return graph_of([cut], systems, self.max_neighbors, self.cutoff)
 
     def _keep(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> _Kept:
         """The list of one structure, searched."""
         self.n_searches += 1
-        edges = _search(positions, cell, pbc, self.cutoff + self.skin)
+        edges = search(positions, cell, pbc, self.cutoff + self.skin)
         return _Kept(positions=positions.copy(), edges=edges, offsets=edges.shifts @ cell)
 
     def _reaches(self, old: np.ndarray, new: np.ndarray) -> bool:
@@ -159,26 +203,11 @@ class NeighborCache:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Edges:
-    """Edges of a batch as arrays, sorted: receivers, senders (n,), shifts (n, 3), lengths (n,) Angstrom."""
-
-    receivers: np.ndarray
-    senders: np.ndarray
-    shifts: np.ndarray
-    lengths: np.ndarray
-
-
-_NO_EDGES = _Edges(
-    receivers=np.zeros(0, dtype=np.int64), senders=np.zeros(0, dtype=np.int64), shifts=np.zeros((0, 3)), lengths=np.zeros(0)
-)
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Kept:
     """The list of one structure: its edges, their offsets (n, 3) in Angstrom, and the positions (n_atoms, 3) it was made at."""
 
     positions: np.ndarray
-    edges: _Edges
+    edges: Edges
     offsets: np.ndarray
 
 
@@ -189,14 +218,7 @@ def _check_settings(cutoff: float, max_neighbors: int | None) -> None:
         raise InputError(f"max_neighbors must be at least 1, or None for all neighbours, got {max_neighbors}")
 
 
-def _list_edges(systems: Systems, radius: float) -> _Edges:
-    """All edges of a batch shorter than `radius`, sorted by receiver, sender and shift."""
-    structures = _split(systems)
-    found = [_search(positions, cell, pbc, radius) for positions, cell, pbc in structures]
-    return _join(found, [len(positions) for positions, _, _ in structures])
-
-
-def _split(systems: Systems) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def split(systems: Systems) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Positions, cell and pbc of each structure of a batch."""
     positions = systems.positions.detach().cpu().numpy()
     if not np.isfinite(positions).all():
@@ -207,34 +229,34 @@ def _split(systems: Systems) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     return [(positions[start:end], cells[k], pbc[k]) for k, (start, end) in enumerate(pairwise([0, *ends]))]
 
 
-def _join(parts: Sequence[_Edges], n_atoms: Sequence[int]) -> _Edges:
-    """The edges of single structures as those of their batch."""
-    starts = np.cumsum([0, *n_atoms])[:-1]
-    return _Edges(
-        receivers=np.concatenate([_NO_EDGES.receivers, *(p.receivers + k for p, k in zip(parts, starts, strict=True))]),
-        senders=np.concatenate([_NO_EDGES.senders, *(p.senders + k for p, k in zip(parts, starts, strict=True))]),
-        shifts=np.concatenate([_NO_EDGES.shifts, *(p.shifts for p in parts)]),
-        lengths=np.concatenate([_NO_EDGES.lengths, *(p.lengths for p in parts)]),
-    )
-
-
-def _graph(edges: _Edges, systems: Systems, max_neighbors: int | None) -> Graph:
-    """Truncate to the nearest neighbours and hand over to torch."""
-    receivers, senders, shifts, truncated = edges.receivers, edges.senders, edges.shifts, 0
-    if max_neighbors is not None:
-        keep = np.flatnonzero(_nearest(receivers, edges.lengths, systems.n_atoms, max_neighbors))
-        truncated = len(receivers) - len(keep)
-        receivers, senders, shifts = receivers.take(keep), senders.take(keep), shifts.take(keep, axis=0)
+def graph_of(cuts: Sequence[Cut], systems: Systems, max_neighbors: int | None, cutoff: float) -> Graph:
+    """The truncated lists of single structures, or of their whole batch, as its graph."""
     device = systems.positions.device
+    n_atoms = systems.counts.tolist() if len(cuts) == systems.n_systems else [systems.n_atoms]
+    edges = join_edges([cut.edges for cut in cuts], n_atoms)
+    fading = None
+    radii = [cut.radii for cut in cuts if cut.radii is not None]
+    if radii and max_neighbors is not None:
+        shell = join_edges([cut.shell for cut in cuts if cut.shell is not None], n_atoms)
+        fading = Fading(
+            radii=torch.from_numpy(np.concatenate(radii)),
+            whole=torch.from_numpy(np.concatenate([cut.whole for cut in cuts if cut.whole is not None])),
+            senders=torch.from_numpy(shell.senders),
+            receivers=torch.from_numpy(shell.receivers),
+            shifts=torch.from_numpy(shell.shifts),
+            max_neighbors=max_neighbors,
+            cutoff=cutoff,
+        ).to(device)
     return Graph(
-        senders=torch.from_numpy(senders).to(device),
-        receivers=torch.from_numpy(receivers).to(device),
-        shifts=torch.from_numpy(shifts).to(device),
-        n_truncated=truncated,
+        senders=torch.from_numpy(edges.senders).to(device),
+        receivers=torch.from_numpy(edges.receivers).to(device),
+        shifts=torch.from_numpy(edges.shifts).to(device),
+        n_truncated=sum(cut.n_left_out for cut in cuts),
+        fading=fading,
     )
 
 
-def edge_vectors(positions: Tensor, cell: Tensor, system_idx: Tensor, graph: Graph) -> Tensor:
+def edge_vectors(positions: Tensor, cell: Tensor, system_idx: Tensor, graph: Graph | Fading) -> Tensor:
     """Vectors from centre to neighbour, (n_edges, 3) Angstrom; differentiable in positions and cell."""
     # index_select: the derivative of indexing by a tensor costs three times as much
     vec = positions.index_select(0, graph.senders) - positions.index_select(0, graph.receivers)
@@ -258,16 +280,16 @@ def pair_edges(graph: Graph, n_atoms: int) -> Tensor:
     return torch.unique(key, return_inverse=True)[1]
 
 
-def _search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: float) -> _Edges:
-    """The sorted edges of one structure."""
+def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: float) -> Edges:
+    """The edges of one structure that are shorter than `radius`, sorted by receiver, sender and shift."""
     if len(positions) == 0:
-        return _NO_EDGES
+        return NO_EDGES
     cell = searchable(positions, cell, pbc, radius)
     pairs, shifts, lengths = _searcher(radius).compute(positions, cell, pbc.tolist(), "PSd")
     pairs = pairs.astype(np.int64)
     order = _order(pairs, shifts, len(positions))
     order = order[lengths.take(order) < radius]
-    return _Edges(
+    return Edges(
         receivers=pairs[:, 0].take(order),
         senders=pairs[:, 1].take(order),
         shifts=shifts.take(order, axis=0).astype(np.float64),
@@ -297,13 +319,26 @@ def _searcher(radius: float) -> vesin.NeighborList:
 
 
 def searchable(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: float) -> np.ndarray:
-    """The cell for a search in one structure, directions without periodicity made unit vectors normal to the others.
+    """The cell for a search in one structure, see `full_cell`.
 
     Args:
         positions: (n_atoms, 3) Angstrom, finite. cell: (3, 3) Angstrom, rows are lattice vectors. pbc: (3,) bool.
         radius: of the search, Angstrom.
     Raises:
-        InputError: a periodic vector is zero or the periodic volume is; or a size would end the process or fill its memory.
+        InputError: as `full_cell`; or a size would end the process or fill its memory.
+    """
+    completed = full_cell(cell, pbc)
+    _check_size(positions, completed, pbc, radius)
+    return completed
+
+
+def full_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """The cell with directions without periodicity made unit vectors normal to the others, (3, 3) Angstrom.
+
+    Args:
+        cell: (3, 3) Angstrom, rows are lattice vectors. pbc: (3,) bool.
+    Raises:
+        InputError: a periodic vector is zero or the periodic volume is.
     """
     norms = np.sqrt((cell * cell).sum(axis=1))
     zero = pbc & (norms < 1e-6)
@@ -316,7 +351,6 @@ def searchable(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius:
         completed[~pbc] = np.linalg.svd(cell[pbc])[2][pbc.sum() :]
     if abs(np.linalg.det(completed)) < 1e-6 * norms[pbc].prod():
         raise InputError(f"the periodic cell {cell.tolist()} has zero volume; its lattice vectors must be independent")
-    _check_size(positions, completed, pbc, radius)
     return completed
 
 
@@ -341,16 +375,3 @@ def _check_size(positions: np.ndarray, completed: np.ndarray, pbc: np.ndarray, r
             f"the periodic cell {completed[pbc].tolist()} is so small or flat that {images:.0e} images of it lie within "
             f"{radius:g} Å of an atom; check the cell"
         )
-
-
-def _nearest(receivers: np.ndarray, lengths: np.ndarray, n_atoms: int, max_neighbors: int) -> np.ndarray:
-    """Mask (n_edges,) of the `max_neighbors` nearest of each receiver, ties with the last one included."""
-    count = np.bincount(receivers, minlength=n_atoms)
-    most = int(count.max(initial=0))
-    if most <= max_neighbors:
-        return np.ones(len(receivers), dtype=bool)
-    first = np.cumsum(count) - count
-    table = np.full((n_atoms, most), np.inf)
-    table[receivers, np.arange(len(receivers)) - first[receivers]] = lengths
-    radius = np.partition(table, max_neighbors - 1, axis=1)[:, max_neighbors - 1] + TIE_TOLERANCE
-    return lengths <= radius[receivers]

@@ -14,12 +14,14 @@ from geocalc.canonicalizers import Canonicalizer, Geometry, PolicyFrames
 from geocalc.elements import N_ELEMENTS, symbols
 from geocalc.errors import InputError
 from geocalc.frames import FramePick, FramePolicy, Frames, FrameSource
-from geocalc.neighbors import Graph, build_graph, edge_vectors
+from geocalc.graphs import RADIUS, GraphSettings, edge_weights, make_graph
+from geocalc.neighbors import Graph, edge_vectors
 from geocalc.nn.embedding import N_TAGS
 from geocalc.nn.reciprocal import make_waves
 from geocalc.nn.repulsion import Repulsion
 from geocalc.replicas import mean_over_copies, mean_over_frames, replicate, spread_of_members, vectors_to_lab
 from geocalc.rewiring import EVERYTHING, Rewiring, keep_atoms
+from geocalc.supernodes import Nodes
 from geocalc.systems import Prediction, Systems
 
 
@@ -56,6 +58,9 @@ class EnergyModel(nn.Module):
         reads_tags: whether the network sees tags; else every tag is 0 and the energy cannot depend on them.
         rewiring: what of a structure the network sees.
         displaces: whether its vectors are displacements to the relaxed structure, and no forces.
+        graph: how its graphs are made.
+    Raises:
+        InputError: the graph does not go with the network's `max_neighbors`.
     """
 
     references: Tensor
@@ -68,8 +73,11 @@ class EnergyModel(nn.Module):
         reads_tags: bool = True,
         rewiring: Rewiring = EVERYTHING,
         displaces: bool = False,
+        graph: GraphSettings = RADIUS,
     ) -> None:
         super().__init__()
+        graph.check(network.max_neighbors)
+        self.graph = graph
         self.network: Network = network
         self.reads_tags, self.rewiring, self.displaces = reads_tags, rewiring, displaces
         self.energy_scale, self.force_scale = scales.energy, scales.forces
@@ -116,6 +124,8 @@ class NetworkPotential:
         _canonicalizer(self.model.network, self.policy)
         if self.stress and self.force_mode is not ForceMode.GRADIENT:
             raise InputError("stress is the derivative of the energy by strain, which needs gradient forces; leave stress off")
+        if self.stress and self.model.rewiring.merges:
+            raise InputError("supernodes are placed in the cell as it is, so their energy has no stress; leave stress off")
 
     def __call__(self, systems: Systems) -> Prediction:
         """Energies and forces of every structure.
@@ -129,12 +139,15 @@ class NetworkPotential:
         systems = systems.to(self.model.references.device)
         generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
         kept = self.model.rewiring.atoms(systems)
-        seen = keep_atoms(systems, kept)
-        graph = self.graphs(seen) if self.graphs else build_graph(seen, network.cutoff, network.max_neighbors)
+        atoms = keep_atoms(systems, kept)
+        nodes = self.model.rewiring.nodes(atoms)
+        seen = atoms if nodes is None else nodes.systems
+        settings = self.model.graph
+        graph = self.graphs(seen) if self.graphs else make_graph(seen, network.cutoff, network.max_neighbors, settings)
         graph = self.model.rewiring.edges(graph, seen)
         levels = torch.full_like(seen.counts, self.level)
         prediction = evaluate(
-            self.model, seen, graph, levels, self.policy, self.force_mode, stress=self.stress, generator=generator
+            self.model, atoms, graph, levels, self.policy, self.force_mode, nodes=nodes, stress=self.stress, generator=generator
         )
         return spread_out(detach(prediction), kept)
 
@@ -193,6 +206,7 @@ def evaluate(
     policy: FramePolicy,
     force_mode: ForceMode,
     *,
+    nodes: Nodes | None = None,
     stress: bool = False,
     training: bool = False,
     generator: torch.Generator | Tensor | None = None,
@@ -201,9 +215,10 @@ def evaluate(
 
     Args:
         model: network and units.
-        systems: batch. graph: its edges. levels: (n_systems,) int64, the level of theory of each.
+        systems: batch. graph: edges of what the network sees of it. levels: (n_systems,) int64, the level of theory of each.
         policy: frames; gradient forces differentiate through them.
         force_mode: none, gradient or direct.
+        nodes: what the network sees in place of the atoms; None for the atoms themselves.
         stress: also the strain derivative of the energy divided by the volume (gradient mode).
         training: keep the autograd graph of the forces, so that a loss on them can be differentiated.
         generator: randomness for stochastic policies, see `geocalc.frames.make_frames`.
@@ -220,16 +235,18 @@ def evaluate(
             cell = cell + cell @ symmetric
         else:
             deformed = positions
-        inputs, frames, edge_vec = posed(
-            model, replace(systems, positions=deformed, cell=cell), graph, levels, policy, generator
-        )
+        seen = replace(systems, positions=deformed, cell=cell)
+        if nodes is not None:
+            seen = replace(nodes.systems, positions=nodes.place(deformed, cell, systems), cell=cell)
+        inputs, frames, edge_vec = posed(model, seen, graph, levels, policy, generator)
         output: NetworkOutput = replace(model.network(inputs), layers=None)  # autograd alone says how long they live
         per_frame = output.energy.double() * model.energy_scale
         energy, spread = mean_over_frames(per_frame, frames, systems.n_systems)
         if output.member_energies is not None:
             spread = spread_of_members(output.member_energies.detach().double() * model.energy_scale, frames, systems.n_systems)
         references = model.references[levels[systems.system_idx], systems.numbers]
-        energy = energy + _per_atom_terms(model, references, systems, graph, edge_vec)
+        per_system = references.new_zeros(systems.n_systems).index_add(0, systems.system_idx, references)
+        energy = energy + _repelled(per_system, model, seen, graph, edge_vec)
         forces, stresses = None, None
         if gradient:
             leaves = [positions] if strain is None else [positions, strain]
@@ -238,15 +255,15 @@ def evaluate(
             if strain is not None:
                 stresses = grads[1] / _volumes(systems)[:, None, None]
         direct = (
-            None
-            if output.forces is None
-            else vectors_to_lab(output.forces.double() * model.force_scale, inputs, frames, systems)
+            None if output.forces is None else vectors_to_lab(output.forces.double() * model.force_scale, inputs, frames, seen)
         )
         shares = (
             None
             if output.atom_energies is None
-            else mean_over_copies(output.atom_energies.double() * model.energy_scale, frames, systems) + references
+            else mean_over_copies(output.atom_energies.double() * model.energy_scale, frames, seen)
         )
+        if nodes is not None:
+            direct, shares = nodes.vectors(direct), nodes.shares(shares)
     return Prediction(
         energy=energy,
         forces=direct if force_mode is ForceMode.DIRECT and not model.displaces else forces,
@@ -255,7 +272,7 @@ def evaluate(
         frame_degenerate=frames.degenerate,
         direct_forces=None if model.displaces else direct,
         displacement=direct if model.displaces else None,
-        atom_energies=shares,
+        atom_energies=None if shares is None else shares + references,
     )
 
 
@@ -269,16 +286,24 @@ def posed(
 ) -> tuple[NetworkInput, Frames, Tensor]:
     """What the network is given, in each frame of every structure; the frames; the edges (n_edges, 3) Angstrom as they lie.
 
-    Arguments as of `evaluate`; differentiable by positions and cells.
+    Arguments as of `evaluate`, but that `systems` are what the network sees; differentiable by positions and cells.
     """
     policy = replace(policy, reach=min(policy.reach, model.network.cutoff))  # no frame may see an edge appear at the cutoff
     edge_vec = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
-    geometry = Geometry(positions=systems.positions, cell=systems.cell, systems=systems, graph=graph, edge_vec=edge_vec)
+    weights = edge_weights(systems.positions, systems.cell, systems.system_idx, graph, edge_vec)
+    geometry = Geometry(
+        positions=systems.positions,
+        cell=systems.cell,
+        systems=systems,
+        graph=graph,
+        edge_vec=edge_vec,
+        edge_weight=weights,
+    )
     frames = _canonicalizer(model.network, policy)(geometry, generator)
     seen = systems if model.reads_tags else replace(systems, tags=torch.zeros_like(systems.tags))
     wanted = model.network.reciprocal
     waves = None if wanted is None else make_waves(systems.positions, systems.cell, systems.system_idx, systems.pbc, wanted)
-    return replicate(seen, graph, levels, frames, edge_vec, model.dtype, waves), frames, edge_vec
+    return replicate(seen, graph, levels, frames, edge_vec, model.dtype, waves, weights), frames, edge_vec
 
 
 def _canonicalizer(network: Network, policy: FramePolicy) -> Canonicalizer:
@@ -296,9 +321,8 @@ def _volumes(systems: Systems) -> Tensor:
     return torch.where(volume > 0, volume, torch.nan)
 
 
-def _per_atom_terms(model: EnergyModel, references: Tensor, systems: Systems, graph: Graph, edge_vec: Tensor) -> Tensor:
-    """References, given for each atom, and short-range repulsion of each structure, (n_systems,) eV."""
-    energy = references.new_zeros(systems.n_systems).index_add(0, systems.system_idx, references)
+def _repelled(energy: Tensor, model: EnergyModel, systems: Systems, graph: Graph, edge_vec: Tensor) -> Tensor:
+    """Energies (n_systems,) in eV with the short-range repulsion of each structure."""
     if model.repulsion is None or graph.n_edges == 0:
         return energy
     i, j = systems.numbers[graph.receivers], systems.numbers[graph.senders]

@@ -24,7 +24,7 @@ from geocalc.canonicalizers import build_canonicalizer
 from geocalc.card import CARD_SCHEMA, ModelCard, Task
 from geocalc.errors import InputError, ModelFileError, ModelNotFoundError, RecipeError
 from geocalc.frames import frame_policy
-from geocalc.neighbors import NeighborCache
+from geocalc.graphs import graph_maker
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales
 from geocalc.rewiring import Rewiring
 from geocalc.settings import read_yaml
@@ -180,7 +180,7 @@ def load_model(
         seed=seed,
         level=number,
         elements=tuple(_atomic_number(symbol, card) for symbol in card.elements),
-        graphs=NeighborCache(model.network.cutoff, model.network.max_neighbors),
+        graphs=graph_maker(model.network.cutoff, model.network.max_neighbors, card.graph),
     )
     return LoadedModel(card=card.at(number), potential=potential, folder=folder)
 
@@ -218,8 +218,9 @@ def build(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EnergyModel:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise ModelFileError(f"the weights of {card.name} do not fit its card: {' '.join(str(error).split())}") from None
-    rewiring = Rewiring(card.drop_subsurface, card.adsorbate_edges)
-    return EnergyModel(network, scales, card.repulsion_reach, card.reads_tags, rewiring, displaces=card.task is Task.IS2RE)
+    rewiring = _in_card(card, lambda: Rewiring(card.drop_subsurface, card.adsorbate_edges, card.supernodes))
+    displaces, reach = card.task is Task.IS2RE, card.repulsion_reach
+    return _in_card(card, lambda: EnergyModel(network, scales, reach, card.reads_tags, rewiring, displaces, card.graph))
 
 
 def _network(card: ModelCard) -> Network:

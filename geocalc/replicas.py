@@ -21,8 +21,9 @@ def replicate(
     edge_vec: Tensor,
     dtype: torch.dtype,
     waves: Waves | None = None,
+    edge_weight: Tensor | None = None,
 ) -> NetworkInput:
-    """One copy of each structure for every frame of it, stacked along the batch."""
+    """One copy of each structure for every frame of it, stacked along the batch; `edge_weight` is (n_edges,)."""
     owner = frames.system_idx
     n_frames = owner.shape[0]
     edge_system = systems.system_idx[graph.receivers]
@@ -50,6 +51,7 @@ def replicate(
         edge_vec=pose.to(dtype),
         levels=levels[owner],
         waves=None if waves is None else waves.copies(owner, frame_of_atom, dtype),
+        edge_weight=None if edge_weight is None else edge_weight[edges, None].to(dtype),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a network sees of a slab: subsurface atoms and edges far from the adsorbate may be left out.
+"""What a network sees of a slab: subsurface atoms may be left out or merged, edges far from the adsorbate left out.
 
 For energies of adsorption both are nearly constant, and most of the work: for forces they are needed.
 
@@ -14,27 +14,40 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 from geocalc.neighbors import Graph
+from geocalc.supernodes import ADSORBATE, SUBSURFACE, Nodes, Supernodes, merge
 from geocalc.systems import Systems
-
-SUBSURFACE, ADSORBATE = 0, 2  # tags of OC20
 
 
 @dataclass(frozen=True)
 class Rewiring:
-    """Rules of what is left out.
+    """Rules of what is left out, and of what is merged.
 
     Attributes:
         drop_subsurface: atoms with tag 0 are not seen at all.
         adsorbate_edges: only edges with an adsorbate atom (tag 2) at one end are kept.
+        supernodes: atoms with tag 0 are seen as one node, or as one of each element; see `geocalc.supernodes`.
+    Raises:
+        InputError: subsurface atoms are both left out and merged.
     """
 
     drop_subsurface: bool = False
     adsorbate_edges: bool = False
+    supernodes: Supernodes = Supernodes.NONE
+
+    def __post_init__(self) -> None:
+        """Refuse rules that contradict each other."""
+        if self.drop_subsurface and self.merges:
+            raise InputError("subsurface atoms are left out or merged, not both; choose drop_subsurface or supernodes")
+
+    @property
+    def merges(self) -> bool:
+        """Whether atoms are merged."""
+        return self.supernodes is not Supernodes.NONE
 
     @property
     def reads_tags(self) -> bool:
         """Whether tags decide what is seen."""
-        return self.drop_subsurface or self.adsorbate_edges
+        return self.drop_subsurface or self.adsorbate_edges or self.merges
 
     def atoms(self, systems: Systems) -> Tensor:
         """The atoms that are seen, (n_atoms,) bool.
@@ -55,17 +68,18 @@ class Rewiring:
         return systems.tags != SUBSURFACE
 
     def edges(self, graph: Graph, systems: Systems) -> Graph:
-        """The edges that are seen; `systems` is what the graph was built of."""
-        if not self.adsorbate_edges:
-            return graph
-        adsorbate = systems.tags == ADSORBATE
-        kept = adsorbate[graph.receivers] | adsorbate[graph.senders]
-        return Graph(
-            senders=graph.senders[kept],
-            receivers=graph.receivers[kept],
-            shifts=graph.shifts[kept],
-            n_truncated=graph.n_truncated,
-        )
+        """The edges that are seen; `systems` is what the graph was built of. Supernodes are not joined to each other or themselves."""
+        if self.adsorbate_edges:
+            adsorbate = systems.tags == ADSORBATE
+            return graph.where(adsorbate[graph.receivers] | adsorbate[graph.senders])
+        if self.merges:
+            below = systems.tags == SUBSURFACE
+            return graph.where(~(below[graph.receivers] & below[graph.senders]))
+        return graph
+
+    def nodes(self, systems: Systems) -> Nodes | None:
+        """What is seen in place of the atoms that `atoms` leaves; None where they are seen as they are."""
+        return merge(systems, self.supernodes)
 
 
 EVERYTHING = Rewiring()

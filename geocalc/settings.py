@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -35,10 +36,17 @@ class Settings(BaseModel):
 def _sentence(settings: type[BaseModel], fault: Any) -> str:
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
-        return f"`{place}` is {fault['input']!r}: {fault['msg'].lower()}" if place else str(fault["msg"])
+        return f"`{place}` is {fault['input']!r}: {fault['msg'].lower()}{_near(fault)}" if place else str(fault["msg"])
     allowed = _keys_at(settings, fault["loc"][:-1])
     near = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1)
     return f"unknown key `{place}`" + (f"; did you mean `{near[0]}`?" if near else f"; allowed here: {', '.join(allowed)}")
+
+
+def _near(fault: Any) -> str:
+    """The allowed name that is nearest to an unknown one."""
+    allowed = re.findall("'([^']*)'", fault.get("ctx", {}).get("expected", "")) if fault["type"] == "enum" else []
+    near = difflib.get_close_matches(str(fault["input"]), allowed, n=1)
+    return f"; did you mean `{near[0]}`?" if near else ""
 
 
 def _keys_at(settings: Any, place: tuple[Any, ...]) -> list[str]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 from geocalc.frames import FramePolicy
-from geocalc.neighbors import build_graph
+from geocalc.graphs import make_graph
 from geocalc.potential import EnergyModel, posed
 from geocalc.replicas import mean_over_frames
 from geocalc.rewiring import keep_atoms
@@ -102,7 +102,9 @@ def _by_structure(
     """For each depth the four kinds of MAD of each structure, (4, n_systems); NaN where there is none."""
     systems = systems.to(model.references.device)
     seen = keep_atoms(systems, model.rewiring.atoms(systems))
-    graph = model.rewiring.edges(build_graph(seen, model.network.cutoff, model.network.max_neighbors), seen)
+    nodes = model.rewiring.nodes(seen)
+    seen = seen if nodes is None else nodes.systems
+    graph = model.rewiring.edges(make_graph(seen, model.network.cutoff, model.network.max_neighbors, model.graph), seen)
     levels = torch.full_like(seen.counts, level)
     with torch.no_grad():
         inputs, frames, _ = posed(model, seen, graph, levels, policy, generator)

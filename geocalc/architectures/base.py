@@ -24,6 +24,7 @@ class NetworkInput:
         edge_vec: (n_edges, 3) Angstrom in the frame of each structure.
         levels: (n_systems,) int64, number of the level of theory that is asked for.
         waves: of each structure, for networks that ask for them.
+        edge_weight: (n_edges, 1), factor on the envelope of each edge, the same for its reverse; None for one.
     """
 
     numbers: Tensor
@@ -34,6 +35,7 @@ class NetworkInput:
     edge_vec: Tensor
     levels: Tensor
     waves: Waves | None = None
+    edge_weight: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

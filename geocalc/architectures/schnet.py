@@ -76,6 +76,8 @@ class SchNet(Network):
         vector = inputs.edge_vec.index_select(0, index.first_of_pair)
         length = (vector * vector).sum(1).clamp(min=SHORTEST**2).sqrt()
         gaussians, envelope = self.basis(length), cosine_envelope(length, self.cutoff)[:, None]
+        if inputs.edge_weight is not None:
+            envelope = envelope * inputs.edge_weight.index_select(0, index.first_of_pair)
         hidden = self.element(inputs.numbers)
         if self.tag is not None:
             hidden = torch.cat([hidden, self.tag(inputs.tags)], dim=1)

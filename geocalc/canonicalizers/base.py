@@ -22,6 +22,7 @@ class Geometry:
         cell: (n_systems, 3, 3) Angstrom; takes the place of `systems.cell`, differentiable.
         systems: the batch. graph: its edges.
         edge_vec: (n_edges, 3) Angstrom; differentiable.
+        edge_weight: (n_edges,) how much each edge counts, differentiable; None where all count as one.
     """
 
     positions: Tensor
@@ -29,6 +30,7 @@ class Geometry:
     systems: Systems
     graph: Graph
     edge_vec: Tensor
+    edge_weight: Tensor | None = None
 
 
 class Canonicalizer(nn.Module, ABC):
@@ -49,4 +51,4 @@ class PolicyFrames(Canonicalizer):
     def forward(self, geometry: Geometry, draws: torch.Generator | Tensor | None = None) -> Frames:
         """See `geocalc.frames.make_frames`."""
         g = geometry
-        return make_frames(g.positions, g.cell, g.systems, g.graph, g.edge_vec, self.policy, draws)
+        return make_frames(g.positions, g.cell, g.systems, g.graph, g.edge_vec, self.policy, draws, g.edge_weight)

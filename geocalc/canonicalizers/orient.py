@@ -59,7 +59,8 @@ def oriented(found: FrameVectors, geometry: Geometry, dimensions: int, proper: b
     rotations[:, :dimensions, :dimensions] = torch.cat([axes[:, :, :-1], axes[:, :, -1:] * last[:, None, None]], dim=2)
     if not bool(spanned.all()):
         g = geometry
-        others = make_frames(g.positions, g.cell, g.systems, g.graph, g.edge_vec, frame_policy(FALLBACK))
+        policy = frame_policy(FALLBACK)
+        others = make_frames(g.positions, g.cell, g.systems, g.graph, g.edge_vec, policy, edge_weight=g.edge_weight)
         missing = ~spanned[others.system_idx]
         rotations = torch.cat([rotations, others.rotations[missing]])
         owner = torch.cat([owner, others.system_idx[missing]])

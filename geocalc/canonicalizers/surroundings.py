@@ -57,6 +57,7 @@ def surroundings_of(geometry: Geometry, reach: float) -> Surroundings:
     near = (geometry.edge_vec * geometry.edge_vec).sum(1).detach() < reach * reach
     edge_vec, senders, receivers = geometry.edge_vec[near], graph.senders[near], graph.receivers[near]
     weights = (1 - (edge_vec * edge_vec).sum(1) / reach**2) ** 3
+    weights = weights if geometry.edge_weight is None else weights * geometry.edge_weight[near]
     numbers = systems.numbers.to(edge_vec.dtype)
     pull = weights * 2 * numbers[senders] / (numbers[senders] + numbers[receivers])
     return Surroundings(

@@ -24,6 +24,7 @@ def make_frames(
     edge_vec: Tensor,
     policy: FramePolicy,
     generator: torch.Generator | Tensor | None = None,
+    edge_weight: Tensor | None = None,
 ) -> Frames:
     """Frames of every structure of a batch under a policy.
 
@@ -36,6 +37,7 @@ def make_frames(
         policy: where frames come from; see `frame_policy`.
         generator: source of randomness, needed by stochastic policies; or (n_systems, N_DRAWS) uniform numbers between 0 and 1,
             drawn elsewhere.
+        edge_weight: (n_edges,) how much each edge counts; differentiable. None where all count as one.
     Returns:
         Frames, in the floating type and on the device of `positions`; gradients go through them.
     Raises:
@@ -48,7 +50,7 @@ def make_frames(
     n = systems.n_systems
     draws = draws_of(generator, n) if policy.pick is FramePick.STOCHASTIC else None
     if policy.source is FrameSource.LATTICE:
-        return _lattice_or_pca(positions, cell, systems, graph, edge_vec, policy, draws)
+        return _lattice_or_pca(positions, cell, systems, graph, edge_vec, policy, draws, edge_weight)
     if policy.source in (FrameSource.NONE, FrameSource.ROTATIONS):
         if policy.source is FrameSource.NONE:
             rotations = torch.eye(3).expand(n, 3, 3)
@@ -59,7 +61,7 @@ def make_frames(
             system_idx=torch.arange(n, device=positions.device),
             degenerate=torch.zeros(n, dtype=torch.bool, device=positions.device),
         )
-    return _pca(positions, systems, graph, edge_vec, policy, list(range(n)), draws)
+    return _pca(positions, systems, graph, edge_vec, policy, list(range(n)), draws, edge_weight)
 
 
 def _lattice_or_pca(
@@ -70,6 +72,7 @@ def _lattice_or_pca(
     edge_vec: Tensor,
     policy: FramePolicy,
     draws: Tensor | None,
+    edge_weight: Tensor | None,
 ) -> Frames:
     """Lattice frames where there is a plane lattice; else PCA, of edges where one vector is periodic, else of positions."""
     n_periodic = systems.pbc.sum(1).tolist()
@@ -88,7 +91,7 @@ def _lattice_or_pca(
             # one frame of a symmetric molecule jumps as its symmetry breaks, so only `stochastic` draws from the set
             pick = FramePick.ALL if policy.pick is FramePick.ONE else policy.pick
             free = replace(policy, source=source, pick=pick, dimensions=3, proper=False)
-            parts.append(_pca(positions, systems, graph, edge_vec, free, wanted, draws))
+            parts.append(_pca(positions, systems, graph, edge_vec, free, wanted, draws, edge_weight))
     owner = torch.cat([part.system_idx for part in parts])
     order = torch.argsort(owner, stable=True)
     return Frames(
@@ -106,10 +109,11 @@ def _pca(
     policy: FramePolicy,
     wanted: list[int],
     draws: Tensor | None,
+    edge_weight: Tensor | None,
 ) -> Frames:
     """PCA frames of the wanted structures, from the source that the policy names."""
     if policy.source is FrameSource.EDGES:
-        points = edge_points(edge_vec, systems, graph, policy.reach, policy.dimensions)
+        points = edge_points(edge_vec, systems, graph, policy.reach, policy.dimensions, edge_weight)
     else:
         points = position_points(positions, systems, policy.dimensions)
     seen = (edge_vec, systems.system_idx[graph.receivers])

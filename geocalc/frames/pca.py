@@ -82,7 +82,9 @@ def position_points(positions: Tensor, systems: Systems, dimensions: int) -> Poi
     )
 
 
-def edge_points(edge_vec: Tensor, systems: Systems, graph: Graph, reach: float, dimensions: int) -> Points:
+def edge_points(
+    edge_vec: Tensor, systems: Systems, graph: Graph, reach: float, dimensions: int, edge_weight: Tensor | None = None
+) -> Points:
     """Edges within `reach`, fading out smoothly; the same whichever image of an atom is stored.
 
     Args:
@@ -90,11 +92,13 @@ def edge_points(edge_vec: Tensor, systems: Systems, graph: Graph, reach: float, 
         systems: the batch. graph: its edges.
         reach: Angstrom; the weight (1 - d^2 / reach^2)^3 and its first two derivatives vanish there.
         dimensions: with 2 the rise of an edge is an invariant, and marks it.
+        edge_weight: (n_edges,) a further factor, of edges that fade out before that; None for one.
     """
     near = (edge_vec * edge_vec).sum(1).detach() < reach * reach
     vectors, senders, receivers = edge_vec[near], graph.senders[near], graph.receivers[near]
     square = (vectors * vectors).sum(1)
     weights = (1 - square / reach**2) ** 3
+    weights = weights if edge_weight is None else weights * edge_weight[near]
     w = weights.detach()
     numbers = systems.numbers.to(w.dtype)
     crowding = w.new_zeros(systems.n_atoms).index_add(0, receivers, w)

@@ -6,7 +6,7 @@ What a step learns from is a function of the data, the recipe and the number of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from geocalc.errors import GeoCalcError, RunFolderError
 from geocalc.frames.sampling import N_DRAWS
-from geocalc.neighbors import Graph, build_graph, count_edges
+from geocalc.graphs import GraphSettings, expected_edges, make_graph
+from geocalc.neighbors import Graph
 from geocalc.potential import EnergyModel
 from geocalc.rewiring import Rewiring, keep_atoms
+from geocalc.supernodes import Nodes
 from geocalc.systems import Systems
 from geocalc.train.batches import Labels, collate
 from geocalc.train.dealing import deal, deal_within
@@ -35,7 +37,8 @@ class Part:
     """Structures that go through the network together.
 
     Attributes:
-        systems: the atoms that the network sees. labels: their targets. graph: their edges.
+        systems: atoms. labels: their targets; none of those that are merged. graph: edges of what the network sees of them.
+        nodes: what it sees in their place; None for the atoms themselves.
         levels: (n_systems,) number of the level of theory of each.
         draws: (n_systems, N_DRAWS) uniform numbers for their frames, on the CPU.
     """
@@ -45,6 +48,7 @@ class Part:
     graph: Graph
     levels: Tensor
     draws: Tensor
+    nodes: Nodes | None = None
 
     def to(self, device: torch.device) -> Part:
         """The same on another device."""
@@ -54,6 +58,7 @@ class Part:
             graph=self.graph.to(device),
             levels=self.levels.to(device),
             draws=self.draws,
+            nodes=None if self.nodes is None else self.nodes.to(device),
         )
 
 
@@ -66,7 +71,7 @@ class Feed:
 
     Attributes:
         samples: of the store, both sides of the split. schedule: which of them make a step. recipe: of the run.
-        cutoff, max_neighbors, rewiring: what the network sees of a structure.
+        cutoff, max_neighbors, graph, rewiring: what the network sees of a structure.
         rank, n_processes: which of the processes that share every step.
     """
 
@@ -75,6 +80,7 @@ class Feed:
     recipe: Recipe
     cutoff: float
     max_neighbors: int | None
+    graph: GraphSettings
     rewiring: Rewiring
     rank: int
     n_processes: int
@@ -110,7 +116,8 @@ class Feed:
         n, limit = min(self.recipe.training.accumulate, len(samples)), self.recipe.training.max_edges
         if n == 1 and limit is None:
             return [list(range(len(samples)))]
-        sizes = [count_edges(sample.positions, sample.cell, sample.pbc, self.cutoff) for sample in samples]
+        asked = (self.cutoff, self.max_neighbors, self.graph)
+        sizes = [expected_edges(sample.positions, sample.cell, sample.pbc, *asked) for sample in samples]
         return deal(sizes, n) if limit is None else deal_within(sizes, n, limit)
 
     def _part(self, samples: Sequence[Sample], draws: Tensor) -> Part:
@@ -118,18 +125,24 @@ class Feed:
         levels, sources = self.recipe.source_levels, self.recipe.data.sources
         learnt = torch.tensor([sources[sample.source].energies for sample in samples])
         kept = self.rewiring.atoms(systems)
-        systems = keep_atoms(systems, kept)
-        graph = build_graph(systems, self.cutoff, self.max_neighbors)
+        systems, forces = keep_atoms(systems, kept), labels.forces[kept]
+        nodes = self.rewiring.nodes(systems)
+        if nodes is not None:  # merged atoms have no targets of their own
+            systems = replace(systems, fixed=systems.fixed | nodes.merged[:, None])
+            forces = forces.masked_fill(nodes.merged[:, None], torch.nan)
+        seen = systems if nodes is None else nodes.systems
+        graph = make_graph(seen, self.cutoff, self.max_neighbors, self.graph)
         return Part(
             systems=systems,
             labels=Labels(
                 energy=torch.where(learnt, labels.energy, torch.nan),
-                forces=labels.forces[kept],
+                forces=forces,
                 displacement=labels.displacement[kept],
             ),
-            graph=self.rewiring.edges(graph, systems),
+            graph=self.rewiring.edges(graph, seen),
             levels=torch.tensor([levels[sample.source] for sample in samples]),
             draws=draws,
+            nodes=nodes,
         )
 
 
@@ -141,6 +154,7 @@ def feed_of(samples: Samples, recipe: Recipe, model: EnergyModel, fabric: Fabric
         recipe=recipe,
         cutoff=model.network.cutoff,
         max_neighbors=model.network.max_neighbors,
+        graph=model.graph,
         rewiring=model.rewiring,
         rank=fabric.global_rank,
         n_processes=fabric.world_size,

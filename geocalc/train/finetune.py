@@ -28,6 +28,7 @@ from geocalc.train.store import Sample
 N_FITTED = 400  # training samples behind the references; more change them by less than the model is wrong
 BATCH = 16
 FEW_GROUPS, FEW_FRAMES = 10, 50
+SEEN = ("drop_subsurface", "adsorbate_edges", "supernodes")  # what a network is shown of a structure
 HOLD = 25.0  # relaxations that say as much of a zero of adsorption energies as the model: its zeros are good to a fifth of its errors
 PASSES, FEWEST, MOST = 30, 100, 3000  # times that a structure is seen, and bounds of the steps
 SHARE, N_SALTS = 0.2, 100  # of relaxations that are held out, and splits that are tried until some are
@@ -127,17 +128,8 @@ def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> Ener
         raise InputError(
             f"the model {start.model} has the hash {loaded.hash}, the recipe says {start.hash}; it was changed, so start anew"
         )
-    same = (
-        "architecture",
-        "settings",
-        "canonicalizer",
-        "reads_tags",
-        "force_mode",
-        "repulsion_reach",
-        "drop_subsurface",
-        "adsorbate_edges",
-    )
-    differing = [name for name in same if getattr(card, name) != getattr(recipe.model, name)]
+    same = ("architecture", "settings", "canonicalizer", "reads_tags", "force_mode", "repulsion_reach", "graph")
+    differing = [name for name in (*same, *SEEN) if getattr(card, name) != getattr(recipe.model, name)]
     if differing or card.task is not recipe.task:
         raise RecipeError(
             f"the recipe's model.{differing[0] if differing else 'task'} is not that of {card.name}, with which it is to start; leave "

@@ -73,6 +73,11 @@ def joined(members: Sequence[Member]) -> EnergyModel:
     if len(members) == 1:
         return first
     models = [member.model for member in members]
+    if first.rewiring.merges and any(not torch.equal(model.references, first.references) for model in models):
+        raise InputError(
+            "networks with supernodes make one model only where their references are the same; register runs that hold out the same "
+            "structures, or a single one"
+        )
     network = Ensemble([model.network for model in models])
     network.set_units(
         torch.tensor([model.energy_scale / first.energy_scale for model in models]),

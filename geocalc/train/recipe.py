@@ -14,8 +14,10 @@ from geocalc.canonicalizers import build_canonicalizer
 from geocalc.card import EnergyKind, Task
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import FramePolicy, FrameSource, frame_policy
+from geocalc.graphs import GraphSettings
 from geocalc.potential import ForceMode
 from geocalc.settings import Settings, override, read_yaml
+from geocalc.supernodes import Supernodes
 from geocalc.train.training_settings import Training
 from geocalc.units import EV, in_ev
 
@@ -92,8 +94,12 @@ class Model(Settings):
         True, description="whether the energy may depend on tags; without, relabelling atoms changes nothing"
     )
     force_mode: ForceMode = ForceMode.GRADIENT
+    graph: GraphSettings = Field(GraphSettings(), description="which atoms are connected; how far and how many, settings say")
     drop_subsurface: bool = Field(False, description="the network sees no atoms with tag 0")
     adsorbate_edges: bool = Field(False, description="the network sees only edges that touch the adsorbate")
+    supernodes: Supernodes = Field(
+        Supernodes.NONE, description="the network sees atoms with tag 0 as one node, or as one per-element"
+    )
     repulsion_reach: float | None = Field(None, gt=0, lt=1)
 
 
@@ -187,6 +193,7 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     """
     recipe = Recipe.parse(values, where)
     check_architecture(recipe.model, where)
+    check_rewiring(recipe.model, where)
     check_forces(recipe, where)
     check_canonicalizer(recipe, where)
     check_task(recipe, where)
@@ -210,9 +217,26 @@ def check_architecture(model: Model, where: str) -> None:
     settings = architecture.settings.parse(model.settings, f"{where}: model.settings")
     try:
         with torch.random.fork_rng(devices=[]):
-            architecture.build(settings)
+            network = architecture.build(settings)
     except InputError as error:
         raise RecipeError(f"{where}: model.settings: {error}") from None
+    try:
+        model.graph.check(network.max_neighbors)
+    except InputError as error:
+        raise RecipeError(f"{where}: model.graph: {error}") from None
+
+
+def check_rewiring(model: Model, where: str) -> None:
+    """Refuse what a network cannot be shown."""
+    merges = model.supernodes is not Supernodes.NONE
+    if (model.drop_subsurface or model.adsorbate_edges or merges) and not model.reads_tags:
+        raise RecipeError(f"{where}: drop_subsurface, adsorbate_edges and supernodes go by tags; set model.reads_tags: true")
+    if model.drop_subsurface and merges:
+        raise RecipeError(f"{where}: subsurface atoms are left out or merged, not both; set drop_subsurface or supernodes")
+    if merges and model.repulsion_reach is not None:
+        raise RecipeError(f"{where}: a supernode is no atom that others could come too close to; leave repulsion_reach out")
+    if model.supernodes is Supernodes.ONE and model.settings.get("compact_tables"):
+        raise RecipeError(f"{where}: compact tables have no row for a node of all elements; set compact_tables: false")
 
 
 def check_forces(recipe: Recipe, where: str) -> None:
@@ -281,8 +305,6 @@ def check_task(recipe: Recipe, where: str) -> None:
             "layer; set it to 0"
         )
     model, training, pairs = recipe.model, recipe.training, [source.relaxed is not None for source in recipe.data.sources]
-    if (model.drop_subsurface or model.adsorbate_edges) and not model.reads_tags:
-        raise RecipeError(f"{where}: drop_subsurface and adsorbate_edges go by tags; set model.reads_tags: true")
     if recipe.task is Task.S2EF:
         if any(pairs) or training.noise or training.displacement_weight or training.displacement_weight_end:
             raise RecipeError(

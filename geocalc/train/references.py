@@ -12,7 +12,7 @@ from geocalc import elements
 from geocalc.card import Task
 from geocalc.errors import RecipeError
 from geocalc.potential import Scales
-from geocalc.rewiring import SUBSURFACE
+from geocalc.supernodes import SUBSURFACE
 from geocalc.train.store import Sample
 
 SHORTEST = 1e-3  # Angstrom; displacements that are zero everywhere have a unit nevertheless

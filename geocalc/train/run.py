@@ -72,8 +72,9 @@ def build_model(recipe: Recipe, training: Sequence[Sample]) -> EnergyModel:
         fit_scales(training, recipe.level_elements, recipe.energy_levels, recipe.task, recipe.model.drop_subsurface),
         recipe.model.repulsion_reach,
         recipe.model.reads_tags,
-        Rewiring(recipe.model.drop_subsurface, recipe.model.adsorbate_edges),
+        Rewiring(recipe.model.drop_subsurface, recipe.model.adsorbate_edges, recipe.model.supernodes),
         displaces=recipe.task is Task.IS2RE,
+        graph=recipe.model.graph,
     )
 
 

@@ -71,7 +71,9 @@ def _backward(model: EnergyModel, part: Part, recipe: Recipe, step: int, whole: 
     mode = ForceMode.GRADIENT if by_gradient else ForceMode.NONE
     policy = frame_policy(settings.frames_at(step))
     with fabric.autocast():
-        prediction = evaluate(model, systems, part.graph, part.levels, policy, mode, training=True, generator=part.draws)
+        prediction = evaluate(
+            model, systems, part.graph, part.levels, policy, mode, nodes=part.nodes, training=True, generator=part.draws
+        )
     if recipe.task is Task.IS2RE:
         losses = pair_loss(prediction, systems, labels, settings, model.energy_scale, model.force_scale, whole, step)
     else:
