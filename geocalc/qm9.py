@@ -1,6 +1,7 @@
 """QM9 as torch-geometric keeps it on the disk, turned into an extended XYZ file that recipes read; nothing is downloaded.
 
-Sources: Ramakrishnan et al., Sci. Data 1, 140022 (2014); the split into 110,000, 10,000 and the rest is that of the published FAENet.
+Sources: Ramakrishnan et al., Sci. Data 1, 140022 (2014); a permutation of seed 123, cut into 110,000, 10,000 and the rest, as for the
+published FAENet. The permutation is torch's; whether that of the authors came from the same generator is not known here.
 """
 
 from __future__ import annotations
