@@ -5,9 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+WARMUP = 9  # updates; the usual choice, by which the average spans a ninth of the past
+
 
 class WeightAverage:
-    """Bias-corrected average of a module's parameters: a_t = d a_{t-1} + (1 - d) w_t, divided by 1 - d^t when read."""
+    """Average of a module's parameters: a_n = d_n a_{n-1} + (1 - d_n) w_n, with d_n the decay but at most (n - 1) / (n + 8).
+
+    So the average begins with the first weights and spans about the last ninth of a run, until that is longer than the decay
+    remembers: the average of a short run is not held back by how it began.
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay, self.n_updates = decay, 0
@@ -16,15 +22,15 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Take in the present weights."""
+        decay = min(self.decay, self.n_updates / (self.n_updates + WARMUP))
         self.n_updates += 1
         ours: list[Tensor] = list(self.values.values())
         theirs: list[Tensor] = [p for _, p in module.named_parameters()]
-        torch._foreach_lerp_(ours, theirs, 1 - self.decay)
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged parameters by name."""
-        correction = 1 - self.decay**self.n_updates
-        return {name: value / correction for name, value in self.values.items()}
+        return dict(self.values)
 
     def to(self, device: torch.device) -> None:
         """Move the average to a device."""

@@ -53,7 +53,7 @@ class Training(Settings):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup_share: float = Field(0.03, ge=0, lt=1)
-    ema_decay: float = Field(0.999, ge=0, lt=1)
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="of the averaged weights; less in the beginning, see WeightAverage")
     clip_norm: float = Field(10.0, gt=0)
     frames: str = Field("lattice-stochastic", description="frame policy while training")
     finish: Finish | None = None

@@ -20,6 +20,7 @@ from geocalc.cli import main
 from geocalc.errors import InputError, ModelFileError, NonFiniteError, RecipeError, RunFolderError
 from geocalc.train import loop
 from geocalc.train.checkpoint import load_checkpoint, save_checkpoint, steps_done
+from geocalc.train.ema import WeightAverage
 from geocalc.train.feed import Batch, feed_of
 from geocalc.train.loop import train
 from geocalc.train.prepare import prepare
@@ -375,7 +376,18 @@ def test_a_finish_may_be_added_to_a_run_that_has_ended(tmp_path, data):
 # the average
 
 
-def test_the_average_is_corrected_for_its_beginning(tmp_path, data):
+def averaged_ramp(run, decay: float, n_updates: int) -> float:
+    """What the average says after weights of 0, 1, 2 ... n_updates - 1."""
+    average = WeightAverage(run.model.network, decay)
+    name, parameter = next(iter(run.model.network.named_parameters()))
+    for k in range(n_updates):
+        with torch.no_grad():
+            parameter.fill_(float(k))
+        average.update(run.model.network)
+    return float(average.weights()[name].flatten()[0])
+
+
+def test_the_average_begins_with_the_first_weights(tmp_path, data):
     run, _ = run_of(parsed(data, ema_decay=0.9), tmp_path)
     run.average.update(run.model.network)
     for name, value in run.average.weights().items():
@@ -383,17 +395,18 @@ def test_the_average_is_corrected_for_its_beginning(tmp_path, data):
 
 
 def test_the_average_follows_its_formula(tmp_path, data):
-    run, _ = run_of(parsed(data, ema_decay=0.9), tmp_path)
-    name, parameter = next(iter(run.model.network.named_parameters()))
-    values = []
-    for k in range(4):
-        with torch.no_grad():
-            parameter.fill_(float(k))
-        run.average.update(run.model.network)
-        values.append(float(k))
-    weights = 0.1 * 0.9 ** np.arange(3, -1, -1)
-    expected = np.sum(weights * values) / np.sum(weights)
-    torch.testing.assert_close(run.average.weights()[name], torch.full_like(parameter, expected))
+    run, _ = run_of(parsed(data), tmp_path)
+    expected = 0.0
+    for n in range(200):
+        decay = min(0.9, n / (n + 9))
+        expected = decay * expected + (1 - decay) * n
+    assert averaged_ramp(run, 0.9, 200) == pytest.approx(expected, rel=1e-5)
+    assert 199 - expected == pytest.approx(9.0, rel=1e-3)  # 0.9 / (1 - 0.9) updates behind, as ever
+
+
+def test_the_average_of_a_short_run_is_not_held_back_by_its_beginning(tmp_path, data):
+    run, _ = run_of(parsed(data), tmp_path)
+    assert averaged_ramp(run, 0.999, 1000) > 850  # a decay that remembers a thousand updates would be at 580
 
 
 def test_the_average_is_restored_and_is_what_is_scored(tmp_path, data):

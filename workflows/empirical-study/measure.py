@@ -79,12 +79,12 @@ def _iterative(potential: NetworkPotential, references: Sequence[ReferenceRelaxa
 
 
 def finished(recipe: Recipe, folder: Path, samples: Samples) -> NetworkPotential:
-    """The averaged network of a run with the frames that its recipe names."""
+    """The last network of a run, when the learning rate has come to zero, with the frames that its recipe names."""
     run = start(recipe, samples.training)
     load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     policy = frame_policy(recipe.model.frames)
     seed = 0 if policy.pick is FramePick.STOCHASTIC else None
-    return NetworkPotential(model=run.averaged(), policy=policy, force_mode=recipe.model.force_mode, seed=seed)
+    return NetworkPotential(model=run.model.eval(), policy=policy, force_mode=recipe.model.force_mode, seed=seed)
 
 
 def _spread(samples: Samples, n: int) -> list[Sample]:
