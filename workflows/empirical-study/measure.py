@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.metrics import errors_of, predictions
 from geocalc.train.pair_metrics import pair_errors, pair_predictions
 from geocalc.train.prepare import ReferenceRelaxation, prepare, reference_relaxations
-from geocalc.train.recipe import Recipe
+from geocalc.train.recipe import Data, Recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT
 from geocalc.train.store import Sample, Samples, read_store
@@ -43,12 +44,15 @@ def measure(row: Row, recipe: Recipe, folder: Path, data: Path, limit: int | Non
     samples = read_store(prepare(recipe, data))
     potential = finished(recipe, folder, samples)
     held_out = samples.held_out[:limit]
-    found = {"parameters": float(sum(p.numel() for p in potential.model.network.parameters()))}
+    network = potential.model.network
+    found: Numbers = {"parameters": _count(network)}
+    if network.canonicalizer is not None:
+        found["canonicalizer_parameters"] = _count(network.canonicalizer)
     if recipe.task is Task.IS2RE:
         found |= _direct(potential, held_out)
     else:
         found |= vars(errors_of(predictions(potential, held_out)))
-        found |= _iterative(potential, reference_relaxations(recipe.data, 0)[:limit])
+        found |= _iterative(potential, _references(recipe.data.model_dump_json())[:limit])
     if "symmetry" in row.also:
         found |= _symmetry(potential, _spread(held_out, N_SYMMETRY))
     if "mad" in row.also:
@@ -70,6 +74,12 @@ def _direct(potential: NetworkPotential, held_out: Samples) -> Numbers:
     return found | {"x_mae": errors.position_mae, "adwt": average_distance_within_threshold(distances)}
 
 
+@lru_cache(maxsize=1)
+def _references(data: str) -> list[ReferenceRelaxation]:
+    """Held-out relaxations of data in JSON, read once for all rows that share them."""
+    return reference_relaxations(Data.model_validate_json(data), 0)
+
+
 def _iterative(potential: NetworkPotential, references: Sequence[ReferenceRelaxation]) -> Numbers:
     """Errors of relaxations from the first frames to 0.05 eV/Angstrom."""
     relaxed = summarise(relax_references(potential, references))
@@ -85,6 +95,11 @@ def finished(recipe: Recipe, folder: Path, samples: Samples) -> NetworkPotential
     policy = frame_policy(recipe.model.frames)
     seed = 0 if policy.pick is FramePick.STOCHASTIC else None
     return NetworkPotential(model=run.model.eval(), policy=policy, force_mode=recipe.model.force_mode, seed=seed)
+
+
+def _count(module: nn.Module) -> float:
+    """Parameters of a module."""
+    return float(sum(p.numel() for p in module.parameters()))
 
 
 def _spread(samples: Samples, n: int) -> list[Sample]:

@@ -27,7 +27,7 @@ class Column:
 ENERGY = (Column("energy MAE (meV)", "energy_mae", 1000, 0), Column("EwT (%)", "within_0p02", 100, 1))
 SPEED = Column("structures/s", "structures_per_s", 1, 0)
 COLUMNS: dict[str, tuple[Column, ...]] = {
-    "canonicalization": (*ENERGY, SPEED),
+    "canonicalization": (*ENERGY, Column("parameters of it", "canonicalizer_parameters", 1, 0), SPEED),
     "graphs": (*ENERGY, SPEED),
     "ewald": (*ENERGY, Column("parameters (1000)", "parameters", 0.001, 0), SPEED),
     "noisy-nodes": (
@@ -89,7 +89,7 @@ def _cell(mean: Mean | None, column: Column) -> str:
     if mean is None:
         return NOTHING
     value = f"{mean.value * column.scale:.{column.decimals}f}"
-    return value if math.isnan(mean.error) else f"{value} ± {mean.error * column.scale:.{column.decimals}f}"
+    return value if math.isnan(mean.error) or mean.error == 0 else f"{value} ± {mean.error * column.scale:.{column.decimals}f}"
 
 
 def _symmetry(rows: Sequence[Row], results: Results) -> str:
