@@ -11,6 +11,7 @@ equivariant networks (2023); Puny et al., Frame averaging (2022) for the axes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn import functional
 
 from geocalc.canonicalizers.base import Canonicalizer, Geometry
 from geocalc.canonicalizers.orient import FrameVectors, oriented
-from geocalc.canonicalizers.settings import SignNetMLPSettings, VectorNeuronSettings
+from geocalc.canonicalizers.settings import CanonicalizerSettings, SignNetMLPSettings, VectorNeuronSettings
 from geocalc.canonicalizers.surroundings import Surroundings, surroundings_of
 from geocalc.canonicalizers.vn_pointnet import PointNet, edge_vectors
 from geocalc.frames import Frames
@@ -52,10 +53,7 @@ class SignNetMLP(Canonicalizer):
 
     def forward(self, geometry: Geometry, draws: torch.Generator | Tensor | None = None) -> Frames:
         """See `Canonicalizer`; nothing is drawn."""
-        near = surroundings_of(geometry, self.reach)
-        axes, tied = local_axes(near, self.settings.dimensions)
-        found = FrameVectors.mean_of(self.vectors(near, axes), near)
-        return oriented(replace(found, tied=tied), geometry, self.settings.dimensions, self.settings.proper)
+        return frames_on_axes(self.vectors, geometry, self.settings, self.reach)
 
     def vectors(self, near: Surroundings, axes: Tensor) -> Tensor:
         """Three vectors of each atom, (n_atoms, 3, 3) in columns, whatever the signs of the axes (n_systems, 3, 3)."""
@@ -90,10 +88,7 @@ class SignNetVN(Canonicalizer):
 
     def forward(self, geometry: Geometry, draws: torch.Generator | Tensor | None = None) -> Frames:
         """See `Canonicalizer`; nothing is drawn."""
-        near = surroundings_of(geometry, self.reach)
-        axes, tied = local_axes(near, self.settings.dimensions)
-        found = FrameVectors.mean_of(self.vectors(near, axes), near)
-        return oriented(replace(found, tied=tied), geometry, self.settings.dimensions, self.settings.proper)
+        return frames_on_axes(self.vectors, geometry, self.settings, self.reach)
 
     def vectors(self, near: Surroundings, axes: Tensor) -> Tensor:
         """Three vectors of each atom, (n_atoms, 3, 3) in columns, whatever the signs of the axes (n_systems, 3, 3)."""
@@ -103,6 +98,16 @@ class SignNetVN(Canonicalizer):
         stretch = square / square.mean(1, keepdim=True).clamp(min=torch.finfo(square.dtype).tiny)
         stretched = edges * stretch[near.system_idx[near.receivers]][:, :, None]
         return axes @ self.mu(stretched, near)[:, :, :3]
+
+
+def frames_on_axes(
+    vectors: Callable[[Surroundings, Tensor], Tensor], geometry: Geometry, settings: CanonicalizerSettings, reach: float
+) -> Frames:
+    """Frames along the mean of what `vectors` gives each atom, from its surroundings within `reach` and the axes of its structure."""
+    near = surroundings_of(geometry, reach)
+    axes, tied = local_axes(near, settings.dimensions)
+    found = FrameVectors.mean_of(vectors(near, axes), near)
+    return oriented(replace(found, tied=tied), geometry, settings.dimensions, settings.proper)
 
 
 class Perceptron(nn.Module):
