@@ -42,7 +42,7 @@ def measure(row: Row, recipe: Recipe, folder: Path, data: Path, limit: int | Non
         row, recipe: of the run. folder: of the run. data: where prepared data are kept. limit: of held-out structures, for a trial.
     """
     samples = read_store(prepare(recipe, data))
-    potential = finished(recipe, folder, samples)
+    potential = finished(recipe, folder, samples, row.frames or recipe.model.frames)
     held_out = samples.held_out[:limit]
     network = potential.model.network
     found: Numbers = {"parameters": _count(network)}
@@ -88,11 +88,11 @@ def _iterative(potential: NetworkPotential, references: Sequence[ReferenceRelaxa
     return found | {short: found[f"relaxed_{name}"] for short, name in names.items()}
 
 
-def finished(recipe: Recipe, folder: Path, samples: Samples) -> NetworkPotential:
-    """The last network of a run, when the learning rate has come to zero, with the frames that its recipe names."""
+def finished(recipe: Recipe, folder: Path, samples: Samples, frames: str) -> NetworkPotential:
+    """The last network of a run, when the learning rate has come to zero, with frames by name."""
     run = start(recipe, samples.training)
     load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
-    policy = frame_policy(recipe.model.frames)
+    policy = frame_policy(frames)
     seed = 0 if policy.pick is FramePick.STOCHASTIC else None
     return NetworkPotential(model=run.model.eval(), policy=policy, force_mode=recipe.model.force_mode, seed=seed)
 

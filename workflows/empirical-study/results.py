@@ -13,7 +13,6 @@ from statistics import fmean, stdev
 from rows import Tables
 from scipy.stats import t as student
 
-MEASURED = "measured.json"
 CONFIDENCE = 0.95
 COLUMNS = ("table", "row", "seed", "quantity", "value")
 Key = tuple[str, str, int, str]
@@ -85,11 +84,11 @@ def write_results(results: Results, path: Path) -> None:
 
 
 def collect(runs: Path, before: Results, tables: Tables) -> Results:
-    """`before`, with the numbers of whole runs renewed where `runs` holds measurements, at TABLE/ROW-SEED/measured.json."""
+    """`before`, with the numbers of whole runs renewed where `runs` holds measurements, at TABLE/ROW-SEED."""
     values = dict(before.values)
     for row in tables.rows:
         for seed in tables.seeds:
-            path = runs / row.run[0] / f"{row.run[1]}-{seed}" / MEASURED
+            path = runs / row.run[0] / f"{row.run[1]}-{seed}" / row.measured
             if path.exists():
                 key = (row.table, row.name, seed)
                 values = {other: value for other, value in values.items() if other[:3] != key}

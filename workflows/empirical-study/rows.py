@@ -27,6 +27,7 @@ class Row:
         run: table and name of the row whose runs it shares, its own unless both recipes are one.
         poster: what the poster has for it, where that is known to us.
         also: what is measured beside errors and speed, `symmetry` or `mad`.
+        frames: that it is measured with, None for those of its recipe.
     """
 
     table: str
@@ -37,6 +38,12 @@ class Row:
     run: tuple[str, str]
     poster: str
     also: tuple[str, ...]
+    frames: str | None
+
+    @property
+    def measured(self) -> str:
+        """The file of its numbers in the folder of a run."""
+        return "measured.json" if self.frames is None else f"measured-{self.frames}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +94,7 @@ def _row(table: str, name: str, tables: Mapping[str, Any], sizes: Mapping[str, M
         run=(run_table, run_name),
         poster=row.get("poster", ""),
         also=tuple(content.get("also", ())),
+        frames=row.get("frames"),
     )
 
 

@@ -20,7 +20,7 @@ from lightning_fabric import Fabric
 from measure import measure
 from page import PAGE, write_page
 from pairs import write_pairs
-from results import MEASURED, collect, read_results, write_results
+from results import collect, read_results, write_results
 from rows import HERE, PAIRS, Row, Tables, read_tables, recipe_of
 from smoke import changes, write_data
 
@@ -97,12 +97,12 @@ def train_command(study: Study, tables: str | None, names: str | None, seeds: st
 @SOME_SEEDS
 @click.pass_obj
 def measure_command(study: Study, tables: str | None, names: str | None, seeds: str | None) -> None:
-    """Errors of every finished run, into measured.json beside it, unless they are there."""
+    """Errors of every finished run, into a file beside it, unless they are there."""
     for row, seed in study.each(tables, names, seeds):
         folder = study.folder(row, seed)
-        if (folder / METRICS).exists() and not (folder / MEASURED).exists():
+        if (folder / METRICS).exists() and not (folder / row.measured).exists():
             found = measure(row, recipe_of(row, seed, study.pairs), folder, study.data)
-            write_whole(folder / MEASURED, [json.dumps(found, indent=1) + "\n"])
+            write_whole(folder / row.measured, [json.dumps(found, indent=1) + "\n"])
             print(f"{row.table} {folder.name} {found['energy_mae']:.3f} eV", flush=True)
 
 
