@@ -63,6 +63,7 @@ class GeoCalc(Calculator):
         level: of theory, for models that know several.
     Attributes:
         energy_std: eV, spread over the networks of an ensemble, else over the frames, that the last energy is the mean of.
+        frame_degenerate: whether the frames of the last structure rest on a broken tie, so that its energy may jump where that opens.
     Raises:
         ModelNotFoundError, ModelFileError, InputError: see `geocalc.load_model`.
     """
@@ -95,6 +96,7 @@ class GeoCalc(Calculator):
             dtype=dtype,
         )
         self.energy_std: float | None = None
+        self.frame_degenerate: bool | None = None
         self._known: _Known | None = None
 
     @property
@@ -149,6 +151,7 @@ class GeoCalc(Calculator):
         if prediction.stress is not None and structure.cell.rank == 3:
             results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].cpu().numpy())
         self.energy_std = None if prediction.energy_std is None else float(prediction.energy_std[0])
+        self.frame_degenerate = None if prediction.frame_degenerate is None else bool(prediction.frame_degenerate[0])
         self.results = results
 
     def _systems(self, atoms: Atoms) -> Systems:

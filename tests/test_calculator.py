@@ -431,3 +431,10 @@ def test_small_structures_are_computed_on_one_thread_and_threads_are_given_back(
 def test_calculating_nothing_is_refused(calc: GeoCalc) -> None:
     with pytest.raises(InputError, match="there is no structure to calculate"):
         calc.calculate()
+
+
+def test_it_says_where_frames_rest_on_a_broken_tie(calc: GeoCalc) -> None:
+    assert calc.frame_degenerate is None or isinstance(calc.frame_degenerate, bool)
+    for atoms, degenerate in ((slab(), False), (molecule("H2O"), False), (molecule("CH4"), True)):
+        calc.get_potential_energy(atoms)
+        assert calc.frame_degenerate is degenerate

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
@@ -18,6 +20,7 @@ from geocalc import GeoCalc, load_model
 from geocalc.card import EnergyKind
 from geocalc.cli import main
 from geocalc.errors import DataWarning, InputError, RecipeError
+from geocalc.settings import read_yaml
 from geocalc.train.finetune import FEWEST, HOLD, PASSES, TRAINING, begin_with, tuned_values
 from geocalc.train.loop import train
 from geocalc.train.prepare import prepare
@@ -136,6 +139,15 @@ def test_frozen_parts_stay(model: Path, data: Path, tmp_path: Path) -> None:
     assert not any(name.startswith(("embedding.", "blocks.0.edge.")) for name in changed)
     with pytest.raises(RecipeError, match="names 'nose', which the network does not have; its parts: blocks, "):
         start(recipe_of(model, data, freeze=["nose"]), samples_of(recipe, tmp_path / "data"))
+
+
+def test_what_was_frozen_in_training_stays_so(model: Path, data: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "frozen")
+    values = read_yaml(folder / "recipe.yaml")
+    values["training"]["freeze"] = ["embedding"]
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+    assert tuned_values(str(folder), data)["training"]["freeze"] == ["embedding"]
+    assert "embedding" not in tuned_values(str(model), data)["training"].get("freeze", [])
 
 
 def test_little_data_is_said_to_be_little(model: Path, tmp_path: Path) -> None:
