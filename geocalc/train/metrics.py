@@ -108,7 +108,7 @@ def errors_of(told: Predictions) -> Errors:
     """Errors of predictions."""
     energy_error, force_error = told.energy - told.energy_reference, told.forces - told.forces_reference
     known = bool(np.isfinite(energy_error).all())
-    largest = largest_component(force_error, told.free, told.n_atoms)
+    both = known and bool(np.isfinite(force_error[told.free]).all())
     return Errors(
         n=len(told.energy),
         energy_mae=mae(energy_error),
@@ -119,5 +119,7 @@ def errors_of(told: Predictions) -> Errors:
         force_mae_all=mae(force_error),
         force_null=mae(told.forces_reference[told.free]),
         force_cosine=force_cosine(told.forces[told.free], told.forces_reference[told.free]),
-        efwt=energy_forces_within_threshold(energy_error, largest) if known and np.isfinite(largest).all() else math.nan,
+        efwt=energy_forces_within_threshold(energy_error, largest_component(force_error, told.free, told.n_atoms))
+        if both
+        else math.nan,
     )
