@@ -183,7 +183,7 @@ def test_dynamics_is_learnt_and_does_not_depend_on_the_pose(
     """Rotations and mirror images leave energies as they are and turn forces along, whatever the network saw in training."""
     monkeypatch.chdir(rmd17.parent)  # groups are named by the path as the recipe has it, and the split goes by names
     values = molecule_values(
-        Path(rmd17.name), architecture, frames, steps=150, learning_rate=0.01, batch_size=8, evaluate_every=150
+        Path(rmd17.name), architecture, frames, steps=400, learning_rate=0.005, batch_size=8, evaluate_every=400
     )
     values["data"]["validation_share"] = 0.2
     recipe = parse_recipe(values, "test")
