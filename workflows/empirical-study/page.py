@@ -73,16 +73,18 @@ def _between(text: str, marker: str, content: str) -> str:
 
 
 def _table(rows: Sequence[Row], results: Results) -> str:
-    """Means over seeds with their standard errors."""
-    columns = COLUMNS[rows[0].table]
+    """Means over seeds with their standard errors, and the picture of them."""
+    table, columns = rows[0].table, COLUMNS[rows[0].table]
     shown = [row for row in rows if results.mean(row.table, row.name, columns[0].quantity)]
+    if not shown:
+        return "Not measured yet."
     poster = any(row.poster for row in shown)
     lines = [["row", *(column.heading for column in columns), *(["poster"] if poster else []), "seeds"]]
     for row in shown:
         cells = [_cell(results.mean(row.table, row.name, column.quantity), column) for column in columns]
         n = len(results.seeds(row.table, row.name, columns[0].quantity))
         lines.append([row.label, *cells, *([row.poster or NOTHING] if poster else []), str(n)])
-    return _markdown(lines)
+    return f"{_markdown(lines)}\n\n![{table}: energy MAE and EwT of each row]({table}.png)"
 
 
 def _cell(mean: Mean | None, column: Column) -> str:
