@@ -73,6 +73,8 @@ def results_of(study: dict[str, ModuleType], first: list[float], second: list[fl
         ("same", [1.001, 0.999, 1.0], "holds"),
         ("same", [1.20, 1.21, 1.19], "does not hold"),
         ("same", [0.7, 1.3, 0.95], "cannot be told"),
+        ("no more", [0.80, 0.81, 0.79], "holds"),
+        ("no more", [1.20, 1.21, 1.19], "does not hold"),
         ("less", [0.8], "not run"),
     ],
 )

@@ -20,6 +20,7 @@ class Relation(StrEnum):
     LESS = "less"
     MORE = "more"
     SAME = "same"
+    NO_MORE = "no more"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +76,11 @@ def judge(claim: Claim, results: Results) -> Verdict:
     if len(found) < 2:
         return Verdict(word=UNTESTED, difference=float("nan"), half_width=float("nan"), n=len(found))
     mean, half = fmean(found), interval(found)
-    if claim.relation is Relation.SAME:
+    if claim.relation in (Relation.SAME, Relation.NO_MORE):
         levels = [value for _, row in claim.pairs for value in results.seeds(claim.table, row, claim.quantity).values()]
         margin = claim.margin * abs(fmean(levels))
-        word = HOLDS if abs(mean) + half <= margin else FAILS if abs(mean) - half > margin else OPEN
+        above = mean if claim.relation is Relation.NO_MORE else abs(mean)
+        word = HOLDS if above + half <= margin else FAILS if above - half > margin else OPEN
     else:
         wanted = mean if claim.relation is Relation.MORE else -mean
         word = HOLDS if wanted - half > 0 else FAILS if wanted + half < 0 else OPEN
