@@ -1,0 +1,1 @@
+"""Glass-forming liquids: configurations, their potential, and how their particles move."""

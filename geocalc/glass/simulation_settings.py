@@ -1,0 +1,77 @@
+"""What a simulation of a glass depends on."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from geocalc.glass.dynamics import steps_of
+from geocalc.settings import Settings
+
+
+class GlassSettings(Settings):
+    """Isoconfigurational ensembles of the Kob-Andersen mixture at constant volume, in Lennard-Jones units.
+
+    Attributes:
+        n_particles: four fifths of them A. density: particles in a volume of sigma_AA^3.
+        temperature: of the configurations and of the first velocities.
+        melt_temperature, melt_time: how a random start is melted. quench_time: in which it is cooled to `temperature`, evenly.
+        equilibration_time: at `temperature`, before the piece that is tested for ageing.
+        ageing_time: length of that piece; its last frame is the configuration. n_frames: of it.
+        ageing_tolerance: largest difference of the scattering functions of its halves.
+        times: at which displacements are taken, multiples of the time step.
+        n_runs: of each configuration. timestep: of all. seed: of everything that is random.
+    """
+
+    n_particles: int = Field(default=1000, ge=100)
+    density: float = Field(default=1.2, gt=0.5, lt=1.6)
+    temperature: float = Field(default=0.64, gt=0)
+    melt_temperature: float = Field(default=2.0, gt=0)
+    melt_time: float = Field(default=10.0, gt=0)
+    quench_time: float = Field(default=10.0, gt=0)
+    equilibration_time: float = Field(default=100.0, ge=0)
+    ageing_time: float = Field(default=100.0, gt=0)
+    n_frames: int = Field(default=40, ge=8)
+    ageing_tolerance: float = Field(default=0.1, gt=0)
+    times: tuple[float, ...] = (0.1, 0.3, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 13.0)
+    n_runs: int = Field(default=16, ge=2)
+    timestep: float = Field(default=0.005, gt=0, le=0.01)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """Times are multiples of the step, and the ageing piece has room for its frames."""
+        steps_of(self.times, self.timestep)
+        if self.ageing_time < self.n_frames * self.timestep:
+            raise ValueError(f"an ageing_time of {self.ageing_time} has no {self.n_frames} steps of {self.timestep}")
+        if self.box_length < 5.6:
+            raise ValueError(
+                f"{self.n_particles} particles at density {self.density} fill a box of {self.box_length:.2f}, which is less than "
+                "twice the cutoff 2.5 and a skin of 0.3; take more particles"
+            )
+        return self
+
+    @property
+    def box_length(self) -> float:
+        """Edge of the cubic box."""
+        return float((self.n_particles / self.density) ** (1 / 3))
+
+    @property
+    def types(self) -> NDArray[np.int64]:
+        """(n_particles,), 0 for A and 1 for B; four fifths are A, rounded to the nearest."""
+        n_a = round(0.8 * self.n_particles)
+        return np.repeat(np.array([0, 1], dtype=np.int64), [n_a, self.n_particles - n_a])
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps after which displacements are taken."""
+        return steps_of(self.times, self.timestep)
+
+    @property
+    def ageing_steps(self) -> tuple[int, ...]:
+        """Steps at which frames of the ageing piece are taken, evenly spaced."""
+        spacing = round(self.ageing_time / self.timestep / self.n_frames)
+        return tuple(spacing * k for k in range(1, self.n_frames + 1))

