@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase import Atoms
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from geocalc.errors import InputError
+from geocalc.glass.checks import check_box, check_numbers, check_shapes, check_types
+
+NUMBERS = np.array([1, 2])  # atomic numbers of A and B in ASE, which are those of the types 1 and 2 of LAMMPS
+_TEMPERATURE = re.compile(r"_T(\d+\.\d+)(?:_|$)")  # as in ka_T0.44_1
+_BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 Floats = NDArray[np.float64]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +31,9 @@ class GlassConfiguration:
 
     Attributes:
         name: of the configuration, its file without the suffix.
-        positions: (n, 3); they may lie outside the box.
+        positions: (n, 3) float64; they may lie outside the box.
         types: (n,) int64, 0 for A, the majority, and 1 for B.
-        box: (3,), lengths of the orthogonal periodic box.
+        box: (3,) float64, lengths of the orthogonal periodic box.
         temperature: None where it is not known.
         times: (n_times,), at which motion was measured; NaN where unknown.
         propensity: (n_times, n), mean over runs of |x(t) - x(0)|.
@@ -28,6 +41,9 @@ class GlassConfiguration:
         n_runs: None where it is not known.
         isf: (n_times,), self-intermediate scattering function of A, or None.
         ageing: how far two halves of its equilibration differ, see `geocalc.glass.dynamics.ageing`, or None.
+    Raises:
+        InputError: shapes do not fit, something is not a number, types are not those of two kinds with A in the majority, or the
+            positions cannot be those of a dense liquid or glass in this box.
     """
 
     name: str
@@ -43,17 +59,206 @@ class GlassConfiguration:
     isf: Floats | None = None
     ageing: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what is no configuration."""
+        check_shapes(self)
+        check_numbers(self)
+        check_types(self.types)
+        check_box(self.positions, self.box)
+
     @property
     def n_particles(self) -> int:
         """Number of particles."""
         return len(self.types)
 
+    @property
+    def n_times(self) -> int:
+        """Number of times at which motion was measured."""
+        return len(self.times)
+
+
+def read_configuration(path: Path | str) -> GlassConfiguration:
+    """Read a configuration from an npz file; nothing pickled is loaded.
+
+    Three layouts are known: what `write_configuration` writes; the files of the BOTAN set, with one propensity at a time that they do
+    not hold; and the sample of the set of Bapst et al., with propensities at `time[time_indices]`.
+
+    Raises:
+        InputError: the file is missing, damaged, or of another layout, or holds no configuration (see `GlassConfiguration`).
+    """
+    path = Path(path)
+    arrays = _arrays(path)
+    layout = next((layout for layout in _LAYOUTS if set(layout) <= set(arrays)), None)
+    if layout is None:
+        missing = min((sorted(set(layout) - set(arrays)) for layout in _LAYOUTS), key=len)
+        raise InputError(f"{path} has no {' and no '.join(missing)}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
+    try:
+        return _LAYOUTS[layout](path.stem, {name: _number(name, array) for name, array in arrays.items()})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
 
 def write_configuration(path: Path | str, configuration: GlassConfiguration) -> None:
-    """Write all that is known of a configuration to an npz file; its name is that of the file."""
+    """Write all that is known of a configuration to an npz file; its name will be that of the file."""
     known: dict[str, Any] = {
         field.name: getattr(configuration, field.name)
         for field in fields(configuration)
         if field.name != "name" and getattr(configuration, field.name) is not None
     }
     np.savez_compressed(path, **known)
+
+
+def atoms_of(configuration: GlassConfiguration) -> Atoms:
+    """The configuration for ASE: A is H and B is He, as ASE reads the types 1 and 2 of LAMMPS; `types` holds 0 and 1.
+
+    Motion is left out; lengths are in sigma_AA.
+    """
+    atoms = Atoms(NUMBERS[configuration.types], configuration.positions, cell=configuration.box, pbc=True)
+    atoms.set_array("types", configuration.types.copy())
+    atoms.info["name"] = configuration.name
+    if configuration.temperature is not None:
+        atoms.info["temperature"] = configuration.temperature
+    return atoms
+
+
+def configuration_of(atoms: Atoms, name: str = "configuration") -> GlassConfiguration:
+    """A configuration without motion from ASE.
+
+    Args:
+        atoms: periodic in an orthogonal cell, lengths in sigma_AA; `arrays["types"]` of 0 (A) and 1 (B), else two elements, of
+            which the more frequent is A. name: where `atoms.info` has none.
+    Raises:
+        InputError: the cell is not orthogonal or not periodic, or types cannot be told; else as `GlassConfiguration`.
+    """
+    cell = np.array(atoms.cell)
+    if not atoms.pbc.all():
+        raise InputError(f"a glass is periodic in all directions, got pbc = {atoms.pbc.tolist()}; set pbc in the file")
+    if np.abs(cell - np.diag(np.diag(cell))).max() > 1e-9 * np.abs(cell).max():
+        raise InputError(f"the box of a glass must be orthogonal and along x, y and z, got the cell {cell.tolist()}")
+    temperature = atoms.info.get("temperature")
+    return GlassConfiguration(
+        name=str(atoms.info.get("name", name)),
+        positions=np.array(atoms.positions, dtype=np.float64),
+        types=_integers("types", atoms.arrays["types"]) if "types" in atoms.arrays else _types_of(atoms),
+        box=np.diag(cell).astype(np.float64),
+        temperature=None if temperature is None else float(temperature),
+        times=np.zeros(0),
+        propensity=np.zeros((0, len(atoms))),
+    )
+
+
+def _types_of(atoms: Atoms) -> NDArray[np.int64]:
+    """0 for the more frequent of two elements and 1 for the other."""
+    elements, counts = np.unique(atoms.get_chemical_symbols(), return_counts=True)
+    if len(elements) != 2:
+        found = ", ".join(elements) or "none"
+        raise InputError(f"a binary glass has two species, got {len(elements)} ({found}); write types of 0 and 1 as a column")
+    if counts[0] == counts[1]:
+        raise InputError(
+            f"A is the more frequent species, but there are {counts[0]} of {' and of '.join(elements)}; write types"
+        )
+    return (np.array(atoms.get_chemical_symbols()) == elements[counts.argmin()]).astype(np.int64)
+
+
+def _arrays(path: Path) -> Arrays:
+    """All arrays of the file, read whole."""
+    try:
+        with path.open("rb") as stream:
+            opened = np.load(stream, allow_pickle=False)
+            if isinstance(opened, NpzFile):
+                return {name: opened[name] for name in opened.files}
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except _BROKEN as error:
+        raise InputError(f"{path} is damaged or no npz file ({' '.join(str(error).split())}); fetch or make it again") from None
+    raise InputError(f"{path} holds a single array; expected the named arrays of an npz file")
+
+
+def _number(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} holds {array.dtype} instead of numbers")
+    return array
+
+
+def _integers(name: str, array: NDArray[Any]) -> NDArray[np.int64]:
+    if array.dtype.kind not in "biu" and not (np.isfinite(array).all() and (array == np.rint(array)).all()):
+        raise InputError(f"{name} holds numbers that are not whole; expected 0 for A and 1 for B")
+    return array.astype(np.int64)
+
+
+def _box(array: NDArray[Any]) -> Floats:
+    """Three lengths, from one or three."""
+    if array.size not in (1, 3):
+        raise InputError(f"the box has {array.size} numbers of shape {array.shape}; expected one length or three")
+    return np.full(3, array.ravel(), dtype=np.float64)
+
+
+def _scalar(arrays: Arrays, name: str) -> float | None:
+    if name not in arrays:
+        return None
+    if arrays[name].size != 1:
+        raise InputError(f"{name} has shape {arrays[name].shape}; expected a single number")
+    return float(arrays[name].item())
+
+
+def _floats(arrays: Arrays, name: str) -> Floats | None:
+    return arrays[name].astype(np.float64) if name in arrays else None
+
+
+def _own(name: str, arrays: Arrays) -> GlassConfiguration:
+    n_runs = _scalar(arrays, "n_runs")
+    return GlassConfiguration(
+        name=name,
+        positions=arrays["positions"].astype(np.float64),
+        types=_integers("types", arrays["types"]),
+        box=_box(arrays["box"]),
+        temperature=_scalar(arrays, "temperature"),
+        times=arrays["times"].astype(np.float64),
+        propensity=arrays["propensity"].astype(np.float64),
+        half_a=_floats(arrays, "half_a"),
+        half_b=_floats(arrays, "half_b"),
+        n_runs=None if n_runs is None else int(n_runs),
+        isf=_floats(arrays, "isf"),
+        ageing=_scalar(arrays, "ageing"),
+    )
+
+
+def _botan(name: str, arrays: Arrays) -> GlassConfiguration:
+    """One time, whose value is not in the file; the temperature is in its name."""
+    temperature, n_runs = _TEMPERATURE.search(name), _scalar(arrays, "n_runs")
+    return GlassConfiguration(
+        name=name,
+        positions=arrays["positions"].astype(np.float64),
+        types=_integers("types", arrays["types"]),
+        box=_box(arrays["box"]),
+        temperature=None if temperature is None else float(temperature[1]),
+        times=np.full(1, np.nan),
+        propensity=arrays["propensity"].astype(np.float64)[None],
+        half_a=arrays["propensity_half_a"].astype(np.float64)[None],
+        half_b=arrays["propensity_half_b"].astype(np.float64)[None],
+        n_runs=None if n_runs is None else int(n_runs),
+    )
+
+
+def _bapst(name: str, arrays: Arrays) -> GlassConfiguration:
+    """Times at which the scattering function has the values `is_values`; they are picked from the grid of the trajectories."""
+    chosen, grid = _integers("time_indices", arrays["time_indices"]), arrays["time"].astype(np.float64)
+    if chosen.size and not (chosen.min() >= 0 and chosen.max() < len(grid)):
+        raise InputError(f"time_indices run from {chosen.min()} to {chosen.max()}, but time has {len(grid)} entries")
+    return GlassConfiguration(
+        name=name,
+        positions=arrays["positions"].astype(np.float64),
+        types=_integers("types", arrays["types"]),
+        box=_box(arrays["box"]),
+        times=grid[chosen],
+        propensity=arrays["propensity"].astype(np.float64),
+        isf=_floats(arrays, "is_values"),
+    )
+
+
+_COMMON = ("positions", "types", "box", "propensity")
+_LAYOUTS: dict[tuple[str, ...], Callable[[str, Arrays], GlassConfiguration]] = {
+    (*_COMMON, "times"): _own,
+    (*_COMMON, "time", "time_indices"): _bapst,
+    (*_COMMON, "propensity_half_a", "propensity_half_b"): _botan,
+}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from geocalc.errors import MissingDependencyError
 from geocalc.glass.dynamics import Floats
-from geocalc.glass.kob_andersen import CUTOFF, EPSILON, SIGMA
+from geocalc.glass.parameters import CUTOFF, EPSILON, SIGMA
 from geocalc.glass.simulation_settings import GlassSettings
 
 MPI = "libmpi.so.12"
