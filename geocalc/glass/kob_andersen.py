@@ -12,32 +12,76 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from geocalc.errors import InputError
-from geocalc.glass.configuration import NUMBERS, GlassConfiguration
+from geocalc.glass.configuration import NUMBERS
 from geocalc.glass.parameters import CUTOFF, EPSILON, SIGMA
-from geocalc.guards import Status
-from geocalc.neighbors import NeighborCache, edge_vectors
-from geocalc.optim import Lbfgs
-from geocalc.relaxation import relax_systems
+from geocalc.neighbors import build_graph, edge_vectors
 from geocalc.systems import Prediction, Systems, sum_per_system
 
 A_NUMBER, B_NUMBER = NUMBERS.tolist()
 SKIN = 0.4  # sigma_AA; a longer one makes every step dearer, a shorter one is searched more often
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Pairs:
+    """Pairs that are or may soon be within their cutoffs, each once.
+
+    Attributes:
+        systems: what they were searched in.
+        first, second: (n_pairs,) int64. offsets: (n_pairs, 3), of the image of the second.
+        sigma, epsilon: (n_pairs,).
+    """
+
+    systems: Systems
+    first: Tensor
+    second: Tensor
+    offsets: Tensor
+    sigma: Tensor
+    epsilon: Tensor
+
+    @classmethod
+    def search(cls, systems: Systems) -> _Pairs:
+        """The pairs nearer than their cutoff and the skin."""
+        kind = _kinds(systems.numbers)
+        graph = build_graph(systems, CUTOFF * max(map(max, SIGMA)) + SKIN)
+        pair = 2 * kind[graph.receivers] + kind[graph.senders]
+        sigma = torch.tensor(SIGMA, dtype=torch.float64, device=pair.device).flatten()[pair]
+        epsilon = torch.tensor(EPSILON, dtype=torch.float64, device=pair.device).flatten()[pair]
+        lengths = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph).norm(dim=1)
+        x, y, z = graph.shifts.unbind(dim=1)
+        image = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))  # of two images of a particle around itself, one
+        once = (graph.senders > graph.receivers) | ((graph.senders == graph.receivers) & image)
+        kept = once & (lengths < CUTOFF * sigma + SKIN)
+        first, second = graph.receivers[kept], graph.senders[kept]
+        cells = systems.cell[systems.system_idx[first]]
+        return cls(
+            systems=systems,
+            first=first,
+            second=second,
+            offsets=(graph.shifts[kept, :, None] * cells).sum(dim=1),
+            sigma=sigma[kept],
+            epsilon=epsilon[kept],
+        )
+
+    def hold(self, systems: Systems) -> bool:
+        """Whether no pair of `systems` within its cutoff is missing."""
+        old = self.systems
+        same = all(torch.equal(getattr(old, name), getattr(systems, name)) for name in ("numbers", "system_idx", "cell", "pbc"))
+        return same and bool(((systems.positions - old.positions) ** 2).sum(dim=1).max() < (SKIN / 2) ** 2)
+
+
 class KobAndersen:
     """The potential of systems whose A is hydrogen (1) and whose B is helium (2), the types of LAMMPS as ASE reads them.
 
     `atom_energies` of what it predicts are half the energy of all pairs of a particle, so that they add up to the energy. It keeps
-    neighbour lists from call to call, which changes no result.
+    its list of pairs while no particle has moved by half of a skin; rounding apart, that changes no result.
     """
 
     def __init__(self) -> None:
-        self._graph = NeighborCache(CUTOFF * max(map(max, SIGMA)), skin=SKIN)
+        self._pairs: _Pairs | None = None
 
     def __call__(self, systems: Systems) -> Prediction:
         """Energy, forces and energies of particles, float64.
@@ -45,23 +89,23 @@ class KobAndersen:
         Raises:
             InputError: there is another element, or particles lie on each other.
         """
-        kind = _kinds(systems.numbers)
-        graph = self._graph(systems)
-        vectors = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
-        pair = 2 * kind[graph.receivers] + kind[graph.senders]
-        sigma = torch.tensor(SIGMA, dtype=torch.float64, device=vectors.device).flatten()[pair]
-        epsilon = torch.tensor(EPSILON, dtype=torch.float64, device=vectors.device).flatten()[pair]
-        squared = (vectors * vectors).sum(dim=1) / sigma**2
-        if squared.shape[0] and not bool(squared.min() > 0):
-            raise InputError("two particles lie on each other; a Lennard-Jones energy is infinite there")
-        within = squared < CUTOFF**2
-        sixth = squared.reciprocal() ** 3
-        energy = torch.where(within, 4 * epsilon * (sixth * (sixth - 1) - _SHIFT), 0.0)
-        slope = torch.where(within, 24 * epsilon * sixth * (1 - 2 * sixth) / (squared * sigma**2), 0.0)  # dV/dr / r
-        own = torch.zeros(systems.n_atoms, dtype=torch.float64, device=vectors.device).index_add_(
-            0, graph.receivers, energy / 2
+        if self._pairs is None or not self._pairs.hold(systems):
+            self._pairs = _Pairs.search(systems)
+        pairs, x = self._pairs, systems.positions
+        vectors = x.index_select(0, pairs.second) - x.index_select(0, pairs.first) + pairs.offsets
+        squared = (vectors * vectors).sum(dim=1) / pairs.sigma**2
+        within = torch.nonzero(squared < CUTOFF**2).squeeze(1)
+        squared, vectors, first, second = (
+            part.index_select(0, within) for part in (squared, vectors, pairs.first, pairs.second)
         )
-        forces = torch.zeros_like(systems.positions).index_add_(0, graph.receivers, slope[:, None] * vectors)
+        sigma, epsilon = pairs.sigma.index_select(0, within), pairs.epsilon.index_select(0, within)
+        if not bool((squared > 0).all()):
+            raise InputError("two particles lie on each other; a Lennard-Jones energy is infinite there")
+        sixth = squared.reciprocal() ** 3
+        energy = 4 * epsilon * (sixth * (sixth - 1) - _SHIFT)
+        pull = (24 * epsilon * sixth * (1 - 2 * sixth) / (squared * sigma**2))[:, None] * vectors  # dV/dr, along the vector
+        own = x.new_zeros(systems.n_atoms).index_add_(0, first, energy / 2).index_add_(0, second, energy / 2)
+        forces = torch.zeros_like(x).index_add_(0, first, pull).index_add_(0, second, -pull)
         return Prediction(energy=sum_per_system(own, systems), forces=forces, atom_energies=own)
 
 
@@ -77,57 +121,3 @@ def _kinds(numbers: Tensor) -> Tensor:
             "see geocalc.glass.configuration.atoms_of"
         )
     return (numbers == B_NUMBER).long()
-
-
-@dataclass(frozen=True, kw_only=True)
-class InherentStructure:
-    """A minimum of the potential energy.
-
-    Attributes:
-        positions: (n, 3), followed from the configuration without wrapping, so differences are displacements.
-        energies: (n,) epsilon_AA, of each particle.
-        fmax: epsilon_AA / sigma_AA, largest force that is left. n_steps: taken.
-        status: CONVERGED where it is below what was asked for.
-    """
-
-    positions: np.ndarray
-    energies: np.ndarray
-    fmax: float
-    n_steps: int
-    status: Status
-
-
-def systems_of(configuration: GlassConfiguration) -> Systems:
-    """The configuration as a batch of one, for `KobAndersen` and relaxations."""
-    n = configuration.n_particles
-    return Systems(
-        positions=torch.from_numpy(configuration.positions.copy()),
-        numbers=torch.from_numpy(NUMBERS[configuration.types]),
-        tags=torch.zeros(n, dtype=torch.int64),
-        fixed=torch.zeros(n, 3, dtype=torch.bool),
-        system_idx=torch.zeros(n, dtype=torch.int64),
-        cell=torch.diag(torch.from_numpy(configuration.box.copy()))[None],
-        pbc=torch.ones(1, 3, dtype=torch.bool),
-    )
-
-
-def inherent_structure(configuration: GlassConfiguration, fmax: float = 1e-3, max_steps: int = 5000) -> InherentStructure:
-    """The minimum that lies downhill from a configuration, of `KobAndersen`.
-
-    Args:
-        configuration: of any temperature. fmax: epsilon_AA / sigma_AA. max_steps: of L-BFGS.
-    Returns:
-        What was reached; where `status` is not CONVERGED, the geometry of lowest energy on the way.
-    Source: Stillinger and Weber, Phys. Rev. A 25, 978 (1982).
-    """
-    potential = KobAndersen()
-    (end,) = relax_systems(systems_of(configuration), potential, Lbfgs(), fmax=fmax, max_steps=max_steps)
-    energies = potential(end.systems).atom_energies
-    assert energies is not None
-    return InherentStructure(
-        positions=end.systems.positions.numpy(),
-        energies=energies.numpy(),
-        fmax=end.fmax,
-        n_steps=end.n_steps,
-        status=end.status,
-    )

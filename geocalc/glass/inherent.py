@@ -1,0 +1,68 @@
+"""Inherent structures: the minima of the potential energy that lie under thermal configurations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from geocalc.glass.configuration import NUMBERS, GlassConfiguration
+from geocalc.glass.kob_andersen import KobAndersen
+from geocalc.glass.minimiser import Downhill
+from geocalc.guards import Status
+from geocalc.relaxation import relax_systems
+from geocalc.systems import Systems
+
+
+@dataclass(frozen=True, kw_only=True)
+class InherentStructure:
+    """A minimum of the potential energy.
+
+    Attributes:
+        positions: (n, 3), followed from the configuration without wrapping, so differences are displacements.
+        energies: (n,) epsilon_AA, of each particle.
+        fmax: epsilon_AA / sigma_AA, largest force that is left. n_steps: taken.
+        status: CONVERGED where it is below what was asked for.
+    """
+
+    positions: np.ndarray
+    energies: np.ndarray
+    fmax: float
+    n_steps: int
+    status: Status
+
+
+def systems_of(configuration: GlassConfiguration) -> Systems:
+    """The configuration as a batch of one, for `KobAndersen` and relaxations."""
+    n = configuration.n_particles
+    return Systems(
+        positions=torch.from_numpy(configuration.positions.copy()),
+        numbers=torch.from_numpy(NUMBERS[configuration.types]),
+        tags=torch.zeros(n, dtype=torch.int64),
+        fixed=torch.zeros(n, 3, dtype=torch.bool),
+        system_idx=torch.zeros(n, dtype=torch.int64),
+        cell=torch.diag(torch.from_numpy(configuration.box.copy()))[None],
+        pbc=torch.ones(1, 3, dtype=torch.bool),
+    )
+
+
+def inherent_structure(configuration: GlassConfiguration, fmax: float = 1e-3, max_steps: int = 5000) -> InherentStructure:
+    """The minimum that lies downhill from a configuration, of `KobAndersen`.
+
+    Args:
+        configuration: of any temperature. fmax: epsilon_AA / sigma_AA. max_steps: of `geocalc.glass.minimiser`.
+    Returns:
+        What was reached; where `status` is not CONVERGED, the geometry of lowest energy on the way.
+    Source: Stillinger and Weber, Phys. Rev. A 25, 978 (1982).
+    """
+    potential = KobAndersen()
+    (end,) = relax_systems(systems_of(configuration), potential, Downhill(), fmax=fmax, max_steps=max_steps)
+    energies = potential(end.systems).atom_energies
+    return InherentStructure(
+        positions=end.systems.positions.numpy(),
+        energies=np.full(0, np.nan) if energies is None else energies.numpy(),
+        fmax=end.fmax,
+        n_steps=end.n_steps,
+        status=end.status,
+    )
