@@ -81,7 +81,7 @@ def check_box(positions: Floats, box: Floats) -> None:
         gap = np.diff(column, append=column[0] + length).max()
         if gap > WIDEST_GAP and len(column) > 1:
             raise InputError(
-                f"the box {edges} has no particle in {gap:.3g} of its length along {axis}; it is not that of the positions"
+                f"the box {edges} is empty over {gap:.3g} of its length along {axis}; it is not that of the positions"
             )
     near = cKDTree(inside, boxsize=box).query_pairs(CLOSEST, output_type="ndarray")
     if len(near):

@@ -53,7 +53,8 @@ def inherent_structure(configuration: GlassConfiguration, fmax: float = 1e-3, ma
     Args:
         configuration: of any temperature. fmax: epsilon_AA / sigma_AA. max_steps: of `geocalc.glass.minimiser`.
     Returns:
-        What was reached; where `status` is not CONVERGED, the geometry of lowest energy on the way.
+        What was reached; where `status` is not CONVERGED, the geometry of lowest energy on the way. A start from which the energy
+        falls by more than 10 per particle, as no thermal configuration has it, ends as EXPLODED.
     Source: Stillinger and Weber, Phys. Rev. A 25, 978 (1982).
     """
     potential = KobAndersen()

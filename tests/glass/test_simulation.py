@@ -17,7 +17,10 @@ from geocalc.glass.lammps_engine import LammpsEngine, require_lammps
 from geocalc.glass.simulation import claim_folder, simulate
 from geocalc.glass.simulation_settings import GlassSettings
 
-SETTINGS = GlassSettings(n_particles=250, times=(0.1, 0.5, 1.0), n_runs=4, seed=7)
+SETTINGS = GlassSettings(n_particles=216, times=(0.1, 0.5, 1.0), n_runs=4, seed=7)
+
+
+LATTICE = np.stack(np.meshgrid(*[np.arange(6)] * 3), axis=-1).reshape(-1, 3) / 6
 
 
 class Killed(Exception):
@@ -35,10 +38,11 @@ class FreeFlight:
     def equilibrate(self, settings: GlassSettings, types: NDArray[np.int64], seed: int) -> Floats:
         self._called("equilibrate")
         generator = np.random.default_rng(seed)
-        start = generator.uniform(0, settings.box_length, (len(types), 3))
+        start = LATTICE * settings.box_length
         width = np.where(np.arange(settings.n_frames) < settings.n_frames / 2, 0.1, 0.01 if self.slows else 0.1)
         steps = generator.normal(size=(settings.n_frames, len(types), 3)) * width[:, None, None]
-        return start + steps.cumsum(axis=0)
+        frames = start + steps.cumsum(axis=0)
+        return np.concatenate([frames[:-1], start[None] + 0.05 * generator.normal(size=(1, len(types), 3))])
 
     def follow(self, start: Floats, types: NDArray[np.int64], velocities: Floats, settings: GlassSettings) -> Floats:
         self._called("follow")
@@ -52,10 +56,10 @@ class FreeFlight:
 
 def test_the_file_holds_the_ensemble(tmp_path: Path) -> None:
     with np.load(simulate(tmp_path, SETTINGS, 3, FreeFlight())) as stored:
-        assert stored["propensity"].shape == (3, 250)
-        assert stored["types"].sum() == 50
+        assert stored["propensity"].shape == (3, 216)
+        assert stored["types"].sum() == 43
         assert np.all((stored["positions"] >= 0) & (stored["positions"] < stored["box"]))
-        assert 250 / stored["box"].prod() == pytest.approx(1.2)
+        assert 216 / stored["box"].prod() == pytest.approx(1.2)
         np.testing.assert_allclose(stored["propensity"][2] / stored["propensity"][0], 10.0)  # free flight
         gas = math.sqrt(8 * 0.64 / math.pi)  # mean speed of Maxwell's distribution
         assert stored["propensity"][2].mean() == pytest.approx(gas, rel=0.05)
@@ -90,7 +94,8 @@ def test_configurations_and_seeds_differ(tmp_path: Path) -> None:
     paths = [simulate(tmp_path / "a", SETTINGS, 0, FreeFlight()), simulate(tmp_path / "a", SETTINGS, 1, FreeFlight())]
     paths.append(simulate(tmp_path / "b", other, 0, FreeFlight()))
     motions = [np.load(path)["propensity"][0] for path in paths]
-    starts = [np.load(path)["positions"][:, 0] for path in paths]
+    shares = [np.load(path)["positions"][:, 0] / SETTINGS.box_length - LATTICE[:, 0] for path in paths]
+    starts = [share - np.round(share) for share in shares]
     for columns in (motions, starts):
         assert np.abs(np.corrcoef(columns) - np.eye(3)).max() < 0.25
 
@@ -137,8 +142,8 @@ def test_lammps_follows_newton_and_repeats_itself() -> None:
     settings = settings.model_copy(update={"equilibration_time": 0.5, "ageing_time": 0.4})
     types, engine = settings.types, LammpsEngine()
     frames = engine.equilibrate(settings, types, seed=1)
-    assert frames.shape == (40, 250, 3)
-    velocities = maxwell_velocities(250, 0.64, np.random.default_rng(1))
+    assert frames.shape == (40, 216, 3)
+    velocities = maxwell_velocities(216, 0.64, np.random.default_rng(1))
     moved = engine.follow(frames[-1], types, velocities, settings)
     np.testing.assert_array_equal(engine.follow(frames[-1], types, velocities, settings), moved)
     assert np.abs(moved[0] / 0.005 - velocities).max() < 0.5  # a step of ballistic flight, up to accelerations
