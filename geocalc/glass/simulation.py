@@ -90,7 +90,7 @@ def simulate(folder: Path, settings: GlassSettings, index: int, engine: Engine, 
         raise ConvergenceError(
             f"configuration {index} at T = {settings.temperature:g} still ages: the scattering functions of two halves of "
             f"{settings.ageing_time / 2:g} differ by {difference:.3f}, more than {settings.ageing_tolerance:g}; "
-            "take a longer equilibration_time"
+            "take a longer equilibration_time, or a longer ageing_time where that is noise"
         )
     runs = []
     for run in range(settings.n_runs):

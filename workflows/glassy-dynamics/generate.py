@@ -6,13 +6,14 @@ What is stopped goes on where it was when the command is given again; `--first` 
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
 import click
-import numpy as np
 
-from geocalc.errors import ConvergenceError
+from geocalc.errors import ConvergenceError, GeoCalcError
+from geocalc.glass.configuration import read_configuration
 from geocalc.glass.dynamics import relaxation_time
 from geocalc.glass.lammps_engine import LammpsEngine, require_lammps
 from geocalc.glass.simulation import claim_folder, simulate
@@ -55,9 +56,12 @@ def main(
         "ageing_time": ageing_time,
         "seed": seed,
     }
-    settings = GlassSettings.parse(values, "the options")
-    require_lammps()
-    claim_folder(out, settings)
+    try:
+        settings = GlassSettings.parse(values, "the options")
+        require_lammps()
+        claim_folder(out, settings)
+    except GeoCalcError as error:
+        raise SystemExit(str(error)) from None
     for index in range(first, first + configurations):
         began = time.monotonic()
         try:
@@ -65,10 +69,9 @@ def main(
         except ConvergenceError as error:
             print(error, flush=True)
             continue
-        with np.load(path) as stored:
-            tau, difference = relaxation_time(stored["times"], stored["isf"]), float(stored["ageing"])
-        seconds = time.monotonic() - began
-        print(f"{path.name}: tau_alpha {tau:.2f}, halves differ by {difference:.3f}, {seconds:.0f} s", flush=True)
+        made, seconds = read_configuration(path), time.monotonic() - began
+        tau = math.nan if made.isf is None else relaxation_time(made.times, made.isf)
+        print(f"{path.name}: tau_alpha {tau:.2f}, halves differ by {made.ageing:.3f}, {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
