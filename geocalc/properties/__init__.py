@@ -1,1 +1,34 @@
-"""Networks that predict a property of every node or of every graph, where there is no energy to differentiate."""
+"""Networks that predict a property of every node or of every graph: one file each, one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from geocalc.properties.base import GraphInput, Level, PropertyNetwork
+from geocalc.properties.graph_network import GraphNetwork, GraphNetworkSettings
+from geocalc.settings import Settings
+
+
+@dataclass(frozen=True)
+class PropertyArchitecture:
+    """A network class and the settings it is built from."""
+
+    settings: type[Settings]
+    build: Callable[[Any], PropertyNetwork]
+
+
+NETWORKS: Mapping[str, PropertyArchitecture] = {
+    "graph-network": PropertyArchitecture(GraphNetworkSettings, GraphNetwork),
+}
+
+__all__ = [
+    "NETWORKS",
+    "GraphInput",
+    "GraphNetwork",
+    "GraphNetworkSettings",
+    "Level",
+    "PropertyArchitecture",
+    "PropertyNetwork",
+]
