@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from geocalc.properties.base import GraphInput, Level, PropertyNetwork
+from geocalc.properties.gcn import GCN, GCNSettings
 from geocalc.properties.graph_network import GraphNetwork, GraphNetworkSettings
 from geocalc.settings import Settings
 
@@ -21,10 +22,13 @@ class PropertyArchitecture:
 
 NETWORKS: Mapping[str, PropertyArchitecture] = {
     "graph-network": PropertyArchitecture(GraphNetworkSettings, GraphNetwork),
+    "gcn": PropertyArchitecture(GCNSettings, GCN),
 }
 
 __all__ = [
+    "GCN",
     "NETWORKS",
+    "GCNSettings",
     "GraphInput",
     "GraphNetwork",
     "GraphNetworkSettings",
