@@ -72,6 +72,19 @@ class EdgeIndex:
         """Sum per-edge rows (n_edges, width) over the edges of each pair: (n_pairs, width)."""
         return _segment_sum(values, self.pair_order, self.pair_offsets)
 
+    def blocks(self, rows: int) -> list[tuple[slice, slice]]:
+        """Runs of whole receivers with at most `rows` edges (or one receiver with more), and their edges; empty runs are left out."""
+        ends = [*self.receiver_offsets.tolist()[1:], self.senders.shape[0]] if self.n_atoms else []
+        blocks, first_atom, first_edge, last_end = [], 0, 0, 0
+        for atom, end in enumerate(ends):
+            if end - first_edge > rows and last_end > first_edge:
+                blocks.append((slice(first_atom, atom), slice(first_edge, last_end)))
+                first_atom, first_edge = atom, last_end
+            last_end = end
+        if last_end > first_edge:
+            blocks.append((slice(first_atom, len(ends)), slice(first_edge, last_end)))
+        return blocks
+
 
 def _sort(keys: Tensor, n_keys: int) -> tuple[Tensor, Tensor]:
     """Stable order of `keys`, and the place of the first of each key in it."""

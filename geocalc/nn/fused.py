@@ -48,7 +48,7 @@ def aggregate_fused(
     n_edges, width = directed.shape[0], weight.shape[0]
     on_cpu = directed.device.type == "cpu"
     rows = max(64, BLOCK_BYTES // (width * directed.element_size())) if on_cpu else max(1, n_edges)
-    blocks = _blocks(index, n_edges, rows)
+    blocks = index.blocks(rows)
     longest = max((edges.stop - edges.start for _, edges in blocks), default=0)
     n_filters = directed.shape[1]
     on_directed, on_shared = weight[:, :n_filters].t(), weight[:, n_filters:].t()
@@ -100,17 +100,3 @@ def _buffer(name: str, rows: int, width: int, like: Tensor) -> Tensor:
     if kept is None or kept.shape[0] < rows or (kept.shape[1], kept.dtype, kept.device) != (width, like.dtype, like.device):
         kept = buffers[name] = torch.empty((rows, width), dtype=like.dtype, device=like.device)
     return kept[:rows]
-
-
-def _blocks(index: EdgeIndex, n_edges: int, rows: int) -> list[tuple[slice, slice]]:
-    """Runs of whole receivers with at most `rows` edges (or one receiver with more), and their edges; empty runs are left out."""
-    ends = [*index.receiver_offsets.tolist()[1:], n_edges] if index.n_atoms else []
-    blocks, first_atom, first_edge, last_end = [], 0, 0, 0
-    for atom, end in enumerate(ends):
-        if end - first_edge > rows and last_end > first_edge:
-            blocks.append((slice(first_atom, atom), slice(first_edge, last_end)))
-            first_atom, first_edge = atom, last_end
-        last_end = end
-    if last_end > first_edge:
-        blocks.append((slice(first_atom, len(ends)), slice(first_edge, last_end)))
-    return blocks

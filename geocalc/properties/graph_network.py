@@ -107,7 +107,7 @@ class GraphNetwork(PropertyNetwork):
         """
         s, nodes, edges = self.settings, first, encoded.edges
         at_nodes = before = self._at_nodes(encoded, index)
-        fixed = self._step(0).product(edges) if s.shared else edges
+        fixed: Tensor | None = self._step(0).product(edges) if s.shared else edges
         for k in range(s.num_layers):
             step = self._step(k)
             nodes_twice = torch.cat([nodes, first], dim=1)
@@ -164,12 +164,12 @@ class Step(nn.Module):
         """What encoded edges (n_edges, width) add to the first layer of every step that has these weights, of the same shape."""
         return functional.linear(encoded, self.edge.first.weight[:, self.width : 2 * self.width])
 
-    def update(self, edges: Tensor, fixed: Tensor, nodes: Tensor, index: EdgeIndex) -> UpdatedEdges:
+    def update(self, edges: Tensor, fixed: Tensor | None, nodes: Tensor, index: EdgeIndex) -> UpdatedEdges:
         """New edges.
 
         Args:
             edges: (n_edges, width). nodes: (n_nodes, 2 width), current and encoded.
-            fixed: `product` of the encoded edges where all steps share their weights, else the encoded edges.
+            fixed: `product` of the encoded edges where all steps share their weights, else the encoded edges; then what was given back.
             index: the edges' nodes.
         """
         mlp, width = self.edge, self.width
