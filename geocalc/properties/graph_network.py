@@ -79,7 +79,7 @@ class GraphNetwork(PropertyNetwork):
             scale_variance(self)
 
     def forward(self, inputs: GraphInput) -> Tensor:
-        """(n_nodes, n_targets), or (n_graphs, n_targets) at level graph, where the encoded nodes are averaged before the decoder.
+        """(n_nodes, n_targets), or (n_graphs, n_targets) at level graph, where nodes are averaged before the decoder.
 
         Raises:
             InputError: the edges have no vectors, or the nodes are not those that the network knows.
