@@ -19,7 +19,7 @@ from ase.optimize import BFGS
 from lightning_fabric import Fabric
 
 import geocalc
-from geocalc.train.loop import train
+from geocalc.train.energies import train
 from geocalc.train.recipe import read_recipe
 from geocalc.train.register import register
 
@@ -86,7 +86,7 @@ run = train(
     folder / "run",
     data_folder=folder / "data",
     fabric=Fabric(accelerator="cpu", devices=1),
-    report=lambda progress: print(f"step {progress.step}: energy {progress.energy:.3f} eV, forces {progress.vectors:.3f} eV/Å"),
+    report=lambda progress: print(f"step {progress}"),
 )
 
 (errors,) = json.loads((run / "metrics.json").read_text())["validation"].values()

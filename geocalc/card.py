@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from geocalc.settings import Settings
 from geocalc.supernodes import Supernodes
 
 CARD_SCHEMA = 1
+PROPERTY: Final = "property"  # `kind` on cards of models that predict no energies, see `geocalc.properties.registry`
 
 
 class EnergyKind(StrEnum):

@@ -153,8 +153,14 @@ def predict(
 ) -> None:
     """Evaluate structures as they are, without relaxing them.
 
-    A model of relaxed energies predicts what they would relax to; a model of energies and forces gives a single point.
+    A model of relaxed energies predicts what they would relax to; a model of energies and forces gives a single point. A model of a
+    property of particles, such as the propensity in a glass, writes it as an array of each structure.
     """
+    from geocalc.commands.properties import is_property_model, predict_property_command
+
+    if is_property_model(model):
+        click.echo(predict_property_command(inputs, model, out, device, resume))
+        return
     settings = {
         "model": model,
         "device": device,
@@ -304,11 +310,7 @@ def train(
 
 def _train_line(progress: Progress) -> None:
     left = progress.seconds / max(1, progress.done_here) * (progress.steps - progress.step)
-    click.echo(
-        f"step {progress.step}/{progress.steps}  energy {progress.energy:.3f} eV  vectors {progress.vectors:.3f}  "
-        f"{left / 60:.0f} min left",
-        err=True,
-    )
+    click.echo(f"step {progress}  {left / 60:.0f} min left", err=True)
 
 
 @main.command()
@@ -319,13 +321,9 @@ def _train_line(progress: Progress) -> None:
 )
 def register(run: tuple[Path, ...], name: str, folder: Path | None) -> None:
     """Turn a finished training RUN into a model, or several of one recipe into an ensemble."""
-    from geocalc.registry import user_folder
-    from geocalc.train.register import register as write_model
+    from geocalc.commands.register import register_command
 
-    target = write_model(run, name, folder or user_folder(), run[0].parent / "data")
-    click.echo(
-        f"{target}: registered; GeoCalc({name!r}) finds it" + ("" if folder is None else f" with GEOCALC_MODELS={folder}")
-    )
+    click.echo(register_command(run, name, folder))
 
 
 @main.command()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -21,13 +21,13 @@ from geocalc.architectures import ARCHITECTURES
 from geocalc.architectures.base import Network
 from geocalc.architectures.ensemble import Ensemble
 from geocalc.canonicalizers import build_canonicalizer
-from geocalc.card import CARD_SCHEMA, ModelCard, Task
+from geocalc.card import CARD_SCHEMA, PROPERTY, ModelCard, Task
 from geocalc.errors import InputError, ModelFileError, ModelNotFoundError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.graphs import graph_maker
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales
 from geocalc.rewiring import Rewiring
-from geocalc.settings import read_yaml
+from geocalc.settings import Settings, read_yaml
 from geocalc.systems import Prediction, Systems
 
 CARD, WEIGHTS = "model.yaml", "weights.safetensors"
@@ -125,18 +125,36 @@ def read_card(folder: Path) -> ModelCard:
     """The card in a model folder.
 
     Raises:
+        ModelFileError: see `card_values`; also if it is of a model that predicts no energies.
+    """
+    values = card_values(folder)
+    if values.get("kind") == PROPERTY:
+        raise ModelFileError(
+            f"{values.get('name', folder.name)} predicts {values.get('target', 'a property')}, not energies; "
+            "`geocalc predict --model` takes it, and geocalc.properties.registry.load_property_model"
+        )
+    try:
+        return ModelCard.parse(values, str(folder / CARD))
+    except RecipeError as error:
+        raise ModelFileError(str(error)) from None
+
+
+def card_values(folder: Path) -> dict[str, Any]:
+    """What stands on the card in a model folder, whatever kind of model it is.
+
+    Raises:
         ModelFileError: it is missing, damaged, or of a newer schema than this version reads.
     """
     try:
         values = read_yaml(folder / CARD)
-        version = values.get("schema_version", 0)
-        if isinstance(version, int) and version > CARD_SCHEMA:
-            raise ModelFileError(
-                f"{folder / CARD} has schema version {version}, this geocalc reads up to {CARD_SCHEMA}; upgrade geocalc"
-            )
-        return ModelCard.parse(values, str(folder / CARD))
     except RecipeError as error:
         raise ModelFileError(str(error)) from None
+    version = values.get("schema_version", 0)
+    if isinstance(version, int) and version > CARD_SCHEMA:
+        raise ModelFileError(
+            f"{folder / CARD} has schema version {version}, this geocalc reads up to {CARD_SCHEMA}; upgrade geocalc"
+        )
+    return values
 
 
 def load_model(
@@ -170,7 +188,7 @@ def load_model(
     number = card.level_number(level)
     policy = frame_policy(frames) if frames else _in_card(card, lambda: frame_policy(card.frames))
     target = choose_device(device)
-    model = build(card, _read_weights(folder / WEIGHTS, card)).to(target)
+    model = build(card, read_weights(folder / WEIGHTS, card.name, card.weights_sha256)).to(target)
     model.network.to(DTYPES[dtype])
     potential = NetworkPotential(
         model=model.eval().requires_grad_(False),
@@ -279,22 +297,29 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def write_card(folder: Path, card: ModelCard) -> None:
+def write_card(folder: Path, card: Settings) -> None:
     """Write `model.yaml`."""
     (folder / CARD).write_text(yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, width=120))
 
 
-def _read_weights(path: Path, card: ModelCard) -> dict[str, torch.Tensor]:
+def read_weights(path: Path, name: str, sha256: str) -> dict[str, torch.Tensor]:
+    """The tensors of a model's file of weights.
+
+    Args:
+        path: of the file. name: of the model. sha256: of the file, as the card has it.
+    Raises:
+        ModelFileError: it cannot be read, is a Git LFS pointer, or is not the file that the card tells of.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ModelFileError(f"cannot read the weights of {card.name}: {path}: {error.strerror or error}") from None
+        raise ModelFileError(f"cannot read the weights of {name}: {path}: {error.strerror or error}") from None
     if content.startswith(LFS_POINTER):
         raise ModelFileError(f"{path} is a Git LFS pointer, not weights; fetch the file itself with `git lfs pull`")
     digest = hashlib.sha256(content).hexdigest()
-    if digest != card.weights_sha256:
+    if digest != sha256:
         raise ModelFileError(
-            f"{path} has SHA-256 {digest[:12]}..., the card says {card.weights_sha256[:12]}...: "
+            f"{path} has SHA-256 {digest[:12]}..., the card says {sha256[:12]}...: "
             f"the file is damaged, truncated or was changed; install the model again"
         )
     try:

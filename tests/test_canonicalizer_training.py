@@ -18,9 +18,9 @@ from geocalc.errors import InputError, ModelFileError, RecipeError
 from geocalc.potential import NetworkPotential
 from geocalc.registry import load_model, read_card, write_card
 from geocalc.train.checkpoint import load_checkpoint
+from geocalc.train.energies import train
 from geocalc.train.feed import feed_of
 from geocalc.train.finetune import tuned_values
-from geocalc.train.loop import train
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, parse_recipe, single_frame
 from geocalc.train.register import register

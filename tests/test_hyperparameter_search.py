@@ -13,7 +13,7 @@ import yaml
 from training import recipe_values, relaxations, write_data, write_recipe
 
 from geocalc.errors import MissingDependencyError, RecipeError
-from geocalc.train import loop
+from geocalc.train import energies
 from geocalc.train.recipe import read_recipe
 
 HERE = Path(__file__).parents[1] / "workflows" / "hyperparameter-search"
@@ -122,7 +122,7 @@ def test_a_search_that_is_killed_goes_on_with_the_trial_it_was_at(search, spaces
     pytest.importorskip("optuna")
     write_data(tmp_path / "d.traj", relaxations(8))
     base = write_recipe(tmp_path / "r.yaml", recipe_values(tmp_path / "d.traj", evaluate_every=2, checkpoint_every=1))
-    space, out, update = spaces.read_space(write_space(tmp_path)), tmp_path / "out", loop.update
+    space, out, update = spaces.read_space(write_space(tmp_path)), tmp_path / "out", energies.update
     trained = []
 
     def killed(run, batch, recipe, step, fabric):
@@ -132,7 +132,7 @@ def test_a_search_that_is_killed_goes_on_with_the_trial_it_was_at(search, spaces
         return update(run, batch, recipe, step, fabric)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "update", killed)
+        patch.setattr(energies, "update", killed)
         patch.setattr(search, "go_on", lambda study: None)
         with pytest.raises(KeyboardInterrupt):
             search.search(search.open_study(out, 0), base, space, out, 3)

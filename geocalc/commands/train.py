@@ -11,12 +11,15 @@ from lightning_fabric import Fabric
 from geocalc.commands.notes import told_at_the_end
 from geocalc.errors import InputError
 from geocalc.process import settle_process
+from geocalc.properties.lesson import train_property
+from geocalc.properties.recipe import PropertyRecipe, is_property_recipe, read_property_recipe
 from geocalc.registry import choose_device, load_model
 from geocalc.settings import override, read_yaml
 from geocalc.train.checkpoint import steps_done
 from geocalc.train.curve import draw_curve
+from geocalc.train.energies import train
 from geocalc.train.finetune import tuned_values
-from geocalc.train.loop import Evaluation, Progress, train
+from geocalc.train.loop import Evaluation, Progress
 from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
 from geocalc.train.run_files import CHECKPOINT, METRICS, read_log
 from geocalc.train.scalars import Scalars, require_tensorboard
@@ -55,7 +58,7 @@ def train_command(
     """
     if tensorboard:
         require_tensorboard()
-    recipe = read_recipe(recipe_path, assignments) if begin is None else _tuned(recipe_path, begin, assignments)
+    recipe = _recipe(recipe_path, assignments) if begin is None else _tuned(recipe_path, begin, assignments)
     folder = out or Path("runs") / recipe.name
     if (folder / CHECKPOINT).exists() and not resume:
         raise InputError(f"{folder} holds a training run already; go on with --resume, or choose another --out")
@@ -80,8 +83,19 @@ def train_command(
     return _compared(folder) + f"{folder}: done{early}; `geocalc register {folder} --name NAME` makes it a model"
 
 
+def _recipe(path: Path, assignments: tuple[str, ...]) -> Recipe | PropertyRecipe:
+    """The recipe of a file, of energies or of a property."""
+    if is_property_recipe(read_yaml(path)):
+        return read_property_recipe(path, assignments)
+    return read_recipe(path, assignments)
+
+
 def _train(
-    recipe: Recipe, folder: Path, fabric: Fabric, report: Callable[[Progress], None] | None, scalars: Scalars | None
+    recipe: Recipe | PropertyRecipe,
+    folder: Path,
+    fabric: Fabric,
+    report: Callable[[Progress], None] | None,
+    scalars: Scalars | None,
 ) -> None:
     """Train, and tell whoever listens."""
 
@@ -96,7 +110,10 @@ def _train(
             scalars.evaluation(now)
 
     try:
-        train(recipe, folder, folder.parent / "data", fabric, progressed, evaluated)
+        if isinstance(recipe, PropertyRecipe):
+            train_property(recipe, folder, folder.parent / "data", fabric, progressed, evaluated)
+        else:
+            train(recipe, folder, folder.parent / "data", fabric, progressed, evaluated)
     finally:
         if scalars is not None:
             scalars.close()

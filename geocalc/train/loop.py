@@ -1,48 +1,102 @@
-"""The training loop. Read it top to bottom: data, model, batches, then step, log, evaluate, save."""
+"""The training loop, whatever is learnt. Read it top to bottom: model, batches, then step, log, evaluate, save."""
 
 from __future__ import annotations
 
-import copy
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol
 
 import torch
 import yaml
 from lightning_fabric import Fabric
 
-from geocalc.errors import InputError, RecipeError
+from geocalc.errors import RecipeError
 from geocalc.run_folder import write_whole
+from geocalc.settings import Settings
 from geocalc.train.checkpoint import COUNTERS, forget_others, load_checkpoint, save_best, save_checkpoint
-from geocalc.train.checks import check_samples
-from geocalc.train.feed import batches, feed_of
-from geocalc.train.loss import Losses
-from geocalc.train.prepare import prepare
-from geocalc.train.recipe import Recipe, read_recipe
-from geocalc.train.run import Run, start
+from geocalc.train.descent import mean_of_processes
+from geocalc.train.run import Model, Run
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, append_log, make_folder, read_log, trim_log
-from geocalc.train.score import Errors, score, validation_error
-from geocalc.train.steps import mean_of_processes, update
 from geocalc.train.stopping import final_model, is_over, standing
-from geocalc.train.store import Samples, read_store
+from geocalc.train.training_settings import Optimisation
 
-N_EVALUATED = 400  # validation samples behind the learning curve; metrics.json is of the whole split
+Errors = dict[str, dict[str, float]]  # by source, then by name
+
+
+class Lesson(Protocol, Generic[Model]):
+    """What is learnt from what: all that the loop itself does not know."""
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of what `update` returns."""
+        ...
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Parts of the recipe that may not change between pieces of a run."""
+        ...
+
+    @property
+    def recipe(self) -> Settings:
+        """As the run folder keeps it."""
+        ...
+
+    @property
+    def settings(self) -> Optimisation:
+        """Of the optimisation."""
+        ...
+
+    def read(self, path: Path) -> Settings:
+        """The recipe that a run folder keeps."""
+        ...
+
+    def start(self) -> Run[Model]:
+        """The run before its first step."""
+        ...
+
+    def before(self, run: Run[Model], device: torch.device) -> Errors | None:
+        """Errors before the first step, where the run begins with a trained model; else None."""
+        ...
+
+    def batches(self, run: Run[Model], steps: range) -> Iterator[tuple[int, Any]]:
+        """Steps with what `update` takes."""
+        ...
+
+    def update(self, run: Run[Model], batch: Any, step: int) -> torch.Tensor:
+        """One step of the optimiser; this process's share of the losses, in the order of their names."""
+        ...
+
+    def score(self, model: Model, device: torch.device, whole: bool) -> Errors:
+        """Errors on held-out data: on all of them, or on enough for a learning curve."""
+        ...
+
+    def error(self, errors: Errors, model: Model) -> float:
+        """The one number that runs are compared by; smaller is better."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands: losses of the last step in eV and eV/Angstrom (displacements: Angstrom)."""
+    """Where a run stands.
+
+    Attributes:
+        step, steps: done and to be done. losses: of the last step, by name; energies in eV, vectors in eV/Angstrom (displacements:
+            Angstrom). learning_rate: of it. seconds: since this piece of the run began. done_here: steps of this piece.
+    """
 
     step: int
     steps: int
-    energy: float
-    vectors: float
+    losses: dict[str, float]
     learning_rate: float
     seconds: float
     done_here: int
+
+    def __str__(self) -> str:
+        """Steps and losses as one line."""
+        return f"{self.step}/{self.steps}  " + "  ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +105,7 @@ class Evaluation:
 
     Attributes:
         step: done so far. seconds: since this piece of the run began. validation: errors by source.
-        error: see `validation_error`. kept: whether the averaged weights were kept as the best so far, for `training.patience`.
+        error: see `Lesson.error`. kept: whether the averaged weights were kept as the best so far, for `training.patience`.
     """
 
     step: int
@@ -61,58 +115,54 @@ class Evaluation:
     kept: bool
 
 
-def train(
-    recipe: Recipe,
+def learn(
+    lesson: Lesson[Model],
     folder: Path,
-    data_folder: Path,
     fabric: Fabric,
     report: Callable[[Progress], None] = lambda progress: None,
     judge: Callable[[Evaluation], None] = lambda evaluation: None,
 ) -> Path:
-    """Train a recipe in `folder`, from its last checkpoint if there is one.
+    """Go through a lesson in `folder`, from its last checkpoint if there is one.
 
     Args:
-        recipe: what to train.
+        lesson: what to learn.
         folder: run folder: recipe.yaml, log.jsonl, checkpoint/, and when the last step is done metrics.json.
-        data_folder: where prepared data are kept.
         fabric: devices and precision.
         report: called every `log_every` steps. judge: called after every evaluation. Both in the first process alone.
     Returns:
         `folder`.
     Raises:
-        InputError: see `prepare`; also if the split leaves nothing to train on or nothing to validate on.
         RecipeError: the folder holds a run of another network or other data.
         NonFiniteError: the loss or its gradient is no longer a number.
         RunFolderError: the folder cannot be written.
     """
-    settings = recipe.training
-    samples = load_samples(recipe, data_folder, fabric)
-    run = start(recipe, samples.training)
-    first = _open_folder(recipe, folder, run, fabric)
+    settings = lesson.settings
+    run = lesson.start()
+    first = _open_folder(lesson, folder, run, fabric)
     run.to(fabric.device)
-    if recipe.start is not None and first == 0 and fabric.is_global_zero:
-        errors = score(copy.deepcopy(run.model).eval(), recipe, samples.held_out, fabric.device)
-        append_log(folder, {"step": 0, "seconds": 0.0, "validation": errors})
-    if _is_over(recipe, folder, fabric):
+    if first == 0 and fabric.is_global_zero:
+        before = lesson.before(run, fabric.device)
+        if before is not None:
+            append_log(folder, {"step": 0, "seconds": 0.0, "validation": before})
+    if _is_over(settings, folder, fabric):
         return folder
 
     started = time.monotonic()
-    for step, batch in batches(feed_of(samples, recipe, run.model, fabric), range(first, settings.steps), settings.workers):
-        losses = update(run, batch, recipe, step, fabric)
+    for step, batch in lesson.batches(run, range(first, settings.steps)):
+        losses = lesson.update(run, batch, step)
         done, elapsed = step + 1, time.monotonic() - started
         stopping = settings.max_seconds is not None and bool(fabric.broadcast(elapsed > settings.max_seconds))
         last = done == settings.steps
         if done % settings.log_every == 0:
-            progress = _progress(losses, recipe, done, done - first, elapsed, fabric)
+            found = dict(zip(lesson.losses, mean_of_processes(fabric, losses).tolist(), strict=True))
             if fabric.is_global_zero:
-                append_log(folder, vars(progress))
-                report(progress)
+                report(_logged(folder, settings, found, done, done - first, elapsed))
         if done % settings.evaluate_every == 0 or last:
             if fabric.is_global_zero:
-                judge(_evaluate(run, recipe, folder, samples.held_out, done, elapsed, fabric.device))
-            last = last or _is_over(recipe, folder, fabric)
+                judge(_evaluate(lesson, run, folder, done, elapsed, fabric.device))
+            last = last or _is_over(settings, folder, fabric)
         if last and fabric.is_global_zero:
-            _finish(run, recipe, folder, samples.held_out, done, fabric.device)
+            _finish(lesson, run, folder, done, fabric.device)
         if (done % settings.checkpoint_every == 0 or last or stopping) and fabric.is_global_zero:
             save_checkpoint(folder / CHECKPOINT, done, run.model.network, run.optimizer, run.average)
             forget_others(folder / CHECKPOINT, standing(read_log(folder)).step)
@@ -121,33 +171,33 @@ def train(
     return folder
 
 
-def _is_over(recipe: Recipe, folder: Path, fabric: Fabric) -> bool:
+def _is_over(settings: Optimisation, folder: Path, fabric: Fabric) -> bool:
     """Whether patience is at its end; the first process knows."""
-    patience = recipe.training.patience
+    patience = settings.patience
     return patience is not None and bool(fabric.broadcast(fabric.is_global_zero and is_over(read_log(folder), patience)))
 
 
-def _progress(losses: Losses, recipe: Recipe, done: int, done_here: int, elapsed: float, fabric: Fabric) -> Progress:
-    energy, vectors = mean_of_processes(fabric, torch.stack((losses.energy, losses.vectors))).tolist()
-    return Progress(
-        step=done,
-        steps=recipe.training.steps,
-        energy=energy,
-        vectors=vectors,
-        learning_rate=recipe.training.rate_at(done - 1),
-        seconds=elapsed,
-        done_here=done_here,
+def _logged(
+    folder: Path, settings: Optimisation, losses: dict[str, float], done: int, done_here: int, elapsed: float
+) -> Progress:
+    """Where the run stands, written to its log."""
+    rate = settings.rate_at(done - 1)
+    progress = Progress(
+        step=done, steps=settings.steps, losses=losses, learning_rate=rate, seconds=elapsed, done_here=done_here
     )
+    rest = {name: value for name, value in vars(progress).items() if name != "losses"}
+    append_log(folder, {**rest, **losses})
+    return progress
 
 
 def _evaluate(
-    run: Run, recipe: Recipe, folder: Path, held_out: Samples, done: int, elapsed: float, device: torch.device
+    lesson: Lesson[Model], run: Run[Model], folder: Path, done: int, elapsed: float, device: torch.device
 ) -> Evaluation:
     """Errors of the averaged weights on a part of the held-out samples, logged; with patience the best weights are kept."""
     averaged = run.averaged()
-    errors = score(averaged, recipe, held_out[:: max(1, len(held_out) // N_EVALUATED)], device)
-    error = validation_error(errors, recipe, averaged)
-    kept = recipe.training.patience is not None and standing(read_log(folder)).is_beaten_by(error)
+    errors = lesson.score(averaged, device, whole=False)
+    error = lesson.error(errors, averaged)
+    kept = lesson.settings.patience is not None and standing(read_log(folder)).is_beaten_by(error)
     if kept:
         save_best(folder / CHECKPOINT, done, averaged.network)
     evaluation = Evaluation(step=done, seconds=elapsed, validation=errors, error=error, kept=kept)
@@ -155,52 +205,31 @@ def _evaluate(
     return evaluation
 
 
-def _finish(run: Run, recipe: Recipe, folder: Path, held_out: Samples, done: int, device: torch.device) -> None:
+def _finish(lesson: Lesson[Model], run: Run[Model], folder: Path, done: int, device: torch.device) -> None:
     """Write the errors of the model that the run stands for on all held-out samples."""
-    errors = score(final_model(run, folder, recipe.training.patience), recipe, held_out, device)
+    errors = lesson.score(final_model(run, folder, lesson.settings.patience), device, whole=True)
     measured: dict[str, Any] = {"validation": errors, "steps": done}
     before = next((entry for entry in read_log(folder) if entry["step"] == 0), None)
-    if recipe.start is not None and before is not None:
+    if before is not None:
         measured["before"] = before["validation"]
     write_whole(folder / METRICS, [json.dumps(measured, indent=1) + "\n"])
 
 
-def load_samples(recipe: Recipe, data_folder: Path, fabric: Fabric) -> Samples:
-    """The prepared samples of a recipe; one process prepares them, the others wait.
-
-    Raises:
-        InputError: see `prepare`; also if one side of the split is empty.
-    """
-    if fabric.is_global_zero:
-        prepare(recipe, data_folder)
-    fabric.barrier()
-    samples = read_store(prepare(recipe, data_folder))
-    if fabric.is_global_zero:
-        check_samples(samples, [str(source.path) for source in recipe.data.sources])
-    if not len(samples.training) or not len(samples.held_out):
-        empty = "train" if len(samples.held_out) else "validate"
-        raise InputError(
-            f"the split leaves no frame to {empty} on ({len(samples)} frames of {samples.known.relaxation.max() + 1} relaxations); "
-            "set data.validation_share or data.split_salt to something else, or give more relaxations"
-        )
-    return samples
-
-
-def _open_folder(recipe: Recipe, folder: Path, run: Run, fabric: Fabric) -> int:
+def _open_folder(lesson: Lesson[Model], folder: Path, run: Run[Model], fabric: Fabric) -> int:
     """Put the recipe into the run folder, restore its checkpoint into `run`, and return the number of steps done."""
     if (folder / CHECKPOINT / COUNTERS).is_file() and (folder / RECIPE).is_file():
-        _refuse_other(read_recipe(folder / RECIPE), recipe, folder)
+        _refuse_other(lesson.read(folder / RECIPE), lesson, folder)
     done = load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     if fabric.is_global_zero:
         make_folder(folder)
-        write_whole(folder / RECIPE, [yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)])
+        write_whole(folder / RECIPE, [yaml.safe_dump(lesson.recipe.model_dump(mode="json"), sort_keys=False)])
         trim_log(folder, done)
     fabric.barrier()
     return done
 
 
-def _refuse_other(old: Recipe, new: Recipe, folder: Path) -> None:
+def _refuse_other(old: Settings, lesson: Lesson[Model], folder: Path) -> None:
     """Settings of the optimisation may change between pieces of a run; what is learned from what may not."""
-    for part in ("model", "data", "references", "other_levels", "start"):
-        if getattr(old, part) != getattr(new, part):
+    for part in lesson.fixed:
+        if getattr(old, part) != getattr(lesson.recipe, part):
             raise RecipeError(f"{folder} holds a run with another `{part}` in its recipe; choose another --out for this one")

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,20 +12,17 @@ from safetensors.torch import save
 
 from geocalc import elements
 from geocalc.card import Level, ModelCard, Task
-from geocalc.errors import InputError
 from geocalc.frames import FramePick, frame_policy
 from geocalc.potential import EnergyModel, ForceMode
-from geocalc.registry import CARD, WEIGHTS, list_models, search_path, write_card
-from geocalc.train.checkpoint import COUNTERS, load_checkpoint, steps_done
+from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.members import Member, calibration_of, check_belonging, held_out_errors, is_cross_validated, joined
 from geocalc.train.prepare import prepare
+from geocalc.train.publish import ModelFiles, check_finished, check_name, check_run, publish
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.run import start
-from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, make_folder, read_log
-from geocalc.train.stopping import final_model, is_over
+from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE
+from geocalc.train.stopping import final_model
 from geocalc.train.store import read_store
-
-PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def register(run: Path | Sequence[Path], name: str, folder: Path, data_folder: Path) -> Path:
@@ -47,7 +40,7 @@ def register(run: Path | Sequence[Path], name: str, folder: Path, data_folder: P
     runs = [run] if isinstance(run, Path) else list(run)
     recipes = [_finished_recipe(one) for one in runs]
     check_belonging(runs, recipes)
-    _check_name(name, folder)
+    check_name(name, folder)
     members = [_trained(one, of, data_folder) for one, of in zip(runs, recipes, strict=True)]
     recipe, model, measured = recipes[0], joined(members), (runs[0] / METRICS).read_text()
     if len(members) > 1:
@@ -58,31 +51,16 @@ def register(run: Path | Sequence[Path], name: str, folder: Path, data_folder: P
     card = make_card(recipe, name, _elements(members), model, hashlib.sha256(content).hexdigest(), len(members))
     if recipe.task is Task.IS2RE:
         card = card.model_copy(update={"calibration": calibration_of(members, model)})
-    make_folder(folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
-        draft = Path(scratch) / name
-        draft.mkdir()
-        (draft / WEIGHTS).write_bytes(content)
-        write_card(draft, card)
-        shutil.copy(runs[0] / RECIPE, draft / RECIPE)
-        (draft / METRICS).write_text(measured)
-        (draft / "README.md").write_text(describe(card, json.loads(measured)))
-        _move(draft, folder / name)
-    return folder / name
+    readme = describe(card, json.loads(measured))
+    files = ModelFiles(weights=content, card=card, recipe=runs[0] / RECIPE, metrics=measured, readme=readme)
+    return publish(folder, name, files)
 
 
 def _finished_recipe(run: Path) -> Recipe:
     """The recipe of a run that has come to its end."""
-    checkpoint = run / CHECKPOINT
-    if not (run / RECIPE).is_file() or not (checkpoint / COUNTERS).is_file():
-        raise InputError(f"{run} is not a training run: it needs {RECIPE} and a checkpoint; give the folder of `geocalc train`")
+    check_run(run)
     recipe = read_recipe(run / RECIPE)
-    done = steps_done(checkpoint)
-    ended = done >= recipe.training.steps or is_over(read_log(run), recipe.training.patience)
-    if not ended or not (run / METRICS).is_file():
-        raise InputError(
-            f"{run} has done {done} of {recipe.training.steps} steps; finish it with `geocalc train ... --resume` first"
-        )
+    check_finished(run, recipe.training)
     return recipe
 
 
@@ -96,27 +74,6 @@ def _trained(run: Path, recipe: Recipe, data_folder: Path) -> Member:
 def _elements(members: Sequence[Member]) -> list[int]:
     """Atomic numbers that a member has learnt from."""
     return sorted({int(z) for member in members for sample in member.samples.training for z in sample.numbers})
-
-
-def _check_name(name: str, folder: Path) -> None:
-    """Refuse a name that is none, or that is taken where `GeoCalc(name)` would look."""
-    if not PLAIN.fullmatch(name):
-        raise InputError(f"{name!r} cannot be a model name; use letters, digits, dots, dashes and underscores")
-    if (folder / name / CARD).exists():
-        raise InputError(f"a model named {name!r} is in {folder} already; choose another name or remove that folder")
-    searched = folder.resolve() in [place.resolve() for place in search_path()]
-    taken = list_models().get(name, [])
-    if searched and taken:
-        raise InputError(f"a model named {name!r} is installed already, in {taken[0]}; choose another name")
-
-
-def _move(draft: Path, target: Path) -> None:
-    """Put a finished folder in its place: at once, or, where the place holds a recipe already, with the card as its last file."""
-    if not target.exists():
-        os.replace(draft, target)
-        return
-    for file in sorted(draft.iterdir(), key=lambda path: path.name == CARD):
-        os.replace(file, target / file.name)
 
 
 def make_card(

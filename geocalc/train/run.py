@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -20,15 +21,36 @@ from geocalc.train.finetune import begin_with
 from geocalc.train.recipe import Recipe
 from geocalc.train.references import fit_scales
 from geocalc.train.store import Sample
+from geocalc.train.training_settings import Optimisation
 
 BETAS = (0.9, 0.99)  # shorter memory of squared gradients than Adam's default: force losses change scale early
 
 
+class Trainable(Protocol):
+    """A network with what turns its numbers into physical ones, as a module."""
+
+    @property
+    def network(self) -> nn.Module:
+        """What is trained."""
+        ...
+
+    def eval(self) -> Any:
+        """As `torch.nn.Module.eval`."""
+        ...
+
+    def to(self, device: torch.device) -> Any:
+        """As `torch.nn.Module.to`."""
+        ...
+
+
+Model = TypeVar("Model", bound=Trainable)
+
+
 @dataclass(kw_only=True)
-class Run:
+class Run(Generic[Model]):
     """What training changes: the model, the moments of the optimiser, and the average of the weights."""
 
-    model: EnergyModel
+    model: Model
     optimizer: torch.optim.Optimizer
     average: WeightAverage
 
@@ -39,24 +61,37 @@ class Run:
             state.update({name: value.to(device) for name, value in state.items()})
         self.average.to(device)
 
-    def averaged(self) -> EnergyModel:
+    def averaged(self) -> Model:
         """A copy of the model with averaged weights, for evaluation and for shipping; frozen ones bit for bit as they are."""
         model = copy.deepcopy(self.model)
         averages, parameters = self.average.weights(), model.network.named_parameters()
         moved = {name: averages[name] for name, parameter in parameters if parameter.requires_grad}
         model.network.load_state_dict(model.network.state_dict() | moved)
-        return model.eval()
+        model.eval()
+        return model
 
 
-def start(recipe: Recipe, training: Sequence[Sample]) -> Run:
+def start(recipe: Recipe, training: Sequence[Sample]) -> Run[EnergyModel]:
     """A run before its first step: weights drawn from the recipe's seed, nothing averaged yet."""
     settings = recipe.training
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = build_model(recipe, training) if recipe.start is None else begin_with(recipe, recipe.start, training)
-    parameters = _trainable(model.network, settings.freeze)
+    return run_of(model, settings, settings.freeze)
+
+
+def run_of(model: Model, settings: Optimisation, frozen: Sequence[str] = (), betas: tuple[float, float] = BETAS) -> Run[Model]:
+    """A run of a model as it is.
+
+    Args:
+        model: what is trained. settings: of the optimisation. frozen: parts of its network that will not change.
+        betas: of Adam.
+    Raises:
+        RecipeError: the network has no such part, or nothing is left to train.
+    """
+    parameters = _trainable(model.network, frozen)
     optimizer = torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay, fused=True
+        parameters, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay, fused=True
     )
     return Run(model=model, optimizer=optimizer, average=WeightAverage(model.network, settings.ema_decay))
 

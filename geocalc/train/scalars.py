@@ -38,7 +38,7 @@ class Scalars:
 
     def progress(self, now: Progress) -> None:
         """Write the losses of a step."""
-        for name, value in (("energy", now.energy), ("vectors", now.vectors)):
+        for name, value in now.losses.items():
             self._writer.add_scalar(f"loss/{name}", value, now.step)
         self._writer.add_scalar("learning_rate", now.learning_rate, now.step)
 

@@ -10,13 +10,12 @@ import torch
 
 from geocalc.card import Task
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential
+from geocalc.train.loop import Errors
 from geocalc.train.metrics import Errors as ForceErrors
 from geocalc.train.metrics import errors_of, known_numbers, predictions
 from geocalc.train.pair_metrics import PairErrors, pair_errors, pair_predictions
 from geocalc.train.recipe import Recipe, Source, single_frame
 from geocalc.train.store import Samples
-
-Errors = dict[str, dict[str, float]]  # by source file, then by name
 
 
 def score(model: EnergyModel, recipe: Recipe, samples: Samples, device: torch.device) -> Errors:

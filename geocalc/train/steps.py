@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from geocalc.card import Task
 from geocalc.errors import NonFiniteError
 from geocalc.frames import frame_policy
 from geocalc.potential import EnergyModel, ForceMode, evaluate
+from geocalc.train.descent import REMEDY, descend, mean_of_processes
 from geocalc.train.feed import Batch, Part
 from geocalc.train.loss import Losses, extent, loss, pair_loss
 from geocalc.train.recipe import Recipe
 from geocalc.train.run import Run
 
-REMEDY = "go on from the last checkpoint with --resume and a lower training.learning_rate or training.clip_norm"
 
-
-def update(run: Run, batch: Batch, recipe: Recipe, step: int, fabric: Fabric) -> Losses:
-    """One step of the optimiser.
+def update(run: Run[EnergyModel], batch: Batch, recipe: Recipe, step: int, fabric: Fabric) -> Losses:
+    """One step of the optimiser on energies, forces and displacements.
 
     Args:
         run: changed. batch: this process's share. recipe: of the run. step: counted from 0. fabric: the processes.
@@ -31,18 +29,7 @@ def update(run: Run, batch: Batch, recipe: Recipe, step: int, fabric: Fabric) ->
     Raises:
         NonFiniteError: the loss or its gradient is NaN or infinite; nothing has been changed.
     """
-    settings = recipe.training
-    for group in run.optimizer.param_groups:
-        group["lr"] = settings.rate_at(step)
-    losses = take_step(run.model, batch, recipe, step, fabric)
-    _share_gradients(run.model.network, fabric)
-    norm = nn.utils.clip_grad_norm_(run.model.network.parameters(), settings.clip_norm)
-    if not math.isfinite(float(norm)):
-        raise NonFiniteError(f"the gradient of the loss is {float(norm)} at step {step}; {REMEDY}")
-    run.optimizer.step()
-    run.optimizer.zero_grad()
-    run.average.update(run.model.network)
-    return losses
+    return descend(run, recipe.training, step, fabric, lambda: take_step(run.model, batch, recipe, step, fabric))
 
 
 def take_step(model: EnergyModel, batch: Batch, recipe: Recipe, step: int, fabric: Fabric) -> Losses:
@@ -83,18 +70,3 @@ def _backward(model: EnergyModel, part: Part, recipe: Recipe, step: int, whole: 
         raise NonFiniteError(f"the loss is {total} at step {step}; {REMEDY}")
     losses.total.backward()
     return Losses(losses.total.detach(), losses.energy, losses.vectors)
-
-
-def mean_of_processes(fabric: Fabric, values: Tensor) -> Tensor:
-    """The mean over processes, where there are several."""
-    return values if fabric.world_size == 1 else torch.as_tensor(fabric.all_reduce(values, reduce_op="mean"))
-
-
-def _share_gradients(network: nn.Module, fabric: Fabric) -> None:
-    """Average gradients over processes, in one message; a loss on forces differentiates twice, which DDP's hooks do not follow."""
-    if fabric.world_size == 1:
-        return
-    grads = [p.grad for p in network.parameters() if p.grad is not None]
-    flat: Any = fabric.all_reduce(torch.cat([grad.flatten() for grad in grads]), reduce_op="mean")
-    for grad, part in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
-        grad.copy_(part.view_as(grad))

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geocalc.potential import EnergyModel
 from geocalc.train.checkpoint import load_best
-from geocalc.train.run import Run
+from geocalc.train.run import Model, Run
 from geocalc.train.run_files import CHECKPOINT, read_log
 
 
@@ -52,7 +51,7 @@ def is_over(log: Sequence[Mapping[str, Any]], patience: int | None) -> bool:
     return patience is not None and standing(log).since >= patience
 
 
-def final_model(run: Run, folder: Path, patience: int | None) -> EnergyModel:
+def final_model(run: Run[Model], folder: Path, patience: int | None) -> Model:
     """The model that a run in `folder` stands for: with patience the best averaged weights, else the last.
 
     Raises:
@@ -63,4 +62,5 @@ def final_model(run: Run, folder: Path, patience: int | None) -> EnergyModel:
         return run.averaged()
     model = copy.deepcopy(run.model)
     load_best(folder / CHECKPOINT, best, model.network)
-    return model.eval()
+    model.eval()
+    return model

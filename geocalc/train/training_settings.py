@@ -37,11 +37,42 @@ class Finish(Settings):
     frames: str
 
 
-class Training(Settings):
-    """Optimisation; energies in eV, lengths in Angstrom."""
+class Optimisation(Settings):
+    """Steps of the optimiser, and what is kept of them along the way; for energies and for properties alike."""
 
-    steps: int = Field(ge=1, description="all steps, those of `finish` too")
+    steps: int = Field(ge=1, description="all of them, those of `finish` or of all stages too")
     batch_size: int = Field(16, ge=1, description="structures behind one step of the optimiser, over all processes")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_share: float = Field(0.03, ge=0, lt=1)
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="of the averaged weights; less in the beginning, see WeightAverage")
+    clip_norm: float = Field(10.0, gt=0)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    seed: int = 0
+    evaluate_every: int = Field(1000, ge=1)
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="evaluations without a smaller validation error that end the run; the best averaged weights are the result",
+    )
+    checkpoint_every: int = Field(500, ge=1)
+    log_every: int = Field(50, ge=1)
+    max_seconds: float | None = Field(None, gt=0, description="stop and checkpoint after this wall time; resume continues")
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0: linear warm-up, then half a cosine to zero."""
+        return self._warmed_cosine(step, self.steps)
+
+    def _warmed_cosine(self, step: int, steps: int) -> float:
+        warmup = max(1, int(self.warmup_share * steps))
+        if step < warmup:
+            return self.learning_rate * ((step + 1) / warmup)
+        return self.learning_rate * half_cosine(step - warmup, max(1, steps - warmup))
+
+
+class Training(Optimisation):
+    """How energies, forces and displacements are learnt; energies in eV, lengths in Angstrom."""
+
     accumulate: int = Field(
         1, ge=1, description="micro-batches that a process cuts its share of a batch into; the same step with less memory"
     )
@@ -50,11 +81,6 @@ class Training(Settings):
     )
     balance: bool = Field(True, description="processes get equal numbers of edges of each batch, about; without, of structures")
     workers: int = Field(0, ge=0, description="processes that prepare batches ahead, for each process that trains")
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    warmup_share: float = Field(0.03, ge=0, lt=1)
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="of the averaged weights; less in the beginning, see WeightAverage")
-    clip_norm: float = Field(10.0, gt=0)
     frames: str = Field("lattice-stochastic", description="frame policy while training")
     finish: Finish | None = None
     energy_weight: float = Field(1.0, ge=0)
@@ -76,17 +102,6 @@ class Training(Settings):
     )
     fixed_force_weight: float = Field(0.2, ge=0, description="weight of forces on atoms that are held fixed")
     freeze: tuple[str, ...] = Field((), description="parts of the network that stay as they are, e.g. [embedding, blocks.0]")
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    seed: int = 0
-    evaluate_every: int = Field(1000, ge=1)
-    patience: int | None = Field(
-        None,
-        ge=1,
-        description="evaluations without a smaller validation error that end the run; the best averaged weights are the result",
-    )
-    checkpoint_every: int = Field(500, ge=1)
-    log_every: int = Field(50, ge=1)
-    max_seconds: float | None = Field(None, gt=0, description="stop and checkpoint after this wall time; resume continues")
 
     @property
     def first_steps(self) -> int:
@@ -105,12 +120,10 @@ class Training(Settings):
     def rate_at(self, step: int) -> float:
         """The learning rate of a step: linear warm-up, then half a cosine to zero; without the warm-up again in `finish`."""
         if self.finish and step >= self.first_steps:
-            return self.finish.learning_rate * _half_cosine(step - self.first_steps, self.finish.steps)
-        warmup = max(1, int(self.warmup_share * self.first_steps))
-        if step < warmup:
-            return self.learning_rate * ((step + 1) / warmup)
-        return self.learning_rate * _half_cosine(step - warmup, max(1, self.first_steps - warmup))
+            return self.finish.learning_rate * half_cosine(step - self.first_steps, self.finish.steps)
+        return self._warmed_cosine(step, self.first_steps)
 
 
-def _half_cosine(step: int, steps: int) -> float:
+def half_cosine(step: int, steps: int) -> float:
+    """From 1 at the first of `steps` to 0 after the last."""
     return 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -18,7 +18,7 @@ from training import cpu_fabric, make_recipe
 
 from geocalc.errors import DataWarning, InputError
 from geocalc.train.checks import check_samples
-from geocalc.train.loop import load_samples
+from geocalc.train.energies import load_samples
 from geocalc.train.prepare import prepare
 from geocalc.train.store import Sample, read_store
 

@@ -17,7 +17,7 @@ from geocalc.cli import main
 from geocalc.errors import InputError
 from geocalc.systems import concatenate
 from geocalc.testing import assert_forces_are_gradient
-from geocalc.train.loop import train
+from geocalc.train.energies import train
 from geocalc.train.recipe import parse_recipe
 from geocalc.train.register import register
 

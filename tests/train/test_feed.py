@@ -28,8 +28,8 @@ from training import (
 
 from geocalc.errors import InputError, RunFolderError
 from geocalc.train.dealing import deal
+from geocalc.train.energies import train
 from geocalc.train.feed import Batch, Feed, batches, feed_of
-from geocalc.train.loop import train
 from geocalc.train.prepare import prepare
 from geocalc.train.run import start
 from geocalc.train.steps import update

@@ -21,8 +21,8 @@ from geocalc.card import EnergyKind
 from geocalc.cli import main
 from geocalc.errors import DataWarning, InputError, RecipeError
 from geocalc.settings import read_yaml
+from geocalc.train.energies import train
 from geocalc.train.finetune import FEWEST, HOLD, PASSES, TRAINING, begin_with, tuned_values
-from geocalc.train.loop import train
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, References, parse_recipe
 from geocalc.train.register import register

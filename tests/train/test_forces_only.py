@@ -14,7 +14,7 @@ from ase.io import write
 from training import assert_equal_to_rounding, cpu_fabric, recipe_values, relaxations, weights_after
 
 from geocalc.errors import RecipeError
-from geocalc.train.loop import train
+from geocalc.train.energies import train
 from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.register import register
 

@@ -16,8 +16,8 @@ from training import cpu_fabric, recipe_values, relaxations
 from geocalc import GeoCalc, load_model, relax
 from geocalc.cli import main
 from geocalc.errors import InputError, RecipeError
+from geocalc.train.energies import train
 from geocalc.train.finetune import tuned_values
-from geocalc.train.loop import train
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import parse_recipe
 from geocalc.train.references import fit_scales

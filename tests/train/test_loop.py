@@ -18,11 +18,11 @@ from training import cpu_fabric, make_recipe, recipe_values, relaxations, write_
 
 from geocalc.cli import main
 from geocalc.errors import InputError, ModelFileError, NonFiniteError, RecipeError, RunFolderError
-from geocalc.train import loop
+from geocalc.train import energies, loop
 from geocalc.train.checkpoint import load_checkpoint, save_checkpoint, steps_done
 from geocalc.train.ema import WeightAverage
+from geocalc.train.energies import train
 from geocalc.train.feed import Batch, feed_of
-from geocalc.train.loop import train
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe
 from geocalc.train.run import Run, start
@@ -33,13 +33,13 @@ from geocalc.train.store import Samples, read_store
 
 KILLED = """
 import os, signal
-from geocalc.train import loop
-update = loop.update
+from geocalc.train import energies
+update = energies.update
 def update_or_die(run, batch, recipe, step, fabric):
     if step == {step}:
         os.kill(os.getpid(), signal.SIGKILL)
     return update(run, batch, recipe, step, fabric)
-loop.update = update_or_die
+energies.update = update_or_die
 from geocalc.cli import main
 main({arguments})
 """
@@ -256,7 +256,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_spoils_anything(tmp_pat
 
     whole = train(parsed(data), tmp_path / "whole", tmp_path / "data", cpu_fabric())
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "update", with_nan)
+        patch.setattr(energies, "update", with_nan)
         with pytest.raises(NonFiniteError, match=r"the loss is inf at step 7; .*--resume and a lower training.learning_rate"):
             train(parsed(data), tmp_path / "run", tmp_path / "data", cpu_fabric())
     assert steps_done(tmp_path / "run" / "checkpoint") == 6

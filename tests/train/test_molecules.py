@@ -23,7 +23,7 @@ from geocalc import GeoCalc, load_model
 from geocalc.cli import main
 from geocalc.errors import InputError, RecipeError
 from geocalc.io import from_atoms
-from geocalc.train.loop import train
+from geocalc.train.energies import train
 from geocalc.train.metrics import errors_of, predictions
 from geocalc.train.prepare import is_test, is_validation, locate, prepare, reference_relaxations, samples_of_test
 from geocalc.train.recipe import Recipe, parse_recipe, read_recipe

@@ -16,7 +16,7 @@ from torch_geometric.data import Data
 from training import TINY, cpu_fabric, recipe_values
 
 from geocalc.errors import InputError
-from geocalc.train.loop import train
+from geocalc.train.energies import train
 from geocalc.train.pairs import relaxed_pairs
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Source, parse_recipe

@@ -24,7 +24,7 @@ from geocalc import GeoCalc, load_model
 from geocalc.card import Task
 from geocalc.cli import main
 from geocalc.errors import InputError, RecipeError
-from geocalc.train.loop import train
+from geocalc.train.energies import train
 from geocalc.train.noise import disturbed
 from geocalc.train.pairs import relaxed_pairs
 from geocalc.train.prepare import prepare

@@ -19,7 +19,7 @@ from geocalc.registry import read_card
 from geocalc.train import register as register_module
 from geocalc.train.batches import collate
 from geocalc.train.checkpoint import load_checkpoint
-from geocalc.train.loop import train
+from geocalc.train.energies import train
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.register import register

@@ -14,8 +14,9 @@ from training import cpu_fabric, make_recipe, recipe_values, relaxations, write_
 
 from geocalc.cli import main
 from geocalc.errors import ModelFileError
-from geocalc.train import loop
-from geocalc.train.loop import Evaluation, train
+from geocalc.train import energies, loop
+from geocalc.train.energies import train
+from geocalc.train.loop import Evaluation
 from geocalc.train.prepare import prepare
 from geocalc.train.register import register
 from geocalc.train.run import start
@@ -66,7 +67,7 @@ def data(tmp_path_factory) -> Path:
 def curve(monkeypatch):
     """Validation errors as in CURVE, whatever the network says."""
     errors = itertools.chain(CURVE, itertools.repeat(CURVE[-1]))
-    monkeypatch.setattr(loop, "validation_error", lambda *given: next(errors))
+    monkeypatch.setattr(energies, "validation_error", lambda *given: next(errors))
 
 
 def recipe_for(data: Path, **training):

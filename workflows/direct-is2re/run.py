@@ -26,7 +26,8 @@ from geocalc.potential import NetworkPotential
 from geocalc.process import settle_process
 from geocalc.settings import read_yaml
 from geocalc.train.checkpoint import load_checkpoint, steps_done
-from geocalc.train.loop import Progress, train
+from geocalc.train.energies import train
+from geocalc.train.loop import Progress
 from geocalc.train.pair_metrics import pair_predictions
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe
@@ -79,7 +80,7 @@ def train_command(names: str, targets: str, steps: int | None) -> None:
         folder = RUNS / f"{target}-{split.name}"
 
         def say(progress: Progress, name: str = folder.name) -> None:
-            print(f"{name} {progress.step}/{progress.steps} {progress.energy:.3f} eV {progress.seconds:.0f} s", flush=True)
+            print(f"{name} {progress} {progress.seconds:.0f} s", flush=True)
 
         train(recipe_for(split, target, steps), folder, RUNS / "data", fabric, say)
 

@@ -26,7 +26,8 @@ from smoke import changes, write_data
 
 from geocalc.process import settle_process
 from geocalc.run_folder import write_whole
-from geocalc.train.loop import Progress, train
+from geocalc.train.energies import train
+from geocalc.train.loop import Progress
 from geocalc.train.recipe import read_recipe
 from geocalc.train.run_files import METRICS
 
@@ -140,7 +141,7 @@ def fit(study: Study, row: Row, seed: int, fabric: Fabric) -> None:
 
     def say(progress: Progress) -> None:
         print(
-            f"{row.table} {folder.name} {progress.step}/{progress.steps} {progress.energy:.3f} eV {progress.seconds:.0f} s",
+            f"{row.table} {folder.name} {progress} {progress.seconds:.0f} s",
             flush=True,
         )
 

@@ -25,9 +25,10 @@ from geocalc.evaluate import relax_references, summarise
 from geocalc.process import settle_process
 from geocalc.registry import load_model
 from geocalc.settings import read_yaml
+from geocalc.train.energies import train
 from geocalc.train.finetune import tuned_values
 from geocalc.train.labelled import locate, structures_of
-from geocalc.train.loop import Progress, train
+from geocalc.train.loop import Progress
 from geocalc.train.metrics import measure
 from geocalc.train.prepare import reference_relaxations
 from geocalc.train.recipe import Data, Recipe, Source, parse_recipe
@@ -97,7 +98,7 @@ def _fabric() -> Fabric:
 def _say(name: str) -> Any:
     def say(progress: Progress) -> None:
         if progress.step % 500 == 0:
-            print(f"{name} {progress.step}/{progress.steps} {progress.energy:.3f} eV {progress.seconds:.0f} s", flush=True)
+            print(f"{name} {progress} {progress.seconds:.0f} s", flush=True)
 
     return say
 

@@ -19,8 +19,8 @@ from run import interleaved
 
 from geocalc.potential import EnergyModel
 from geocalc.process import settle_process
+from geocalc.train.energies import load_samples
 from geocalc.train.feed import Batch, batches, feed_of
-from geocalc.train.loop import load_samples
 from geocalc.train.recipe import read_recipe
 from geocalc.train.run import start
 from geocalc.train.steps import take_step

@@ -20,7 +20,8 @@ from lightning_fabric import Fabric
 from geocalc.errors import GeoCalcError, MissingDependencyError, NonFiniteError
 from geocalc.process import settle_process
 from geocalc.run_folder import write_whole
-from geocalc.train.loop import Evaluation, train
+from geocalc.train.energies import train
+from geocalc.train.loop import Evaluation
 from geocalc.train.run_files import METRICS, make_folder, read_log
 
 HERE = Path(__file__).parent

@@ -21,7 +21,8 @@ from geocalc.metrics import mae
 from geocalc.potential import NetworkPotential
 from geocalc.process import settle_process
 from geocalc.train.checkpoint import load_checkpoint, steps_done
-from geocalc.train.loop import Progress, train
+from geocalc.train.energies import train
+from geocalc.train.loop import Progress
 from geocalc.train.metrics import errors_of, known_numbers, predictions
 from geocalc.train.prepare import locate, prepare, samples_of_file, samples_of_test
 from geocalc.train.recipe import Recipe, read_recipe
@@ -69,7 +70,7 @@ def train_command(names: str, steps: int | None) -> None:
     for recipe, folder in _recipes(names, steps):
 
         def say(now: Progress, name: str = folder.name) -> None:
-            print(f"{name} {now.step}/{now.steps} {now.energy:.4f} eV {now.vectors:.4f} eV/A {now.seconds:.0f} s", flush=True)
+            print(f"{name} {now} {now.seconds:.0f} s", flush=True)
 
         train(recipe, folder, RUNS / "data", fabric, say)
 

@@ -22,7 +22,8 @@ from lightning_fabric import Fabric
 from variants import ROOT, VARIANTS, recipe_of
 
 from geocalc.process import settle_process
-from geocalc.train.loop import Progress, train
+from geocalc.train.energies import train
+from geocalc.train.loop import Progress
 from geocalc.train.register import register
 
 HERE = Path(__file__).parent
@@ -46,7 +47,7 @@ def train_command(names: tuple[str, ...], steps: int | None) -> None:
     for name in names:
 
         def say(progress: Progress, name: str = name) -> None:
-            print(f"{name} {progress.step}/{progress.steps} {progress.energy:.3f} eV {progress.seconds:.0f} s", flush=True)
+            print(f"{name} {progress} {progress.seconds:.0f} s", flush=True)
 
         train(recipe_of(VARIANTS[name], steps), RUNS / name, DATA, fabric, say)
         if not (MODELS / name).exists():

@@ -28,7 +28,7 @@ from geocalc.api import Result
 from geocalc.metrics import distances
 from geocalc.process import settle_process
 from geocalc.settings import read_yaml
-from geocalc.train.loop import train
+from geocalc.train.energies import train
 from geocalc.train.prepare import reference_relaxations
 from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
 from geocalc.train.register import register

@@ -1,0 +1,104 @@
+"""Graphs of a recipe's data, split into those that are learnt from and those that are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from geocalc.errors import InputError
+from geocalc.glass.configuration import GlassConfiguration, read_configuration
+from geocalc.properties.glass_graphs import sample_of
+from geocalc.properties.recipe import GlassData, ZincData
+from geocalc.properties.samples import GraphSample
+from geocalc.properties.zinc import MoleculeGraph, read_zinc
+from geocalc.train.labelled import locate
+
+
+@dataclass(frozen=True)
+class Split:
+    """What is learnt from, and what is held out."""
+
+    training: tuple[GraphSample, ...]
+    validation: tuple[GraphSample, ...]
+
+
+def read_split(data: GlassData | ZincData, folder: Path) -> Split:
+    """The graphs of a recipe.
+
+    Args:
+        data: of a recipe. folder: where what is computed from configurations is kept.
+    Raises:
+        InputError: a file is missing or damaged, or a side of the split is empty.
+    """
+    return _zinc(data) if isinstance(data, ZincData) else _glass(data, folder)
+
+
+def read_test(data: GlassData, folder: Path) -> tuple[GraphSample, ...]:
+    """The configurations that are kept for a last test.
+
+    Raises:
+        InputError: there are none, or one is missing or damaged.
+    """
+    if not data.test:
+        raise InputError("the recipe keeps no configuration for the test; name them in data.test")
+    return _samples(data, data.test, folder)
+
+
+def configurations(data: GlassData, names: Iterable[str]) -> list[GlassConfiguration]:
+    """Configurations by name.
+
+    Raises:
+        InputError: one is missing or damaged; the message lists what is there.
+    """
+    place, found = locate(data.folder), []
+    for name in names:
+        if not (place / f"{name}.npz").is_file():
+            there = ", ".join(sorted(path.stem for path in place.glob("*.npz"))) or "no npz file"
+            raise InputError(f"{place} has no {name}.npz; it has {there}")
+        found.append(read_configuration(place / f"{name}.npz"))
+    return found
+
+
+def _glass(data: GlassData, folder: Path) -> Split:
+    elsewhere = {*data.validation, *data.test}
+    names = data.training or tuple(
+        path.stem for path in sorted(locate(data.folder).glob("*.npz")) if path.stem not in elsewhere
+    )
+    both = sorted(elsewhere.intersection(names))
+    if both or not names:
+        said = f"{', '.join(both)} stand on two sides of the split" if both else "no configuration is left to learn from"
+        raise InputError(f"{said}; correct data.training, data.validation and data.test")
+    return Split(_samples(data, names, folder), _samples(data, data.validation, folder))
+
+
+def _samples(data: GlassData, names: Sequence[str], folder: Path) -> tuple[GraphSample, ...]:
+    return tuple(sample_of(configuration, data, folder) for configuration in configurations(data, names))
+
+
+def _zinc(data: ZincData) -> Split:
+    path = locate(data.path)
+    graphs = [(part, k, graph) for part in data.parts for k, graph in enumerate(read_zinc(path, part))]
+    folds = np.random.default_rng(data.shuffle).permutation(len(graphs)) % data.folds
+    samples = [_molecule(f"{part}-{k}", graph) for part, k, graph in graphs]
+    training = tuple(sample for sample, fold in zip(samples, folds, strict=True) if fold != data.fold)
+    validation = tuple(sample for sample, fold in zip(samples, folds, strict=True) if fold == data.fold)
+    if not training or not validation:
+        raise InputError(f"{path} has {len(samples)} molecules, too few for {data.folds} folds; choose fewer")
+    return Split(training, validation)
+
+
+def _molecule(name: str, graph: MoleculeGraph) -> GraphSample:
+    senders, receivers = graph.edge_index
+    order = torch.argsort(receivers, stable=True)
+    return GraphSample(
+        name=name,
+        types=graph.types,
+        senders=senders[order],
+        receivers=receivers[order],
+        targets=torch.tensor([[graph.target]], dtype=torch.float32),
+        counted=torch.ones(1, dtype=torch.bool),
+    )

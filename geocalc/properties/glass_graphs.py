@@ -1,0 +1,97 @@
+"""Configurations of a glass as graphs."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from geocalc.errors import InputError
+from geocalc.glass.configuration import GlassConfiguration
+from geocalc.glass.kob_andersen import inherent_structure
+from geocalc.glass.neighbourhood import Neighbourhood, neighbourhood
+from geocalc.guards import Status
+from geocalc.properties.recipe import GlassData, GlassGraph, Structure
+from geocalc.properties.samples import GraphSample
+
+log = logging.getLogger(__name__)
+
+
+def graph_of(configuration: GlassConfiguration, graph: GlassGraph, folder: Path | None) -> Neighbourhood:
+    """The edges of a configuration.
+
+    Args:
+        configuration: thermal. graph: what edges join. folder: where inherent structures are kept, or None.
+    Raises:
+        InputError: the cutoff does not suit the box, or no inherent structure is found.
+    """
+    if graph.structure is Structure.INHERENT:
+        configuration = replace(configuration, positions=_inherent(configuration, folder))
+    return neighbourhood(configuration, graph.cutoff, graph.self_loops)
+
+
+def sample_of(configuration: GlassConfiguration, data: GlassData, folder: Path) -> GraphSample:
+    """The graph of a configuration with its propensities.
+
+    Args:
+        configuration: thermal. data: what edges join and what is learnt. folder: where inherent structures are kept.
+    Raises:
+        InputError: see `graph_of`; also if a time that is to be learnt is not there.
+    """
+    n_times = len(configuration.propensity)
+    missing = [k for k in data.times if not 0 <= k < n_times]
+    if missing:
+        raise InputError(f"{configuration.name} has propensities at {n_times} times, so data.times cannot name {missing[0]}")
+    rows = list(data.times) if data.times else list(range(n_times))
+    targets = torch.from_numpy(configuration.propensity[rows].T.astype(np.float32))
+    return labelled(configuration, graph_of(configuration, data.graph, folder), targets, data.counted)
+
+
+def labelled(
+    configuration: GlassConfiguration, edges: Neighbourhood, targets: torch.Tensor, counted: Sequence[int]
+) -> GraphSample:
+    """A sample with these edges; `targets` are (n, n_targets), and the types that are counted have theirs judged."""
+    types = torch.from_numpy(configuration.types)
+    return GraphSample(
+        name=configuration.name,
+        types=types,
+        senders=edges.senders,
+        receivers=edges.receivers,
+        edge_vec=edges.edge_vec.float(),
+        targets=targets,
+        counted=torch.isin(types, torch.tensor(list(counted))),
+    )
+
+
+def _inherent(configuration: GlassConfiguration, folder: Path | None) -> np.ndarray:
+    """Positions at the nearest minimum; with a folder, computed once for each configuration."""
+    if folder is None:
+        return _minimum(configuration)
+    content = b"".join(
+        np.ascontiguousarray(x).tobytes() for x in (configuration.positions, configuration.types, configuration.box)
+    )
+    path = folder / f"inherent-{hashlib.sha256(content).hexdigest()[:16]}.npz"
+    if path.is_file():
+        with np.load(path) as kept:
+            return np.asarray(kept["positions"])
+    positions = _minimum(configuration)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npz")
+    np.savez(part, positions=positions)
+    part.replace(path)
+    return positions
+
+
+def _minimum(configuration: GlassConfiguration) -> np.ndarray:
+    found = inherent_structure(configuration)
+    if found.status is not Status.CONVERGED:
+        raise InputError(
+            f"no minimum was found near {configuration.name}: {found.n_steps} steps left a force of {found.fmax:.2g}"
+        )
+    log.info("%s: inherent structure after %d steps", configuration.name, found.n_steps)
+    return found.positions

@@ -1,0 +1,189 @@
+"""A recipe for a network of properties: what is learnt from which graphs, and how."""
+
+from __future__ import annotations
+
+import difflib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from geocalc.errors import RecipeError
+from geocalc.properties import NETWORKS
+from geocalc.properties.base import Level, PropertyNetwork
+from geocalc.settings import Settings, override, read_yaml
+from geocalc.train.training_settings import Optimisation, half_cosine
+
+
+class Structure(StrEnum):
+    """Where the particles of a glass are taken to be."""
+
+    THERMAL = "thermal"
+    INHERENT = "inherent"
+
+
+class GlassGraph(Settings):
+    """How a configuration of a glass becomes a graph."""
+
+    structure: Structure = Field(Structure.THERMAL, description="edges join particles as they were, or at the nearest minimum")
+    cutoff: float = Field(2.0, gt=0, description="of edges, in Lennard-Jones units")
+    self_loops: bool = True
+
+
+class GlassData(Settings):
+    """Configurations of a glass with the propensities of their particles; each side of the split is named."""
+
+    kind: Literal["glass"]
+    folder: Path = Field(description="of npz files; a relative one is looked for in $GEOCALC_DATA too")
+    training: tuple[str, ...] = Field((), description="file names without suffix; empty: all that are not named elsewhere")
+    validation: tuple[str, ...] = Field(min_length=1)
+    test: tuple[str, ...] = Field((), description="kept apart; training never reads them")
+    times: tuple[int, ...] = Field((), description="which of the stored times are learnt, counted from 0; empty: all")
+    counted: tuple[int, ...] = Field((0,), min_length=1, description="types whose propensity is learnt and judged")
+    graph: GlassGraph = GlassGraph()
+
+
+class ZincData(Settings):
+    """Molecules of ZINC; one of several folds is held out."""
+
+    kind: Literal["zinc"]
+    path: Path
+    parts: tuple[str, ...] = Field(("val", "test"), min_length=1, description="splits of the file that are put together")
+    folds: int = Field(5, ge=2)
+    fold: int = Field(0, ge=0, description="the one that is held out")
+    shuffle: int = Field(0, description="seed of the order in which molecules are dealt to folds")
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Self:
+        if self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} does not exist; {self.folds} folds are counted from 0")
+        return self
+
+
+class Decay(StrEnum):
+    """How the learning rate falls during a stage."""
+
+    CONSTANT = "constant"
+    COSINE = "cosine"
+    STAIRS = "stairs"
+
+
+class Stage(Settings):
+    """A part of the training with a learning rate of its own."""
+
+    steps: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    decay: Decay = Decay.CONSTANT
+    every: int = Field(1, ge=1, description="stairs: steps between falls")
+    factor: float = Field(0.3, gt=0, le=1, description="stairs: what the rate is multiplied with each time")
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step of the stage, counted from 0."""
+        if self.decay is Decay.COSINE:
+            return self.learning_rate * half_cosine(step, self.steps)
+        return self.learning_rate * (self.factor ** (step // self.every) if self.decay is Decay.STAIRS else 1.0)
+
+
+class LossKind(StrEnum):
+    """What is made small."""
+
+    SQUARED = "squared"
+    ABSOLUTE = "absolute"
+
+
+class PropertyTraining(Optimisation):
+    """How properties are learnt; defaults are of Bapst et al., with a learning rate that falls."""
+
+    batch_size: int = Field(1, ge=1, description="graphs behind one step of the optimiser")
+    learning_rate: float = Field(1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    loss: LossKind = LossKind.SQUARED
+    turn: bool = Field(
+        True, description="each graph is turned by one of the 48 rotations and reflections of a cube, drawn anew"
+    )
+    stages: tuple[Stage, ...] = Field((), description="in place of the schedule; together as long as `steps`")
+
+    @model_validator(mode="after")
+    def _stages_fill_the_steps(self) -> Self:
+        total = sum(stage.steps for stage in self.stages)
+        if self.stages and total != self.steps:
+            raise ValueError(f"the stages have {total} steps together, training.steps is {self.steps}; they must be equal")
+        return self
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0: that of its stage, or the common schedule where there are none."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage.rate_at(step)
+            step -= stage.steps
+        return super().rate_at(step)
+
+
+class PropertyModelSettings(Settings):
+    """The network."""
+
+    architecture: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class PropertyAbout(Settings):
+    """What a card says beside numbers."""
+
+    target: str = Field(description="name of the property, as arrays of predicted structures have it")
+    unit: str
+    domain: str
+    licence: str = "MIT"
+    data: tuple[str, ...] = Field((), description="data sets with licence and citation, one line each")
+    limits: tuple[str, ...] = ()
+
+
+class PropertyRecipe(Settings):
+    """How one network of properties is trained."""
+
+    schema_version: int = Field(1, ge=1, le=1)
+    name: str
+    task: Level
+    about: PropertyAbout
+    model: PropertyModelSettings
+    data: Annotated[GlassData | ZincData, Field(discriminator="kind")]
+    training: PropertyTraining
+
+
+def is_property_recipe(values: dict[str, Any]) -> bool:
+    """Whether the values of a recipe are of a network of properties."""
+    return values.get("task") in [level.value for level in Level]
+
+
+def read_property_recipe(path: Path, assignments: tuple[str, ...] = ()) -> PropertyRecipe:
+    """Read a recipe file, with `a.b=1` overrides.
+
+    Raises:
+        RecipeError: the file, a key or a value is not right; the message names the nearest allowed key.
+    """
+    recipe = PropertyRecipe.parse(override(read_yaml(path), assignments), str(path))
+    level = build_network(recipe.model, str(path)).level
+    if level is not recipe.task:
+        raise RecipeError(
+            f"{path}: task is {recipe.task}, but the network tells of a {level}; set model.settings.level: {recipe.task}"
+        )
+    return recipe
+
+
+def build_network(model: PropertyModelSettings, where: str) -> PropertyNetwork:
+    """The network of a recipe, weights drawn from the global seed.
+
+    Raises:
+        RecipeError: the architecture or one of its settings is unknown.
+    """
+    if model.architecture not in NETWORKS:
+        near = difflib.get_close_matches(model.architecture, NETWORKS, n=1)
+        known = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(NETWORKS))}"
+        raise RecipeError(f"{where}: unknown architecture `{model.architecture}`; {known}")
+    architecture = NETWORKS[model.architecture]
+    settings = architecture.settings.parse(model.settings, f"{where}: model.settings")
+    with torch.random.fork_rng(devices=[]):
+        return architecture.build(settings)

@@ -1,0 +1,190 @@
+"""Models of properties: from a run to a folder, and from a folder to predictions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from safetensors.torch import save
+
+from geocalc.card import PROPERTY
+from geocalc.errors import InputError, ModelFileError, RecipeError
+from geocalc.glass.configuration import configuration_of
+from geocalc.properties.card import PropertyCard
+from geocalc.properties.data import read_split
+from geocalc.properties.ensemble import together
+from geocalc.properties.glass_graphs import graph_of, labelled
+from geocalc.properties.lesson import VALIDATION, predict, start_property
+from geocalc.properties.model import PropertyModel
+from geocalc.properties.recipe import GlassData, PropertyModelSettings, PropertyRecipe, build_network, read_property_recipe
+from geocalc.registry import CARD, WEIGHTS, card_values, choose_device, find_model, read_weights
+from geocalc.train.checkpoint import load_checkpoint
+from geocalc.train.publish import ModelFiles, check_finished, check_name, check_run, publish
+from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE
+from geocalc.train.stopping import final_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedPropertyModel:
+    """A model of properties, ready for use."""
+
+    card: PropertyCard
+    model: PropertyModel
+    folder: Path
+    device: torch.device
+
+    def __call__(self, atoms: Atoms) -> np.ndarray:
+        """The property of every particle of a configuration, (n_atoms, n_targets) float64, in the unit of the card.
+
+        Raises:
+            InputError: the structure is no configuration that the model can take, or the model is one of molecules.
+        """
+        if self.card.graph is None:
+            raise InputError(f"{self.card.name} reads molecules with bonds, not configurations of particles")
+        configuration = configuration_of(atoms)
+        edges = graph_of(configuration, self.card.graph, None)
+        empty = torch.zeros(configuration.n_particles, self.card.n_targets)
+        return predict(self.model, labelled(configuration, edges, empty, self.card.counted), self.device)
+
+
+def load_property_model(name: str | os.PathLike[str], *, device: str = "auto") -> LoadedPropertyModel:
+    """Load a model of properties by name or path; runs no code from its folder.
+
+    Args:
+        name: a name from `geocalc models`, or the path of a model folder. device: auto, cpu, cuda or cuda:1.
+    Raises:
+        ModelNotFoundError: nothing of that name. ModelFileError: the folder is damaged, or holds a model of energies.
+        InputError: unknown device.
+    """
+    folder = find_model(name)
+    card = read_property_card(folder)
+    tensors = read_weights(folder / WEIGHTS, card.name, card.weights_sha256)
+    settings, n = PropertyModelSettings(architecture=card.architecture, settings=card.settings), card.n_targets
+    try:
+        networks = [build_network(settings, str(folder / CARD)) for _ in range(card.members)]
+        model = together([PropertyModel(network, torch.zeros(n), torch.ones(n)) for network in networks])
+        model.load_state_dict(tensors)
+    except (RecipeError, RuntimeError) as error:
+        raise ModelFileError(f"the weights of {card.name} do not fit its card: {' '.join(str(error).split())}") from None
+    target = choose_device(device)
+    return LoadedPropertyModel(card=card, model=model.to(target).eval().requires_grad_(False), folder=folder, device=target)
+
+
+def read_property_card(folder: Path) -> PropertyCard:
+    """The card in a model folder.
+
+    Raises:
+        ModelFileError: it is missing, damaged, of a newer schema, or of a model of energies.
+    """
+    values = card_values(folder)
+    if values.get("kind") != PROPERTY:
+        raise ModelFileError(f"{values.get('name', folder.name)} is a model of energies; GeoCalc({str(folder)!r}) loads it")
+    try:
+        return PropertyCard.parse(values, str(folder / CARD))
+    except RecipeError as error:
+        raise ModelFileError(str(error)) from None
+
+
+def register_property(runs: Sequence[Path], name: str, folder: Path, data_folder: Path) -> Path:
+    """Write the model folder `folder/name` from a run, or from several whose mean becomes the model, with averaged weights.
+
+    Args:
+        runs: folders of `geocalc train`, of recipes that differ in seeds and in what is held out at most. name: of the model.
+        folder: where models are kept. data_folder: where what is computed from the data is kept.
+    Raises:
+        InputError: a run is unfinished, the runs do not belong together, or the name is taken or is no plain name.
+    """
+    recipes = [_finished_recipe(run) for run in runs]
+    for run, recipe in zip(runs, recipes, strict=True):
+        if (recipe.model, recipe.task, recipe.about) != (recipes[0].model, recipes[0].task, recipes[0].about):
+            raise InputError(f"{run} has another network, task or target than {runs[0]}; runs of one recipe make a model")
+    check_name(name, folder)
+    models = [_trained(run, recipe, data_folder) for run, recipe in zip(runs, recipes, strict=True)]
+    model = together(models)
+    content = save({key: value.detach().float().contiguous() for key, value in model.state_dict().items()})
+    card, measured = _card(recipes[0], name, model, hashlib.sha256(content).hexdigest(), len(runs)), _measured(runs)
+    readme = describe(card, measured[VALIDATION][VALIDATION])
+    metrics = json.dumps(measured, indent=1) + "\n"
+    return publish(
+        folder, name, ModelFiles(weights=content, card=card, recipe=runs[0] / RECIPE, metrics=metrics, readme=readme)
+    )
+
+
+def _measured(runs: Sequence[Path]) -> dict[str, Any]:
+    """What the runs measured on what each of them held out; of several, the means."""
+    found = [json.loads((run / METRICS).read_text()) for run in runs]
+    if len(found) == 1:
+        return dict(found[0])
+    errors = [one[VALIDATION][VALIDATION] for one in found]
+    means = {name: math.fsum(one[name] for one in errors) / len(errors) for name in errors[0]}
+    return {VALIDATION: {VALIDATION: means}, "members": len(runs)}
+
+
+def _finished_recipe(run: Path) -> PropertyRecipe:
+    check_run(run)
+    recipe = read_property_recipe(run / RECIPE)
+    check_finished(run, recipe.training)
+    return recipe
+
+
+def _trained(run: Path, recipe: PropertyRecipe, data_folder: Path) -> PropertyModel:
+    finished = start_property(recipe, read_split(recipe.data, data_folder).training)
+    load_checkpoint(run / CHECKPOINT, finished.model.network, finished.optimizer, finished.average)
+    return final_model(finished, run, recipe.training.patience)
+
+
+def _card(recipe: PropertyRecipe, name: str, model: PropertyModel, digest: str, members: int) -> PropertyCard:
+    glass = recipe.data if isinstance(recipe.data, GlassData) else None
+    return PropertyCard(
+        name=name,
+        task=recipe.task,
+        target=recipe.about.target,
+        unit=recipe.about.unit,
+        n_targets=len(model.mean),
+        architecture=recipe.model.architecture,
+        settings=recipe.model.settings,
+        members=members,
+        graph=None if glass is None else glass.graph,
+        counted=() if glass is None else glass.counted,
+        weights_sha256=digest,
+        licence=recipe.about.licence,
+        domain=recipe.about.domain,
+        data=recipe.about.data,
+        limits=recipe.about.limits,
+    )
+
+
+def describe(card: PropertyCard, errors: Mapping[str, float]) -> str:
+    """A first README for a model folder: what the card says, in words and one table."""
+    how = f"{card.architecture}, the mean of {card.members} networks" if card.members > 1 else card.architecture
+    lines = [
+        f"# {card.name}",
+        "",
+        f"{how}; predicts the {card.target} ({card.unit}) of each {card.task.value}.",
+        f"Domain: {card.domain}.",
+        "",
+        "## Errors on what was held out",
+        "",
+        "| measure | value |",
+        "|---|---|",
+        *(f"| {name} | {value:.4g} |" for name, value in errors.items()),
+        "",
+        "## Data",
+        "",
+        *(f"- {entry}" for entry in card.data),
+        "",
+        "## Limits",
+        "",
+        *(f"- {entry}" for entry in card.limits),
+        "",
+    ]
+    return "\n".join(lines)

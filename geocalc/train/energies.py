@@ -1,0 +1,119 @@
+"""Energies, forces and displacements learnt from labelled structures: data, model, batches, losses and errors of a recipe."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from geocalc.errors import InputError
+from geocalc.potential import EnergyModel
+from geocalc.train.checks import check_samples
+from geocalc.train.feed import Batch, batches, feed_of
+from geocalc.train.loop import Errors, Evaluation, Progress, learn
+from geocalc.train.prepare import prepare
+from geocalc.train.recipe import Recipe, read_recipe
+from geocalc.train.run import Run, start
+from geocalc.train.score import score, validation_error
+from geocalc.train.steps import update
+from geocalc.train.store import Samples, read_store
+from geocalc.train.training_settings import Training
+
+N_EVALUATED = 400  # validation samples behind the learning curve; metrics.json is of the whole split
+
+
+@dataclass(frozen=True)
+class EnergyLesson:
+    """A recipe and its prepared samples, for the training loop; see `Lesson`."""
+
+    recipe: Recipe
+    samples: Samples
+    fabric: Fabric
+    losses: tuple[str, ...] = ("energy", "vectors")
+    fixed: tuple[str, ...] = ("model", "data", "references", "other_levels", "start")
+
+    @property
+    def settings(self) -> Training:
+        """See `Lesson`."""
+        return self.recipe.training
+
+    def read(self, path: Path) -> Recipe:
+        """See `Lesson`."""
+        return read_recipe(path)
+
+    def start(self) -> Run[EnergyModel]:
+        """See `Lesson`."""
+        return start(self.recipe, self.samples.training)
+
+    def before(self, run: Run[EnergyModel], device: torch.device) -> Errors | None:
+        """See `Lesson`."""
+        return None if self.recipe.start is None else self.score(copy.deepcopy(run.model).eval(), device, whole=True)
+
+    def batches(self, run: Run[EnergyModel], steps: range) -> Iterator[tuple[int, Batch]]:
+        """See `Lesson`."""
+        return batches(feed_of(self.samples, self.recipe, run.model, self.fabric), steps, self.settings.workers)
+
+    def update(self, run: Run[EnergyModel], batch: Batch, step: int) -> Tensor:
+        """See `Lesson`."""
+        losses = update(run, batch, self.recipe, step, self.fabric)
+        return torch.stack((losses.energy, losses.vectors))
+
+    def score(self, model: EnergyModel, device: torch.device, whole: bool) -> Errors:
+        """See `Lesson`."""
+        held_out = self.samples.held_out
+        return score(model, self.recipe, held_out if whole else held_out[:: max(1, len(held_out) // N_EVALUATED)], device)
+
+    def error(self, errors: Errors, model: EnergyModel) -> float:
+        """See `Lesson`."""
+        return validation_error(errors, self.recipe, model)
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    data_folder: Path,
+    fabric: Fabric,
+    report: Callable[[Progress], None] = lambda progress: None,
+    judge: Callable[[Evaluation], None] = lambda evaluation: None,
+) -> Path:
+    """Train a recipe in `folder`, from its last checkpoint if there is one.
+
+    Args:
+        recipe: what to train.
+        folder: run folder: recipe.yaml, log.jsonl, checkpoint/, and when the last step is done metrics.json.
+        data_folder: where prepared data are kept.
+        fabric: devices and precision.
+        report: called every `log_every` steps. judge: called after every evaluation. Both in the first process alone.
+    Returns:
+        `folder`.
+    Raises:
+        InputError: see `prepare`; also if the split leaves nothing to train on or nothing to validate on.
+        RecipeError, NonFiniteError, RunFolderError: see `learn`.
+    """
+    return learn(EnergyLesson(recipe, load_samples(recipe, data_folder, fabric), fabric), folder, fabric, report, judge)
+
+
+def load_samples(recipe: Recipe, data_folder: Path, fabric: Fabric) -> Samples:
+    """The prepared samples of a recipe; one process prepares them, the others wait.
+
+    Raises:
+        InputError: see `prepare`; also if one side of the split is empty.
+    """
+    if fabric.is_global_zero:
+        prepare(recipe, data_folder)
+    fabric.barrier()
+    samples = read_store(prepare(recipe, data_folder))
+    if fabric.is_global_zero:
+        check_samples(samples, [str(source.path) for source in recipe.data.sources])
+    if not len(samples.training) or not len(samples.held_out):
+        empty = "train" if len(samples.held_out) else "validate"
+        raise InputError(
+            f"the split leaves no frame to {empty} on ({len(samples)} frames of {samples.known.relaxation.max() + 1} relaxations); "
+            "set data.validation_share or data.split_salt to something else, or give more relaxations"
+        )
+    return samples
