@@ -16,7 +16,7 @@ from geocalc.errors import InputError
 from geocalc.frames import frame_policy
 from geocalc.potential import NetworkPotential
 from geocalc.registry import read_card
-from geocalc.train import register as register_module
+from geocalc.train import publish as publish_module
 from geocalc.train.batches import collate
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.energies import train
@@ -145,10 +145,10 @@ def test_what_is_no_plain_name_is_refused(finished, place, name):
 
 
 def test_a_failure_in_the_middle_leaves_nothing(finished, place, monkeypatch):
-    def fail(card, measured):
+    def fail(folder, card):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(register_module, "describe", fail)
+    monkeypatch.setattr(publish_module, "write_card", fail)
     with pytest.raises(OSError, match="No space left"):
         register(finished, "mine", place, data_of(finished))
     assert list(place.iterdir()) == []
