@@ -9,6 +9,7 @@ from typing import Any
 from geocalc.properties.base import GraphInput, Level, PropertyNetwork
 from geocalc.properties.gcn import GCN, GCNSettings
 from geocalc.properties.graph_network import GraphNetwork, GraphNetworkSettings
+from geocalc.properties.moment_network import MomentNetwork, MomentNetworkSettings
 from geocalc.settings import Settings
 
 
@@ -23,6 +24,7 @@ class PropertyArchitecture:
 NETWORKS: Mapping[str, PropertyArchitecture] = {
     "graph-network": PropertyArchitecture(GraphNetworkSettings, GraphNetwork),
     "gcn": PropertyArchitecture(GCNSettings, GCN),
+    "moment-network": PropertyArchitecture(MomentNetworkSettings, MomentNetwork),
 }
 
 __all__ = [
@@ -33,6 +35,8 @@ __all__ = [
     "GraphNetwork",
     "GraphNetworkSettings",
     "Level",
+    "MomentNetwork",
+    "MomentNetworkSettings",
     "PropertyArchitecture",
     "PropertyNetwork",
 ]

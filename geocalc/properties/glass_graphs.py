@@ -13,7 +13,7 @@ import torch
 
 from geocalc.errors import InputError
 from geocalc.glass.configuration import GlassConfiguration
-from geocalc.glass.kob_andersen import inherent_structure
+from geocalc.glass.inherent import inherent_structure
 from geocalc.glass.neighbourhood import Neighbourhood, neighbourhood
 from geocalc.guards import Status
 from geocalc.properties.recipe import GlassData, GlassGraph, Structure
