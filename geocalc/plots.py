@@ -37,19 +37,35 @@ def require_matplotlib() -> None:
         raise MissingDependencyError("pictures need matplotlib; install it with: pip install 'geocalc[plot]'")
 
 
-def learning_curve(points: Mapping[str, Sequence[tuple[int, float, float]]], path: Path) -> Path:
-    """Validation errors against steps, energies left and forces right, one line per source.
+@dataclass(frozen=True)
+class Measure:
+    """An axis of validation errors: what they are, and whether it is logarithmic."""
+
+    label: str
+    log: bool = True
+
+
+ENERGY_MEASURES = (Measure("energy MAE (eV)"), Measure("force MAE, free atoms (eV/Å)"))
+PROPERTY_MEASURES = (Measure("1 − R²"), Measure("Pearson correlation", log=False))
+
+
+def learning_curve(
+    points: Mapping[str, Sequence[tuple[int, float, float]]],
+    path: Path,
+    measures: tuple[Measure, Measure] = ENERGY_MEASURES,
+) -> Path:
+    """Validation errors against steps, two measures side by side, one line per source.
 
     Args:
-        points: for each source (step, energy MAE in eV, force MAE in eV/Angstrom). path: PNG to write.
+        points: for each source (step, left, right). path: PNG to write. measures: what is left and what is right.
     """
     figure, axes = _figure(2)
     for (source, rows), color in zip(points.items(), itertools.cycle((BLUE, ORANGE, GREY, "black")), strict=False):
         table = np.array(rows)
         for axis, column in zip(axes, (1, 2), strict=True):
             axis.plot(table[:, 0], table[:, column], "o-", ms=3, color=color, label=Path(source).parent.name or source)
-    for axis, name in zip(axes, ("energy MAE (eV)", "force MAE, free atoms (eV/Å)"), strict=True):
-        axis.set(xlabel="step", ylabel=name, yscale="log")
+    for axis, measure in zip(axes, measures, strict=True):
+        axis.set(xlabel="step", ylabel=measure.label, yscale="log" if measure.log else "linear")
     axes[0].legend(frameon=False, fontsize=8)
     return _save(figure, path)
 

@@ -36,7 +36,10 @@ class Settings(BaseModel):
 def _sentence(settings: type[BaseModel], fault: Any) -> str:
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
-        return f"`{place}` is {fault['input']!r}: {fault['msg'].lower()}{_near(fault)}" if place else str(fault["msg"])
+        ours = fault["type"] == "value_error"
+        told = str(fault["ctx"]["error"]) if ours else f"{fault['msg'].lower()}{_near(fault)}"
+        given = "" if isinstance(fault["input"], Mapping) else f" is {fault['input']!r}"  # a whole group is not repeated
+        return f"`{place}`{given}: {told}" if place else told
     allowed = _keys_at(settings, fault["loc"][:-1])
     near = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1)
     return f"unknown key `{place}`" + (f"; did you mean `{near[0]}`?" if near else f"; allowed here: {', '.join(allowed)}")

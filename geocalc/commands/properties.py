@@ -12,6 +12,7 @@ from geocalc.card import PROPERTY
 from geocalc.errors import FAILURES, InputError, ModelNotFoundError, RunFolderError, told
 from geocalc.properties.registry import LoadedPropertyModel, load_property_model
 from geocalc.readers import Source, read_structures
+from geocalc.records import EXIT_CONVERGED, EXIT_UNCONVERGED
 from geocalc.registry import card_values, find_model
 
 PREDICTED = "predicted.extxyz"
@@ -25,12 +26,16 @@ def is_property_model(name: str) -> bool:
         return False
 
 
-def predict_property_command(inputs: tuple[Path, ...], name: str, out: Path | None, device: str, resume: bool) -> str:
-    """Write every structure with the property of its particles to `predicted.extxyz`; returns a table.
+def predict_property_command(
+    inputs: tuple[Path, ...], name: str, out: Path | None, device: str, resume: bool
+) -> tuple[str, int]:
+    """Write every structure with the property of its particles to `predicted.extxyz`.
 
     Args:
         inputs: files and folders. name: of the model. out: folder, by default `<stem>-predict`. device: auto, cpu or cuda.
         resume: write over what the folder holds.
+    Returns:
+        A table, and the exit status: 0, or 3 where some structure could not be predicted.
     Raises:
         InputError: nothing could be predicted; the message is of the first structure.
         RunFolderError: the folder holds predictions already, or cannot be written.
@@ -56,7 +61,8 @@ def predict_property_command(inputs: tuple[Path, ...], name: str, out: Path | No
         raise InputError(faults[0] if faults else "the input holds no structure")
     _write(target, done)
     head = f"{'structure':<30} {'n':>7} {'mean':>10} {'std':>10}   {model.card.target} ({model.card.unit})"
-    return "\n".join([head, *rows, *(f"(!) {fault}" for fault in faults), f"results in {target}"])
+    table = "\n".join([head, *rows, *(f"(!) {fault}" for fault in faults), f"results in {target}"])
+    return table, EXIT_UNCONVERGED if faults else EXIT_CONVERGED
 
 
 def with_property(atoms: Atoms, model: LoadedPropertyModel) -> tuple[Atoms, np.ndarray]:

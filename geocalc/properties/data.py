@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +33,14 @@ def read_split(data: GlassData | ZincData, folder: Path) -> Split:
     Args:
         data: of a recipe. folder: where what is computed from configurations is kept.
     Raises:
-        InputError: a file is missing or damaged, or a side of the split is empty.
+        InputError: a file is missing or damaged, a side of the split is empty, or targets are not of one kind or do not vary.
     """
-    return _zinc(data) if isinstance(data, ZincData) else _glass(data, folder)
+    split = _zinc(data) if isinstance(data, ZincData) else _glass(data, folder)
+    held_out = torch.cat([sample.targets[sample.counted] for sample in split.validation])
+    flat = [k for k, column in enumerate(held_out.unbind(1)) if bool((column == column[0]).all())]
+    if flat:
+        raise InputError(f"target {flat[0]} is the same in all that is held out, so nothing can be judged by it; hold out more")
+    return split
 
 
 def read_test(data: GlassData, folder: Path) -> tuple[GraphSample, ...]:
@@ -68,11 +74,18 @@ def _glass(data: GlassData, folder: Path) -> Split:
     names = data.training or tuple(
         path.stem for path in sorted(locate(data.folder).glob("*.npz")) if path.stem not in elsewhere
     )
-    both = sorted(elsewhere.intersection(names))
+    sides = Counter(name for side in (names, data.validation, data.test) for name in set(side))
+    both = sorted(name for name, n in sides.items() if n > 1)
     if both or not names:
-        said = f"{', '.join(both)} stand on two sides of the split" if both else "no configuration is left to learn from"
+        said = f"{', '.join(both)}: on two sides of the split" if both else "no configuration is left to learn from"
         raise InputError(f"{said}; correct data.training, data.validation and data.test")
-    return Split(_samples(data, names, folder), _samples(data, data.validation, folder))
+    split = Split(_samples(data, names, folder), _samples(data, data.validation, folder))
+    first, *others = (*split.training, *split.validation)
+    for other in others:
+        if other.targets.shape[1] != first.targets.shape[1]:
+            told = " and ".join(f"{one.name} at {one.targets.shape[1]}" for one in (first, other))
+            raise InputError(f"propensities of {told} times cannot be learnt together; name those that all have in data.times")
+    return split
 
 
 def _samples(data: GlassData, names: Sequence[str], folder: Path) -> tuple[GraphSample, ...]:

@@ -41,12 +41,14 @@ def sample_of(configuration: GlassConfiguration, data: GlassData, folder: Path) 
     Args:
         configuration: thermal. data: what edges join and what is learnt. folder: where inherent structures are kept.
     Raises:
-        InputError: see `graph_of`; also if a time that is to be learnt is not there.
+        InputError: see `graph_of`; also if a time that is to be learnt is not there, or no particle counts.
     """
     n_times = len(configuration.propensity)
     missing = [k for k in data.times if not 0 <= k < n_times]
     if missing:
         raise InputError(f"{configuration.name} has propensities at {n_times} times, so data.times cannot name {missing[0]}")
+    if not np.isin(configuration.types, data.counted).any():
+        raise InputError(f"{configuration.name} has no particle of the types {list(data.counted)}; correct data.counted")
     rows = list(data.times) if data.times else list(range(n_times))
     targets = torch.from_numpy(configuration.propensity[rows].T.astype(np.float32))
     return labelled(configuration, graph_of(configuration, data.graph, folder), targets, data.counted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -167,4 +167,10 @@ def _loss(difference: Tensor, kind: LossKind) -> Tensor:
 def _place(number: int, n: int, seed: int) -> int:
     """Which sample is the `number`-th to be learnt from."""
     epoch, place = divmod(number, n)
-    return int(np.random.default_rng((seed, epoch)).permutation(n)[place])
+    return int(_order(epoch, n, seed)[place])
+
+
+@lru_cache(maxsize=2)  # a batch may begin in one epoch and end in the next
+def _order(epoch: int, n: int, seed: int) -> np.ndarray:
+    """The order in which an epoch goes through `n` samples."""
+    return np.random.default_rng((seed, epoch)).permutation(n)

@@ -152,6 +152,13 @@ class PropertyRecipe(Settings):
     data: Annotated[GlassData | ZincData, Field(discriminator="kind")]
     training: PropertyTraining
 
+    @model_validator(mode="after")
+    def _task_is_that_of_the_data(self) -> Self:
+        level = Level.NODE if isinstance(self.data, GlassData) else Level.GRAPH
+        if self.task is not level:
+            raise ValueError(f"task is {self.task}, but data of kind {self.data.kind} have a property of each {level}")
+        return self
+
 
 def is_property_recipe(values: dict[str, Any]) -> bool:
     """Whether the values of a recipe are of a network of properties."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from geocalc.card import PROPERTY
 from geocalc.errors import InputError, ModelFileError, RecipeError
 from geocalc.glass.configuration import configuration_of
 from geocalc.properties.card import PropertyCard
-from geocalc.properties.data import read_split
+from geocalc.properties.data import Split, read_split
+from geocalc.properties.describe import SINGLE, TOGETHER, describe
 from geocalc.properties.ensemble import together
 from geocalc.properties.glass_graphs import graph_of, labelled
-from geocalc.properties.lesson import VALIDATION, predict, start_property
+from geocalc.properties.lesson import VALIDATION, errors_of, named, predict, start_property
 from geocalc.properties.model import PropertyModel
 from geocalc.properties.recipe import GlassData, PropertyModelSettings, PropertyRecipe, build_network, read_property_recipe
 from geocalc.registry import CARD, WEIGHTS, card_values, choose_device, find_model, read_weights
@@ -31,6 +32,9 @@ from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.publish import ModelFiles, check_finished, check_name, check_run, publish
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE
 from geocalc.train.stopping import final_model
+
+_BELONGS = ("task", "about", "model", "data")  # what runs of one model have in common
+_HELD_OUT = ("training", "validation", "test", "fold")  # but for these parts of `data`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,18 +109,31 @@ def register_property(runs: Sequence[Path], name: str, folder: Path, data_folder
     """
     recipes = [_finished_recipe(run) for run in runs]
     for run, recipe in zip(runs, recipes, strict=True):
-        if (recipe.model, recipe.task, recipe.about) != (recipes[0].model, recipes[0].task, recipes[0].about):
-            raise InputError(f"{run} has another network, task or target than {runs[0]}; runs of one recipe make a model")
+        differing = [part for part in _BELONGS if _common(recipe, part) != _common(recipes[0], part)]
+        if differing:
+            raise InputError(
+                f"{run} and {runs[0]} differ in `{differing[0]}` of their recipes; runs of one recipe make a model, and differ in "
+                "seeds or in what they hold out"
+            )
     check_name(name, folder)
-    models = [_trained(run, recipe, data_folder) for run, recipe in zip(runs, recipes, strict=True)]
-    model = together(models)
+    splits = [read_split(recipe.data, data_folder) for recipe in recipes]
+    model = together([_trained(run, recipe, split) for run, recipe, split in zip(runs, recipes, splits, strict=True)])
     content = save({key: value.detach().float().contiguous() for key, value in model.state_dict().items()})
     card, measured = _card(recipes[0], name, model, hashlib.sha256(content).hexdigest(), len(runs)), _measured(runs)
-    readme = describe(card, measured[VALIDATION][VALIDATION])
+    if len(runs) > 1 and all(recipe.data == recipes[0].data for recipe in recipes):  # no network has seen what is held out
+        errors = errors_of(model, splits[0].validation, torch.device("cpu"))
+        measured |= {VALIDATION: {VALIDATION: named(errors)}, "of": TOGETHER}
+    readme = describe(card, measured[VALIDATION][VALIDATION], measured.get("of"))
     metrics = json.dumps(measured, indent=1) + "\n"
     return publish(
         folder, name, ModelFiles(weights=content, card=card, recipe=runs[0] / RECIPE, metrics=metrics, readme=readme)
     )
+
+
+def _common(recipe: PropertyRecipe, part: str) -> Any:
+    """A part of a recipe without what it holds out."""
+    values = recipe.model_dump(mode="json")[part]
+    return {key: value for key, value in values.items() if key not in _HELD_OUT} if part == "data" else values
 
 
 def _measured(runs: Sequence[Path]) -> dict[str, Any]:
@@ -125,8 +142,9 @@ def _measured(runs: Sequence[Path]) -> dict[str, Any]:
     if len(found) == 1:
         return dict(found[0])
     errors = [one[VALIDATION][VALIDATION] for one in found]
-    means = {name: math.fsum(one[name] for one in errors) / len(errors) for name in errors[0]}
-    return {VALIDATION: {VALIDATION: means}, "members": len(runs)}
+    names = [name for name in errors[0] if all(name in one for one in errors)]
+    means = {name: math.fsum(one[name] for one in errors) / len(errors) for name in names}
+    return {VALIDATION: {VALIDATION: means}, "members": len(runs), "of": SINGLE}
 
 
 def _finished_recipe(run: Path) -> PropertyRecipe:
@@ -136,8 +154,8 @@ def _finished_recipe(run: Path) -> PropertyRecipe:
     return recipe
 
 
-def _trained(run: Path, recipe: PropertyRecipe, data_folder: Path) -> PropertyModel:
-    finished = start_property(recipe, read_split(recipe.data, data_folder).training)
+def _trained(run: Path, recipe: PropertyRecipe, split: Split) -> PropertyModel:
+    finished = start_property(recipe, split.training)
     load_checkpoint(run / CHECKPOINT, finished.model.network, finished.optimizer, finished.average)
     return final_model(finished, run, recipe.training.patience)
 
@@ -161,30 +179,3 @@ def _card(recipe: PropertyRecipe, name: str, model: PropertyModel, digest: str, 
         data=recipe.about.data,
         limits=recipe.about.limits,
     )
-
-
-def describe(card: PropertyCard, errors: Mapping[str, float]) -> str:
-    """A first README for a model folder: what the card says, in words and one table."""
-    how = f"{card.architecture}, the mean of {card.members} networks" if card.members > 1 else card.architecture
-    lines = [
-        f"# {card.name}",
-        "",
-        f"{how}; predicts the {card.target} ({card.unit}) of each {card.task.value}.",
-        f"Domain: {card.domain}.",
-        "",
-        "## Errors on what was held out",
-        "",
-        "| measure | value |",
-        "|---|---|",
-        *(f"| {name} | {value:.4g} |" for name, value in errors.items()),
-        "",
-        "## Data",
-        "",
-        *(f"- {entry}" for entry in card.data),
-        "",
-        "## Limits",
-        "",
-        *(f"- {entry}" for entry in card.limits),
-        "",
-    ]
-    return "\n".join(lines)

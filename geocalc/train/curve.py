@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from geocalc.plots import learning_curve
+from geocalc.plots import ENERGY_MEASURES, PROPERTY_MEASURES, learning_curve
 from geocalc.train.run_files import read_log
+
+Errors = Mapping[str, float]
 
 
 def draw_curve(folder: Path) -> Path | None:
@@ -17,23 +20,24 @@ def draw_curve(folder: Path) -> Path | None:
     measured = [entry for entry in read_log(folder) if entry.get("validation")]
     if not measured:
         return None
+    sources = measured[-1]["validation"]
+    of_property = all("mae" in errors for errors in sources.values())  # errors of energies and forces are named so
+    told = _property_point if of_property else _energy_point
     return learning_curve(
         {
-            source: [
-                (
-                    entry["step"],
-                    entry["validation"][source].get("energy_mae", math.nan),
-                    _vector_mae(entry["validation"][source]),
-                )
-                for entry in measured
-                if source in entry["validation"]
-            ]
-            for source in measured[-1]["validation"]
+            source: [(entry["step"], *told(entry["validation"][source])) for entry in measured if source in entry["validation"]]
+            for source in sources
         },
         folder / "learning-curve.png",
+        PROPERTY_MEASURES if of_property else ENERGY_MEASURES,
     )
 
 
-def _vector_mae(errors: dict[str, float]) -> float:
-    """Of forces, or of the positions that relaxed energies come with."""
-    return errors.get("force_mae", errors.get("position_mae", math.nan))
+def _property_point(errors: Errors) -> tuple[float, float]:
+    """1 - R2, and the correlation of all values."""
+    return 1 - errors.get("r2", math.nan), errors.get("pearson", math.nan)
+
+
+def _energy_point(errors: Errors) -> tuple[float, float]:
+    """Errors of energies, and of forces or of the positions that relaxed energies come with."""
+    return errors.get("energy_mae", math.nan), errors.get("force_mae", errors.get("position_mae", math.nan))
