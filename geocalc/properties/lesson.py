@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from geocalc.train.loop import Errors, Evaluation, Progress, learn
 from geocalc.train.run import Run, run_of
 
 VALIDATION = "validation"  # name of the held-out graphs in logs and metrics
+NODES = 4096  # of graphs that are predicted together, about: one glass, or a hundred molecules
 
 
 @dataclass(frozen=True)
@@ -136,19 +138,26 @@ def start_property(recipe: PropertyRecipe, training: Sequence[GraphSample]) -> R
 
 def errors_of(model: PropertyModel, samples: Sequence[GraphSample], device: torch.device) -> list[PropertyErrors]:
     """Errors of each target over the rows that count."""
-    predicted, known = [], []
-    for sample in samples:
-        counted = sample.counted.numpy()
-        predicted.append(predict(model, sample, device)[counted])
-        known.append(sample.targets.double().numpy()[counted])
+    counted = [sample.counted.numpy() for sample in samples]
+    predicted = [rows[mask] for rows, mask in zip(predictions(model, samples, device), counted, strict=True)]
+    known = [sample.targets.double().numpy()[mask] for sample, mask in zip(samples, counted, strict=True)]
     n_targets = known[0].shape[1]
     return [property_errors([p[:, k] for p in predicted], [t[:, k] for t in known]) for k in range(n_targets)]
 
 
 def predict(model: PropertyModel, sample: GraphSample, device: torch.device) -> np.ndarray:
     """(rows, n_targets) float64, of every row."""
-    with torch.no_grad():
-        return model(collate([sample]).inputs.to(device)).double().cpu().numpy()
+    return next(predictions(model, [sample], device))
+
+
+def predictions(model: PropertyModel, samples: Sequence[GraphSample], device: torch.device) -> Iterator[np.ndarray]:
+    """What `predict` gives for each sample, in order; small graphs are computed together."""
+    before = np.cumsum([0, *(len(sample.types) for sample in samples)])
+    for _, group in groupby(range(len(samples)), lambda k: before[k] // NODES):
+        some = [samples[k] for k in group]
+        with torch.no_grad():
+            rows = model(collate(some).inputs.to(device)).double().cpu().numpy()
+        yield from np.split(rows, np.cumsum([len(sample.targets) for sample in some])[:-1])
 
 
 def named(errors: Sequence[PropertyErrors]) -> dict[str, float]:

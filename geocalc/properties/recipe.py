@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from geocalc.errors import RecipeError
 from geocalc.properties import NETWORKS
 from geocalc.properties.base import Level, PropertyNetwork
 from geocalc.settings import Settings, override, read_yaml
 from geocalc.train.training_settings import Optimisation, half_cosine
+
+TAKEN = ("positions", "numbers", "types", "tags")  # arrays of structures, which a property may not take the place of
 
 
 class Structure(StrEnum):
@@ -133,12 +135,19 @@ class PropertyModelSettings(Settings):
 class PropertyAbout(Settings):
     """What a card says beside numbers."""
 
-    target: str = Field(description="name of the property, as arrays of predicted structures have it")
+    target: str = Field(pattern=r"^[A-Za-z]\w*$", description="name of the property, as arrays of predicted structures have it")
     unit: str
     domain: str
     licence: str = "MIT"
     data: tuple[str, ...] = Field((), description="data sets with licence and citation, one line each")
     limits: tuple[str, ...] = ()
+
+    @field_validator("target")
+    @classmethod
+    def _name_is_free(cls, target: str) -> str:
+        if target in TAKEN:
+            raise ValueError("structures have an array of that name; choose another")
+        return target
 
 
 class PropertyRecipe(Settings):

@@ -59,6 +59,11 @@ def with_fold(values: Values) -> None:
             lambda v: v["model"]["settings"].update(level="graph"),
             "task is node, but the network tells of a graph; set model.settings.level: node",
         ),
+        (
+            lambda v: v["about"].update(target="positions"),
+            "`about.target` is 'positions': structures have an array of that name",
+        ),
+        (lambda v: v["about"].update(target="how far"), "`about.target` is 'how far': string should match pattern"),
         (zinc, "task is node, but data of kind zinc have a property of each graph"),
         (lambda v: v.update(task="graph"), "task is graph, but data of kind glass have a property of each node"),
         (with_fold, "`data.zinc`: fold 4 does not exist; 4 folds are counted from 0"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from glasses import make_recipe, recipe_values, write_glasses
@@ -19,7 +20,7 @@ from geocalc.nn.edges import EdgeIndex
 from geocalc.properties import lesson as lesson_module
 from geocalc.properties.base import GraphInput
 from geocalc.properties.data import Split, read_split
-from geocalc.properties.lesson import PropertyLesson, errors_of, predict, train_property
+from geocalc.properties.lesson import PropertyLesson, errors_of, predict, predictions, train_property
 from geocalc.properties.model import PropertyModel, spread_of
 from geocalc.properties.recipe import PropertyRecipe
 from geocalc.properties.samples import GraphBatch, GraphSample, collate, signed_permutations, turned
@@ -183,15 +184,19 @@ def test_every_epoch_goes_through_all_graphs_in_an_order_of_its_own(glasses: Pat
     assert len({tuple(epoch) for epoch in epochs}) > 3
 
 
-def test_a_batch_gives_each_graph_what_it_gets_alone(glasses: Path) -> None:
+def test_a_batch_gives_each_graph_what_it_gets_alone(glasses: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lesson = lesson_of(glasses)
     samples = [*lesson.split.training, *lesson.split.validation]
     model = trained(lesson, 4).model.double()
     doubled = [replace(s, edge_vec=s.edge_vec.double()) for s in samples]
     with torch.no_grad():
         together = model(collate(doubled).inputs)
-    alone = torch.cat([torch.from_numpy(predict(model, sample, CPU)) for sample in doubled])
-    torch.testing.assert_close(together, alone, rtol=0.0, atol=1e-12)
+    alone = [predict(model, sample, CPU) for sample in doubled]
+    torch.testing.assert_close(together, torch.from_numpy(np.concatenate(alone)), rtol=0.0, atol=1e-12)
+    monkeypatch.setattr(lesson_module, "NODES", 250)  # two at a time
+    by_twos = list(predictions(model, doubled, CPU))
+    assert [rows.shape for rows in by_twos] == [(125, 1)] * 5
+    np.testing.assert_allclose(np.concatenate(by_twos), np.concatenate(alone), rtol=0.0, atol=1e-12)
 
 
 def test_a_batch_has_the_mean_gradient_of_its_graphs(glasses: Path) -> None:
