@@ -34,7 +34,7 @@ def property_errors(predicted: Sequence[Floats], known: Sequence[Floats]) -> Pro
     """Errors of a property.
 
     Args:
-        predicted, known: for each graph, the values of those of its nodes that count, or its own.
+        predicted, known: for each graph, the values of those of its nodes that count, or its own, at least one.
     """
     p, t = np.concatenate(list(predicted)), np.concatenate(list(known))
     each = [pearson(a, b) for a, b in zip(predicted, known, strict=True)]

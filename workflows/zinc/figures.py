@@ -50,7 +50,7 @@ def draw_parity(fits: Sequence[Fit], path: Path) -> None:
             predicted=np.concatenate([fit.predicted for fit in of_recipe(fits, name)]),
             reference=np.concatenate([fit.known for fit in of_recipe(fits, name)]),
             quantity="solubility",
-            unit="1",
+            unit="log units",
             title=name,
         )
         for name in names(fits)

@@ -57,7 +57,7 @@ def measure(name: str, recipe: PropertyRecipe, folder: Path) -> Fit:
         steps=recipe.training.steps,
         epochs=recipe.training.steps * recipe.training.batch_size / len(split.training),
         seconds=_seconds([entry["seconds"] for entry in log]),
-        errors=property_errors([predicted], [known]),
+        errors=property_errors(predicted[:, None], known[:, None]),
         mean_mae=float(np.abs(known - learnt.mean()).mean()),
         predicted=predicted,
         known=known,
