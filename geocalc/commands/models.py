@@ -15,20 +15,28 @@ if TYPE_CHECKING:
 
 def table_text() -> str:
     """A line per installed model: name, task, kind of energy or property, domain."""
-    rows, found = [], sorted(list_models().items())
-    width = max([len("model"), *(len(name) for name, _ in found)])
+    found = sorted(list_models().items())
+    rows: list[tuple[str, ...]] = [("model", "task", "predicts", "domain")]
     for name, places in found:
         try:
             card = _card(places[0])
         except ModelFileError as error:  # one damaged model does not hide the others
-            rows.append(f"{name:<{width}} (!) {error}")
+            rows.append((name, f"(!) {error}"))
             continue
         twice = f"  (!) found twice: {' and '.join(str(place) for place in places)}" if len(places) > 1 else ""
         told = card.energy_kind.value if isinstance(card, ModelCard) else card.target
-        rows.append(f"{name:<{width}} {card.task.value:<6} {told:<11} {card.domain}{twice}")
-    if not rows:
+        rows.append((name, card.task.value, told, card.domain + twice))
+    if not found:
         return "no models are installed; train one with `geocalc train` and register it"
-    return "\n".join([f"{'model':<{width}} {'task':<6} {'predicts':<11} domain", *rows])
+    whole = [row for row in rows if len(row) == 4]
+    widths = [max(len(row[0]) for row in rows), *(max(len(row[k]) for row in whole) for k in (1, 2))]
+    return "\n".join(_line(row, widths) for row in rows)
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    """Cells below each other, all but the last of a row."""
+    cells = [f"{cell:<{width}}" for cell, width in zip(row[:-1], widths, strict=False)]
+    return " ".join([*cells, row[-1]])
 
 
 def card_text(name: str) -> str:
