@@ -30,9 +30,13 @@ def graph_of(configuration: GlassConfiguration, graph: GlassGraph, folder: Path 
     Raises:
         InputError: the cutoff does not suit the box, or no inherent structure is found.
     """
-    if graph.structure is Structure.INHERENT:
-        configuration = replace(configuration, positions=_inherent(configuration, folder))
+    configuration = replace(configuration, positions=positions_of(configuration, graph, folder))
     return neighbourhood(configuration, graph.cutoff, graph.self_loops)
+
+
+def positions_of(configuration: GlassConfiguration, graph: GlassGraph, folder: Path | None) -> np.ndarray:
+    """(n, 3), where the particles are that edges join: as they were, or at the nearest minimum; see `graph_of`."""
+    return _inherent(configuration, folder) if graph.structure is Structure.INHERENT else configuration.positions
 
 
 def sample_of(configuration: GlassConfiguration, data: GlassData, folder: Path) -> GraphSample:

@@ -1,0 +1,137 @@
+"""What finished trainings and baselines say of configurations that they have not seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from baselines import Baseline, Table, tables
+from plan import PAIRS, Planned
+from scores import Answer, Row, Score, scores
+
+from geocalc.properties.data import read_split, read_test
+from geocalc.properties.lesson import VALIDATION, predictions, start_property
+from geocalc.properties.model import PropertyModel
+from geocalc.properties.recipe import GlassData
+from geocalc.properties.samples import GraphSample
+from geocalc.train.checkpoint import load_checkpoint, steps_done
+from geocalc.train.run_files import CHECKPOINT, METRICS, read_log
+from geocalc.train.stopping import final_model
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A finished training.
+
+    Attributes:
+        planned: what it is. model: with its last averaged weights, or the best by validation where the recipe has patience.
+        learnt: configurations behind it. seconds: that it took. answers: of what it held out.
+        curve: (step, R2, Pearson) of what was held out along the way.
+    """
+
+    planned: Planned
+    model: PropertyModel
+    learnt: int
+    seconds: float
+    answers: tuple[Answer, ...]
+    curve: tuple[tuple[int, float, float], ...]
+
+
+def finished(planned: Planned) -> bool:
+    """Whether a training is at its end."""
+    done = steps_done(planned.folder / CHECKPOINT) >= planned.recipe.training.steps
+    return done and (planned.folder / METRICS).is_file()
+
+
+def read_fit(planned: Planned, folder: Path) -> Fit:
+    """A finished training, and what it says of what it held out; `folder` is that of inherent structures."""
+    recipe = planned.recipe
+    split = read_split(recipe.data, folder)
+    run = start_property(recipe, split.training)
+    load_checkpoint(planned.folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
+    model, log = final_model(run, planned.folder, recipe.training.patience), read_log(planned.folder)
+    told = [(entry["step"], entry["validation"][VALIDATION]) for entry in log if "validation" in entry]
+    return Fit(
+        planned=planned,
+        model=model,
+        learnt=len(split.training),
+        seconds=_seconds([entry["seconds"] for entry in log]),
+        answers=answers(model, split.validation),
+        curve=tuple((step, errors["r2"], errors.get("pearson", math.nan)) for step, errors in told),
+    )
+
+
+def answers(model: PropertyModel, samples: Sequence[GraphSample]) -> tuple[Answer, ...]:
+    """What a model says of the particles that count."""
+    found = []
+    for sample, rows in zip(samples, predictions(model, samples, CPU), strict=True):
+        counted = sample.counted.numpy()
+        found.append(Answer(sample.name, rows[counted], sample.targets.double().numpy()[counted]))
+    return tuple(found)
+
+
+def _seconds(elapsed: list[float]) -> float:
+    """Of all pieces of a run, from the times since each began, in order."""
+    return sum(a for a, b in zip(elapsed, [*elapsed[1:], 0.0], strict=True) if b < a)
+
+
+def row_of(fits: Sequence[Fit]) -> Row:
+    """The trainings of one recipe."""
+    first = fits[0]
+    held_out = [answer for fit in fits for answer in fit.answers]
+    return Row(
+        name=first.planned.name,
+        weights=sum(p.numel() for p in first.model.network.parameters()),
+        steps=first.planned.recipe.training.steps,
+        seconds=math.fsum(fit.seconds for fit in fits) / len(fits),
+        folds=len(fits),
+        learnt=first.learnt,
+        validation=scores(held_out),
+        last=_last(held_out),
+    )
+
+
+def test_answers(fits: Sequence[Fit], folder: Path) -> tuple[Answer, ...]:
+    """The mean of what the trainings of one recipe say of the configurations that none of them has seen."""
+    samples = read_test(fits[0].planned.recipe.data, folder)
+    said = [answers(fit.model, samples) for fit in fits]
+    return tuple(
+        Answer(some[0].name, np.mean([one.predicted for one in some], axis=0), some[0].known)
+        for some in zip(*said, strict=True)
+    )
+
+
+def baseline_row(baseline: Baseline, some: Sequence[Table]) -> Row:
+    """A baseline on the same folds; `some` are all that may be learnt from."""
+    held_out: list[Answer] = []
+    for pair in PAIRS:
+        fit = baseline.fit([table for table in some if table.name not in pair])
+        held_out += [Answer(table.name, fit(table)[:, None], table.known[:, None]) for table in some if table.name in pair]
+    whole = baseline.fit(some)
+    return Row(
+        name=baseline.name,
+        weights=int(np.count_nonzero(whole.weights)) + 1,
+        folds=len(PAIRS),
+        learnt=len(some) - len(PAIRS[0]),
+        chosen=whole.chosen,
+        validation=scores(held_out),
+        last=_last(held_out),
+    )
+
+
+def baseline_answers(baseline: Baseline, some: Sequence[Table], data: GlassData, folder: Path) -> tuple[Answer, ...]:
+    """What a baseline, fitted to all of `some`, says of the test configurations."""
+    fit = baseline.fit(some)
+    found = tables(baseline, data, data.test, folder)
+    return tuple(Answer(table.name, fit(table)[:, None], table.known[:, None]) for table in found)
+
+
+def _last(held_out: Sequence[Answer]) -> tuple[Score, ...]:
+    some = [answer for answer in held_out if answer.name in PAIRS[-1]]
+    return scores(some) if some else ()
