@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geocalc.errors import InputError
+from geocalc.errors import InputError, RunFolderError
 from geocalc.glass.configuration import GlassConfiguration
 from geocalc.glass.inherent import inherent_structure
 from geocalc.glass.neighbourhood import Neighbourhood, neighbourhood
@@ -81,16 +82,27 @@ def _inherent(configuration: GlassConfiguration, folder: Path | None) -> np.ndar
     content = b"".join(
         np.ascontiguousarray(x).tobytes() for x in (configuration.positions, configuration.types, configuration.box)
     )
-    path = folder / f"inherent-{hashlib.sha256(content).hexdigest()[:16]}.npz"
-    if path.is_file():
-        with np.load(path) as kept:
-            return np.asarray(kept["positions"])
+    path = folder / f"inherent-{hashlib.sha256(content).hexdigest()[:16]}.npy"
+    kept = _kept(path)
+    if kept is not None:
+        return kept
     positions = _minimum(configuration)
-    folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part.npz")
-    np.savez(part, positions=positions)
-    part.replace(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.npy")
+        np.save(part, positions)
+        part.replace(path)
+    except OSError as error:
+        raise RunFolderError(f"cannot keep inherent structures in {folder}: {error.strerror or error}") from None
     return positions
+
+
+def _kept(path: Path) -> np.ndarray | None:
+    """What was computed before; a file that is damaged is made anew."""
+    try:
+        return np.asarray(np.load(path))
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 def _minimum(configuration: GlassConfiguration) -> np.ndarray:

@@ -1,0 +1,82 @@
+"""Graphs of inherent structures: edges join particles where the nearest minimum of the energy has them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from glasses import CUTOFF, glass, make_recipe
+
+from geocalc.errors import InputError, RunFolderError
+from geocalc.glass.configuration import GlassConfiguration, write_configuration
+from geocalc.glass.inherent import inherent_structure
+from geocalc.glass.neighbourhood import neighbourhood
+from geocalc.guards import Status
+from geocalc.properties import glass_graphs
+from geocalc.properties.data import read_split
+from geocalc.properties.glass_graphs import graph_of
+from geocalc.properties.recipe import GlassGraph, Structure
+
+INHERENT = GlassGraph(structure=Structure.INHERENT, cutoff=CUTOFF)
+
+
+def calm(seed: int) -> GlassConfiguration:
+    """The made-up glass nearer to its lattice, so that no two particles overlap."""
+    made, n = glass(seed), 5
+    spacing = made.box[0] / n
+    lattice = spacing * np.round(made.positions / spacing)
+    return replace(made, positions=lattice + 0.2 * (made.positions - lattice))
+
+
+def never(*given: object) -> None:
+    raise AssertionError("it was computed before")
+
+
+def test_edges_are_those_of_the_nearest_minimum(tmp_path: Path) -> None:
+    thermal = calm(0)
+    minimum = replace(thermal, positions=inherent_structure(thermal).positions)
+    found, expected = graph_of(thermal, INHERENT, tmp_path), neighbourhood(minimum, CUTOFF, self_loops=True)
+    assert torch.equal(found.senders, expected.senders)
+    assert torch.equal(found.edge_vec, expected.edge_vec)
+    assert not torch.equal(found.senders, neighbourhood(thermal, CUTOFF, self_loops=True).senders)
+
+
+def test_a_minimum_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = graph_of(calm(0), INHERENT, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(glass_graphs, "inherent_structure", never)
+        assert torch.equal(graph_of(calm(0), INHERENT, tmp_path).edge_vec, first.edge_vec)
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(kept.read_bytes()[:50])  # cut short on the disk: made anew
+    assert torch.equal(graph_of(calm(0), INHERENT, tmp_path).edge_vec, first.edge_vec)
+    assert np.load(kept).shape == (125, 3)
+
+
+def test_where_no_minimum_is_found_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unfinished(configuration):
+        return replace(inherent_structure(configuration), status=Status.MAX_STEPS, fmax=0.5, n_steps=7)
+
+    monkeypatch.setattr(glass_graphs, "inherent_structure", unfinished)
+    with pytest.raises(InputError, match=r"no minimum was found near g0: 7 steps left a force of 0\.5"):
+        graph_of(calm(0), INHERENT, None)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="cannot keep inherent structures in"):
+        graph_of(calm(0), INHERENT, tmp_path / "file")
+
+
+def test_a_recipe_may_ask_for_them(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for k in range(6):
+        write_configuration(data / f"g{k}.npz", calm(k))
+    recipe = make_recipe(data)
+    split = read_split(recipe.data.model_copy(update={"graph": INHERENT, "training": ("g0",)}), tmp_path)
+    assert len(list(tmp_path.glob("inherent-*.npy"))) == len(split.training) + len(split.validation)
+    assert split.training[0].name == "g0"
+    assert torch.equal(split.training[0].edge_vec, graph_of(calm(0), INHERENT, tmp_path).edge_vec.float())
