@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -128,7 +128,7 @@ def read_card(folder: Path) -> ModelCard:
         ModelFileError: see `card_values`; also if it is of a model that predicts no energies.
     """
     values = card_values(folder)
-    if values.get("kind") == PROPERTY:
+    if is_property(values):
         raise ModelFileError(
             f"{values.get('name', folder.name)} predicts {values.get('target', 'a property')}, not energies; "
             "`geocalc predict --model` takes it, and geocalc.properties.registry.load_property_model"
@@ -137,6 +137,11 @@ def read_card(folder: Path) -> ModelCard:
         return ModelCard.parse(values, str(folder / CARD))
     except RecipeError as error:
         raise ModelFileError(str(error)) from None
+
+
+def is_property(values: Mapping[str, Any]) -> bool:
+    """Whether the values of a card are of a model that predicts no energies."""
+    return values.get("kind") == PROPERTY
 
 
 def card_values(folder: Path) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geocalc.card import PROPERTY, ModelCard
+from geocalc.card import ModelCard
 from geocalc.errors import ModelFileError
-from geocalc.registry import card_values, find_model, list_models, read_card
+from geocalc.registry import card_values, find_model, is_property, list_models, read_card
 
 if TYPE_CHECKING:
     from geocalc.properties.card import PropertyCard
@@ -50,7 +50,7 @@ def card_text(name: str) -> str:
 
 def _card(folder: Path) -> ModelCard | PropertyCard:
     """The card of a model of either kind."""
-    if card_values(folder).get("kind") != PROPERTY:
+    if not is_property(card_values(folder)):
         return read_card(folder)
     from geocalc.properties.registry import read_property_card
 

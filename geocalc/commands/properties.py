@@ -8,12 +8,11 @@ import numpy as np
 from ase import Atoms
 from ase.io import write
 
-from geocalc.card import PROPERTY
 from geocalc.errors import FAILURES, InputError, ModelNotFoundError, RunFolderError, told
 from geocalc.properties.registry import LoadedPropertyModel, load_property_model
 from geocalc.readers import Source, read_structures
 from geocalc.records import EXIT_CONVERGED, EXIT_UNCONVERGED
-from geocalc.registry import card_values, find_model
+from geocalc.registry import card_values, find_model, is_property
 
 PREDICTED = "predicted.extxyz"
 
@@ -21,7 +20,7 @@ PREDICTED = "predicted.extxyz"
 def is_property_model(name: str) -> bool:
     """Whether a model of this name or path is one of a property; one that is not found is not."""
     try:
-        return card_values(find_model(name)).get("kind") == PROPERTY
+        return is_property(card_values(find_model(name)))
     except (ModelNotFoundError, OSError):
         return False
 

@@ -16,7 +16,6 @@ import torch
 from ase import Atoms
 from safetensors.torch import save
 
-from geocalc.card import PROPERTY
 from geocalc.errors import InputError, ModelFileError, RecipeError
 from geocalc.glass.configuration import configuration_of
 from geocalc.properties.card import PropertyCard
@@ -27,7 +26,7 @@ from geocalc.properties.glass_graphs import graph_of, labelled
 from geocalc.properties.lesson import VALIDATION, errors_of, named, predict, start_property
 from geocalc.properties.model import PropertyModel
 from geocalc.properties.recipe import GlassData, PropertyModelSettings, PropertyRecipe, build_network, read_property_recipe
-from geocalc.registry import CARD, WEIGHTS, card_values, choose_device, find_model, read_weights
+from geocalc.registry import CARD, WEIGHTS, card_values, choose_device, find_model, is_property, read_weights
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.publish import ModelFiles, check_finished, check_name, check_run, publish
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE
@@ -90,7 +89,7 @@ def read_property_card(folder: Path) -> PropertyCard:
         ModelFileError: it is missing, damaged, of a newer schema, or of a model of energies.
     """
     values = card_values(folder)
-    if values.get("kind") != PROPERTY:
+    if not is_property(values):
         raise ModelFileError(f"{values.get('name', folder.name)} is a model of energies; GeoCalc({str(folder)!r}) loads it")
     try:
         return PropertyCard.parse(values, str(folder / CARD))

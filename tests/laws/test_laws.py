@@ -15,7 +15,7 @@ from structures import adslab, cloud, rattled, systems_of
 from geocalc.frames import frame_policy
 from geocalc.nn.interaction import MessageType
 from geocalc.potential import ForceMode, NetworkPotential
-from geocalc.registry import list_models, load_model, read_card, shipped_folder
+from geocalc.registry import card_values, is_property, list_models, load_model, read_card, shipped_folder
 from geocalc.systems import Potential, Systems, concatenate, select
 from geocalc.testing import (
     assert_basis_invariant,
@@ -61,7 +61,11 @@ RANDOM = {
     "ewald schnet": {"architecture": "schnet", "ewald": {"k_cutoff": 1.7, "num_hidden": 1}},
 }
 RANDOM["simple"] |= {"num_filters": SMALL["hidden_channels"]}
-SHIPPED = sorted(name for name, places in list_models().items() if shipped_folder() in [place.parent for place in places])
+SHIPPED = sorted(
+    name
+    for name, places in list_models().items()
+    if shipped_folder() in [place.parent for place in places] and not is_property(card_values(shipped_folder() / name))
+)
 POTENTIALS = [*RANDOM, *SHIPPED]
 ADSORBED_ONLY = [name for name in SHIPPED if read_card(shipped_folder() / name).adsorbate_edges]
 CONSERVATIVE = [*RANDOM, *(name for name in SHIPPED if read_card(shipped_folder() / name).conservative)]

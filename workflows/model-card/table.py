@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from geocalc.card import ModelCard, Task
-from geocalc.registry import CARD, WEIGHTS, read_card
+from geocalc.registry import CARD, WEIGHTS, card_values, is_property, read_card
 from geocalc.train.run_files import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +25,9 @@ ATOMS = "65 atoms"
 
 
 def table(models: Path = ROOT / "models") -> str:
-    """The table of every model in a folder, with its last newline."""
-    folders = [card.parent for card in sorted(models.glob(f"*/{CARD}")) if (card.parent / WEIGHTS).is_file()]
+    """The table of every model of energies in a folder, with its last newline."""
+    whole = [card.parent for card in sorted(models.glob(f"*/{CARD}")) if (card.parent / WEIGHTS).is_file()]
+    folders = [folder for folder in whole if not is_property(card_values(folder))]
     return "\n".join([HEAD, *(_row(folder) for folder in folders), ""])
 
 
