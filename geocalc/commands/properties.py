@@ -55,7 +55,8 @@ def predict_property_command(
             faults.append(f"{one.sid}: {told(error)}")
             continue
         done.append(atoms)
-        rows.append(f"{one.sid:<30} {len(atoms):>7} {values.mean():>10.4f} {values.std():>10.4f}")
+        known = values[np.isfinite(values).all(axis=1)]
+        rows.append(f"{one.sid:<30} {len(known):>7} {known.mean():>10.4f} {known.std():>10.4f}")
     if not done:
         raise InputError(faults[0] if faults else "the input holds no structure")
     _write(target, done)

@@ -48,6 +48,8 @@ class LoadedPropertyModel:
     def __call__(self, atoms: Atoms) -> np.ndarray:
         """The property of every particle of a configuration, (n_atoms, n_targets) float64, in the unit of the card.
 
+        Particles of types that it was not learnt for have NaN.
+
         Raises:
             InputError: the structure is no configuration that the model can take, or the model is one of molecules.
         """
@@ -56,7 +58,8 @@ class LoadedPropertyModel:
         configuration = configuration_of(atoms)
         edges = graph_of(configuration, self.card.graph, None)
         empty = torch.zeros(configuration.n_particles, self.card.n_targets)
-        return predict(self.model, labelled(configuration, edges, empty, self.card.counted), self.device)
+        sample = labelled(configuration, edges, empty, self.card.counted)
+        return np.where(sample.counted.numpy()[:, None], predict(self.model, sample, self.device), np.nan)
 
 
 def load_property_model(name: str | os.PathLike[str], *, device: str = "auto") -> LoadedPropertyModel:
