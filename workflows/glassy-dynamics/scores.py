@@ -49,14 +49,14 @@ class Score(Settings):
 
 
 class Row(Settings):
-    """What a line of the table says.
+    """What a line of the tables says of a recipe or a baseline.
 
     Attributes:
-        name: of the recipe or baseline. weights: numbers that are fitted. steps: of the optimiser. seconds: of one training.
+        name: of it. weights: numbers that are fitted. steps: of the optimiser. seconds: of one training.
         folds: how many trainings there were. learnt: configurations behind each of them.
-        chosen: in words, what the training configurations chose.
-        validation: at each time, on what was held out, by the networks that have not seen it. last: the same of the last pair alone.
-        test: at each time, or empty. test_learnt: configurations behind those numbers.
+        chosen: what a baseline chose by the configurations it learnt from: a decay of averages, or the strength of a ridge.
+        validation: at each time, on all that was held out, by the trainings that have not seen it.
+        last: the same on the last pair alone, which every recipe holds out; empty for configurations of another set.
     """
 
     name: str
@@ -68,14 +68,27 @@ class Row(Settings):
     chosen: str = ""
     validation: tuple[Score, ...]
     last: tuple[Score, ...] = ()
-    test: tuple[Score, ...] = ()
-    test_learnt: int = 0
 
 
-class Rows(Settings):
-    """Several of them, as a file holds them."""
+class Baselines(Settings):
+    """Rows of the baselines, and of one of them with fewer configurations to learn from."""
 
     rows: tuple[Row, ...]
+    fewer: tuple[Row, ...]
+
+
+class Tested(Settings):
+    """A recipe or baseline on the test configurations, at each time; `learnt` configurations are behind it."""
+
+    name: str
+    learnt: int
+    scores: tuple[Score, ...]
+
+
+class Tests(Settings):
+    """All that were tested."""
+
+    tested: tuple[Tested, ...]
 
 
 class Ceiling(Settings):

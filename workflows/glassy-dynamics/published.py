@@ -1,0 +1,32 @@
+"""Numbers of others, from published.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from geocalc.settings import Settings, read_yaml
+
+
+class Published(Settings):
+    """A published correlation.
+
+    Attributes:
+        name, short: of the method, in words and on a picture. learnt: configurations behind it. pearson: of all particles together.
+        judged_by: what it was measured on. source: where it is from.
+    """
+
+    name: str
+    short: str
+    learnt: int
+    pearson: float
+    judged_by: str
+    source: str
+
+
+class _File(Settings):
+    published: tuple[Published, ...]
+
+
+def read_published(path: Path) -> tuple[Published, ...]:
+    """All of a file, in its order."""
+    return _File.parse(read_yaml(path), str(path)).published
