@@ -7,9 +7,13 @@ from training import recipe_values, write_recipe
 
 from geocalc.errors import RecipeError
 from geocalc.potential import ForceMode
+from geocalc.properties.recipe import is_property_recipe, read_property_recipe
+from geocalc.settings import read_yaml
 from geocalc.train.recipe import read_recipe
 
-SHIPPED = sorted((Path(__file__).parents[2] / "models").glob("*/recipe.yaml"))
+EVERY = sorted((Path(__file__).parents[2] / "models").glob("*/recipe.yaml"))
+OF_PROPERTIES = [path for path in EVERY if is_property_recipe(read_yaml(path))]
+SHIPPED = [path for path in EVERY if path not in OF_PROPERTIES]
 
 
 @pytest.fixture
@@ -38,6 +42,11 @@ def test_what_a_run_writes_is_the_same_recipe(tmp_path, values):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
 def test_shipped_recipes_are_valid(path):
     assert read_recipe(path).name == path.parent.name
+
+
+@pytest.mark.parametrize("path", OF_PROPERTIES, ids=lambda path: path.parent.name)
+def test_shipped_recipes_of_properties_are_valid(path):
+    assert read_property_recipe(path).name == path.parent.name
 
 
 def test_models_that_are_compared_learn_from_the_same_data():

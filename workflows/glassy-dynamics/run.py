@@ -1,9 +1,9 @@
 """Glassy dynamics: networks and baselines that predict from the structure of a glass how far its particles will move.
 
-Usage: GEOCALC_DATA=... python workflows/glassy-dynamics/run.py train|baselines|test|report [--recipes a,b] [--folds 0,1] [--steps N]
+Usage: GEOCALC_DATA=... python workflows/glassy-dynamics/run.py train|baselines|test|report|ship [--recipes a,b] [--folds 0,1] [--steps N]
 `train` fits recipes of this folder, in runs/glassy-dynamics, and goes on where it was stopped; `baselines` fits what needs no network on
 the same folds; `test` judges all of them by configurations 401 and 402, once; `report` writes results.json, the tables of README.md and
-the pictures.
+the pictures; `ship` makes the networks of moments of all folds the model `glass-gn`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from scores import Baselines
 
 from geocalc.process import settle_process
 from geocalc.properties.lesson import train_property
+from geocalc.properties.registry import register_property
 from geocalc.run_folder import write_whole
 from geocalc.train.loop import Progress
 
 FEWER = (2, 4, 6)  # configurations that the last baseline learns from besides
+MODELS, SHIPPED = HERE.parents[1] / "models", "glass-gn"
 RECIPES = "moments,bapst,unshared,edges-parallel,report,gcn"
 
 
@@ -97,6 +99,14 @@ def test_command(recipes: str, folds: str | None, steps: int | None, out: Path) 
 def report_command(recipes: str, folds: str | None, steps: int | None, out: Path, to: Path) -> None:
     """Numbers, tables and pictures of all that was asked for, every training of which must be finished."""
     write_report(read_fits(plan(recipes, folds, steps, out), out), out, to)
+
+
+@main.command("ship")
+@out_option
+@click.option("--to", type=click.Path(path_type=Path), default=MODELS, help="Where models are kept [default: models].")
+def ship_command(out: Path, to: Path) -> None:
+    """Make the networks of moments of all folds the model `glass-gn`, which gives their mean."""
+    print(register_property([one.folder for one in plan("moments", None, None, out)], SHIPPED, to, out / "data"))
 
 
 if __name__ == "__main__":
