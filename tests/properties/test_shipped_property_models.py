@@ -1,0 +1,30 @@
+"""Shipped models of properties can be loaded, and say the same of a structure however it is stored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from glasses import glass
+
+from geocalc.glass.configuration import atoms_of
+from geocalc.properties.registry import load_property_model
+from geocalc.registry import card_values, is_property, shipped_folder
+
+SHIPPED = sorted(card.parent for card in shipped_folder().glob("*/model.yaml") if is_property(card_values(card.parent)))
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_it_says_the_same_of_a_configuration_that_is_turned_moved_and_wrapped(folder):
+    model, atoms = load_property_model(folder, device="cpu"), atoms_of(glass(0))
+    lattice = atoms.cell.lengths()[0] / 5
+    nearest = lattice * np.round(atoms.positions / lattice)
+    atoms.positions = nearest + 0.2 * (atoms.positions - nearest)  # no two particles overlap
+    expected = model(atoms)
+    counted = np.isin(atoms.arrays["types"], model.card.counted)
+    assert np.isfinite(expected[counted]).all()
+    assert np.isnan(expected[~counted]).all()
+    assert expected[counted].std() > 0
+    other = atoms.copy()
+    other.positions = other.positions[:, [1, 2, 0]] * [1, -1, 1] + [0.4, 9.0, -2.0]
+    other.wrap()
+    np.testing.assert_allclose(model(other), expected, rtol=0, atol=2e-3)  # minima are found to a finite force
