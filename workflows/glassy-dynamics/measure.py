@@ -20,7 +20,7 @@ from geocalc.properties.recipe import GlassData
 from geocalc.properties.samples import GraphSample
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.run_files import CHECKPOINT, METRICS, read_log
-from geocalc.train.stopping import final_model
+from geocalc.train.stopping import final_model, is_over
 
 CPU = torch.device("cpu")
 
@@ -45,8 +45,9 @@ class Fit:
 
 def finished(planned: Planned) -> bool:
     """Whether a training is at its end."""
-    done = steps_done(planned.folder / CHECKPOINT) >= planned.recipe.training.steps
-    return done and (planned.folder / METRICS).is_file()
+    training, folder = planned.recipe.training, planned.folder
+    done = steps_done(folder / CHECKPOINT) >= training.steps or is_over(read_log(folder), training.patience)
+    return done and (folder / METRICS).is_file()
 
 
 def read_fit(planned: Planned, folder: Path) -> Fit:
