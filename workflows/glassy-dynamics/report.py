@@ -43,27 +43,41 @@ def by_name(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
     return {name: [fit for fit in fits if fit.planned.name == name] for name in dict.fromkeys(fit.planned.name for fit in fits)}
 
 
-def refuse_again(out: Path) -> None:
-    """End the process if the test was done."""
-    if (out / TEST / TESTS_FILE).is_file():
-        raise SystemExit(f"{out / TEST / TESTS_FILE} holds the test, which is done once; to begin anew, remove {out / TEST}")
+def judge(fits: Sequence[Fit], out: Path) -> list[str]:
+    """Judge networks and baselines by the test configurations, each of them once; what was judged before is left as it is.
 
-
-def judge(fits: Sequence[Fit], out: Path) -> None:
-    """Scores and predictions of the test configurations, of networks and baselines."""
-    place, data, said = out / TEST, glass_data(), {}
-    tested: list[Tested] = []
-    for name, some in by_name(fits).items():
-        said[name] = said_of_test(some, out / "data")
-        learnt = {configuration for fit in some for configuration in fit.learnt}
-        tested.append(Tested(name=name, learnt=len(learnt), scores=scores(said[name])))
-    for baseline in BASELINES:
-        some = tables(baseline, data, LEARNABLE, out / "data")
-        said[baseline.name] = baseline_of_test(baseline, some, data, out / "data")
-        tested.append(Tested(name=baseline.name, learnt=len(some), scores=scores(said[baseline.name])))
+    Returns:
+        Names of those that had been judged before.
+    """
+    place, data = out / TEST, glass_data()
+    tested, said = list(_tested(place / TESTS_FILE)), _said(place / SAID_FILE)
+    before = {one.name for one in tested}
+    networks, repeated = by_name(fits), []
+    for name in [*networks, *(baseline.name for baseline in BASELINES)]:
+        if name in before:
+            repeated.append(name)
+            continue
+        if name in networks:
+            answers = said_of_test(networks[name], out / "data")
+            learnt = len({configuration for fit in networks[name] for configuration in fit.learnt})
+        else:
+            baseline = next(one for one in BASELINES if one.name == name)
+            some = tables(baseline, data, LEARNABLE, out / "data")
+            answers, learnt = baseline_of_test(baseline, some, data, out / "data"), len(some)
+        tested.append(Tested(name=name, learnt=learnt, scores=scores(answers)))
+        said |= {f"{name}: {answer.name}": answer.predicted for answer in answers}
     place.mkdir(parents=True, exist_ok=True)
-    np.savez(place / SAID_FILE, **{f"{name}: {answer.name}": answer.predicted for name in said for answer in said[name]})
+    np.savez(place / SAID_FILE, **said)
     write_whole(place / TESTS_FILE, [Tests(tested=tuple(tested)).model_dump_json(indent=1)])
+    return repeated
+
+
+def _said(path: Path) -> dict[str, np.ndarray]:
+    """Predictions of earlier tests by name."""
+    if not path.is_file():
+        return {}
+    with np.load(path) as kept:
+        return {name: kept[name] for name in kept.files}
 
 
 def write_report(fits: Sequence[Fit], out: Path, to: Path) -> None:

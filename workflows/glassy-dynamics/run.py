@@ -2,7 +2,7 @@
 
 Usage: GEOCALC_DATA=... python workflows/glassy-dynamics/run.py train|baselines|test|report|ship [--recipes a,b] [--folds 0,1] [--steps N]
 `train` fits recipes of this folder, in runs/glassy-dynamics, and goes on where it was stopped; `baselines` fits what needs no network on
-the same folds; `test` judges all of them by configurations 401 and 402, once; `report` writes results.json, the tables of README.md and
+the same folds; `test` judges each of them by configurations 401 and 402, once; `report` writes results.json, the tables of README.md and
 the pictures; `ship` makes the networks of moments of all folds the model `glass-gn`.
 """
 
@@ -15,7 +15,7 @@ from baselines import BASELINES, tables
 from lightning_fabric import Fabric
 from measure import baseline_row
 from plan import HERE, LEARNABLE, RUNS, plan
-from report import BASELINES_FILE, glass_data, judge, read_fits, refuse_again, write_report
+from report import BASELINES_FILE, glass_data, judge, read_fits, write_report
 from scores import Baselines
 
 from geocalc.process import settle_process
@@ -85,9 +85,9 @@ def baselines_command(out: Path) -> None:
 @steps_option
 @out_option
 def test_command(recipes: str, folds: str | None, steps: int | None, out: Path) -> None:
-    """Judge everything by the test configurations, once."""
-    refuse_again(out)
-    judge(read_fits(plan(recipes, folds, steps, out), out), out)
+    """Judge networks and baselines by the test configurations, each of them once."""
+    for name in judge(read_fits(plan(recipes, folds, steps, out), out), out):
+        print(f"{name} was judged before; its test stays as it is")
 
 
 @main.command("report")
