@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from workflow_modules import workflow_modules
 
 STUDY = Path(__file__).parents[1] / "workflows" / "empirical-study"
 MODULES = ("pairs", "rows", "results", "claims")
@@ -19,16 +19,9 @@ TABLES = ("canonicalization", "graphs", "ewald", "noisy-nodes", "iterative")
 
 @pytest.fixture(scope="module")
 def study() -> Iterator[dict[str, ModuleType]]:
-    """Modules of the study, which import each other by their bare names."""
-    found = {}
-    for name in MODULES:
-        spec = importlib.util.spec_from_file_location(name, STUDY / f"{name}.py")
-        found[name] = importlib.util.module_from_spec(spec)
-        sys.modules[name] = found[name]
-        spec.loader.exec_module(found[name])
-    yield found
-    for name in MODULES:
-        del sys.modules[name]
+    """Modules of the study."""
+    with workflow_modules("empirical-study", MODULES) as found:
+        yield found
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +11,12 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 from ase.build import bulk
 from click.testing import CliRunner
 from glasses import glass
 from PIL import Image
 from scipy.special import eval_legendre
+from workflow_modules import workflow_modules
 
 from geocalc.glass.configuration import GlassConfiguration, write_configuration
 from geocalc.glass.inherent import InherentStructure
@@ -46,16 +44,9 @@ TEST = ("ka_T0.44_401", "ka_T0.44_402")
 
 @pytest.fixture(scope="module")
 def study() -> Iterator[dict[str, ModuleType]]:
-    found = {}
-    for name in MODULES:
-        spec = importlib.util.spec_from_file_location(name, STUDY / f"{name}.py")
-        found[name] = importlib.util.module_from_spec(spec)
-        sys.modules[name] = found[name]
-        spec.loader.exec_module(found[name])
-    yield found
-    for name in MODULES:
-        del sys.modules[name]
-    torch.set_flush_denormal(False)  # what the study sets for its process
+    """Modules of the study."""
+    with workflow_modules("glassy-dynamics", MODULES) as found:
+        yield found
 
 
 def box(seed: int) -> GlassConfiguration:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from PIL import Image
+from workflow_modules import workflow_modules
 
 from geocalc.properties.recipe import read_property_recipe
 
@@ -27,16 +25,9 @@ FILE = Path("zinc12k-valtest/zinc12k_val_test.npz")
 
 @pytest.fixture(scope="module")
 def study() -> Iterator[dict[str, ModuleType]]:
-    found = {}
-    for name in MODULES:
-        spec = importlib.util.spec_from_file_location(name, STUDY / f"{name}.py")
-        found[name] = importlib.util.module_from_spec(spec)
-        sys.modules[name] = found[name]
-        spec.loader.exec_module(found[name])
-    yield found
-    for name in MODULES:
-        del sys.modules[name]
-    torch.set_flush_denormal(False)  # what the study sets for its process
+    """Modules of the study."""
+    with workflow_modules("zinc", MODULES) as found:
+        yield found
 
 
 def write_molecules(path: Path, n: int) -> None:

@@ -174,8 +174,6 @@ def _sums(values: Tensor, nodes: slice, rows: slice, index: EdgeIndex) -> Tensor
 
 def _incoming(by_updated: Tensor | None, by_received: Tensor | None, rows: slice, index: EdgeIndex) -> Tensor:
     """Gradient of the new edges `rows`: their own and that of the sums they are in, of which at least one is there."""
-    if by_received is None:
-        assert by_updated is not None
-        return by_updated[rows]
-    found = by_received.index_select(0, index.receivers[rows])
-    return found if by_updated is None else found.add_(by_updated[rows])
+    parts = [] if by_received is None else [by_received.index_select(0, index.receivers[rows])]
+    parts += [] if by_updated is None else [by_updated[rows]]
+    return parts[0] if len(parts) == 1 else parts[0].add_(parts[1])
