@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from geocalc.nn.edges import EdgeIndex
-from geocalc.properties.base import GraphInput, Level
+from geocalc.properties.base import GraphInput
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,8 +96,3 @@ def turned(batch: GraphBatch, matrices: Tensor) -> GraphBatch:
         return batch
     own = matrices.to(inputs.edge_vec)[inputs.graph_idx[inputs.index.receivers]]
     return replace(batch, inputs=replace(inputs, edge_vec=torch.einsum("eij,ej->ei", own, inputs.edge_vec)))
-
-
-def level_of(samples: Sequence[GraphSample]) -> Level:
-    """Whether targets belong to nodes or to graphs."""
-    return Level.NODE if all(len(sample.targets) == len(sample.types) for sample in samples) else Level.GRAPH
