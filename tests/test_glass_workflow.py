@@ -79,10 +79,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study: dict[str, Modu
         folder.mkdir(parents=True)
     for k, name in enumerate((*study["plan"].LEARNABLE, *TEST)):
         write_configuration(data / f"{name}.npz", box(k))
-    for k in range(26, 40):
+    held_out = read_property_recipe(STUDY / "generated.yaml").data
+    for k, name in enumerate(("ka_T0.64_0000", "ka_T0.64_0001", *held_out.test, *held_out.validation)):
         made = glass(k, n_times=9)
         halves = [made.propensity * (1 + 0.1 * np.random.default_rng((k, side)).random()) for side in (0, 1)]
-        write_configuration(own / f"ka_T0.64_{k:04d}.npz", replace(made, half_a=halves[0], half_b=halves[1]))
+        write_configuration(own / f"{name}.npz", replace(made, half_a=halves[0], half_b=halves[1]))
     monkeypatch.setenv("GEOCALC_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(glass_graphs, "inherent_structure", stays)
