@@ -8,6 +8,7 @@ from typing import Any
 
 from geocalc.architectures.base import Network
 from geocalc.architectures.faenet import FAENet, FAENetSettings
+from geocalc.architectures.relaxed_e3nn import RelaxedE3NN, RelaxedE3NNSettings
 from geocalc.architectures.schnet import SchNet, SchNetSettings
 from geocalc.settings import Settings
 
@@ -22,7 +23,17 @@ class Architecture:
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "faenet": Architecture(FAENetSettings, FAENet),
+    "relaxed-e3nn": Architecture(RelaxedE3NNSettings, RelaxedE3NN),
     "schnet": Architecture(SchNetSettings, SchNet),
 }
 
-__all__ = ["ARCHITECTURES", "Architecture", "FAENet", "FAENetSettings", "SchNet", "SchNetSettings"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "FAENet",
+    "FAENetSettings",
+    "RelaxedE3NN",
+    "RelaxedE3NNSettings",
+    "SchNet",
+    "SchNetSettings",
+]

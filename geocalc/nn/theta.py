@@ -20,7 +20,7 @@ class Irrep(Protocol):
     """Degree and parity, as e3nn's `Irrep` has them."""
 
     @property
-    def l(self) -> int:
+    def l(self) -> int:  # noqa: E743
         """Degree."""
         ...
 

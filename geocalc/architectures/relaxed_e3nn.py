@@ -1,0 +1,101 @@
+"""Gated equivariant message passing whose equivariance learnable weights may relax, a network for energies on e3nn's irreps.
+
+With `l_relaxed: 0` it is an ordinary equivariant network. With more, a tensor theta in every layer can single out directions, of the
+axes that structures are given in: those of their file with the frame policy `none`, those of the cell with `cell` or `lattice`.
+
+Needs e3nn, the extra [e3nn]. Source: Hofgard et al., arXiv 2407.20471 (2024).
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
+from geocalc.errors import InputError
+from geocalc.nn.basis import GaussianBasis, polynomial_envelope
+from geocalc.nn.e3nn_extra import require_e3nn
+from geocalc.nn.embedding import N_TAGS
+from geocalc.settings import Settings
+
+SHORTEST = 1e-6  # Angstrom; keeps the direction of a zero-length edge finite
+
+
+class RelaxedE3NNSettings(Settings):
+    """Settings of `RelaxedE3NN`; lengths in Angstrom, features as e3nn writes irreps."""
+
+    cutoff: float = Field(5.0, gt=0)
+    max_neighbors: int | None = Field(None, ge=1)
+    features: str = Field("32x0e + 16x1o + 8x2e", description="of the atoms between layers; there must be some 0e")
+    num_layers: int = Field(2, ge=1)
+    l_harmonics: int = Field(2, ge=0, le=6, description="highest degree of the harmonics of directions")
+    l_relaxed: int = Field(2, ge=0, le=6, description="highest degree of relaxed weights; 0 for an equivariant network")
+    copies: int = Field(1, ge=1, description="of each irrep of the relaxed weights")
+    num_gaussians: int = Field(16, ge=2)
+    radial_hidden: int = Field(32, ge=1)
+    num_radial: int = Field(8, ge=1, description="radial features, of which each path has a linear combination")
+    neighbours: float = Field(40.0, gt=0, description="about how many an atom has; sums over them are divided by its root")
+    tag_hidden_channels: int = Field(0, ge=0, description="of the 0e, those that embed the tag")
+    n_elements: int = Field(119, ge=2, le=119)
+
+
+class RelaxedE3NN(Network):
+    """The network; see `RelaxedE3NNSettings`.
+
+    Raises:
+        MissingDependencyError: e3nn is not installed.
+        InputError: the irreps of features cannot be read, leave none for elements, or nothing leads into one of them.
+    """
+
+    def __init__(self, settings: RelaxedE3NNSettings) -> None:
+        require_e3nn("the architecture relaxed-e3nn")
+        from e3nn import o3
+
+        from geocalc.relaxed.filters import RelaxedFilters, all_irreps
+        from geocalc.relaxed.irreps import read_irreps
+        from geocalc.relaxed.layer import RelaxedLayer
+
+        super().__init__()
+        s = settings
+        self.cutoff, self.max_neighbors, self.n_elements = s.cutoff, s.max_neighbors, s.n_elements
+        between = read_irreps(s.features)
+        scalars = o3.Irreps([(copies, irrep) for copies, irrep in between if str(irrep) == "0e"])
+        if scalars.dim <= s.tag_hidden_channels:
+            raise InputError(
+                f"features {s.features!r} have {scalars.dim} 0e, of which tags take {s.tag_hidden_channels}; elements need some too"
+            )
+        self.element = nn.Embedding(s.n_elements, scalars.dim - s.tag_hidden_channels)
+        self.tag = nn.Embedding(N_TAGS, s.tag_hidden_channels) if s.tag_hidden_channels else None
+        self.basis = GaussianBasis(s.num_gaussians, s.cutoff)
+        self.harmonics = o3.SphericalHarmonics(
+            o3.Irreps.spherical_harmonics(s.l_harmonics), normalize=True, normalization="component"
+        )
+        self.layers = nn.ModuleList()
+        before = scalars
+        for number in range(s.num_layers):
+            after = scalars if number == s.num_layers - 1 else between
+            filters = RelaxedFilters(self.harmonics.irreps_out, all_irreps(s.l_relaxed, s.copies))
+            self.layers.append(
+                RelaxedLayer(before, after, filters, s.num_gaussians, s.radial_hidden, s.num_radial, s.neighbours)
+            )
+            before = after
+        self.readout = nn.Sequential(nn.Linear(scalars.dim, scalars.dim), nn.SiLU(), nn.Linear(scalars.dim, 1))
+
+    def forward(self, inputs: NetworkInput) -> NetworkOutput:
+        """Energies (n_systems,) of the batch, and each atom's share."""
+        index = inputs.index
+        vector = inputs.edge_vec.index_select(0, index.first_of_pair)
+        length = (vector * vector).sum(1).clamp(min=SHORTEST**2).sqrt()
+        basis, envelope = self.basis(length), polynomial_envelope(length, self.cutoff)[:, None]
+        if inputs.edge_weight is not None:
+            envelope = envelope * inputs.edge_weight.index_select(0, index.first_of_pair)
+        harmonics: Tensor = self.harmonics(inputs.edge_vec)
+        hidden: Tensor = self.element(inputs.numbers)
+        if self.tag is not None:
+            hidden = torch.cat([hidden, self.tag(inputs.tags)], dim=1)
+        for layer in self.layers:
+            hidden = layer(hidden, basis, envelope, harmonics, index)
+        atoms = self.readout(hidden).squeeze(1)
+        energy = atoms.new_zeros(inputs.n_systems).index_add(0, inputs.system_idx, atoms)
+        return NetworkOutput(energy=energy, atom_energies=atoms)

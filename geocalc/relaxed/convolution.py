@@ -1,0 +1,149 @@
+"""Convolution of features with filters of edges, radial weights for every path.
+
+Written with a tensor product on every edge,
+
+    message_ij = TP(h_j, e_ij; w(r_ij)),   w(r) = W phi(r),   e_ij = M Y(r_ij),
+
+this costs, per edge, all couplings of all channels. But W, M and the coupling coefficients are the same for all edges, so they can be
+applied after the sum over neighbours:
+
+    A_i = sum_j phi(r_ij) x Y(r_ij) x h_j,   message_i = W (C M A_i),
+
+where A_i is one matrix product per atom. The result is the same; only rounding differs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from geocalc.errors import InputError
+from geocalc.nn.edges import EdgeIndex
+
+
+@dataclass(frozen=True)
+class _Into:
+    """Paths from one block of features into one block of messages.
+
+    Attributes:
+        columns: theirs among those of the couplings. n_paths: how many. output: number of the block of messages.
+        weight: name of the parameter.
+    """
+
+    columns: slice
+    n_paths: int
+    output: int
+    weight: str
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block of features and the paths that leave it.
+
+    Attributes:
+        features: its place. copies, width: how many irreps, and components of each. coupling: name of the buffer. into: paths.
+    """
+
+    features: slice
+    copies: int
+    width: int
+    coupling: str
+    into: tuple[_Into, ...]
+
+
+class Convolution(nn.Module):
+    """sum_j TP(h_j, e_ij; w(r_ij)) with w linear in radial features, for any irreps; see the head of the module.
+
+    Args:
+        irreps_in: of features h. irreps_filter: of e. irreps_out: of messages. n_radial: radial features phi.
+    Raises:
+        InputError: nothing leads into one of the irreps of messages.
+    """
+
+    def __init__(self, irreps_in: o3.Irreps, irreps_filter: o3.Irreps, irreps_out: o3.Irreps, n_radial: int) -> None:
+        super().__init__()
+        self.irreps_in, self.irreps_out = irreps_in, irreps_out
+        unreached = [
+            str(made)
+            for _, made in irreps_out
+            if not any(made in kind * sent for _, kind in irreps_in for _, sent in irreps_filter)
+        ]
+        if unreached:
+            raise InputError(
+                f"no message {unreached[0]} can be made of features {irreps_in} and filters {irreps_filter}; give more irreps"
+            )
+        blocks = []
+        for i, (copies, irrep) in enumerate(irreps_in):
+            into, couplings, start = [], [], 0
+            for o, (made_copies, made) in enumerate(irreps_out):
+                found = _couplings(irrep, irreps_filter, made)
+                if not found:
+                    continue
+                fan_in = sum(c * len(_couplings(kind, irreps_filter, made)) for c, kind in irreps_in)
+                couplings += [one * math.sqrt(made.dim / (fan_in * n_radial)) for one in found]
+                name = f"weight_{i}_{o}"
+                self.register_parameter(name, nn.Parameter(torch.randn(n_radial * copies * len(found), made_copies)))
+                into.append(_Into(slice(start, start + len(found) * made.dim), len(found), o, name))
+                start = into[-1].columns.stop
+            if into:
+                self.register_buffer(f"coupling_{i}", torch.cat(couplings, dim=2).flatten(1), persistent=False)
+                blocks.append(_Block(irreps_in.slices()[i], copies, irrep.dim, f"coupling_{i}", tuple(into)))
+        self.blocks = tuple(blocks)
+
+    def forward(self, features: Tensor, radial: Tensor, harmonics: Tensor, matrix: Tensor, index: EdgeIndex) -> Tensor:
+        """Messages summed over neighbours, (n_atoms, dim of irreps_out).
+
+        Args:
+            features: (n_atoms, dim of irreps_in). radial: (n_edges, n_radial), with the envelope in it.
+            harmonics: (n_edges, dim of Y). matrix: (dim of Y, dim of e), see `RelaxedFilters`. index: the edges.
+        """
+        summed = neighbourhoods(features, radial, harmonics, index)
+        n_atoms, n_radial, n_harmonics, _ = summed.shape
+        messages: list[list[Tensor]] = [[] for _ in self.irreps_out]
+        for block in self.blocks:
+            coupling = matrix @ getattr(self, block.coupling)
+            here = summed[..., block.features].reshape(n_atoms, n_radial, n_harmonics, block.copies, block.width)
+            here = here.transpose(2, 3).reshape(n_atoms * n_radial * block.copies, n_harmonics * block.width)
+            coupled = here @ coupling.view(n_harmonics * block.width, -1)
+            for into in block.into:
+                part = coupled[:, into.columns].reshape(n_atoms, n_radial * block.copies * into.n_paths, -1)
+                messages[into.output].append(getattr(self, into.weight).T @ part)
+        return torch.cat([torch.stack(some).sum(0).flatten(1) for some in messages], dim=1)
+
+
+def neighbourhoods(features: Tensor, radial: Tensor, harmonics: Tensor, index: EdgeIndex) -> Tensor:
+    """sum_j phi(r_ij) x Y(r_ij) x h_j of each atom, (n_atoms, n_radial, dim of Y, dim of h), by a product of matrices for each.
+
+    Args:
+        features: (n_atoms, dim of h). radial: (n_edges, n_radial). harmonics: (n_edges, dim of Y). index: the edges.
+    """
+    n_atoms, n_edges = index.n_atoms, index.receivers.shape[0]
+    filters = (radial[:, :, None] * harmonics[:, None, :]).flatten(1)
+    place = torch.arange(n_edges, device=features.device) - index.receiver_offsets[index.receivers]
+    most = int(place.max()) + 1 if n_edges else 0
+    slot = index.receivers * most + place
+
+    def padded(values: Tensor) -> Tensor:
+        rows = values.new_zeros((n_atoms * most, values.shape[1])).index_copy(0, slot, values)
+        return rows.view(n_atoms, most, values.shape[1])
+
+    summed = padded(filters).transpose(1, 2) @ padded(features.index_select(0, index.senders))
+    return summed.view(n_atoms, radial.shape[1], harmonics.shape[1], features.shape[1])
+
+
+def _couplings(kind: o3.Irrep, irreps_filter: o3.Irreps, made: o3.Irrep) -> list[Tensor]:
+    """Coefficients (dim of e, components of h, components of a message) of every way from one irrep into another."""
+    found = []
+    for (copies, sent), place in zip(irreps_filter, irreps_filter.slices(), strict=True):
+        if made not in kind * sent:
+            continue
+        for copy in range(copies):
+            whole = torch.zeros(irreps_filter.dim, kind.dim, made.dim)
+            first = place.start + copy * sent.dim
+            whole[first : first + sent.dim] = o3.wigner_3j(kind.l, sent.l, made.l, dtype=torch.float64).transpose(0, 1)
+            found.append(whole)
+    return found
