@@ -34,7 +34,15 @@ SMALL_SCHNET = {  # Gaussians are 0.75 Angstrom apart, a number that float32 hol
     "num_interactions": 2,
     "num_gaussians": 6,
 }
-SIZES = {"faenet": SMALL, "schnet": SMALL_SCHNET}
+SMALL_RELAXED = {
+    "cutoff": 3.75,
+    "features": "6x0e + 2x0o + 4x1o + 2x1e + 2x2e",
+    "num_gaussians": 6,
+    "radial_hidden": 8,
+    "num_radial": 4,
+    "neighbours": 0.1,  # so that messages count beside what an atom is alone
+}
+SIZES = {"faenet": SMALL, "relaxed-e3nn": SMALL_RELAXED, "schnet": SMALL_SCHNET}
 REFERENCES = {1: -1.5, 6: -4.0, 8: -3.0, 29: 0.5}
 
 

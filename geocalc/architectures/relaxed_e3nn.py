@@ -8,6 +8,8 @@ Needs e3nn, the extra [e3nn]. Source: Hofgard et al., arXiv 2407.20471 (2024).
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -52,8 +54,8 @@ class RelaxedE3NN(Network):
         require_e3nn("the architecture relaxed-e3nn")
         from e3nn import o3
 
+        from geocalc.relaxed.blocks import read_irreps
         from geocalc.relaxed.filters import RelaxedFilters, all_irreps
-        from geocalc.relaxed.irreps import read_irreps
         from geocalc.relaxed.layer import RelaxedLayer
 
         super().__init__()
@@ -68,14 +70,13 @@ class RelaxedE3NN(Network):
         self.element = nn.Embedding(s.n_elements, scalars.dim - s.tag_hidden_channels)
         self.tag = nn.Embedding(N_TAGS, s.tag_hidden_channels) if s.tag_hidden_channels else None
         self.basis = GaussianBasis(s.num_gaussians, s.cutoff)
-        self.harmonics = o3.SphericalHarmonics(
-            o3.Irreps.spherical_harmonics(s.l_harmonics), normalize=True, normalization="component"
-        )
+        harmonics = o3.Irreps.spherical_harmonics(s.l_harmonics)
+        self.harmonics = partial(o3.spherical_harmonics, harmonics, normalize=True, normalization="component")
         self.layers = nn.ModuleList()
         before = scalars
         for number in range(s.num_layers):
             after = scalars if number == s.num_layers - 1 else between
-            filters = RelaxedFilters(self.harmonics.irreps_out, all_irreps(s.l_relaxed, s.copies))
+            filters = RelaxedFilters(harmonics, all_irreps(s.l_relaxed, s.copies))
             self.layers.append(
                 RelaxedLayer(before, after, filters, s.num_gaussians, s.radial_hidden, s.num_radial, s.neighbours)
             )

@@ -105,7 +105,7 @@ class Convolution(nn.Module):
         n_atoms, n_radial, n_harmonics, _ = summed.shape
         messages: list[list[Tensor]] = [[] for _ in self.irreps_out]
         for block in self.blocks:
-            coupling = matrix @ getattr(self, block.coupling)
+            coupling = matrix @ getattr(self, block.coupling).to(matrix.dtype)
             here = summed[..., block.features].reshape(n_atoms, n_radial, n_harmonics, block.copies, block.width)
             here = here.transpose(2, 3).reshape(n_atoms * n_radial * block.copies, n_harmonics * block.width)
             coupled = here @ coupling.view(n_harmonics * block.width, -1)
@@ -136,13 +136,13 @@ def neighbourhoods(features: Tensor, radial: Tensor, harmonics: Tensor, index: E
 
 
 def _couplings(kind: o3.Irrep, irreps_filter: o3.Irreps, made: o3.Irrep) -> list[Tensor]:
-    """Coefficients (dim of e, components of h, components of a message) of every way from one irrep into another."""
+    """Coefficients (dim of e, components of h, components of a message) of every way from one irrep into another; float64."""
     found = []
     for (copies, sent), place in zip(irreps_filter, irreps_filter.slices(), strict=True):
         if made not in kind * sent:
             continue
         for copy in range(copies):
-            whole = torch.zeros(irreps_filter.dim, kind.dim, made.dim)
+            whole = torch.zeros(irreps_filter.dim, kind.dim, made.dim, dtype=torch.float64)
             first = place.start + copy * sent.dim
             whole[first : first + sent.dim] = o3.wigner_3j(kind.l, sent.l, made.l, dtype=torch.float64).transpose(0, 1)
             found.append(whole)

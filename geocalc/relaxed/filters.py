@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from e3nn import o3
 from torch import Tensor, nn
 
@@ -24,40 +27,67 @@ def default_filters(harmonics: o3.Irreps, theta: o3.Irreps) -> o3.Irreps:
 class RelaxedFilters(nn.Module):
     """e_ij = TP(theta, Y(r_ij)), a fully connected tensor product with weights of its own; Y are harmonics, theta relaxed weights.
 
-    Since theta is the same for all edges, this is one matrix per layer. A filter has unit variance where theta is as it begins.
+    Since theta is the same for all edges, this is one matrix per layer. Its columns have unit variance where theta is as it begins.
 
     Args:
         harmonics: irreps of Y. theta: irreps of theta. filters: irreps of e, by default one of each of the two.
     Raises:
-        InputError: no filter can be made of any harmonic.
+        InputError: a harmonic occurs twice, or nothing makes one of the filters.
 
     Source: Hofgard et al., arXiv 2407.20471 (2024).
     """
 
     def __init__(self, harmonics: o3.Irreps, theta: o3.Irreps, filters: o3.Irreps | None = None) -> None:
         super().__init__()
+        if any(copies != 1 for copies, _ in harmonics):
+            raise InputError(f"harmonics of a direction are one of each degree, got {harmonics}")
         self.theta = Theta(theta)
+        self.irreps_in = harmonics
         self.irreps_out = default_filters(harmonics, theta) if filters is None else filters
         scalars = max(1, sum(copies for copies, irrep in theta if irrep.l == 0 and irrep.p == 1))
-        paths = [
-            (i, j, k, "uvw", True, 1.0 / (scalars * copies))
-            for i, (copies, degree) in enumerate(harmonics)
-            for j, (_, relaxed) in enumerate(theta)
-            for k, (_, made) in enumerate(self.irreps_out)
-            if made in degree * relaxed
-        ]
-        if not paths:
-            raise InputError(f"no filter {self.irreps_out} can be made of harmonics {harmonics} and relaxed weights {theta}")
-        self.product = o3.TensorProduct(
-            harmonics,
-            theta,
-            self.irreps_out,
-            paths,
-            path_normalization="none",
-            compile_left_right=False,
-            compile_right=True,
-        )
+        reached: set[o3.Irrep] = set()
+        for number, (copies, relaxed) in enumerate(theta):
+            couplings: list[Tensor] = []
+            columns: list[int] = []
+            paths: list[int] = []
+            n_paths = 0
+            for (_, degree), there in zip(harmonics, harmonics.slices(), strict=True):
+                for (made_copies, made), place in zip(self.irreps_out, self.irreps_out.slices(), strict=True):
+                    if made not in degree * relaxed:
+                        continue
+                    reached.add(made)
+                    for copy in range(made_copies):
+                        couplings.append(_coupling(relaxed, degree, made, there, harmonics.dim) / math.sqrt(scalars))
+                        columns += range(place.start + copy * made.dim, place.start + (copy + 1) * made.dim)
+                        paths += [n_paths] * made.dim
+                        n_paths += 1
+            if not n_paths:
+                raise InputError(
+                    f"no filter of {self.irreps_out} can be made of harmonics {harmonics} and relaxed weights {relaxed}"
+                )
+            self.register_parameter(f"weight_{number}", nn.Parameter(torch.randn(copies, n_paths)))
+            self.register_buffer(f"coupling_{number}", torch.cat(couplings, dim=2).flatten(1), persistent=False)
+            self.register_buffer(f"column_{number}", torch.tensor(columns), persistent=False)
+            self.register_buffer(f"path_{number}", torch.tensor(paths), persistent=False)
+        missing = [str(made) for _, made in self.irreps_out if made not in reached]
+        if missing:
+            raise InputError(f"no filter {missing[0]} can be made of harmonics {harmonics} and relaxed weights {theta}")
 
     def forward(self) -> Tensor:
         """The matrix (dim of Y, dim of e) that makes filters of harmonics, e = Y @ matrix."""
-        return self.product.right(self.theta.values[None]).squeeze(0)
+        values = self.theta.values
+        matrix = values.new_zeros((self.irreps_in.dim, self.irreps_out.dim))
+        for number, part in enumerate(self.theta.parts()):
+            weight, path = getattr(self, f"weight_{number}"), getattr(self, f"path_{number}")
+            coupled = part @ getattr(self, f"coupling_{number}").to(values.dtype)
+            coupled = coupled.view(part.shape[0], self.irreps_in.dim, -1) * weight.index_select(1, path)[:, None]
+            matrix = matrix.index_add(1, getattr(self, f"column_{number}"), coupled.sum(0))
+        return matrix
+
+
+def _coupling(relaxed: o3.Irrep, degree: o3.Irrep, made: o3.Irrep, place: slice, dim: int) -> Tensor:
+    """Coefficients (components of theta, dim of Y, components of e), zero but at the place of a harmonic; float64."""
+    whole = torch.zeros(relaxed.dim, dim, made.dim, dtype=torch.float64)
+    coefficients = o3.wigner_3j(degree.l, relaxed.l, made.l, dtype=torch.float64)
+    whole[:, place] = coefficients.transpose(0, 1) * math.sqrt(made.dim)
+    return whole

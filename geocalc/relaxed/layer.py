@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import math
 
-import torch
 from e3nn import o3
-from e3nn.nn import Gate
 from torch import Tensor, nn
 
-from geocalc.nn.activation import swish
 from geocalc.nn.edges import EdgeIndex
+from geocalc.relaxed.blocks import EquivariantLinear, Gate
 from geocalc.relaxed.convolution import Convolution
 from geocalc.relaxed.filters import RelaxedFilters
-
-
-def make_gate(irreps: o3.Irreps) -> Gate:
-    """Nonlinearity whose result has these irreps: 0e through SiLU, 0o through tanh, others times a gate of their own."""
-    scalars = o3.Irreps([(copies, irrep) for copies, irrep in irreps if irrep.l == 0])
-    gated = o3.Irreps([(copies, irrep) for copies, irrep in irreps if irrep.l > 0])
-    gates = o3.Irreps([(gated.num_irreps, (0, 1))] if gated.num_irreps else [])
-    acts = [swish if irrep.p == 1 else torch.tanh for _, irrep in scalars]
-    return Gate(scalars, acts, gates, [torch.sigmoid] * len(gates), gated)
 
 
 class RelaxedLayer(nn.Module):
@@ -46,11 +35,11 @@ class RelaxedLayer(nn.Module):
         neighbours: float,
     ) -> None:
         super().__init__()
-        self.gate = make_gate(irreps_out)
+        self.gate = Gate(irreps_out)
         self.filters = filters
         self.radial = nn.Sequential(nn.Linear(n_basis, hidden), nn.SiLU(), nn.Linear(hidden, n_radial), nn.SiLU())
         self.convolution = Convolution(irreps_in, filters.irreps_out, self.gate.irreps_in, n_radial)
-        self.alone = o3.Linear(irreps_in, self.gate.irreps_in)
+        self.alone = EquivariantLinear(irreps_in, self.gate.irreps_in)
         self.scale = 1 / math.sqrt(neighbours)
 
     def forward(self, features: Tensor, basis: Tensor, envelope: Tensor, harmonics: Tensor, index: EdgeIndex) -> Tensor:
@@ -62,4 +51,5 @@ class RelaxedLayer(nn.Module):
         """
         radial = (self.radial(basis) * (envelope * self.scale)).index_select(0, index.pair_of)
         messages = self.convolution(features, radial, harmonics, self.filters(), index)
-        return torch.as_tensor(self.gate(self.alone(features) + messages))
+        made: Tensor = self.gate(self.alone(features) + messages)
+        return made

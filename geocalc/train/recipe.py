@@ -15,6 +15,7 @@ from geocalc.card import EnergyKind, Task
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import FramePolicy, FrameSource, frame_policy
 from geocalc.graphs import GraphSettings
+from geocalc.nn.theta import thetas
 from geocalc.potential import ForceMode
 from geocalc.settings import Settings, override, read_yaml
 from geocalc.supernodes import Supernodes
@@ -192,7 +193,7 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
         RecipeError: see `read_recipe`.
     """
     recipe = Recipe.parse(values, where)
-    check_architecture(recipe.model, where)
+    check_architecture(recipe.model, recipe.training, where)
     check_rewiring(recipe.model, where)
     check_forces(recipe, where)
     check_canonicalizer(recipe, where)
@@ -207,8 +208,8 @@ def single_frame(model: Model) -> FramePolicy:
     return frame_policy("cell" if model.canonicalizer is None else model.frames)
 
 
-def check_architecture(model: Model, where: str) -> None:
-    """Refuse an unknown architecture, and settings that it cannot be built from."""
+def check_architecture(model: Model, training: Training, where: str) -> None:
+    """Refuse an unknown architecture, settings that it cannot be built from, and a penalty of what it does not have."""
     if model.architecture not in ARCHITECTURES:
         near = difflib.get_close_matches(model.architecture, ARCHITECTURES, n=1)
         known = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(ARCHITECTURES))}"
@@ -220,6 +221,11 @@ def check_architecture(model: Model, where: str) -> None:
             network = architecture.build(settings)
     except InputError as error:
         raise RecipeError(f"{where}: model.settings: {error}") from None
+    if (training.breaking_weight or training.breaking_weight_end) and next(thetas(network), None) is None:
+        raise RecipeError(
+            f"{where}: training.breaking_weight is for networks with relaxed weights, which {model.architecture} with these settings "
+            "is not; set it to 0"
+        )
     try:
         model.graph.check(network.max_neighbors)
     except InputError as error:

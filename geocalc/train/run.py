@@ -14,6 +14,7 @@ from geocalc.architectures import ARCHITECTURES
 from geocalc.canonicalizers import build_canonicalizer
 from geocalc.card import Task
 from geocalc.errors import RecipeError
+from geocalc.nn.theta import thetas
 from geocalc.potential import EnergyModel
 from geocalc.rewiring import Rewiring
 from geocalc.train.ema import WeightAverage
@@ -90,8 +91,14 @@ def run_of(model: Model, settings: Optimisation, frozen: Sequence[str] = (), bet
         RecipeError: the network has no such part, or nothing is left to train.
     """
     parameters = _trainable(model.network, frozen)
+    relaxed = {
+        theta.values for _, theta in thetas(model.network)
+    }  # have a penalty of their own, which leaves their scale alone
+    groups: list[dict[str, Any]] = [{"params": [one for one in parameters if one not in relaxed]}]
+    if relaxed:
+        groups.append({"params": [one for one in parameters if one in relaxed], "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay, fused=True
+        groups, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay, fused=True
     )
     return Run(model=model, optimizer=optimizer, average=WeightAverage(model.network, settings.ema_decay))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from geocalc.card import Task
 from geocalc.errors import NonFiniteError
 from geocalc.frames import frame_policy
+from geocalc.nn.theta import breaking_penalty
 from geocalc.potential import EnergyModel, ForceMode, evaluate
 from geocalc.train.descent import REMEDY, descend, mean_of_processes
 from geocalc.train.feed import Batch, Part
@@ -35,7 +36,8 @@ def update(run: Run[EnergyModel], batch: Batch, recipe: Recipe, step: int, fabri
 def take_step(model: EnergyModel, batch: Batch, recipe: Recipe, step: int, fabric: Fabric) -> Losses:
     """Forward, loss and backward of every part; the sum of their gradients is left on the parameters.
 
-    Losses are means over the whole batch, so its extent is counted first, over parts and processes.
+    Losses are means over the whole batch, so its extent is counted first, over parts and processes. The penalty of relaxed weights
+    is not a part of the losses that are returned.
 
     Raises:
         NonFiniteError: the loss is NaN or infinite.
@@ -44,6 +46,9 @@ def take_step(model: EnergyModel, batch: Batch, recipe: Recipe, step: int, fabri
     whole = torch.stack([extent(part.systems, part.labels, recipe.training, recipe.task) for part in parts]).sum(0)
     whole = mean_of_processes(fabric, whole)
     found = [_backward(model, part, recipe, step, whole, fabric) for part in parts]
+    weight, penalty = recipe.training.breaking_weight_at(step), breaking_penalty(model.network)
+    if weight and penalty is not None:
+        (weight * penalty).backward()
     return Losses(
         total=torch.stack([one.total for one in found]).sum(),
         energy=torch.stack([one.energy for one in found]).sum(),

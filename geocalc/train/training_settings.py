@@ -100,6 +100,12 @@ class Training(Optimisation):
         ge=0,
         description="pull to zero of the energy shares of subsurface atoms and of clean slabs; adsorption energies only",
     )
+    breaking_weight: float = Field(
+        0.0, ge=0, description="group lasso of relaxed weights, which pulls a network towards equivariance; see nn.theta"
+    )
+    breaking_weight_end: float | None = Field(
+        None, ge=0, description="what breaking_weight comes to at the last step, along a straight line; by default it stays"
+    )
     fixed_force_weight: float = Field(0.2, ge=0, description="weight of forces on atoms that are held fixed")
     freeze: tuple[str, ...] = Field((), description="parts of the network that stay as they are, e.g. [embedding, blocks.0]")
 
@@ -114,8 +120,14 @@ class Training(Optimisation):
 
     def displacement_weight_at(self, step: int) -> float:
         """The weight of displacements in a step, counted from 0."""
-        end = self.displacement_weight if self.displacement_weight_end is None else self.displacement_weight_end
-        return self.displacement_weight + (end - self.displacement_weight) * step / max(1, self.steps - 1)
+        return self._towards(self.displacement_weight, self.displacement_weight_end, step)
+
+    def breaking_weight_at(self, step: int) -> float:
+        """The weight of the penalty of relaxed weights in a step, counted from 0."""
+        return self._towards(self.breaking_weight, self.breaking_weight_end, step)
+
+    def _towards(self, first: float, last: float | None, step: int) -> float:
+        return first + ((first if last is None else last) - first) * step / max(1, self.steps - 1)
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step: linear warm-up, then half a cosine to zero; without the warm-up again in `finish`."""

@@ -56,6 +56,8 @@ RANDOM = {
     "no norm": {"norm": "none", "skip_co": "add", "energy_head": "weighted-av-final-embeds"},
     "graph norm": {"norm": "graph", "mp_type": "base", "skip_co": "none", "phys_embeds": False},
     "schnet": {"architecture": "schnet", "tag_hidden_channels": 4, "message_scale": 0.3},
+    "relaxed": {"architecture": "relaxed-e3nn", "tag_hidden_channels": 2},
+    "equivariant": {"architecture": "relaxed-e3nn", "l_relaxed": 0, "features": "6x0e + 4x1o + 2x2e"},
     "rich": {"repulsion_reach": 1.1, "directional_gaussians": 3, "second_layer_MLP": True, "phys_hidden_channels": 4},
     "ewald": {"ewald": {}},
     "ewald schnet": {"architecture": "schnet", "ewald": {"k_cutoff": 1.7, "num_hidden": 1}},
@@ -161,8 +163,9 @@ def test_cell_frames_obey_every_law_but_that_of_the_basis(name: str, law: str) -
 
 
 @pytest.mark.parametrize("law", EXACT_LAWS)
-def test_an_invariant_network_obeys_every_law_without_frames(law: str) -> None:
-    EXACT_LAWS[law](potential("schnet", "none"), everything())
+@pytest.mark.parametrize("name", ["schnet", "equivariant"])
+def test_an_invariant_network_obeys_every_law_without_frames(name: str, law: str) -> None:
+    EXACT_LAWS[law](potential(name, "none"), everything())
 
 
 @pytest.mark.parametrize("name", [name for name in POTENTIALS if name not in ADSORBED_ONLY])
