@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geocalc.api import iter_relax, predict, relax
+    from geocalc.breaking import symmetry_breaking
     from geocalc.calculator import GeoCalc
     from geocalc.errors import GeoCalcError
     from geocalc.guards import Status
@@ -36,6 +37,7 @@ _HOME = {
     "load_model": "registry",
     "predict": "api",
     "relax": "api",
+    "symmetry_breaking": "breaking",
     "to_atoms": "io",
 }
 
@@ -55,6 +57,7 @@ __all__ = [
     "load_model",
     "predict",
     "relax",
+    "symmetry_breaking",
     "to_atoms",
 ]
 

@@ -330,6 +330,22 @@ def register(run: tuple[Path, ...], name: str, folder: Path | None) -> None:
 
 
 @main.command()
+@click.argument("model")
+@click.option("--group", default=None, help="Point group that one expects to be left, such as D4h or 4/mmm.")
+@click.option(
+    "--structure", type=click.Path(path_type=Path), default=None, help="Expect the point group of this structure instead."
+)
+@click.option("--turn", is_flag=True, help="Turn that group to where it fits best.")
+@click.option("--tolerance", type=float, default=0.02, show_default=True, help="Relative change that still counts as kept.")
+@click.option("--picture", type=click.Path(path_type=Path), default=None, help="PNG to draw.")
+def symmetry(model: str, group: str | None, structure: Path | None, turn: bool, tolerance: float, picture: Path | None) -> None:
+    """What symmetry MODEL, a network with relaxed weights, has given up in training, layer by layer."""
+    from geocalc.commands.symmetry import symmetry_command
+
+    click.echo(symmetry_command(model, group, structure, turn, tolerance, picture))
+
+
+@main.command()
 @click.argument("name", required=False)
 def models(name: str | None) -> None:
     """List the models that are installed, or show the card of one."""

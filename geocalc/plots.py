@@ -1,4 +1,4 @@
-"""Pictures; the only module that uses matplotlib."""
+"""Pictures of curves and errors, and how every picture is written."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def learning_curve(
     for axis, measure in zip(axes, measures, strict=True):
         axis.set(xlabel="step", ylabel=measure.label, yscale="log" if measure.log else "linear")
     axes[0].legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ def draw_panels(panels: Sequence[Panel], path: Path) -> Path:
         axis.remove()
     for panel, axis in zip(panels, axes, strict=False):
         panel.draw(figure, axis)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _range(values: np.ndarray, margin: float) -> tuple[float, float]:
@@ -196,7 +196,8 @@ def _figure(columns: int, rows: int = 1) -> tuple[Any, list[Any]]:
     return figure, axes
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure of matplotlib as a PNG of few colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     from PIL import Image
 

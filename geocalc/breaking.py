@@ -1,0 +1,240 @@
+"""What symmetry a trained network has given up: the relaxed weights of its layers, read as tensors.
+
+Source: Hofgard, Wang, Walters and Smidt, Relaxed Equivariant Graph Neural Networks, arXiv 2407.20471 (2024). Layers can share out what
+they break, and a layer's tensor product can take up a factor of its relaxed weights: compare directions, subspaces and symmetries of
+layers, not lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from geocalc.breaking_text import breaking_text
+from geocalc.calculator import GeoCalc
+from geocalc.errors import InputError
+from geocalc.invariants import Part, matrix_of, projector
+from geocalc.nn.theta import Theta, thetas
+from geocalc.point_groups import as_group, identify, point_group, turned
+from geocalc.registry import LoadedModel
+from geocalc.stabilisers import Stabiliser, stabiliser
+
+TOLERANCE = 0.02
+ZERO = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Axes:
+    """The principal axes of a component of degree 2, that of the largest value first.
+
+    Attributes:
+        values: (3,) of the symmetric traceless matrix; 1 : 1 : -2 of a prism. vectors: (3, 3) unit vectors as rows.
+    """
+
+    values: np.ndarray
+    vectors: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Component(Part):
+    """One copy of an irrep in the relaxed weights of a layer.
+
+    Attributes:
+        layer: place of the weights in the network. copy: its number among those of its irrep, from 0.
+        relative: length divided by that of a 0e of the layer (root mean square over its copies); None where there is no 0e.
+        share: of the squared length, that the group leaves as it is; None without a group or where the component is zero.
+        dimension: of the space that the group leaves as it is; None without a group.
+        is_zero: whether its length is below `zero` times the length of all the layer's weights.
+        direction: (3,) unit vector of 1o (polar) and 1e (axial). axes: of 2e and 2o.
+    """
+
+    layer: str
+    copy: int
+    relative: float | None
+    share: float | None
+    dimension: int | None
+    is_zero: bool
+    direction: np.ndarray | None
+    axes: Axes | None
+
+    @property
+    def irrep(self) -> str:
+        """As it is written, `2e`."""
+        return f"{self.degree}{'e' if self.parity == 1 else 'o'}"
+
+    def angle(self, direction: np.ndarray) -> float:
+        """Degrees, 0 to 90, between a direction (3,) such as a surface normal and this vector, or the first of the axes; up to sign.
+
+        Raises:
+            InputError: this component has no direction, or the one given has no length.
+        """
+        own = self.direction if self.axes is None else self.axes.vectors[0]
+        if own is None:
+            raise InputError(f"{self.irrep} of {self.layer} has no direction: it is zero, or of another degree than 1 and 2")
+        given = np.asarray(direction, dtype=np.float64)
+        if given.shape != (3,) or not np.linalg.norm(given) > 0:
+            raise InputError(f"a direction has three components that are not all zero, got {given.tolist()}")
+        given = given / np.linalg.norm(given)
+        return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(own, given)), abs(own @ given))))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerBreaking:
+    """The relaxed weights of one layer.
+
+    Attributes:
+        name: place in the network. components: every copy, in the order of the weights. symmetry: the largest group that keeps them.
+    """
+
+    name: str
+    components: tuple[Component, ...]
+    symmetry: Stabiliser
+
+    @property
+    def broken(self) -> float:
+        """Length of all that is not 0e."""
+        return float(np.sqrt(sum(one.length**2 for one in self.components if not one.is_scalar)))
+
+    @property
+    def share(self) -> float | None:
+        """Of the squared length of all that is not 0e nor zero, that the group leaves as it is; None where there is nothing."""
+        told = [(one.length**2, one.share) for one in self.components if not one.is_scalar and one.share is not None]
+        return sum(squared * share for squared, share in told) / sum(squared for squared, _ in told) if told else None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SymmetryBreaking:
+    """What symmetry a network has given up; `print` it.
+
+    Attributes:
+        layers: one for each set of relaxed weights. symmetry: what all layers keep.
+        group: name of the group that shares are of, None for none.
+    """
+
+    layers: tuple[LayerBreaking, ...]
+    symmetry: Stabiliser
+    group: str | None
+
+    @property
+    def components(self) -> Iterator[Component]:
+        """Those of all layers."""
+        return (one for layer in self.layers for one in layer.components)
+
+    def __str__(self) -> str:
+        return breaking_text(self)
+
+
+def symmetry_breaking(
+    model: nn.Module | LoadedModel | GeoCalc,
+    group: str | np.ndarray | None = None,
+    *,
+    orientation: np.ndarray | None = None,
+    tolerance: float = TOLERANCE,
+    zero: float = ZERO,
+) -> SymmetryBreaking:
+    """Read what symmetry a network with relaxed weights has given up.
+
+    Args:
+        model: a loaded model, the calculator, or a network.
+        group: that one expects to be left, by name or as (n, 3, 3) Cartesian matrices (see `geocalc.structure_groups.group_of`).
+        orientation: (3, 3) orthogonal; a group given by name, and the axes along which symmetries are looked for, are turned by it.
+        tolerance: an element of O(3) is kept if it changes the relaxed weights by less than this part of what is not 0e.
+        zero: components shorter than this part of all the weights of their layer are said to be zero, and not judged.
+    Raises:
+        InputError: the model has no relaxed weights or ones that are no numbers, the group or the orientation is none, or a tolerance
+            is not between 0 and 1.
+        MissingDependencyError: e3nn is not installed.
+    """
+    if not (0 < tolerance < 1 and 0 <= zero < 1):
+        raise InputError(f"tolerance and zero are parts of a length between 0 and 1, got {tolerance} and {zero}")
+    found = relaxed_weights(model)
+    if orientation is not None:
+        turned(np.eye(3)[None], orientation)
+    matrices = point_group(group, orientation) if isinstance(group, str) else None if group is None else as_group(group)
+    layers = []
+    for name, theta in found:
+        components = _components(name, theta, matrices, zero)
+        symmetry = stabiliser([_counted(components)], tolerance, matrices, orientation)
+        layers.append(LayerBreaking(name=name, components=components, symmetry=symmetry))
+    one = len(layers) == 1
+    common = (
+        layers[0].symmetry
+        if one
+        else stabiliser([_counted(layer.components) for layer in layers], tolerance, matrices, orientation)
+    )
+    title = None if matrices is None else str(identify(matrices))
+    return SymmetryBreaking(layers=tuple(layers), symmetry=common, group=title)
+
+
+def relaxed_weights(model: nn.Module | LoadedModel | GeoCalc) -> list[tuple[str, Theta]]:
+    """The relaxed weights of a model with their places in its network.
+
+    Raises:
+        InputError: it has none.
+    """
+    loaded = model.model if isinstance(model, GeoCalc) else model
+    network = loaded.potential.model.network if isinstance(loaded, LoadedModel) else loaded
+    found = [(name or "theta", theta) for name, theta in thetas(network)]
+    if not found:
+        whose = loaded.card.name if isinstance(loaded, LoadedModel) else type(network).__name__
+        raise InputError(
+            f"{whose} has no relaxed weights, so it cannot have given up any symmetry by them; take a relaxed network"
+        )
+    return found
+
+
+def parts_of(theta: Theta) -> list[Part]:
+    """Every copy of every irrep, in the order of the weights, float64."""
+    return [
+        Part(degree=block.degree, parity=block.parity, values=row)
+        for block, rows in zip(theta.blocks, theta.parts(), strict=True)
+        for row in rows.detach().cpu().double().numpy()
+    ]
+
+
+def _components(name: str, theta: Theta, group: np.ndarray | None, zero: float) -> tuple[Component, ...]:
+    parts = parts_of(theta)
+    total = float(np.sqrt(sum(part.length**2 for part in parts)))
+    if not np.isfinite(total):
+        raise InputError(f"the relaxed weights of {name} are not all finite numbers; the training of this network has failed")
+    scalars = [part.length**2 for part in parts if part.is_scalar]
+    unit = float(np.sqrt(np.mean(scalars))) if scalars else 0.0
+    seen: dict[tuple[int, int], int] = {}
+    components = []
+    for part in parts:
+        kind = (part.degree, part.parity)
+        copy = seen[kind] = seen.get(kind, -1) + 1
+        is_zero = part.length <= zero * total
+        space = None if group is None else projector(group, *kind)
+        share = None if space is None or is_zero else float(np.sum((space @ part.values) ** 2)) / part.length**2
+        component = Component(
+            layer=name,
+            degree=part.degree,
+            parity=part.parity,
+            copy=copy,
+            values=part.values,
+            relative=part.length / unit if unit > 0 else None,
+            share=share,
+            dimension=None if space is None else round(float(np.trace(space))),
+            is_zero=is_zero,
+            direction=part.values / part.length if part.degree == 1 and not is_zero else None,
+            axes=_principal(part.values) if part.degree == 2 and not is_zero else None,
+        )
+        components.append(component)
+    return tuple(components)
+
+
+def _counted(components: tuple[Component, ...]) -> list[Part]:
+    """What is not zero."""
+    return [one for one in components if not one.is_zero]
+
+
+def _principal(values: np.ndarray) -> Axes:
+    sizes, vectors = np.linalg.eigh(matrix_of(values))
+    order = np.argsort(-np.abs(sizes), kind="stable")
+    rows = vectors[:, order].T
+    upright = np.sign(rows[np.arange(3), np.abs(rows).argmax(axis=1)])
+    return Axes(values=sizes[order], vectors=rows * upright[:, None])

@@ -1,0 +1,140 @@
+"""Broken symmetry as a picture: how much of each irrep a layer has, and what shape that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geocalc.breaking import Component, LayerBreaking, SymmetryBreaking
+from geocalc.invariants import Part, harmonics
+from geocalc.plots import BLUE, GREY, ORANGE, TITLE, require_matplotlib, save
+
+WIDTHS = (2.2, 1.0, 1.0)  # of bars and shapes
+LAYER = 2.7  # inches, of a row
+ANGLES = (49, 97)  # polar and azimuthal points of a shape
+TENSORS, PSEUDOTENSORS = 1, -1  # (-1)^l times parity
+SHAPES = {TENSORS: "0e 1o 2e 3o 4e …", PSEUDOTENSORS: "0o 1e 2o 3e 4o …"}
+SMALL = 8  # points
+
+
+def plot_breaking(breaking: SymmetryBreaking, path: Path) -> Path:
+    """A row for each layer: lengths of its irreps, split by what the group leaves as it is, and two shapes.
+
+    Of the one, r(n) = |sum over l and m of theta_lm Y_lm(n)| over the irreps that turn and reflect like harmonics (1o, 2e, 3o, ...), of
+    the other over those that are reflected with the other sign (0o, 1e, 2o, ...). Both leave out 0e. Copies are added as squares.
+
+    Args:
+        breaking: of `geocalc.symmetry_breaking`. path: PNG to write.
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.0, LAYER * len(breaking.layers) + 0.5), layout="constrained")
+    grid = figure.add_gridspec(len(breaking.layers), 3, width_ratios=WIDTHS)
+    for row, layer in enumerate(breaking.layers):
+        _bars(figure.add_subplot(grid[row, 0]), layer, breaking.group, row == 0)
+        for column, kind in enumerate((TENSORS, PSEUDOTENSORS), start=1):
+            _shape(figure.add_subplot(grid[row, column], projection="3d"), layer, kind, row == 0)
+    figure.suptitle(f"symmetry left: {breaking.symmetry}", fontsize=TITLE + 2)
+    return save(figure, path)
+
+
+def _bars(axis: Any, layer: LayerBreaking, group: str | None, first: bool) -> None:
+    """The length of each irrep that is not 0e, over all copies."""
+    names = list(dict.fromkeys(one.irrep for one in layer.components if not one.is_scalar))
+    kept, rest = np.array([_lengths(layer, name) for name in names]).reshape(-1, 2).T
+    where = np.arange(len(names))
+    if group is None:
+        axis.bar(where, kept + rest, color=GREY)
+    else:
+        axis.bar(where, kept, color=BLUE, label=f"kept by {group}")
+        axis.bar(where, rest, bottom=kept, color=ORANGE, label="changed by it")
+    if group is not None and first:
+        axis.legend(frameon=False, fontsize=SMALL)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_xticks(where, names)
+    top = float((kept + rest).max(initial=0.0))
+    axis.set_ylim(0, 1.15 * top if top > 0 else 1.0)
+    axis.set_ylabel("length")
+    axis.set_title(f"{layer.name}: {layer.symmetry}", fontsize=TITLE, loc="left")
+
+
+def _lengths(layer: LayerBreaking, irrep: str) -> tuple[float, float]:
+    """The length of an irrep, dealt to what is kept and what is not as its square is; zero and not judged counts as not kept."""
+    own = [one for one in layer.components if one.irrep == irrep and not one.is_zero]
+    squared = sum(one.length**2 for one in own)
+    if squared == 0:
+        return 0.0, 0.0
+    kept = sum(one.length**2 * (one.share or 0.0) for one in own) / squared
+    return kept * squared**0.5, (1 - kept) * squared**0.5
+
+
+def _shape(axis: Any, layer: LayerBreaking, kind: int, first: bool) -> None:
+    """The surface of the tensors or of the pseudotensors of a layer, as large as its axes."""
+    axis.set_axis_off()
+    if first:
+        axis.set_title(SHAPES[kind], fontsize=TITLE)
+    copies = _copies([one for one in layer.components if _drawn(one, kind)])
+    if not copies:
+        axis.text2D(0.5, 0.5, "zero", transform=axis.transAxes, ha="center", va="center", color=GREY)
+        return
+    polar, around = np.meshgrid(np.linspace(0, np.pi, ANGLES[0]), np.linspace(0, 2 * np.pi, ANGLES[1]), indexing="ij")
+    directions = np.stack((np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.cos(polar)), axis=-1)
+    fields = np.stack([_field(parts, directions) for parts in copies])
+    radius = np.sqrt((fields**2).sum(axis=0))
+    radius = radius / radius.max()
+    surface = directions * radius[..., None]
+    axis.plot_surface(
+        *np.moveaxis(surface, -1, 0),
+        facecolors=_colours(surface, fields[0] if len(copies) == 1 else np.ones_like(radius)),
+        rstride=1,
+        cstride=1,
+        linewidth=0,
+        antialiased=False,
+        shade=False,
+    )
+    for name, end in zip("xyz", 1.25 * np.eye(3), strict=True):
+        axis.plot(*np.stack((0.0 * end, end)).T, color=GREY, lw=0.8)
+        axis.text(*(1.12 * end), name, fontsize=SMALL, color="black", ha="center", va="center")
+    axis.set(xlim=(-0.85, 0.85), ylim=(-0.85, 0.85), zlim=(-0.85, 0.85))
+    axis.set_box_aspect((1, 1, 1), zoom=1.25)
+    axis.view_init(elev=20, azim=35)
+
+
+def _drawn(one: Component, kind: int) -> bool:
+    """Whether a component belongs to a shape."""
+    return not one.is_scalar and not one.is_zero and one.parity * (-1) ** one.degree == kind
+
+
+def _copies(components: Sequence[Component]) -> list[list[Part]]:
+    """Parts that are drawn as one field: those of the same number among their irrep."""
+    numbers = sorted({one.copy for one in components})
+    return [[one for one in components if one.copy == number] for number in numbers]
+
+
+def _field(parts: Sequence[Part], directions: np.ndarray) -> np.ndarray:
+    """The sum of theta Y, with harmonics that are orthonormal over the sphere but for one factor."""
+    total = np.zeros(directions.shape[:-1])
+    for part in parts:
+        total += (2 * part.degree + 1) ** 0.5 * harmonics(part.degree, directions) @ part.values
+    return total
+
+
+def _colours(surface: np.ndarray, sign: np.ndarray) -> np.ndarray:
+    """Blue where the field is positive and orange where it is negative, darker on the side away from the light."""
+    from matplotlib.colors import to_rgb
+
+    along, across = np.gradient(surface, axis=0), np.gradient(surface, axis=1)
+    normal = np.cross(along, across)
+    length = np.linalg.norm(normal, axis=-1, keepdims=True)
+    light = np.array((0.55, 0.25, 0.8)) / np.linalg.norm((0.55, 0.25, 0.8))
+    bright = 0.72 + 0.28 * (np.divide(normal, length, out=np.zeros_like(normal), where=length > 0) @ light)
+    base = np.where((sign >= 0)[..., None], to_rgb(BLUE), to_rgb(ORANGE))
+    pale = 0.25 + 0.75 * base
+    colours: np.ndarray = np.clip(pale * bright[..., None], 0, 1)
+    return colours

@@ -1,0 +1,222 @@
+"""The largest group that leaves tensors as they are: all of O(3), an axial one, or a point group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.spatial.transform import Rotation
+
+from geocalc.invariants import Part, matrix_of, wigner
+from geocalc.point_groups import identify, is_closed, point_group, turned
+
+PARENTS = ("Oh", "D6h")  # every crystal class is a subgroup of one of them
+ANGLES = (1.0, 1.7)  # radians; what a turn by each leaves is left by every turn, as neither is a fraction of a circle
+SAME = 0.02  # sine of the angle between two axes below which they are one
+MOST = 6  # axes that tensors may suggest
+AZIMUTHS = 180  # of mirrors and half-turns that are tried about each of them
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stabiliser:
+    """A group of O(3).
+
+    Attributes:
+        schoenflies: such as D4h; O(3) where nothing is broken, SO(3) where reflections alone are, C∞v and the like about an axis.
+        hermann_mauguin: such as 4/mmm, None outside the crystal classes.
+        matrices: (n, 3, 3) Cartesian elements, None of an infinite group.
+        axis: (3,) unit vector, of groups about one axis with infinitely many elements.
+    """
+
+    schoenflies: str
+    hermann_mauguin: str | None = None
+    matrices: np.ndarray | None = None
+    axis: np.ndarray | None = None
+
+    @property
+    def order(self) -> int | None:
+        """How many elements; None for infinitely many."""
+        return None if self.matrices is None else len(self.matrices)
+
+    def __str__(self) -> str:
+        known = "" if self.hermann_mauguin is None else f" ({self.hermann_mauguin})"
+        about = "" if self.axis is None else f" about {direction_text(self.axis)}"
+        return f"{self.schoenflies}{known}{about}"
+
+
+def direction_text(direction: np.ndarray) -> str:
+    """A direction (3,) as it is written."""
+    return "(" + " ".join(f"{0.0 if abs(x) < 5e-4 else x:.3f}" for x in direction) + ")"
+
+
+def stabiliser(
+    layers: Sequence[Sequence[Part]],
+    tolerance: float,
+    group: np.ndarray | None = None,
+    orientation: np.ndarray | None = None,
+) -> Stabiliser:
+    """The largest group found all of whose elements g change every layer by |D(g) theta - theta| < tolerance |theta|.
+
+    Looked for among m-3m and 6/mmm along the Cartesian axes, in the orientation given and along axes that the tensors themselves have
+    (vectors, and principal axes of degree 2), among the elements of `group`, and among groups about one axis.
+
+    Args:
+        layers: the parts of each that are not zero; 0e counts for nothing.
+        tolerance: relative.
+        group: (n, 3, 3) elements to try too. orientation: (3, 3), axes to try as columns.
+    """
+    layers = [[part for part in parts if not part.is_scalar] for parts in layers]
+    parts = [part for parts in layers for part in parts]
+    if not parts:
+        return Stabiliser(schoenflies="O(3)")
+    if all(part.degree == 0 for part in parts):
+        return Stabiliser(schoenflies="SO(3)")
+    own, given = directions(parts), [np.eye(3), *([] if orientation is None else [orientation])]
+    for axis in [*own, *(column for frame in given for column in frame.T)]:
+        name = _axial(layers, axis, tolerance)
+        if name is not None:
+            return Stabiliser(schoenflies=name, axis=axis)
+    kept = [] if group is None else [_kept(group, changes(layers, group), tolerance)]
+    for frame in [*given, *_frames(own), *_upright_frames(layers, own, tolerance)]:
+        seen = _seen_from(frame, layers)
+        for name in PARENTS:
+            kept.append(turned(_kept(point_group(name), _changes(seen, partial(_parent, name)), tolerance), frame))
+    matrices = max(kept, key=len)
+    found = identify(matrices)
+    return Stabiliser(schoenflies=found.schoenflies, hermann_mauguin=found.hermann_mauguin, matrices=matrices)
+
+
+def directions(parts: Iterable[Part]) -> list[np.ndarray]:
+    """Axes (3,) that parts have by themselves, those of the longest first, each once."""
+    found: list[np.ndarray] = []
+    for part in sorted(parts, key=lambda part: -part.length):
+        for axis in _axes(part):
+            if len(found) < MOST and all(np.linalg.norm(np.cross(axis, other)) > SAME for other in found):
+                found.append(axis)
+    return found
+
+
+def changes(layers: Sequence[Sequence[Part]], matrices: np.ndarray) -> np.ndarray:
+    """How much each matrix changes the layer that it changes most, (n,), as a part of its length.
+
+    Args:
+        layers: parts that are not zero. matrices: (n, 3, 3).
+    """
+    return _changes(layers, lambda degree, parity: wigner(degree, parity, matrices))
+
+
+def _changes(layers: Sequence[Sequence[Part]], turns: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    """As `changes`, of matrices given by what they do to each irrep."""
+    kinds = {(part.degree, part.parity) for parts in layers for part in parts}
+    known = {kind: turns(*kind) for kind in kinds}
+    worst = np.zeros(1)
+    for parts in layers:
+        away = [known[part.degree, part.parity] @ part.values - part.values for part in parts]
+        if parts:
+            squared = sum((one**2).sum(axis=1) for one in away) / sum(part.length**2 for part in parts)
+            worst = np.maximum(worst, np.sqrt(squared))
+    return worst
+
+
+def _kept(parent: np.ndarray, error: np.ndarray, tolerance: float) -> np.ndarray:
+    """The elements of a group that change too little to count; what the tolerance has let in and makes no group is left out."""
+    order = np.argsort(error, kind="stable")
+    number = int((error < tolerance).sum())
+    while not is_closed(parent[order[:number]]):
+        number -= 1
+    return parent[order[:number]]
+
+
+def _seen_from(frame: np.ndarray, layers: Sequence[Sequence[Part]]) -> list[list[Part]]:
+    """The same tensors in the axes of a frame (3, 3), which are its columns."""
+    kinds = {(part.degree, part.parity) for parts in layers for part in parts}
+    back = {kind: wigner(*kind, frame.T[None])[0] for kind in kinds}
+    return [
+        [Part(degree=p.degree, parity=p.parity, values=back[p.degree, p.parity] @ p.values) for p in parts] for parts in layers
+    ]
+
+
+@lru_cache(maxsize=64)
+def _parent(name: str, degree: int, parity: int) -> np.ndarray:
+    """What the elements of a crystal class do to an irrep."""
+    return wigner(degree, parity, point_group(name))
+
+
+@lru_cache(maxsize=64)
+def _upright(degree: int, parity: int) -> np.ndarray:
+    """What mirrors through z and half-turns across it do to an irrep, of normals and axes all around."""
+    across = _around(np.linspace(0, np.pi, AZIMUTHS, endpoint=False))
+    return wigner(degree, parity, np.concatenate((_mirrors(across), -_mirrors(across))))
+
+
+def _around(angles: np.ndarray) -> np.ndarray:
+    """Unit vectors (n, 3) across z."""
+    return np.stack((np.cos(angles), np.sin(angles), np.zeros_like(angles)), axis=-1)
+
+
+def _mirrors(normals: np.ndarray) -> np.ndarray:
+    """Reflections (n, 3, 3) along unit vectors (n, 3)."""
+    mirrors: np.ndarray = np.eye(3) - 2 * normals[:, :, None] * normals[:, None, :]
+    return mirrors
+
+
+def _upright_frames(layers: Sequence[Sequence[Part]], axes: Sequence[np.ndarray], tolerance: float) -> list[np.ndarray]:
+    """Axes (3, 3) as columns: z along one of those given, x across it along the normal of a mirror or along a half-turn."""
+    frames, highest = [], max(part.degree for parts in layers for part in parts)
+    for axis in axes:
+        frame = _frame(axis, np.eye(3)[np.abs(axis).argmin()])
+        seen = _seen_from(frame, layers)
+        coarse, width = _changes(seen, _upright), np.pi / AZIMUTHS
+        best = int(coarse.argmin())
+        if coarse[best] > tolerance + width * highest:
+            continue
+        sign = 1.0 if best < AZIMUTHS else -1.0
+
+        def change(angle: float, sign: float = sign, seen: list[list[Part]] = seen) -> float:
+            return float(changes(seen, sign * _mirrors(_around(np.array([angle]))))[0])
+
+        middle = best % AZIMUTHS * width
+        found = minimize_scalar(change, bounds=(middle - width, middle + width), method="bounded", options={"xatol": 1e-9})
+        if found.fun < tolerance:
+            frames.append(_frame(axis, frame @ _around(np.array(found.x))))
+    return frames
+
+
+def _axial(layers: Sequence[Sequence[Part]], axis: np.ndarray, tolerance: float) -> str | None:
+    """The group about an axis, if every turn about it leaves the layers as they are."""
+    across = _frame(axis, np.eye(3)[np.abs(axis).argmin()])[:, 0]
+    along, level = _mirrors(np.stack((across, axis)))
+    flip = -along
+    turns = Rotation.from_rotvec([angle * axis for angle in ANGLES]).as_matrix()
+    kept = changes(layers, np.concatenate((turns, [along, level, flip]))) < tolerance
+    if not kept[: len(ANGLES)].all():
+        return None
+    upright, horizontal, flipped = kept[len(ANGLES) :]
+    if flipped:
+        return "D∞h" if upright and horizontal else "D∞"
+    return "C∞v" if upright else "C∞h" if horizontal else "C∞"
+
+
+def _axes(part: Part) -> list[np.ndarray]:
+    """The direction of a vector, the principal axes of degree 2."""
+    if part.degree == 1:
+        return [part.values / part.length]
+    if part.degree == 2:
+        values, vectors = np.linalg.eigh(matrix_of(part.values))
+        return [vectors[:, k] for k in np.argsort(-np.abs(values), kind="stable")]
+    return []
+
+
+def _frames(axes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Axes (3, 3) as columns, with z along one direction and x towards another."""
+    return [_frame(z, x) for z in axes for x in axes if np.linalg.norm(np.cross(z, x)) > SAME]
+
+
+def _frame(axis: np.ndarray, towards: np.ndarray) -> np.ndarray:
+    """Right-handed axes (3, 3) as columns: z along a unit vector, x towards another vector."""
+    x = towards - (towards @ axis) * axis
+    x = x / np.linalg.norm(x)
+    return np.stack((x, np.cross(axis, x), axis), axis=1)
