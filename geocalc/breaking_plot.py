@@ -16,7 +16,8 @@ WIDTHS = (2.2, 1.0, 1.0)  # of bars and shapes
 LAYER = 2.7  # inches, of a row
 ANGLES = (49, 97)  # polar and azimuthal points of a shape
 TENSORS, PSEUDOTENSORS = 1, -1  # (-1)^l times parity
-SHAPES = {TENSORS: "0e 1o 2e 3o 4e …", PSEUDOTENSORS: "0o 1e 2o 3e 4o …"}
+SHAPES = {TENSORS: "1o, 2e, 3o, 4e, …", PSEUDOTENSORS: "0o, 1e, 2o, 3e, …"}
+PLUS, MINUS = "#3a9188", "#b9557a"  # where a shape is of either sign
 SMALL = 8  # points
 
 
@@ -54,6 +55,8 @@ def _bars(axis: Any, layer: LayerBreaking, group: str | None, first: bool) -> No
     else:
         axis.bar(where, kept, color=BLUE, label=f"kept by {group}")
         axis.bar(where, rest, bottom=kept, color=ORANGE, label="changed by it")
+    if not kept.any() and not rest.any():
+        axis.text(0.5, 0.5, "nothing is broken", transform=axis.transAxes, ha="center", va="center", color=GREY)
     if group is not None and first:
         axis.legend(frameon=False, fontsize=SMALL)
     axis.spines[["top", "right"]].set_visible(False)
@@ -78,7 +81,7 @@ def _shape(axis: Any, layer: LayerBreaking, kind: int, first: bool) -> None:
     """The surface of the tensors or of the pseudotensors of a layer, as large as its axes."""
     axis.set_axis_off()
     if first:
-        axis.set_title(SHAPES[kind], fontsize=TITLE)
+        axis.text2D(0.5, 1.04, SHAPES[kind], transform=axis.transAxes, ha="center", va="bottom", fontsize=TITLE)
     copies = _copies([one for one in layer.components if _drawn(one, kind)])
     if not copies:
         axis.text2D(0.5, 0.5, "zero", transform=axis.transAxes, ha="center", va="center", color=GREY)
@@ -98,11 +101,11 @@ def _shape(axis: Any, layer: LayerBreaking, kind: int, first: bool) -> None:
         antialiased=False,
         shade=False,
     )
-    for name, end in zip("xyz", 1.25 * np.eye(3), strict=True):
+    for name, end in zip("xyz", 1.2 * np.eye(3), strict=True):
         axis.plot(*np.stack((0.0 * end, end)).T, color=GREY, lw=0.8)
-        axis.text(*(1.12 * end), name, fontsize=SMALL, color="black", ha="center", va="center")
+        axis.text(*(1.1 * end), name, fontsize=SMALL, color="black", ha="center", va="center")
     axis.set(xlim=(-0.85, 0.85), ylim=(-0.85, 0.85), zlim=(-0.85, 0.85))
-    axis.set_box_aspect((1, 1, 1), zoom=1.25)
+    axis.set_box_aspect((1, 1, 1), zoom=1.1)
     axis.view_init(elev=20, azim=35)
 
 
@@ -126,7 +129,7 @@ def _field(parts: Sequence[Part], directions: np.ndarray) -> np.ndarray:
 
 
 def _colours(surface: np.ndarray, sign: np.ndarray) -> np.ndarray:
-    """Blue where the field is positive and orange where it is negative, darker on the side away from the light."""
+    """One colour where the field is positive and another where it is negative, darker on the side away from the light."""
     from matplotlib.colors import to_rgb
 
     along, across = np.gradient(surface, axis=0), np.gradient(surface, axis=1)
@@ -134,7 +137,7 @@ def _colours(surface: np.ndarray, sign: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(normal, axis=-1, keepdims=True)
     light = np.array((0.55, 0.25, 0.8)) / np.linalg.norm((0.55, 0.25, 0.8))
     bright = 0.72 + 0.28 * (np.divide(normal, length, out=np.zeros_like(normal), where=length > 0) @ light)
-    base = np.where((sign >= 0)[..., None], to_rgb(BLUE), to_rgb(ORANGE))
+    base = np.where((sign >= 0)[..., None], to_rgb(PLUS), to_rgb(MINUS))
     pale = 0.25 + 0.75 * base
     colours: np.ndarray = np.clip(pale * bright[..., None], 0, 1)
     return colours

@@ -70,7 +70,7 @@ def harmonics(degree: int, directions: np.ndarray) -> np.ndarray:
     Raises:
         MissingDependencyError: e3nn is not installed.
     """
-    require_e3nn()
+    require_e3nn("the symmetry of relaxed weights")
     from e3nn import o3
 
     values: np.ndarray = o3.spherical_harmonics(
