@@ -137,6 +137,9 @@ def symmetry_breaking(
 ) -> SymmetryBreaking:
     """Read what symmetry a network with relaxed weights has given up.
 
+    Directions and groups are along the axes in which the network sees structures: those of a file with `frames: none`, those of the
+    lattice with `cell` or `lattice`.
+
     Args:
         model: a loaded model, the calculator, or a network.
         group: that one expects to be left, by name or as (n, 3, 3) Cartesian matrices (see `geocalc.structure_groups.group_of`).

@@ -38,6 +38,10 @@ class Part:
         """Euclidean."""
         return float(np.linalg.norm(self.values))
 
+    def turned(self, matrix: np.ndarray) -> Part:
+        """What a matrix (2l + 1, 2l + 1) makes of it."""
+        return Part(degree=self.degree, parity=self.parity, values=matrix @ self.values)
+
     @property
     def is_scalar(self) -> bool:
         """Whether nothing turns or reflects it."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.spatial.transform import Rotation
 
 from geocalc.invariants import Part, matrix_of, wigner
@@ -18,6 +17,7 @@ ANGLES = (1.0, 1.7)  # radians; what a turn by each leaves is left by every turn
 SAME = 0.02  # sine of the angle between two axes below which they are one
 MOST = 6  # axes that tensors may suggest
 AZIMUTHS = 180  # of mirrors and half-turns that are tried about each of them
+ROUNDS, FINE = 7, 41  # of trying closer angles, and how many each time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,14 +74,16 @@ def stabiliser(
         return Stabiliser(schoenflies="O(3)")
     if all(part.degree == 0 for part in parts):
         return Stabiliser(schoenflies="SO(3)")
-    own, given = directions(parts), [np.eye(3), *([] if orientation is None else [orientation])]
+    own, given = directions(parts), [np.eye(3)]
+    if orientation is not None:
+        given.append(orientation * np.sign(np.linalg.det(orientation)))  # the inversion turns no group
     for axis in [*own, *(column for frame in given for column in frame.T)]:
         name = _axial(layers, axis, tolerance)
         if name is not None:
             return Stabiliser(schoenflies=name, axis=axis)
     kept = [] if group is None else [_kept(group, changes(layers, group), tolerance)]
-    for frame in [*given, *_frames(own), *_upright_frames(layers, own, tolerance)]:
-        seen = _seen_from(frame, layers)
+    frames = [*given, *_frames(own), *_upright_frames(layers, own, tolerance)]
+    for frame, seen in zip(frames, _seen_from(np.array(frames), layers), strict=True):
         for name in PARENTS:
             kept.append(turned(_kept(point_group(name), _changes(seen, partial(_parent, name)), tolerance), frame))
     matrices = max(kept, key=len)
@@ -105,7 +107,9 @@ def changes(layers: Sequence[Sequence[Part]], matrices: np.ndarray) -> np.ndarra
     Args:
         layers: parts that are not zero. matrices: (n, 3, 3).
     """
-    return _changes(layers, lambda degree, parity: wigner(degree, parity, matrices))
+    signs = np.sign(np.linalg.det(matrices))
+    proper = {degree: wigner(degree, 1, matrices) for degree in {part.degree for parts in layers for part in parts}}
+    return _changes(layers, lambda degree, parity: np.where(signs < 0, parity, 1)[:, None, None] * proper[degree])
 
 
 def _changes(layers: Sequence[Sequence[Part]], turns: Callable[[int, int], np.ndarray]) -> np.ndarray:
@@ -130,13 +134,11 @@ def _kept(parent: np.ndarray, error: np.ndarray, tolerance: float) -> np.ndarray
     return parent[order[:number]]
 
 
-def _seen_from(frame: np.ndarray, layers: Sequence[Sequence[Part]]) -> list[list[Part]]:
-    """The same tensors in the axes of a frame (3, 3), which are its columns."""
-    kinds = {(part.degree, part.parity) for parts in layers for part in parts}
-    back = {kind: wigner(*kind, frame.T[None])[0] for kind in kinds}
-    return [
-        [Part(degree=p.degree, parity=p.parity, values=back[p.degree, p.parity] @ p.values) for p in parts] for parts in layers
-    ]
+def _seen_from(frames: np.ndarray, layers: Sequence[Sequence[Part]]) -> list[list[list[Part]]]:
+    """The same tensors in the axes of each right-handed frame (n, 3, 3), which are its columns."""
+    degrees = {part.degree for parts in layers for part in parts}
+    back = {degree: wigner(degree, 1, frames.transpose(0, 2, 1)) for degree in degrees}
+    return [[[p.turned(back[p.degree][k]) for p in parts] for parts in layers] for k in range(len(frames))]
 
 
 @lru_cache(maxsize=64)
@@ -166,22 +168,19 @@ def _mirrors(normals: np.ndarray) -> np.ndarray:
 def _upright_frames(layers: Sequence[Sequence[Part]], axes: Sequence[np.ndarray], tolerance: float) -> list[np.ndarray]:
     """Axes (3, 3) as columns: z along one of those given, x across it along the normal of a mirror or along a half-turn."""
     frames, highest = [], max(part.degree for parts in layers for part in parts)
-    for axis in axes:
-        frame = _frame(axis, np.eye(3)[np.abs(axis).argmin()])
-        seen = _seen_from(frame, layers)
+    starts = np.array([_frame(axis, np.eye(3)[np.abs(axis).argmin()]) for axis in axes]).reshape(-1, 3, 3)
+    for frame, seen in zip(starts, _seen_from(starts, layers), strict=True):
         coarse, width = _changes(seen, _upright), np.pi / AZIMUTHS
-        best = int(coarse.argmin())
-        if coarse[best] > tolerance + width * highest:
+        best, error = int(coarse.argmin()), float(coarse.min())
+        if error > tolerance + width * highest:
             continue
-        sign = 1.0 if best < AZIMUTHS else -1.0
-
-        def change(angle: float, sign: float = sign, seen: list[list[Part]] = seen) -> float:
-            return float(changes(seen, sign * _mirrors(_around(np.array([angle]))))[0])
-
-        middle = best % AZIMUTHS * width
-        found = minimize_scalar(change, bounds=(middle - width, middle + width), method="bounded", options={"xatol": 1e-9})
-        if found.fun < tolerance:
-            frames.append(_frame(axis, frame @ _around(np.array(found.x))))
+        angle, sign = best % AZIMUTHS * width, (1.0 if best < AZIMUTHS else -1.0)
+        for _ in range(ROUNDS):
+            angles = angle + np.linspace(-width, width, FINE)
+            change = changes(seen, sign * _mirrors(_around(angles)))
+            angle, error, width = angles[change.argmin()], float(change.min()), width * 4 / FINE
+        if error < tolerance:
+            frames.append(_frame(frame[:, 2], frame @ _around(np.array(angle))))
     return frames
 
 
