@@ -14,7 +14,7 @@ from geocalc.plots import BLUE, GREY, ORANGE, TITLE, require_matplotlib, save
 
 WIDTHS = (2.2, 1.0, 1.0)  # of bars and shapes
 LAYER = 2.7  # inches, of a row
-ANGLES = (49, 97)  # polar and azimuthal points of a shape
+ANGLES = (41, 81)  # polar and azimuthal points of a shape
 TENSORS, PSEUDOTENSORS = 1, -1  # (-1)^l times parity
 SHAPES = {TENSORS: "1o, 2e, 3o, 4e, …", PSEUDOTENSORS: "0o, 1e, 2o, 3e, …"}
 PLUS, MINUS = "#3a9188", "#b9557a"  # where a shape is of either sign

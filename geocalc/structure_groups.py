@@ -117,11 +117,14 @@ def _crystal(atoms: Atoms, tolerance: float) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of its present way to say that there is none
         try:
-            found = spglib.get_symmetry_dataset((cell.tolist(), fractional.tolist(), atoms.numbers.tolist()), symprec=tolerance)
+            whole = (cell.tolist(), fractional.tolist(), atoms.numbers.tolist())
+            smallest = spglib.standardize_cell(whole, to_primitive=True, no_idealize=True, symprec=tolerance)
+            found = None if smallest is None else spglib.get_symmetry_dataset(smallest, symprec=tolerance)
         except spglib.SpglibError:
             found = None
     if found is None:
         raise InputError(f"no space group was found within {tolerance} Angstrom; check the structure for atoms that overlap")
+    cell = np.array(smallest[0], dtype=np.float64)  # a supercell would hide operations that do not keep its own vectors
     rotations = np.unique(found.rotations, axis=0).astype(np.float64)
     metric = np.mean(rotations.transpose(0, 2, 1) @ (cell @ cell.T) @ rotations, axis=0)
     lengths, axes = np.linalg.eigh(np.linalg.solve(cell, np.linalg.solve(cell, metric).T))

@@ -345,14 +345,14 @@ def test_the_command_tells_draws_and_turns(folder: Path, tmp_path: Path) -> None
     assert "the symmetry left is D∞h about" in text
     assert "100.00%  1 of 5" not in text
     assert (tmp_path / "prism.png").is_file()
-    status, text = run("--group", "D4h", "--turn")
+    slab = fcc100("Cu", (1, 1, 2), vacuum=6.0)
+    slab.info.clear()
+    slab.write(tmp_path / "slab.xyz")
+    status, text = run("--structure", str(tmp_path / "slab.xyz"), "--turn")
     assert status == 0, text
     assert "100.00%  1 of 5" in text
-    assert "D4h (4/mmm) keeps 100.00% after a turn by" in text
-    fcc100("Cu", (1, 1, 2), vacuum=6.0).write(tmp_path / "slab.xyz")
-    status, text = run("--structure", str(tmp_path / "slab.xyz"))
-    assert status == 0, text
     assert "slab.xyz has the point group D4h (4/mmm)" in text
+    assert "D4h (4/mmm) keeps 100.00% after a turn by" in text
     for wrong, message in ((["--turn"], "no group to turn"), (["--group", "D4k"], "did you mean")):
         status, text = run(*wrong)
         assert (status, message in text) == (1, True)
