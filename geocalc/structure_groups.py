@@ -114,6 +114,7 @@ def _crystal(atoms: Atoms, tolerance: float) -> np.ndarray:
     """Rotations of the space group, made exact by the nearest cell that they keep."""
     cell = _whole_cell(atoms)
     fractional = np.linalg.solve(cell.T, atoms.positions.T).T
+    smallest = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of its present way to say that there is none
         try:
@@ -122,7 +123,7 @@ def _crystal(atoms: Atoms, tolerance: float) -> np.ndarray:
             found = None if smallest is None else spglib.get_symmetry_dataset(smallest, symprec=tolerance)
         except spglib.SpglibError:
             found = None
-    if found is None:
+    if smallest is None or found is None:
         raise InputError(f"no space group was found within {tolerance} Angstrom; check the structure for atoms that overlap")
     cell = np.array(smallest[0], dtype=np.float64)  # a supercell would hide operations that do not keep its own vectors
     rotations = np.unique(found.rotations, axis=0).astype(np.float64)
