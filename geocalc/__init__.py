@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geocalc.api import iter_relax, predict, relax
-    from geocalc.breaking import symmetry_breaking
+    from geocalc.breaking.report import symmetry_breaking
     from geocalc.calculator import GeoCalc
     from geocalc.errors import GeoCalcError
     from geocalc.guards import Status
@@ -37,7 +37,7 @@ _HOME = {
     "load_model": "registry",
     "predict": "api",
     "relax": "api",
-    "symmetry_breaking": "breaking",
+    "symmetry_breaking": "breaking.report",
     "to_atoms": "io",
 }
 

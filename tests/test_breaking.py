@@ -20,15 +20,15 @@ from torch import nn
 
 import geocalc
 from geocalc.architectures import ARCHITECTURES
-from geocalc.breaking import SymmetryBreaking, symmetry_breaking
-from geocalc.breaking_plot import plot_breaking
+from geocalc.breaking.plot import plot_breaking
+from geocalc.breaking.report import SymmetryBreaking, symmetry_breaking
 from geocalc.card import ModelCard
 from geocalc.cli import main
 from geocalc.errors import InputError, MissingDependencyError
-from geocalc.invariants import allowed, harmonics, matrix_of, projector, wigner
+from geocalc.groups.invariants import allowed, harmonics, matrix_of, projector, wigner
+from geocalc.groups.orientations import best_orientation
+from geocalc.groups.point_groups import HERMANN_MAUGUIN, identify, point_group
 from geocalc.nn.theta import Theta
-from geocalc.orientations import best_orientation
-from geocalc.point_groups import HERMANN_MAUGUIN, identify, point_group
 from geocalc.registry import CARD, WEIGHTS, load_model, write_card
 
 R = Rotation.from_rotvec([0.3, -0.8, 0.5]).as_matrix()

@@ -8,16 +8,16 @@ import numpy as np
 from ase import Atoms
 from scipy.spatial.transform import Rotation
 
-from geocalc.breaking import relaxed_weights, symmetry_breaking
-from geocalc.breaking_plot import plot_breaking
+from geocalc.breaking.plot import plot_breaking
+from geocalc.breaking.report import relaxed_weights, symmetry_breaking
 from geocalc.errors import InputError
-from geocalc.orientations import best_orientation
-from geocalc.point_groups import identify, turned
-from geocalc.point_groups import point_group as group_named
+from geocalc.groups.orientations import best_orientation
+from geocalc.groups.point_groups import identify, turned
+from geocalc.groups.point_groups import point_group as group_named
+from geocalc.groups.stabilisers import direction_text
+from geocalc.groups.structure_groups import group_of
 from geocalc.readers import Source, read_structures
 from geocalc.registry import load_model
-from geocalc.stabilisers import direction_text
-from geocalc.structure_groups import group_of
 
 
 def symmetry_command(

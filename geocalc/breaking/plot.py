@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from geocalc.breaking import Component, LayerBreaking, SymmetryBreaking
-from geocalc.invariants import Part, harmonics
+from geocalc.breaking.report import Component, LayerBreaking, SymmetryBreaking
+from geocalc.groups.invariants import Part, harmonics
 from geocalc.plots import BLUE, GREY, ORANGE, TITLE, require_matplotlib, save
 
 WIDTHS = (2.2, 1.0, 1.0)  # of bars and shapes

@@ -9,11 +9,11 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from geocalc.breaking import parts_of
+from geocalc.breaking.report import parts_of
 from geocalc.errors import InputError
-from geocalc.invariants import Part, allowed, wigner
+from geocalc.groups.invariants import Part, allowed, wigner
+from geocalc.groups.point_groups import as_group
 from geocalc.nn.theta import Theta
-from geocalc.point_groups import as_group
 
 GRID = 2000  # rotations, 14 degrees apart
 STARTS = 4  # of them that are refined

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from geocalc.breaking_text import breaking_text
+from geocalc.breaking.text import breaking_text
 from geocalc.calculator import GeoCalc
 from geocalc.errors import InputError
-from geocalc.invariants import Part, matrix_of, projector
+from geocalc.groups.invariants import Part, matrix_of, projector
+from geocalc.groups.point_groups import as_group, identify, point_group, turned
+from geocalc.groups.stabilisers import Stabiliser, stabiliser
 from geocalc.nn.theta import Theta, thetas
-from geocalc.point_groups import as_group, identify, point_group, turned
 from geocalc.registry import LoadedModel
-from geocalc.stabilisers import Stabiliser, stabiliser
 
 TOLERANCE = 0.02
 ZERO = 1e-3
@@ -142,7 +142,7 @@ def symmetry_breaking(
 
     Args:
         model: a loaded model, the calculator, or a network.
-        group: that one expects to be left, by name or as (n, 3, 3) Cartesian matrices (see `geocalc.structure_groups.group_of`).
+        group: that one expects to be left, by name or as (n, 3, 3) Cartesian matrices (see `geocalc.groups.structure_groups.group_of`).
         orientation: (3, 3) orthogonal; a group given by name, and the axes along which symmetries are looked for, are turned by it.
         tolerance: an element of O(3) is kept if it changes the relaxed weights by less than this part of what is not 0e.
         zero: components shorter than this part of all the weights of their layer are said to be zero, and not judged.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from geocalc.stabilisers import direction_text
+from geocalc.groups.stabilisers import direction_text
 
 if TYPE_CHECKING:
-    from geocalc.breaking import Axes, Component, LayerBreaking, SymmetryBreaking
+    from geocalc.breaking.report import Axes, Component, LayerBreaking, SymmetryBreaking
 
 NOTHING = "-"
 VECTOR = {1: "axial vector", -1: "polar vector"}  # by parity

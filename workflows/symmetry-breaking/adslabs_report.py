@@ -1,0 +1,185 @@
+"""What the trainings on adslabs say: errors against the number of relaxations, and where relaxed weights point."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+import matplotlib.pyplot as plt
+import numpy as np
+from adslabs import MEASURED, NETWORKS, TURNED, Judged, normal
+from matplotlib.axes import Axes
+
+from geocalc.groups.invariants import projector
+from geocalc.groups.point_groups import point_group, turned
+
+LABELS = {
+    "faenet": "FAENet + SFA",
+    "equivariant": "equivariant",
+    "relaxed": "relaxed",
+    TURNED: "relaxed, slabs askew",
+}
+COLOURS = {"faenet": "#7a5195", "equivariant": "#2f6690", "relaxed": "#d1495b"}
+SURFACE = "C6v"  # turns about the normal and mirrors that hold it, up to degree 2 those of any angle
+
+
+def read_judged(folder: Path) -> list[Judged]:
+    """Every training that was judged, in the order of its network, size and seed."""
+    found = [Judged(**json.loads(path.read_text())) for path in folder.glob(f"*/*/{MEASURED}")]
+    order = {name: k for k, name in enumerate(LABELS)}
+    known = [one for one in found if one.network in order]
+    return sorted(known, key=lambda one: (order[one.network], one.size, one.seed))
+
+
+def error_table(judged: Sequence[Judged]) -> str:
+    """Mean errors of the test over seeds, with their standard errors."""
+    sizes = sorted({one.size for one in judged})
+    lines = [
+        [
+            "network",
+            "weights",
+            "s per step",
+            *(f"{size}: energy (meV)" for size in sizes),
+            *(f"{size}: force (meV/Å)" for size in sizes),
+        ]
+    ]
+    for name in (name for name in LABELS if any(one.network == name for one in judged)):
+        own = [one for one in judged if one.network == name]
+        cells = [LABELS[name], f"{own[0].weights:,}", f"{fmean(one.seconds / one.steps for one in own):.2f}"]
+        for quantity in ("energy_mae", "force_mae"):
+            for size in sizes:
+                cells.append(_mean([1000 * getattr(one, quantity) for one in own if one.size == size]))
+        lines.append(cells)
+    return _markdown(lines)
+
+
+def difference_table(judged: Sequence[Judged]) -> str:
+    """The relaxed network against the others with the same relaxations and seed, on the test."""
+    lines = [["relaxed minus", "relaxations", "energy (meV)", "force (meV/Å)", "pairs"]]
+    by_key = {(one.network, one.size, one.seed): one for one in judged}
+    for other in ("equivariant", "faenet"):
+        for size in sorted({one.size for one in judged}):
+            pairs = [
+                (by_key["relaxed", size, seed], by_key[other, size, seed])
+                for seed in sorted({one.seed for one in judged})
+                if ("relaxed", size, seed) in by_key and (other, size, seed) in by_key
+            ]
+            if pairs:
+                told = [
+                    _mean([1000 * (getattr(a, quantity) - getattr(b, quantity)) for a, b in pairs], sign=True)
+                    for quantity in ("energy_mae", "force_mae")
+                ]
+                lines.append([LABELS[other], str(size), *told, str(len(pairs))])
+    return _markdown(lines)
+
+
+def theta_table(judged: Sequence[Judged]) -> str:
+    """Of each layer the lengths of relaxed weights by that of 0e, what of them the surface allows, and the angle to its normal."""
+    lines = [
+        [
+            "slabs",
+            "relaxations",
+            "seed",
+            "layer",
+            *("0o", "1e", "1o", "2e", "2o"),
+            "share that C∞v allows",
+            "1o to the normal",
+            "2e to it",
+        ]
+    ]
+    for one in judged:
+        if one.network not in ("relaxed", TURNED):
+            continue
+        axis = normal() if one.network == TURNED else np.array([0.0, 0.0, 1.0])
+        for number, theta in enumerate(one.theta, 1):
+            lengths = {
+                name: float(np.linalg.norm(values)) / abs(theta["0e"][0]) for name, values in theta.items() if name != "0e"
+            }
+            lines.append(
+                [
+                    "askew" if one.network == TURNED else "as they are",
+                    str(one.size),
+                    str(one.seed),
+                    str(number),
+                    *(f"{lengths[name]:.3f}" for name in ("0o", "1e", "1o", "2e", "2o")),
+                    f"{allowed_share(theta, axis):.2f}",
+                    _angle(theta["1o"], axis),
+                    _axis_angle(theta["2e"], axis),
+                ]
+            )
+    return _markdown(lines)
+
+
+def allowed_share(theta: dict[str, list[float]], axis: np.ndarray) -> float:
+    """Share of the squared length of all but 0e that turns about `axis` and mirrors that hold it leave as it is."""
+    group = turned(point_group(SURFACE), turn_to(axis))
+    kept, total = 0.0, 0.0
+    for name, values in theta.items():
+        if name != "0e":
+            inside = projector(group, int(name[0]), 1 if name[1] == "e" else -1) @ np.array(values)
+            kept, total = kept + float(inside @ inside), total + float(np.dot(values, values))
+    return kept / total if total else float("nan")
+
+
+def turn_to(axis: np.ndarray) -> np.ndarray:
+    """A rotation (3, 3) that takes z to a unit vector."""
+    helper = np.eye(3)[int(np.argmin(np.abs(axis)))]
+    first = np.cross(helper, axis)
+    first /= np.linalg.norm(first)
+    return np.stack((first, np.cross(axis, first), axis), axis=1)
+
+
+def _angle(values: Sequence[float], axis: np.ndarray) -> str:
+    length = float(np.linalg.norm(values))
+    return f"{np.degrees(np.arccos(np.clip(np.dot(values, axis) / length, -1, 1))):.0f}°" if length else "–"
+
+
+def _axis_angle(values: Sequence[float], axis: np.ndarray) -> str:
+    from geocalc.groups.invariants import matrix_of
+
+    if not np.linalg.norm(values):
+        return "–"
+    sizes, vectors = np.linalg.eigh(matrix_of(np.array(values)))
+    main = vectors[:, int(np.argmax(np.abs(sizes)))]
+    return f"{np.degrees(np.arccos(np.clip(abs(main @ axis), 0, 1))):.0f}°"
+
+
+def draw(judged: Sequence[Judged], path: Path) -> None:
+    """Errors of energies and forces against the number of relaxations, a dot for each seed."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.6), layout="constrained")
+    _draw_errors(axes[0], judged, "energy_mae", "energy MAE (meV)")
+    _draw_errors(axes[1], judged, "force_mae", "force MAE (meV/Å)")
+    axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _draw_errors(axis: Axes, judged: Sequence[Judged], quantity: str, label: str) -> None:
+    for name in NETWORKS:
+        own = [one for one in judged if one.network == name]
+        sizes = sorted({one.size for one in own})
+        means = [fmean(1000 * getattr(one, quantity) for one in own if one.size == size) for size in sizes]
+        axis.plot(sizes, means, "-", color=COLOURS[name], label=LABELS[name])
+        axis.plot(
+            [one.size for one in own], [1000 * getattr(one, quantity) for one in own], "o", ms=4, color=COLOURS[name], alpha=0.6
+        )
+    axis.set(xscale="log", yscale="log", xlabel="relaxations learnt from", ylabel=label)
+    sizes = sorted({one.size for one in judged})
+    axis.set_xticks(sizes, [str(size) for size in sizes])
+    axis.minorticks_off()
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _mean(values: Sequence[float], sign: bool = False) -> str:
+    if not values:
+        return "–"
+    told = f"{fmean(values):+.1f}" if sign else f"{fmean(values):.1f}"
+    return told if len(values) < 2 else f"{told} ± {stdev(values) / len(values) ** 0.5:.1f}"
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    head, *rest = lines
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rest))
