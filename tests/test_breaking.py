@@ -20,13 +20,13 @@ from torch import nn
 
 import geocalc
 from geocalc.architectures import ARCHITECTURES
+from geocalc.breaking.orientations import best_orientation
 from geocalc.breaking.plot import plot_breaking
 from geocalc.breaking.report import SymmetryBreaking, symmetry_breaking
 from geocalc.card import ModelCard
 from geocalc.cli import main
 from geocalc.errors import InputError, MissingDependencyError
 from geocalc.groups.invariants import allowed, harmonics, matrix_of, projector, wigner
-from geocalc.groups.orientations import best_orientation
 from geocalc.groups.point_groups import HERMANN_MAUGUIN, identify, point_group
 from geocalc.nn.theta import Theta
 from geocalc.registry import CARD, WEIGHTS, load_model, write_card

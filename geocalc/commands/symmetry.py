@@ -8,10 +8,10 @@ import numpy as np
 from ase import Atoms
 from scipy.spatial.transform import Rotation
 
+from geocalc.breaking.orientations import best_orientation
 from geocalc.breaking.plot import plot_breaking
 from geocalc.breaking.report import relaxed_weights, symmetry_breaking
 from geocalc.errors import InputError
-from geocalc.groups.orientations import best_orientation
 from geocalc.groups.point_groups import identify, turned
 from geocalc.groups.point_groups import point_group as group_named
 from geocalc.groups.stabilisers import direction_text
