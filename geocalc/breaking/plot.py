@@ -21,7 +21,7 @@ PLUS, MINUS = "#3a9188", "#b9557a"  # where a shape is of either sign
 SMALL = 8  # points
 
 
-def plot_breaking(breaking: SymmetryBreaking, path: Path) -> Path:
+def plot_breaking(breaking: SymmetryBreaking, path: Path | str) -> Path:
     """A row for each layer: lengths of its irreps, split by what the group leaves as it is, and two shapes.
 
     Of the one, r(n) = |sum over l and m of theta_lm Y_lm(n)| over the irreps that turn and reflect like harmonics (1o, 2e, 3o, ...), of
@@ -42,7 +42,7 @@ def plot_breaking(breaking: SymmetryBreaking, path: Path) -> Path:
         for column, kind in enumerate((TENSORS, PSEUDOTENSORS), start=1):
             _shape(figure.add_subplot(grid[row, column], projection="3d"), layer, kind, row == 0)
     figure.suptitle(f"symmetry left: {breaking.symmetry}", fontsize=TITLE + 2)
-    return save(figure, path)
+    return save(figure, Path(path))
 
 
 def _bars(axis: Any, layer: LayerBreaking, group: str | None, first: bool) -> None:
