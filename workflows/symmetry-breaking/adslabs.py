@@ -14,6 +14,7 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
+import click
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -24,6 +25,7 @@ from scipy.spatial.transform import Rotation
 from geocalc.frames import frame_policy
 from geocalc.nn.theta import thetas
 from geocalc.potential import NetworkPotential
+from geocalc.process import settle_process
 from geocalc.run_folder import write_whole
 from geocalc.settings import override, read_yaml
 from geocalc.train.checkpoint import load_checkpoint, steps_done
@@ -215,14 +217,25 @@ def judge(one: Planned, out: Path) -> Judged:
     )
 
 
-if __name__ == "__main__":
-    import sys
-
-    from geocalc.process import settle_process
-
+@click.command("adslabs")
+@click.option("--networks", default=",".join(NETWORKS), show_default=True, help=f"Recipes of adslabs/, or {TURNED}.")
+@click.option("--sizes", default=",".join(map(str, SIZES)), show_default=True, help="Relaxations to learn from.")
+@click.option("--seeds", default=",".join(map(str, SEEDS)), show_default=True)
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Another value in the recipes.")
+@click.option("--tag", default="", help="End of the names of folders, for trainings with --set; the report leaves them out.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=RUNS, help="Where runs are [default: runs/symmetry-breaking/adslabs]."
+)
+def adslabs_command(networks: str, sizes: str, seeds: str, changes: tuple[str, ...], tag: str, out: Path) -> None:
+    """Adsorbates on metals: train what is not trained yet, and judge it by the test."""
     settle_process()
-    names, sizes, seeds, tag, *more = sys.argv[1:]
-    for planned in plan(
-        RUNS, names.split(","), [int(n) for n in sizes.split(",")], [int(n) for n in seeds.split(",")], tuple(more), tag
-    ):
-        fit(planned, RUNS)
+    for one in plan(out, networks.split(","), _numbers(sizes), _numbers(seeds), changes, tag):
+        fit(one, out)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+if __name__ == "__main__":
+    adslabs_command()
