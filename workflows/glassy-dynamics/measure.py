@@ -96,6 +96,7 @@ def row_of(fits: Sequence[Fit]) -> Row:
         learnt=len(first.learnt),
         validation=scores(held_out),
         last=_last(held_out),
+        at_end=fits[-1].curve[-1][2],
     )
 
 

@@ -60,15 +60,16 @@ def _placed(text: str, mark: str, lines: Iterable[str]) -> str:
 
 def held_out(study: Study) -> list[str]:
     """A line for each row, and the ceiling: correlations on what was held out of the ten configurations."""
-    head = ("9, 10: pooled", "within", "all ten: pooled", "within")
-    lines = [_cells("", "weights", "steps", "seconds", "learnt from", *head), _rule(9)]
+    head = ("9, 10: pooled", "within", "pooled at the last step", "all ten: pooled", "within")
+    lines = [_cells("", "weights", "steps", "seconds", "learnt from", *head), _rule(10)]
     for row in study.rows:
         trained = (f"{row.steps:,}", f"{row.seconds:.0f}") if row.steps else (NOTHING, NOTHING)
         whole = row.validation if row.folds > 1 else ()
-        numbers = (*_pooled_and_within(row.last), *_pooled_and_within(whole))
+        at_end = NOTHING if row.at_end is None else _number(row.at_end)
+        numbers = (*_pooled_and_within(row.last), at_end, *_pooled_and_within(whole))
         lines.append(_cells(row.name, f"{row.weights:,}", *trained, str(row.learnt), *numbers))
     most = [_number(x) for one in study.ceilings[:2] for x in (one.pooled[0], _mean([each[0] for each in one.each]))]
-    return [*lines, _cells("**ceiling**", *[NOTHING] * 4, *most)]
+    return [*lines, _cells("**ceiling**", *[NOTHING] * 4, *most[:2], NOTHING, *most[2:])]
 
 
 def tested(study: Study) -> list[str]:

@@ -57,6 +57,7 @@ class Row(Settings):
         chosen: what a baseline chose by the configurations it learnt from: a decay of averages, or the strength of a ridge.
         validation: at each time, on all that was held out, by the trainings that have not seen it.
         last: the same on the last pair alone, which every recipe holds out; empty for configurations of another set.
+        at_end: pooled correlation on that pair by the weights of the last step; None for baselines.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Row(Settings):
     chosen: str = ""
     validation: tuple[Score, ...]
     last: tuple[Score, ...] = ()
+    at_end: float | None = None
 
 
 class Baselines(Settings):
