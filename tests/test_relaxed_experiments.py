@@ -24,7 +24,20 @@ from workflow_modules import workflow_modules
 from geocalc.nn.theta import Theta, thetas
 
 STUDY = Path(__file__).parents[1] / "workflows" / "symmetry-breaking"
-MODULES = ("broken", "record", "network", "descent", "shapes", "field", "phases", "figures", "page", "run")
+MODULES = (
+    "adslabs",
+    "adslabs_report",
+    "broken",
+    "record",
+    "network",
+    "descent",
+    "shapes",
+    "field",
+    "phases",
+    "figures",
+    "page",
+    "run",
+)
 DATA = os.environ.get("GEOCALC_DATA")
 FORBIDDEN = 1e-5  # of the relaxed weights of a layer
 Modules = dict[str, ModuleType]

@@ -40,13 +40,13 @@ from geocalc.train.run_files import CHECKPOINT
 from geocalc.train.store import read_store
 
 HERE = Path(__file__).parent
-RUNS = HERE.parents[1] / "runs" / "symmetry-breaking" / "adslabs"
+RUNS = HERE.parents[1] / "runs" / "symmetry-breaking"
 DATA = Path("mamun-puremetal-adslab-relax/adslab_traj.extxyz.gz")
 NETWORKS = ("faenet", "equivariant", "relaxed")
 SIZES, SEEDS = (30, 120, 500), (0, 1, 2)
 FRAMES = 6  # of each relaxation: the first, the last and four between
 TEST, VALIDATE = 6, 10  # every sixth relaxation is for the test, of the others every tenth for choices
-MEASURED = "test.json"
+FOLDER, MEASURED = "adslabs", "test.json"
 TURNED = "turned"
 TURN = Rotation.from_euler("zyz", (40, 55, 100), degrees=True).as_matrix()  # as `turned` sees all slabs
 
@@ -224,18 +224,15 @@ def judge(one: Planned, out: Path) -> Judged:
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Another value in the recipes.")
 @click.option("--tag", default="", help="End of the names of folders, for trainings with --set; the report leaves them out.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=RUNS, help="Where runs are [default: runs/symmetry-breaking/adslabs]."
+    "--out", type=click.Path(path_type=Path), default=RUNS, help="Where the runs are [default: runs/symmetry-breaking]."
 )
 def adslabs_command(networks: str, sizes: str, seeds: str, changes: tuple[str, ...], tag: str, out: Path) -> None:
     """Adsorbates on metals: train what is not trained yet, and judge it by the test."""
     settle_process()
-    for one in plan(out, networks.split(","), _numbers(sizes), _numbers(seeds), changes, tag):
-        fit(one, out)
+    folder = out / FOLDER
+    for one in plan(folder, networks.split(","), _numbers(sizes), _numbers(seeds), changes, tag):
+        fit(one, folder)
 
 
 def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
-
-
-if __name__ == "__main__":
-    adslabs_command()

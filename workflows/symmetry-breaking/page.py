@@ -8,6 +8,8 @@ from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
+from adslabs import Judged
+from adslabs_report import difference_table, error_table, theta_table
 from broken import ThetaPart, worst_forbidden
 from field import angle
 from record import FieldFit, Fit
@@ -28,7 +30,9 @@ PART_HEAD = ("task", "layer", "0e", "0o", "1e", "1o", "2e", "2o", "3e", "3o", "4
 FIELD_HEAD = ("fields", "network", "error", "layer", "theta 1o to E", "theta 1e to B")
 
 
-def write(shapes: Sequence[Fit], fields: Sequence[FieldFit], phases: Sequence[Fit], folder: Path) -> None:
+def write(
+    shapes: Sequence[Fit], fields: Sequence[FieldFit], phases: Sequence[Fit], judged: Sequence[Judged], folder: Path
+) -> None:
     """results.json, and the tables between their marks in README.md."""
     runs = {
         name: [_short(asdict(fit)) for fit in fits]
@@ -39,6 +43,9 @@ def write(shapes: Sequence[Fit], fields: Sequence[FieldFit], phases: Sequence[Fi
     text = put(text, "shapes", [*fit_table(shapes), "", *part_table(shapes)])
     text = put(text, "field", field_table(fields))
     text = put(text, "phases", [*fit_table(phases), "", *part_table(phases)])
+    if judged:
+        text = put(text, "adslabs", [error_table(judged), "", difference_table(judged)])
+        text = put(text, "normal", [theta_table(judged)])
     (folder / "README.md").write_text(text)
 
 

@@ -1,7 +1,7 @@
-"""Which symmetry relaxed weights give up: shapes, a charged particle in fields, phases of BaTiO3.
+"""Which symmetry relaxed weights give up: shapes, a charged particle in fields, phases of BaTiO3, adsorbates on metals.
 
-Usage: python workflows/symmetry-breaking/run.py shapes|field|phases|report [--seeds 0,1,2] [--steps N] [--out DIR]
-The first three train what is not trained yet, in runs/symmetry-breaking; `phases` reads $GEOCALC_DATA. `report` writes results.json,
+Usage: python workflows/symmetry-breaking/run.py shapes|field|phases|adslabs|report [--seeds 0,1,2] [--steps N] [--out DIR]
+The first four train what is not trained yet, in runs/symmetry-breaking; `phases` and `adslabs` read $GEOCALC_DATA. `report` writes results.json,
 the tables of README.md and the pictures.
 """
 
@@ -15,6 +15,8 @@ from pathlib import Path
 import click
 import figures
 import page
+from adslabs import FOLDER, adslabs_command
+from adslabs_report import draw, read_judged
 from field import ALONG_AXES, FREE, fit_field
 from phases import ORTHORHOMBIC, TETRAGONAL, fit_phase
 from record import FieldFit, Fit, T, kept, load
@@ -113,9 +115,12 @@ def report_command(seeds: str, out: Path, to: Path) -> None:
     shape_runs = _finished(Fit, out / "shapes", [name for name, _ in shape_fits(seeds, None)])
     phase_runs = _finished(Fit, out / "phases", [name for name, _ in phase_fits(seeds, None)])
     field_runs = _finished(FieldFit, out / "field", [name for name, _ in field_fits(seeds, None)])
-    page.write(shape_runs, field_runs, phase_runs, to)
+    judged = read_judged(out / FOLDER)
+    page.write(shape_runs, field_runs, phase_runs, judged, to)
     figures.draw_shapes(shape_runs, to / "shapes.png")
     figures.draw_field(field_runs, to / "field.png")
+    if judged:
+        draw(judged, to / "adslabs.png")
 
 
 def _finished(kind: type[T], folder: Path, names: list[str]) -> list[T]:
@@ -129,6 +134,8 @@ def _finished(kind: type[T], folder: Path, names: list[str]) -> list[T]:
 def _say(name: str, fit: Fit | FieldFit) -> None:
     print(f"{name}: mean squared error {fit.loss:.3g} of {fit.target:.3g}, {fit.seconds:.1f} s", flush=True)
 
+
+main.add_command(adslabs_command)
 
 if __name__ == "__main__":
     main()
