@@ -30,11 +30,11 @@ class _Into:
     """Paths from one block of features into one block of messages.
 
     Attributes:
-        columns: theirs among those of the couplings. n_paths: how many. output: number of the block of messages.
-        weight: name of the parameter.
+        columns: how many they have among those of the couplings. n_paths: how many there are. output: number of the block of
+            messages. weight: name of the parameter.
     """
 
-    columns: slice
+    columns: int
     n_paths: int
     output: int
     weight: str
@@ -45,10 +45,9 @@ class _Block:
     """A block of features and the paths that leave it.
 
     Attributes:
-        features: its place. copies, width: how many irreps, and components of each. coupling: name of the buffer. into: paths.
+        copies, width: how many irreps, and components of each. coupling: name of the buffer. into: paths, none where it is not used.
     """
 
-    features: slice
     copies: int
     width: int
     coupling: str
@@ -78,7 +77,7 @@ class Convolution(nn.Module):
             )
         blocks = []
         for i, (copies, irrep) in enumerate(irreps_in):
-            into, couplings, start = [], [], 0
+            into, couplings = [], []
             for o, (made_copies, made) in enumerate(irreps_out):
                 found = _couplings(irrep, irreps_filter, made)
                 if not found:
@@ -87,11 +86,10 @@ class Convolution(nn.Module):
                 couplings += [one * math.sqrt(made.dim / (fan_in * n_radial)) for one in found]
                 name = f"weight_{i}_{o}"
                 self.register_parameter(name, nn.Parameter(torch.randn(n_radial * copies * len(found), made_copies)))
-                into.append(_Into(slice(start, start + len(found) * made.dim), len(found), o, name))
-                start = into[-1].columns.stop
+                into.append(_Into(len(found) * made.dim, len(found), o, name))
             if into:
                 self.register_buffer(f"coupling_{i}", torch.cat(couplings, dim=2).flatten(1), persistent=False)
-                blocks.append(_Block(irreps_in.slices()[i], copies, irrep.dim, f"coupling_{i}", tuple(into)))
+            blocks.append(_Block(copies, irrep.dim, f"coupling_{i}", tuple(into)))
         self.blocks = tuple(blocks)
 
     def forward(self, features: Tensor, radial: Tensor, harmonics: Tensor, matrix: Tensor, index: EdgeIndex) -> Tensor:
@@ -101,38 +99,30 @@ class Convolution(nn.Module):
             features: (n_atoms, dim of irreps_in). radial: (n_edges, n_radial), with the envelope in it.
             harmonics: (n_edges, dim of Y). matrix: (dim of Y, dim of e), see `RelaxedFilters`. index: the edges.
         """
-        summed = neighbourhoods(features, radial, harmonics, index)
-        n_atoms, n_radial, n_harmonics, _ = summed.shape
+        n_atoms, n_radial, n_harmonics = index.n_atoms, radial.shape[1], harmonics.shape[1]
+        filters = by_receiver((radial[:, :, None] * harmonics[:, None, :]).flatten(1), index).transpose(1, 2)
+        sent = by_receiver(features.index_select(0, index.senders), index)
         messages: list[list[Tensor]] = [[] for _ in self.irreps_out]
-        for block in self.blocks:
+        for block, part in zip(self.blocks, sent.split([b.copies * b.width for b in self.blocks], dim=2), strict=True):
+            if not block.into:
+                continue
+            summed = (filters @ part).view(n_atoms, n_radial, n_harmonics, block.copies, block.width)
+            rows = summed.transpose(2, 3).reshape(n_atoms * n_radial * block.copies, n_harmonics * block.width)
             coupling = matrix @ getattr(self, block.coupling).to(matrix.dtype)
-            here = summed[..., block.features].reshape(n_atoms, n_radial, n_harmonics, block.copies, block.width)
-            here = here.transpose(2, 3).reshape(n_atoms * n_radial * block.copies, n_harmonics * block.width)
-            coupled = here @ coupling.view(n_harmonics * block.width, -1)
-            for into in block.into:
-                part = coupled[:, into.columns].reshape(n_atoms, n_radial * block.copies * into.n_paths, -1)
-                messages[into.output].append(getattr(self, into.weight).T @ part)
+            coupled = rows @ coupling.view(n_harmonics * block.width, -1)
+            for into, columns in zip(block.into, coupled.split([i.columns for i in block.into], dim=1), strict=True):
+                made = columns.reshape(n_atoms, n_radial * block.copies * into.n_paths, -1)
+                messages[into.output].append(getattr(self, into.weight).T @ made)
         return torch.cat([torch.stack(some).sum(0).flatten(1) for some in messages], dim=1)
 
 
-def neighbourhoods(features: Tensor, radial: Tensor, harmonics: Tensor, index: EdgeIndex) -> Tensor:
-    """sum_j phi(r_ij) x Y(r_ij) x h_j of each atom, (n_atoms, n_radial, dim of Y, dim of h), by a product of matrices for each.
-
-    Args:
-        features: (n_atoms, dim of h). radial: (n_edges, n_radial). harmonics: (n_edges, dim of Y). index: the edges.
-    """
-    n_atoms, n_edges = index.n_atoms, index.receivers.shape[0]
-    filters = (radial[:, :, None] * harmonics[:, None, :]).flatten(1)
-    place = torch.arange(n_edges, device=features.device) - index.receiver_offsets[index.receivers]
+def by_receiver(values: Tensor, index: EdgeIndex) -> Tensor:
+    """Rows of edges (n_edges, width) as those of each receiver, (n_atoms, most edges of an atom, width), with zeros behind."""
+    n_edges = index.receivers.shape[0]
+    place = torch.arange(n_edges, device=values.device) - index.receiver_offsets[index.receivers]
     most = int(place.max()) + 1 if n_edges else 0
-    slot = index.receivers * most + place
-
-    def padded(values: Tensor) -> Tensor:
-        rows = values.new_zeros((n_atoms * most, values.shape[1])).index_copy(0, slot, values)
-        return rows.view(n_atoms, most, values.shape[1])
-
-    summed = padded(filters).transpose(1, 2) @ padded(features.index_select(0, index.senders))
-    return summed.view(n_atoms, radial.shape[1], harmonics.shape[1], features.shape[1])
+    rows = values.new_zeros((index.n_atoms * most, values.shape[1])).index_copy(0, index.receivers * most + place, values)
+    return rows.view(index.n_atoms, most, values.shape[1])
 
 
 def _couplings(kind: o3.Irrep, irreps_filter: o3.Irreps, made: o3.Irrep) -> list[Tensor]:
