@@ -300,8 +300,8 @@ def test_frames_of_the_cell_make_a_broken_network_turn_with_its_slab() -> None:
     ("settings", "told"),
     [
         ({"features": "8x0e + up"}, "irreps '8x0e + up' cannot be read; write copies, degree and parity, such as 16x0e"),
-        ({"features": "8x1o"}, "have 0 0e, of which tags take 0"),
-        ({"tag_hidden_channels": 6}, "have 6 0e, of which tags take 6"),
+        ({"features": "8x1o"}, "features '8x1o' have no 0e, of which energies are made"),
+        ({"tag_hidden_channels": 60}, "hidden_channels=64 leaves -26 channels for the element table"),
         ({"l_relaxed": 0}, "no message 0o can be made of features 6x0e"),
     ],
 )

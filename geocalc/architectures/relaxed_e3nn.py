@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
 from geocalc.errors import InputError
 from geocalc.nn.basis import GaussianBasis, polynomial_envelope
 from geocalc.nn.e3nn_extra import require_e3nn
-from geocalc.nn.embedding import N_TAGS
+from geocalc.nn.embedding import AtomEmbedding
 from geocalc.settings import Settings
 
 SHORTEST = 1e-6  # Angstrom; keeps the direction of a zero-length edge finite
@@ -38,8 +37,12 @@ class RelaxedE3NNSettings(Settings):
     radial_hidden: int = Field(32, ge=1)
     num_radial: int = Field(8, ge=1, description="radial features, of which each path has a linear combination")
     neighbours: float = Field(40.0, gt=0, description="about how many an atom has; sums over them are divided by its root")
-    tag_hidden_channels: int = Field(0, ge=0, description="of the 0e, those that embed the tag")
+    hidden_channels: int = Field(64, ge=2, description="of elements and tags, before they become the first 0e")
+    tag_hidden_channels: int = Field(0, ge=0)
+    pg_hidden_channels: int = Field(8, ge=0, description="of the period, and of the group")
+    phys_embeds: bool = Field(True, description="physical properties of elements, so that rare ones are not strangers")
     n_elements: int = Field(119, ge=2, le=119)
+    n_levels: int = Field(1, ge=1, description="levels of theory")
 
 
 class RelaxedE3NN(Network):
@@ -47,7 +50,7 @@ class RelaxedE3NN(Network):
 
     Raises:
         MissingDependencyError: e3nn is not installed.
-        InputError: the irreps of features cannot be read, leave none for elements, or nothing leads into one of them.
+        InputError: the irreps of features cannot be read, have no 0e, or nothing leads into one of them.
     """
 
     def __init__(self, settings: RelaxedE3NNSettings) -> None:
@@ -63,12 +66,21 @@ class RelaxedE3NN(Network):
         self.cutoff, self.max_neighbors, self.n_elements = s.cutoff, s.max_neighbors, s.n_elements
         between = read_irreps(s.features)
         scalars = o3.Irreps([(copies, irrep) for copies, irrep in between if str(irrep) == "0e"])
-        if scalars.dim <= s.tag_hidden_channels:
-            raise InputError(
-                f"features {s.features!r} have {scalars.dim} 0e, of which tags take {s.tag_hidden_channels}; elements need some too"
-            )
-        self.element = nn.Embedding(s.n_elements, scalars.dim - s.tag_hidden_channels)
-        self.tag = nn.Embedding(N_TAGS, s.tag_hidden_channels) if s.tag_hidden_channels else None
+        if not scalars.dim:
+            raise InputError(f"features {s.features!r} have no 0e, of which energies are made; add some, such as 16x0e")
+        self.n_levels = s.n_levels
+        self.embedding = AtomEmbedding(
+            s.hidden_channels,
+            s.tag_hidden_channels,
+            s.pg_hidden_channels,
+            s.phys_embeds,
+            property_width=0,
+            second_layer=False,
+            n_elements=s.n_elements,
+            compact_tables=False,
+            n_levels=s.n_levels,
+        )
+        self.first = nn.Linear(s.hidden_channels, scalars.dim)
         self.basis = GaussianBasis(s.num_gaussians, s.cutoff)
         harmonics = o3.Irreps.spherical_harmonics(s.l_harmonics)
         self.harmonics = partial(o3.spherical_harmonics, harmonics, normalize=True, normalization="component")
@@ -92,9 +104,7 @@ class RelaxedE3NN(Network):
         if inputs.edge_weight is not None:
             envelope = envelope * inputs.edge_weight.index_select(0, index.first_of_pair)
         harmonics: Tensor = self.harmonics(inputs.edge_vec)
-        hidden: Tensor = self.element(inputs.numbers)
-        if self.tag is not None:
-            hidden = torch.cat([hidden, self.tag(inputs.tags)], dim=1)
+        hidden: Tensor = self.first(self.embedding(inputs.numbers, inputs.tags, inputs.levels))
         for layer in self.layers:
             hidden = layer(hidden, basis, envelope, harmonics, index)
         atoms = self.readout(hidden).squeeze(1)
