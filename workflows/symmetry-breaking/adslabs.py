@@ -177,8 +177,8 @@ def fit(one: Planned, out: Path) -> None:
         if now.step % 100 == 0:
             print(f"{one} {now} {now.seconds:.0f} s", flush=True)
 
-    train(one.recipe, one.folder, out / "prepared", fabric, say)
     if not (one.folder / MEASURED).is_file():
+        train(one.recipe, one.folder, out / "prepared", fabric, say)
         write_whole(one.folder / MEASURED, [json.dumps(asdict(judge(one, out)), indent=1)])
 
 
