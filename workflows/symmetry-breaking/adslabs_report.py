@@ -12,7 +12,7 @@ import numpy as np
 from adslabs import MEASURED, NETWORKS, TURNED, Judged, normal
 from matplotlib.axes import Axes
 
-from geocalc.groups.invariants import projector
+from geocalc.groups.invariants import matrix_of, projector
 from geocalc.groups.point_groups import point_group, turned
 
 LABELS = {
@@ -137,8 +137,6 @@ def _angle(values: Sequence[float], axis: np.ndarray) -> str:
 
 
 def _axis_angle(values: Sequence[float], axis: np.ndarray) -> str:
-    from geocalc.groups.invariants import matrix_of
-
     if not np.linalg.norm(values):
         return "–"
     sizes, vectors = np.linalg.eigh(matrix_of(np.array(values)))
