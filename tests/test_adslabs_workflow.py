@@ -15,6 +15,8 @@ from PIL import Image
 from training import relaxations
 from workflow_modules import workflow_modules
 
+from geocalc.registry import shipped_folder
+
 SHORT = tuple(
     f"training.{name}" for name in ("steps=2", "evaluate_every=2", "checkpoint_every=1", "log_every=1", "batch_size=2")
 )
@@ -22,7 +24,7 @@ SHORT = tuple(
 
 @pytest.fixture(scope="module")
 def study() -> Iterator[dict[str, ModuleType]]:
-    with workflow_modules("symmetry-breaking", ("adslabs", "adslabs_report")) as found:
+    with workflow_modules("symmetry-breaking", ("adslabs", "adslabs_report", "longer")) as found:
         yield found
 
 
@@ -104,3 +106,20 @@ def test_lengths_inside_what_the_surface_allows_are_told_apart(study: dict[str, 
     assert report.allowed_share(theta, axis) == pytest.approx(0.8)
     theta["1o"] = report.turn_to(axis)[:, 0].tolist()
     assert report.allowed_share(theta, axis) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_models_beside_each_other(study: dict[str, ModuleType], tmp_path: Path) -> None:
+    longer = study["longer"]
+    assert longer.read_longer(tmp_path) == []
+    schnet = longer.carded("schnet", shipped_folder() / "schnet")
+    assert schnet.theta == []
+    head, _, line = (row.strip("| ").split(" | ") for row in longer.model_table([schnet]).splitlines())
+    told = dict(zip(head, line, strict=True))
+    pure, _ = schnet.measured["single_points"].values()
+    assert told["model"] == "schnet"
+    assert told["force (meV/Å)"] == f"{1000 * pure['force_mae']:.1f}"
+    theta = {"0e": [2.0], "0o": [0.0], "1e": [0.0] * 3, "1o": [0.0, 0.0, -1.0], "2e": [0.0] * 5, "2o": [0.0] * 5}
+    relaxed = longer.Carded("relaxed-e3nn", 1, schnet.measured, [theta])
+    assert longer.normal_table([schnet, relaxed]).splitlines()[2] == (
+        "| 1 | 0.000 | 0.000 | 0.500 | 0.000 | 0.000 | 1.00 | 180° | – |"
+    )

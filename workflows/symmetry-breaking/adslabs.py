@@ -21,6 +21,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from lightning_fabric import Fabric
 from scipy.spatial.transform import Rotation
+from torch import nn
 
 from geocalc.frames import frame_policy
 from geocalc.nn.theta import thetas
@@ -210,11 +211,16 @@ def judge(one: Planned, out: Path) -> Judged:
         force_mae=errors.force_mae,
         validation_energy_mae=chosen_by.energy_mae,
         validation_force_mae=chosen_by.force_mae,
-        theta=[
-            {block.name: part.detach().flatten().tolist() for block, part in zip(theta.blocks, theta.parts(), strict=True)}
-            for _, theta in thetas(model.network)
-        ],
+        theta=theta_of(model.network),
     )
+
+
+def theta_of(network: nn.Module) -> list[dict[str, list[float]]]:
+    """Of each layer, the relaxed weights of each irrep."""
+    return [
+        {block.name: part.detach().flatten().tolist() for block, part in zip(theta.blocks, theta.parts(), strict=True)}
+        for _, theta in thetas(network)
+    ]
 
 
 @click.command("adslabs")

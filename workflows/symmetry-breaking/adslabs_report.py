@@ -22,6 +22,8 @@ LABELS = {
     TURNED: "relaxed, slabs askew",
 }
 COLOURS = {"faenet": "#7a5195", "equivariant": "#2f6690", "relaxed": "#d1495b"}
+THETA_HEAD = ("layer", "0o", "1e", "1o", "2e", "2o", "share that C∞v allows", "1o to the normal", "2e to it")
+UP = np.array([0.0, 0.0, 1.0])
 SURFACE = "C6v"  # turns about the normal and mirrors that hold it, up to degree 2 those of any angle
 
 
@@ -52,7 +54,7 @@ def error_table(judged: Sequence[Judged]) -> str:
             for size in sizes:
                 cells.append(_mean([1000 * getattr(one, quantity) for one in own if one.size == size]))
         lines.append(cells)
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def difference_table(judged: Sequence[Judged]) -> str:
@@ -72,44 +74,27 @@ def difference_table(judged: Sequence[Judged]) -> str:
                     for quantity in ("energy_mae", "force_mae")
                 ]
                 lines.append([LABELS[other], str(size), *told, str(len(pairs))])
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def theta_table(judged: Sequence[Judged]) -> str:
     """Of each layer the lengths of relaxed weights by that of 0e, what of them the surface allows, and the angle to its normal."""
-    lines = [
-        [
-            "slabs",
-            "relaxations",
-            "seed",
-            "layer",
-            *("0o", "1e", "1o", "2e", "2o"),
-            "share that C∞v allows",
-            "1o to the normal",
-            "2e to it",
-        ]
-    ]
+    lines = [["slabs", "relaxations", "seed", *THETA_HEAD]]
     for one in judged:
-        if one.network not in ("relaxed", TURNED):
-            continue
-        axis = normal() if one.network == TURNED else np.array([0.0, 0.0, 1.0])
-        for number, theta in enumerate(one.theta, 1):
-            lengths = {
-                name: float(np.linalg.norm(values)) / abs(theta["0e"][0]) for name, values in theta.items() if name != "0e"
-            }
-            lines.append(
-                [
-                    "askew" if one.network == TURNED else "as they are",
-                    str(one.size),
-                    str(one.seed),
-                    str(number),
-                    *(f"{lengths[name]:.3f}" for name in ("0o", "1e", "1o", "2e", "2o")),
-                    f"{allowed_share(theta, axis):.2f}",
-                    _angle(theta["1o"], axis),
-                    _axis_angle(theta["2e"], axis),
-                ]
-            )
-    return _markdown(lines)
+        if one.network in ("relaxed", TURNED):
+            slabs, axis = ("askew", normal()) if one.network == TURNED else ("as they are", UP)
+            lines += [[slabs, str(one.size), str(one.seed), *cells] for cells in theta_cells(one.theta, axis)]
+    return markdown(lines)
+
+
+def theta_cells(thetas: Sequence[dict[str, list[float]]], axis: np.ndarray) -> list[list[str]]:
+    """A line of cells for each layer, under THETA_HEAD."""
+    found = []
+    for number, theta in enumerate(thetas, 1):
+        lengths = [f"{np.linalg.norm(theta[name]) / abs(theta['0e'][0]):.3f}" for name in THETA_HEAD[1:6]]
+        share = f"{allowed_share(theta, axis):.2f}"
+        found.append([str(number), *lengths, share, _angle(theta["1o"], axis), _axis_angle(theta["2e"], axis)])
+    return found
 
 
 def allowed_share(theta: dict[str, list[float]], axis: np.ndarray) -> float:
@@ -178,6 +163,7 @@ def _mean(values: Sequence[float], sign: bool = False) -> str:
     return told if len(values) < 2 else f"{told} ± {stdev(values) / len(values) ** 0.5:.1f}"
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A table, its first line the head."""
     head, *rest = lines
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rest))

@@ -12,6 +12,7 @@ from adslabs import Judged
 from adslabs_report import difference_table, error_table, theta_table
 from broken import ThetaPart, worst_forbidden
 from field import angle
+from longer import Carded, model_table, normal_table
 from record import FieldFit, Fit
 
 SHOWN = 1e-6  # of the longest in its layer; what is shorter is rounding
@@ -31,12 +32,17 @@ FIELD_HEAD = ("fields", "network", "error", "layer", "theta 1o to E", "theta 1e 
 
 
 def write(
-    shapes: Sequence[Fit], fields: Sequence[FieldFit], phases: Sequence[Fit], judged: Sequence[Judged], folder: Path
+    shapes: Sequence[Fit],
+    fields: Sequence[FieldFit],
+    phases: Sequence[Fit],
+    judged: Sequence[Judged],
+    models: Sequence[Carded],
+    folder: Path,
 ) -> None:
     """results.json, and the tables between their marks in README.md."""
     runs = {
         name: [_short(asdict(fit)) for fit in fits]
-        for name, fits in (("shapes", shapes), ("field", fields), ("phases", phases))
+        for name, fits in (("shapes", shapes), ("field", fields), ("phases", phases), ("adslabs", judged))
     }
     (folder / "results.json").write_text(json.dumps(runs) + "\n")
     text = (folder / "README.md").read_text()
@@ -46,6 +52,8 @@ def write(
     if judged:
         text = put(text, "adslabs", [error_table(judged), "", difference_table(judged)])
         text = put(text, "normal", [theta_table(judged)])
+    if models:
+        text = put(text, "longer", [model_table(models), "", normal_table(models)])
     (folder / "README.md").write_text(text)
 
 

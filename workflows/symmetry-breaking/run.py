@@ -18,6 +18,7 @@ import page
 from adslabs import FOLDER, adslabs_command
 from adslabs_report import draw, read_judged
 from field import ALONG_AXES, FREE, fit_field
+from longer import read_longer
 from phases import ORTHORHOMBIC, TETRAGONAL, fit_phase
 from record import FieldFit, Fit, T, kept, load
 from shapes import fit_shape, shapes
@@ -116,7 +117,7 @@ def report_command(seeds: str, out: Path, to: Path) -> None:
     phase_runs = _finished(Fit, out / "phases", [name for name, _ in phase_fits(seeds, None)])
     field_runs = _finished(FieldFit, out / "field", [name for name, _ in field_fits(seeds, None)])
     judged = read_judged(out / FOLDER)
-    page.write(shape_runs, field_runs, phase_runs, judged, to)
+    page.write(shape_runs, field_runs, phase_runs, judged, read_longer(out / "longer" / "models"), to)
     figures.draw_shapes(shape_runs, to / "shapes.png")
     figures.draw_field(field_runs, to / "field.png")
     if judged:

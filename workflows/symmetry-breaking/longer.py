@@ -1,0 +1,92 @@
+"""Three models beside the relaxed one, by the cards that workflows/model-card has measured for all on the same held-out relaxations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adslabs import theta_of
+from adslabs_report import THETA_HEAD, UP, markdown, theta_cells
+
+from geocalc.registry import load_model, shipped_folder
+
+SHIPPED = ("schnet", "faenet-sfa-small")
+TRAINED = ("equivariant", "relaxed-e3nn")
+HEAD = (
+    "model",
+    "weights",
+    "steps",
+    "energy (meV)",
+    "force (meV/Å)",
+    "cosine",
+    "clean alloys: force (meV/Å)",
+    "e_ads, relaxed (median) (eV)",
+    "ADwT",
+    "runaways",
+    "outside: e_ads (median) (eV)",
+    "13 atoms (ms)",
+)
+
+
+@dataclass(frozen=True)
+class Carded:
+    """A model and what its card says: name, number of weights, figures of metrics.json, relaxed weights of each layer by irrep."""
+
+    name: str
+    weights: int
+    measured: Mapping[str, Any]
+    theta: Sequence[dict[str, list[float]]]
+
+
+def carded(name: str, folder: Path) -> Carded:
+    """A model in its folder."""
+    network = load_model(folder).potential.model.network
+    return Carded(
+        name=name,
+        weights=sum(weight.numel() for weight in network.parameters()),
+        measured=json.loads((folder / "metrics.json").read_text()),
+        theta=theta_of(network),
+    )
+
+
+def read_longer(folder: Path) -> list[Carded]:
+    """The trained models in a folder, measured, and the shipped ones; none where one of the trained is not there."""
+    places = {name: folder / name for name in TRAINED}
+    if not all((place / "metrics.json").is_file() for place in places.values()):
+        return []
+    places |= {name: shipped_folder() / name for name in SHIPPED}
+    return [carded(name, place) for name, place in places.items()]
+
+
+def model_table(models: Sequence[Carded]) -> str:
+    """A line for each model."""
+    return markdown([HEAD, *(_line(model) for model in models)])
+
+
+def _line(model: Carded) -> list[str]:
+    measured = model.measured
+    adslabs, alloys = measured["single_points"].values()
+    relaxed, outside = next(iter(measured["relaxations"].values())), measured["outside"]
+    return [
+        model.name,
+        f"{model.weights:,}",
+        f"{measured['steps']:,}",
+        f"{1000 * adslabs['energy_mae']:.0f}",
+        f"{1000 * adslabs['force_mae']:.1f}",
+        f"{adslabs['force_cosine']:.2f}",
+        f"{1000 * alloys['force_mae']:.1f}",
+        f"{relaxed['energy_mae']:.3f} ({relaxed['energy_median']:.3f})",
+        f"{relaxed['adwt']:.3f}",
+        str(relaxed["runaways"]),
+        f"{outside['energy_mae']:.2f} ({outside['energy_median']:.2f})",
+        f"{next(iter(measured['milliseconds'].values())):.0f}",
+    ]
+
+
+def normal_table(models: Sequence[Carded]) -> str:
+    """The relaxed weights of the relaxed model."""
+    (relaxed,) = (model for model in models if model.name == "relaxed-e3nn")
+    return markdown([THETA_HEAD, *theta_cells(relaxed.theta, UP)])
