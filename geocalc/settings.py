@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -34,31 +34,66 @@ class Settings(BaseModel):
 
 
 def _sentence(settings: type[BaseModel], fault: Any) -> str:
-    place = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] != "extra_forbidden":
-        ours = fault["type"] == "value_error"
-        told = str(fault["ctx"]["error"]) if ours else f"{fault['msg'].lower()}{_near(fault)}"
-        given = "" if isinstance(fault["input"], Mapping) else f" is {fault['input']!r}"  # a whole group is not repeated
-        return f"`{place}`{given}: {told}" if place else told
-    allowed = _keys_at(settings, fault["loc"][:-1])
-    near = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1)
-    return f"unknown key `{place}`" + (f"; did you mean `{near[0]}`?" if near else f"; allowed here: {', '.join(allowed)}")
+    kind, place = fault["type"], ".".join(_names(settings, fault["loc"]))
+    if kind == "extra_forbidden":
+        return _unknown_key(settings, fault["loc"][:-1], str(fault["loc"][-1]))
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _wrong_tag(settings, place, fault)
+    near = _near(fault, "expected") if kind in ("enum", "literal_error") else ""
+    told = str(fault["ctx"]["error"]) if kind == "value_error" else f"{fault['msg'].lower()}{near}"
+    given = "" if isinstance(fault["input"], Mapping) else f" is {fault['input']!r}"  # a whole group is not repeated
+    return f"`{place}`{given}: {told}" if place else told
 
 
-def _near(fault: Any) -> str:
+def _unknown_key(settings: type[BaseModel], above: tuple[Any, ...], key: str) -> str:
+    allowed = _keys_at(settings, above)
+    near = difflib.get_close_matches(key, allowed, n=1)
+    told = f"; did you mean `{near[0]}`?" if near else f"; allowed here: {', '.join(allowed)}"
+    return f"unknown key `{'.'.join([*_names(settings, above), key])}`{told}"
+
+
+def _wrong_tag(settings: type[BaseModel], place: str, fault: Any) -> str:
+    """The key that says which group of settings this is has no value, or none of those there are."""
+    key = fault["ctx"]["discriminator"].strip("'")
+    given = f"is {fault['ctx']['tag']!r}" if "tag" in fault["ctx"] else "is missing"
+    tags = ", ".join(f"'{tag}'" for kind in _kinds_at(settings, fault["loc"]) for tag in _tags(kind))
+    return f"`{place}.{key}` {given}: should be one of {tags}{_near(fault, 'expected_tags')}"
+
+
+def _near(fault: Any, expected: str) -> str:
     """The allowed name that is nearest to an unknown one."""
-    allowed = re.findall("'([^']*)'", fault.get("ctx", {}).get("expected", "")) if fault["type"] == "enum" else []
-    near = difflib.get_close_matches(str(fault["input"]), allowed, n=1)
+    allowed = re.findall("'([^']*)'", fault["ctx"].get(expected, ""))
+    near = difflib.get_close_matches(str(fault["ctx"].get("tag", fault["input"])), allowed, n=1)
     return f"; did you mean `{near[0]}`?" if near else ""
 
 
-def _keys_at(settings: Any, place: tuple[Any, ...]) -> list[str]:
+def _names(settings: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
+    """A place as the file has it: without the tags by which a group of settings is chosen."""
+    kinds = [_kinds_at(settings, place[:k]) for k in range(len(place))]
+    return [str(name) for name, above in zip(place, kinds, strict=True) if not any(name in _tags(kind) for kind in above)]
+
+
+def _keys_at(settings: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
     """Names of the fields of the settings class found by following `place`."""
+    return sorted({name for kind in _kinds_at(settings, place)[:1] for name in kind.model_fields})
+
+
+def _kinds_at(settings: type[BaseModel], place: tuple[Any, ...]) -> list[type[BaseModel]]:
+    """The settings classes that `place` may lead to."""
+    kinds = [settings]
     for name in place:
-        field = getattr(settings, "model_fields", {}).get(name)
+        field = next((kind.model_fields[name] for kind in kinds if name in kind.model_fields), None)
         if field is not None:
-            settings = next((kind for kind in _classes(field.annotation)), settings)
-    return sorted(getattr(settings, "model_fields", {}))
+            kinds = _classes(field.annotation)
+        elif tagged := [kind for kind in kinds if name in _tags(kind)]:
+            kinds = tagged
+    return kinds
+
+
+def _tags(kind: type[BaseModel]) -> list[Any]:
+    """Values of fields that have one value only, by which a class is chosen among others."""
+    annotations = [field.annotation for field in kind.model_fields.values()]
+    return [get_args(one)[0] for one in annotations if get_origin(one) is Literal and len(get_args(one)) == 1]
 
 
 def _classes(annotation: Any) -> list[type[BaseModel]]:

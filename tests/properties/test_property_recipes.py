@@ -49,10 +49,15 @@ def with_fold(values: Values) -> None:
         ),
         (lambda v: v["training"].update(learning_rat=1), "unknown key `training.learning_rat`; did you mean `learning_rate`?"),
         (lambda v: v["data"].update(valdation=[]), "did you mean `validation`?"),
-        (lambda v: v["data"].update(validation=[]), "`data.glass.validation` is []: tuple should have at least 1 item"),
-        (lambda v: v["data"].update(kind="glas"), "`data`: input tag 'glas' found using 'kind' does not match any"),
+        (lambda v: v["data"].update(validation=[]), "`data.validation` is []: tuple should have at least 1 item"),
+        (
+            lambda v: v["data"].update(kind="glas"),
+            "`data.kind` is 'glas': should be one of 'glass', 'zinc'; did you mean `glass`?",
+        ),
+        (lambda v: v["data"].pop("kind"), "`data.kind` is missing: should be one of 'glass', 'zinc'"),
+        (lambda v: v["data"].update(foldr="x"), "unknown key `data.foldr`; did you mean `folder`?"),
         (lambda v: v["data"].update(graph={"structure": "inherant"}), "did you mean `inherent`?"),
-        (lambda v: v["data"].update(graph={"cutoff": 0.0}), "`data.glass.graph.cutoff` is 0.0: input should be greater than 0"),
+        (lambda v: v["data"].update(graph={"cutoff": 0.0}), "`data.graph.cutoff` is 0.0: input should be greater than 0"),
         (lambda v: v["training"].update(loss="cubed"), "`training.loss` is 'cubed': input should be 'squared' or 'absolute'"),
         (lambda v: v.pop("about"), "`about`: field required"),
         (
@@ -66,7 +71,7 @@ def with_fold(values: Values) -> None:
         (lambda v: v["about"].update(target="how far"), "`about.target` is 'how far': string should match pattern"),
         (zinc, "task is node, but data of kind zinc have a property of each graph"),
         (lambda v: v.update(task="graph"), "task is graph, but data of kind glass have a property of each node"),
-        (with_fold, "`data.zinc`: fold 4 does not exist; 4 folds are counted from 0"),
+        (with_fold, "`data`: fold 4 does not exist; 4 folds are counted from 0"),
     ],
 )
 def test_a_recipe_that_is_wrong_is_refused_in_a_sentence(
