@@ -57,17 +57,21 @@ def test_the_study_on_made_up_relaxations(study: dict[str, ModuleType], data: Pa
     ]
     assert all(one.steps == 2 and one.energy_mae > 0 and one.force_mae > 0 and one.seconds > 0 for one in judged)
     assert [len(one.theta) for one in judged[::2]] == [0, 2, 2, 2]
-    table = report.error_table(judged).splitlines()
+    nothing = adslabs.no_force(out)
+    assert 0 < nothing < 10
+    table = report.error_table(judged, nothing).splitlines()
     assert [line.split(" | ")[0] for line in table[2:]] == [
         "| FAENet + SFA",
         "| equivariant",
         "| relaxed",
         "| relaxed, slabs askew",
+        "| no force at all",
     ]
+    assert table[-1].count(f"{1000 * nothing:.1f}") == 2
     assert f"{1000 * judged[0].energy_mae:.1f}" in table[2]
     assert len(report.difference_table(judged).splitlines()) == 2 + 4
     assert len(report.theta_table(judged).splitlines()) == 2 + 4 * 2
-    report.draw(judged, data / "errors.png")
+    report.draw(judged, nothing, data / "errors.png")
     with Image.open(data / "errors.png") as picture:
         assert min(picture.size) > 300
 

@@ -29,6 +29,7 @@ from geocalc.potential import NetworkPotential
 from geocalc.process import settle_process
 from geocalc.run_folder import write_whole
 from geocalc.settings import override, read_yaml
+from geocalc.train.batches import collate
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.energies import train
 from geocalc.train.labelled import locate, structures_of
@@ -38,7 +39,7 @@ from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT
-from geocalc.train.store import read_store
+from geocalc.train.store import Sample, read_store
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "symmetry-breaking"
@@ -190,11 +191,8 @@ def judge(one: Planned, out: Path) -> Judged:
     load_checkpoint(one.folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     model = run.averaged()
     potential = NetworkPotential(model=model, policy=frame_policy(one.recipe.model.frames))
-    askew = one.name.startswith(TURNED)
-    tested = {name: "validate" for name, part in parts(0, 0).items() if part == "test"}
-    path = write_frames(out / "data" / f"test{'-turned' if askew else ''}.extxyz", tested, TURN if askew else None)
-    test = read_store(prepare(recipe_of("relaxed", path, 0), out / "prepared"))
-    errors, chosen_by = measure(potential, list(test.held_out)), measure(potential, list(samples.held_out))
+    errors = measure(potential, unseen(out, one.name.startswith(TURNED)))
+    chosen_by = measure(potential, list(samples.held_out))
     log = [json.loads(line) for line in (one.folder / "log.jsonl").read_text().splitlines()]
     return Judged(
         network=one.name,
@@ -221,6 +219,19 @@ def theta_of(network: nn.Module) -> list[dict[str, list[float]]]:
         {block.name: part.detach().flatten().tolist() for block, part in zip(theta.blocks, theta.parts(), strict=True)}
         for _, theta in thetas(network)
     ]
+
+
+def unseen(out: Path, askew: bool = False) -> list[Sample]:
+    """Structures of the test."""
+    own = {name: "validate" for name, part in parts(0, 0).items() if part == "test"}
+    path = write_frames(out / "data" / f"test{'-turned' if askew else ''}.extxyz", own, TURN if askew else None)
+    return list(read_store(prepare(recipe_of("relaxed", path, 0), out / "prepared")).held_out)
+
+
+def no_force(out: Path) -> float:
+    """Mean size of a component of the forces on atoms that may move, eV/Angstrom, of the test: the error of predicting none."""
+    systems, labels = collate(unseen(out))
+    return float(labels.forces[~systems.fixed.all(1)].abs().mean())
 
 
 @click.command("adslabs")

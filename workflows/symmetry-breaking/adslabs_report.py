@@ -35,8 +35,8 @@ def read_judged(folder: Path) -> list[Judged]:
     return sorted(known, key=lambda one: (order[one.network], one.size, one.seed))
 
 
-def error_table(judged: Sequence[Judged]) -> str:
-    """Mean errors of the test over seeds, with their standard errors."""
+def error_table(judged: Sequence[Judged], nothing: float) -> str:
+    """Mean errors of the test over seeds, with their standard errors; `nothing` (eV/Angstrom) is the error of predicting no force."""
     sizes = sorted({one.size for one in judged})
     lines = [
         [
@@ -54,6 +54,7 @@ def error_table(judged: Sequence[Judged]) -> str:
             for size in sizes:
                 cells.append(_mean([1000 * getattr(one, quantity) for one in own if one.size == size]))
         lines.append(cells)
+    lines.append(["no force at all", "", "", *("" for _ in sizes), *(f"{1000 * nothing:.1f}" for _ in sizes)])
     return markdown(lines)
 
 
@@ -129,12 +130,14 @@ def _axis_angle(values: Sequence[float], axis: np.ndarray) -> str:
     return f"{np.degrees(np.arccos(np.clip(abs(main @ axis), 0, 1))):.0f}°"
 
 
-def draw(judged: Sequence[Judged], path: Path) -> None:
-    """Errors of energies and forces against the number of relaxations, a dot for each seed."""
+def draw(judged: Sequence[Judged], nothing: float, path: Path) -> None:
+    """Errors of energies and forces against the number of relaxations, a dot for each seed; `nothing` as for the table."""
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.6), layout="constrained")
     _draw_errors(axes[0], judged, "energy_mae", "energy MAE (meV)")
     _draw_errors(axes[1], judged, "force_mae", "force MAE (meV/Å)")
     axes[0].legend(frameon=False)
+    axes[1].axhline(1000 * nothing, color="0.5", lw=1, ls="--")
+    axes[1].text(axes[1].get_xlim()[1], 1000 * nothing, "no force at all", ha="right", va="bottom", color="0.4", fontsize=8)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

@@ -36,10 +36,11 @@ def write(
     fields: Sequence[FieldFit],
     phases: Sequence[Fit],
     judged: Sequence[Judged],
+    nothing: float,
     models: Sequence[Carded],
     folder: Path,
 ) -> None:
-    """results.json, and the tables between their marks in README.md."""
+    """results.json, and the tables between their marks in README.md; `nothing` is the error of predicting no force on adslabs."""
     runs = {
         name: [_short(asdict(fit)) for fit in fits]
         for name, fits in (("shapes", shapes), ("field", fields), ("phases", phases), ("adslabs", judged))
@@ -50,7 +51,7 @@ def write(
     text = put(text, "field", field_table(fields))
     text = put(text, "phases", [*fit_table(phases), "", *part_table(phases)])
     if judged:
-        text = put(text, "adslabs", [error_table(judged), "", difference_table(judged)])
+        text = put(text, "adslabs", [error_table(judged, nothing), "", difference_table(judged)])
         text = put(text, "normal", [theta_table(judged)])
     if models:
         text = put(text, "longer", [model_table(models), "", normal_table(models)])
