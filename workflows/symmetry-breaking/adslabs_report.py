@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
 import matplotlib.pyplot as plt
 import numpy as np
-from adslabs import MEASURED, NETWORKS, TURNED, Judged, normal
+from adslabs import MEASURED, NETWORKS, TURNED, Judged, no_force, normal
 from matplotlib.axes import Axes
 
 from geocalc.groups.invariants import matrix_of, projector
@@ -35,8 +36,21 @@ def read_judged(folder: Path) -> list[Judged]:
     return sorted(known, key=lambda one: (order[one.network], one.size, one.seed))
 
 
-def error_table(judged: Sequence[Judged], nothing: float) -> str:
-    """Mean errors of the test over seeds, with their standard errors; `nothing` (eV/Angstrom) is the error of predicting no force."""
+@dataclass(frozen=True)
+class NoForce:
+    """Errors of predicting no force, eV/Angstrom: mean components in the axes of the slabs, and where slabs lie askew."""
+
+    straight: float
+    askew: float
+
+
+def read_no_force(folder: Path) -> NoForce:
+    """Of the structures of the test."""
+    return NoForce(no_force(folder), no_force(folder, askew=True))
+
+
+def error_table(judged: Sequence[Judged], nothing: NoForce) -> str:
+    """Mean errors of the test over seeds, with their standard errors, and those of predicting no force."""
     sizes = sorted({one.size for one in judged})
     lines = [
         [
@@ -54,7 +68,8 @@ def error_table(judged: Sequence[Judged], nothing: float) -> str:
             for size in sizes:
                 cells.append(_mean([1000 * getattr(one, quantity) for one in own if one.size == size]))
         lines.append(cells)
-    lines.append(["no force at all", "", "", *("" for _ in sizes), *(f"{1000 * nothing:.1f}" for _ in sizes)])
+    for label, value in (("no force at all", nothing.straight), ("no force at all, slabs askew", nothing.askew)):
+        lines.append([label, "", "", *("" for _ in sizes), *(f"{1000 * value:.1f}" for _ in sizes)])
     return markdown(lines)
 
 
@@ -130,14 +145,16 @@ def _axis_angle(values: Sequence[float], axis: np.ndarray) -> str:
     return f"{np.degrees(np.arccos(np.clip(abs(main @ axis), 0, 1))):.0f}°"
 
 
-def draw(judged: Sequence[Judged], nothing: float, path: Path) -> None:
-    """Errors of energies and forces against the number of relaxations, a dot for each seed; `nothing` as for the table."""
+def draw(judged: Sequence[Judged], nothing: NoForce, path: Path) -> None:
+    """Errors of energies and forces against the number of relaxations, a dot for each seed."""
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.6), layout="constrained")
     _draw_errors(axes[0], judged, "energy_mae", "energy MAE (meV)")
     _draw_errors(axes[1], judged, "force_mae", "force MAE (meV/Å)")
     axes[0].legend(frameon=False)
-    axes[1].axhline(1000 * nothing, color="0.5", lw=1, ls="--")
-    axes[1].text(axes[1].get_xlim()[1], 1000 * nothing, "no force at all", ha="right", va="bottom", color="0.4", fontsize=8)
+    axes[1].axhline(1000 * nothing.straight, color="0.5", lw=1, ls="--")
+    axes[1].text(
+        axes[1].get_xlim()[1], 1000 * nothing.straight, "no force at all", ha="right", va="bottom", color="0.4", fontsize=8
+    )
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from adslabs import Judged
-from adslabs_report import difference_table, error_table, theta_table
+from adslabs_report import NoForce, difference_table, error_table, theta_table
 from broken import ThetaPart, worst_forbidden
 from field import angle
 from longer import Carded, model_table, normal_table
@@ -36,11 +36,11 @@ def write(
     fields: Sequence[FieldFit],
     phases: Sequence[Fit],
     judged: Sequence[Judged],
-    nothing: float,
+    nothing: NoForce | None,
     models: Sequence[Carded],
     folder: Path,
 ) -> None:
-    """results.json, and the tables between their marks in README.md; `nothing` is the error of predicting no force on adslabs."""
+    """results.json, and the tables between their marks in README.md"""
     runs = {
         name: [_short(asdict(fit)) for fit in fits]
         for name, fits in (("shapes", shapes), ("field", fields), ("phases", phases), ("adslabs", judged))
@@ -50,7 +50,7 @@ def write(
     text = put(text, "shapes", [*fit_table(shapes), "", *part_table(shapes)])
     text = put(text, "field", field_table(fields))
     text = put(text, "phases", [*fit_table(phases), "", *part_table(phases)])
-    if judged:
+    if nothing is not None:
         text = put(text, "adslabs", [error_table(judged, nothing), "", difference_table(judged)])
         text = put(text, "normal", [theta_table(judged)])
     if models:

@@ -15,8 +15,8 @@ from pathlib import Path
 import click
 import figures
 import page
-from adslabs import FOLDER, adslabs_command, no_force
-from adslabs_report import draw, read_judged
+from adslabs import FOLDER, adslabs_command
+from adslabs_report import draw, read_judged, read_no_force
 from field import ALONG_AXES, FREE, fit_field
 from longer import read_longer
 from phases import ORTHORHOMBIC, TETRAGONAL, fit_phase
@@ -117,11 +117,11 @@ def report_command(seeds: str, out: Path, to: Path) -> None:
     phase_runs = _finished(Fit, out / "phases", [name for name, _ in phase_fits(seeds, None)])
     field_runs = _finished(FieldFit, out / "field", [name for name, _ in field_fits(seeds, None)])
     judged = read_judged(out / FOLDER)
-    nothing, models = no_force(out / FOLDER) if judged else 0.0, read_longer(out / "longer" / "models")
+    nothing, models = read_no_force(out / FOLDER) if judged else None, read_longer(out / "longer" / "models")
     page.write(shape_runs, field_runs, phase_runs, judged, nothing, models, to)
     figures.draw_shapes(shape_runs, to / "shapes.png")
     figures.draw_field(field_runs, to / "field.png")
-    if judged:
+    if nothing is not None:
         draw(judged, nothing, to / "adslabs.png")
 
 
