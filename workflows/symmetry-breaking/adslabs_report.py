@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from adslabs import MEASURED, NETWORKS, TURNED, Judged, no_force, normal
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from geocalc.groups.invariants import matrix_of, projector
 from geocalc.groups.point_groups import point_group, turned
@@ -160,17 +161,24 @@ def draw(judged: Sequence[Judged], nothing: NoForce, path: Path) -> None:
 
 
 def _draw_errors(axis: Axes, judged: Sequence[Judged], quantity: str, label: str) -> None:
-    for name in NETWORKS:
+    for name, aside in zip(NETWORKS, (0.95, 1.0, 1.05), strict=True):
         own = [one for one in judged if one.network == name]
         sizes = sorted({one.size for one in own})
         means = [fmean(1000 * getattr(one, quantity) for one in own if one.size == size) for size in sizes]
         axis.plot(sizes, means, "-", color=COLOURS[name], label=LABELS[name])
         axis.plot(
-            [one.size for one in own], [1000 * getattr(one, quantity) for one in own], "o", ms=4, color=COLOURS[name], alpha=0.6
+            [aside * one.size for one in own],
+            [1000 * getattr(one, quantity) for one in own],
+            "o",
+            ms=4,
+            color=COLOURS[name],
+            alpha=0.6,
         )
     axis.set(xscale="log", yscale="log", xlabel="relaxations learnt from", ylabel=label)
     sizes = sorted({one.size for one in judged})
     axis.set_xticks(sizes, [str(size) for size in sizes])
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)))
+    axis.yaxis.set_major_formatter("{x:.0f}")
     axis.minorticks_off()
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
