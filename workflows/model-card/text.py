@@ -11,7 +11,8 @@ import picture
 from geocalc.registry import LoadedModel
 from geocalc.train.recipe import Recipe
 
-ARCHITECTURES = {"faenet": "FAENet", "schnet": "SchNet"}
+ARCHITECTURES = {"faenet": "FAENet", "schnet": "SchNet", "relaxed-e3nn": "relaxed equivariant"}
+EXTRAS = {"relaxed-e3nn": "- **Needs** e3nn: `pip install 'geocalc[e3nn]'`."}
 FRAMES = {
     "lattice": "`lattice` (average over the symmetry-equivalent lattice frames: exactly invariant under rotation, reflection, "
     "translation, permutation, re-wrapping and choice of in-plane basis); `cell` is one of them, several times faster, and exact "
@@ -19,7 +20,7 @@ FRAMES = {
     "cell": "`cell` (one lattice frame: exactly invariant under rotation, reflection, translation, permutation and re-wrapping, but not "
     "under the choice of in-plane basis); `lattice`, on request, averages over all of them and is exact under that too, at several "
     "times the price.",
-    "none": "none needed: the energy depends on distances alone.",
+    "none": "none needed: turning, mirroring or shifting a structure changes no energy.",
 }
 TRAINED = {
     "none": "no frames",
@@ -43,6 +44,7 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         f"- **Elements:** {' '.join(c.elements)}.",
         "- **Forces:** exact gradient of the energy (`conservative: true`). No stress: cell relaxation is refused.",
         f"- **Frames:** {FRAMES[c.frames]}",
+        *([EXTRAS[c.architecture]] if c.architecture in EXTRAS else []),
         f"- **Tags:** {'read, in the convention of OC20' if c.reads_tags else 'ignored; relabelling atoms changes nothing'}.",
         f"- **Licence of the weights:** {c.licence}.",
         "",
