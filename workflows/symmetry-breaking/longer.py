@@ -1,4 +1,4 @@
-"""Three models beside the relaxed one, by the cards that workflows/model-card has measured for all on the same held-out relaxations."""
+"""The shipped relaxed model, its equivariant twin and two others, by the cards that workflows/model-card has measured for all."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from adslabs_report import THETA_HEAD, UP, markdown, theta_cells
 
 from geocalc.registry import load_model, shipped_folder
 
-SHIPPED = ("schnet", "faenet-sfa-small")
-TRAINED = ("equivariant", "relaxed-e3nn")
+TWIN, RELAXED = "equivariant", "relaxed-e3nn"
+SHIPPED = ("schnet", "faenet-sfa-small", RELAXED)
 HEAD = (
     "model",
     "weights",
@@ -53,12 +53,11 @@ def carded(name: str, folder: Path) -> Carded:
 
 
 def read_longer(folder: Path) -> list[Carded]:
-    """The trained models in a folder, measured, and the shipped ones; none where one of the trained is not there."""
-    places = {name: folder / name for name in TRAINED}
-    if not all((place / "metrics.json").is_file() for place in places.values()):
+    """The equivariant twin in a folder and the shipped models; none where the twin is not there."""
+    if not (folder / TWIN / "metrics.json").is_file():
         return []
-    places |= {name: shipped_folder() / name for name in SHIPPED}
-    return [carded(name, place) for name, place in places.items()]
+    places = {name: shipped_folder() / name for name in SHIPPED} | {TWIN: folder / TWIN}
+    return [carded(name, places[name]) for name in (*SHIPPED[:2], TWIN, RELAXED)]
 
 
 def model_table(models: Sequence[Carded]) -> str:
@@ -88,5 +87,5 @@ def _line(model: Carded) -> list[str]:
 
 def normal_table(models: Sequence[Carded]) -> str:
     """The relaxed weights of the relaxed model."""
-    (relaxed,) = (model for model in models if model.name == "relaxed-e3nn")
+    (relaxed,) = (model for model in models if model.name == RELAXED)
     return markdown([THETA_HEAD, *theta_cells(relaxed.theta, UP)])
