@@ -262,6 +262,8 @@ def test_noise_below_the_tolerance_is_not_read_as_symmetry_breaking() -> None:
 
 
 def test_what_cannot_be_read_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="a calculator or a network, got list"):
+        symmetry_breaking([])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="Linear has no relaxed weights"):
         symmetry_breaking(nn.Linear(2, 2))
     theta = theta_of("0e + 1o")
@@ -330,7 +332,7 @@ def folder(tmp_path: Path) -> Path:
 def test_models_and_calculators_are_read_alike(folder: Path) -> None:
     loaded, calculator = load_model(folder, device="cpu"), geocalc.GeoCalc(folder, device="cpu")
     network = loaded.potential.model.network
-    texts = {str(symmetry_breaking(model, "D4h")) for model in (loaded, calculator, network, loaded.potential.model.network)}
+    texts = {str(symmetry_breaking(model, "D4h")) for model in (loaded, calculator, network, folder, str(folder))}
     assert len(texts) == 1
     assert symmetry_breaking(loaded).symmetry.schoenflies == "D∞h"
 
@@ -356,3 +358,13 @@ def test_the_command_tells_draws_and_turns(folder: Path, tmp_path: Path) -> None
     for wrong, message in ((["--turn"], "no group to turn"), (["--group", "D4k"], "did you mean")):
         status, text = run(*wrong)
         assert (status, message in text) == (1, True)
+
+
+def test_the_shipped_model_knows_up_from_down() -> None:
+    """It has learnt of slabs turned about their normals, and nothing but them tells theta where that is and which way is up."""
+    found = symmetry_breaking("relaxed-e3nn", "C6v")
+    assert found.symmetry.schoenflies == "C∞v"
+    assert all(layer.share is not None and layer.share > 0.99 for layer in found.layers)
+    polar = [one for one in found.components if one.irrep == "1o" and not one.is_zero]
+    assert polar
+    assert max(one.angle(np.array([0.0, 0.0, 1.0])) for one in polar) < 2.0

@@ -7,6 +7,7 @@ layers, not lengths.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from geocalc.groups.invariants import Part, matrix_of, projector
 from geocalc.groups.point_groups import as_group, identify, point_group, turned
 from geocalc.groups.stabilisers import Stabiliser, stabiliser
 from geocalc.nn.theta import Theta, thetas
-from geocalc.registry import LoadedModel
+from geocalc.registry import LoadedModel, load_model
 
 TOLERANCE = 0.02
 ZERO = 1e-3
@@ -128,7 +129,7 @@ class SymmetryBreaking:
 
 
 def symmetry_breaking(
-    model: nn.Module | LoadedModel | GeoCalc,
+    model: nn.Module | LoadedModel | GeoCalc | str | os.PathLike[str],
     group: str | np.ndarray | None = None,
     *,
     orientation: np.ndarray | None = None,
@@ -141,7 +142,7 @@ def symmetry_breaking(
     lattice with `cell` or `lattice`.
 
     Args:
-        model: a loaded model, the calculator, or a network.
+        model: name or folder of a model, a loaded one, the calculator, or a network.
         group: that one expects to be left, by name or as (n, 3, 3) Cartesian matrices (see `geocalc.groups.structure_groups.group_of`).
         orientation: (3, 3) orthogonal; a group given by name, and the axes along which symmetries are looked for, are turned by it.
         tolerance: an element of O(3) is kept if it changes the relaxed weights by less than this part of what is not 0e.
@@ -172,14 +173,18 @@ def symmetry_breaking(
     return SymmetryBreaking(layers=tuple(layers), symmetry=common, group=title)
 
 
-def relaxed_weights(model: nn.Module | LoadedModel | GeoCalc) -> list[tuple[str, Theta]]:
+def relaxed_weights(model: nn.Module | LoadedModel | GeoCalc | str | os.PathLike[str]) -> list[tuple[str, Theta]]:
     """The relaxed weights of a model with their places in its network.
 
     Raises:
         InputError: it has none.
     """
+    if isinstance(model, (str, os.PathLike)):
+        model = load_model(model, device="cpu")
     loaded = model.model if isinstance(model, GeoCalc) else model
     network = loaded.potential.model.network if isinstance(loaded, LoadedModel) else loaded
+    if not isinstance(network, nn.Module):
+        raise InputError(f"a model is a name, a folder, a calculator or a network, got {type(network).__name__}")
     found = [(name or "theta", theta) for name, theta in thetas(network)]
     if not found:
         whose = loaded.card.name if isinstance(loaded, LoadedModel) else type(network).__name__
