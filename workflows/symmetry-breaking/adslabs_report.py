@@ -25,6 +25,7 @@ LABELS = {
 }
 COLOURS = {"faenet": "#7a5195", "equivariant": "#2f6690", "relaxed": "#d1495b"}
 THETA_HEAD = ("layer", "0o", "1e", "1o", "2e", "2o", "share that C∞v allows", "1o to the normal", "2e to it")
+ABSENT = 1e-3  # of 0e; what is shorter has no direction worth telling
 UP = np.array([0.0, 0.0, 1.0])
 SURFACE = "C6v"  # turns about the normal and mirrors that hold it, up to degree 2 those of any angle
 
@@ -108,9 +109,11 @@ def theta_cells(thetas: Sequence[dict[str, list[float]]], axis: np.ndarray) -> l
     """A line of cells for each layer, under THETA_HEAD."""
     found = []
     for number, theta in enumerate(thetas, 1):
-        lengths = [f"{np.linalg.norm(theta[name]) / abs(theta['0e'][0]):.3f}" for name in THETA_HEAD[1:6]]
-        share = f"{allowed_share(theta, axis):.2f}"
-        found.append([str(number), *lengths, share, _angle(theta["1o"], axis), _axis_angle(theta["2e"], axis)])
+        lengths = {name: float(np.linalg.norm(theta[name])) / abs(theta["0e"][0]) for name in THETA_HEAD[1:6]}
+        polar = f"{_angle(theta['1o'], axis):.0f}°" if lengths["1o"] > ABSENT else "–"
+        even = f"{_axis_angle(theta['2e'], axis):.0f}°" if lengths["2e"] > ABSENT else "–"
+        told = [f"{length:.3f}" for length in lengths.values()]
+        found.append([str(number), *told, f"{allowed_share(theta, axis):.2f}", polar, even])
     return found
 
 
@@ -133,17 +136,16 @@ def turn_to(axis: np.ndarray) -> np.ndarray:
     return np.stack((first, np.cross(axis, first), axis), axis=1)
 
 
-def _angle(values: Sequence[float], axis: np.ndarray) -> str:
-    length = float(np.linalg.norm(values))
-    return f"{np.degrees(np.arccos(np.clip(np.dot(values, axis) / length, -1, 1))):.0f}°" if length else "–"
+def _angle(values: Sequence[float], axis: np.ndarray) -> float:
+    """Degrees between a vector and an axis."""
+    return float(np.degrees(np.arccos(np.clip(np.dot(values, axis) / np.linalg.norm(values), -1, 1))))
 
 
-def _axis_angle(values: Sequence[float], axis: np.ndarray) -> str:
-    if not np.linalg.norm(values):
-        return "–"
+def _axis_angle(values: Sequence[float], axis: np.ndarray) -> float:
+    """Degrees between an axis and the principal axis with the largest value."""
     sizes, vectors = np.linalg.eigh(matrix_of(np.array(values)))
     main = vectors[:, int(np.argmax(np.abs(sizes)))]
-    return f"{np.degrees(np.arccos(np.clip(abs(main @ axis), 0, 1))):.0f}°"
+    return float(np.degrees(np.arccos(np.clip(abs(main @ axis), 0, 1))))
 
 
 def draw(judged: Sequence[Judged], nothing: NoForce, path: Path) -> None:
