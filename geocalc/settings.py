@@ -90,10 +90,10 @@ def _kinds_at(settings: type[BaseModel], place: tuple[Any, ...]) -> list[type[Ba
     return kinds
 
 
-def _tags(kind: type[BaseModel]) -> list[Any]:
-    """Values of fields that have one value only, by which a class is chosen among others."""
-    annotations = [field.annotation for field in kind.model_fields.values()]
-    return [get_args(one)[0] for one in annotations if get_origin(one) is Literal and len(get_args(one)) == 1]
+def _tags(kind: type[BaseModel]) -> list[str]:
+    """Values of fields that can be one word only, by which a class is chosen among others."""
+    choices = [get_args(field.annotation) for field in kind.model_fields.values() if get_origin(field.annotation) is Literal]
+    return [words[0] for words in choices if len(words) == 1 and isinstance(words[0], str)]
 
 
 def _classes(annotation: Any) -> list[type[BaseModel]]:
