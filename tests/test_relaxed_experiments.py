@@ -27,6 +27,7 @@ STUDY = Path(__file__).parents[1] / "workflows" / "symmetry-breaking"
 MODULES = (
     "adslabs",
     "adslabs_report",
+    "longer",
     "broken",
     "record",
     "network",
