@@ -361,7 +361,7 @@ def test_the_command_tells_draws_and_turns(folder: Path, tmp_path: Path) -> None
 
 
 def test_the_shipped_model_knows_up_from_down() -> None:
-    """It has learnt of slabs turned about their normals, and nothing but them tells theta where that is and which way is up."""
+    """It has learnt of slabs turned about their normals, which leaves theta their axis only; that up is not down it has found."""
     found = symmetry_breaking("relaxed-e3nn", "C6v")
     assert found.symmetry.schoenflies == "C∞v"
     assert all(layer.share is not None and layer.share > 0.99 for layer in found.layers)
