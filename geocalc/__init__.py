@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from geocalc.api import iter_relax, predict, relax
     from geocalc.breaking.report import symmetry_breaking
     from geocalc.calculator import GeoCalc
+    from geocalc.core.systems import Potential, Prediction, Systems
     from geocalc.errors import GeoCalcError
     from geocalc.guards import Status
     from geocalc.io import from_atoms, from_structure, to_atoms
     from geocalc.registry import LoadedModel, list_models, load_model
     from geocalc.snapshots import Relaxation
-    from geocalc.systems import Potential, Prediction, Systems
 
 __version__ = "0.1.0"
 
@@ -25,11 +25,11 @@ _HOME = {
     "GeoCalc": "calculator",
     "GeoCalcError": "errors",
     "LoadedModel": "registry",
-    "Potential": "systems",
-    "Prediction": "systems",
+    "Potential": "core.systems",
+    "Prediction": "core.systems",
     "Relaxation": "snapshots",
     "Status": "guards",
-    "Systems": "systems",
+    "Systems": "core.systems",
     "from_atoms": "io",
     "from_structure": "io",
     "iter_relax": "api",

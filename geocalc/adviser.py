@@ -6,12 +6,12 @@ import os
 from dataclasses import dataclass, replace
 
 from geocalc.card import ModelCard, Task
+from geocalc.core.systems import Systems
 from geocalc.direct_model import DirectModel, direct_model
 from geocalc.errors import FAILURES, InputError, told
 from geocalc.intervals import Calibration
 from geocalc.records import SecondOpinion, finite
 from geocalc.registry import load_model
-from geocalc.systems import Systems
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
-from geocalc.systems import Prediction, Systems
+from geocalc.core.systems import Prediction, Systems
 
 
 @dataclass(frozen=True, kw_only=True)

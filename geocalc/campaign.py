@@ -15,6 +15,7 @@ import torch
 
 from geocalc import __version__
 from geocalc.cell_relaxation import CellRelaxation, CellSnapshot
+from geocalc.core.systems import Systems
 from geocalc.engines import make_engine
 from geocalc.errors import FAILURES, told
 from geocalc.extxyz import format_frame
@@ -26,7 +27,6 @@ from geocalc.records import Record, SecondOpinion, finite
 from geocalc.relax_settings import RelaxSettings
 from geocalc.run_folder import RunFolder, content_key
 from geocalc.snapshots import Relaxation
-from geocalc.systems import Systems
 from geocalc.tags import Conversions
 from geocalc.tasks import Engine, NamedPotential, Outcome, Report, Task
 from geocalc.warm_start import name_of

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from pydantic import Field
 
+from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.graphs import GraphSettings
 from geocalc.intervals import Calibration
-from geocalc.settings import Settings
 from geocalc.supernodes import Supernodes
 
 CARD_SCHEMA = 1

@@ -16,9 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from geocalc.core.matrices import determinant, exponential, exponential_along, inverse, rows_times, times
+from geocalc.core.systems import CELL, Systems, n_atoms_of
 from geocalc.errors import InputError
-from geocalc.matrices import determinant, exponential, exponential_along, inverse, rows_times, times
-from geocalc.systems import CELL, Systems, n_atoms_of
 
 STRAINS = ("xx", "yy", "zz", "yz", "xz", "xy")  # the components of a mask, in ASE's order
 _PLACES = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))

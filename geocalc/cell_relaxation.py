@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from geocalc.cell_filters import CellFilter, atoms_of, forces_from, forces_with, start_of
+from geocalc.core.matrices import determinant, inverse, rows_times
+from geocalc.core.systems import Potential, Prediction, Systems, allowed, per_system
 from geocalc.errors import InputError
-from geocalc.matrices import determinant, inverse, rows_times
 from geocalc.optim.base import Optimizer
 from geocalc.relaxation import Observer, relax_systems
 from geocalc.snapshots import Relaxation, Snapshot
 from geocalc.symmetry import symmetrize
-from geocalc.systems import Potential, Prediction, Systems, allowed, per_system
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from ase import Atoms
 from ase.constraints import FixAtoms, FixCartesian, FixedLine, FixedPlane, FixScaled
 from ase.geometry import complete_cell
 
+from geocalc.core.projectors import LINE_DIRECTION, PLANE_NORMAL, Held, directions, is_mask, on_axes, onto, settle
 from geocalc.errors import InputError
-from geocalc.projectors import LINE_DIRECTION, PLANE_NORMAL, Held, directions, is_mask, on_axes, onto, settle
 
 COARSE = 1e-6  # a direction this close to an axis counts as fixed where only a mask is asked for
 KEPT = FixAtoms | FixCartesian | FixedPlane | FixedLine | FixScaled

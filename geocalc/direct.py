@@ -7,11 +7,11 @@ import time
 
 import torch
 
+from geocalc.core.process import one_thread
+from geocalc.core.systems import Potential, Systems, allowed, own_memory
 from geocalc.errors import FAILURES, InputError, told
 from geocalc.guards import Status
-from geocalc.process import one_thread
 from geocalc.snapshots import Relaxation
-from geocalc.systems import Potential, Systems, allowed, own_memory
 from geocalc.tasks import Outcome, Task
 
 

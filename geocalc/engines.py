@@ -12,13 +12,13 @@ from geocalc.adviser import Adviser
 from geocalc.batching import Batches, budget_of
 from geocalc.cell_filters import STRAINS, CellFilter
 from geocalc.cell_relaxation import CellOpener, CellPotential, restored, restored_snapshot
+from geocalc.core.process import available_cores, settle_process
+from geocalc.core.systems import Potential
 from geocalc.direct import predict_task
 from geocalc.errors import InputError, told
 from geocalc.optim import make_optimizer
-from geocalc.process import available_cores, settle_process
 from geocalc.relax_settings import ALL_STRAINS, RelaxSettings
 from geocalc.second_opinion import WithOpinions, advised
-from geocalc.systems import Potential
 from geocalc.tasks import Engine, NamedPotential, OneByOne, Outcome, Report, Task, relax_task
 from geocalc.warm_start import Proposal, check_for_workers
 from geocalc.workers import Lost, WorkerPool

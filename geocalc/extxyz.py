@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from geocalc.elements import symbols
+from geocalc.core.elements import symbols
+from geocalc.core.projectors import LINE_DIRECTION, PLANE_NORMAL, directions
+from geocalc.core.systems import Systems
 from geocalc.errors import InputError
-from geocalc.projectors import LINE_DIRECTION, PLANE_NORMAL, directions
-from geocalc.systems import Systems
 
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_.:#/+-]*")
 _WORD = re.compile(r"T|F|true|false|True|False|[-+]?(inf|nan|infinity)|[-+0-9.][-+0-9.eEdD_]*", re.IGNORECASE)

@@ -22,11 +22,11 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
+from geocalc.core.settings import Settings
+from geocalc.core.systems import Systems
 from geocalc.errors import InputError
 from geocalc.images import nearest_images
 from geocalc.neighbors import Graph, NeighborCache, build_graph, count_edges, edge_vectors, full_cell, graph_of, search, split
-from geocalc.settings import Settings
-from geocalc.systems import Systems
 from geocalc.truncation import (
     NO_EDGES,
     Cut,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from geocalc.core.settings import Settings
 from geocalc.errors import InputError
-from geocalc.settings import Settings
 
 LEVELS = (0.68, 0.95)
 FEWEST = 20  # structures; the 95 % quantile of fewer is their largest error

@@ -15,11 +15,11 @@ from ase import Atoms
 from ase.filters import Filter
 
 from geocalc.constraints import ase_constraints, fixed_mask, read_constraints, scaled_space
-from geocalc.elements import N_ELEMENTS, covalent_radii, symbols
+from geocalc.core.elements import N_ELEMENTS, covalent_radii, symbols
+from geocalc.core.projectors import Held, settle
+from geocalc.core.systems import Systems
 from geocalc.errors import InputError
 from geocalc.neighbors import build_graph, edge_vectors, searchable
-from geocalc.projectors import Held, settle
-from geocalc.systems import Systems
 from geocalc.tags import Conversions, TagReading, read_tags
 
 if TYPE_CHECKING:

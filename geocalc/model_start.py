@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from geocalc.card import Task
+from geocalc.core.systems import Systems, select
 from geocalc.direct_model import DirectModel, direct_model
 from geocalc.errors import InputError
 from geocalc.registry import load_model
-from geocalc.systems import Systems, select
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import torch
 import vesin
 from torch import Tensor
 
+from geocalc.core.systems import Systems
 from geocalc.errors import InputError
-from geocalc.systems import Systems
 from geocalc.truncation import NO_EDGES, Cut, Edges, Truncation, join_edges, truncate, truncate_each
 
 FARTHEST = 1e6  # Angstrom from the origin; beyond it positions are no longer exact to 1e-10 Angstrom

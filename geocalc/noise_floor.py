@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from geocalc.core.systems import Systems, per_atom, per_system, sum_per_system
 from geocalc.optim.base import Ragged, dots_per_system
-from geocalc.systems import Systems, per_atom, per_system, sum_per_system
 
 HEAD_START = 20  # evaluations that are not looked at: most relaxations end within them, and pay nothing
 WINDOW = 40  # evaluations that are looked at together; with 30, methods that would get over a hill were stopped before it

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
 from geocalc.canonicalizers import Canonicalizer, Geometry, PolicyFrames
-from geocalc.elements import N_ELEMENTS, symbols
+from geocalc.core.elements import N_ELEMENTS, symbols
+from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.frames import FramePick, FramePolicy, Frames, FrameSource
 from geocalc.graphs import RADIUS, GraphSettings, edge_weights, make_graph
@@ -22,7 +23,6 @@ from geocalc.nn.repulsion import Repulsion
 from geocalc.replicas import mean_over_copies, mean_over_frames, replicate, spread_of_members, vectors_to_lab
 from geocalc.rewiring import EVERYTHING, Rewiring, keep_atoms
 from geocalc.supernodes import Nodes
-from geocalc.systems import Prediction, Systems
 
 
 class ForceMode(StrEnum):

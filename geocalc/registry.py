@@ -16,19 +16,19 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
-from geocalc import elements
 from geocalc.architectures import ARCHITECTURES
 from geocalc.architectures.base import Network
 from geocalc.architectures.ensemble import Ensemble
 from geocalc.canonicalizers import build_canonicalizer
 from geocalc.card import CARD_SCHEMA, PROPERTY, ModelCard, Task
+from geocalc.core import elements
+from geocalc.core.settings import Settings, read_yaml
+from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError, ModelFileError, ModelNotFoundError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.graphs import graph_maker
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales
 from geocalc.rewiring import Rewiring
-from geocalc.settings import Settings, read_yaml
-from geocalc.systems import Prediction, Systems
 
 CARD, WEIGHTS = "model.yaml", "weights.safetensors"
 LFS_POINTER = b"version https://git-lfs"

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from geocalc.settings import Settings
+from geocalc.core.settings import Settings
 
 # a run may be resumed with other values of these: the results are the same
 NOT_PART_OF_RESULT = {"device", "traj", "workers", "batch_edges"}

@@ -11,12 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geocalc.errors import InputError
-from geocalc.guards import MOVE_LIMIT, STRAIN_LIMIT, Status, verdict
-from geocalc.noise_floor import Trails, follow, no_trails, noise_floors
-from geocalc.optim.base import Optimizer
-from geocalc.snapshots import Progress, Relaxation, Snapshot
-from geocalc.systems import (
+from geocalc.core.systems import (
     CELL,
     Potential,
     Systems,
@@ -28,6 +23,11 @@ from geocalc.systems import (
     n_atoms_of,
     select,
 )
+from geocalc.errors import InputError
+from geocalc.guards import MOVE_LIMIT, STRAIN_LIMIT, Status, verdict
+from geocalc.noise_floor import Trails, follow, no_trails, noise_floors
+from geocalc.optim.base import Optimizer
+from geocalc.snapshots import Progress, Relaxation, Snapshot
 from geocalc.warm_start import Proposal, no_worse, proposed
 
 Observer = Callable[[Systems, Snapshot, Progress], None]

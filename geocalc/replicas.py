@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from geocalc.architectures.base import NetworkInput
+from geocalc.core.systems import Systems
 from geocalc.frames import Frames
 from geocalc.neighbors import Graph, pair_edges
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.reciprocal import Waves
-from geocalc.systems import Systems
 
 
 def replicate(

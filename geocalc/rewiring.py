@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geocalc.core.systems import Systems
 from geocalc.errors import InputError
 from geocalc.neighbors import Graph
 from geocalc.supernodes import ADSORBATE, SUBSURFACE, Nodes, Supernodes, merge
-from geocalc.systems import Systems
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 from ase import Atoms
 from numpy.lib.npyio import NpzFile
 
+from geocalc.core.units import in_ev
 from geocalc.errors import InputError
-from geocalc.units import in_ev
 
 SUFFIX = ".npz"
 UNIT = "kcal/mol"

@@ -22,9 +22,9 @@ from typing import Any
 
 import yaml
 
+from geocalc.core.settings import read_yaml
 from geocalc.errors import GeoCalcError, InputError, RunFolderError
 from geocalc.records import Record
-from geocalc.settings import read_yaml
 
 if sys.platform != "win32":
     import fcntl

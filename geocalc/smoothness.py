@@ -19,13 +19,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from geocalc.core.systems import Systems
 from geocalc.errors import InputError
 from geocalc.frames import FramePolicy
 from geocalc.graphs import make_graph
 from geocalc.potential import EnergyModel, posed
 from geocalc.replicas import mean_over_frames
 from geocalc.rewiring import keep_atoms
-from geocalc.systems import Systems
 from geocalc.transforms import chunks
 
 

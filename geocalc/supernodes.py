@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geocalc.core.systems import Systems
 from geocalc.images import nearest_images
 from geocalc.neighbors import full_cell, split
-from geocalc.systems import Systems
 from geocalc.truncation import fade
 
 SUBSURFACE, ADSORBATE = 0, 2  # tags of OC20

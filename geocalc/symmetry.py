@@ -12,9 +12,9 @@ import spglib
 import torch
 from torch import Tensor
 
+from geocalc.core.matrices import inverse, times
+from geocalc.core.systems import Systems, select
 from geocalc.errors import InputError
-from geocalc.matrices import inverse, times
-from geocalc.systems import Systems, select
 
 SAME = 1e-3  # directions that differ by less are one: what constraints and masks leave free is turned onto itself
 KEPT = 1024  # structures whose operations are remembered, some 100 kB each at most

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geocalc.core.systems import Potential, Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.frames import random_rotations
-from geocalc.systems import Potential, Prediction, Systems
 from geocalc.transforms import (
     IN_PLANE_BASES,
     chunks,

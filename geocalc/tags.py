@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from geocalc.elements import covalent_radii
+from geocalc.core.elements import covalent_radii
 from geocalc.errors import InputError
 
 SUBSURFACE, SURFACE, ADSORBATE = 0, 1, 2

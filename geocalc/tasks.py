@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from geocalc.adviser import Adviser
+from geocalc.core.process import one_thread
+from geocalc.core.systems import Potential, Systems, own_memory
 from geocalc.errors import FAILURES, told
 from geocalc.intervals import Calibration
 from geocalc.optim import make_optimizer
-from geocalc.process import one_thread
 from geocalc.records import SecondOpinion
 from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation import relax_systems
 from geocalc.snapshots import Progress, Relaxation, Snapshot
-from geocalc.systems import Potential, Systems, own_memory
 from geocalc.warm_start import Proposal
 
 Report = Callable[[str, int, float], None]  # sid, steps so far, fmax in eV/Angstrom

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from geocalc.systems import Systems, concatenate, select
+from geocalc.core.systems import Systems, concatenate, select
 
 IN_PLANE_BASES = (((1, 1), (0, 1)), ((2, 1), (1, 1)), ((0, 1), (1, 0)), ((-1, 0), (0, 1)))  # integer, determinant 1 or -1
 Basis = tuple[tuple[int, int], tuple[int, int]]

@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from geocalc.core.systems import Systems, allowed, max_per_system, select
 from geocalc.errors import InputError
-from geocalc.systems import Systems, allowed, max_per_system, select
 
 
 class Proposal(Protocol):

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from ase.calculators.emt import EMT
 
 from geocalc.ase_potential import AsePotential
+from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import ModelFileError
-from geocalc.systems import Prediction, Systems
 
 
 @dataclass

@@ -11,10 +11,10 @@ from safetensors.torch import save
 from geocalc.architectures import ARCHITECTURES
 from geocalc.architectures.base import Network
 from geocalc.card import ModelCard
+from geocalc.core.settings import read_yaml
 from geocalc.frames import frame_policy
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales
 from geocalc.registry import CARD, WEIGHTS, write_card
-from geocalc.settings import read_yaml
 
 SMALL = {
     "cutoff": 4.2,

@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.build import add_adsorbate, fcc100, fcc111, molecule
 from torch import Tensor
 
-from geocalc.systems import Systems
+from geocalc.core.systems import Systems
 
 SEED = 7
 

@@ -17,8 +17,8 @@ from structures import adslab, rattled
 
 import geocalc
 from geocalc import GeoCalc
+from geocalc.core.systems import Systems
 from geocalc.errors import InputError, ModelNotFoundError, RecipeError
-from geocalc.systems import Systems
 from geocalc.tags import TagsConverted
 
 

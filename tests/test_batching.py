@@ -11,9 +11,9 @@ from ase.build import molecule
 from structures import cloud, systems_of
 
 from geocalc.batching import NEIGHBORS, Batches, Budget, budget_of
+from geocalc.core.systems import Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
 from geocalc.relax_settings import RelaxSettings
-from geocalc.systems import Prediction, Systems, sum_per_system
 from geocalc.tasks import NamedPotential, Outcome, Task, relax_task
 
 SETTINGS = RelaxSettings(model="bowl", dtype="float64", traj="every:4")

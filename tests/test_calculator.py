@@ -22,9 +22,9 @@ from models_for_tests import write_model
 from structures import adslab, cloud, rattled, systems_of
 
 from geocalc import GeoCalc
+from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError, NonFiniteError
 from geocalc.registry import LoadedModel, load_model
-from geocalc.systems import Prediction, Systems
 from geocalc.tags import TagsConverted
 
 CLOSE = 1e-12

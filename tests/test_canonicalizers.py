@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from geocalc.canonicalizers import CANONICALIZERS, Canonicalizer, Geometry, PolicyFrames, build_canonicalizer, canonicalizer
 from geocalc.canonicalizers.signnet import local_axes
 from geocalc.canonicalizers.surroundings import surroundings_of
+from geocalc.core.systems import Systems
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import POLICIES, Frames, FrameSource, frame_policy, make_frames, random_rotations
 from geocalc.neighbors import build_graph, edge_vectors
 from geocalc.potential import NetworkPotential
-from geocalc.systems import Systems
 from geocalc.testing import (
     assert_basis_invariant,
     assert_batch_equals_singles,

@@ -19,12 +19,12 @@ from torch import Tensor
 from geocalc.ase_potential import AsePotential
 from geocalc.cell_filters import CellFilter, atoms_of
 from geocalc.cell_relaxation import CellPotential, CellRelaxation, relax_cells, restored_snapshot
+from geocalc.core.matrices import determinant, exponential_along, inverse, times
+from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.guards import Status
 from geocalc.io import from_atoms
-from geocalc.matrices import determinant, exponential_along, inverse, times
 from geocalc.optim import make_optimizer
-from geocalc.systems import Prediction, Systems
 
 STEPS = 12
 PARITY = 1e-10  # Angstrom

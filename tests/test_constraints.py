@@ -24,6 +24,7 @@ from structures import adslab, rattled, rotation_z
 import geocalc
 from geocalc.ase_potential import AsePotential
 from geocalc.campaign import Job, NamedPotential, open_run_folder, run_relaxation
+from geocalc.core.systems import Prediction, Systems, allowed, concatenate, moved, select, sum_per_system
 from geocalc.errors import InputError
 from geocalc.extxyz import format_frame
 from geocalc.guards import Status
@@ -32,7 +33,6 @@ from geocalc.optim import make_optimizer
 from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation import evaluate, relax_systems
 from geocalc.snapshots import Relaxation
-from geocalc.systems import Prediction, Systems, allowed, concatenate, moved, select, sum_per_system
 
 EXACT = 1e-12  # Angstrom
 OBLIQUE = (1.0, -2.0, 0.7)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from geocalc.architectures import ARCHITECTURES, SchNet, SchNetSettings
 from geocalc.architectures.ensemble import Ensemble
+from geocalc.core.systems import Systems, select
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.neighbors import build_graph
@@ -26,7 +27,6 @@ from geocalc.nn.reciprocal import EwaldSettings, Waves, make_waves, sinc, voxel_
 from geocalc.nn.wave_indices import indices_in_box, indices_within
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales, evaluate
 from geocalc.registry import load_model
-from geocalc.systems import Systems, select
 
 AGREEMENT = 1e-8  # of messages with sums in real space; features are near one
 EXACT = 1e-9  # eV; rounding is at 1e-13

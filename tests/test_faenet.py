@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from geocalc.architectures import FAENet, FAENetSettings
 from geocalc.architectures.base import NetworkInput
 from geocalc.architectures.faenet import EnergyWeights, Skip
+from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError
 from geocalc.neighbors import build_graph, edge_vectors, pair_edges
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.heads import ForceDecoder, ForceNorm
 from geocalc.nn.interaction import MessageType, Norm
-from geocalc.systems import Systems, concatenate
 
 PER_ATOM = [decoder for decoder in ForceDecoder if decoder is not ForceDecoder.EDGES]  # those with a plain formulation
 BLOCKS = list(itertools.product(MessageType, Norm))

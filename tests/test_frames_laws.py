@@ -13,9 +13,9 @@ from posing import CUTOFF, energies_of, frames_of, mean_energies, seeded
 from structures import adslab, cloud, rattled, systems_of, turned
 from torch import Tensor
 
+from geocalc.core.systems import Systems
 from geocalc.frames import POLICIES, FramePick, FrameSource, frame_policy, random_rotations
 from geocalc.neighbors import build_graph
-from geocalc.systems import Systems
 
 EXACT = 1e-12
 

@@ -18,11 +18,11 @@ from structures import adslab, cloud, rattled, systems_of
 from training import make_recipe, recipe_values, relaxations, weights_after, write_data
 
 from geocalc.card import ModelCard
+from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError, RecipeError
 from geocalc.graphs import GraphSettings, Strategy, edge_weights, expected_edges, graph_maker, make_graph
 from geocalc.neighbors import Graph, build_graph, edge_vectors
 from geocalc.potential import NetworkPotential
-from geocalc.systems import Systems, concatenate
 from geocalc.testing import (
     assert_basis_invariant,
     assert_batch_equals_singles,

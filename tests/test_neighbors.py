@@ -11,10 +11,10 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.neighborlist import neighbor_list
 
+from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError
 from geocalc.io import from_atoms
 from geocalc.neighbors import Graph, NeighborCache, build_graph, edge_vectors, pair_edges
-from geocalc.systems import Systems, concatenate
 
 
 def raw(atoms: Atoms) -> Systems:

@@ -11,11 +11,11 @@ from ase import Atoms
 from models_for_tests import REFERENCES, random_network, random_potential
 from structures import adslab, cloud, rattled, systems_of
 
+from geocalc.core.systems import Systems, concatenate, select
 from geocalc.errors import InputError
 from geocalc.frames import frame_policy
 from geocalc.neighbors import build_graph, edge_vectors
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales
-from geocalc.systems import Systems, concatenate, select
 
 EXACT = 1e-12
 ALONE = Atoms("O", positions=[(1, 2, 3)])

@@ -4,7 +4,7 @@ import scipy.linalg
 import torch
 from threadpoolctl import threadpool_info
 
-from geocalc.process import one_thread
+from geocalc.core.process import one_thread
 
 
 def blas_threads() -> list[int]:

@@ -37,6 +37,7 @@ from models_for_tests import random_potential
 
 from geocalc.ase_potential import AsePotential
 from geocalc.campaign import Job, open_run_folder, run_relaxation
+from geocalc.core.systems import Prediction, Systems, concatenate, select
 from geocalc.errors import InputError
 from geocalc.io import from_atoms
 from geocalc.neighbors import NeighborCache, build_graph, edge_vectors, pair_edges
@@ -46,7 +47,6 @@ from geocalc.records import Record
 from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation import Relaxation, Status, advance, depart, relax_systems
 from geocalc.run_folder import RunFolder
-from geocalc.systems import Prediction, Systems, concatenate, select
 from geocalc.tags import TagsConverted
 from geocalc.tasks import NamedPotential
 

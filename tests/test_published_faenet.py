@@ -15,9 +15,9 @@ import torch
 from reference.published_names import PROPERTY_ORDER, translate_settings, translate_state
 from torch import Tensor
 
-from geocalc import elements
 from geocalc.architectures import FAENet
 from geocalc.architectures.base import NetworkInput, NetworkOutput
+from geocalc.core import elements
 from geocalc.nn.edges import EdgeIndex
 
 RECORD = Path(__file__).with_name("reference") / "published_faenet.npz"

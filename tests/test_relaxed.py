@@ -19,6 +19,7 @@ from torch import Tensor
 from training import cpu_fabric, make_recipe, recipe_values, relaxation, write_data
 
 from geocalc import GeoCalc
+from geocalc.core.systems import Systems
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.nn.edges import EdgeIndex
@@ -27,7 +28,6 @@ from geocalc.potential import EnergyModel, NetworkPotential, Scales
 from geocalc.relaxed.convolution import Convolution
 from geocalc.relaxed.filters import RelaxedFilters, all_irreps
 from geocalc.relaxed.layer import RelaxedLayer
-from geocalc.systems import Systems
 from geocalc.train.energies import train
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe

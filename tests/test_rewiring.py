@@ -9,11 +9,11 @@ import torch
 from models_for_tests import random_potential
 from structures import adslab, rattled, systems_of, turned
 
+from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError
 from geocalc.neighbors import build_graph
 from geocalc.potential import ForceMode, NetworkPotential
 from geocalc.rewiring import Rewiring, keep_atoms
-from geocalc.systems import Systems, concatenate
 
 BOTH = Rewiring(drop_subsurface=True, adsorbate_edges=True)
 

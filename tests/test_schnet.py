@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from geocalc.architectures import SchNet, SchNetSettings
 from geocalc.architectures.base import NetworkInput
+from geocalc.core.systems import Systems
 from geocalc.errors import InputError
 from geocalc.neighbors import build_graph, edge_vectors, pair_edges
 from geocalc.nn.convolution import convolve
 from geocalc.nn.edges import EdgeIndex
-from geocalc.systems import Systems
 
 AGREEMENT = 1e-10  # relative to the largest component, or absolute below one
 NAMES = {  # of parameters, ours and theirs

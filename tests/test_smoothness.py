@@ -15,12 +15,12 @@ from structures import adslab, cloud, rattled, systems_of
 from torch import Tensor
 
 from geocalc.architectures.ensemble import Ensemble
+from geocalc.core.systems import Systems, select
 from geocalc.errors import InputError
 from geocalc.frames import frame_policy
 from geocalc.potential import NetworkPotential
 from geocalc.rewiring import Rewiring
 from geocalc.smoothness import LayerMad, layer_mad, mean_average_distance
-from geocalc.systems import Systems, select
 from geocalc.transforms import random_order, reordered, singles, supercell
 
 SLABS = systems_of(rattled(adslab("CO", size=(1, 1, 2))), rattled(adslab("O", size=(1, 2, 2)), seed=3))

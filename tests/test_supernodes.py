@@ -16,12 +16,12 @@ from training import cpu_fabric, in_double, make_recipe, relaxations, weights_af
 
 from geocalc import load_model
 from geocalc.card import ModelCard
+from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError, ModelFileError, RecipeError
 from geocalc.neighbors import build_graph
 from geocalc.potential import ForceMode, NetworkPotential
 from geocalc.rewiring import Rewiring, keep_atoms
 from geocalc.supernodes import Nodes, Supernodes, merge
-from geocalc.systems import Systems, concatenate
 from geocalc.testing import (
     assert_basis_invariant,
     assert_batch_equals_singles,

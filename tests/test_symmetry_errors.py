@@ -15,11 +15,11 @@ from structures import adslab, cloud, rattled, systems_of
 from torch import Tensor
 
 from geocalc.ase_potential import AsePotential
+from geocalc.core.systems import Potential, Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
 from geocalc.frames import frame_policy
 from geocalc.potential import ForceMode, NetworkPotential
 from geocalc.symmetry_errors import OperationErrors, SymmetryErrors, symmetry_errors
-from geocalc.systems import Potential, Prediction, Systems, sum_per_system
 
 EXACT = 1e-9  # eV; rounding in float64 stays below
 VISIBLE = 1e-3  # eV; what is broken is broken by more

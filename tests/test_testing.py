@@ -15,10 +15,10 @@ from structures import adslab, cloud, rattled, rotation_z, systems_of, turned
 from torch import Tensor
 
 from geocalc.ase_potential import AsePotential
+from geocalc.core.systems import Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
 from geocalc.neighbors import build_graph
 from geocalc.potential import ForceMode
-from geocalc.systems import Prediction, Systems, sum_per_system
 from geocalc.testing import (
     assert_basis_invariant,
     assert_batch_equals_singles,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from scipy import constants
 
+from geocalc.core.units import IN_EV, in_ev
 from geocalc.errors import InputError
-from geocalc.units import IN_EV, in_ev
 
 JOULE = {
     "eV": constants.e,

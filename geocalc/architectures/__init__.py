@@ -10,7 +10,7 @@ from geocalc.architectures.base import Network
 from geocalc.architectures.faenet import FAENet, FAENetSettings
 from geocalc.architectures.relaxed_e3nn import RelaxedE3NN, RelaxedE3NNSettings
 from geocalc.architectures.schnet import SchNet, SchNetSettings
-from geocalc.settings import Settings
+from geocalc.core.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
-from geocalc.elements import N_ELEMENTS
+from geocalc.core.elements import N_ELEMENTS
 
 
 class Ensemble(Network):

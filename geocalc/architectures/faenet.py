@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
+from geocalc.core.settings import Settings
 from geocalc.nn.activation import swish
 from geocalc.nn.basis import GaussianBasis, polynomial_envelope
 from geocalc.nn.edges import EdgeFeatures, EdgeIndex
@@ -21,7 +22,6 @@ from geocalc.nn.ewald import EwaldBlock, EwaldFilter
 from geocalc.nn.heads import EdgeForceHead, EnergyHead, ForceDecoder, ForceHead, ForceNorm
 from geocalc.nn.interaction import Interaction, MessageType, Norm
 from geocalc.nn.reciprocal import EwaldSettings
-from geocalc.settings import Settings
 
 SHORTEST = 1e-6  # Angstrom; keeps the direction of a zero-length edge finite
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
+from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.nn.activation import shifted_softplus
 from geocalc.nn.basis import GaussianBasis, cosine_envelope
@@ -21,7 +22,6 @@ from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.embedding import N_TAGS
 from geocalc.nn.ewald import EwaldBlock, EwaldFilter
 from geocalc.nn.reciprocal import EwaldSettings
-from geocalc.settings import Settings
 
 SHORTEST = 1e-6  # Angstrom; keeps the derivative of a zero length finite
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from geocalc.core.systems import Systems
 from geocalc.frames import FramePolicy, Frames, make_frames
 from geocalc.neighbors import Graph
-from geocalc.systems import Systems
 
 
 @dataclass(frozen=True, kw_only=True)

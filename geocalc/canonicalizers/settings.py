@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from geocalc.settings import Settings
+from geocalc.core.settings import Settings
 
 
 class CanonicalizerSettings(Settings):

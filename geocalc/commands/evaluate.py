@@ -16,15 +16,15 @@ from geocalc.card import Task
 from geocalc.commands import probes
 from geocalc.commands.notes import told_at_the_end
 from geocalc.commands.progress import progress_line
+from geocalc.core.process import settle_process
+from geocalc.core.systems import Systems
 from geocalc.errors import InputError
 from geocalc.evaluate import RelaxedPair, relax_references, summarise
 from geocalc.panels import pair_panels, relaxed_panels, single_point_panels
 from geocalc.plots import Panel, draw_panels
 from geocalc.potential import ForceMode
-from geocalc.process import settle_process
 from geocalc.registry import LoadedModel, load_model
 from geocalc.run_folder import write_whole
-from geocalc.systems import Systems
 from geocalc.train.metrics import errors_of, known_numbers, predictions
 from geocalc.train.pair_metrics import pair_errors, pair_predictions
 from geocalc.train.prepare import ReferenceRelaxation, prepare, reference_relaxations, samples_of_file

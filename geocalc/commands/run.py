@@ -16,16 +16,16 @@ from geocalc.api import named_potential
 from geocalc.campaign import jobs_of, open_run_folder, run_relaxation
 from geocalc.commands.notes import told_at_the_end
 from geocalc.commands.progress import pace, progress_line
+from geocalc.core.process import settle_process
+from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
-from geocalc.process import settle_process
 from geocalc.readers import Source, Unreadable, count_structures, read_structures
 from geocalc.records import Record, exit_status
 from geocalc.registry import load_model
 from geocalc.relax_settings import RelaxSettings
 from geocalc.run_folder import RunFolder
 from geocalc.run_table import format_table
-from geocalc.settings import override, read_yaml
 
 
 def run_command(

@@ -7,13 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from geocalc.core.systems import Systems
 from geocalc.errors import InputError
 from geocalc.frames.lattice import lattice_frames
 from geocalc.frames.pca import edge_points, pca_frames, position_points
 from geocalc.frames.policy import FramePick, FramePolicy, Frames, FrameSource
 from geocalc.frames.sampling import draws_of, rotations_from
 from geocalc.neighbors import Graph
-from geocalc.systems import Systems
 
 
 def make_frames(

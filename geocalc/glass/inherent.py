@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from geocalc.core.systems import Systems
 from geocalc.glass.configuration import NUMBERS, GlassConfiguration
 from geocalc.glass.kob_andersen import KobAndersen
 from geocalc.glass.minimiser import Downhill
 from geocalc.guards import Status
 from geocalc.relaxation import relax_systems
-from geocalc.systems import Systems
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from geocalc.core.systems import Systems, per_atom, per_system
 from geocalc.optim.base import Floats, FreeComponents, Ragged
-from geocalc.systems import Systems, per_atom, per_system
 
 ROUNDING = 1e-12  # of the energy; a rise below that is none
 HALVINGS = 4  # of one step; after them the curvature is forgotten

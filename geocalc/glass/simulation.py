@@ -23,11 +23,11 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from geocalc.core.settings import read_yaml
 from geocalc.errors import ConvergenceError, InputError
 from geocalc.glass.configuration import GlassConfiguration, write_configuration
 from geocalc.glass.dynamics import Floats, ageing, maxwell_velocities, propensity
 from geocalc.glass.simulation_settings import GlassSettings
-from geocalc.settings import read_yaml
 
 SETTINGS = "settings.yaml"
 Say = Callable[[str], None]

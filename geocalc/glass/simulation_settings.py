@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from geocalc.core.settings import Settings
 from geocalc.glass.dynamics import steps_of
-from geocalc.settings import Settings
 
 
 class GlassSettings(Settings):

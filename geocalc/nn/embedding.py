@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from geocalc import elements
+from geocalc.core import elements
 from geocalc.errors import InputError
 from geocalc.nn.activation import swish
 

@@ -21,11 +21,11 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from geocalc.core.matrices import determinant, inverse
+from geocalc.core.settings import Settings
 from geocalc.errors import InputError
-from geocalc.matrices import determinant, inverse
 from geocalc.nn.layout import Layout, layout_of
 from geocalc.nn.wave_indices import indices_in_box, indices_within
-from geocalc.settings import Settings
 
 SERIES = 10  # terms of the sinc below x = 1; the next is 1/21!
 AXES = "abc"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from geocalc import elements
+from geocalc.core import elements
 from geocalc.nn.basis import polynomial_envelope
 
 COULOMB = 14.399645  # e^2 / (4 pi epsilon_0) in eV Angstrom

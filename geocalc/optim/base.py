@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geocalc.systems import Systems
+from geocalc.core.systems import Systems
 
 State = TypeVar("State")
 Item = TypeVar("Item")
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 class Optimizer(Protocol[State]):
     """Settings of a method; what it remembers of a structure lives in `State`.
 
-    `State` is a frozen dataclass whose fields are marked `per_atom` or `per_system`, so that `geocalc.systems.select` slices it
+    `State` is a frozen dataclass whose fields are marked `per_atom` or `per_system`, so that `geocalc.core.systems.select` slices it
     when structures leave a batch. The path of a structure never depends on its batch mates.
     """
 

@@ -9,8 +9,8 @@ from scipy.linalg.blas import dsymv, dsyr
 from scipy.linalg.lapack import dpotrf, dpotrs
 from torch import Tensor
 
+from geocalc.core.systems import Systems, per_atom, per_system
 from geocalc.optim.base import Floats, FreeComponents, Ragged
-from geocalc.systems import Systems, per_atom, per_system
 
 SAME_PLACE = 1e-7  # Angstrom; a move smaller than this teaches nothing about the curvature (as ASE)
 FLATTEST = 1e-12  # eV/Angstrom^2; keeps the division by a zero curvature finite, far below any real one

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from geocalc.core.systems import Systems
 from geocalc.optim.base import FreeComponents
-from geocalc.systems import Systems
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from geocalc.core.systems import Systems, per_atom, per_system
 from geocalc.optim.base import Ragged, dots_per_system, spread
-from geocalc.systems import Systems, per_atom, per_system
 
 
 class Pace(NamedTuple):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geocalc.core.systems import Systems, per_atom, per_system
 from geocalc.optim.base import Ragged, dots_per_system, spread
 from geocalc.optim.fire import Pace
-from geocalc.systems import Systems, per_atom, per_system
 
 
 @dataclass(frozen=True, kw_only=True)

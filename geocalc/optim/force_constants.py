@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from geocalc import elements
+from geocalc.core import elements
+from geocalc.core.systems import Systems
 from geocalc.neighbors import build_graph, edge_vectors
 from geocalc.optim.base import FreeComponents
-from geocalc.systems import Systems
 
 REACH = 1.6  # pairs up to this many sums of covalent radii are springs: first neighbours in metals, bonds in molecules
 STIFFNESS = 2.0  # eV/Angstrom^2 at the sum of the radii; with POWER it gives 0.5-1 between metal atoms and 3-10 in molecules

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.linalg.lapack import dtrtrs
 from torch import Tensor
 
+from geocalc.core.systems import Systems, per_atom, per_system
 from geocalc.optim.base import Floats, FreeComponents, Ragged
-from geocalc.systems import Systems, per_atom, per_system
 
 FIRST_CAPACITY = 12  # pairs; a store grows to twice that and more when it is full
 

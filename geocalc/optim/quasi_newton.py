@@ -12,9 +12,9 @@ from scipy.linalg.blas import dsymv, dsyr2
 from scipy.linalg.lapack import dposv, dpotrf, dpotri, dpotrs
 from torch import Tensor
 
+from geocalc.core.systems import Systems, per_atom, per_system
 from geocalc.optim.base import Floats, FreeComponents, Ragged
 from geocalc.optim.force_constants import spring_hessians
-from geocalc.systems import Systems, per_atom, per_system
 
 SHORTEST_TRUST = 0.01  # Angstrom; below it forces change by less than what a float32 model resolves
 GOOD, BAD = 0.6, 0.2  # share of the predicted gain that was found: above, longer steps are allowed; below, shorter ones

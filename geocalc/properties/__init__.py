@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from geocalc.core.settings import Settings
 from geocalc.properties.base import GraphInput, Level, PropertyNetwork
 from geocalc.properties.gcn import GCN, GCNSettings
 from geocalc.properties.graph_network import GraphNetwork, GraphNetworkSettings
 from geocalc.properties.moment_network import MomentNetwork, MomentNetworkSettings
-from geocalc.settings import Settings
 
 
 @dataclass(frozen=True)

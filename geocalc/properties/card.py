@@ -7,9 +7,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from geocalc.card import CARD_SCHEMA, PROPERTY
+from geocalc.core.settings import Settings
 from geocalc.properties.base import Level
 from geocalc.properties.recipe import GlassGraph
-from geocalc.settings import Settings
 
 
 class PropertyCard(Settings):

@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from geocalc.core.settings import Settings
 from geocalc.properties.base import GraphInput, Level, PropertyNetwork
 from geocalc.properties.node_features import mean_per_graph, node_features
-from geocalc.settings import Settings
 
 
 class GCNSettings(Settings):

@@ -21,12 +21,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.nn.edges import EdgeIndex
 from geocalc.properties.base import GraphInput, Level, PropertyNetwork
 from geocalc.properties.edge_update import UpdatedEdges, update_edges
 from geocalc.properties.node_features import mean_per_graph, node_features
-from geocalc.settings import Settings
 
 TRUNCATED = 0.87962566103423978  # standard deviation of a standard normal that is cut at -2 and 2
 

@@ -26,12 +26,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.nn.basis import cosine_envelope
 from geocalc.nn.edges import EdgeIndex
 from geocalc.properties.base import GraphInput, Level, PropertyNetwork
 from geocalc.properties.node_features import mean_per_graph, node_features
-from geocalc.settings import Settings
 
 SMALL = 1e-6  # keeps the derivative of a root finite where the moments vanish
 

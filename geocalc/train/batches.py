@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocalc.systems import Systems, per_atom, per_system
+from geocalc.core.systems import Systems, per_atom, per_system
 from geocalc.train.store import Sample
 
 

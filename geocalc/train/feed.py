@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from geocalc.core.systems import Systems
 from geocalc.errors import GeoCalcError, RunFolderError
 from geocalc.frames.sampling import N_DRAWS
 from geocalc.graphs import GraphSettings, expected_edges, make_graph
@@ -22,7 +23,6 @@ from geocalc.neighbors import Graph
 from geocalc.potential import EnergyModel
 from geocalc.rewiring import Rewiring, keep_atoms
 from geocalc.supernodes import Nodes
-from geocalc.systems import Systems
 from geocalc.train.batches import Labels, collate
 from geocalc.train.dealing import deal, deal_within
 from geocalc.train.noise import disturbed

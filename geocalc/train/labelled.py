@@ -14,6 +14,7 @@ import numpy as np
 from ase import Atoms
 
 from geocalc import readers
+from geocalc.core.units import EV, in_ev
 from geocalc.errors import InputError
 from geocalc.io import fixed_mask
 from geocalc.labels import Labels, constraint_zeroed, labels
@@ -23,7 +24,6 @@ from geocalc.rmd17 import UNIT as RMD17_UNIT
 from geocalc.tags import TagsConverted, tags_of
 from geocalc.train.checks import LEVELS, check_levels
 from geocalc.train.recipe import Source
-from geocalc.units import EV, in_ev
 
 N_PROBED = 1000  # frames looked at for forces that a reader set to zero; whoever did that did it to every frame
 

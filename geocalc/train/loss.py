@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from geocalc.card import Task
+from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import RecipeError
-from geocalc.systems import Prediction, Systems
 from geocalc.train.batches import Labels
 from geocalc.train.training_settings import Training
 

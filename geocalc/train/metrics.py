@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from geocalc.core.systems import Potential
 from geocalc.metrics import (
     energy_forces_within_threshold,
     energy_within_threshold,
@@ -18,7 +19,6 @@ from geocalc.metrics import (
     mae,
     rmse,
 )
-from geocalc.systems import Potential
 from geocalc.train.batches import collate
 from geocalc.train.store import Sample
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from geocalc.core.systems import Potential
 from geocalc.metrics import energy_within_threshold, mae, position_mae, rmse
-from geocalc.systems import Potential
 from geocalc.train.batches import collate
 from geocalc.train.store import Sample
 

@@ -9,9 +9,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.registry import CARD, WEIGHTS, list_models, search_path, write_card
-from geocalc.settings import Settings
 from geocalc.train.checkpoint import COUNTERS, steps_done
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, make_folder, read_log
 from geocalc.train.stopping import is_over

@@ -12,15 +12,15 @@ from pydantic import Field
 from geocalc.architectures import ARCHITECTURES
 from geocalc.canonicalizers import build_canonicalizer
 from geocalc.card import EnergyKind, Task
+from geocalc.core.settings import Settings, override, read_yaml
+from geocalc.core.units import EV, in_ev
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import FramePolicy, FrameSource, frame_policy
 from geocalc.graphs import GraphSettings
 from geocalc.nn.theta import thetas
 from geocalc.potential import ForceMode
-from geocalc.settings import Settings, override, read_yaml
 from geocalc.supernodes import Supernodes
 from geocalc.train.training_settings import Training
-from geocalc.units import EV, in_ev
 
 
 class Source(Settings):

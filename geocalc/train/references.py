@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from geocalc import elements
 from geocalc.card import Task
+from geocalc.core import elements
 from geocalc.errors import RecipeError
 from geocalc.potential import Scales
 from geocalc.supernodes import SUBSURFACE

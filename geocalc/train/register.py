@@ -10,8 +10,8 @@ from typing import Any
 
 from safetensors.torch import save
 
-from geocalc import elements
 from geocalc.card import Level, ModelCard, Task
+from geocalc.core import elements
 from geocalc.frames import FramePick, frame_policy
 from geocalc.potential import EnergyModel, ForceMode
 from geocalc.train.checkpoint import load_checkpoint

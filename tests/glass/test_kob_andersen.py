@@ -12,13 +12,13 @@ from ase import Atoms
 from ase.calculators.lj import LennardJones
 from glass_for_tests import small_configuration
 
+from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError
 from geocalc.glass.inherent import InherentStructure, inherent_structure, systems_of
 from geocalc.glass.kob_andersen import KobAndersen
 from geocalc.glass.lammps_engine import LammpsEngine
 from geocalc.glass.simulation_settings import GlassSettings
 from geocalc.guards import Status
-from geocalc.systems import Systems, concatenate
 
 SMALL = small_configuration()
 SYSTEMS = systems_of(SMALL)

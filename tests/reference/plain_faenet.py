@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geocalc import elements
 from geocalc.architectures import FAENetSettings
 from geocalc.architectures.base import NetworkInput, NetworkOutput
+from geocalc.core import elements
 
 JOINED = ("edge", "center", "neighbor")  # column blocks of the Linear on concat(edge, h_i, h_j)
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")

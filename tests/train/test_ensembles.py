@@ -14,8 +14,8 @@ from training import cpu_fabric, make_recipe, recipe_values, relaxations, write_
 import geocalc
 from geocalc import GeoCalc, from_atoms, load_model
 from geocalc.cli import main
+from geocalc.core.systems import concatenate
 from geocalc.errors import InputError
-from geocalc.systems import concatenate
 from geocalc.testing import assert_forces_are_gradient
 from geocalc.train.energies import train
 from geocalc.train.recipe import parse_recipe

@@ -9,8 +9,8 @@ import torch
 from structures import adslab, systems_of
 from training import make_recipe, relaxation
 
+from geocalc.core.systems import Prediction
 from geocalc.errors import RecipeError
-from geocalc.systems import Prediction
 from geocalc.train.batches import Labels, collate
 from geocalc.train.loss import loss, pair_loss
 from geocalc.train.references import fit_scales

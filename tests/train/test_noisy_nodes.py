@@ -13,11 +13,11 @@ from torch import Tensor
 from training import cpu_fabric
 
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
+from geocalc.core.systems import Systems
 from geocalc.errors import RecipeError
 from geocalc.frames import frame_policy, make_frames
 from geocalc.neighbors import Graph, build_graph, edge_vectors
 from geocalc.potential import ForceMode, evaluate
-from geocalc.systems import Systems
 from geocalc.train.batches import collate
 from geocalc.train.feed import Feed, feed_of
 from geocalc.train.noise import disturbed

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from training import recipe_values, write_recipe
 
+from geocalc.core.settings import read_yaml
 from geocalc.errors import RecipeError
 from geocalc.potential import ForceMode
 from geocalc.properties.recipe import is_property_recipe, read_property_recipe
-from geocalc.settings import read_yaml
 from geocalc.train.recipe import read_recipe
 
 EVERY = sorted((Path(__file__).parents[2] / "models").glob("*/recipe.yaml"))

@@ -14,8 +14,8 @@ from ase.constraints import FixAtoms
 from ase.geometry import find_mic
 from training import assert_equal_to_rounding, labelled, recipe_values, relaxation, weights_after, write_data
 
+from geocalc.core.systems import Prediction
 from geocalc.errors import RecipeError
-from geocalc.systems import Prediction
 from geocalc.train.batches import collate
 from geocalc.train.loss import loss
 from geocalc.train.prepare import samples_of_file

@@ -17,9 +17,9 @@ from calls import THEIRS
 from egg_box import Clock
 
 from geocalc import Prediction, Systems, from_atoms
+from geocalc.core.systems import concatenate
 from geocalc.optim import OPTIMIZERS
 from geocalc.relaxation import relax_systems
-from geocalc.systems import concatenate
 
 OURS = ("fire", "bfgs", "lbfgs", "quasi-newton")
 STEPS, NEVER = 20, 1e-9  # every structure takes all the steps, so that batches stay as large as they are

@@ -21,10 +21,10 @@ import page
 import splits
 from lightning_fabric import Fabric
 
+from geocalc.core.process import settle_process
+from geocalc.core.settings import read_yaml
 from geocalc.frames import frame_policy
 from geocalc.potential import NetworkPotential
-from geocalc.process import settle_process
-from geocalc.settings import read_yaml
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.energies import train
 from geocalc.train.loop import Progress

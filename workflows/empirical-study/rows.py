@@ -10,7 +10,7 @@ from typing import Any
 
 from pairs import FIRST, LAST
 
-from geocalc.settings import override, read_yaml
+from geocalc.core.settings import override, read_yaml
 from geocalc.train.recipe import Recipe, parse_recipe
 
 HERE = Path(__file__).parent

@@ -24,7 +24,7 @@ from results import collect, read_results, write_results
 from rows import HERE, PAIRS, Row, Tables, read_tables, recipe_of
 from smoke import changes, write_data
 
-from geocalc.process import settle_process
+from geocalc.core.process import settle_process
 from geocalc.run_folder import write_whole
 from geocalc.train.energies import train
 from geocalc.train.loop import Progress

@@ -20,11 +20,11 @@ from run import interleaved
 
 from geocalc import from_atoms
 from geocalc.architectures import ARCHITECTURES
+from geocalc.core.process import settle_process
+from geocalc.core.systems import Systems, concatenate
 from geocalc.frames import frame_policy
 from geocalc.neighbors import NeighborCache, build_graph
 from geocalc.potential import EnergyModel, NetworkPotential, Scales
-from geocalc.process import settle_process
-from geocalc.systems import Systems, concatenate
 from geocalc.train.recipe import Model, read_recipe
 
 MODELS = Path(__file__).parents[2] / "models"

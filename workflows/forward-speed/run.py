@@ -24,9 +24,9 @@ from reference.plain_faenet import PlainFAENet
 from geocalc import from_atoms
 from geocalc.architectures import FAENet, FAENetSettings
 from geocalc.architectures.base import NetworkInput
+from geocalc.core.process import settle_process
 from geocalc.frames import frame_policy, make_frames
 from geocalc.neighbors import build_graph, edge_vectors
-from geocalc.process import settle_process
 from geocalc.replicas import replicate
 
 S2EF = {

@@ -18,7 +18,7 @@ from plan import HERE, LEARNABLE, RUNS, plan
 from report import BASELINES_FILE, glass_data, judge, read_fits, write_report
 from scores import Baselines
 
-from geocalc.process import settle_process
+from geocalc.core.process import settle_process
 from geocalc.properties.lesson import train_property
 from geocalc.properties.registry import register_property
 from geocalc.run_folder import write_whole

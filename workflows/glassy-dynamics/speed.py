@@ -22,8 +22,8 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
+from geocalc.core.process import settle_process
 from geocalc.nn.edges import EdgeIndex
-from geocalc.process import settle_process
 from geocalc.properties import GraphInput, GraphNetwork, GraphNetworkSettings
 from geocalc.properties.graph_network import Step, TwoLayers
 

@@ -17,8 +17,8 @@ import space as spaces
 import yaml
 from lightning_fabric import Fabric
 
+from geocalc.core.process import settle_process
 from geocalc.errors import GeoCalcError, MissingDependencyError, NonFiniteError
-from geocalc.process import settle_process
 from geocalc.run_folder import write_whole
 from geocalc.train.energies import train
 from geocalc.train.loop import Evaluation

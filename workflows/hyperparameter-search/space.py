@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import yaml
 from pydantic import Field, model_validator
 
+from geocalc.core.settings import Settings, override, read_yaml
 from geocalc.errors import RecipeError
-from geocalc.settings import Settings, override, read_yaml
 from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.score import Errors, mean_error
 

@@ -27,9 +27,9 @@ from scipy.stats import spearmanr
 
 from geocalc import from_atoms, relax
 from geocalc.campaign import versions
+from geocalc.core.process import settle_process
 from geocalc.evaluate import relax_references, summarise
 from geocalc.intervals import calibrate, coverage
-from geocalc.process import settle_process
 from geocalc.readers import Source, read_structures
 from geocalc.registry import LoadedModel, find_model, load_model, write_card
 from geocalc.train import metrics

@@ -16,10 +16,11 @@ import click
 import torch
 from lightning_fabric import Fabric
 
+from geocalc.core.process import settle_process
+from geocalc.core.units import in_ev
 from geocalc.frames import frame_policy
 from geocalc.metrics import mae
 from geocalc.potential import NetworkPotential
-from geocalc.process import settle_process
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.energies import train
 from geocalc.train.loop import Progress
@@ -29,7 +30,6 @@ from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT, read_log
 from geocalc.train.store import Sample, read_store
-from geocalc.units import in_ev
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "molecules"

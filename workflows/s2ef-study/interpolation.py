@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 
-from geocalc import elements
+from geocalc.core import elements
 from geocalc.train.prepare import reference_relaxations
 from geocalc.train.recipe import Recipe
 from geocalc.train.store import Sample

@@ -21,7 +21,7 @@ import page
 from lightning_fabric import Fabric
 from variants import ROOT, VARIANTS, recipe_of
 
-from geocalc.process import settle_process
+from geocalc.core.process import settle_process
 from geocalc.train.energies import train
 from geocalc.train.loop import Progress
 from geocalc.train.register import register

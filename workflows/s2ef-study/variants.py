@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geocalc.settings import read_yaml
+from geocalc.core.settings import read_yaml
 from geocalc.train.recipe import Recipe, parse_recipe
 
 ROOT = Path(__file__).parents[2]

@@ -23,12 +23,12 @@ from lightning_fabric import Fabric
 from scipy.spatial.transform import Rotation
 from torch import nn
 
+from geocalc.core.process import settle_process
+from geocalc.core.settings import override, read_yaml
 from geocalc.frames import frame_policy
 from geocalc.nn.theta import thetas
 from geocalc.potential import NetworkPotential
-from geocalc.process import settle_process
 from geocalc.run_folder import write_whole
-from geocalc.settings import override, read_yaml
 from geocalc.train.batches import collate
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.energies import train

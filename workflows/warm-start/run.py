@@ -25,9 +25,9 @@ from lightning_fabric import Fabric
 
 from geocalc import relax
 from geocalc.api import Result
+from geocalc.core.process import settle_process
+from geocalc.core.settings import read_yaml
 from geocalc.metrics import distances
-from geocalc.process import settle_process
-from geocalc.settings import read_yaml
 from geocalc.train.energies import train
 from geocalc.train.prepare import reference_relaxations
 from geocalc.train.recipe import Recipe, parse_recipe, read_recipe

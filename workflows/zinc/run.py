@@ -17,7 +17,7 @@ import page
 from lightning_fabric import Fabric
 from measure import Fit, measure
 
-from geocalc.process import settle_process
+from geocalc.core.process import settle_process
 from geocalc.properties.lesson import train_property
 from geocalc.properties.recipe import PropertyRecipe, read_property_recipe
 from geocalc.train.checkpoint import steps_done

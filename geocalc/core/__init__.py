@@ -1,0 +1,1 @@
+"""A batch of structures and the arithmetic on it."""
