@@ -12,7 +12,7 @@ import torch
 from geocalc.cell_filters import atoms_of
 from geocalc.core.systems import Systems, concatenate, select
 from geocalc.errors import FAILURES, told
-from geocalc.neighbors import build_graph
+from geocalc.graphs.neighbors import build_graph
 from geocalc.optim import make_optimizer
 from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation import Flight, advance, depart

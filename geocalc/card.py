@@ -9,9 +9,9 @@ from pydantic import Field
 
 from geocalc.core.settings import Settings
 from geocalc.errors import InputError
-from geocalc.graphs import GraphSettings
+from geocalc.graphs.strategies import GraphSettings
+from geocalc.graphs.supernodes import Supernodes
 from geocalc.intervals import Calibration
-from geocalc.supernodes import Supernodes
 
 CARD_SCHEMA = 1
 PROPERTY: Final = "property"  # `kind` on cards of models that predict no energies, see `geocalc.properties.registry`
@@ -62,8 +62,8 @@ class ModelCard(Settings):
         frames: default frame policy. canonicalizer: name and settings of what gives `learned` frames, see `geocalc.canonicalizers`.
         force_mode: gradient or direct.
         conservative: forces are the exact gradient of the energy under the default policy.
-        graph: which atoms the network connects, see `geocalc.graphs`.
-        drop_subsurface, adsorbate_edges, supernodes: what the network does not see as it is, see `geocalc.rewiring`.
+        graph: which atoms the network connects, see `geocalc.graphs.strategies`.
+        drop_subsurface, adsorbate_edges, supernodes: what the network does not see as it is, see `geocalc.graphs.reduction`.
         members: networks that answer together; their spread is the `energy_std` of records.
         calibration: how far relaxed energies may be off; None where that was not measured.
         stress: the model was trained for stress; without it cell relaxation is refused.

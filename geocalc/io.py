@@ -19,7 +19,7 @@ from geocalc.core.elements import N_ELEMENTS, covalent_radii, symbols
 from geocalc.core.projectors import Held, settle
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
-from geocalc.neighbors import build_graph, edge_vectors, searchable
+from geocalc.graphs.neighbors import build_graph, edge_vectors, searchable
 from geocalc.tags import Conversions, TagReading, read_tags
 
 if TYPE_CHECKING:

@@ -15,14 +15,14 @@ from geocalc.core.elements import N_ELEMENTS, symbols
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.frames import FramePick, FramePolicy, Frames, FrameSource
-from geocalc.graphs import RADIUS, GraphSettings, edge_weights, make_graph
-from geocalc.neighbors import Graph, edge_vectors
+from geocalc.graphs.neighbors import Graph, edge_vectors
+from geocalc.graphs.reduction import EVERYTHING, Rewiring, keep_atoms
+from geocalc.graphs.strategies import RADIUS, GraphSettings, edge_weights, make_graph
+from geocalc.graphs.supernodes import Nodes
 from geocalc.nn.embedding import N_TAGS
 from geocalc.nn.reciprocal import make_waves
 from geocalc.nn.repulsion import Repulsion
 from geocalc.replicas import mean_over_copies, mean_over_frames, replicate, spread_of_members, vectors_to_lab
-from geocalc.rewiring import EVERYTHING, Rewiring, keep_atoms
-from geocalc.supernodes import Nodes
 
 
 class ForceMode(StrEnum):

@@ -26,9 +26,9 @@ from geocalc.core.settings import Settings, read_yaml
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError, ModelFileError, ModelNotFoundError, RecipeError
 from geocalc.frames import frame_policy
-from geocalc.graphs import graph_maker
+from geocalc.graphs.reduction import Rewiring
+from geocalc.graphs.strategies import graph_maker
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales
-from geocalc.rewiring import Rewiring
 
 CARD, WEIGHTS = "model.yaml", "weights.safetensors"
 LFS_POINTER = b"version https://git-lfs"

@@ -8,7 +8,7 @@ from torch import Tensor
 from geocalc.architectures.base import NetworkInput
 from geocalc.core.systems import Systems
 from geocalc.frames import Frames
-from geocalc.neighbors import Graph, pair_edges
+from geocalc.graphs.neighbors import Graph, pair_edges
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.reciprocal import Waves
 

@@ -22,10 +22,10 @@ from torch import Tensor
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
 from geocalc.frames import FramePolicy
-from geocalc.graphs import make_graph
+from geocalc.graphs.reduction import keep_atoms
+from geocalc.graphs.strategies import make_graph
 from geocalc.potential import EnergyModel, posed
 from geocalc.replicas import mean_over_frames
-from geocalc.rewiring import keep_atoms
 from geocalc.transforms import chunks
 
 

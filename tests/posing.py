@@ -7,7 +7,7 @@ from torch import Tensor
 
 from geocalc.core.systems import Systems
 from geocalc.frames import Frames, frame_policy, make_frames
-from geocalc.neighbors import Graph, build_graph, edge_vectors
+from geocalc.graphs.neighbors import Graph, build_graph, edge_vectors
 
 CUTOFF = 4.5
 _DIRECTIONS = torch.randn(119, 119, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)

@@ -22,7 +22,7 @@ from geocalc.canonicalizers.surroundings import surroundings_of
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import POLICIES, Frames, FrameSource, frame_policy, make_frames, random_rotations
-from geocalc.neighbors import build_graph, edge_vectors
+from geocalc.graphs.neighbors import build_graph, edge_vectors
 from geocalc.potential import NetworkPotential
 from geocalc.testing import (
     assert_basis_invariant,

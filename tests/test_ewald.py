@@ -21,7 +21,7 @@ from geocalc.architectures.ensemble import Ensemble
 from geocalc.core.systems import Systems, select
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import frame_policy
-from geocalc.neighbors import build_graph
+from geocalc.graphs.neighbors import build_graph
 from geocalc.nn.ewald import EwaldFilter, pair_messages, plane_messages
 from geocalc.nn.reciprocal import EwaldSettings, Waves, make_waves, sinc, voxel_window
 from geocalc.nn.wave_indices import indices_in_box, indices_within

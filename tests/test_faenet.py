@@ -16,7 +16,7 @@ from geocalc.architectures.base import NetworkInput
 from geocalc.architectures.faenet import EnergyWeights, Skip
 from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError
-from geocalc.neighbors import build_graph, edge_vectors, pair_edges
+from geocalc.graphs.neighbors import build_graph, edge_vectors, pair_edges
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.heads import ForceDecoder, ForceNorm
 from geocalc.nn.interaction import MessageType, Norm

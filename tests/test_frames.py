@@ -23,7 +23,7 @@ from geocalc.frames import (
     random_rotations,
 )
 from geocalc.frames.axes import principal_axes
-from geocalc.neighbors import build_graph, edge_vectors
+from geocalc.graphs.neighbors import build_graph, edge_vectors
 
 EXACT = 1e-12
 

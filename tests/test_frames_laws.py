@@ -15,7 +15,7 @@ from torch import Tensor
 
 from geocalc.core.systems import Systems
 from geocalc.frames import POLICIES, FramePick, FrameSource, frame_policy, random_rotations
-from geocalc.neighbors import build_graph
+from geocalc.graphs.neighbors import build_graph
 
 EXACT = 1e-12
 

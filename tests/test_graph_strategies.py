@@ -20,8 +20,9 @@ from training import make_recipe, recipe_values, relaxations, weights_after, wri
 from geocalc.card import ModelCard
 from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError, RecipeError
-from geocalc.graphs import GraphSettings, Strategy, edge_weights, expected_edges, graph_maker, make_graph
-from geocalc.neighbors import Graph, build_graph, edge_vectors
+from geocalc.graphs.neighbors import Graph, build_graph, edge_vectors
+from geocalc.graphs.strategies import GraphSettings, Strategy, edge_weights, expected_edges, graph_maker, make_graph
+from geocalc.graphs.truncation import EDGE, SHELL, TIE_TOLERANCE, Truncation
 from geocalc.potential import NetworkPotential
 from geocalc.testing import (
     assert_basis_invariant,
@@ -37,7 +38,6 @@ from geocalc.testing import (
     assert_translation_invariant,
 )
 from geocalc.train.recipe import parse_recipe
-from geocalc.truncation import EDGE, SHELL, TIE_TOLERANCE, Truncation
 
 
 def sparse(pbc: tuple[bool, bool, bool]) -> Atoms:

@@ -14,7 +14,7 @@ from structures import adslab, cloud, rattled, systems_of
 from geocalc.core.systems import Systems, concatenate, select
 from geocalc.errors import InputError
 from geocalc.frames import frame_policy
-from geocalc.neighbors import build_graph, edge_vectors
+from geocalc.graphs.neighbors import build_graph, edge_vectors
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales
 
 EXACT = 1e-12

@@ -39,8 +39,8 @@ from geocalc.ase_potential import AsePotential
 from geocalc.campaign import Job, open_run_folder, run_relaxation
 from geocalc.core.systems import Prediction, Systems, concatenate, select
 from geocalc.errors import InputError
+from geocalc.graphs.neighbors import NeighborCache, build_graph, edge_vectors, pair_edges
 from geocalc.io import from_atoms
-from geocalc.neighbors import NeighborCache, build_graph, edge_vectors, pair_edges
 from geocalc.optim import OPTIMIZERS, make_optimizer
 from geocalc.optim.base import Ragged
 from geocalc.records import Record

@@ -172,7 +172,7 @@ def test_no_breaking_in_the_data_gives_no_gradient_to_break() -> None:
 
 
 def _seen(chosen: NetworkPotential, systems: Systems) -> object:
-    from geocalc.graphs import make_graph
+    from geocalc.graphs.strategies import make_graph
     from geocalc.potential import posed
 
     graph = make_graph(systems, chosen.model.network.cutoff, None, chosen.model.graph)

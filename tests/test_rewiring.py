@@ -11,9 +11,9 @@ from structures import adslab, rattled, systems_of, turned
 
 from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError
-from geocalc.neighbors import build_graph
+from geocalc.graphs.neighbors import build_graph
+from geocalc.graphs.reduction import Rewiring, keep_atoms
 from geocalc.potential import ForceMode, NetworkPotential
-from geocalc.rewiring import Rewiring, keep_atoms
 
 BOTH = Rewiring(drop_subsurface=True, adsorbate_edges=True)
 

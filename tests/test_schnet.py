@@ -14,7 +14,7 @@ from geocalc.architectures import SchNet, SchNetSettings
 from geocalc.architectures.base import NetworkInput
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
-from geocalc.neighbors import build_graph, edge_vectors, pair_edges
+from geocalc.graphs.neighbors import build_graph, edge_vectors, pair_edges
 from geocalc.nn.convolution import convolve
 from geocalc.nn.edges import EdgeIndex
 

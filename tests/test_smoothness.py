@@ -18,8 +18,8 @@ from geocalc.architectures.ensemble import Ensemble
 from geocalc.core.systems import Systems, select
 from geocalc.errors import InputError
 from geocalc.frames import frame_policy
+from geocalc.graphs.reduction import Rewiring
 from geocalc.potential import NetworkPotential
-from geocalc.rewiring import Rewiring
 from geocalc.smoothness import LayerMad, layer_mad, mean_average_distance
 from geocalc.transforms import random_order, reordered, singles, supercell
 

@@ -18,10 +18,10 @@ from geocalc import load_model
 from geocalc.card import ModelCard
 from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError, ModelFileError, RecipeError
-from geocalc.neighbors import build_graph
+from geocalc.graphs.neighbors import build_graph
+from geocalc.graphs.reduction import Rewiring, keep_atoms
+from geocalc.graphs.supernodes import Nodes, Supernodes, merge
 from geocalc.potential import ForceMode, NetworkPotential
-from geocalc.rewiring import Rewiring, keep_atoms
-from geocalc.supernodes import Nodes, Supernodes, merge
 from geocalc.testing import (
     assert_basis_invariant,
     assert_batch_equals_singles,

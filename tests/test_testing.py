@@ -17,7 +17,7 @@ from torch import Tensor
 from geocalc.ase_potential import AsePotential
 from geocalc.core.systems import Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
-from geocalc.neighbors import build_graph
+from geocalc.graphs.neighbors import build_graph
 from geocalc.potential import ForceMode
 from geocalc.testing import (
     assert_basis_invariant,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from geocalc.core.systems import Systems
 from geocalc.frames import FramePolicy, Frames, make_frames
-from geocalc.neighbors import Graph
+from geocalc.graphs.neighbors import Graph
 
 
 @dataclass(frozen=True, kw_only=True)

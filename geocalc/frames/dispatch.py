@@ -13,7 +13,7 @@ from geocalc.frames.lattice import lattice_frames
 from geocalc.frames.pca import edge_points, pca_frames, position_points
 from geocalc.frames.policy import FramePick, FramePolicy, Frames, FrameSource
 from geocalc.frames.sampling import draws_of, rotations_from
-from geocalc.neighbors import Graph
+from geocalc.graphs.neighbors import Graph
 
 
 def make_frames(

@@ -14,7 +14,7 @@ from geocalc.core.systems import Systems
 from geocalc.frames.axes import anchored_axes, principal_axes, split_axes, tie_sizes
 from geocalc.frames.policy import FramePick, FramePolicy, Frames
 from geocalc.frames.sampling import draw_members
-from geocalc.neighbors import Graph
+from geocalc.graphs.neighbors import Graph
 
 NO_EXTENT = 50  # rounding units of the total squared extent below which an axis has none: 1e-7 of the length in float64
 NO_MOMENT = 1e-9  # relative; odd moments within this of each other do not decide, well above rounding and below real asymmetry

@@ -19,7 +19,7 @@ from geocalc.core.systems import Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
 from geocalc.glass.configuration import NUMBERS
 from geocalc.glass.parameters import CUTOFF, EPSILON, SIGMA
-from geocalc.neighbors import build_graph, edge_vectors
+from geocalc.graphs.neighbors import build_graph, edge_vectors
 
 A_NUMBER, B_NUMBER = NUMBERS.tolist()
 SKIN = 0.4  # sigma_AA; a longer one makes every step dearer, a shorter one is searched more often

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 from geocalc.glass.configuration import GlassConfiguration
-from geocalc.neighbors import search
+from geocalc.graphs.neighbors import search
 
 CUTOFF = 2.0  # sigma_AA; Bapst et al., Nature Physics 16, 448 (2020)
 

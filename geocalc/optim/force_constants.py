@@ -7,7 +7,7 @@ import torch
 
 from geocalc.core import elements
 from geocalc.core.systems import Systems
-from geocalc.neighbors import build_graph, edge_vectors
+from geocalc.graphs.neighbors import build_graph, edge_vectors
 from geocalc.optim.base import FreeComponents
 
 REACH = 1.6  # pairs up to this many sums of covalent radii are springs: first neighbours in metals, bonds in molecules

@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 from geocalc.core.systems import Systems
 from geocalc.errors import GeoCalcError, RunFolderError
 from geocalc.frames.sampling import N_DRAWS
-from geocalc.graphs import GraphSettings, expected_edges, make_graph
-from geocalc.neighbors import Graph
+from geocalc.graphs.neighbors import Graph
+from geocalc.graphs.reduction import Rewiring, keep_atoms
+from geocalc.graphs.strategies import GraphSettings, expected_edges, make_graph
+from geocalc.graphs.supernodes import Nodes
 from geocalc.potential import EnergyModel
-from geocalc.rewiring import Rewiring, keep_atoms
-from geocalc.supernodes import Nodes
 from geocalc.train.batches import Labels, collate
 from geocalc.train.dealing import deal, deal_within
 from geocalc.train.noise import disturbed

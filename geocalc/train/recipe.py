@@ -16,10 +16,10 @@ from geocalc.core.settings import Settings, override, read_yaml
 from geocalc.core.units import EV, in_ev
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import FramePolicy, FrameSource, frame_policy
-from geocalc.graphs import GraphSettings
+from geocalc.graphs.strategies import GraphSettings
+from geocalc.graphs.supernodes import Supernodes
 from geocalc.nn.theta import thetas
 from geocalc.potential import ForceMode
-from geocalc.supernodes import Supernodes
 from geocalc.train.training_settings import Training
 
 

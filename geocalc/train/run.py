@@ -14,9 +14,9 @@ from geocalc.architectures import ARCHITECTURES
 from geocalc.canonicalizers import build_canonicalizer
 from geocalc.card import Task
 from geocalc.errors import RecipeError
+from geocalc.graphs.reduction import Rewiring
 from geocalc.nn.theta import thetas
 from geocalc.potential import EnergyModel
-from geocalc.rewiring import Rewiring
 from geocalc.train.ema import WeightAverage
 from geocalc.train.finetune import begin_with
 from geocalc.train.recipe import Recipe

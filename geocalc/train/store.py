@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from geocalc.errors import InputError, RunFolderError
-from geocalc.neighbors import count_edges
+from geocalc.graphs.neighbors import count_edges
 
 SCHEMA = 3
 MAP_SIZE = 1 << 40  # bytes of address space, not of disk

@@ -12,7 +12,7 @@ import pytest
 from training import make_recipe, relaxation, relaxations, write_data
 
 from geocalc.errors import InputError
-from geocalc.neighbors import build_graph
+from geocalc.graphs.neighbors import build_graph
 from geocalc.train import store as store_module
 from geocalc.train.batches import collate
 from geocalc.train.prepare import prepare, samples_of_file

@@ -23,7 +23,7 @@ from geocalc.architectures import ARCHITECTURES
 from geocalc.core.process import settle_process
 from geocalc.core.systems import Systems, concatenate
 from geocalc.frames import frame_policy
-from geocalc.neighbors import NeighborCache, build_graph
+from geocalc.graphs.neighbors import NeighborCache, build_graph
 from geocalc.potential import EnergyModel, NetworkPotential, Scales
 from geocalc.train.recipe import Model, read_recipe
 

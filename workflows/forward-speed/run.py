@@ -26,7 +26,7 @@ from geocalc.architectures import FAENet, FAENetSettings
 from geocalc.architectures.base import NetworkInput
 from geocalc.core.process import settle_process
 from geocalc.frames import frame_policy, make_frames
-from geocalc.neighbors import build_graph, edge_vectors
+from geocalc.graphs.neighbors import build_graph, edge_vectors
 from geocalc.replicas import replicate
 
 S2EF = {

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
-from geocalc.truncation import NO_EDGES, Cut, Edges, Truncation, join_edges, truncate, truncate_each
+from geocalc.graphs.truncation import NO_EDGES, Cut, Edges, Truncation, join_edges, truncate, truncate_each
 
 FARTHEST = 1e6  # Angstrom from the origin; beyond it positions are no longer exact to 1e-10 Angstrom
 WIDEST = 300  # cutoffs; vesin lays out 1e5 bins at most, and ends the process where that leaves less than one in a direction
@@ -28,7 +28,7 @@ _local = threading.local()
 
 @dataclass(frozen=True, kw_only=True)
 class Fading:
-    """What smooth truncation needs to say how much an edge weighs, see `geocalc.truncation`.
+    """What smooth truncation needs to say how much an edge weighs, see `geocalc.graphs.truncation`.
 
     Attributes:
         radii: (n_atoms,) float64 Angstrom; infinite where an atom keeps all there are.
@@ -105,7 +105,7 @@ def build_graph(
         cutoff: radius in Angstrom, positive; edges of exactly this length are left out.
         max_neighbors: keep at most this many nearest neighbours of each atom; neighbours tied with the last one are all kept,
             so the graph keeps the symmetry of the structure.
-        truncation: how that is done, see `geocalc.truncation`.
+        truncation: how that is done, see `geocalc.graphs.truncation`.
     Returns:
         Graph, sorted by receiver.
     Raises:

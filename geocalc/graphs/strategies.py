@@ -7,7 +7,7 @@
 
 The cutoff of the network stays what its radial functions span. With a smooth cutoff (SchNet always, FAENet unless `smooth_cutoff` is
 off) edges longer than it are silent, whatever the strategy; so `nearest` and `complete` want a cutoff longer than their edges, or
-`smooth_cutoff: false`. How edges are chosen where there are more than `max_neighbors` is said in `geocalc.truncation`.
+`smooth_cutoff: false`. How edges are chosen where there are more than `max_neighbors` is said in `geocalc.graphs.truncation`.
 
 Source: the strategies compared on OC20 by Duval et al. (2022, 2023).
 """
@@ -25,9 +25,19 @@ from torch import Tensor
 from geocalc.core.settings import Settings
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
-from geocalc.images import nearest_images
-from geocalc.neighbors import Graph, NeighborCache, build_graph, count_edges, edge_vectors, full_cell, graph_of, search, split
-from geocalc.truncation import (
+from geocalc.graphs.images import nearest_images
+from geocalc.graphs.neighbors import (
+    Graph,
+    NeighborCache,
+    build_graph,
+    count_edges,
+    edge_vectors,
+    full_cell,
+    graph_of,
+    search,
+    split,
+)
+from geocalc.graphs.truncation import (
     NO_EDGES,
     Cut,
     Edges,

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
-from geocalc.neighbors import Graph
-from geocalc.supernodes import ADSORBATE, SUBSURFACE, Nodes, Supernodes, merge
+from geocalc.graphs.neighbors import Graph
+from geocalc.graphs.supernodes import ADSORBATE, SUBSURFACE, Nodes, Supernodes, merge
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Rewiring:
     Attributes:
         drop_subsurface: atoms with tag 0 are not seen at all.
         adsorbate_edges: only edges with an adsorbate atom (tag 2) at one end are kept.
-        supernodes: atoms with tag 0 are seen as one node, or as one of each element; see `geocalc.supernodes`.
+        supernodes: atoms with tag 0 are seen as one node, or as one of each element; see `geocalc.graphs.supernodes`.
     Raises:
         InputError: subsurface atoms are both left out and merged.
     """

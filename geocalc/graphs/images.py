@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from geocalc.truncation import TIE_TOLERANCE
+from geocalc.graphs.truncation import TIE_TOLERANCE
 
 
 def nearest_images(vectors: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

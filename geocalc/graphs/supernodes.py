@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from geocalc.core.systems import Systems
-from geocalc.images import nearest_images
-from geocalc.neighbors import full_cell, split
-from geocalc.truncation import fade
+from geocalc.graphs.images import nearest_images
+from geocalc.graphs.neighbors import full_cell, split
+from geocalc.graphs.truncation import fade
 
 SUBSURFACE, ADSORBATE = 0, 2  # tags of OC20
 NO_ELEMENT = 0  # atomic number of a node of all elements; tables of the network have a row for it
