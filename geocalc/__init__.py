@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from geocalc.core.systems import Potential, Prediction, Systems
     from geocalc.errors import GeoCalcError
     from geocalc.guards import Status
-    from geocalc.io import from_atoms, from_structure, to_atoms
     from geocalc.registry import LoadedModel, list_models, load_model
     from geocalc.snapshots import Relaxation
+    from geocalc.structures.convert import from_atoms, from_structure, to_atoms
 
 __version__ = "0.1.0"
 
@@ -30,15 +30,15 @@ _HOME = {
     "Relaxation": "snapshots",
     "Status": "guards",
     "Systems": "core.systems",
-    "from_atoms": "io",
-    "from_structure": "io",
+    "from_atoms": "structures.convert",
+    "from_structure": "structures.convert",
     "iter_relax": "api",
     "list_models": "registry",
     "load_model": "registry",
     "predict": "api",
     "relax": "api",
     "symmetry_breaking": "breaking.report",
-    "to_atoms": "io",
+    "to_atoms": "structures.convert",
 }
 
 __all__ = [

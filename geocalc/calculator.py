@@ -18,9 +18,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from geocalc.core.process import one_thread
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError, NonFiniteError
-from geocalc.io import from_atoms
 from geocalc.potential import ForceMode
 from geocalc.registry import LoadedModel, load_model
+from geocalc.structures.convert import from_atoms
 
 FEW_ATOMS = (
     48  # up to these one thread computes: two win a quarter at most, and lose threefold to a BLAS that waits on all cores

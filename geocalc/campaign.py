@@ -18,16 +18,16 @@ from geocalc.cell_relaxation import CellRelaxation, CellSnapshot
 from geocalc.core.systems import Systems
 from geocalc.engines import make_engine
 from geocalc.errors import FAILURES, told
-from geocalc.extxyz import format_frame
 from geocalc.guards import Status
 from geocalc.intervals import Calibration
-from geocalc.io import from_atoms
-from geocalc.readers import Source, Unreadable
 from geocalc.records import Record, SecondOpinion, finite
 from geocalc.relax_settings import RelaxSettings
 from geocalc.run_folder import RunFolder, content_key
 from geocalc.snapshots import Relaxation
-from geocalc.tags import Conversions
+from geocalc.structures.convert import from_atoms
+from geocalc.structures.extxyz import format_frame
+from geocalc.structures.readers import Source, Unreadable
+from geocalc.structures.tags import Conversions
 from geocalc.tasks import Engine, NamedPotential, Outcome, Report, Task
 from geocalc.warm_start import name_of
 
@@ -80,7 +80,7 @@ class _Item:
 
 
 def jobs_of(found: Iterable[Source | Unreadable]) -> Iterator[Job]:
-    """What `geocalc.readers.read_structures` finds, as jobs."""
+    """What `geocalc.structures.readers.read_structures` finds, as jobs."""
     for one in found:
         yield Job(sid=one.sid, error=one.error) if isinstance(one, Unreadable) else Job(sid=one.sid, atoms=one.atoms)
 

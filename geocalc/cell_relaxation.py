@@ -16,7 +16,7 @@ from geocalc.errors import InputError
 from geocalc.optim.base import Optimizer
 from geocalc.relaxation import Observer, relax_systems
 from geocalc.snapshots import Relaxation, Snapshot
-from geocalc.symmetry import symmetrize
+from geocalc.structures.space_groups import symmetrize
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from geocalc.graphs.reduction import keep_atoms
 from geocalc.graphs.strategies import make_graph
 from geocalc.potential import EnergyModel, posed
 from geocalc.replicas import mean_over_frames
-from geocalc.transforms import chunks
+from geocalc.structures.transforms import chunks
 
 
 @dataclass(frozen=True, kw_only=True)

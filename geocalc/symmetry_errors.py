@@ -16,7 +16,7 @@ from torch import Tensor
 from geocalc.core.systems import Potential, Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.frames import random_rotations
-from geocalc.transforms import (
+from geocalc.structures.transforms import (
     IN_PLANE_BASES,
     chunks,
     in_other_basis,

@@ -17,7 +17,7 @@ from geocalc.core.systems import Potential, Prediction, Systems, select, sum_per
 from geocalc.errors import InputError
 from geocalc.frames import random_rotations
 from geocalc.graphs.neighbors import build_graph, edge_vectors
-from geocalc.transforms import (
+from geocalc.structures.transforms import (
     IN_PLANE_BASES,
     in_other_basis,
     random_order,

@@ -19,7 +19,7 @@ import geocalc
 from geocalc import GeoCalc
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError, ModelNotFoundError, RecipeError
-from geocalc.tags import TagsConverted
+from geocalc.structures.tags import TagsConverted
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from geocalc import GeoCalc
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError, NonFiniteError
 from geocalc.registry import LoadedModel, load_model
-from geocalc.tags import TagsConverted
+from geocalc.structures.tags import TagsConverted
 
 CLOSE = 1e-12
 
@@ -192,7 +192,7 @@ def test_one_calculator_on_two_structures(calc: GeoCalc, fresh: Callable[[Atoms]
         assert atoms.get_potential_energy() == pytest.approx(fresh(atoms), abs=CLOSE)
 
 
-@pytest.mark.filterwarnings("ignore::geocalc.tags.TagsConverted")
+@pytest.mark.filterwarnings("ignore::geocalc.structures.tags.TagsConverted")
 def test_two_structures_that_differ_only_in_geometry_have_tags_of_their_own(
     calc: GeoCalc, fresh: Callable[[Atoms], float]
 ) -> None:

@@ -27,11 +27,11 @@ from geocalc.ase_potential import AsePotential
 from geocalc.campaign import Job, jobs_of, open_run_folder, run_relaxation
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError, ModelFileError, NonFiniteError, RecipeError
-from geocalc.io import fixed_mask
-from geocalc.readers import read_structures
 from geocalc.records import Record, exit_status
 from geocalc.relax_settings import RelaxSettings
 from geocalc.run_folder import RunFolderError
+from geocalc.structures.convert import fixed_mask
+from geocalc.structures.readers import read_structures
 from geocalc.tasks import NamedPotential
 
 SETTINGS = RelaxSettings(model="emt", steps=200, traj="none", dtype="float64")

@@ -23,8 +23,8 @@ from geocalc.core.matrices import determinant, exponential_along, inverse, times
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.guards import Status
-from geocalc.io import from_atoms
 from geocalc.optim import make_optimizer
+from geocalc.structures.convert import from_atoms
 
 STEPS = 12
 PARITY = 1e-10  # Angstrom

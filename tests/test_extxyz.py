@@ -12,8 +12,8 @@ from ase.io import read
 from structures import adslab, rattled, systems_of
 
 from geocalc.errors import InputError
-from geocalc.extxyz import format_frame
-from geocalc.io import fixed_mask
+from geocalc.structures.convert import fixed_mask
+from geocalc.structures.extxyz import format_frame
 
 INFO = {
     "sid": "random 12/α",

@@ -13,7 +13,7 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from geocalc.errors import InputError
-from geocalc.io import fixed_mask, from_atoms, from_structure, to_atoms
+from geocalc.structures.convert import fixed_mask, from_atoms, from_structure, to_atoms
 
 
 def adslab() -> Atoms:

@@ -14,7 +14,7 @@ from ase.constraints import FixAtoms, FixCartesian
 from ase.io import read, write
 
 from geocalc.errors import InputError
-from geocalc.labels import constraint_zeroed, labels
+from geocalc.structures.labels import constraint_zeroed, labels
 
 
 def constrained(seed: int = 0) -> Atoms:

@@ -14,7 +14,7 @@ from ase.neighborlist import neighbor_list
 from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError
 from geocalc.graphs.neighbors import Graph, NeighborCache, build_graph, edge_vectors, pair_edges
-from geocalc.io import from_atoms
+from geocalc.structures.convert import from_atoms
 
 
 def raw(atoms: Atoms) -> Systems:

@@ -18,11 +18,11 @@ from geocalc.ase_potential import AsePotential
 from geocalc.campaign import Job, relax_jobs
 from geocalc.core.systems import Potential, Prediction, Systems, concatenate, select, sum_per_system
 from geocalc.guards import Status
-from geocalc.io import fixed_mask
 from geocalc.noise_floor import HEAD_START, WINDOW, Trail, Visit, follow, no_trails, noise_floors
 from geocalc.optim import OPTIMIZERS, make_optimizer
 from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation import relax_systems
+from geocalc.structures.convert import fixed_mask
 from geocalc.tasks import NamedPotential
 
 NOISE = 0.05  # eV/Angstrom

@@ -15,11 +15,11 @@ from torch import Tensor
 from geocalc.ase_potential import AsePotential
 from geocalc.core.systems import Systems, select
 from geocalc.errors import InputError
-from geocalc.io import from_atoms
 from geocalc.optim import OPTIMIZERS, Bfgs, Fire, Fire2, GradientDescent, Lbfgs, make_optimizer
 from geocalc.optim.base import FreeComponents, Optimizer, Ragged, dots_per_system
 from geocalc.relaxation import relax_systems
 from geocalc.snapshots import Relaxation
+from geocalc.structures.convert import from_atoms
 
 STEPS = 25
 PARITY = 1e-10  # Angstrom

@@ -40,14 +40,14 @@ from geocalc.campaign import Job, open_run_folder, run_relaxation
 from geocalc.core.systems import Prediction, Systems, concatenate, select
 from geocalc.errors import InputError
 from geocalc.graphs.neighbors import NeighborCache, build_graph, edge_vectors, pair_edges
-from geocalc.io import from_atoms
 from geocalc.optim import OPTIMIZERS, make_optimizer
 from geocalc.optim.base import Ragged
 from geocalc.records import Record
 from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation import Relaxation, Status, advance, depart, relax_systems
 from geocalc.run_folder import RunFolder
-from geocalc.tags import TagsConverted
+from geocalc.structures.convert import from_atoms
+from geocalc.structures.tags import TagsConverted
 from geocalc.tasks import NamedPotential
 
 MORE = int(os.environ.get("GEOCALC_EXAMPLES", "1"))  # times as many examples, for a run by hand

@@ -14,9 +14,9 @@ from ase.io import read
 from torch_geometric.data import Data, InMemoryDataset
 from training import recipe_values
 
-from geocalc import qm9
 from geocalc.errors import InputError, MissingDependencyError
-from geocalc.qm9 import qm9_frames, write_qm9
+from geocalc.structures.formats import qm9
+from geocalc.structures.formats.qm9 import qm9_frames, write_qm9
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import parse_recipe
 from geocalc.train.store import read_store

@@ -29,10 +29,10 @@ from ase.io import write
 from ase.io.jsonio import encode
 
 from geocalc.errors import InputError
-from geocalc.io import from_atoms
-from geocalc.labels import labels
-from geocalc.oc20 import oc20_atoms, unpickle
-from geocalc.readers import LossyFormat, Source, Unreadable, count_structures, read_structures
+from geocalc.structures.convert import from_atoms
+from geocalc.structures.formats.oc20 import oc20_atoms, unpickle
+from geocalc.structures.labels import labels
+from geocalc.structures.readers import LossyFormat, Source, Unreadable, count_structures, read_structures
 
 with warnings.catch_warnings():  # torch-geometric uses what torch has deprecated
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -135,7 +135,7 @@ def test_key_value_pairs_and_data_of_a_database(tmp_path: Path) -> None:
 
 
 def test_database_longer_than_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geocalc.readers.PAGE", 2)
+    monkeypatch.setattr("geocalc.structures.readers.PAGE", 2)
     path = tmp_path / "a.db"
     with connect(path) as database:
         for k in range(6):
@@ -369,7 +369,7 @@ def test_shared_and_strided_tensors() -> None:
 def test_reading_imports_no_torch_geometric(tmp_path: Path) -> None:
     path = fill(tmp_path / "a.lmdb", {"0": pickle.dumps(Data(**oc20_data()))})
     code = (
-        "import sys; from geocalc.readers import read_structures; n = len(list(read_structures(sys.argv[1])))\n"
+        "import sys; from geocalc.structures.readers import read_structures; n = len(list(read_structures(sys.argv[1])))\n"
         "sys.exit(0 if n == 1 and 'torch_geometric' not in sys.modules else 1)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], timeout=120, check=False).returncode == 0

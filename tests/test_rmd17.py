@@ -9,8 +9,8 @@ import pytest
 from molecules import dynamics, rmd17_arrays
 
 from geocalc.errors import InputError
-from geocalc.labels import labels
-from geocalc.readers import Source, count_structures, read_structures
+from geocalc.structures.labels import labels
+from geocalc.structures.readers import Source, count_structures, read_structures
 
 
 def test_frames_come_in_ev(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from geocalc.frames import frame_policy
 from geocalc.graphs.reduction import Rewiring
 from geocalc.potential import NetworkPotential
 from geocalc.smoothness import LayerMad, layer_mad, mean_average_distance
-from geocalc.transforms import random_order, reordered, singles, supercell
+from geocalc.structures.transforms import random_order, reordered, singles, supercell
 
 SLABS = systems_of(rattled(adslab("CO", size=(1, 1, 2))), rattled(adslab("O", size=(1, 2, 2)), seed=3))
 ONE = torch.zeros(3, dtype=torch.int64)

@@ -20,9 +20,9 @@ from geocalc.cell_filters import CellFilter
 from geocalc.cell_relaxation import relax_cells
 from geocalc.core.systems import Prediction, Systems, select
 from geocalc.errors import InputError
-from geocalc.io import from_atoms
 from geocalc.optim import make_optimizer
-from geocalc.symmetry import find_symmetry, symmetrize
+from geocalc.structures.convert import from_atoms
+from geocalc.structures.space_groups import find_symmetry, symmetrize
 
 ALL = (True,) * 6
 pytestmark = pytest.mark.filterwarnings("ignore:.*OLD_ERROR_HANDLING:DeprecationWarning")  # spglib's, in the tests' own calls

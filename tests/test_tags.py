@@ -9,8 +9,8 @@ from ase.build import add_adsorbate, bcc110, bulk, fcc111, fcc211, graphene, hcp
 from ase.constraints import FixAtoms
 
 from geocalc.errors import InputError
-from geocalc.io import fixed_mask, from_atoms
-from geocalc.tags import TagReading, TagsConverted, tags_of
+from geocalc.structures.convert import fixed_mask, from_atoms
+from geocalc.structures.tags import TagReading, TagsConverted, tags_of
 
 
 def read(atoms: Atoms) -> TagReading:

@@ -19,6 +19,7 @@ from geocalc.core.systems import Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
 from geocalc.graphs.neighbors import build_graph
 from geocalc.potential import ForceMode
+from geocalc.structures.transforms import singles, supercell
 from geocalc.testing import (
     assert_basis_invariant,
     assert_batch_equals_singles,
@@ -34,7 +35,6 @@ from geocalc.testing import (
     assert_supercell_extensive,
     assert_translation_invariant,
 )
-from geocalc.transforms import singles, supercell
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from geocalc.errors import DataWarning
-from geocalc.readers import LossyFormat
-from geocalc.tags import TagsConverted
+from geocalc.structures.readers import LossyFormat
+from geocalc.structures.tags import TagsConverted
 
 OURS: tuple[type[Warning], ...] = (TagsConverted, LossyFormat, DataWarning)
 

@@ -14,10 +14,10 @@ from rich.table import Table
 from geocalc.commands.progress import progress_line
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
-from geocalc.io import from_atoms
-from geocalc.readers import Source, read_structures
 from geocalc.registry import LoadedModel
 from geocalc.smoothness import layer_mad
+from geocalc.structures.convert import from_atoms
+from geocalc.structures.readers import Source, read_structures
 from geocalc.symmetry_errors import symmetry_errors
 from geocalc.train.batches import collate
 from geocalc.train.store import Sample

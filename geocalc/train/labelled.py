@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from geocalc import readers
 from geocalc.core.units import EV, in_ev
 from geocalc.errors import InputError
-from geocalc.io import fixed_mask
-from geocalc.labels import Labels, constraint_zeroed, labels
-from geocalc.readers import read_structures
-from geocalc.rmd17 import SUFFIX as RMD17
-from geocalc.rmd17 import UNIT as RMD17_UNIT
-from geocalc.tags import TagsConverted, tags_of
+from geocalc.structures import readers
+from geocalc.structures.convert import fixed_mask
+from geocalc.structures.formats.rmd17 import SUFFIX as RMD17
+from geocalc.structures.formats.rmd17 import UNIT as RMD17_UNIT
+from geocalc.structures.labels import Labels, constraint_zeroed, labels
+from geocalc.structures.readers import read_structures
+from geocalc.structures.tags import TagsConverted, tags_of
 from geocalc.train.checks import LEVELS, check_levels
 from geocalc.train.recipe import Source
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from ase.geometry import find_mic
 
-from geocalc import readers
 from geocalc.errors import InputError
-from geocalc.oc20 import relaxed_partner
+from geocalc.structures import readers
+from geocalc.structures.formats.oc20 import relaxed_partner
 from geocalc.train.labelled import FrameReader, Labelled, group_of, locate, place_of, structures_of
 from geocalc.train.recipe import Source
 

@@ -22,7 +22,7 @@ from training import cpu_fabric, recipe_values, relaxations, under_ref_keys
 from geocalc import GeoCalc, load_model
 from geocalc.cli import main
 from geocalc.errors import InputError, RecipeError
-from geocalc.io import from_atoms
+from geocalc.structures.convert import from_atoms
 from geocalc.train.energies import train
 from geocalc.train.metrics import errors_of, predictions
 from geocalc.train.prepare import is_test, is_validation, locate, prepare, reference_relaxations, samples_of_test

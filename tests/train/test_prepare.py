@@ -18,7 +18,7 @@ from ase.io import write
 from training import labelled, recipe_values, relaxation, relaxations, under_ref_keys, write_data
 
 from geocalc.errors import InputError, RunFolderError
-from geocalc.tags import TagsConverted
+from geocalc.structures.tags import TagsConverted
 from geocalc.train.labelled import relaxations as read_relaxations
 from geocalc.train.prepare import is_validation, prepare, reference_relaxations, samples_of_file
 from geocalc.train.recipe import Recipe, read_recipe

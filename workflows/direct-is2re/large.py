@@ -18,8 +18,8 @@ import splits
 from ase import Atoms
 from ase.io import read
 
-from geocalc.io import from_atoms
 from geocalc.potential import NetworkPotential
+from geocalc.structures.convert import from_atoms
 
 FILE = "bm_large_molecules_init_and_relaxed.extxyz.gz"
 LIGHT = ("H", "C", "N", "O", "S")

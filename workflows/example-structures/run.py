@@ -9,7 +9,7 @@ import numpy as np
 from ase import Atoms
 from ase.io import write
 
-from geocalc.readers import Source, read_structures
+from geocalc.structures.readers import Source, read_structures
 
 SETS = {
     "WWL-GPR": "wwlgpr-simple-adsorbates",

@@ -30,8 +30,8 @@ from geocalc.campaign import versions
 from geocalc.core.process import settle_process
 from geocalc.evaluate import relax_references, summarise
 from geocalc.intervals import calibrate, coverage
-from geocalc.readers import Source, read_structures
 from geocalc.registry import LoadedModel, find_model, load_model, write_card
+from geocalc.structures.readers import Source, read_structures
 from geocalc.train import metrics
 from geocalc.train.prepare import prepare, reference_relaxations
 from geocalc.train.recipe import Recipe, read_recipe

@@ -20,9 +20,9 @@ import torch
 from ase import Atoms
 
 from geocalc.ase_potential import AsePotential
-from geocalc.io import from_atoms
 from geocalc.optim import make_optimizer
 from geocalc.relaxation import relax_systems
+from geocalc.structures.convert import from_atoms
 
 FMAX, STEPS = 0.05, 300
 

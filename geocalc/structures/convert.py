@@ -14,13 +14,13 @@ import torch
 from ase import Atoms
 from ase.filters import Filter
 
-from geocalc.constraints import ase_constraints, fixed_mask, read_constraints, scaled_space
 from geocalc.core.elements import N_ELEMENTS, covalent_radii, symbols
 from geocalc.core.projectors import Held, settle
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
 from geocalc.graphs.neighbors import build_graph, edge_vectors, searchable
-from geocalc.tags import Conversions, TagReading, read_tags
+from geocalc.structures.constraints import ase_constraints, fixed_mask, read_constraints, scaled_space
+from geocalc.structures.tags import Conversions, TagReading, read_tags
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure

@@ -15,7 +15,7 @@ import numpy as np
 from ase import Atoms
 
 from geocalc.errors import InputError
-from geocalc.io import fixed_mask
+from geocalc.structures.convert import fixed_mask
 
 CALCULATOR = "calculator"
 

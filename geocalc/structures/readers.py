@@ -31,9 +31,9 @@ from ase.io.jsonio import decode
 from ase.io.trajectory import TrajectoryReader
 
 from geocalc.errors import InputError
-from geocalc.oc20 import oc20_atoms, unpickle
-from geocalc.rmd17 import SUFFIX as RMD17
-from geocalc.rmd17 import rmd17_frames
+from geocalc.structures.formats.oc20 import oc20_atoms, unpickle
+from geocalc.structures.formats.rmd17 import SUFFIX as RMD17
+from geocalc.structures.formats.rmd17 import rmd17_frames
 
 PAGE = 200  # rows fetched from a database at a time
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}

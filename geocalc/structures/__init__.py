@@ -1,0 +1,1 @@
+"""ASE, pymatgen and files on one side, `Systems` on the other."""

@@ -1,0 +1,1 @@
+"""File formats that ASE does not read, one module each."""
