@@ -59,7 +59,7 @@ class ModelCard(Settings):
         elements: symbols the model was trained on; others are refused.
         energy_scale, force_scale: eV and eV/Angstrom per network unit; Angstrom for a model of relaxed structures.
         reads_tags: whether the energy depends on tags (OC20's convention); else they are ignored.
-        frames: default frame policy. canonicalizer: name and settings of what gives `learned` frames, see `geocalc.canonicalizers`.
+        frames: default frame policy. canonicalizer: name and settings of what gives `learned` frames, see `geocalc.frames.learned`.
         force_mode: gradient or direct.
         conservative: forces are the exact gradient of the energy under the default policy.
         graph: which atoms the network connects, see `geocalc.graphs.strategies`.

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
-from geocalc.canonicalizers import Canonicalizer, Geometry, PolicyFrames
 from geocalc.core.elements import N_ELEMENTS, symbols
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.frames import FramePick, FramePolicy, Frames, FrameSource
+from geocalc.frames.learned import Canonicalizer, Geometry, PolicyFrames
 from geocalc.graphs.neighbors import Graph, edge_vectors
 from geocalc.graphs.reduction import EVERYTHING, Rewiring, keep_atoms
 from geocalc.graphs.strategies import RADIUS, GraphSettings, edge_weights, make_graph

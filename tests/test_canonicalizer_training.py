@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from structures import adslab, rattled, systems_of
 from training import cpu_fabric, recipe_values, relaxations, write_data
 
-from geocalc.canonicalizers import CANONICALIZERS
 from geocalc.errors import InputError, ModelFileError, RecipeError
+from geocalc.frames.learned import CANONICALIZERS
 from geocalc.potential import NetworkPotential
 from geocalc.registry import load_model, read_card, write_card
 from geocalc.train.checkpoint import load_checkpoint

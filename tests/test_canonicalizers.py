@@ -16,12 +16,12 @@ from reference.published_canonicalizers import DGCNN, PointNet, SignNetMLP, Sign
 from structures import adslab, cloud, rattled, systems_of, turned
 from torch import Tensor, nn
 
-from geocalc.canonicalizers import CANONICALIZERS, Canonicalizer, Geometry, PolicyFrames, build_canonicalizer, canonicalizer
-from geocalc.canonicalizers.signnet import local_axes
-from geocalc.canonicalizers.surroundings import surroundings_of
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import POLICIES, Frames, FrameSource, frame_policy, make_frames, random_rotations
+from geocalc.frames.learned import CANONICALIZERS, Canonicalizer, Geometry, PolicyFrames, build_canonicalizer, canonicalizer
+from geocalc.frames.learned.signnet import local_axes
+from geocalc.frames.learned.surroundings import surroundings_of
 from geocalc.graphs.neighbors import build_graph, edge_vectors
 from geocalc.potential import NetworkPotential
 from geocalc.testing import (

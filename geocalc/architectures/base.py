@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from geocalc.canonicalizers import Canonicalizer
+from geocalc.frames.learned import Canonicalizer
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.reciprocal import EwaldSettings, Waves
 

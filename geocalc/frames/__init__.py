@@ -15,7 +15,7 @@ A policy names where frames come from and how many are used:
   another image; those of edges do not.
 * `rotations-2d`, `rotations-3d`: a uniformly random rotation or reflection, with `-se` a rotation; for training.
 * `none`: the pose as given.
-* `learned`: what the canonicalizer of the network gives, see `geocalc.canonicalizers`.
+* `learned`: what the canonicalizer of the network gives, see `geocalc.frames.learned`.
 
 Under the lattice policies molecules use `pca-3d` frames and structures periodic along one vector `pca-edges-3d` frames.
 

@@ -10,12 +10,12 @@ import torch
 from pydantic import Field
 
 from geocalc.architectures import ARCHITECTURES
-from geocalc.canonicalizers import build_canonicalizer
 from geocalc.card import EnergyKind, Task
 from geocalc.core.settings import Settings, override, read_yaml
 from geocalc.core.units import EV, in_ev
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import FramePolicy, FrameSource, frame_policy
+from geocalc.frames.learned import build_canonicalizer
 from geocalc.graphs.strategies import GraphSettings
 from geocalc.graphs.supernodes import Supernodes
 from geocalc.nn.theta import thetas
@@ -89,7 +89,7 @@ class Model(Settings):
     settings: dict[str, Any] = Field(default_factory=dict)
     frames: str = Field("lattice", description="frame policy of the potential")
     canonicalizer: dict[str, Any] | None = Field(
-        None, description="name and settings of what gives the frames of the policy `learned`, see geocalc.canonicalizers"
+        None, description="name and settings of what gives the frames of the policy `learned`, see geocalc.frames.learned"
     )
     reads_tags: bool = Field(
         True, description="whether the energy may depend on tags; without, relabelling atoms changes nothing"

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from geocalc.architectures import ARCHITECTURES
-from geocalc.canonicalizers import build_canonicalizer
 from geocalc.card import Task
 from geocalc.errors import RecipeError
+from geocalc.frames.learned import build_canonicalizer
 from geocalc.graphs.reduction import Rewiring
 from geocalc.nn.theta import thetas
 from geocalc.potential import EnergyModel

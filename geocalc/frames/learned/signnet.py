@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geocalc.canonicalizers.base import Canonicalizer, Geometry
-from geocalc.canonicalizers.orient import FrameVectors, oriented
-from geocalc.canonicalizers.settings import CanonicalizerSettings, SignNetMLPSettings, VectorNeuronSettings
-from geocalc.canonicalizers.surroundings import Surroundings, surroundings_of
-from geocalc.canonicalizers.vn_pointnet import PointNet, edge_vectors
 from geocalc.frames import Frames
 from geocalc.frames.axes import TIE_TOLERANCE, principal_axes
+from geocalc.frames.learned.base import Canonicalizer, Geometry
+from geocalc.frames.learned.orient import FrameVectors, oriented
+from geocalc.frames.learned.settings import CanonicalizerSettings, SignNetMLPSettings, VectorNeuronSettings
+from geocalc.frames.learned.surroundings import Surroundings, surroundings_of
+from geocalc.frames.learned.vn_pointnet import PointNet, edge_vectors
 from geocalc.frames.pca import NO_EXTENT
 from geocalc.nn.activation import swish
 

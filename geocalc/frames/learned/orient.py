@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geocalc.canonicalizers.base import Geometry
-from geocalc.canonicalizers.surroundings import Surroundings
 from geocalc.frames import Frames, frame_policy, make_frames
+from geocalc.frames.learned.base import Geometry
+from geocalc.frames.learned.surroundings import Surroundings
 
 TOLERANCE = 1e-3  # relative; vectors shorter than this have no direction: so small a change would turn the frame by a radian
 FALLBACK = "lattice"  # exact for every structure, and does not ask for the vectors that are missing

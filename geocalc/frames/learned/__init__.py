@@ -22,13 +22,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from geocalc.canonicalizers.base import Canonicalizer, Geometry, PolicyFrames
-from geocalc.canonicalizers.settings import CanonicalizerSettings, SignNetMLPSettings, VectorNeuronSettings
-from geocalc.canonicalizers.signnet import SignNetMLP, SignNetVN
-from geocalc.canonicalizers.vn_dgcnn import VNDGCNN
-from geocalc.canonicalizers.vn_pointnet import VNPointNet
 from geocalc.errors import InputError
 from geocalc.frames import POLICIES, FrameSource, frame_policy
+from geocalc.frames.learned.base import Canonicalizer, Geometry, PolicyFrames
+from geocalc.frames.learned.settings import CanonicalizerSettings, SignNetMLPSettings, VectorNeuronSettings
+from geocalc.frames.learned.signnet import SignNetMLP, SignNetVN
+from geocalc.frames.learned.vn_dgcnn import VNDGCNN
+from geocalc.frames.learned.vn_pointnet import VNPointNet
 
 
 @dataclass(frozen=True)

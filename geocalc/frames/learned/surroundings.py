@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from geocalc.canonicalizers.base import Geometry
+from geocalc.frames.learned.base import Geometry
 
 
 @dataclass(frozen=True, kw_only=True)
