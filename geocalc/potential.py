@@ -20,7 +20,7 @@ from geocalc.graphs.reduction import EVERYTHING, Rewiring, keep_atoms
 from geocalc.graphs.strategies import RADIUS, GraphSettings, edge_weights, make_graph
 from geocalc.graphs.supernodes import Nodes
 from geocalc.nn.embedding import N_TAGS
-from geocalc.nn.reciprocal import make_waves
+from geocalc.nn.ewald.waves import make_waves
 from geocalc.nn.repulsion import Repulsion
 from geocalc.replicas import mean_over_copies, mean_over_frames, replicate, spread_of_members, vectors_to_lab
 

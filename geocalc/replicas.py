@@ -10,7 +10,7 @@ from geocalc.core.systems import Systems
 from geocalc.frames import Frames
 from geocalc.graphs.neighbors import Graph, pair_edges
 from geocalc.nn.edges import EdgeIndex
-from geocalc.nn.reciprocal import Waves
+from geocalc.nn.ewald.waves import Waves
 
 
 def replicate(

@@ -28,7 +28,7 @@ from geocalc.cli import main
 from geocalc.errors import InputError, MissingDependencyError
 from geocalc.groups.invariants import allowed, harmonics, matrix_of, projector, wigner
 from geocalc.groups.point_groups import HERMANN_MAUGUIN, identify, point_group
-from geocalc.nn.theta import Theta
+from geocalc.nn.relaxed_weights import Theta
 from geocalc.registry import CARD, WEIGHTS, load_model, write_card
 
 R = Rotation.from_rotvec([0.3, -0.8, 0.5]).as_matrix()
@@ -284,7 +284,7 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(monkeypatch: pytest.Monkey
     with pytest.raises(InputError, match="not all finite"):
         symmetry_breaking(theta)
     monkeypatch.setattr(util, "find_spec", lambda name: None)
-    monkeypatch.setattr("geocalc.nn.e3nn_extra.find_spec", lambda name: None)
+    monkeypatch.setattr("geocalc.nn.require_e3nn.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=re.escape("pip install 'geocalc[e3nn]'")):
         harmonics(2, R)
 

@@ -22,9 +22,9 @@ from geocalc.core.systems import Systems, select
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.graphs.neighbors import build_graph
-from geocalc.nn.ewald import EwaldFilter, pair_messages, plane_messages
-from geocalc.nn.reciprocal import EwaldSettings, Waves, make_waves, sinc, voxel_window
-from geocalc.nn.wave_indices import indices_in_box, indices_within
+from geocalc.nn.ewald.blocks import EwaldFilter, pair_messages, plane_messages
+from geocalc.nn.ewald.indices import indices_in_box, indices_within
+from geocalc.nn.ewald.waves import EwaldSettings, Waves, make_waves, sinc, voxel_window
 from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales, evaluate
 from geocalc.registry import load_model
 

@@ -23,7 +23,7 @@ from geocalc.core.systems import Systems
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.nn.edges import EdgeIndex
-from geocalc.nn.theta import Theta, breaking_penalty, thetas
+from geocalc.nn.relaxed_weights import Theta, breaking_penalty, thetas
 from geocalc.potential import EnergyModel, NetworkPotential, Scales
 from geocalc.relaxed.convolution import Convolution
 from geocalc.relaxed.filters import RelaxedFilters, all_irreps

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from workflow_modules import workflow_modules
 
-from geocalc.nn.theta import Theta, thetas
+from geocalc.nn.relaxed_weights import Theta, thetas
 
 STUDY = Path(__file__).parents[1] / "workflows" / "symmetry-breaking"
 MODULES = (

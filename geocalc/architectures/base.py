@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from geocalc.frames.learned import Canonicalizer
 from geocalc.nn.edges import EdgeIndex
-from geocalc.nn.reciprocal import EwaldSettings, Waves
+from geocalc.nn.ewald.waves import EwaldSettings, Waves
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,10 @@ from geocalc.nn.activation import swish
 from geocalc.nn.basis import GaussianBasis, polynomial_envelope
 from geocalc.nn.edges import EdgeFeatures, EdgeIndex
 from geocalc.nn.embedding import AtomEmbedding
-from geocalc.nn.ewald import EwaldBlock, EwaldFilter
+from geocalc.nn.ewald.blocks import EwaldBlock, EwaldFilter
+from geocalc.nn.ewald.waves import EwaldSettings
 from geocalc.nn.heads import EdgeForceHead, EnergyHead, ForceDecoder, ForceHead, ForceNorm
 from geocalc.nn.interaction import Interaction, MessageType, Norm
-from geocalc.nn.reciprocal import EwaldSettings
 
 SHORTEST = 1e-6  # Angstrom; keeps the direction of a zero-length edge finite
 

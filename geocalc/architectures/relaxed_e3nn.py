@@ -17,8 +17,8 @@ from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
 from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.nn.basis import GaussianBasis, polynomial_envelope
-from geocalc.nn.e3nn_extra import require_e3nn
 from geocalc.nn.embedding import AtomEmbedding
+from geocalc.nn.require_e3nn import require_e3nn
 
 SHORTEST = 1e-6  # Angstrom; keeps the direction of a zero-length edge finite
 

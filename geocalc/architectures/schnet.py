@@ -20,8 +20,8 @@ from geocalc.nn.basis import GaussianBasis, cosine_envelope
 from geocalc.nn.convolution import convolve
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.embedding import N_TAGS
-from geocalc.nn.ewald import EwaldBlock, EwaldFilter
-from geocalc.nn.reciprocal import EwaldSettings
+from geocalc.nn.ewald.blocks import EwaldBlock, EwaldFilter
+from geocalc.nn.ewald.waves import EwaldSettings
 
 SHORTEST = 1e-6  # Angstrom; keeps the derivative of a zero length finite
 

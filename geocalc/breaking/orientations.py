@@ -13,7 +13,7 @@ from geocalc.breaking.report import parts_of
 from geocalc.errors import InputError
 from geocalc.groups.invariants import Part, allowed, wigner
 from geocalc.groups.point_groups import as_group
-from geocalc.nn.theta import Theta
+from geocalc.nn.relaxed_weights import Theta
 
 GRID = 2000  # rotations, 14 degrees apart
 STARTS = 4  # of them that are refined

@@ -14,7 +14,7 @@ import torch
 
 from geocalc.errors import InputError
 from geocalc.groups.point_groups import as_group
-from geocalc.nn.e3nn_extra import require_e3nn
+from geocalc.nn.require_e3nn import require_e3nn
 
 HIGHEST = 11  # degree of which e3nn has harmonics
 POINTS = 4  # directions for each component: enough to tell all harmonics apart well

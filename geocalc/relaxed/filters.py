@@ -9,7 +9,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from geocalc.errors import InputError
-from geocalc.nn.theta import Theta
+from geocalc.nn.relaxed_weights import Theta
 
 
 def all_irreps(highest: int, copies: int = 1) -> o3.Irreps:

@@ -18,7 +18,7 @@ from geocalc.frames import FramePolicy, FrameSource, frame_policy
 from geocalc.frames.learned import build_canonicalizer
 from geocalc.graphs.strategies import GraphSettings
 from geocalc.graphs.supernodes import Supernodes
-from geocalc.nn.theta import thetas
+from geocalc.nn.relaxed_weights import thetas
 from geocalc.potential import ForceMode
 from geocalc.train.training_settings import Training
 

@@ -15,7 +15,7 @@ from geocalc.card import Task
 from geocalc.errors import RecipeError
 from geocalc.frames.learned import build_canonicalizer
 from geocalc.graphs.reduction import Rewiring
-from geocalc.nn.theta import thetas
+from geocalc.nn.relaxed_weights import thetas
 from geocalc.potential import EnergyModel
 from geocalc.train.ema import WeightAverage
 from geocalc.train.finetune import begin_with

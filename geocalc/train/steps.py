@@ -11,7 +11,7 @@ from torch import Tensor
 from geocalc.card import Task
 from geocalc.errors import NonFiniteError
 from geocalc.frames import frame_policy
-from geocalc.nn.theta import breaking_penalty
+from geocalc.nn.relaxed_weights import breaking_penalty
 from geocalc.potential import EnergyModel, ForceMode, evaluate
 from geocalc.train.descent import REMEDY, descend, mean_of_processes
 from geocalc.train.feed import Batch, Part

@@ -26,7 +26,7 @@ from torch import nn
 from geocalc.core.process import settle_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.frames import frame_policy
-from geocalc.nn.theta import thetas
+from geocalc.nn.relaxed_weights import thetas
 from geocalc.potential import NetworkPotential
 from geocalc.run_folder import write_whole
 from geocalc.train.batches import collate

@@ -10,7 +10,7 @@ from torch import nn
 
 from geocalc.groups.invariants import projector, wigner
 from geocalc.groups.point_groups import identify
-from geocalc.nn.theta import thetas
+from geocalc.nn.relaxed_weights import thetas
 
 SAME = 1e-2  # a symmetry changes the relaxed weights by less than this part of what is not 0e
 NOTHING = 1e-4  # relaxed weights that are shorter, as a part of 0e, break nothing

@@ -21,7 +21,7 @@ from record import FieldFit
 from torch import Tensor, nn
 
 from geocalc.nn.edges import EdgeIndex
-from geocalc.nn.theta import breaking_penalty
+from geocalc.nn.relaxed_weights import breaking_penalty
 from geocalc.relaxed.filters import RelaxedFilters
 from geocalc.relaxed.layer import RelaxedLayer
 

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from geocalc.errors import InputError
 from geocalc.nn.activation import swish
 from geocalc.nn.basis import GaussianBasis, polynomial_envelope
-from geocalc.nn.layout import Layout
-from geocalc.nn.reciprocal import EwaldSettings, Filter, Waves
+from geocalc.nn.ewald.padding import Layout
+from geocalc.nn.ewald.waves import EwaldSettings, Filter, Waves
 
 INDEX_SCALE = 0.01  # published
 
@@ -54,7 +54,7 @@ class EwaldFilter(nn.Module):
             InputError: there are no waves; `geocalc.potential.evaluate` makes them.
         """
         if waves is None:
-            raise InputError("this network has Ewald message passing and was given no waves; see geocalc.nn.reciprocal")
+            raise InputError("this network has Ewald message passing and was given no waves; see geocalc.nn.ewald.waves")
         plane, pairs = waves.plane, waves.pairs
         parts: list[LongRange] = []
         if plane is not None:

@@ -24,8 +24,8 @@ from torch import Tensor
 from geocalc.core.matrices import determinant, inverse
 from geocalc.core.settings import Settings
 from geocalc.errors import InputError
-from geocalc.nn.layout import Layout, layout_of
-from geocalc.nn.wave_indices import indices_in_box, indices_within
+from geocalc.nn.ewald.indices import indices_in_box, indices_within
+from geocalc.nn.ewald.padding import Layout, layout_of
 
 SERIES = 10  # terms of the sinc below x = 1; the next is 1/21!
 AXES = "abc"

@@ -1,0 +1,1 @@
+"""Ewald message passing: messages between atoms beyond the cutoff."""
