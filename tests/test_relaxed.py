@@ -19,15 +19,15 @@ from torch import Tensor
 from training import cpu_fabric, make_recipe, recipe_values, relaxation, write_data
 
 from geocalc import GeoCalc
+from geocalc.architectures.regnn.convolution import Convolution
+from geocalc.architectures.regnn.filters import RelaxedFilters, all_irreps
+from geocalc.architectures.regnn.layer import RelaxedLayer
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.relaxed_weights import Theta, breaking_penalty, thetas
 from geocalc.potential import EnergyModel, NetworkPotential, Scales
-from geocalc.relaxed.convolution import Convolution
-from geocalc.relaxed.filters import RelaxedFilters, all_irreps
-from geocalc.relaxed.layer import RelaxedLayer
 from geocalc.train.energies import train
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe

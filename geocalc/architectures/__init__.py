@@ -8,7 +8,7 @@ from typing import Any
 
 from geocalc.architectures.base import Network
 from geocalc.architectures.faenet import FAENet, FAENetSettings
-from geocalc.architectures.relaxed_e3nn import RelaxedE3NN, RelaxedE3NNSettings
+from geocalc.architectures.regnn.network import RelaxedE3NN, RelaxedE3NNSettings
 from geocalc.architectures.schnet import SchNet, SchNetSettings
 from geocalc.core.settings import Settings
 

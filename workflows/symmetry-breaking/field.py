@@ -20,10 +20,10 @@ from network import drawn
 from record import FieldFit
 from torch import Tensor, nn
 
+from geocalc.architectures.regnn.filters import RelaxedFilters
+from geocalc.architectures.regnn.layer import RelaxedLayer
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.relaxed_weights import breaking_penalty
-from geocalc.relaxed.filters import RelaxedFilters
-from geocalc.relaxed.layer import RelaxedLayer
 
 BEFORE, AFTER = "0e + 1o", "1o"
 RELAXED, EQUIVARIANT = "0e + 0o + 1o + 1e", "0e"

@@ -12,10 +12,10 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from geocalc.architectures.regnn.convolution import Convolution
+from geocalc.architectures.regnn.filters import RelaxedFilters, all_irreps
 from geocalc.nn.basis import GaussianBasis
 from geocalc.nn.edges import EdgeIndex
-from geocalc.relaxed.convolution import Convolution
-from geocalc.relaxed.filters import RelaxedFilters, all_irreps
 
 N_BASIS, HIDDEN, N_RADIAL = 8, 16, 4
 Made = TypeVar("Made", bound=nn.Module)

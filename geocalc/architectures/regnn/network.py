@@ -57,9 +57,9 @@ class RelaxedE3NN(Network):
         require_e3nn("the architecture relaxed-e3nn")
         from e3nn import o3
 
-        from geocalc.relaxed.blocks import read_irreps
-        from geocalc.relaxed.filters import RelaxedFilters, all_irreps
-        from geocalc.relaxed.layer import RelaxedLayer
+        from geocalc.architectures.regnn.blocks import read_irreps
+        from geocalc.architectures.regnn.filters import RelaxedFilters, all_irreps
+        from geocalc.architectures.regnn.layer import RelaxedLayer
 
         super().__init__()
         s = settings

@@ -7,10 +7,10 @@ import math
 from e3nn import o3
 from torch import Tensor, nn
 
+from geocalc.architectures.regnn.blocks import EquivariantLinear, Gate
+from geocalc.architectures.regnn.convolution import Convolution
+from geocalc.architectures.regnn.filters import RelaxedFilters
 from geocalc.nn.edges import EdgeIndex
-from geocalc.relaxed.blocks import EquivariantLinear, Gate
-from geocalc.relaxed.convolution import Convolution
-from geocalc.relaxed.filters import RelaxedFilters
 
 
 class RelaxedLayer(nn.Module):
