@@ -9,9 +9,9 @@ from typing import Any
 from geocalc.errors import InputError
 from geocalc.optim.base import Optimizer
 from geocalc.optim.bfgs import Bfgs
-from geocalc.optim.descent import GradientDescent
 from geocalc.optim.fire import Fire
 from geocalc.optim.fire2 import Fire2
+from geocalc.optim.gradient_descent import GradientDescent
 from geocalc.optim.lbfgs import Lbfgs
 from geocalc.optim.quasi_newton import QuasiNewton
 
