@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from geocalc.calculator import GeoCalc
     from geocalc.core.systems import Potential, Prediction, Systems
     from geocalc.errors import GeoCalcError
-    from geocalc.guards import Status
     from geocalc.registry import LoadedModel, list_models, load_model
-    from geocalc.snapshots import Relaxation
+    from geocalc.relaxation.state import Relaxation
+    from geocalc.relaxation.status import Status
     from geocalc.structures.convert import from_atoms, from_structure, to_atoms
 
 __version__ = "0.1.0"
@@ -27,8 +27,8 @@ _HOME = {
     "LoadedModel": "registry",
     "Potential": "core.systems",
     "Prediction": "core.systems",
-    "Relaxation": "snapshots",
-    "Status": "guards",
+    "Relaxation": "relaxation.state",
+    "Status": "relaxation.status",
     "Systems": "core.systems",
     "from_atoms": "structures.convert",
     "from_structure": "structures.convert",

@@ -15,17 +15,17 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from geocalc.adviser import make_adviser
 from geocalc.campaign import Job, Relaxed, relax_jobs
 from geocalc.card import Task
-from geocalc.cell_relaxation import CellRelaxation
 from geocalc.engines import cell_filter_of
 from geocalc.errors import ModelFileError
-from geocalc.guards import Status
 from geocalc.model_start import model_start
 from geocalc.optim import make_optimizer
 from geocalc.records import Record
 from geocalc.registry import LoadedModel, load_model
 from geocalc.relax_settings import ALL_STRAINS, RelaxSettings
+from geocalc.relaxation.cells import CellRelaxation
+from geocalc.relaxation.status import Status
+from geocalc.relaxation.warm_start import Proposal
 from geocalc.tasks import NamedPotential
-from geocalc.warm_start import Proposal
 
 
 @dataclass(frozen=True, kw_only=True)

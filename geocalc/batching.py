@@ -9,14 +9,14 @@ from functools import cache
 
 import torch
 
-from geocalc.cell_filters import atoms_of
 from geocalc.core.systems import Systems, concatenate, select
 from geocalc.errors import FAILURES, told
 from geocalc.graphs.neighbors import build_graph
 from geocalc.optim import make_optimizer
 from geocalc.relax_settings import RelaxSettings
-from geocalc.relaxation import Flight, advance, depart
-from geocalc.snapshots import Progress, Relaxation, Snapshot
+from geocalc.relaxation.cell_filters import atoms_of
+from geocalc.relaxation.loop import Flight, advance, depart
+from geocalc.relaxation.state import Progress, Relaxation, Snapshot
 from geocalc.tasks import NamedPotential, Outcome, Report, Task
 
 EDGES_ON_CPU = 20_000  # some ten slabs; more together gain nothing in the caches of a processor

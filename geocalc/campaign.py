@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING
 import torch
 
 from geocalc import __version__
-from geocalc.cell_relaxation import CellRelaxation, CellSnapshot
 from geocalc.core.systems import Systems
 from geocalc.engines import make_engine
 from geocalc.errors import FAILURES, told
-from geocalc.guards import Status
 from geocalc.intervals import Calibration
 from geocalc.records import Record, SecondOpinion, finite
 from geocalc.relax_settings import RelaxSettings
+from geocalc.relaxation.cells import CellRelaxation, CellSnapshot
+from geocalc.relaxation.state import Relaxation
+from geocalc.relaxation.status import Status
+from geocalc.relaxation.warm_start import name_of
 from geocalc.run_folder import RunFolder, content_key
-from geocalc.snapshots import Relaxation
 from geocalc.structures.convert import from_atoms
 from geocalc.structures.extxyz import format_frame
 from geocalc.structures.readers import Source, Unreadable
 from geocalc.structures.tags import Conversions
 from geocalc.tasks import Engine, NamedPotential, Outcome, Report, Task
-from geocalc.warm_start import name_of
 
 if TYPE_CHECKING:
     from ase import Atoms

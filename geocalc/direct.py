@@ -10,8 +10,8 @@ import torch
 from geocalc.core.process import one_thread
 from geocalc.core.systems import Potential, Systems, allowed, own_memory
 from geocalc.errors import FAILURES, InputError, told
-from geocalc.guards import Status
-from geocalc.snapshots import Relaxation
+from geocalc.relaxation.state import Relaxation
+from geocalc.relaxation.status import Status
 from geocalc.tasks import Outcome, Task
 
 

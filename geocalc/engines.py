@@ -10,17 +10,17 @@ from typing import Any
 
 from geocalc.adviser import Adviser
 from geocalc.batching import Batches, budget_of
-from geocalc.cell_filters import STRAINS, CellFilter
-from geocalc.cell_relaxation import CellOpener, CellPotential, restored, restored_snapshot
 from geocalc.core.process import available_cores, settle_process
 from geocalc.core.systems import Potential
 from geocalc.direct import predict_task
 from geocalc.errors import InputError, told
 from geocalc.optim import make_optimizer
 from geocalc.relax_settings import ALL_STRAINS, RelaxSettings
+from geocalc.relaxation.cell_filters import STRAINS, CellFilter
+from geocalc.relaxation.cells import CellOpener, CellPotential, restored, restored_snapshot
+from geocalc.relaxation.warm_start import Proposal, check_for_workers
 from geocalc.second_opinion import WithOpinions, advised
 from geocalc.tasks import Engine, NamedPotential, OneByOne, Outcome, Report, Task, relax_task
-from geocalc.warm_start import Proposal, check_for_workers
 from geocalc.workers import Lost, WorkerPool
 
 START = 2.0  # seconds; about what a process takes to start

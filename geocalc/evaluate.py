@@ -10,10 +10,10 @@ import numpy as np
 from geocalc import metrics
 from geocalc.core.systems import Potential, Systems, allowed
 from geocalc.errors import InputError
-from geocalc.guards import Status
 from geocalc.optim import make_optimizer
-from geocalc.relaxation import relax_systems
-from geocalc.snapshots import Relaxation
+from geocalc.relaxation.loop import relax_systems
+from geocalc.relaxation.state import Relaxation
+from geocalc.relaxation.status import Status
 from geocalc.train.batches import collate
 from geocalc.train.prepare import ReferenceRelaxation
 

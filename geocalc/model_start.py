@@ -17,12 +17,12 @@ from geocalc.registry import load_model
 
 @dataclass(frozen=True)
 class ModelStart:
-    """A proposal for `geocalc.warm_start`: the displacements of a model; nothing for structures that the model refuses."""
+    """A proposal for `geocalc.relaxation.warm_start`: the displacements of a model; nothing for structures that the model refuses."""
 
     model: DirectModel
 
     def __call__(self, systems: Systems) -> Tensor:
-        """See `geocalc.warm_start.Proposal`.
+        """See `geocalc.relaxation.warm_start.Proposal`.
 
         Raises:
             ModelFileError: the model cannot be read any more, or is another one now.

@@ -15,9 +15,9 @@ from geocalc.intervals import Calibration
 from geocalc.optim import make_optimizer
 from geocalc.records import SecondOpinion
 from geocalc.relax_settings import RelaxSettings
-from geocalc.relaxation import relax_systems
-from geocalc.snapshots import Progress, Relaxation, Snapshot
-from geocalc.warm_start import Proposal
+from geocalc.relaxation.loop import relax_systems
+from geocalc.relaxation.state import Progress, Relaxation, Snapshot
+from geocalc.relaxation.warm_start import Proposal
 
 Report = Callable[[str, int, float], None]  # sid, steps so far, fmax in eV/Angstrom
 
@@ -34,7 +34,7 @@ class NamedPotential:
         reads_tags: whether tags mean something to it; where they do not, none is judged.
         opener: makes the same potential in another process, and can be pickled; None where it lives in this one only.
         cutoff: radius of its graphs in Angstrom, None if it has none.
-        warm_start: proposes where relaxations with it begin; see `geocalc.warm_start`.
+        warm_start: proposes where relaxations with it begin; see `geocalc.relaxation.warm_start`.
         stress: whether it was trained on stress, so that cells can be relaxed with it.
         calibration: how far relaxed energies may be off.
         direct: whether its energies are those of the relaxed structures, so that there is nothing to relax.

@@ -17,13 +17,13 @@ from scipy.linalg import expm, expm_frechet
 from torch import Tensor
 
 from geocalc.ase_potential import AsePotential
-from geocalc.cell_filters import CellFilter, atoms_of
-from geocalc.cell_relaxation import CellPotential, CellRelaxation, relax_cells, restored_snapshot
 from geocalc.core.matrices import determinant, exponential_along, inverse, times
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
-from geocalc.guards import Status
 from geocalc.optim import make_optimizer
+from geocalc.relaxation.cell_filters import CellFilter, atoms_of
+from geocalc.relaxation.cells import CellPotential, CellRelaxation, relax_cells, restored_snapshot
+from geocalc.relaxation.status import Status
 from geocalc.structures.convert import from_atoms
 
 STEPS = 12

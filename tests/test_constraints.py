@@ -26,11 +26,11 @@ from geocalc.ase_potential import AsePotential
 from geocalc.campaign import Job, NamedPotential, open_run_folder, run_relaxation
 from geocalc.core.systems import Prediction, Systems, allowed, concatenate, moved, select, sum_per_system
 from geocalc.errors import InputError
-from geocalc.guards import Status
 from geocalc.optim import make_optimizer
 from geocalc.relax_settings import RelaxSettings
-from geocalc.relaxation import evaluate, relax_systems
-from geocalc.snapshots import Relaxation
+from geocalc.relaxation.loop import evaluate, relax_systems
+from geocalc.relaxation.state import Relaxation
+from geocalc.relaxation.status import Status
 from geocalc.structures.convert import fixed_mask, from_atoms, from_structure, to_atoms
 from geocalc.structures.extxyz import format_frame
 

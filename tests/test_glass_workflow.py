@@ -20,10 +20,10 @@ from workflow_modules import workflow_modules
 
 from geocalc.glass.configuration import GlassConfiguration, write_configuration
 from geocalc.glass.inherent import InherentStructure
-from geocalc.guards import Status
 from geocalc.properties import glass_graphs
 from geocalc.properties.recipe import read_property_recipe
 from geocalc.properties.samples import signed_permutations
+from geocalc.relaxation.status import Status
 
 STUDY = Path(__file__).parents[1] / "workflows" / "glassy-dynamics"
 MODULES = (

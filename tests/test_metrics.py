@@ -18,7 +18,7 @@ from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.evaluate import forces_below_threshold, relaxed_pair, summarise
 from geocalc.optim import make_optimizer
-from geocalc.relaxation import relax_systems
+from geocalc.relaxation.loop import relax_systems
 from geocalc.structures.convert import from_atoms
 from geocalc.train.metrics import Predictions, errors_of
 from geocalc.train.prepare import ReferenceRelaxation

@@ -17,11 +17,11 @@ from structures import adslab, rattled, systems_of
 from geocalc.ase_potential import AsePotential
 from geocalc.campaign import Job, relax_jobs
 from geocalc.core.systems import Potential, Prediction, Systems, concatenate, select, sum_per_system
-from geocalc.guards import Status
-from geocalc.noise_floor import HEAD_START, WINDOW, Trail, Visit, follow, no_trails, noise_floors
 from geocalc.optim import OPTIMIZERS, make_optimizer
 from geocalc.relax_settings import RelaxSettings
-from geocalc.relaxation import relax_systems
+from geocalc.relaxation.loop import relax_systems
+from geocalc.relaxation.noise_floor import HEAD_START, WINDOW, Trail, Visit, follow, no_trails, noise_floors
+from geocalc.relaxation.status import Status
 from geocalc.structures.convert import fixed_mask
 from geocalc.tasks import NamedPotential
 

@@ -17,8 +17,8 @@ from geocalc.core.systems import Systems, select
 from geocalc.errors import InputError
 from geocalc.optim import OPTIMIZERS, Bfgs, Fire, Fire2, GradientDescent, Lbfgs, make_optimizer
 from geocalc.optim.base import FreeComponents, Optimizer, Ragged, dots_per_system
-from geocalc.relaxation import relax_systems
-from geocalc.snapshots import Relaxation
+from geocalc.relaxation.loop import relax_systems
+from geocalc.relaxation.state import Relaxation
 from geocalc.structures.convert import from_atoms
 
 STEPS = 25

@@ -44,7 +44,7 @@ from geocalc.optim import OPTIMIZERS, make_optimizer
 from geocalc.optim.base import Ragged
 from geocalc.records import Record
 from geocalc.relax_settings import RelaxSettings
-from geocalc.relaxation import Relaxation, Status, advance, depart, relax_systems
+from geocalc.relaxation.loop import Relaxation, Status, advance, depart, relax_systems
 from geocalc.run_folder import RunFolder
 from geocalc.structures.convert import from_atoms
 from geocalc.structures.tags import TagsConverted

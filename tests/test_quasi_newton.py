@@ -16,12 +16,12 @@ from ase.optimize import BFGS
 from geocalc import from_atoms
 from geocalc.ase_potential import AsePotential
 from geocalc.core.systems import Prediction, Systems, concatenate
-from geocalc.guards import Status
 from geocalc.optim import QuasiNewton
 from geocalc.optim.force_constants import ANCHOR, spring_hessians
 from geocalc.optim.quasi_newton import SLACK, _held_back, _learn, _longest
-from geocalc.relaxation import relax_systems
-from geocalc.snapshots import Relaxation
+from geocalc.relaxation.loop import relax_systems
+from geocalc.relaxation.state import Relaxation
+from geocalc.relaxation.status import Status
 
 FMAX = 0.05
 

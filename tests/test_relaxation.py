@@ -15,10 +15,10 @@ from torch import Tensor
 from geocalc.ase_potential import AsePotential
 from geocalc.core.systems import Prediction, Systems, concatenate, sum_per_system
 from geocalc.errors import InputError
-from geocalc.guards import FALL_LIMIT, MOVE_LIMIT, Status
 from geocalc.optim import make_optimizer
-from geocalc.relaxation import evaluate, relax_systems
-from geocalc.snapshots import Relaxation
+from geocalc.relaxation.loop import evaluate, relax_systems
+from geocalc.relaxation.state import Relaxation
+from geocalc.relaxation.status import FALL_LIMIT, MOVE_LIMIT, Status
 from geocalc.structures.convert import fixed_mask
 
 STIFFNESS = 5.0  # eV/Angstrom^2

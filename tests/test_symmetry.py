@@ -16,11 +16,11 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
 from geocalc.ase_potential import AsePotential
-from geocalc.cell_filters import CellFilter
-from geocalc.cell_relaxation import relax_cells
 from geocalc.core.systems import Prediction, Systems, select
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
+from geocalc.relaxation.cell_filters import CellFilter
+from geocalc.relaxation.cells import relax_cells
 from geocalc.structures.convert import from_atoms
 from geocalc.structures.space_groups import find_symmetry, symmetrize
 

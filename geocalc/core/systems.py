@@ -15,7 +15,9 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 
-CELL = 0  # atomic number of rows that stand for a cell; rows below it are no atoms either, see `geocalc.cell_filters`
+CELL = (
+    0  # atomic number of rows that stand for a cell; rows below it are no atoms either, see `geocalc.relaxation.cell_filters`
+)
 _ALONG = "along"
 _NOT_JOINED = ("system_idx", "projector")  # one counts on, the other may be None
 

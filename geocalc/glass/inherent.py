@@ -11,8 +11,8 @@ from geocalc.core.systems import Systems
 from geocalc.glass.configuration import NUMBERS, GlassConfiguration
 from geocalc.glass.kob_andersen import KobAndersen
 from geocalc.glass.minimiser import Downhill
-from geocalc.guards import Status
-from geocalc.relaxation import relax_systems
+from geocalc.relaxation.loop import relax_systems
+from geocalc.relaxation.status import Status
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from geocalc.errors import InputError, RunFolderError
 from geocalc.glass.configuration import GlassConfiguration
 from geocalc.glass.inherent import inherent_structure
 from geocalc.glass.neighbourhood import Neighbourhood, neighbourhood
-from geocalc.guards import Status
 from geocalc.properties.recipe import GlassData, GlassGraph, Structure
 from geocalc.properties.samples import GraphSample
+from geocalc.relaxation.status import Status
 
 log = logging.getLogger(__name__)
 

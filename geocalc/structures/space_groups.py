@@ -41,7 +41,7 @@ def symmetrize(
     Args:
         forces: (n_atoms, 3). stress: (n_systems, 3, 3).
         systems: batch that they belong to. start: the same structures where their operations are looked for.
-        free: which strains may change, in the order of `geocalc.cell_filters.STRAINS`; operations that do not keep them, or the
+        free: which strains may change, in the order of `geocalc.relaxation.cell_filters.STRAINS`; operations that do not keep them, or the
             constraints of atoms, are left out.
         symprec: Angstrom, see `find_symmetry`.
     Raises:

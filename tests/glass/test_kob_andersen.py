@@ -18,7 +18,7 @@ from geocalc.glass.inherent import InherentStructure, inherent_structure, system
 from geocalc.glass.kob_andersen import KobAndersen
 from geocalc.glass.lammps_engine import LammpsEngine
 from geocalc.glass.simulation_settings import GlassSettings
-from geocalc.guards import Status
+from geocalc.relaxation.status import Status
 
 SMALL = small_configuration()
 SYSTEMS = systems_of(SMALL)

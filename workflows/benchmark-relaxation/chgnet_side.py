@@ -22,7 +22,7 @@ from chgnet.model.dynamics import CHGNetCalculator  # noqa: E402
 
 from geocalc.ase_potential import AsePotential  # noqa: E402
 from geocalc.optim import OPTIMIZERS  # noqa: E402
-from geocalc.relaxation import relax_systems  # noqa: E402
+from geocalc.relaxation.loop import relax_systems  # noqa: E402
 from geocalc.structures.convert import from_atoms  # noqa: E402
 
 FMAX, STEPS = 0.05, 200

@@ -21,7 +21,7 @@ from ase import Atoms
 
 from geocalc.ase_potential import AsePotential
 from geocalc.optim import make_optimizer
-from geocalc.relaxation import relax_systems
+from geocalc.relaxation.loop import relax_systems
 from geocalc.structures.convert import from_atoms
 
 FMAX, STEPS = 0.05, 300

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from geocalc.core.systems import Systems, per_atom, per_system
-from geocalc.guards import Status
+from geocalc.relaxation.status import Status
 
 
 @dataclass(frozen=True, kw_only=True)

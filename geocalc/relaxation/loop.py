@@ -24,11 +24,11 @@ from geocalc.core.systems import (
     select,
 )
 from geocalc.errors import InputError
-from geocalc.guards import MOVE_LIMIT, STRAIN_LIMIT, Status, verdict
-from geocalc.noise_floor import Trails, follow, no_trails, noise_floors
 from geocalc.optim.base import Optimizer
-from geocalc.snapshots import Progress, Relaxation, Snapshot
-from geocalc.warm_start import Proposal, no_worse, proposed
+from geocalc.relaxation.noise_floor import Trails, follow, no_trails, noise_floors
+from geocalc.relaxation.state import Progress, Relaxation, Snapshot
+from geocalc.relaxation.status import MOVE_LIMIT, STRAIN_LIMIT, Status, verdict
+from geocalc.relaxation.warm_start import Proposal, no_worse, proposed
 
 Observer = Callable[[Systems, Snapshot, Progress], None]
 
@@ -46,7 +46,7 @@ def relax_systems(
 
     A converged structure ends at its last positions. One that did not converge ends at the geometry of lowest energy that was
     evaluated, and its energy, forces and fmax are of that geometry. So does one whose forces do not fall any more because they are
-    as small as their errors (NOISE_FLOOR, see `geocalc.noise_floor`): which of its geometries has the smallest forces is chance.
+    as small as their errors (NOISE_FLOOR, see `geocalc.relaxation.noise_floor`): which of its geometries has the smallest forces is chance.
 
     Args:
         systems: batch of structures; positions in Angstrom, `fixed` components never move and `projector` is obeyed.

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geocalc.cell_filters import CellFilter, atoms_of, forces_from, forces_with, start_of
 from geocalc.core.matrices import determinant, inverse, rows_times
 from geocalc.core.systems import Potential, Prediction, Systems, allowed, per_system
 from geocalc.errors import InputError
 from geocalc.optim.base import Optimizer
-from geocalc.relaxation import Observer, relax_systems
-from geocalc.snapshots import Relaxation, Snapshot
+from geocalc.relaxation.cell_filters import CellFilter, atoms_of, forces_from, forces_with, start_of
+from geocalc.relaxation.loop import Observer, relax_systems
+from geocalc.relaxation.state import Relaxation, Snapshot
 from geocalc.structures.space_groups import symmetrize
 
 
@@ -48,7 +48,7 @@ class CellSnapshot(Snapshot):
 
 @dataclass(frozen=True, kw_only=True)
 class CellPotential:
-    """A potential of structures as one of extended structures, see `geocalc.cell_filters`.
+    """A potential of structures as one of extended structures, see `geocalc.relaxation.cell_filters`.
 
     Attributes:
         potential: gives energy, forces and, unless the cell is fixed, stress.
