@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from geocalc.calculator import GeoCalc
     from geocalc.core.systems import Potential, Prediction, Systems
     from geocalc.errors import GeoCalcError
-    from geocalc.registry import LoadedModel, list_models, load_model
+    from geocalc.potentials.registry import LoadedModel, list_models, load_model
     from geocalc.relaxation.state import Relaxation
     from geocalc.relaxation.status import Status
     from geocalc.structures.convert import from_atoms, from_structure, to_atoms
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 _HOME = {
     "GeoCalc": "calculator",
     "GeoCalcError": "errors",
-    "LoadedModel": "registry",
+    "LoadedModel": "potentials.registry",
     "Potential": "core.systems",
     "Prediction": "core.systems",
     "Relaxation": "relaxation.state",
@@ -33,8 +33,8 @@ _HOME = {
     "from_atoms": "structures.convert",
     "from_structure": "structures.convert",
     "iter_relax": "api",
-    "list_models": "registry",
-    "load_model": "registry",
+    "list_models": "potentials.registry",
+    "load_model": "potentials.registry",
     "predict": "api",
     "relax": "api",
     "symmetry_breaking": "breaking.report",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
-from geocalc.card import ModelCard, Task
 from geocalc.core.systems import Systems
-from geocalc.direct_model import DirectModel, direct_model
 from geocalc.errors import FAILURES, InputError, told
-from geocalc.intervals import Calibration
+from geocalc.potentials.cached import DirectModel, direct_model
+from geocalc.potentials.calibration import Calibration
+from geocalc.potentials.card import ModelCard, Task
+from geocalc.potentials.registry import load_model
 from geocalc.records import SecondOpinion, finite
-from geocalc.registry import load_model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,13 +14,13 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from geocalc.adviser import make_adviser
 from geocalc.campaign import Job, Relaxed, relax_jobs
-from geocalc.card import Task
 from geocalc.engines import cell_filter_of
 from geocalc.errors import ModelFileError
 from geocalc.model_start import model_start
 from geocalc.optim import make_optimizer
+from geocalc.potentials.card import Task
+from geocalc.potentials.registry import LoadedModel, load_model
 from geocalc.records import Record
-from geocalc.registry import LoadedModel, load_model
 from geocalc.relax_settings import ALL_STRAINS, RelaxSettings
 from geocalc.relaxation.cells import CellRelaxation
 from geocalc.relaxation.status import Status

@@ -18,8 +18,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from geocalc.core.process import one_thread
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError, NonFiniteError
-from geocalc.potential import ForceMode
-from geocalc.registry import LoadedModel, load_model
+from geocalc.potentials.network import ForceMode
+from geocalc.potentials.registry import LoadedModel, load_model
 from geocalc.structures.convert import from_atoms
 
 FEW_ATOMS = (

@@ -17,7 +17,7 @@ from geocalc import __version__
 from geocalc.core.systems import Systems
 from geocalc.engines import make_engine
 from geocalc.errors import FAILURES, told
-from geocalc.intervals import Calibration
+from geocalc.potentials.calibration import Calibration
 from geocalc.records import Record, SecondOpinion, finite
 from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation.cells import CellRelaxation, CellSnapshot

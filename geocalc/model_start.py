@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geocalc.card import Task
 from geocalc.core.systems import Systems, select
-from geocalc.direct_model import DirectModel, direct_model
 from geocalc.errors import InputError
-from geocalc.registry import load_model
+from geocalc.potentials.cached import DirectModel, direct_model
+from geocalc.potentials.card import Task
+from geocalc.potentials.registry import load_model
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from geocalc.card import ModelCard
 from geocalc.evaluate import RelaxedPair
 from geocalc.metrics import ENERGY_THRESHOLD
 from geocalc.plots import Distribution, Panel, Parity
+from geocalc.potentials.card import ModelCard
 from geocalc.train.metrics import Predictions
 from geocalc.train.pair_metrics import PairPredictions
 

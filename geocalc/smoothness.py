@@ -24,8 +24,8 @@ from geocalc.errors import InputError
 from geocalc.frames import FramePolicy
 from geocalc.graphs.reduction import keep_atoms
 from geocalc.graphs.strategies import make_graph
-from geocalc.potential import EnergyModel, posed
-from geocalc.replicas import mean_over_frames
+from geocalc.potentials.frame_averaging import mean_over_frames
+from geocalc.potentials.network import EnergyModel, posed
 from geocalc.structures.transforms import chunks
 
 

@@ -11,8 +11,8 @@ from geocalc.adviser import Adviser
 from geocalc.core.process import one_thread
 from geocalc.core.systems import Potential, Systems, own_memory
 from geocalc.errors import FAILURES, told
-from geocalc.intervals import Calibration
 from geocalc.optim import make_optimizer
+from geocalc.potentials.calibration import Calibration
 from geocalc.records import SecondOpinion
 from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation.loop import relax_systems

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from ase.calculators.emt import EMT
 
-from geocalc.ase_potential import AsePotential
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import ModelFileError
+from geocalc.potentials.ase import AsePotential
 
 
 @dataclass

@@ -10,11 +10,11 @@ from safetensors.torch import save
 
 from geocalc.architectures import ARCHITECTURES
 from geocalc.architectures.base import Network
-from geocalc.card import ModelCard
 from geocalc.core.settings import read_yaml
 from geocalc.frames import frame_policy
-from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales
-from geocalc.registry import CARD, WEIGHTS, write_card
+from geocalc.potentials.card import ModelCard
+from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential, Scales
+from geocalc.potentials.registry import CARD, WEIGHTS, write_card
 
 SMALL = {
     "cutoff": 4.2,

@@ -15,7 +15,7 @@ from PIL import Image
 from training import relaxations
 from workflow_modules import workflow_modules
 
-from geocalc.registry import shipped_folder
+from geocalc.potentials.registry import shipped_folder
 
 SHORT = tuple(
     f"training.{name}" for name in ("steps=2", "evaluate_every=2", "checkpoint_every=1", "log_every=1", "batch_size=2")

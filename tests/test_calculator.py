@@ -24,7 +24,7 @@ from structures import adslab, cloud, rattled, systems_of
 from geocalc import GeoCalc
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError, NonFiniteError
-from geocalc.registry import LoadedModel, load_model
+from geocalc.potentials.registry import LoadedModel, load_model
 from geocalc.structures.tags import TagsConverted
 
 CLOSE = 1e-12
@@ -397,7 +397,7 @@ def test_a_model_that_gives_no_number_is_an_error(calc: GeoCalc, monkeypatch: py
     def broken(_: object, systems: Systems) -> Prediction:
         return Prediction(energy=torch.tensor([1.0]), forces=torch.full((systems.n_atoms, 3), torch.nan))
 
-    monkeypatch.setattr("geocalc.registry.LoadedModel.__call__", broken)
+    monkeypatch.setattr("geocalc.potentials.registry.LoadedModel.__call__", broken)
     atoms = slab()
     atoms.calc = calc
     with pytest.raises(NonFiniteError, match=r"tiny gave an energy of 1.0 eV or forces that are no numbers for Cu8O"):
@@ -414,7 +414,7 @@ def test_small_structures_are_computed_on_one_thread_and_threads_are_given_back(
         seen.append(torch.get_num_threads())
         return compute(model, systems)
 
-    monkeypatch.setattr("geocalc.registry.LoadedModel.__call__", watched)
+    monkeypatch.setattr("geocalc.potentials.registry.LoadedModel.__call__", watched)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

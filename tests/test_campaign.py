@@ -23,10 +23,10 @@ from ase.io import read, write
 from emt_for_tests import FaultyEmt, refuse
 from structures import adslab, rattled
 
-from geocalc.ase_potential import AsePotential
 from geocalc.campaign import Job, jobs_of, open_run_folder, run_relaxation
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError, ModelFileError, NonFiniteError, RecipeError
+from geocalc.potentials.ase import AsePotential
 from geocalc.records import Record, exit_status
 from geocalc.relax_settings import RelaxSettings
 from geocalc.run_folder import RunFolderError

@@ -15,8 +15,8 @@ from training import cpu_fabric, recipe_values, relaxations, write_data
 
 from geocalc.errors import InputError, ModelFileError, RecipeError
 from geocalc.frames.learned import CANONICALIZERS
-from geocalc.potential import NetworkPotential
-from geocalc.registry import load_model, read_card, write_card
+from geocalc.potentials.network import NetworkPotential
+from geocalc.potentials.registry import load_model, read_card, write_card
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.energies import train
 from geocalc.train.feed import feed_of

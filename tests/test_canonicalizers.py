@@ -23,7 +23,7 @@ from geocalc.frames.learned import CANONICALIZERS, Canonicalizer, Geometry, Poli
 from geocalc.frames.learned.signnet import local_axes
 from geocalc.frames.learned.surroundings import surroundings_of
 from geocalc.graphs.neighbors import build_graph, edge_vectors
-from geocalc.potential import NetworkPotential
+from geocalc.potentials.network import NetworkPotential
 from geocalc.testing import (
     assert_basis_invariant,
     assert_batch_equals_singles,

@@ -17,10 +17,10 @@ from models_for_tests import write_model
 from structures import adslab
 
 import geocalc
-from geocalc.ase_potential import AsePotential
 from geocalc.campaign import Job, open_run_folder, run_relaxation
 from geocalc.cli import main
 from geocalc.errors import InputError, RecipeError
+from geocalc.potentials.ase import AsePotential
 from geocalc.records import Record
 from geocalc.relax_settings import RelaxSettings
 from geocalc.tasks import NamedPotential

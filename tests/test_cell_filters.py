@@ -16,11 +16,11 @@ from ase.optimize import BFGS, FIRE, LBFGS
 from scipy.linalg import expm, expm_frechet
 from torch import Tensor
 
-from geocalc.ase_potential import AsePotential
 from geocalc.core.matrices import determinant, exponential_along, inverse, times
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
+from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.cell_filters import CellFilter, atoms_of
 from geocalc.relaxation.cells import CellPotential, CellRelaxation, relax_cells, restored_snapshot
 from geocalc.relaxation.status import Status

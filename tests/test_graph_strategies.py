@@ -17,13 +17,13 @@ from models_for_tests import random_potential
 from structures import adslab, cloud, rattled, systems_of
 from training import make_recipe, recipe_values, relaxations, weights_after, write_data
 
-from geocalc.card import ModelCard
 from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError, RecipeError
 from geocalc.graphs.neighbors import Graph, build_graph, edge_vectors
 from geocalc.graphs.strategies import GraphSettings, Strategy, edge_weights, expected_edges, graph_maker, make_graph
 from geocalc.graphs.truncation import EDGE, SHELL, TIE_TOLERANCE, Truncation
-from geocalc.potential import NetworkPotential
+from geocalc.potentials.card import ModelCard
+from geocalc.potentials.network import NetworkPotential
 from geocalc.testing import (
     assert_basis_invariant,
     assert_batch_equals_singles,

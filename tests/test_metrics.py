@@ -13,11 +13,11 @@ from ase.constraints import FixAtoms
 from structures import rattled
 
 from geocalc import metrics
-from geocalc.ase_potential import AsePotential
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.evaluate import forces_below_threshold, relaxed_pair, summarise
 from geocalc.optim import make_optimizer
+from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.loop import relax_systems
 from geocalc.structures.convert import from_atoms
 from geocalc.train.metrics import Predictions, errors_of

@@ -14,10 +14,10 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from structures import adslab, rattled, systems_of
 
-from geocalc.ase_potential import AsePotential
 from geocalc.campaign import Job, relax_jobs
 from geocalc.core.systems import Potential, Prediction, Systems, concatenate, select, sum_per_system
 from geocalc.optim import OPTIMIZERS, make_optimizer
+from geocalc.potentials.ase import AsePotential
 from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation.loop import relax_systems
 from geocalc.relaxation.noise_floor import HEAD_START, WINDOW, Trail, Visit, follow, no_trails, noise_floors

@@ -12,11 +12,11 @@ from ase.constraints import FixAtoms, FixCartesian
 from ase.optimize import BFGS, FIRE, FIRE2, LBFGS
 from torch import Tensor
 
-from geocalc.ase_potential import AsePotential
 from geocalc.core.systems import Systems, select
 from geocalc.errors import InputError
 from geocalc.optim import OPTIMIZERS, Bfgs, Fire, Fire2, GradientDescent, Lbfgs, make_optimizer
 from geocalc.optim.base import FreeComponents, Optimizer, Ragged, dots_per_system
+from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.loop import relax_systems
 from geocalc.relaxation.state import Relaxation
 from geocalc.structures.convert import from_atoms

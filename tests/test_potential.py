@@ -15,7 +15,7 @@ from geocalc.core.systems import Systems, concatenate, select
 from geocalc.errors import InputError
 from geocalc.frames import frame_policy
 from geocalc.graphs.neighbors import build_graph, edge_vectors
-from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales
+from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential, Scales
 
 EXACT = 1e-12
 ALONE = Atoms("O", positions=[(1, 2, 3)])

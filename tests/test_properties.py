@@ -35,13 +35,13 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from models_for_tests import random_potential
 
-from geocalc.ase_potential import AsePotential
 from geocalc.campaign import Job, open_run_folder, run_relaxation
 from geocalc.core.systems import Prediction, Systems, concatenate, select
 from geocalc.errors import InputError
 from geocalc.graphs.neighbors import NeighborCache, build_graph, edge_vectors, pair_edges
 from geocalc.optim import OPTIMIZERS, make_optimizer
 from geocalc.optim.base import Ragged
+from geocalc.potentials.ase import AsePotential
 from geocalc.records import Record
 from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation.loop import Relaxation, Status, advance, depart, relax_systems

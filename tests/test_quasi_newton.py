@@ -14,11 +14,11 @@ from ase.constraints import FixAtoms, FixCartesian
 from ase.optimize import BFGS
 
 from geocalc import from_atoms
-from geocalc.ase_potential import AsePotential
 from geocalc.core.systems import Prediction, Systems, concatenate
 from geocalc.optim import QuasiNewton
 from geocalc.optim.force_constants import ANCHOR, spring_hessians
 from geocalc.optim.quasi_newton import SLACK, _held_back, _learn, _longest
+from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.loop import relax_systems
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status

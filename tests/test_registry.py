@@ -13,8 +13,8 @@ from safetensors.torch import save
 from structures import adslab, systems_of
 
 from geocalc.errors import InputError, ModelFileError, ModelNotFoundError
-from geocalc.potential import ForceMode
-from geocalc.registry import (
+from geocalc.potentials.network import ForceMode
+from geocalc.potentials.registry import (
     CARD,
     WEIGHTS,
     choose_device,
@@ -108,7 +108,7 @@ def test_near_names_are_offered(tmp_path: Path) -> None:
 
 
 def test_no_models_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("geocalc.registry.shipped_folder", lambda: tmp_path / "none")
+    monkeypatch.setattr("geocalc.potentials.registry.shipped_folder", lambda: tmp_path / "none")
     with pytest.raises(ModelNotFoundError, match="no models are installed"):
         load_model("zzz")
 

@@ -12,10 +12,10 @@ from ase.constraints import FixAtoms, FixCartesian
 from structures import adslab, rattled, systems_of
 from torch import Tensor
 
-from geocalc.ase_potential import AsePotential
 from geocalc.core.systems import Prediction, Systems, concatenate, sum_per_system
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
+from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.loop import evaluate, relax_systems
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import FALL_LIMIT, MOVE_LIMIT, Status

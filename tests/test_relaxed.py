@@ -27,7 +27,7 @@ from geocalc.errors import InputError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.relaxed_weights import Theta, breaking_penalty, thetas
-from geocalc.potential import EnergyModel, NetworkPotential, Scales
+from geocalc.potentials.network import EnergyModel, NetworkPotential, Scales
 from geocalc.train.energies import train
 from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe
@@ -173,7 +173,7 @@ def test_no_breaking_in_the_data_gives_no_gradient_to_break() -> None:
 
 def _seen(chosen: NetworkPotential, systems: Systems) -> object:
     from geocalc.graphs.strategies import make_graph
-    from geocalc.potential import posed
+    from geocalc.potentials.network import posed
 
     graph = make_graph(systems, chosen.model.network.cutoff, None, chosen.model.graph)
     return posed(chosen.model, systems, graph, torch.zeros_like(systems.counts), chosen.policy)[0]

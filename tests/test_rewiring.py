@@ -13,7 +13,7 @@ from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError
 from geocalc.graphs.neighbors import build_graph
 from geocalc.graphs.reduction import Rewiring, keep_atoms
-from geocalc.potential import ForceMode, NetworkPotential
+from geocalc.potentials.network import ForceMode, NetworkPotential
 
 BOTH = Rewiring(drop_subsurface=True, adsorbate_edges=True)
 

@@ -19,11 +19,11 @@ from geocalc.api import named_potential
 from geocalc.campaign import Job, relax_jobs
 from geocalc.cli import main
 from geocalc.core.systems import Prediction, Systems
-from geocalc.direct_model import DirectModel
 from geocalc.errors import InputError
-from geocalc.potential import NetworkPotential
+from geocalc.potentials.cached import DirectModel
+from geocalc.potentials.network import NetworkPotential
+from geocalc.potentials.registry import load_model
 from geocalc.records import Record
-from geocalc.registry import load_model
 from geocalc.relax_settings import RelaxSettings
 
 BARS = {"n": 40, "floor": 1.0, "factor_68": 0.1, "factor_95": 0.4}

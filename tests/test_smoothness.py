@@ -19,7 +19,7 @@ from geocalc.core.systems import Systems, select
 from geocalc.errors import InputError
 from geocalc.frames import frame_policy
 from geocalc.graphs.reduction import Rewiring
-from geocalc.potential import NetworkPotential
+from geocalc.potentials.network import NetworkPotential
 from geocalc.smoothness import LayerMad, layer_mad, mean_average_distance
 from geocalc.structures.transforms import random_order, reordered, singles, supercell
 

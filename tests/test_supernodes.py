@@ -15,13 +15,13 @@ from train.test_pairs import values_of
 from training import cpu_fabric, in_double, make_recipe, relaxations, weights_after, write_data
 
 from geocalc import load_model
-from geocalc.card import ModelCard
 from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError, ModelFileError, RecipeError
 from geocalc.graphs.neighbors import build_graph
 from geocalc.graphs.reduction import Rewiring, keep_atoms
 from geocalc.graphs.supernodes import Nodes, Supernodes, merge
-from geocalc.potential import ForceMode, NetworkPotential
+from geocalc.potentials.card import ModelCard
+from geocalc.potentials.network import ForceMode, NetworkPotential
 from geocalc.testing import (
     assert_basis_invariant,
     assert_batch_equals_singles,

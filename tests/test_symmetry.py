@@ -15,10 +15,10 @@ from ase.constraints import FixAtoms, FixSymmetry
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
-from geocalc.ase_potential import AsePotential
 from geocalc.core.systems import Prediction, Systems, select
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
+from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.cell_filters import CellFilter
 from geocalc.relaxation.cells import relax_cells
 from geocalc.structures.convert import from_atoms

@@ -14,11 +14,11 @@ from models_for_tests import random_potential
 from structures import adslab, cloud, rattled, systems_of
 from torch import Tensor
 
-from geocalc.ase_potential import AsePotential
 from geocalc.core.systems import Potential, Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
 from geocalc.frames import frame_policy
-from geocalc.potential import ForceMode, NetworkPotential
+from geocalc.potentials.ase import AsePotential
+from geocalc.potentials.network import ForceMode, NetworkPotential
 from geocalc.symmetry_errors import OperationErrors, SymmetryErrors, symmetry_errors
 
 EXACT = 1e-9  # eV; rounding in float64 stays below

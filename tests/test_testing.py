@@ -14,11 +14,11 @@ from models_for_tests import random_potential
 from structures import adslab, cloud, rattled, rotation_z, systems_of, turned
 from torch import Tensor
 
-from geocalc.ase_potential import AsePotential
 from geocalc.core.systems import Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
 from geocalc.graphs.neighbors import build_graph
-from geocalc.potential import ForceMode
+from geocalc.potentials.ase import AsePotential
+from geocalc.potentials.network import ForceMode
 from geocalc.structures.transforms import singles, supercell
 from geocalc.testing import (
     assert_basis_invariant,

@@ -21,7 +21,7 @@ from geocalc.groups.invariants import Part, matrix_of, projector
 from geocalc.groups.point_groups import as_group, identify, point_group, turned
 from geocalc.groups.stabilisers import Stabiliser, stabiliser
 from geocalc.nn.relaxed_weights import Theta, thetas
-from geocalc.registry import LoadedModel, load_model
+from geocalc.potentials.registry import LoadedModel, load_model
 
 TOLERANCE = 0.02
 ZERO = 1e-3

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from geocalc.campaign import versions
-from geocalc.card import Task
 from geocalc.commands import probes
 from geocalc.commands.notes import told_at_the_end
 from geocalc.commands.progress import progress_line
@@ -22,8 +21,9 @@ from geocalc.errors import InputError
 from geocalc.evaluate import RelaxedPair, relax_references, summarise
 from geocalc.panels import pair_panels, relaxed_panels, single_point_panels
 from geocalc.plots import Panel, draw_panels
-from geocalc.potential import ForceMode
-from geocalc.registry import LoadedModel, load_model
+from geocalc.potentials.card import Task
+from geocalc.potentials.network import ForceMode
+from geocalc.potentials.registry import LoadedModel, load_model
 from geocalc.run_folder import write_whole
 from geocalc.train.metrics import errors_of, known_numbers, predictions
 from geocalc.train.pair_metrics import pair_errors, pair_predictions

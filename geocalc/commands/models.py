@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geocalc.card import ModelCard
 from geocalc.errors import ModelFileError
-from geocalc.registry import card_values, find_model, is_property, list_models, read_card
+from geocalc.potentials.card import ModelCard
+from geocalc.potentials.registry import card_values, find_model, is_property, list_models, read_card
 
 if TYPE_CHECKING:
     from geocalc.properties.card import PropertyCard

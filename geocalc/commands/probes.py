@@ -14,7 +14,7 @@ from rich.table import Table
 from geocalc.commands.progress import progress_line
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
-from geocalc.registry import LoadedModel
+from geocalc.potentials.registry import LoadedModel
 from geocalc.smoothness import layer_mad
 from geocalc.structures.convert import from_atoms
 from geocalc.structures.readers import Source, read_structures

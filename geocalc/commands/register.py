@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from geocalc.core.settings import read_yaml
+from geocalc.potentials.registry import user_folder
 from geocalc.properties.recipe import is_property_recipe
 from geocalc.properties.registry import register_property
-from geocalc.registry import user_folder
 from geocalc.train.publish import check_run
 from geocalc.train.register import register
 from geocalc.train.run_files import RECIPE

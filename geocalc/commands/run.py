@@ -20,8 +20,8 @@ from geocalc.core.process import settle_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
+from geocalc.potentials.registry import load_model
 from geocalc.records import Record, exit_status
-from geocalc.registry import load_model
 from geocalc.relax_settings import RelaxSettings
 from geocalc.run_folder import RunFolder
 from geocalc.run_table import format_table

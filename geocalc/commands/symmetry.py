@@ -16,7 +16,7 @@ from geocalc.groups.point_groups import identify, turned
 from geocalc.groups.point_groups import point_group as group_named
 from geocalc.groups.stabilisers import direction_text
 from geocalc.groups.structure_groups import group_of
-from geocalc.registry import load_model
+from geocalc.potentials.registry import load_model
 from geocalc.structures.readers import Source, read_structures
 
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from geocalc.card import CARD_SCHEMA, PROPERTY
 from geocalc.core.settings import Settings
+from geocalc.potentials.card import CARD_SCHEMA, PROPERTY
 from geocalc.properties.base import Level
 from geocalc.properties.recipe import GlassGraph
 

@@ -18,6 +18,7 @@ from safetensors.torch import save
 
 from geocalc.errors import InputError, ModelFileError, RecipeError
 from geocalc.glass.configuration import configuration_of
+from geocalc.potentials.registry import CARD, WEIGHTS, card_values, choose_device, find_model, is_property, read_weights
 from geocalc.properties.card import PropertyCard
 from geocalc.properties.data import Split, read_split
 from geocalc.properties.describe import SINGLE, TOGETHER, describe
@@ -26,7 +27,6 @@ from geocalc.properties.glass_graphs import graph_of, labelled
 from geocalc.properties.lesson import VALIDATION, errors_of, named, predict, start_property
 from geocalc.properties.model import PropertyModel
 from geocalc.properties.recipe import GlassData, PropertyModelSettings, PropertyRecipe, build_network, read_property_recipe
-from geocalc.registry import CARD, WEIGHTS, card_values, choose_device, find_model, is_property, read_weights
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.publish import ModelFiles, check_finished, check_name, check_run, publish
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from geocalc.errors import InputError
-from geocalc.potential import EnergyModel
+from geocalc.potentials.network import EnergyModel
 from geocalc.train.checks import check_samples
 from geocalc.train.feed import Batch, batches, feed_of
 from geocalc.train.loop import Errors, Evaluation, Progress, learn

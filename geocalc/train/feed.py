@@ -22,7 +22,7 @@ from geocalc.graphs.neighbors import Graph
 from geocalc.graphs.reduction import Rewiring, keep_atoms
 from geocalc.graphs.strategies import GraphSettings, expected_edges, make_graph
 from geocalc.graphs.supernodes import Nodes
-from geocalc.potential import EnergyModel
+from geocalc.potentials.network import EnergyModel
 from geocalc.train.batches import Labels, collate
 from geocalc.train.dealing import deal, deal_within
 from geocalc.train.noise import disturbed

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from geocalc.card import EnergyKind, Task
 from geocalc.core import elements
 from geocalc.core.settings import read_yaml
 from geocalc.errors import DataWarning, InputError, RecipeError
-from geocalc.potential import EnergyModel, ForceMode, NetworkPotential
-from geocalc.registry import find_model, load_model
+from geocalc.potentials.card import EnergyKind, Task
+from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential
+from geocalc.potentials.registry import find_model, load_model
 from geocalc.train.batches import collate
 from geocalc.train.labelled import group_of, locate, structures_of
 from geocalc.train.prepare import is_validation

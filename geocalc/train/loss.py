@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geocalc.card import Task
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import RecipeError
+from geocalc.potentials.card import Task
 from geocalc.train.batches import Labels
 from geocalc.train.training_settings import Training
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from geocalc.architectures.ensemble import Ensemble
-from geocalc.card import Task
 from geocalc.errors import InputError
 from geocalc.frames import FramePolicy, frame_policy
-from geocalc.intervals import FEWEST, Calibration, calibrate
-from geocalc.potential import EnergyModel, NetworkPotential
+from geocalc.potentials.calibration import FEWEST, Calibration, calibrate
+from geocalc.potentials.card import Task
+from geocalc.potentials.network import EnergyModel, NetworkPotential
 from geocalc.train.metrics import Predictions, errors_of, known_numbers, predictions
 from geocalc.train.pair_metrics import PairPredictions, pair_errors, pair_predictions
 from geocalc.train.recipe import Recipe, single_frame

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from geocalc.core.settings import Settings
 from geocalc.errors import InputError
-from geocalc.registry import CARD, WEIGHTS, list_models, search_path, write_card
+from geocalc.potentials.registry import CARD, WEIGHTS, list_models, search_path, write_card
 from geocalc.train.checkpoint import COUNTERS, steps_done
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, make_folder, read_log
 from geocalc.train.stopping import is_over

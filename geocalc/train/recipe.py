@@ -10,7 +10,6 @@ import torch
 from pydantic import Field
 
 from geocalc.architectures import ARCHITECTURES
-from geocalc.card import EnergyKind, Task
 from geocalc.core.settings import Settings, override, read_yaml
 from geocalc.core.units import EV, in_ev
 from geocalc.errors import InputError, RecipeError
@@ -19,7 +18,8 @@ from geocalc.frames.learned import build_canonicalizer
 from geocalc.graphs.strategies import GraphSettings
 from geocalc.graphs.supernodes import Supernodes
 from geocalc.nn.relaxed_weights import thetas
-from geocalc.potential import ForceMode
+from geocalc.potentials.card import EnergyKind, Task
+from geocalc.potentials.network import ForceMode
 from geocalc.train.training_settings import Training
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from geocalc.card import Task
 from geocalc.core import elements
 from geocalc.errors import RecipeError
 from geocalc.graphs.supernodes import SUBSURFACE
-from geocalc.potential import Scales
+from geocalc.potentials.card import Task
+from geocalc.potentials.network import Scales
 from geocalc.train.store import Sample
 
 SHORTEST = 1e-3  # Angstrom; displacements that are zero everywhere have a unit nevertheless

@@ -10,10 +10,10 @@ from typing import Any
 
 from safetensors.torch import save
 
-from geocalc.card import Level, ModelCard, Task
 from geocalc.core import elements
 from geocalc.frames import FramePick, frame_policy
-from geocalc.potential import EnergyModel, ForceMode
+from geocalc.potentials.card import Level, ModelCard, Task
+from geocalc.potentials.network import EnergyModel, ForceMode
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.members import Member, calibration_of, check_belonging, held_out_errors, is_cross_validated, joined
 from geocalc.train.prepare import prepare

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from geocalc.architectures import ARCHITECTURES
-from geocalc.card import Task
 from geocalc.errors import RecipeError
 from geocalc.frames.learned import build_canonicalizer
 from geocalc.graphs.reduction import Rewiring
 from geocalc.nn.relaxed_weights import thetas
-from geocalc.potential import EnergyModel
+from geocalc.potentials.card import Task
+from geocalc.potentials.network import EnergyModel
 from geocalc.train.ema import WeightAverage
 from geocalc.train.finetune import begin_with
 from geocalc.train.recipe import Recipe

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from geocalc.card import Task
-from geocalc.potential import EnergyModel, ForceMode, NetworkPotential
+from geocalc.potentials.card import Task
+from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential
 from geocalc.train.loop import Errors
 from geocalc.train.metrics import Errors as ForceErrors
 from geocalc.train.metrics import errors_of, known_numbers, predictions

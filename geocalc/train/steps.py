@@ -8,11 +8,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from geocalc.card import Task
 from geocalc.errors import NonFiniteError
 from geocalc.frames import frame_policy
 from geocalc.nn.relaxed_weights import breaking_penalty
-from geocalc.potential import EnergyModel, ForceMode, evaluate
+from geocalc.potentials.card import Task
+from geocalc.potentials.network import EnergyModel, ForceMode, evaluate
 from geocalc.train.descent import REMEDY, descend, mean_of_processes
 from geocalc.train.feed import Batch, Part
 from geocalc.train.loss import Losses, extent, loss, pair_loss

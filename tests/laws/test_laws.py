@@ -15,8 +15,8 @@ from structures import adslab, cloud, rattled, systems_of
 from geocalc.core.systems import Potential, Systems, concatenate, select
 from geocalc.frames import frame_policy
 from geocalc.nn.interaction import MessageType
-from geocalc.potential import ForceMode, NetworkPotential
-from geocalc.registry import card_values, is_property, list_models, load_model, read_card, shipped_folder
+from geocalc.potentials.network import ForceMode, NetworkPotential
+from geocalc.potentials.registry import card_values, is_property, list_models, load_model, read_card, shipped_folder
 from geocalc.testing import (
     assert_basis_invariant,
     assert_batch_equals_singles,

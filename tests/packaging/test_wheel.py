@@ -20,7 +20,7 @@ USE = """
 import json
 from ase.build import molecule
 import geocalc
-from geocalc.registry import CARD, shipped_folder
+from geocalc.potentials.registry import CARD, shipped_folder
 atoms = molecule("H2O")
 atoms.calc = geocalc.GeoCalc("tiny-for-packaging", device="cpu")
 print(json.dumps({

@@ -7,8 +7,8 @@ import pytest
 from glasses import glass
 
 from geocalc.glass.configuration import atoms_of
+from geocalc.potentials.registry import card_values, is_property, shipped_folder
 from geocalc.properties.registry import load_property_model
-from geocalc.registry import card_values, is_property, shipped_folder
 
 SHIPPED = sorted(card.parent for card in shipped_folder().glob("*/model.yaml") if is_property(card_values(card.parent)))
 

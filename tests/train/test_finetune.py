@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from training import cpu_fabric, make_recipe, relaxations, write_data
 
 from geocalc import GeoCalc, load_model
-from geocalc.card import EnergyKind
 from geocalc.cli import main
 from geocalc.core.settings import read_yaml
 from geocalc.errors import DataWarning, InputError, RecipeError
+from geocalc.potentials.card import EnergyKind
 from geocalc.train.energies import train
 from geocalc.train.finetune import FEWEST, HOLD, PASSES, TRAINING, begin_with, tuned_values
 from geocalc.train.prepare import prepare

@@ -17,7 +17,7 @@ from geocalc.core.systems import Systems
 from geocalc.errors import RecipeError
 from geocalc.frames import frame_policy, make_frames
 from geocalc.graphs.neighbors import Graph, build_graph, edge_vectors
-from geocalc.potential import ForceMode, evaluate
+from geocalc.potentials.network import ForceMode, evaluate
 from geocalc.train.batches import collate
 from geocalc.train.feed import Feed, feed_of
 from geocalc.train.noise import disturbed

@@ -21,9 +21,9 @@ from training import TINY, assert_equal_to_rounding, cpu_fabric, recipe_values, 
 
 import geocalc
 from geocalc import GeoCalc, load_model
-from geocalc.card import Task
 from geocalc.cli import main
 from geocalc.errors import InputError, RecipeError
+from geocalc.potentials.card import Task
 from geocalc.train.energies import train
 from geocalc.train.noise import disturbed
 from geocalc.train.pairs import relaxed_pairs

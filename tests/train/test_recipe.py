@@ -7,7 +7,7 @@ from training import recipe_values, write_recipe
 
 from geocalc.core.settings import read_yaml
 from geocalc.errors import RecipeError
-from geocalc.potential import ForceMode
+from geocalc.potentials.network import ForceMode
 from geocalc.properties.recipe import is_property_recipe, read_property_recipe
 from geocalc.train.recipe import read_recipe
 

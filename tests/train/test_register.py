@@ -14,8 +14,8 @@ from geocalc import GeoCalc, load_model
 from geocalc.cli import main
 from geocalc.errors import InputError
 from geocalc.frames import frame_policy
-from geocalc.potential import NetworkPotential
-from geocalc.registry import read_card
+from geocalc.potentials.network import NetworkPotential
+from geocalc.potentials.registry import read_card
 from geocalc.train import publish as publish_module
 from geocalc.train.batches import collate
 from geocalc.train.checkpoint import load_checkpoint

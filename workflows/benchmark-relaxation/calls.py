@@ -13,8 +13,8 @@ from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
 from emt_sets import KINDS, emt_set
 
 from geocalc import from_atoms
-from geocalc.ase_potential import AsePotential
 from geocalc.optim import OPTIMIZERS
+from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.loop import relax_systems
 
 FMAX, CALLS = 0.05, 300

@@ -20,8 +20,8 @@ from side import answer
 warnings.filterwarnings("ignore")
 from chgnet.model.dynamics import CHGNetCalculator  # noqa: E402
 
-from geocalc.ase_potential import AsePotential  # noqa: E402
 from geocalc.optim import OPTIMIZERS  # noqa: E402
+from geocalc.potentials.ase import AsePotential  # noqa: E402
 from geocalc.relaxation.loop import relax_systems  # noqa: E402
 from geocalc.structures.convert import from_atoms  # noqa: E402
 

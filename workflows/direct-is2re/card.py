@@ -15,11 +15,11 @@ import torch
 from ase.build import add_adsorbate, fcc111
 
 from geocalc.campaign import versions
-from geocalc.card import ModelCard
-from geocalc.intervals import calibrate, coverage
 from geocalc.panels import energy_distribution, energy_parity
 from geocalc.plots import draw_panels
-from geocalc.registry import load_model, read_card, write_card
+from geocalc.potentials.calibration import calibrate, coverage
+from geocalc.potentials.card import ModelCard
+from geocalc.potentials.registry import load_model, read_card, write_card
 from geocalc.structures.convert import from_atoms
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.register import register

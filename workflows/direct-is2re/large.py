@@ -18,7 +18,7 @@ import splits
 from ase import Atoms
 from ase.io import read
 
-from geocalc.potential import NetworkPotential
+from geocalc.potentials.network import NetworkPotential
 from geocalc.structures.convert import from_atoms
 
 FILE = "bm_large_molecules_init_and_relaxed.extxyz.gz"

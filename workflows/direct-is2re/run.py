@@ -24,7 +24,7 @@ from lightning_fabric import Fabric
 from geocalc.core.process import settle_process
 from geocalc.core.settings import read_yaml
 from geocalc.frames import frame_policy
-from geocalc.potential import NetworkPotential
+from geocalc.potentials.network import NetworkPotential
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.energies import train
 from geocalc.train.loop import Progress

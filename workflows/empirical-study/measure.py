@@ -13,12 +13,12 @@ import torch
 from rows import Row
 from torch import nn
 
-from geocalc.card import Task
 from geocalc.core.systems import Systems
 from geocalc.evaluate import relax_references, summarise
 from geocalc.frames import FramePick, frame_policy
 from geocalc.metrics import average_distance_within_threshold
-from geocalc.potential import EnergyModel, NetworkPotential
+from geocalc.potentials.card import Task
+from geocalc.potentials.network import EnergyModel, NetworkPotential
 from geocalc.smoothness import layer_mad
 from geocalc.symmetry_errors import OperationErrors, symmetry_errors
 from geocalc.train.batches import collate

@@ -24,7 +24,7 @@ from lightning_fabric import Fabric
 from geocalc.core.process import settle_process
 from geocalc.core.settings import read_yaml
 from geocalc.evaluate import relax_references, summarise
-from geocalc.registry import load_model
+from geocalc.potentials.registry import load_model
 from geocalc.train.energies import train
 from geocalc.train.finetune import tuned_values
 from geocalc.train.labelled import locate, structures_of

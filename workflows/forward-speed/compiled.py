@@ -18,7 +18,7 @@ from lightning_fabric import Fabric
 from run import interleaved
 
 from geocalc.core.process import settle_process
-from geocalc.potential import EnergyModel
+from geocalc.potentials.network import EnergyModel
 from geocalc.train.energies import load_samples
 from geocalc.train.feed import Batch, batches, feed_of
 from geocalc.train.recipe import read_recipe

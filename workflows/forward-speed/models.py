@@ -24,7 +24,7 @@ from geocalc.core.process import settle_process
 from geocalc.core.systems import Systems, concatenate
 from geocalc.frames import frame_policy
 from geocalc.graphs.neighbors import NeighborCache, build_graph
-from geocalc.potential import EnergyModel, NetworkPotential, Scales
+from geocalc.potentials.network import EnergyModel, NetworkPotential, Scales
 from geocalc.train.recipe import Model, read_recipe
 
 MODELS = Path(__file__).parents[2] / "models"

@@ -27,7 +27,7 @@ from geocalc.architectures.base import NetworkInput
 from geocalc.core.process import settle_process
 from geocalc.frames import frame_policy, make_frames
 from geocalc.graphs.neighbors import build_graph, edge_vectors
-from geocalc.replicas import replicate
+from geocalc.potentials.frame_averaging import replicate
 
 S2EF = {
     "hidden_channels": 256,

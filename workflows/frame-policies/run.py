@@ -22,7 +22,7 @@ from geocalc.core.process import settle_process
 from geocalc.core.systems import Systems, concatenate
 from geocalc.evaluate import relax_references, summarise
 from geocalc.frames import random_rotations
-from geocalc.registry import LoadedModel, find_model
+from geocalc.potentials.registry import LoadedModel, find_model
 from geocalc.train.batches import collate
 from geocalc.train.prepare import locate, reference_relaxations
 from geocalc.train.recipe import read_recipe

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import click
 
-from geocalc.card import Task
 from geocalc.core.process import settle_process
 from geocalc.evaluate import relax_references
 from geocalc.panels import pair_panels, relaxed_panels, single_point_panels
 from geocalc.plots import Panel, draw_panels
-from geocalc.registry import LoadedModel, load_model
+from geocalc.potentials.card import Task
+from geocalc.potentials.registry import LoadedModel, load_model
 from geocalc.train.metrics import predictions
 from geocalc.train.pair_metrics import pair_predictions
 from geocalc.train.prepare import prepare, reference_relaxations

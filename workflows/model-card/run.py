@@ -29,8 +29,8 @@ from geocalc import from_atoms, relax
 from geocalc.campaign import versions
 from geocalc.core.process import settle_process
 from geocalc.evaluate import relax_references, summarise
-from geocalc.intervals import calibrate, coverage
-from geocalc.registry import LoadedModel, find_model, load_model, write_card
+from geocalc.potentials.calibration import calibrate, coverage
+from geocalc.potentials.registry import LoadedModel, find_model, load_model, write_card
 from geocalc.structures.readers import Source, read_structures
 from geocalc.train import metrics
 from geocalc.train.prepare import prepare, reference_relaxations

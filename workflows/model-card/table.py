@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from geocalc.card import ModelCard, Task
-from geocalc.registry import CARD, WEIGHTS, card_values, is_property, read_card
+from geocalc.potentials.card import ModelCard, Task
+from geocalc.potentials.registry import CARD, WEIGHTS, card_values, is_property, read_card
 from geocalc.train.run_files import METRICS
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from typing import Any
 
 import picture
 
-from geocalc.registry import LoadedModel
+from geocalc.potentials.registry import LoadedModel
 from geocalc.train.recipe import Recipe
 
 ARCHITECTURES = {"faenet": "FAENet", "schnet": "SchNet", "relaxed-e3nn": "relaxed equivariant"}

@@ -20,7 +20,7 @@ from geocalc.core.process import settle_process
 from geocalc.core.units import in_ev
 from geocalc.frames import frame_policy
 from geocalc.metrics import mae
-from geocalc.potential import NetworkPotential
+from geocalc.potentials.network import NetworkPotential
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.energies import train
 from geocalc.train.loop import Progress

@@ -11,12 +11,12 @@ import numpy as np
 from frames import held_out_relaxations
 from variants import METAL
 
-from geocalc.card import ModelCard
 from geocalc.core.elements import symbols
 from geocalc.core.systems import Potential
 from geocalc.evaluate import RUNAWAY, relax_references, relaxed_pair, summarise
-from geocalc.potential import ForceMode, NetworkPotential
-from geocalc.registry import load_model
+from geocalc.potentials.card import ModelCard
+from geocalc.potentials.network import ForceMode, NetworkPotential
+from geocalc.potentials.registry import load_model
 from geocalc.train.batches import collate
 from geocalc.train.metrics import Predictions, errors_of, known_numbers, predictions
 from geocalc.train.metrics import measure as errors_on

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from geocalc.ase_potential import AsePotential
 from geocalc.optim import make_optimizer
+from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.loop import relax_systems
 from geocalc.structures.convert import from_atoms
 

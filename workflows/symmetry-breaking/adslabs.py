@@ -27,7 +27,7 @@ from geocalc.core.process import settle_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.frames import frame_policy
 from geocalc.nn.relaxed_weights import thetas
-from geocalc.potential import NetworkPotential
+from geocalc.potentials.network import NetworkPotential
 from geocalc.run_folder import write_whole
 from geocalc.train.batches import collate
 from geocalc.train.checkpoint import load_checkpoint, steps_done

@@ -11,7 +11,7 @@ from typing import Any
 from adslabs import theta_of
 from adslabs_report import THETA_HEAD, UP, markdown, theta_cells
 
-from geocalc.registry import load_model, shipped_folder
+from geocalc.potentials.registry import load_model, shipped_folder
 
 TWIN, RELAXED = "equivariant", "relaxed-e3nn"
 SHIPPED = ("schnet", "faenet-sfa-small", RELAXED)

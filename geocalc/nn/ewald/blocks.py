@@ -51,7 +51,7 @@ class EwaldFilter(nn.Module):
         """How messages of the layers are made of a batch.
 
         Raises:
-            InputError: there are no waves; `geocalc.potential.evaluate` makes them.
+            InputError: there are no waves; `geocalc.potentials.network.evaluate` makes them.
         """
         if waves is None:
             raise InputError("this network has Ewald message passing and was given no waves; see geocalc.nn.ewald.waves")

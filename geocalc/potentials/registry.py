@@ -19,7 +19,6 @@ from safetensors.torch import load as load_tensors
 from geocalc.architectures import ARCHITECTURES
 from geocalc.architectures.base import Network
 from geocalc.architectures.ensemble import Ensemble
-from geocalc.card import CARD_SCHEMA, PROPERTY, ModelCard, Task
 from geocalc.core import elements
 from geocalc.core.settings import Settings, read_yaml
 from geocalc.core.systems import Prediction, Systems
@@ -28,7 +27,8 @@ from geocalc.frames import frame_policy
 from geocalc.frames.learned import build_canonicalizer
 from geocalc.graphs.reduction import Rewiring
 from geocalc.graphs.strategies import graph_maker
-from geocalc.potential import EnergyModel, ForceMode, NetworkPotential, Scales
+from geocalc.potentials.card import CARD_SCHEMA, PROPERTY, ModelCard, Task
+from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential, Scales
 
 CARD, WEIGHTS = "model.yaml", "weights.safetensors"
 LFS_POINTER = b"version https://git-lfs"

@@ -22,7 +22,7 @@ from geocalc.graphs.supernodes import Nodes
 from geocalc.nn.embedding import N_TAGS
 from geocalc.nn.ewald.waves import make_waves
 from geocalc.nn.repulsion import Repulsion
-from geocalc.replicas import mean_over_copies, mean_over_frames, replicate, spread_of_members, vectors_to_lab
+from geocalc.potentials.frame_averaging import mean_over_copies, mean_over_frames, replicate, spread_of_members, vectors_to_lab
 
 
 class ForceMode(StrEnum):

@@ -10,7 +10,7 @@ from functools import lru_cache
 from geocalc.core.process import one_thread
 from geocalc.core.systems import Prediction, Systems, own_memory
 from geocalc.errors import InputError, ModelFileError
-from geocalc.registry import LoadedModel, load_model
+from geocalc.potentials.registry import LoadedModel, load_model
 
 KEPT = 256  # answers remembered by a process: more than the structures that it works on side by side
 READ = ("positions", "numbers", "tags", "system_idx", "cell", "pbc")  # all that a prediction depends on

@@ -11,7 +11,7 @@ from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.graphs.strategies import GraphSettings
 from geocalc.graphs.supernodes import Supernodes
-from geocalc.intervals import Calibration
+from geocalc.potentials.calibration import Calibration
 
 CARD_SCHEMA = 1
 PROPERTY: Final = "property"  # `kind` on cards of models that predict no energies, see `geocalc.properties.registry`

@@ -1,0 +1,1 @@
+"""Loaded models: functions from structures to energies and forces."""
