@@ -9,13 +9,13 @@ import numpy as np
 
 from geocalc import metrics
 from geocalc.core.systems import Potential, Systems, allowed
+from geocalc.data.collate import collate
+from geocalc.data.prepare import ReferenceRelaxation
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
 from geocalc.relaxation.loop import relax_systems
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
-from geocalc.train.batches import collate
-from geocalc.train.prepare import ReferenceRelaxation
 
 RUNAWAY = 1.0  # eV; a relaxed energy this far below the reference has fallen into a hole of the learned surface
 NEAR = 0.1  # eV; chemical use, the share within it is reported beside EwT

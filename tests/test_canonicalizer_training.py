@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from structures import adslab, rattled, systems_of
 from training import cpu_fabric, recipe_values, relaxations, write_data
 
+from geocalc.data.prepare import prepare
+from geocalc.data.store import read_store
 from geocalc.errors import InputError, ModelFileError, RecipeError
 from geocalc.frames.learned import CANONICALIZERS
 from geocalc.potentials.network import NetworkPotential
@@ -21,13 +23,11 @@ from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.energies import train
 from geocalc.train.feed import feed_of
 from geocalc.train.finetune import tuned_values
-from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, parse_recipe, single_frame
 from geocalc.train.register import register
 from geocalc.train.run import start
 from geocalc.train.score import score
 from geocalc.train.steps import update
-from geocalc.train.store import read_store
 
 CHOICE = {"name": "vn-pointnet", "width": 12, "reach": 3.5}
 LEARNED = {"frames": "learned"}

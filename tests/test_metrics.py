@@ -14,6 +14,8 @@ from structures import rattled
 
 from geocalc import metrics
 from geocalc.core.systems import Prediction, Systems
+from geocalc.data.prepare import ReferenceRelaxation
+from geocalc.data.store import Sample
 from geocalc.errors import InputError
 from geocalc.evaluate import forces_below_threshold, relaxed_pair, summarise
 from geocalc.optim import make_optimizer
@@ -21,8 +23,6 @@ from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.loop import relax_systems
 from geocalc.structures.convert import from_atoms
 from geocalc.train.metrics import Predictions, errors_of
-from geocalc.train.prepare import ReferenceRelaxation
-from geocalc.train.store import Sample
 
 SKEWED = np.array([[4.0, 0.0, 0.0], [3.0, 2.0, 0.0], [0.0, 0.0, 15.0]])
 SLAB = np.array([True, True, False])

@@ -14,12 +14,12 @@ from ase.io import read
 from torch_geometric.data import Data, InMemoryDataset
 from training import recipe_values
 
+from geocalc.data.prepare import prepare
+from geocalc.data.store import read_store
 from geocalc.errors import InputError, MissingDependencyError
 from geocalc.structures.formats import qm9
 from geocalc.structures.formats.qm9 import qm9_frames, write_qm9
-from geocalc.train.prepare import prepare
 from geocalc.train.recipe import parse_recipe
-from geocalc.train.store import read_store
 
 MOLECULES = [molecule(name) for name in ("CH4", "NH3", "H2O", "C2H2", "HCN", "H2CO", "C2H6", "CH3OH")]
 

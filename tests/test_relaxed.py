@@ -23,17 +23,17 @@ from geocalc.architectures.regnn.convolution import Convolution
 from geocalc.architectures.regnn.filters import RelaxedFilters, all_irreps
 from geocalc.architectures.regnn.layer import RelaxedLayer
 from geocalc.core.systems import Systems
+from geocalc.data.prepare import prepare
+from geocalc.data.store import read_store
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.relaxed_weights import Theta, breaking_penalty, thetas
 from geocalc.potentials.network import EnergyModel, NetworkPotential, Scales
 from geocalc.train.energies import train
-from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe
 from geocalc.train.register import register
 from geocalc.train.run import start
-from geocalc.train.store import read_store
 
 EXACT = 1e-9
 HARMONICS = o3.Irreps.spherical_harmonics(2)

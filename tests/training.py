@@ -17,13 +17,13 @@ from ase.io import write
 from lightning_fabric import Fabric
 from structures import adslab, rattled
 
+from geocalc.data.prepare import prepare
+from geocalc.data.store import Samples, read_store
 from geocalc.train.ema import WeightAverage
 from geocalc.train.feed import feed_of
-from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe
 from geocalc.train.run import Run, start
 from geocalc.train.steps import update
-from geocalc.train.store import Samples, read_store
 
 TINY = {
     "cutoff": 3.5,

@@ -17,6 +17,8 @@ from geocalc.commands.notes import told_at_the_end
 from geocalc.commands.progress import progress_line
 from geocalc.core.process import settle_process
 from geocalc.core.systems import Systems
+from geocalc.data.prepare import ReferenceRelaxation, prepare, reference_relaxations, samples_of_file
+from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError
 from geocalc.evaluate import RelaxedPair, relax_references, summarise
 from geocalc.panels import pair_panels, relaxed_panels, single_point_panels
@@ -27,10 +29,8 @@ from geocalc.potentials.registry import LoadedModel, load_model
 from geocalc.run_folder import write_whole
 from geocalc.train.metrics import errors_of, known_numbers, predictions
 from geocalc.train.pair_metrics import pair_errors, pair_predictions
-from geocalc.train.prepare import ReferenceRelaxation, prepare, reference_relaxations, samples_of_file
 from geocalc.train.recipe import Data, Recipe, Source, read_recipe
 from geocalc.train.run_files import METRICS, make_folder
-from geocalc.train.store import Sample, read_store
 
 
 def evaluate_command(

@@ -13,14 +13,14 @@ from rich.table import Table
 
 from geocalc.commands.progress import progress_line
 from geocalc.core.systems import Systems
+from geocalc.data.collate import collate
+from geocalc.data.store import Sample
 from geocalc.errors import InputError
 from geocalc.potentials.registry import LoadedModel
 from geocalc.smoothness import layer_mad
 from geocalc.structures.convert import from_atoms
 from geocalc.structures.readers import Source, read_structures
 from geocalc.symmetry_errors import symmetry_errors
-from geocalc.train.batches import collate
-from geocalc.train.store import Sample
 
 SYMMETRY, MAD = "symmetry", "mad"
 N_ROTATIONS = 10

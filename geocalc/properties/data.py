@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from geocalc.data.read import locate
 from geocalc.errors import InputError
 from geocalc.glass.configuration import GlassConfiguration, read_configuration
 from geocalc.properties.glass_graphs import sample_of
 from geocalc.properties.recipe import GlassData, ZincData
 from geocalc.properties.samples import GraphSample
 from geocalc.properties.zinc import MoleculeGraph, read_zinc
-from geocalc.train.labelled import locate
 
 
 @dataclass(frozen=True)

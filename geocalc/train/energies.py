@@ -11,17 +11,17 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from geocalc.data.checks import check_samples
+from geocalc.data.prepare import prepare
+from geocalc.data.store import Samples, read_store
 from geocalc.errors import InputError
 from geocalc.potentials.network import EnergyModel
-from geocalc.train.checks import check_samples
 from geocalc.train.feed import Batch, batches, feed_of
 from geocalc.train.loop import Errors, Evaluation, Progress, learn
-from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.run import Run, start
 from geocalc.train.score import score, validation_error
 from geocalc.train.steps import update
-from geocalc.train.store import Samples, read_store
 from geocalc.train.training_settings import Training
 
 N_EVALUATED = 400  # validation samples behind the learning curve; metrics.json is of the whole split

@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from geocalc.core.systems import Systems
+from geocalc.data.augment import thickened
+from geocalc.data.collate import Labels, collate
+from geocalc.data.store import Sample, Samples
 from geocalc.errors import GeoCalcError, RunFolderError
 from geocalc.frames.sampling import N_DRAWS
 from geocalc.graphs.neighbors import Graph
@@ -23,13 +26,10 @@ from geocalc.graphs.reduction import Rewiring, keep_atoms
 from geocalc.graphs.strategies import GraphSettings, expected_edges, make_graph
 from geocalc.graphs.supernodes import Nodes
 from geocalc.potentials.network import EnergyModel
-from geocalc.train.batches import Labels, collate
 from geocalc.train.dealing import deal, deal_within
 from geocalc.train.noise import disturbed
 from geocalc.train.recipe import Recipe
 from geocalc.train.schedule import Schedule
-from geocalc.train.store import Sample, Samples
-from geocalc.train.thicker import thickened
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,16 +14,16 @@ import torch
 
 from geocalc.core import elements
 from geocalc.core.settings import read_yaml
+from geocalc.data.collate import collate
+from geocalc.data.prepare import is_validation
+from geocalc.data.read import group_of, locate, structures_of
+from geocalc.data.store import Sample
 from geocalc.errors import DataWarning, InputError, RecipeError
 from geocalc.potentials.card import EnergyKind, Task
 from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential
 from geocalc.potentials.registry import find_model, load_model
-from geocalc.train.batches import collate
-from geocalc.train.labelled import group_of, locate, structures_of
-from geocalc.train.prepare import is_validation
 from geocalc.train.recipe import Data, Recipe, Source, Start, single_frame
 from geocalc.train.references import seen_numbers
-from geocalc.train.store import Sample
 
 N_FITTED = 400  # training samples behind the references; more change them by less than the model is wrong
 BATCH = 16

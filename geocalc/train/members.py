@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from geocalc.architectures.ensemble import Ensemble
+from geocalc.data.store import Samples
 from geocalc.errors import InputError
 from geocalc.frames import FramePolicy, frame_policy
 from geocalc.potentials.calibration import FEWEST, Calibration, calibrate
@@ -24,7 +25,6 @@ from geocalc.potentials.network import EnergyModel, NetworkPotential
 from geocalc.train.metrics import Predictions, errors_of, known_numbers, predictions
 from geocalc.train.pair_metrics import PairPredictions, pair_errors, pair_predictions
 from geocalc.train.recipe import Recipe, single_frame
-from geocalc.train.store import Samples
 
 Told = PairPredictions | Predictions
 BELONGS = ("task", "about", "model", "data", "references", "other_levels", "start")  # what runs of one model have in common

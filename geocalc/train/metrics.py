@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from geocalc.core.systems import Potential
+from geocalc.data.collate import collate
+from geocalc.data.store import Sample
 from geocalc.metrics import (
     energy_forces_within_threshold,
     energy_within_threshold,
@@ -19,8 +21,6 @@ from geocalc.metrics import (
     mae,
     rmse,
 )
-from geocalc.train.batches import collate
-from geocalc.train.store import Sample
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

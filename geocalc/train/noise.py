@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from geocalc.train.store import Sample
+from geocalc.data.store import Sample
 from geocalc.train.training_settings import Noise
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from geocalc.core.systems import Potential
+from geocalc.data.collate import collate
+from geocalc.data.store import Sample
 from geocalc.metrics import energy_within_threshold, mae, position_mae, rmse
-from geocalc.train.batches import collate
-from geocalc.train.store import Sample
 
 BATCH = 32
 

@@ -68,7 +68,7 @@ class Data(Settings):
     max_jump: float | None = Field(None, gt=0, description="frames whose energy jumps (eV) against -F.dx are cut off there")
     validation_share: float = Field(0.1, gt=0, lt=1)
     test_share: float = Field(
-        0.0, ge=0, lt=1, description="kept for a last test, see `geocalc.train.prepare.samples_of_test`; training never sees it"
+        0.0, ge=0, lt=1, description="kept for a last test, see `geocalc.data.prepare.samples_of_test`; training never sees it"
     )
     validation_key: str | None = Field(None, description="info key of a split made elsewhere; it replaces validation_share")
     validation_values: tuple[str, ...] = Field((), description="values of `validation_key` that are held out")

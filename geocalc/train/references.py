@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from geocalc.core import elements
+from geocalc.data.store import Sample
 from geocalc.errors import RecipeError
 from geocalc.graphs.supernodes import SUBSURFACE
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import Scales
-from geocalc.train.store import Sample
 
 SHORTEST = 1e-3  # Angstrom; displacements that are zero everywhere have a unit nevertheless
 

@@ -11,18 +11,18 @@ from typing import Any
 from safetensors.torch import save
 
 from geocalc.core import elements
+from geocalc.data.prepare import prepare
+from geocalc.data.store import read_store
 from geocalc.frames import FramePick, frame_policy
 from geocalc.potentials.card import Level, ModelCard, Task
 from geocalc.potentials.network import EnergyModel, ForceMode
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.members import Member, calibration_of, check_belonging, held_out_errors, is_cross_validated, joined
-from geocalc.train.prepare import prepare
 from geocalc.train.publish import ModelFiles, check_finished, check_name, check_run, publish
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE
 from geocalc.train.stopping import final_model
-from geocalc.train.store import read_store
 
 
 def register(run: Path | Sequence[Path], name: str, folder: Path, data_folder: Path) -> Path:

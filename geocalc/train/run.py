@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from geocalc.architectures import ARCHITECTURES
+from geocalc.data.store import Sample
 from geocalc.errors import RecipeError
 from geocalc.frames.learned import build_canonicalizer
 from geocalc.graphs.reduction import Rewiring
@@ -21,7 +22,6 @@ from geocalc.train.ema import WeightAverage
 from geocalc.train.finetune import begin_with
 from geocalc.train.recipe import Recipe
 from geocalc.train.references import fit_scales
-from geocalc.train.store import Sample
 from geocalc.train.training_settings import Optimisation
 
 BETAS = (0.9, 0.99)  # shorter memory of squared gradients than Adam's default: force losses change scale early

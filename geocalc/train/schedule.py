@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from geocalc.data.store import Index
 from geocalc.train.recipe import Recipe
-from geocalc.train.store import Index
 
 
 class Schedule:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from geocalc.data.store import Samples
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential
 from geocalc.train.loop import Errors
@@ -15,7 +16,6 @@ from geocalc.train.metrics import Errors as ForceErrors
 from geocalc.train.metrics import errors_of, known_numbers, predictions
 from geocalc.train.pair_metrics import PairErrors, pair_errors, pair_predictions
 from geocalc.train.recipe import Recipe, Source, single_frame
-from geocalc.train.store import Samples
 
 
 def score(model: EnergyModel, recipe: Recipe, samples: Samples, device: torch.device) -> Errors:

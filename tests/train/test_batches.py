@@ -9,10 +9,10 @@ import pytest
 import torch
 from training import recipe_values
 
-from geocalc.train.batches import collate
+from geocalc.data.collate import collate
+from geocalc.data.store import Sample, index_of
 from geocalc.train.recipe import Recipe
 from geocalc.train.schedule import Schedule
-from geocalc.train.store import Sample, index_of
 
 
 def sample(group: str, frame: int, source: int = 0, validation: bool = False, n_atoms: int = 2) -> Sample:

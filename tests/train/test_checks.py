@@ -16,11 +16,11 @@ from ase.optimize import BFGS
 from structures import adslab, rattled
 from training import cpu_fabric, make_recipe
 
+from geocalc.data.checks import check_samples
+from geocalc.data.prepare import prepare
+from geocalc.data.store import Sample, read_store
 from geocalc.errors import DataWarning, InputError
-from geocalc.train.checks import check_samples
 from geocalc.train.energies import load_samples
-from geocalc.train.prepare import prepare
-from geocalc.train.store import Sample, read_store
 
 
 def path_of(seed: int) -> list[Atoms]:

@@ -26,14 +26,14 @@ from training import (
     write_data,
 )
 
+from geocalc.data.prepare import prepare
+from geocalc.data.store import Samples, read_store
 from geocalc.errors import InputError, RunFolderError
 from geocalc.train.dealing import deal
 from geocalc.train.energies import train
 from geocalc.train.feed import Batch, Feed, batches, feed_of
-from geocalc.train.prepare import prepare
 from geocalc.train.run import start
 from geocalc.train.steps import update
-from geocalc.train.store import Samples, read_store
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
 

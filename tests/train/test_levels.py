@@ -15,14 +15,14 @@ from training import cpu_fabric, recipe_values, relaxations
 
 from geocalc import GeoCalc, load_model, relax
 from geocalc.cli import main
+from geocalc.data.prepare import prepare
+from geocalc.data.store import read_store
 from geocalc.errors import InputError, RecipeError
 from geocalc.train.energies import train
 from geocalc.train.finetune import tuned_values
-from geocalc.train.prepare import prepare
 from geocalc.train.recipe import parse_recipe
 from geocalc.train.references import fit_scales
 from geocalc.train.register import register
-from geocalc.train.store import read_store
 
 SHIFT = 4.0  # eV an atom
 STIFF = 1.5  # energies of the second level are so many times those of the first, beside the shift

@@ -17,19 +17,19 @@ from safetensors.torch import load_file
 from training import cpu_fabric, make_recipe, recipe_values, relaxations, write_data, write_recipe
 
 from geocalc.cli import main
+from geocalc.data.prepare import prepare
+from geocalc.data.store import Samples, read_store
 from geocalc.errors import InputError, ModelFileError, NonFiniteError, RecipeError, RunFolderError
 from geocalc.train import energies, loop
 from geocalc.train.checkpoint import load_checkpoint, save_checkpoint, steps_done
 from geocalc.train.ema import WeightAverage
 from geocalc.train.energies import train
 from geocalc.train.feed import Batch, feed_of
-from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe
 from geocalc.train.run import Run, start
 from geocalc.train.run_files import append_log, read_log, trim_log
 from geocalc.train.score import score
 from geocalc.train.steps import update
-from geocalc.train.store import Samples, read_store
 
 KILLED = """
 import os, signal

@@ -10,11 +10,11 @@ from structures import adslab, systems_of
 from training import make_recipe, relaxation
 
 from geocalc.core.systems import Prediction
+from geocalc.data.collate import Labels, collate
+from geocalc.data.store import Sample
 from geocalc.errors import RecipeError
-from geocalc.train.batches import Labels, collate
 from geocalc.train.loss import loss, pair_loss
 from geocalc.train.references import fit_scales
-from geocalc.train.store import Sample
 from geocalc.train.training_settings import Training
 
 

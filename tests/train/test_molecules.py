@@ -21,14 +21,14 @@ from training import cpu_fabric, recipe_values, relaxations, under_ref_keys
 
 from geocalc import GeoCalc, load_model
 from geocalc.cli import main
+from geocalc.data.prepare import is_test, is_validation, locate, prepare, reference_relaxations, samples_of_test
+from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError, RecipeError
 from geocalc.structures.convert import from_atoms
 from geocalc.train.energies import train
 from geocalc.train.metrics import errors_of, predictions
-from geocalc.train.prepare import is_test, is_validation, locate, prepare, reference_relaxations, samples_of_test
 from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
 from geocalc.train.register import register
-from geocalc.train.store import Sample, read_store
 
 UNITS = {"eV": 1.0, "meV": 1e-3, "kcal/mol": KCAL, "kJ/mol": KCAL / 4.184, "Hartree": 27.211386}
 

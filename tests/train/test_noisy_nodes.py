@@ -14,17 +14,17 @@ from training import cpu_fabric
 
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
 from geocalc.core.systems import Systems
+from geocalc.data.collate import collate
+from geocalc.data.prepare import prepare
+from geocalc.data.store import Sample, read_store
 from geocalc.errors import RecipeError
 from geocalc.frames import frame_policy, make_frames
 from geocalc.graphs.neighbors import Graph, build_graph, edge_vectors
 from geocalc.potentials.network import ForceMode, evaluate
-from geocalc.train.batches import collate
 from geocalc.train.feed import Feed, feed_of
 from geocalc.train.noise import disturbed
-from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.run import Run, start
-from geocalc.train.store import Sample, read_store
 from geocalc.train.training_settings import Noise
 
 POLICY = "pca-2d-one"

@@ -15,12 +15,12 @@ from structures import adslab, rattled
 from torch_geometric.data import Data
 from training import TINY, cpu_fabric, recipe_values
 
+from geocalc.data.pairs import relaxed_pairs
+from geocalc.data.prepare import prepare
+from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError
 from geocalc.train.energies import train
-from geocalc.train.pairs import relaxed_pairs
-from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Source, parse_recipe
-from geocalc.train.store import Sample, read_store
 
 
 def record(k: int, **further: Any) -> Data:

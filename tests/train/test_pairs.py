@@ -22,16 +22,16 @@ from training import TINY, assert_equal_to_rounding, cpu_fabric, recipe_values, 
 import geocalc
 from geocalc import GeoCalc, load_model
 from geocalc.cli import main
+from geocalc.data.pairs import relaxed_pairs
+from geocalc.data.prepare import prepare
+from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError, RecipeError
 from geocalc.potentials.card import Task
 from geocalc.train.energies import train
 from geocalc.train.noise import disturbed
-from geocalc.train.pairs import relaxed_pairs
-from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, Source, read_recipe
 from geocalc.train.register import register
 from geocalc.train.run import build_model
-from geocalc.train.store import Sample, read_store
 from geocalc.train.training_settings import Noise
 
 

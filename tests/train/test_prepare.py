@@ -17,12 +17,12 @@ from ase.db import connect
 from ase.io import write
 from training import labelled, recipe_values, relaxation, relaxations, under_ref_keys, write_data
 
+from geocalc.data.prepare import is_validation, prepare, reference_relaxations, samples_of_file
+from geocalc.data.read import relaxations as read_relaxations
+from geocalc.data.store import SCHEMA, read_info, read_store, write_store
 from geocalc.errors import InputError, RunFolderError
 from geocalc.structures.tags import TagsConverted
-from geocalc.train.labelled import relaxations as read_relaxations
-from geocalc.train.prepare import is_validation, prepare, reference_relaxations, samples_of_file
 from geocalc.train.recipe import Recipe, read_recipe
-from geocalc.train.store import SCHEMA, read_info, read_store, write_store
 
 DATA = os.environ.get("GEOCALC_DATA")
 SHIPPED = Path(__file__).parents[2] / "models" / "faenet-sfa" / "recipe.yaml"

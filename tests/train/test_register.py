@@ -12,19 +12,19 @@ from training import cpu_fabric, make_recipe, recipe_values, relaxation, relaxat
 
 from geocalc import GeoCalc, load_model
 from geocalc.cli import main
+from geocalc.data.collate import collate
+from geocalc.data.prepare import prepare
+from geocalc.data.store import read_store
 from geocalc.errors import InputError
 from geocalc.frames import frame_policy
 from geocalc.potentials.network import NetworkPotential
 from geocalc.potentials.registry import read_card
 from geocalc.train import publish as publish_module
-from geocalc.train.batches import collate
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.energies import train
-from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.register import register
 from geocalc.train.run import start
-from geocalc.train.store import read_store
 
 FILES = {"model.yaml", "weights.safetensors", "recipe.yaml", "metrics.json", "README.md"}
 

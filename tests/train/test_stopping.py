@@ -13,17 +13,17 @@ from safetensors.torch import load_file
 from training import cpu_fabric, make_recipe, recipe_values, relaxations, write_data, write_recipe
 
 from geocalc.cli import main
+from geocalc.data.prepare import prepare
+from geocalc.data.store import read_store
 from geocalc.errors import ModelFileError
 from geocalc.train import energies, loop
 from geocalc.train.energies import train
 from geocalc.train.loop import Evaluation
-from geocalc.train.prepare import prepare
 from geocalc.train.register import register
 from geocalc.train.run import start
 from geocalc.train.run_files import read_log
 from geocalc.train.score import mean_error, validation_error
 from geocalc.train.stopping import is_over, standing
-from geocalc.train.store import read_store
 
 CURVE = (5.0, 3.0, 4.0, 3.5, 2.0, 2.5, 2.5, 2.5)
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from training import make_recipe, relaxation, relaxations, write_data
 
+from geocalc.data import store as store_module
+from geocalc.data.collate import collate
+from geocalc.data.prepare import prepare, samples_of_file
+from geocalc.data.store import NEAR, Sample, Samples, index_of, read_store, write_store
 from geocalc.errors import InputError
 from geocalc.graphs.neighbors import build_graph
-from geocalc.train import store as store_module
-from geocalc.train.batches import collate
-from geocalc.train.prepare import prepare, samples_of_file
-from geocalc.train.store import NEAR, Sample, Samples, index_of, read_store, write_store
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ from ase.geometry import find_mic
 from training import assert_equal_to_rounding, labelled, recipe_values, relaxation, weights_after, write_data
 
 from geocalc.core.systems import Prediction
+from geocalc.data.augment import stacking, thickened
+from geocalc.data.collate import collate
+from geocalc.data.prepare import samples_of_file
+from geocalc.data.store import Sample
 from geocalc.errors import RecipeError
-from geocalc.train.batches import collate
 from geocalc.train.loss import loss
-from geocalc.train.prepare import samples_of_file
 from geocalc.train.recipe import Recipe, parse_recipe
-from geocalc.train.store import Sample
-from geocalc.train.thicker import stacking, thickened
 from geocalc.train.training_settings import Training
 
 

@@ -23,17 +23,17 @@ from lightning_fabric import Fabric
 
 from geocalc.core.process import settle_process
 from geocalc.core.settings import read_yaml
+from geocalc.data.prepare import prepare
+from geocalc.data.store import Samples, read_store
 from geocalc.frames import frame_policy
 from geocalc.potentials.network import NetworkPotential
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.energies import train
 from geocalc.train.loop import Progress
 from geocalc.train.pair_metrics import pair_predictions
-from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT
-from geocalc.train.store import Samples, read_store
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

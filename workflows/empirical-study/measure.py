@@ -14,6 +14,9 @@ from rows import Row
 from torch import nn
 
 from geocalc.core.systems import Systems
+from geocalc.data.collate import collate
+from geocalc.data.prepare import ReferenceRelaxation, prepare, reference_relaxations
+from geocalc.data.store import Sample, Samples, read_store
 from geocalc.evaluate import relax_references, summarise
 from geocalc.frames import FramePick, frame_policy
 from geocalc.metrics import average_distance_within_threshold
@@ -21,15 +24,12 @@ from geocalc.potentials.card import Task
 from geocalc.potentials.network import EnergyModel, NetworkPotential
 from geocalc.smoothness import layer_mad
 from geocalc.symmetry_errors import OperationErrors, symmetry_errors
-from geocalc.train.batches import collate
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.metrics import errors_of, predictions
 from geocalc.train.pair_metrics import pair_errors, pair_predictions
-from geocalc.train.prepare import ReferenceRelaxation, prepare, reference_relaxations
 from geocalc.train.recipe import Data, Recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT
-from geocalc.train.store import Sample, Samples, read_store
 
 N_SYMMETRY, N_TIMED, N_MAD = 8, 64, 32  # structures
 Numbers = dict[str, float | None]  # None and NaN are left out of what is written

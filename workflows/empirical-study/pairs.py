@@ -9,9 +9,9 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.io import write
 
-from geocalc.train.prepare import reference_relaxations
+from geocalc.data.prepare import reference_relaxations
+from geocalc.data.store import Sample
 from geocalc.train.recipe import Recipe
-from geocalc.train.store import Sample
 
 FIRST, LAST = "first.extxyz", "last.extxyz"
 

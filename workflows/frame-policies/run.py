@@ -20,13 +20,13 @@ import torch
 from geocalc import load_model
 from geocalc.core.process import settle_process
 from geocalc.core.systems import Systems, concatenate
+from geocalc.data.collate import collate
+from geocalc.data.prepare import locate, reference_relaxations
+from geocalc.data.store import Sample
 from geocalc.evaluate import relax_references, summarise
 from geocalc.frames import random_rotations
 from geocalc.potentials.registry import LoadedModel, find_model
-from geocalc.train.batches import collate
-from geocalc.train.prepare import locate, reference_relaxations
 from geocalc.train.recipe import read_recipe
-from geocalc.train.store import Sample
 
 POLICIES = ("lattice", "cell", "pca-edges-2d-one", "pca-2d-one", "lattice-stochastic")
 COARSE, FINE = 0.01, 0.001  # Angstrom, largest move of any atom between neighbouring points of a path

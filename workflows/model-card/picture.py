@@ -12,6 +12,8 @@ from pathlib import Path
 import click
 
 from geocalc.core.process import settle_process
+from geocalc.data.prepare import prepare, reference_relaxations
+from geocalc.data.store import read_store
 from geocalc.evaluate import relax_references
 from geocalc.panels import pair_panels, relaxed_panels, single_point_panels
 from geocalc.plots import Panel, draw_panels
@@ -19,9 +21,7 @@ from geocalc.potentials.card import Task
 from geocalc.potentials.registry import LoadedModel, load_model
 from geocalc.train.metrics import predictions
 from geocalc.train.pair_metrics import pair_predictions
-from geocalc.train.prepare import prepare, reference_relaxations
 from geocalc.train.recipe import Recipe, read_recipe
-from geocalc.train.store import read_store
 
 ROOT = Path(__file__).parents[2]
 PICTURE = "parity.png"

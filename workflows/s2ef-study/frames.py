@@ -10,9 +10,9 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.io import write
 
-from geocalc.train.prepare import ReferenceRelaxation, prepare, reference_relaxations
+from geocalc.data.prepare import ReferenceRelaxation, prepare, reference_relaxations
+from geocalc.data.store import Sample, read_store
 from geocalc.train.recipe import Recipe
-from geocalc.train.store import Sample, read_store
 
 ALLOYS = 4  # every fourth frame of clean slabs, as many as an epoch of the recipe draws
 

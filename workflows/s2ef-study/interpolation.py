@@ -13,9 +13,9 @@ from itertools import product
 import numpy as np
 
 from geocalc.core import elements
-from geocalc.train.prepare import reference_relaxations
+from geocalc.data.prepare import reference_relaxations
+from geocalc.data.store import Sample
 from geocalc.train.recipe import Recipe
-from geocalc.train.store import Sample
 
 TOUCHING = 1.25  # times the shortest distance from the adsorbate's lowest atom to the metal
 PROPERTIES, GROUPS, PERIODS = (0.0, 0.3, 0.6), (0.5, 1.0), (0.3, 0.6)  # how much each tells metals apart

@@ -13,16 +13,16 @@ from variants import METAL
 
 from geocalc.core.elements import symbols
 from geocalc.core.systems import Potential
+from geocalc.data.collate import collate
+from geocalc.data.prepare import ReferenceRelaxation, prepare, reference_relaxations
+from geocalc.data.store import Sample, Samples, read_store
 from geocalc.evaluate import RUNAWAY, relax_references, relaxed_pair, summarise
 from geocalc.potentials.card import ModelCard
 from geocalc.potentials.network import ForceMode, NetworkPotential
 from geocalc.potentials.registry import load_model
-from geocalc.train.batches import collate
 from geocalc.train.metrics import Predictions, errors_of, known_numbers, predictions
 from geocalc.train.metrics import measure as errors_on
-from geocalc.train.prepare import ReferenceRelaxation, prepare, reference_relaxations
 from geocalc.train.recipe import Recipe
-from geocalc.train.store import Sample, Samples, read_store
 
 UNSEEN = symbols().index(METAL)
 TIGHT, MANY = 0.01, 200  # eV/Angstrom; relaxations

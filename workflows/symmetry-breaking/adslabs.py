@@ -25,21 +25,21 @@ from torch import nn
 
 from geocalc.core.process import settle_process
 from geocalc.core.settings import override, read_yaml
+from geocalc.data.collate import collate
+from geocalc.data.prepare import prepare
+from geocalc.data.read import locate, structures_of
+from geocalc.data.store import Sample, read_store
 from geocalc.frames import frame_policy
 from geocalc.nn.relaxed_weights import thetas
 from geocalc.potentials.network import NetworkPotential
 from geocalc.run_folder import write_whole
-from geocalc.train.batches import collate
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.energies import train
-from geocalc.train.labelled import locate, structures_of
 from geocalc.train.loop import Progress
 from geocalc.train.metrics import measure
-from geocalc.train.prepare import prepare
 from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT
-from geocalc.train.store import Sample, read_store
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "symmetry-breaking"

@@ -27,9 +27,9 @@ from geocalc import relax
 from geocalc.api import Result
 from geocalc.core.process import settle_process
 from geocalc.core.settings import read_yaml
+from geocalc.data.prepare import reference_relaxations
 from geocalc.metrics import distances
 from geocalc.train.energies import train
-from geocalc.train.prepare import reference_relaxations
 from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
 from geocalc.train.register import register
 

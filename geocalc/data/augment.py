@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from geocalc.train.store import Sample
+from geocalc.data.store import Sample
 
 MOST = 2  # layers added
 FLAT = 0.3  # Angstrom; heights of atoms of one layer differ by less

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from geocalc.core.systems import Systems, per_atom, per_system
-from geocalc.train.store import Sample
+from geocalc.data.store import Sample
 
 
 @dataclass(frozen=True, kw_only=True)

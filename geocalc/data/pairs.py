@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from ase.geometry import find_mic
 
+from geocalc.data.read import FrameReader, Labelled, group_of, locate, place_of, structures_of
 from geocalc.errors import InputError
 from geocalc.structures import readers
 from geocalc.structures.formats.oc20 import relaxed_partner
-from geocalc.train.labelled import FrameReader, Labelled, group_of, locate, place_of, structures_of
 from geocalc.train.recipe import Source
 
 
@@ -25,7 +25,7 @@ def relaxed_pairs(source: Source, dropped: Counter[str], use_tags: bool = True) 
 
     Args:
         source: with `relaxed`; where that is `path` itself, each record holds both, as OC20's do.
-        dropped, use_tags: as in `geocalc.train.labelled.relaxations`.
+        dropped, use_tags: as in `geocalc.data.read.relaxations`.
     Yields:
         Name of each pair, and the one frame of it; there may be none left.
     Raises:

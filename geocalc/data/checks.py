@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from geocalc.data.store import Sample
 from geocalc.errors import DataWarning, InputError
-from geocalc.train.store import Sample
 
 LEVELS = ("level_of_theory", "level", "functional", "xc", "dft")  # info keys under which files tell how they were computed
 PLAIN_WORK = 0.01  # eV; where energy changes and work are less, two frames say nothing about units

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
+from geocalc.data.pairs import relaxed_pairs
+from geocalc.data.read import Labelled, locate, refuse_zeroed, relaxations
+from geocalc.data.store import SCHEMA, Sample, read_info, write_store
 from geocalc.errors import InputError
-from geocalc.train.labelled import Labelled, locate, refuse_zeroed, relaxations
-from geocalc.train.pairs import relaxed_pairs
 from geocalc.train.recipe import Data, Recipe, Source
-from geocalc.train.store import SCHEMA, Sample, read_info, write_store
 
 __all__ = [
     "ReferenceRelaxation",

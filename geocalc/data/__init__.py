@@ -1,0 +1,1 @@
+"""Labelled structures and the training samples made of them."""
