@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geocalc import metrics
+from geocalc.evaluation import metrics
 
 RECORD = Path(__file__).with_name("reference") / "fairchem_metrics.npz"
 PBC = {"bulk": np.array([True, True, True]), "slab": np.array([True, True, False])}

@@ -12,17 +12,17 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from structures import rattled
 
-from geocalc import metrics
 from geocalc.core.systems import Prediction, Systems
 from geocalc.data.prepare import ReferenceRelaxation
 from geocalc.data.store import Sample
 from geocalc.errors import InputError
-from geocalc.evaluate import forces_below_threshold, relaxed_pair, summarise
+from geocalc.evaluation import metrics
+from geocalc.evaluation.relaxations import forces_below_threshold, relaxed_pair, summarise
+from geocalc.evaluation.single_points import Predictions, errors_of
 from geocalc.optim import make_optimizer
 from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.loop import relax_systems
 from geocalc.structures.convert import from_atoms
-from geocalc.train.metrics import Predictions, errors_of
 
 SKEWED = np.array([[4.0, 0.0, 0.0], [3.0, 2.0, 0.0], [0.0, 0.0, 15.0]])
 SLAB = np.array([True, True, False])

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from geocalc.plots import Distribution, Panel, Parity, draw_panels
+from geocalc.evaluation.plots import Distribution, Panel, Parity, draw_panels
 
 KB = 1024
 

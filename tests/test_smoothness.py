@@ -17,10 +17,10 @@ from torch import Tensor
 from geocalc.architectures.ensemble import Ensemble
 from geocalc.core.systems import Systems, select
 from geocalc.errors import InputError
+from geocalc.evaluation.oversmoothing import LayerMad, layer_mad, mean_average_distance
 from geocalc.frames import frame_policy
 from geocalc.graphs.reduction import Rewiring
 from geocalc.potentials.network import NetworkPotential
-from geocalc.smoothness import LayerMad, layer_mad, mean_average_distance
 from geocalc.structures.transforms import random_order, reordered, singles, supercell
 
 SLABS = systems_of(rattled(adslab("CO", size=(1, 1, 2))), rattled(adslab("O", size=(1, 2, 2)), seed=3))

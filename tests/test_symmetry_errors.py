@@ -16,10 +16,10 @@ from torch import Tensor
 
 from geocalc.core.systems import Potential, Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
+from geocalc.evaluation.symmetry_errors import OperationErrors, SymmetryErrors, symmetry_errors
 from geocalc.frames import frame_policy
 from geocalc.potentials.ase import AsePotential
 from geocalc.potentials.network import ForceMode, NetworkPotential
-from geocalc.symmetry_errors import OperationErrors, SymmetryErrors, symmetry_errors
 
 EXACT = 1e-9  # eV; rounding in float64 stays below
 VISIBLE = 1e-3  # eV; what is broken is broken by more

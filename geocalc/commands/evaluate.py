@@ -20,15 +20,15 @@ from geocalc.core.systems import Systems
 from geocalc.data.prepare import ReferenceRelaxation, prepare, reference_relaxations, samples_of_file
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError
-from geocalc.evaluate import RelaxedPair, relax_references, summarise
-from geocalc.panels import pair_panels, relaxed_panels, single_point_panels
-from geocalc.plots import Panel, draw_panels
+from geocalc.evaluation.figures import pair_panels, relaxed_panels, single_point_panels
+from geocalc.evaluation.is2re import pair_errors, pair_predictions
+from geocalc.evaluation.plots import Panel, draw_panels
+from geocalc.evaluation.relaxations import RelaxedPair, relax_references, summarise
+from geocalc.evaluation.single_points import errors_of, known_numbers, predictions
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import ForceMode
 from geocalc.potentials.registry import LoadedModel, load_model
 from geocalc.run_folder import write_whole
-from geocalc.train.metrics import errors_of, known_numbers, predictions
-from geocalc.train.pair_metrics import pair_errors, pair_predictions
 from geocalc.train.recipe import Data, Recipe, Source, read_recipe
 from geocalc.train.run_files import METRICS, make_folder
 
@@ -57,7 +57,7 @@ def evaluate_command(
         out: folder to write.
         task: s2ef (energies and forces of frames), relax (from the first frame of each relaxation to its last), is2re (relaxed
             energies and positions from unrelaxed structures; is2rs is the same), symmetry or mad (symmetry errors,
-            and how alike features are by layer; see `geocalc.symmetry_errors` and `geocalc.smoothness`).
+            and how alike features are by layer; see `geocalc.evaluation.symmetry_errors` and `geocalc.evaluation.oversmoothing`).
         source: only this source of the recipe. frames: policy other than the model's. level: of theory.
         optimizer, fmax, steps: for relax. limit: structures of each source, for symmetry and mad.
         seed: of stochastic frames, and of the draws of symmetry (0 unless given). device, dtype: of the model.

@@ -16,11 +16,11 @@ from geocalc.core.systems import Systems
 from geocalc.data.collate import collate
 from geocalc.data.store import Sample
 from geocalc.errors import InputError
+from geocalc.evaluation.oversmoothing import layer_mad
+from geocalc.evaluation.symmetry_errors import symmetry_errors
 from geocalc.potentials.registry import LoadedModel
-from geocalc.smoothness import layer_mad
 from geocalc.structures.convert import from_atoms
 from geocalc.structures.readers import Source, read_structures
-from geocalc.symmetry_errors import symmetry_errors
 
 SYMMETRY, MAD = "symmetry", "mad"
 N_ROTATIONS = 10

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from geocalc.plots import ENERGY_MEASURES, PROPERTY_MEASURES, learning_curve
+from geocalc.evaluation.plots import ENERGY_MEASURES, PROPERTY_MEASURES, learning_curve
 from geocalc.train.run_files import read_log
 
 Errors = Mapping[str, float]

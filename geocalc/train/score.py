@@ -9,12 +9,12 @@ from dataclasses import replace
 import torch
 
 from geocalc.data.store import Samples
+from geocalc.evaluation.is2re import PairErrors, pair_errors, pair_predictions
+from geocalc.evaluation.single_points import Errors as ForceErrors
+from geocalc.evaluation.single_points import errors_of, known_numbers, predictions
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential
 from geocalc.train.loop import Errors
-from geocalc.train.metrics import Errors as ForceErrors
-from geocalc.train.metrics import errors_of, known_numbers, predictions
-from geocalc.train.pair_metrics import PairErrors, pair_errors, pair_predictions
 from geocalc.train.recipe import Recipe, Source, single_frame
 
 

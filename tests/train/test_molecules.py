@@ -24,9 +24,9 @@ from geocalc.cli import main
 from geocalc.data.prepare import is_test, is_validation, locate, prepare, reference_relaxations, samples_of_test
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError, RecipeError
+from geocalc.evaluation.single_points import errors_of, predictions
 from geocalc.structures.convert import from_atoms
 from geocalc.train.energies import train
-from geocalc.train.metrics import errors_of, predictions
 from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
 from geocalc.train.register import register
 

@@ -15,8 +15,8 @@ import torch
 from ase.build import add_adsorbate, fcc111
 
 from geocalc.campaign import versions
-from geocalc.panels import energy_distribution, energy_parity
-from geocalc.plots import draw_panels
+from geocalc.evaluation.figures import energy_distribution, energy_parity
+from geocalc.evaluation.plots import draw_panels
 from geocalc.potentials.calibration import calibrate, coverage
 from geocalc.potentials.card import ModelCard
 from geocalc.potentials.registry import load_model, read_card, write_card

@@ -25,12 +25,12 @@ from geocalc.core.process import settle_process
 from geocalc.core.settings import read_yaml
 from geocalc.data.prepare import prepare
 from geocalc.data.store import Samples, read_store
+from geocalc.evaluation.is2re import pair_predictions
 from geocalc.frames import frame_policy
 from geocalc.potentials.network import NetworkPotential
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.energies import train
 from geocalc.train.loop import Progress
-from geocalc.train.pair_metrics import pair_predictions
 from geocalc.train.recipe import Recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT

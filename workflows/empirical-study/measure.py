@@ -17,16 +17,16 @@ from geocalc.core.systems import Systems
 from geocalc.data.collate import collate
 from geocalc.data.prepare import ReferenceRelaxation, prepare, reference_relaxations
 from geocalc.data.store import Sample, Samples, read_store
-from geocalc.evaluate import relax_references, summarise
+from geocalc.evaluation.is2re import pair_errors, pair_predictions
+from geocalc.evaluation.metrics import average_distance_within_threshold
+from geocalc.evaluation.oversmoothing import layer_mad
+from geocalc.evaluation.relaxations import relax_references, summarise
+from geocalc.evaluation.single_points import errors_of, predictions
+from geocalc.evaluation.symmetry_errors import OperationErrors, symmetry_errors
 from geocalc.frames import FramePick, frame_policy
-from geocalc.metrics import average_distance_within_threshold
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import EnergyModel, NetworkPotential
-from geocalc.smoothness import layer_mad
-from geocalc.symmetry_errors import OperationErrors, symmetry_errors
 from geocalc.train.checkpoint import load_checkpoint
-from geocalc.train.metrics import errors_of, predictions
-from geocalc.train.pair_metrics import pair_errors, pair_predictions
 from geocalc.train.recipe import Data, Recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT

@@ -25,12 +25,12 @@ from geocalc.core.process import settle_process
 from geocalc.core.settings import read_yaml
 from geocalc.data.prepare import reference_relaxations
 from geocalc.data.read import locate, structures_of
-from geocalc.evaluate import relax_references, summarise
+from geocalc.evaluation.relaxations import relax_references, summarise
+from geocalc.evaluation.single_points import measure
 from geocalc.potentials.registry import load_model
 from geocalc.train.energies import train
 from geocalc.train.finetune import tuned_values
 from geocalc.train.loop import Progress
-from geocalc.train.metrics import measure
 from geocalc.train.recipe import Data, Recipe, Source, parse_recipe
 from geocalc.train.register import register
 

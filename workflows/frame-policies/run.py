@@ -23,7 +23,7 @@ from geocalc.core.systems import Systems, concatenate
 from geocalc.data.collate import collate
 from geocalc.data.prepare import locate, reference_relaxations
 from geocalc.data.store import Sample
-from geocalc.evaluate import relax_references, summarise
+from geocalc.evaluation.relaxations import relax_references, summarise
 from geocalc.frames import random_rotations
 from geocalc.potentials.registry import LoadedModel, find_model
 from geocalc.train.recipe import read_recipe

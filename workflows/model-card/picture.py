@@ -14,13 +14,13 @@ import click
 from geocalc.core.process import settle_process
 from geocalc.data.prepare import prepare, reference_relaxations
 from geocalc.data.store import read_store
-from geocalc.evaluate import relax_references
-from geocalc.panels import pair_panels, relaxed_panels, single_point_panels
-from geocalc.plots import Panel, draw_panels
+from geocalc.evaluation.figures import pair_panels, relaxed_panels, single_point_panels
+from geocalc.evaluation.is2re import pair_predictions
+from geocalc.evaluation.plots import Panel, draw_panels
+from geocalc.evaluation.relaxations import relax_references
+from geocalc.evaluation.single_points import predictions
 from geocalc.potentials.card import Task
 from geocalc.potentials.registry import LoadedModel, load_model
-from geocalc.train.metrics import predictions
-from geocalc.train.pair_metrics import pair_predictions
 from geocalc.train.recipe import Recipe, read_recipe
 
 ROOT = Path(__file__).parents[2]

@@ -30,11 +30,11 @@ from geocalc.campaign import versions
 from geocalc.core.process import settle_process
 from geocalc.data.prepare import prepare, reference_relaxations
 from geocalc.data.store import read_store
-from geocalc.evaluate import relax_references, summarise
+from geocalc.evaluation import single_points as metrics
+from geocalc.evaluation.relaxations import relax_references, summarise
 from geocalc.potentials.calibration import calibrate, coverage
 from geocalc.potentials.registry import LoadedModel, find_model, load_model, write_card
 from geocalc.structures.readers import Source, read_structures
-from geocalc.train import metrics
 from geocalc.train.recipe import Recipe, read_recipe
 
 HALVES = 200  # random divisions of the held-out relaxations

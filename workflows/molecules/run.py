@@ -20,13 +20,13 @@ from geocalc.core.process import settle_process
 from geocalc.core.units import in_ev
 from geocalc.data.prepare import locate, prepare, samples_of_file, samples_of_test
 from geocalc.data.store import Sample, read_store
+from geocalc.evaluation.metrics import mae
+from geocalc.evaluation.single_points import errors_of, known_numbers, predictions
 from geocalc.frames import frame_policy
-from geocalc.metrics import mae
 from geocalc.potentials.network import NetworkPotential
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.energies import train
 from geocalc.train.loop import Progress
-from geocalc.train.metrics import errors_of, known_numbers, predictions
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT, read_log

@@ -16,12 +16,12 @@ from geocalc.core.systems import Potential
 from geocalc.data.collate import collate
 from geocalc.data.prepare import ReferenceRelaxation, prepare, reference_relaxations
 from geocalc.data.store import Sample, Samples, read_store
-from geocalc.evaluate import RUNAWAY, relax_references, relaxed_pair, summarise
+from geocalc.evaluation.relaxations import RUNAWAY, relax_references, relaxed_pair, summarise
+from geocalc.evaluation.single_points import Predictions, errors_of, known_numbers, predictions
+from geocalc.evaluation.single_points import measure as errors_on
 from geocalc.potentials.card import ModelCard
 from geocalc.potentials.network import ForceMode, NetworkPotential
 from geocalc.potentials.registry import load_model
-from geocalc.train.metrics import Predictions, errors_of, known_numbers, predictions
-from geocalc.train.metrics import measure as errors_on
 from geocalc.train.recipe import Recipe
 
 UNSEEN = symbols().index(METAL)

@@ -29,6 +29,7 @@ from geocalc.data.collate import collate
 from geocalc.data.prepare import prepare
 from geocalc.data.read import locate, structures_of
 from geocalc.data.store import Sample, read_store
+from geocalc.evaluation.single_points import measure
 from geocalc.frames import frame_policy
 from geocalc.nn.relaxed_weights import thetas
 from geocalc.potentials.network import NetworkPotential
@@ -36,7 +37,6 @@ from geocalc.run_folder import write_whole
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.energies import train
 from geocalc.train.loop import Progress
-from geocalc.train.metrics import measure
 from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT

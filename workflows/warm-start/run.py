@@ -28,7 +28,7 @@ from geocalc.api import Result
 from geocalc.core.process import settle_process
 from geocalc.core.settings import read_yaml
 from geocalc.data.prepare import reference_relaxations
-from geocalc.metrics import distances
+from geocalc.evaluation.metrics import distances
 from geocalc.train.energies import train
 from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
 from geocalc.train.register import register

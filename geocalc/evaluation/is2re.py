@@ -11,7 +11,7 @@ import torch
 from geocalc.core.systems import Potential
 from geocalc.data.collate import collate
 from geocalc.data.store import Sample
-from geocalc.metrics import energy_within_threshold, mae, position_mae, rmse
+from geocalc.evaluation.metrics import energy_within_threshold, mae, position_mae, rmse
 
 BATCH = 32
 

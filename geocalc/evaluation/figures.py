@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from geocalc.evaluate import RelaxedPair
-from geocalc.metrics import ENERGY_THRESHOLD
-from geocalc.plots import Distribution, Panel, Parity
+from geocalc.evaluation.is2re import PairPredictions
+from geocalc.evaluation.metrics import ENERGY_THRESHOLD
+from geocalc.evaluation.plots import Distribution, Panel, Parity
+from geocalc.evaluation.relaxations import RelaxedPair
+from geocalc.evaluation.single_points import Predictions
 from geocalc.potentials.card import ModelCard
-from geocalc.train.metrics import Predictions
-from geocalc.train.pair_metrics import PairPredictions
 
 Pictures = Mapping[str, Sequence[Panel]]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geocalc import metrics
 from geocalc.core.systems import Potential, Systems, allowed
 from geocalc.data.collate import collate
 from geocalc.data.prepare import ReferenceRelaxation
 from geocalc.errors import InputError
+from geocalc.evaluation import metrics
 from geocalc.optim import make_optimizer
 from geocalc.relaxation.loop import relax_systems
 from geocalc.relaxation.state import Relaxation
@@ -82,7 +82,7 @@ class ForcesBelow:
 
     Attributes:
         n: structures. fbt: share whose largest force is below 0.05 eV/Angstrom (FbT).
-        afbt: the same averaged over thresholds from 0.010 to 0.400 eV/Angstrom (AFbT), see `geocalc.metrics`.
+        afbt: the same averaged over thresholds from 0.010 to 0.400 eV/Angstrom (AFbT), see `geocalc.evaluation.metrics`.
         fmax_mean, fmax_median: eV/Angstrom, of the largest force of each structure.
     """
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from geocalc.errors import MissingDependencyError
-from geocalc.metrics import energy_within_threshold, mae, rmse
+from geocalc.evaluation.metrics import energy_within_threshold, mae, rmse
 
 BLUE, ORANGE, GREY = "#2f6db3", "#d9822b", "#8a8a8a"
 DPI = 130

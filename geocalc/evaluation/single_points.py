@@ -13,7 +13,7 @@ import torch
 from geocalc.core.systems import Potential
 from geocalc.data.collate import collate
 from geocalc.data.store import Sample
-from geocalc.metrics import (
+from geocalc.evaluation.metrics import (
     energy_forces_within_threshold,
     energy_within_threshold,
     force_cosine,
