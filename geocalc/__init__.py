@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from geocalc.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from geocalc.api import iter_relax, predict, relax
     from geocalc.breaking.report import symmetry_breaking
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from geocalc.relaxation.state import Relaxation
     from geocalc.relaxation.status import Status
     from geocalc.structures.convert import from_atoms, from_structure, to_atoms
-
-__version__ = "0.1.0"
 
 _HOME = {
     "GeoCalc": "calculator",

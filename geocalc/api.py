@@ -12,20 +12,20 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from geocalc.adviser import make_adviser
-from geocalc.campaign import Job, Relaxed, relax_jobs
-from geocalc.engines import cell_filter_of
 from geocalc.errors import ModelFileError
-from geocalc.model_start import model_start
 from geocalc.optim import make_optimizer
 from geocalc.potentials.card import Task
 from geocalc.potentials.registry import LoadedModel, load_model
-from geocalc.records import Record
-from geocalc.relax_settings import ALL_STRAINS, RelaxSettings
 from geocalc.relaxation.cells import CellRelaxation
 from geocalc.relaxation.status import Status
 from geocalc.relaxation.warm_start import Proposal
-from geocalc.tasks import NamedPotential
+from geocalc.runs.engine import NamedPotential
+from geocalc.runs.engines import cell_filter_of
+from geocalc.runs.model_start import model_start
+from geocalc.runs.records import Record
+from geocalc.runs.runner import Job, Relaxed, relax_jobs
+from geocalc.runs.second_opinion import make_adviser
+from geocalc.runs.settings import ALL_STRAINS, RelaxSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from models_for_tests import write_model
 
 from geocalc.cli import main
-from geocalc.records import Record
+from geocalc.runs.records import Record
 
 BAD = {  # file: words of its sentence
     "b0-truncated.xyz": ("cannot read ", "b0-truncated.xyz: the file ends inside frame 0, after 1 of 2 atoms; check that"),

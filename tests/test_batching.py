@@ -10,11 +10,11 @@ import torch
 from ase.build import molecule
 from structures import cloud, systems_of
 
-from geocalc.batching import NEIGHBORS, Batches, Budget, budget_of
 from geocalc.core.systems import Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
-from geocalc.relax_settings import RelaxSettings
-from geocalc.tasks import NamedPotential, Outcome, Task, relax_task
+from geocalc.runs.batching import NEIGHBORS, Batches, Budget, budget_of
+from geocalc.runs.engine import NamedPotential, Outcome, Task, relax_task
+from geocalc.runs.settings import RelaxSettings
 
 SETTINGS = RelaxSettings(model="bowl", dtype="float64", traj="every:4")
 

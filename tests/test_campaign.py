@@ -23,16 +23,16 @@ from ase.io import read, write
 from emt_for_tests import FaultyEmt, refuse
 from structures import adslab, rattled
 
-from geocalc.campaign import Job, jobs_of, open_run_folder, run_relaxation
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError, ModelFileError, NonFiniteError, RecipeError
 from geocalc.potentials.ase import AsePotential
-from geocalc.records import Record, exit_status
-from geocalc.relax_settings import RelaxSettings
-from geocalc.run_folder import RunFolderError
+from geocalc.runs.engine import NamedPotential
+from geocalc.runs.folder import RunFolderError
+from geocalc.runs.records import Record, exit_status
+from geocalc.runs.runner import Job, jobs_of, open_run_folder, run_relaxation
+from geocalc.runs.settings import RelaxSettings
 from geocalc.structures.convert import fixed_mask
 from geocalc.structures.readers import read_structures
-from geocalc.tasks import NamedPotential
 
 SETTINGS = RelaxSettings(model="emt", steps=200, traj="none", dtype="float64")
 
@@ -279,7 +279,7 @@ import sys
 from dataclasses import replace
 from emt_for_tests import FaultyEmt
 from test_campaign import SETTINGS, in_workers, jobs
-from geocalc.campaign import open_run_folder, run_relaxation
+from geocalc.runs.runner import open_run_folder, run_relaxation
 model = replace(in_workers(pause=0.02), potential=FaultyEmt(pause=0.02))
 settings = SETTINGS.model_copy(update={"workers": int(sys.argv[2])})
 for record in run_relaxation(jobs(), model, settings, open_run_folder(sys.argv[1], model, settings)):

@@ -17,13 +17,13 @@ from models_for_tests import write_model
 from structures import adslab
 
 import geocalc
-from geocalc.campaign import Job, open_run_folder, run_relaxation
 from geocalc.cli import main
 from geocalc.errors import InputError, RecipeError
 from geocalc.potentials.ase import AsePotential
-from geocalc.records import Record
-from geocalc.relax_settings import RelaxSettings
-from geocalc.tasks import NamedPotential
+from geocalc.runs.engine import NamedPotential
+from geocalc.runs.records import Record
+from geocalc.runs.runner import Job, open_run_folder, run_relaxation
+from geocalc.runs.settings import RelaxSettings
 
 SETTINGS = RelaxSettings(model="emt", steps=60, traj="full", dtype="float64", cell="frechet", pressure=0.01, workers=1)
 

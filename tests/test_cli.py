@@ -23,7 +23,7 @@ from structures import adslab, rattled
 from training import recipe_values, relaxations, under_ref_keys, write_data, write_recipe
 
 from geocalc.cli import main
-from geocalc.records import Record
+from geocalc.runs.records import Record
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 EASY = 1e3  # eV/Angstrom; every structure is converged where it starts

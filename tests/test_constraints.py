@@ -22,15 +22,15 @@ from scipy.optimize import minimize
 from structures import adslab, rattled, rotation_z
 
 import geocalc
-from geocalc.campaign import Job, NamedPotential, open_run_folder, run_relaxation
 from geocalc.core.systems import Prediction, Systems, allowed, concatenate, moved, select, sum_per_system
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
 from geocalc.potentials.ase import AsePotential
-from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation.loop import evaluate, relax_systems
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
+from geocalc.runs.runner import Job, NamedPotential, open_run_folder, run_relaxation
+from geocalc.runs.settings import RelaxSettings
 from geocalc.structures.convert import fixed_mask, from_atoms, from_structure, to_atoms
 from geocalc.structures.extxyz import format_frame
 

@@ -14,16 +14,16 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from structures import adslab, rattled, systems_of
 
-from geocalc.campaign import Job, relax_jobs
 from geocalc.core.systems import Potential, Prediction, Systems, concatenate, select, sum_per_system
 from geocalc.optim import OPTIMIZERS, make_optimizer
 from geocalc.potentials.ase import AsePotential
-from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation.loop import relax_systems
 from geocalc.relaxation.noise_floor import HEAD_START, WINDOW, Trail, Visit, follow, no_trails, noise_floors
 from geocalc.relaxation.status import Status
+from geocalc.runs.engine import NamedPotential
+from geocalc.runs.runner import Job, relax_jobs
+from geocalc.runs.settings import RelaxSettings
 from geocalc.structures.convert import fixed_mask
-from geocalc.tasks import NamedPotential
 
 NOISE = 0.05  # eV/Angstrom
 SPACING = 4.0  # Angstrom between hollows

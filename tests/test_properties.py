@@ -35,20 +35,20 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from models_for_tests import random_potential
 
-from geocalc.campaign import Job, open_run_folder, run_relaxation
 from geocalc.core.systems import Prediction, Systems, concatenate, select
 from geocalc.errors import InputError
 from geocalc.graphs.neighbors import NeighborCache, build_graph, edge_vectors, pair_edges
 from geocalc.optim import OPTIMIZERS, make_optimizer
 from geocalc.optim.base import Ragged
 from geocalc.potentials.ase import AsePotential
-from geocalc.records import Record
-from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation.loop import Relaxation, Status, advance, depart, relax_systems
-from geocalc.run_folder import RunFolder
+from geocalc.runs.engine import NamedPotential
+from geocalc.runs.folder import RunFolder
+from geocalc.runs.records import Record
+from geocalc.runs.runner import Job, open_run_folder, run_relaxation
+from geocalc.runs.settings import RelaxSettings
 from geocalc.structures.convert import from_atoms
 from geocalc.structures.tags import TagsConverted
-from geocalc.tasks import NamedPotential
 
 MORE = int(os.environ.get("GEOCALC_EXAMPLES", "1"))  # times as many examples, for a run by hand
 EXACT = 1e-12  # Angstrom

@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 import pytest
 
 from geocalc.errors import InputError
-from geocalc.records import Record, SecondOpinion, exit_status
-from geocalc.run_table import format_table
+from geocalc.runs.records import Record, SecondOpinion, exit_status
+from geocalc.runs.table import format_table
 
 GOOD = Record(
     sid="slabs.traj#3",

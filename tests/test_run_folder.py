@@ -8,8 +8,8 @@ import yaml
 from test_records import GOOD
 
 from geocalc.errors import GeoCalcError, InputError
-from geocalc.records import Record
-from geocalc.run_folder import RunFolder, RunFolderError, content_key, file_name, write_whole
+from geocalc.runs.folder import RunFolder, RunFolderError, content_key, file_name, write_whole
+from geocalc.runs.records import Record
 
 IDENTITY = {"model_hash": "abc", "fmax": 0.05}
 

@@ -16,15 +16,15 @@ from structures import adslab, rattled
 
 import geocalc
 from geocalc.api import named_potential
-from geocalc.campaign import Job, relax_jobs
 from geocalc.cli import main
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.potentials.cached import DirectModel
 from geocalc.potentials.network import NetworkPotential
 from geocalc.potentials.registry import load_model
-from geocalc.records import Record
-from geocalc.relax_settings import RelaxSettings
+from geocalc.runs.records import Record
+from geocalc.runs.runner import Job, relax_jobs
+from geocalc.runs.settings import RelaxSettings
 
 BARS = {"n": 40, "floor": 1.0, "factor_68": 0.1, "factor_95": 0.4}
 DIRECT = {"task": "is2re", "force_mode": "none", "calibration": BARS, "drop_subsurface": True, "frames": "lattice"}

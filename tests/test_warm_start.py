@@ -16,17 +16,17 @@ from emt_for_tests import FaultyEmt
 from structures import cloud, systems_of
 from torch import Tensor
 
-from geocalc.batching import NEIGHBORS, Batches, Budget
-from geocalc.campaign import Job, open_run_folder, relax_jobs
 from geocalc.core.systems import Prediction, Systems, concatenate, sum_per_system
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
-from geocalc.relax_settings import RelaxSettings
 from geocalc.relaxation.loop import relax_systems
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
 from geocalc.relaxation.warm_start import Proposal, name_of
-from geocalc.tasks import NamedPotential, Outcome, Task, relax_task
+from geocalc.runs.batching import NEIGHBORS, Batches, Budget
+from geocalc.runs.engine import NamedPotential, Outcome, Task, relax_task
+from geocalc.runs.runner import Job, open_run_folder, relax_jobs
+from geocalc.runs.settings import RelaxSettings
 
 SETTINGS = RelaxSettings(optimizer="bfgs", model="bowl", dtype="float64", traj="full", fmax=0.01, workers=1)
 

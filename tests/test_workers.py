@@ -14,7 +14,7 @@ import pytest
 from work_for_tests import ENDLESS, KILL, PRINT, QUIT, REFUSE, SLOW, make_nothing, make_work
 
 from geocalc.errors import GeoCalcError, InputError
-from geocalc.workers import Lost, WorkerPool
+from geocalc.runs.workers import Lost, WorkerPool
 
 
 def results(pool: WorkerPool, words: list[str]) -> dict[int, tuple[str, int] | Lost]:
@@ -101,7 +101,7 @@ OWNER = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 from work_for_tests import ENDLESS, make_work
-from geocalc.workers import WorkerPool
+from geocalc.runs.workers import WorkerPool
 with WorkerPool(make_work, 2) as pool:
     pool.add(0, "a")
     pool.collect()

@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from geocalc.campaign import versions
 from geocalc.commands import probes
 from geocalc.commands.notes import told_at_the_end
 from geocalc.commands.progress import progress_line
@@ -28,7 +27,8 @@ from geocalc.evaluation.single_points import errors_of, known_numbers, predictio
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import ForceMode
 from geocalc.potentials.registry import LoadedModel, load_model
-from geocalc.run_folder import write_whole
+from geocalc.runs.folder import write_whole
+from geocalc.runs.runner import versions
 from geocalc.train.recipe import Data, Recipe, Source, read_recipe
 from geocalc.train.run_files import METRICS, make_folder
 

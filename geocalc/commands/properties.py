@@ -11,7 +11,7 @@ from ase.io import write
 from geocalc.errors import FAILURES, InputError, ModelNotFoundError, RunFolderError, told
 from geocalc.potentials.registry import card_values, find_model, is_property
 from geocalc.properties.registry import LoadedPropertyModel, load_property_model
-from geocalc.records import EXIT_CONVERGED, EXIT_UNCONVERGED
+from geocalc.runs.records import EXIT_CONVERGED, EXIT_UNCONVERGED
 from geocalc.structures.readers import Source, read_structures
 
 PREDICTED = "predicted.extxyz"

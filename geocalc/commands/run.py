@@ -13,7 +13,6 @@ from typing import Any
 import click
 
 from geocalc.api import named_potential
-from geocalc.campaign import jobs_of, open_run_folder, run_relaxation
 from geocalc.commands.notes import told_at_the_end
 from geocalc.commands.progress import pace, progress_line
 from geocalc.core.process import settle_process
@@ -21,10 +20,11 @@ from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
 from geocalc.potentials.registry import load_model
-from geocalc.records import Record, exit_status
-from geocalc.relax_settings import RelaxSettings
-from geocalc.run_folder import RunFolder
-from geocalc.run_table import format_table
+from geocalc.runs.folder import RunFolder
+from geocalc.runs.records import Record, exit_status
+from geocalc.runs.runner import jobs_of, open_run_folder, run_relaxation
+from geocalc.runs.settings import RelaxSettings
+from geocalc.runs.table import format_table
 from geocalc.structures.readers import Source, Unreadable, count_structures, read_structures
 
 

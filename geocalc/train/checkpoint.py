@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from geocalc.errors import ModelFileError, RunFolderError
-from geocalc.run_folder import write_whole
+from geocalc.runs.folder import write_whole
 from geocalc.train.ema import WeightAverage
 
 COUNTERS = "state.json"

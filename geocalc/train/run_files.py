@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geocalc.errors import RunFolderError
-from geocalc.run_folder import write_whole
+from geocalc.runs.folder import write_whole
 
 RECIPE, METRICS, LOG, CHECKPOINT = "recipe.yaml", "metrics.json", "log.jsonl", "checkpoint"
 

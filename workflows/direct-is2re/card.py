@@ -14,12 +14,12 @@ import page
 import torch
 from ase.build import add_adsorbate, fcc111
 
-from geocalc.campaign import versions
 from geocalc.evaluation.figures import energy_distribution, energy_parity
 from geocalc.evaluation.plots import draw_panels
 from geocalc.potentials.calibration import calibrate, coverage
 from geocalc.potentials.card import ModelCard
 from geocalc.potentials.registry import load_model, read_card, write_card
+from geocalc.runs.runner import versions
 from geocalc.structures.convert import from_atoms
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.register import register

@@ -25,7 +25,7 @@ from rows import HERE, PAIRS, Row, Tables, read_tables, recipe_of
 from smoke import changes, write_data
 
 from geocalc.core.process import settle_process
-from geocalc.run_folder import write_whole
+from geocalc.runs.folder import write_whole
 from geocalc.train.energies import train
 from geocalc.train.loop import Progress
 from geocalc.train.recipe import read_recipe

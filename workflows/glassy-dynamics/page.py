@@ -10,7 +10,7 @@ from published import Published
 from scores import Ceiling, Row, Score, Tested
 
 from geocalc.core.settings import Settings
-from geocalc.run_folder import write_whole
+from geocalc.runs.folder import write_whole
 
 NOTHING = "–"
 

@@ -16,7 +16,7 @@ from scores import Baselines, Row, Tested, Tests, ceiling, scores
 
 from geocalc.properties.data import configurations
 from geocalc.properties.recipe import GlassData, read_property_recipe
-from geocalc.run_folder import write_whole
+from geocalc.runs.folder import write_whole
 
 BASELINES_FILE, TEST = "baselines.json", "test"
 TESTS_FILE, SAID_FILE = "test.json", "said.npz"

@@ -21,7 +21,7 @@ from scores import Baselines
 from geocalc.core.process import settle_process
 from geocalc.properties.lesson import train_property
 from geocalc.properties.registry import register_property
-from geocalc.run_folder import write_whole
+from geocalc.runs.folder import write_whole
 from geocalc.train.loop import Progress
 
 FEWER = (2, 4, 6)  # configurations that the last baseline learns from besides

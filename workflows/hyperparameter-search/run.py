@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 
 from geocalc.core.process import settle_process
 from geocalc.errors import GeoCalcError, MissingDependencyError, NonFiniteError
-from geocalc.run_folder import write_whole
+from geocalc.runs.folder import write_whole
 from geocalc.train.energies import train
 from geocalc.train.loop import Evaluation
 from geocalc.train.run_files import METRICS, make_folder, read_log

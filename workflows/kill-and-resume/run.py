@@ -23,7 +23,7 @@ from ase.build import add_adsorbate, fcc111
 from ase.constraints import FixAtoms
 from ase.io import write
 
-from geocalc.records import Record
+from geocalc.runs.records import Record
 
 HERE = Path(__file__).parent
 GEOCALC = (sys.executable, "-c", "from geocalc.cli import main; main()")

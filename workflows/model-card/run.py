@@ -26,7 +26,6 @@ from ase import Atoms
 from scipy.stats import spearmanr
 
 from geocalc import from_atoms, relax
-from geocalc.campaign import versions
 from geocalc.core.process import settle_process
 from geocalc.data.prepare import prepare, reference_relaxations
 from geocalc.data.store import read_store
@@ -34,6 +33,7 @@ from geocalc.evaluation import single_points as metrics
 from geocalc.evaluation.relaxations import relax_references, summarise
 from geocalc.potentials.calibration import calibrate, coverage
 from geocalc.potentials.registry import LoadedModel, find_model, load_model, write_card
+from geocalc.runs.runner import versions
 from geocalc.structures.readers import Source, read_structures
 from geocalc.train.recipe import Recipe, read_recipe
 

@@ -33,7 +33,7 @@ from geocalc.evaluation.single_points import measure
 from geocalc.frames import frame_policy
 from geocalc.nn.relaxed_weights import thetas
 from geocalc.potentials.network import NetworkPotential
-from geocalc.run_folder import write_whole
+from geocalc.runs.folder import write_whole
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.energies import train
 from geocalc.train.loop import Progress

@@ -8,20 +8,20 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from geocalc.adviser import Adviser
-from geocalc.batching import Batches, budget_of
+from geocalc.runs.second_opinion import Adviser
+from geocalc.runs.batching import Batches, budget_of
 from geocalc.core.process import available_cores, settle_process
 from geocalc.core.systems import Potential
-from geocalc.direct import predict_task
+from geocalc.runs.direct import predict_task
 from geocalc.errors import InputError, told
 from geocalc.optim import make_optimizer
-from geocalc.relax_settings import ALL_STRAINS, RelaxSettings
+from geocalc.runs.settings import ALL_STRAINS, RelaxSettings
 from geocalc.relaxation.cell_filters import STRAINS, CellFilter
 from geocalc.relaxation.cells import CellOpener, CellPotential, restored, restored_snapshot
 from geocalc.relaxation.warm_start import Proposal, check_for_workers
-from geocalc.second_opinion import WithOpinions, advised
-from geocalc.tasks import Engine, NamedPotential, OneByOne, Outcome, Report, Task, relax_task
-from geocalc.workers import Lost, WorkerPool
+from geocalc.runs.opinions import WithOpinions, advised
+from geocalc.runs.engine import Engine, NamedPotential, OneByOne, Outcome, Report, Task, relax_task
+from geocalc.runs.workers import Lost, WorkerPool
 
 START = 2.0  # seconds; about what a process takes to start
 

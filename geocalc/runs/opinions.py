@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from geocalc.adviser import Adviser
-from geocalc.tasks import Engine, Outcome, Task
+from geocalc.runs.second_opinion import Adviser
+from geocalc.runs.engine import Engine, Outcome, Task
 
 
 def advised(task: Task, work: Callable[[Task], Outcome], adviser: Adviser) -> Outcome:

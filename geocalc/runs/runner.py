@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from geocalc import __version__
+from geocalc.version import __version__
 from geocalc.core.systems import Systems
-from geocalc.engines import make_engine
+from geocalc.runs.engines import make_engine
 from geocalc.errors import FAILURES, told
 from geocalc.potentials.calibration import Calibration
-from geocalc.records import Record, SecondOpinion, finite
-from geocalc.relax_settings import RelaxSettings
+from geocalc.runs.records import Record, SecondOpinion, finite
+from geocalc.runs.settings import RelaxSettings
 from geocalc.relaxation.cells import CellRelaxation, CellSnapshot
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
 from geocalc.relaxation.warm_start import name_of
-from geocalc.run_folder import RunFolder, content_key
+from geocalc.runs.folder import RunFolder, content_key
 from geocalc.structures.convert import from_atoms
 from geocalc.structures.extxyz import format_frame
 from geocalc.structures.readers import Source, Unreadable
 from geocalc.structures.tags import Conversions
-from geocalc.tasks import Engine, NamedPotential, Outcome, Report, Task
+from geocalc.runs.engine import Engine, NamedPotential, Outcome, Report, Task
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -13,11 +13,11 @@ from geocalc.core.systems import Systems, concatenate, select
 from geocalc.errors import FAILURES, told
 from geocalc.graphs.neighbors import build_graph
 from geocalc.optim import make_optimizer
-from geocalc.relax_settings import RelaxSettings
+from geocalc.runs.settings import RelaxSettings
 from geocalc.relaxation.cell_filters import atoms_of
 from geocalc.relaxation.loop import Flight, advance, depart
 from geocalc.relaxation.state import Progress, Relaxation, Snapshot
-from geocalc.tasks import NamedPotential, Outcome, Report, Task
+from geocalc.runs.engine import NamedPotential, Outcome, Report, Task
 
 EDGES_ON_CPU = 20_000  # some ten slabs; more together gain nothing in the caches of a processor
 EDGE_BYTES = 500_000  # a first guess for a network of 256 channels and 7 layers; memory that runs out halves the budget
@@ -67,21 +67,21 @@ class Batches:
 
     @property
     def n_open(self) -> int:
-        """See `geocalc.tasks.Engine`."""
+        """See `geocalc.runs.engine.Engine`."""
         return len(self._books)
 
     @property
     def has_room(self) -> bool:
-        """See `geocalc.tasks.Engine`."""
+        """See `geocalc.runs.engine.Engine`."""
         return sum(book.edges for book in self._books.values()) < self._edges_allowed()
 
     def add(self, task: Task) -> None:
-        """See `geocalc.tasks.Engine`."""
+        """See `geocalc.runs.engine.Engine`."""
         self._books[task.number] = _Book(sid=task.sid, edges=self._edges_of(task.systems))
         self._waiting.append(task)
 
     def collect(self) -> list[tuple[int, Outcome]]:
-        """See `geocalc.tasks.Engine`."""
+        """See `geocalc.runs.engine.Engine`."""
         ended: list[tuple[int, Outcome]] = []
         while self._books and not ended:
             self._fill()
@@ -97,7 +97,7 @@ class Batches:
         return ended
 
     def close(self) -> None:
-        """See `geocalc.tasks.Engine`."""
+        """See `geocalc.runs.engine.Engine`."""
         self._waiting.clear()
         self._aside.clear()
         self._books.clear()

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from geocalc.adviser import Adviser
+from geocalc.runs.second_opinion import Adviser
 from geocalc.core.process import one_thread
 from geocalc.core.systems import Potential, Systems, own_memory
 from geocalc.errors import FAILURES, told
 from geocalc.optim import make_optimizer
 from geocalc.potentials.calibration import Calibration
-from geocalc.records import SecondOpinion
-from geocalc.relax_settings import RelaxSettings
+from geocalc.runs.records import SecondOpinion
+from geocalc.runs.settings import RelaxSettings
 from geocalc.relaxation.loop import relax_systems
 from geocalc.relaxation.state import Progress, Relaxation, Snapshot
 from geocalc.relaxation.warm_start import Proposal
@@ -38,7 +38,7 @@ class NamedPotential:
         stress: whether it was trained on stress, so that cells can be relaxed with it.
         calibration: how far relaxed energies may be off.
         direct: whether its energies are those of the relaxed structures, so that there is nothing to relax.
-        second_opinion: who else is asked for relaxed energies; see `geocalc.second_opinion`.
+        second_opinion: who else is asked for relaxed energies; see `geocalc.runs.opinions`.
     """
 
     potential: Potential

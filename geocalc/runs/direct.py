@@ -12,7 +12,7 @@ from geocalc.core.systems import Potential, Systems, allowed, own_memory
 from geocalc.errors import FAILURES, InputError, told
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
-from geocalc.tasks import Outcome, Task
+from geocalc.runs.engine import Outcome, Task
 
 
 def predict_relaxed(systems: Systems, potential: Potential) -> Relaxation:

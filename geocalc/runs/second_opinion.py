@@ -11,7 +11,7 @@ from geocalc.potentials.cached import DirectModel, direct_model
 from geocalc.potentials.calibration import Calibration
 from geocalc.potentials.card import ModelCard, Task
 from geocalc.potentials.registry import load_model
-from geocalc.records import SecondOpinion, finite
+from geocalc.runs.records import SecondOpinion, finite
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from geocalc.records import Record, SecondOpinion
+from geocalc.runs.records import Record, SecondOpinion
 
 ROWS = 40  # structures that are listed at most
 WIDTH = 80  # columns of a terminal that says nothing of itself

@@ -17,13 +17,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from geocalc.errors import GeoCalcError, InputError
-from geocalc.worker_process import DONE, READY, REFUSED, read_frame, write_frame
+from geocalc.runs.worker_process import DONE, READY, REFUSED, read_frame, write_frame
 
 TRIES = 2  # a process may die of its neighbours' hunger for memory; a piece of work that kills two is to blame itself
 STARTS = 3  # processes that die while they start, one after the other, before nobody tries again
 PATIENCE = 2.0  # seconds a process may take to end once its input is closed
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-_CODE = "import sys; sys.path[:] = sys.argv[1:]; from geocalc.worker_process import main; main()"
+_CODE = "import sys; sys.path[:] = sys.argv[1:]; from geocalc.runs.worker_process import main; main()"
 
 
 @dataclass(frozen=True, kw_only=True)

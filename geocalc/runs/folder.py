@@ -24,7 +24,7 @@ import yaml
 
 from geocalc.core.settings import read_yaml
 from geocalc.errors import GeoCalcError, InputError, RunFolderError
-from geocalc.records import Record
+from geocalc.runs.records import Record
 
 if sys.platform != "win32":
     import fcntl

@@ -1,4 +1,4 @@
-"""The far side of a `geocalc.workers.WorkerPool`: a process that does one piece of work after the other.
+"""The far side of a `geocalc.runs.workers.WorkerPool`: a process that does one piece of work after the other.
 
 It talks in frames of eight bytes of length and a pickle, in on standard input and out on standard output. Whatever else is
 printed goes to standard error. When standard input ends, because its owner closed it or was killed, the process ends at once.

@@ -35,8 +35,8 @@ class RelaxSettings(Settings):
         cell_mask: the strains that may change, some of xx,yy,zz,yz,xz,xy.
         keep_symmetry: the space group that the structure has at the start stays.
         level: of theory, for models that know several.
-        warm_start: model of relaxed structures whose displacements are tried first; see `geocalc.model_start`.
-        second_opinion: direct model whose relaxed energy stands beside the one found; see `geocalc.second_opinion`.
+        warm_start: model of relaxed structures whose displacements are tried first; see `geocalc.runs.model_start`.
+        second_opinion: direct model whose relaxed energy stands beside the one found; see `geocalc.runs.opinions`.
     """
 
     model: str = "faenet-sfa"
