@@ -19,9 +19,9 @@ from ase.optimize import BFGS
 from lightning_fabric import Fabric
 
 import geocalc
-from geocalc.train.energies import train
 from geocalc.train.recipe import read_recipe
 from geocalc.train.register import register
+from geocalc.train.task import train
 
 folder = Path(tempfile.mkdtemp(prefix="geocalc-"))
 

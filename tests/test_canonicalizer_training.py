@@ -20,14 +20,14 @@ from geocalc.frames.learned import CANONICALIZERS
 from geocalc.potentials.network import NetworkPotential
 from geocalc.potentials.registry import load_model, read_card, write_card
 from geocalc.train.checkpoint import load_checkpoint
-from geocalc.train.energies import train
-from geocalc.train.feed import feed_of
 from geocalc.train.finetune import tuned_values
+from geocalc.train.loader import feed_of
 from geocalc.train.recipe import Recipe, parse_recipe, single_frame
 from geocalc.train.register import register
 from geocalc.train.run import start
 from geocalc.train.score import score
 from geocalc.train.steps import update
+from geocalc.train.task import train
 
 CHOICE = {"name": "vn-pointnet", "width": 12, "reach": 3.5}
 LEARNED = {"frames": "learned"}

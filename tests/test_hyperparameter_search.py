@@ -13,7 +13,7 @@ import yaml
 from training import recipe_values, relaxations, write_data, write_recipe
 
 from geocalc.errors import MissingDependencyError, RecipeError
-from geocalc.train import energies
+from geocalc.train import task as energies
 from geocalc.train.recipe import read_recipe
 
 HERE = Path(__file__).parents[1] / "workflows" / "hyperparameter-search"

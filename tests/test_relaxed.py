@@ -30,10 +30,10 @@ from geocalc.frames import frame_policy
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.relaxed_weights import Theta, breaking_penalty, thetas
 from geocalc.potentials.network import EnergyModel, NetworkPotential, Scales
-from geocalc.train.energies import train
 from geocalc.train.recipe import Recipe
 from geocalc.train.register import register
 from geocalc.train.run import start
+from geocalc.train.task import train
 
 EXACT = 1e-9
 HARMONICS = o3.Irreps.spherical_harmonics(2)

@@ -32,7 +32,7 @@ from geocalc.testing import (
     assert_rotation_invariant,
     assert_translation_invariant,
 )
-from geocalc.train.feed import feed_of
+from geocalc.train.loader import feed_of
 from geocalc.train.recipe import Recipe, parse_recipe
 
 MERGING = [Supernodes.ONE, Supernodes.PER_ELEMENT]

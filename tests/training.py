@@ -20,7 +20,7 @@ from structures import adslab, rattled
 from geocalc.data.prepare import prepare
 from geocalc.data.store import Samples, read_store
 from geocalc.train.ema import WeightAverage
-from geocalc.train.feed import feed_of
+from geocalc.train.loader import feed_of
 from geocalc.train.recipe import Recipe
 from geocalc.train.run import Run, start
 from geocalc.train.steps import update

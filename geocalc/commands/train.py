@@ -17,13 +17,13 @@ from geocalc.properties.lesson import train_property
 from geocalc.properties.recipe import PropertyRecipe, is_property_recipe, read_property_recipe
 from geocalc.train.checkpoint import steps_done
 from geocalc.train.curve import draw_curve
-from geocalc.train.energies import train
 from geocalc.train.finetune import tuned_values
 from geocalc.train.loop import Evaluation, Progress
 from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
 from geocalc.train.run_files import CHECKPOINT, METRICS, read_log
-from geocalc.train.scalars import Scalars, require_tensorboard
 from geocalc.train.stopping import is_over
+from geocalc.train.task import train
+from geocalc.train.tensorboard import Scalars, require_tensorboard
 
 LABELS = {
     "energy_mae": "energy MAE (eV)",

@@ -14,7 +14,7 @@ from geocalc.core.settings import Settings, override, read_yaml
 from geocalc.errors import RecipeError
 from geocalc.properties import NETWORKS
 from geocalc.properties.base import Level, PropertyNetwork
-from geocalc.train.training_settings import Optimisation, half_cosine
+from geocalc.train.settings import Optimisation, half_cosine
 
 TAKEN = ("positions", "numbers", "types", "tags")  # arrays of structures, which a property may not take the place of
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from geocalc.errors import NonFiniteError
 from geocalc.train.run import Run
-from geocalc.train.training_settings import Optimisation
+from geocalc.train.settings import Optimisation
 
 REMEDY = "go on from the last checkpoint with --resume and a lower training.learning_rate or training.clip_norm"
 Found = TypeVar("Found")

@@ -20,8 +20,8 @@ from geocalc.train.checkpoint import COUNTERS, forget_others, load_checkpoint, s
 from geocalc.train.descent import mean_of_processes
 from geocalc.train.run import Model, Run
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, append_log, make_folder, read_log, trim_log
+from geocalc.train.settings import Optimisation
 from geocalc.train.stopping import final_model, is_over, standing
-from geocalc.train.training_settings import Optimisation
 
 Errors = dict[str, dict[str, float]]  # by source, then by name
 

@@ -11,7 +11,7 @@ from geocalc.core.systems import Prediction, Systems
 from geocalc.data.collate import Labels
 from geocalc.errors import RecipeError
 from geocalc.potentials.card import Task
-from geocalc.train.training_settings import Training
+from geocalc.train.settings import Training
 
 TINY = 1e-12  # keeps the derivative of a norm finite at zero, and quotients of what is not there
 

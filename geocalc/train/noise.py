@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from geocalc.data.store import Sample
-from geocalc.train.training_settings import Noise
+from geocalc.train.settings import Noise
 
 
 def disturbed(samples: Sequence[Sample], noise: Noise, rngs: Sequence[np.random.Generator]) -> list[Sample]:

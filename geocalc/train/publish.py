@@ -14,8 +14,8 @@ from geocalc.errors import InputError
 from geocalc.potentials.registry import CARD, WEIGHTS, list_models, search_path, write_card
 from geocalc.train.checkpoint import COUNTERS, steps_done
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, make_folder, read_log
+from geocalc.train.settings import Optimisation
 from geocalc.train.stopping import is_over
-from geocalc.train.training_settings import Optimisation
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -20,7 +20,7 @@ from geocalc.graphs.supernodes import Supernodes
 from geocalc.nn.relaxed_weights import thetas
 from geocalc.potentials.card import EnergyKind, Task
 from geocalc.potentials.network import ForceMode
-from geocalc.train.training_settings import Training
+from geocalc.train.settings import Training
 
 
 class Source(Settings):

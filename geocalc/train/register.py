@@ -17,7 +17,7 @@ from geocalc.frames import FramePick, frame_policy
 from geocalc.potentials.card import Level, ModelCard, Task
 from geocalc.potentials.network import EnergyModel, ForceMode
 from geocalc.train.checkpoint import load_checkpoint
-from geocalc.train.members import Member, calibration_of, check_belonging, held_out_errors, is_cross_validated, joined
+from geocalc.train.ensembles import Member, calibration_of, check_belonging, held_out_errors, is_cross_validated, joined
 from geocalc.train.publish import ModelFiles, check_finished, check_name, check_run, publish
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.run import start

@@ -22,7 +22,7 @@ from geocalc.train.ema import WeightAverage
 from geocalc.train.finetune import begin_with
 from geocalc.train.recipe import Recipe
 from geocalc.train.references import fit_scales
-from geocalc.train.training_settings import Optimisation
+from geocalc.train.settings import Optimisation
 
 BETAS = (0.9, 0.99)  # shorter memory of squared gradients than Adam's default: force losses change scale early
 

@@ -20,7 +20,7 @@ from geocalc.data.checks import check_samples
 from geocalc.data.prepare import prepare
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import DataWarning, InputError
-from geocalc.train.energies import load_samples
+from geocalc.train.task import load_samples
 
 
 def path_of(seed: int) -> list[Atoms]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geocalc.train.dealing import deal, deal_within
+from geocalc.train.balance import deal, deal_within
 
 SIZES = st.lists(st.integers(0, 5000), min_size=4, max_size=40)
 

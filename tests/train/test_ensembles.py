@@ -17,9 +17,9 @@ from geocalc.cli import main
 from geocalc.core.systems import concatenate
 from geocalc.errors import InputError
 from geocalc.testing import assert_forces_are_gradient
-from geocalc.train.energies import train
 from geocalc.train.recipe import parse_recipe
 from geocalc.train.register import register
+from geocalc.train.task import train
 
 SEEDS = (0, 1, 2)
 

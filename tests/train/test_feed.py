@@ -29,11 +29,11 @@ from training import (
 from geocalc.data.prepare import prepare
 from geocalc.data.store import Samples, read_store
 from geocalc.errors import InputError, RunFolderError
-from geocalc.train.dealing import deal
-from geocalc.train.energies import train
-from geocalc.train.feed import Batch, Feed, batches, feed_of
+from geocalc.train.balance import deal
+from geocalc.train.loader import Batch, Feed, batches, feed_of
 from geocalc.train.run import start
 from geocalc.train.steps import update
+from geocalc.train.task import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
 

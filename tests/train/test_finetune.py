@@ -23,11 +23,11 @@ from geocalc.data.prepare import prepare
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import DataWarning, InputError, RecipeError
 from geocalc.potentials.card import EnergyKind
-from geocalc.train.energies import train
 from geocalc.train.finetune import FEWEST, HOLD, PASSES, TRAINING, begin_with, tuned_values
 from geocalc.train.recipe import Recipe, References, parse_recipe
 from geocalc.train.register import register
 from geocalc.train.run import start
+from geocalc.train.task import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::geocalc.errors.DataWarning")
 SHIFTS = {29: 7.0, 8: -3.0}  # eV an atom, between the level of the model and that of the new data

@@ -14,9 +14,9 @@ from ase.io import write
 from training import assert_equal_to_rounding, cpu_fabric, recipe_values, relaxations, weights_after
 
 from geocalc.errors import RecipeError
-from geocalc.train.energies import train
 from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.register import register
+from geocalc.train.task import train
 
 
 def shifted(frames: list[Atoms], energy: float) -> list[Atoms]:

@@ -18,11 +18,11 @@ from geocalc.cli import main
 from geocalc.data.prepare import prepare
 from geocalc.data.store import read_store
 from geocalc.errors import InputError, RecipeError
-from geocalc.train.energies import train
 from geocalc.train.finetune import tuned_values
 from geocalc.train.recipe import parse_recipe
 from geocalc.train.references import fit_scales
 from geocalc.train.register import register
+from geocalc.train.task import train
 
 SHIFT = 4.0  # eV an atom
 STIFF = 1.5  # energies of the second level are so many times those of the first, beside the shift

@@ -20,20 +20,21 @@ from geocalc.cli import main
 from geocalc.data.prepare import prepare
 from geocalc.data.store import Samples, read_store
 from geocalc.errors import InputError, ModelFileError, NonFiniteError, RecipeError, RunFolderError
-from geocalc.train import energies, loop
+from geocalc.train import loop
+from geocalc.train import task as energies
 from geocalc.train.checkpoint import load_checkpoint, save_checkpoint, steps_done
 from geocalc.train.ema import WeightAverage
-from geocalc.train.energies import train
-from geocalc.train.feed import Batch, feed_of
+from geocalc.train.loader import Batch, feed_of
 from geocalc.train.recipe import Recipe
 from geocalc.train.run import Run, start
 from geocalc.train.run_files import append_log, read_log, trim_log
 from geocalc.train.score import score
 from geocalc.train.steps import update
+from geocalc.train.task import train
 
 KILLED = """
 import os, signal
-from geocalc.train import energies
+from geocalc.train import task as energies
 update = energies.update
 def update_or_die(run, batch, recipe, step, fabric):
     if step == {step}:

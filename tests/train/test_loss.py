@@ -15,7 +15,7 @@ from geocalc.data.store import Sample
 from geocalc.errors import RecipeError
 from geocalc.train.loss import loss, pair_loss
 from geocalc.train.references import fit_scales
-from geocalc.train.training_settings import Training
+from geocalc.train.settings import Training
 
 
 def settings(**weights: float) -> Training:

@@ -26,9 +26,9 @@ from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError, RecipeError
 from geocalc.evaluation.single_points import errors_of, predictions
 from geocalc.structures.convert import from_atoms
-from geocalc.train.energies import train
 from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
 from geocalc.train.register import register
+from geocalc.train.task import train
 
 UNITS = {"eV": 1.0, "meV": 1e-3, "kcal/mol": KCAL, "kJ/mol": KCAL / 4.184, "Hartree": 27.211386}
 

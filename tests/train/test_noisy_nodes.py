@@ -21,11 +21,11 @@ from geocalc.errors import RecipeError
 from geocalc.frames import frame_policy, make_frames
 from geocalc.graphs.neighbors import Graph, build_graph, edge_vectors
 from geocalc.potentials.network import ForceMode, evaluate
-from geocalc.train.feed import Feed, feed_of
+from geocalc.train.loader import Feed, feed_of
 from geocalc.train.noise import disturbed
 from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.run import Run, start
-from geocalc.train.training_settings import Noise
+from geocalc.train.settings import Noise
 
 POLICY = "pca-2d-one"
 

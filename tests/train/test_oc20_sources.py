@@ -19,8 +19,8 @@ from geocalc.data.pairs import relaxed_pairs
 from geocalc.data.prepare import prepare
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError
-from geocalc.train.energies import train
 from geocalc.train.recipe import Source, parse_recipe
+from geocalc.train.task import train
 
 
 def record(k: int, **further: Any) -> Data:

@@ -27,12 +27,12 @@ from geocalc.data.prepare import prepare
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError, RecipeError
 from geocalc.potentials.card import Task
-from geocalc.train.energies import train
 from geocalc.train.noise import disturbed
 from geocalc.train.recipe import Recipe, Source, read_recipe
 from geocalc.train.register import register
 from geocalc.train.run import build_model
-from geocalc.train.training_settings import Noise
+from geocalc.train.settings import Noise
+from geocalc.train.task import train
 
 
 def pair(number: int) -> tuple[Atoms, Atoms]:

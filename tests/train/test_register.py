@@ -21,10 +21,10 @@ from geocalc.potentials.network import NetworkPotential
 from geocalc.potentials.registry import read_card
 from geocalc.train import publish as publish_module
 from geocalc.train.checkpoint import load_checkpoint
-from geocalc.train.energies import train
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.register import register
 from geocalc.train.run import start
+from geocalc.train.task import train
 
 FILES = {"model.yaml", "weights.safetensors", "recipe.yaml", "metrics.json", "README.md"}
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from training import recipe_values, relaxations, write_data, write_recipe
 
 from geocalc.cli import main
-from geocalc.train import scalars
+from geocalc.train import tensorboard as scalars
 
 INSTALLED = importlib.util.find_spec("tensorboard") is not None
 

@@ -16,14 +16,15 @@ from geocalc.cli import main
 from geocalc.data.prepare import prepare
 from geocalc.data.store import read_store
 from geocalc.errors import ModelFileError
-from geocalc.train import energies, loop
-from geocalc.train.energies import train
+from geocalc.train import loop
+from geocalc.train import task as energies
 from geocalc.train.loop import Evaluation
 from geocalc.train.register import register
 from geocalc.train.run import start
 from geocalc.train.run_files import read_log
 from geocalc.train.score import mean_error, validation_error
 from geocalc.train.stopping import is_over, standing
+from geocalc.train.task import train
 
 CURVE = (5.0, 3.0, 4.0, 3.5, 2.0, 2.5, 2.5, 2.5)
 

@@ -22,7 +22,7 @@ from geocalc.data.store import Sample
 from geocalc.errors import RecipeError
 from geocalc.train.loss import loss
 from geocalc.train.recipe import Recipe, parse_recipe
-from geocalc.train.training_settings import Training
+from geocalc.train.settings import Training
 
 
 def sample_of(atoms: Atoms, folder: Path, n_fixed: int) -> Sample:

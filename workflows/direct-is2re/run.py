@@ -29,11 +29,11 @@ from geocalc.evaluation.is2re import pair_predictions
 from geocalc.frames import frame_policy
 from geocalc.potentials.network import NetworkPotential
 from geocalc.train.checkpoint import load_checkpoint, steps_done
-from geocalc.train.energies import train
 from geocalc.train.loop import Progress
 from geocalc.train.recipe import Recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT
+from geocalc.train.task import train
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -26,10 +26,10 @@ from smoke import changes, write_data
 
 from geocalc.core.process import settle_process
 from geocalc.runs.folder import write_whole
-from geocalc.train.energies import train
 from geocalc.train.loop import Progress
 from geocalc.train.recipe import read_recipe
 from geocalc.train.run_files import METRICS
+from geocalc.train.task import train
 
 RUNS = HERE.parents[1] / "runs"
 CSV = "results.csv"

@@ -28,11 +28,11 @@ from geocalc.data.read import locate, structures_of
 from geocalc.evaluation.relaxations import relax_references, summarise
 from geocalc.evaluation.single_points import measure
 from geocalc.potentials.registry import load_model
-from geocalc.train.energies import train
 from geocalc.train.finetune import tuned_values
 from geocalc.train.loop import Progress
 from geocalc.train.recipe import Data, Recipe, Source, parse_recipe
 from geocalc.train.register import register
+from geocalc.train.task import train
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -19,11 +19,11 @@ from run import interleaved
 
 from geocalc.core.process import settle_process
 from geocalc.potentials.network import EnergyModel
-from geocalc.train.energies import load_samples
-from geocalc.train.feed import Batch, batches, feed_of
+from geocalc.train.loader import Batch, batches, feed_of
 from geocalc.train.recipe import read_recipe
 from geocalc.train.run import start
 from geocalc.train.steps import take_step
+from geocalc.train.task import load_samples
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "runs" / "direct-is2re" / "data"

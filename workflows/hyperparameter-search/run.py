@@ -20,9 +20,9 @@ from lightning_fabric import Fabric
 from geocalc.core.process import settle_process
 from geocalc.errors import GeoCalcError, MissingDependencyError, NonFiniteError
 from geocalc.runs.folder import write_whole
-from geocalc.train.energies import train
 from geocalc.train.loop import Evaluation
 from geocalc.train.run_files import METRICS, make_folder, read_log
+from geocalc.train.task import train
 
 HERE = Path(__file__).parent
 WARM_UP = 5  # trials that are never pruned, so that there is something to compare with

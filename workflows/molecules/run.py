@@ -25,11 +25,11 @@ from geocalc.evaluation.single_points import errors_of, known_numbers, predictio
 from geocalc.frames import frame_policy
 from geocalc.potentials.network import NetworkPotential
 from geocalc.train.checkpoint import load_checkpoint, steps_done
-from geocalc.train.energies import train
 from geocalc.train.loop import Progress
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT, read_log
+from geocalc.train.task import train
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "molecules"

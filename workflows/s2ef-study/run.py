@@ -22,9 +22,9 @@ from lightning_fabric import Fabric
 from variants import ROOT, VARIANTS, recipe_of
 
 from geocalc.core.process import settle_process
-from geocalc.train.energies import train
 from geocalc.train.loop import Progress
 from geocalc.train.register import register
+from geocalc.train.task import train
 
 HERE = Path(__file__).parent
 RUNS = ROOT / "runs" / "s2ef-study"

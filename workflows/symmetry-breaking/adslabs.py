@@ -35,11 +35,11 @@ from geocalc.nn.relaxed_weights import thetas
 from geocalc.potentials.network import NetworkPotential
 from geocalc.runs.folder import write_whole
 from geocalc.train.checkpoint import load_checkpoint, steps_done
-from geocalc.train.energies import train
 from geocalc.train.loop import Progress
 from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT
+from geocalc.train.task import train
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "symmetry-breaking"

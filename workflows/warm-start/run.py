@@ -29,9 +29,9 @@ from geocalc.core.process import settle_process
 from geocalc.core.settings import read_yaml
 from geocalc.data.prepare import reference_relaxations
 from geocalc.evaluation.metrics import distances
-from geocalc.train.energies import train
 from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
 from geocalc.train.register import register
+from geocalc.train.task import train
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -26,7 +26,7 @@ from geocalc.graphs.reduction import Rewiring, keep_atoms
 from geocalc.graphs.strategies import GraphSettings, expected_edges, make_graph
 from geocalc.graphs.supernodes import Nodes
 from geocalc.potentials.network import EnergyModel
-from geocalc.train.dealing import deal, deal_within
+from geocalc.train.balance import deal, deal_within
 from geocalc.train.noise import disturbed
 from geocalc.train.recipe import Recipe
 from geocalc.train.schedule import Schedule

@@ -16,13 +16,13 @@ from geocalc.data.prepare import prepare
 from geocalc.data.store import Samples, read_store
 from geocalc.errors import InputError
 from geocalc.potentials.network import EnergyModel
-from geocalc.train.feed import Batch, batches, feed_of
+from geocalc.train.loader import Batch, batches, feed_of
 from geocalc.train.loop import Errors, Evaluation, Progress, learn
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.run import Run, start
 from geocalc.train.score import score, validation_error
+from geocalc.train.settings import Training
 from geocalc.train.steps import update
-from geocalc.train.training_settings import Training
 
 N_EVALUATED = 400  # validation samples behind the learning curve; metrics.json is of the whole split
 
