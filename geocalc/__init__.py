@@ -12,7 +12,6 @@ from geocalc.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from geocalc.api import iter_relax, predict, relax
-    from geocalc.breaking.report import symmetry_breaking
     from geocalc.calculator import GeoCalc
     from geocalc.core.systems import Potential, Prediction, Systems
     from geocalc.errors import GeoCalcError
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from geocalc.relaxation.state import Relaxation
     from geocalc.relaxation.status import Status
     from geocalc.structures.convert import from_atoms, from_structure, to_atoms
+    from geocalc.symmetry.report import symmetry_breaking
 
 _HOME = {
     "GeoCalc": "calculator",
@@ -37,7 +37,7 @@ _HOME = {
     "load_model": "potentials.registry",
     "predict": "api",
     "relax": "api",
-    "symmetry_breaking": "breaking.report",
+    "symmetry_breaking": "symmetry.report",
     "to_atoms": "structures.convert",
 }
 

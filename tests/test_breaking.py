@@ -20,16 +20,16 @@ from torch import nn
 
 import geocalc
 from geocalc.architectures import ARCHITECTURES
-from geocalc.breaking.orientations import best_orientation
-from geocalc.breaking.plot import plot_breaking
-from geocalc.breaking.report import SymmetryBreaking, symmetry_breaking
 from geocalc.cli import main
 from geocalc.errors import InputError, MissingDependencyError
-from geocalc.groups.invariants import allowed, harmonics, matrix_of, projector, wigner
-from geocalc.groups.point_groups import HERMANN_MAUGUIN, identify, point_group
 from geocalc.nn.relaxed_weights import Theta
 from geocalc.potentials.card import ModelCard
 from geocalc.potentials.registry import CARD, WEIGHTS, load_model, write_card
+from geocalc.symmetry.invariants import allowed, harmonics, matrix_of, projector, wigner
+from geocalc.symmetry.orientations import best_orientation
+from geocalc.symmetry.plot import plot_breaking
+from geocalc.symmetry.point_groups import HERMANN_MAUGUIN, identify, point_group
+from geocalc.symmetry.report import SymmetryBreaking, symmetry_breaking
 
 R = Rotation.from_rotvec([0.3, -0.8, 0.5]).as_matrix()
 ALL = "0e + 0o + 1o + 1e + 2e + 2o + 3e + 3o + 4e + 4o"

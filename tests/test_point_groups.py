@@ -11,8 +11,8 @@ from pymatgen.symmetry.analyzer import PointGroupAnalyzer
 from scipy.spatial.transform import Rotation
 
 from geocalc.errors import InputError
-from geocalc.groups.point_groups import HERMANN_MAUGUIN, as_group, identify, point_group, turned
-from geocalc.groups.structure_groups import group_of
+from geocalc.symmetry.point_groups import HERMANN_MAUGUIN, as_group, identify, point_group, turned
+from geocalc.symmetry.structure_groups import group_of
 
 R = Rotation.from_rotvec([0.3, -0.8, 0.5]).as_matrix()
 ORDERS = {

@@ -8,16 +8,16 @@ import numpy as np
 from ase import Atoms
 from scipy.spatial.transform import Rotation
 
-from geocalc.breaking.orientations import best_orientation
-from geocalc.breaking.plot import plot_breaking
-from geocalc.breaking.report import relaxed_weights, symmetry_breaking
 from geocalc.errors import InputError
-from geocalc.groups.point_groups import identify, turned
-from geocalc.groups.point_groups import point_group as group_named
-from geocalc.groups.stabilisers import direction_text
-from geocalc.groups.structure_groups import group_of
 from geocalc.potentials.registry import load_model
 from geocalc.structures.readers import Source, read_structures
+from geocalc.symmetry.orientations import best_orientation
+from geocalc.symmetry.plot import plot_breaking
+from geocalc.symmetry.point_groups import identify, turned
+from geocalc.symmetry.point_groups import point_group as group_named
+from geocalc.symmetry.report import relaxed_weights, symmetry_breaking
+from geocalc.symmetry.stabilisers import direction_text
+from geocalc.symmetry.structure_groups import group_of
 
 
 def symmetry_command(

@@ -14,8 +14,8 @@ from adslabs import MEASURED, NETWORKS, TURNED, Judged, no_force, normal
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
-from geocalc.groups.invariants import matrix_of, projector
-from geocalc.groups.point_groups import point_group, turned
+from geocalc.symmetry.invariants import matrix_of, projector
+from geocalc.symmetry.point_groups import point_group, turned
 
 LABELS = {
     "faenet": "FAENet + SFA",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from geocalc.groups.invariants import projector, wigner
-from geocalc.groups.point_groups import identify
 from geocalc.nn.relaxed_weights import thetas
+from geocalc.symmetry.invariants import projector, wigner
+from geocalc.symmetry.point_groups import identify
 
 SAME = 1e-2  # a symmetry changes the relaxed weights by less than this part of what is not 0e
 NOTHING = 1e-4  # relaxed weights that are shorter, as a part of 0e, break nothing

@@ -18,7 +18,7 @@ from record import Fit
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from geocalc.groups.point_groups import identify, point_group
+from geocalc.symmetry.point_groups import identify, point_group
 
 FOLDER = "batio3-phases"
 SPECIES = (56, 22, 8)

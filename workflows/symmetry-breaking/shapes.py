@@ -20,8 +20,8 @@ from record import Fit
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from geocalc.groups.invariants import wigner
-from geocalc.groups.point_groups import point_group, turned
+from geocalc.symmetry.invariants import wigner
+from geocalc.symmetry.point_groups import point_group, turned
 
 FEATURES = o3.Irreps("0e + 1o + 2e")
 CUTOFF, L_HARMONICS, L_RELAXED = 1.8, 2, 4

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from geocalc.groups.stabilisers import direction_text
+from geocalc.symmetry.stabilisers import direction_text
 
 if TYPE_CHECKING:
-    from geocalc.breaking.report import Axes, Component, LayerBreaking, SymmetryBreaking
+    from geocalc.symmetry.report import Axes, Component, LayerBreaking, SymmetryBreaking
 
 NOTHING = "-"
 VECTOR = {1: "axial vector", -1: "polar vector"}  # by parity

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from geocalc.breaking.report import Component, LayerBreaking, SymmetryBreaking
 from geocalc.evaluation.plots import BLUE, GREY, ORANGE, TITLE, require_matplotlib, save
-from geocalc.groups.invariants import Part, harmonics
+from geocalc.symmetry.invariants import Part, harmonics
+from geocalc.symmetry.report import Component, LayerBreaking, SymmetryBreaking
 
 WIDTHS = (2.2, 1.0, 1.0)  # of bars and shapes
 LAYER = 2.7  # inches, of a row

@@ -9,8 +9,8 @@ from functools import lru_cache, partial
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from geocalc.groups.invariants import Part, matrix_of, wigner
-from geocalc.groups.point_groups import identify, is_closed, point_group, turned
+from geocalc.symmetry.invariants import Part, matrix_of, wigner
+from geocalc.symmetry.point_groups import identify, is_closed, point_group, turned
 
 PARENTS = ("Oh", "D6h")  # every crystal class is a subgroup of one of them
 ANGLES = (1.0, 1.7)  # radians; what a turn by each leaves is left by every turn, as neither is a fraction of a circle

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from geocalc.breaking.text import breaking_text
 from geocalc.calculator import GeoCalc
 from geocalc.errors import InputError
-from geocalc.groups.invariants import Part, matrix_of, projector
-from geocalc.groups.point_groups import as_group, identify, point_group, turned
-from geocalc.groups.stabilisers import Stabiliser, stabiliser
 from geocalc.nn.relaxed_weights import Theta, thetas
 from geocalc.potentials.registry import LoadedModel, load_model
+from geocalc.symmetry.invariants import Part, matrix_of, projector
+from geocalc.symmetry.point_groups import as_group, identify, point_group, turned
+from geocalc.symmetry.stabilisers import Stabiliser, stabiliser
+from geocalc.symmetry.text import breaking_text
 
 TOLERANCE = 0.02
 ZERO = 1e-3
@@ -143,7 +143,7 @@ def symmetry_breaking(
 
     Args:
         model: name or folder of a model, a loaded one, the calculator, or a network.
-        group: that one expects to be left, by name or as (n, 3, 3) Cartesian matrices (see `geocalc.groups.structure_groups.group_of`).
+        group: that one expects to be left, by name or as (n, 3, 3) Cartesian matrices (see `geocalc.symmetry.structure_groups.group_of`).
         orientation: (3, 3) orthogonal; a group given by name, and the axes along which symmetries are looked for, are turned by it.
         tolerance: an element of O(3) is kept if it changes the relaxed weights by less than this part of what is not 0e.
         zero: components shorter than this part of all the weights of their layer are said to be zero, and not judged.

@@ -9,7 +9,7 @@ import spglib
 from ase import Atoms
 
 from geocalc.errors import InputError
-from geocalc.groups.point_groups import is_closed
+from geocalc.symmetry.point_groups import is_closed
 
 STRAIGHT = 1e-2  # sine of the angle between two atoms, seen from the centre, below which they are in line with it
 ROUNDS = 10  # of averaging an imperfect molecule over its own symmetry

@@ -9,11 +9,11 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from geocalc.breaking.report import parts_of
 from geocalc.errors import InputError
-from geocalc.groups.invariants import Part, allowed, wigner
-from geocalc.groups.point_groups import as_group
 from geocalc.nn.relaxed_weights import Theta
+from geocalc.symmetry.invariants import Part, allowed, wigner
+from geocalc.symmetry.point_groups import as_group
+from geocalc.symmetry.report import parts_of
 
 GRID = 2000  # rotations, 14 degrees apart
 STARTS = 4  # of them that are refined

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from geocalc.errors import InputError
-from geocalc.groups.point_groups import as_group
 from geocalc.nn.require_e3nn import require_e3nn
+from geocalc.symmetry.point_groups import as_group
 
 HIGHEST = 11  # degree of which e3nn has harmonics
 POINTS = 4  # directions for each component: enough to tell all harmonics apart well
