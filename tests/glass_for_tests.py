@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from geocalc.glass.configuration import GlassConfiguration
+from geocalc.properties.glass.configuration import GlassConfiguration
 
 
 def small_configuration(edge: int = 6, noise: float = 0.03, seed: int = 0) -> GlassConfiguration:

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from scipy.spatial import cKDTree
 
-from geocalc.glass.configuration import GlassConfiguration, write_configuration
+from geocalc.properties.glass.configuration import GlassConfiguration, write_configuration
 from geocalc.properties.recipe import PropertyRecipe, read_property_recipe
 
 SIDE, DENSITY, CUTOFF = 5, 1.2, 1.3  # particles along an edge of the box; of sigma_AA^-3; of edges

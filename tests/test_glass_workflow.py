@@ -18,9 +18,9 @@ from PIL import Image
 from scipy.special import eval_legendre
 from workflow_modules import workflow_modules
 
-from geocalc.glass.configuration import GlassConfiguration, write_configuration
-from geocalc.glass.inherent import InherentStructure
 from geocalc.properties import glass_graphs
+from geocalc.properties.glass.configuration import GlassConfiguration, write_configuration
+from geocalc.properties.glass.inherent import InherentStructure
 from geocalc.properties.recipe import read_property_recipe
 from geocalc.properties.samples import signed_permutations
 from geocalc.relaxation.status import Status

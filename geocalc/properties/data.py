@@ -12,7 +12,7 @@ import torch
 
 from geocalc.data.read import locate
 from geocalc.errors import InputError
-from geocalc.glass.configuration import GlassConfiguration, read_configuration
+from geocalc.properties.glass.configuration import GlassConfiguration, read_configuration
 from geocalc.properties.glass_graphs import sample_of
 from geocalc.properties.recipe import GlassData, ZincData
 from geocalc.properties.samples import GraphSample

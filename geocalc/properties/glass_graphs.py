@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from geocalc.errors import InputError, RunFolderError
-from geocalc.glass.configuration import GlassConfiguration
-from geocalc.glass.inherent import inherent_structure
-from geocalc.glass.neighbourhood import Neighbourhood, neighbourhood
+from geocalc.properties.glass.configuration import GlassConfiguration
+from geocalc.properties.glass.inherent import inherent_structure
+from geocalc.properties.glass.neighbourhood import Neighbourhood, neighbourhood
 from geocalc.properties.recipe import GlassData, GlassGraph, Structure
 from geocalc.properties.samples import GraphSample
 from geocalc.relaxation.status import Status

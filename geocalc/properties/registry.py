@@ -17,12 +17,12 @@ from ase import Atoms
 from safetensors.torch import save
 
 from geocalc.errors import InputError, ModelFileError, RecipeError
-from geocalc.glass.configuration import configuration_of
 from geocalc.potentials.registry import CARD, WEIGHTS, card_values, choose_device, find_model, is_property, read_weights
 from geocalc.properties.card import PropertyCard
 from geocalc.properties.data import Split, read_split
 from geocalc.properties.describe import SINGLE, TOGETHER, describe
 from geocalc.properties.ensemble import together
+from geocalc.properties.glass.configuration import configuration_of
 from geocalc.properties.glass_graphs import graph_of, labelled
 from geocalc.properties.lesson import VALIDATION, errors_of, named, predict, start_property
 from geocalc.properties.model import PropertyModel

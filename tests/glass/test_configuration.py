@@ -15,7 +15,7 @@ from ase.io import read, write
 from glass_for_tests import small_configuration
 
 from geocalc.errors import InputError
-from geocalc.glass.configuration import (
+from geocalc.properties.glass.configuration import (
     GlassConfiguration,
     atoms_of,
     configuration_of,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from geocalc.errors import InputError
-from geocalc.glass.dynamics import (
+from geocalc.properties.glass.dynamics import (
     ageing,
     log_times,
     maxwell_velocities,

@@ -14,10 +14,10 @@ from glass_for_tests import small_configuration
 
 from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError
-from geocalc.glass.inherent import InherentStructure, inherent_structure, systems_of
-from geocalc.glass.kob_andersen import KobAndersen
-from geocalc.glass.lammps_engine import LammpsEngine
-from geocalc.glass.simulation_settings import GlassSettings
+from geocalc.properties.glass.inherent import InherentStructure, inherent_structure, systems_of
+from geocalc.properties.glass.kob_andersen import KobAndersen
+from geocalc.properties.glass.lammps_engine import LammpsEngine
+from geocalc.properties.glass.simulation_settings import GlassSettings
 from geocalc.relaxation.status import Status
 
 SMALL = small_configuration()

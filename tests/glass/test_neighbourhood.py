@@ -11,8 +11,8 @@ import pytest
 from glass_for_tests import small_configuration
 
 from geocalc.errors import InputError
-from geocalc.glass.configuration import read_configuration
-from geocalc.glass.neighbourhood import neighbourhood
+from geocalc.properties.glass.configuration import read_configuration
+from geocalc.properties.glass.neighbourhood import neighbourhood
 
 SMALL = small_configuration()
 

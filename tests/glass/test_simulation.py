@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from geocalc.errors import ConvergenceError, InputError, MissingDependencyError, RecipeError
-from geocalc.glass import lammps_engine
-from geocalc.glass.dynamics import Floats, maxwell_velocities, scattering
-from geocalc.glass.lammps_engine import LammpsEngine, require_lammps
-from geocalc.glass.simulation import claim_folder, simulate
-from geocalc.glass.simulation_settings import GlassSettings
+from geocalc.properties.glass import lammps_engine
+from geocalc.properties.glass.dynamics import Floats, maxwell_velocities, scattering
+from geocalc.properties.glass.lammps_engine import LammpsEngine, require_lammps
+from geocalc.properties.glass.simulation import claim_folder, simulate
+from geocalc.properties.glass.simulation_settings import GlassSettings
 
 SETTINGS = GlassSettings(n_particles=216, times=(0.1, 0.5, 1.0), n_runs=4, seed=7)
 

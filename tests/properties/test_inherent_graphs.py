@@ -11,11 +11,11 @@ import torch
 from glasses import CUTOFF, glass, make_recipe
 
 from geocalc.errors import InputError, RunFolderError
-from geocalc.glass.configuration import GlassConfiguration, write_configuration
-from geocalc.glass.inherent import inherent_structure
-from geocalc.glass.neighbourhood import neighbourhood
 from geocalc.properties import glass_graphs
 from geocalc.properties.data import read_split
+from geocalc.properties.glass.configuration import GlassConfiguration, write_configuration
+from geocalc.properties.glass.inherent import inherent_structure
+from geocalc.properties.glass.neighbourhood import neighbourhood
 from geocalc.properties.glass_graphs import graph_of
 from geocalc.properties.recipe import GlassGraph, Structure
 from geocalc.relaxation.status import Status

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from geocalc.errors import InputError
-from geocalc.glass.configuration import GlassConfiguration
-from geocalc.glass.neighbourhood import neighbourhood
 from geocalc.nn.edges import EdgeIndex
 from geocalc.properties import GraphInput, Level, MomentNetwork, MomentNetworkSettings
+from geocalc.properties.glass.configuration import GlassConfiguration
+from geocalc.properties.glass.neighbourhood import neighbourhood
 from geocalc.properties.moment_network import TypeNorm, exponents, legendre, monomials, multiplicities
 from geocalc.properties.samples import GraphSample, collate
 

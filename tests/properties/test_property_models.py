@@ -21,8 +21,8 @@ from training import cpu_fabric
 from geocalc import GeoCalc, relax
 from geocalc.cli import main
 from geocalc.errors import InputError, ModelFileError
-from geocalc.glass.configuration import atoms_of
 from geocalc.properties.data import read_split
+from geocalc.properties.glass.configuration import atoms_of
 from geocalc.properties.lesson import predict, train_property
 from geocalc.properties.recipe import PropertyRecipe, read_property_recipe
 from geocalc.properties.registry import load_property_model, read_property_card, register_property

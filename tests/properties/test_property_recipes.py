@@ -12,8 +12,8 @@ from glasses import NAMES, glass, make_recipe, recipe_values, write_glasses, wri
 from training import cpu_fabric
 
 from geocalc.errors import InputError, RecipeError
-from geocalc.glass.configuration import write_configuration
 from geocalc.properties.data import read_split, read_test
+from geocalc.properties.glass.configuration import write_configuration
 from geocalc.properties.lesson import start_property, train_property
 from geocalc.properties.recipe import PropertyRecipe, ZincData, read_property_recipe
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from glasses import glass
 
-from geocalc.glass.configuration import atoms_of
 from geocalc.potentials.registry import card_values, is_property, shipped_folder
+from geocalc.properties.glass.configuration import atoms_of
 from geocalc.properties.registry import load_property_model
 
 SHIPPED = sorted(card.parent for card in shipped_folder().glob("*/model.yaml") if is_property(card_values(card.parent)))

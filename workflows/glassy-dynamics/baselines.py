@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from descriptors import LENGTHS, descriptors, local_energies
 
-from geocalc.glass.configuration import GlassConfiguration
 from geocalc.properties.data import configurations
+from geocalc.properties.glass.configuration import GlassConfiguration
 from geocalc.properties.glass_graphs import positions_of
 from geocalc.properties.recipe import GlassData, GlassGraph, Structure
 

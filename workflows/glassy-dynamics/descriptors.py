@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from geocalc.glass.configuration import GlassConfiguration
-from geocalc.glass.inherent import systems_of
-from geocalc.glass.kob_andersen import KobAndersen
-from geocalc.glass.neighbourhood import neighbourhood
+from geocalc.properties.glass.configuration import GlassConfiguration
+from geocalc.properties.glass.inherent import systems_of
+from geocalc.properties.glass.kob_andersen import KobAndersen
+from geocalc.properties.glass.neighbourhood import neighbourhood
 from geocalc.properties.moment_network import exponents, legendre, multiplicities
 
 REACH = 4.0  # sigma_AA, as all lengths here; of densities and of averages of energies

@@ -13,11 +13,11 @@ from pathlib import Path
 import click
 
 from geocalc.errors import ConvergenceError, GeoCalcError
-from geocalc.glass.configuration import read_configuration
-from geocalc.glass.dynamics import relaxation_time
-from geocalc.glass.lammps_engine import LammpsEngine, require_lammps
-from geocalc.glass.simulation import claim_folder, simulate
-from geocalc.glass.simulation_settings import GlassSettings
+from geocalc.properties.glass.configuration import read_configuration
+from geocalc.properties.glass.dynamics import relaxation_time
+from geocalc.properties.glass.lammps_engine import LammpsEngine, require_lammps
+from geocalc.properties.glass.simulation import claim_folder, simulate
+from geocalc.properties.glass.simulation_settings import GlassSettings
 
 OUT = Path(__file__).parents[2] / "runs" / "glassy-dynamics"
 USUAL = GlassSettings()

@@ -10,7 +10,7 @@ import numpy as np
 
 from geocalc.core.settings import Settings
 from geocalc.errors import InputError
-from geocalc.glass.configuration import GlassConfiguration
+from geocalc.properties.glass.configuration import GlassConfiguration
 from geocalc.properties.metrics import pearson, property_errors, reliability
 
 A = 0

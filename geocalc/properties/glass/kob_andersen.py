@@ -17,9 +17,9 @@ from torch import Tensor
 
 from geocalc.core.systems import Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
-from geocalc.glass.configuration import NUMBERS
-from geocalc.glass.parameters import CUTOFF, EPSILON, SIGMA
 from geocalc.graphs.neighbors import build_graph, edge_vectors
+from geocalc.properties.glass.configuration import NUMBERS
+from geocalc.properties.glass.parameters import CUTOFF, EPSILON, SIGMA
 
 A_NUMBER, B_NUMBER = NUMBERS.tolist()
 SKIN = 0.4  # sigma_AA; a longer one makes every step dearer, a shorter one is searched more often
@@ -118,6 +118,6 @@ def _kinds(numbers: Tensor) -> Tensor:
     if bool(strange.any()):
         raise InputError(
             f"the Kob-Andersen mixture has atomic numbers {A_NUMBER} (A) and {B_NUMBER} (B), got {int(numbers[strange][0])}; "
-            "see geocalc.glass.configuration.atoms_of"
+            "see geocalc.properties.glass.configuration.atoms_of"
         )
     return (numbers == B_NUMBER).long()

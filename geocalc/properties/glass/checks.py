@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from geocalc.errors import InputError
 
 if TYPE_CHECKING:
-    from geocalc.glass.configuration import GlassConfiguration
+    from geocalc.properties.glass.configuration import GlassConfiguration
 
 SPARSEST, DENSEST = 0.5, 2.0  # particles in a volume of sigma_AA^3; glasses have about 1.2
 CLOSEST = 0.5  # sigma_AA; at the temperature of a melt no pair of the Kob-Andersen mixture comes nearer than 0.6

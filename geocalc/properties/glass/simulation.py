@@ -25,16 +25,16 @@ from numpy.typing import NDArray
 
 from geocalc.core.settings import read_yaml
 from geocalc.errors import ConvergenceError, InputError
-from geocalc.glass.configuration import GlassConfiguration, write_configuration
-from geocalc.glass.dynamics import Floats, ageing, maxwell_velocities, propensity
-from geocalc.glass.simulation_settings import GlassSettings
+from geocalc.properties.glass.configuration import GlassConfiguration, write_configuration
+from geocalc.properties.glass.dynamics import Floats, ageing, maxwell_velocities, propensity
+from geocalc.properties.glass.simulation_settings import GlassSettings
 
 SETTINGS = "settings.yaml"
 Say = Callable[[str], None]
 
 
 class Engine(Protocol):
-    """What moves particles; `geocalc.glass.lammps_engine.LammpsEngine` is one."""
+    """What moves particles; `geocalc.properties.glass.lammps_engine.LammpsEngine` is one."""
 
     def equilibrate(self, settings: GlassSettings, types: NDArray[np.int64], seed: int) -> Floats:
         """Unwrapped positions (n_frames, n, 3) of the last piece of a run at the temperature, at even intervals."""
@@ -74,7 +74,7 @@ def simulate(folder: Path, settings: GlassSettings, index: int, engine: Engine, 
         folder: claimed with `claim_folder`. index: from 0; configurations of different indices share no random number.
         engine: what moves the particles. say: told after each part.
     Returns:
-        The file, as `geocalc.glass.configuration.read_configuration` reads it.
+        The file, as `geocalc.properties.glass.configuration.read_configuration` reads it.
     Raises:
         ConvergenceError: the liquid still ages after its equilibration.
     """

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from geocalc.core.systems import Systems
-from geocalc.glass.configuration import NUMBERS, GlassConfiguration
-from geocalc.glass.kob_andersen import KobAndersen
-from geocalc.glass.minimiser import Downhill
+from geocalc.properties.glass.configuration import NUMBERS, GlassConfiguration
+from geocalc.properties.glass.kob_andersen import KobAndersen
+from geocalc.properties.glass.minimiser import Downhill
 from geocalc.relaxation.loop import relax_systems
 from geocalc.relaxation.status import Status
 
@@ -51,7 +51,7 @@ def inherent_structure(configuration: GlassConfiguration, fmax: float = 1e-3, ma
     """The minimum that lies downhill from a configuration, of `KobAndersen`.
 
     Args:
-        configuration: of any temperature. fmax: epsilon_AA / sigma_AA. max_steps: of `geocalc.glass.minimiser`.
+        configuration: of any temperature. fmax: epsilon_AA / sigma_AA. max_steps: of `geocalc.properties.glass.minimiser`.
     Returns:
         What was reached; where `status` is not CONVERGED, the geometry of lowest energy on the way. A start from which the energy
         falls by more than 10 per particle, as no thermal configuration has it, ends as EXPLODED.

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from geocalc.errors import InputError
-from geocalc.glass.configuration import GlassConfiguration
 from geocalc.graphs.neighbors import search
+from geocalc.properties.glass.configuration import GlassConfiguration
 
 CUTOFF = 2.0  # sigma_AA; Bapst et al., Nature Physics 16, 448 (2020)
 

@@ -1,6 +1,6 @@
 """How particles of a glass move: propensity, self-intermediate scattering function, and what follows from them.
 
-Lengths in sigma_AA, times in sigma_AA sqrt(m / epsilon_AA), temperatures in epsilon_AA / k_B, as everywhere in `geocalc.glass`.
+Lengths in sigma_AA, times in sigma_AA sqrt(m / epsilon_AA), temperatures in epsilon_AA / k_B, as everywhere in `geocalc.properties.glass`.
 """
 
 from __future__ import annotations

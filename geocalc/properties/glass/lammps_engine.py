@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geocalc.errors import MissingDependencyError
-from geocalc.glass.dynamics import Floats
-from geocalc.glass.parameters import CUTOFF, EPSILON, SIGMA
-from geocalc.glass.simulation_settings import GlassSettings
+from geocalc.properties.glass.dynamics import Floats
+from geocalc.properties.glass.parameters import CUTOFF, EPSILON, SIGMA
+from geocalc.properties.glass.simulation_settings import GlassSettings
 
 MPI = "libmpi.so.12"
 QUIET = ("-log", "none", "-screen", "none", "-nocite")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from geocalc.core.settings import Settings
-from geocalc.glass.dynamics import steps_of
+from geocalc.properties.glass.dynamics import steps_of
 
 
 class GlassSettings(Settings):

@@ -16,7 +16,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from geocalc.errors import InputError
-from geocalc.glass.checks import check_box, check_numbers, check_shapes, check_types
+from geocalc.properties.glass.checks import check_box, check_numbers, check_shapes, check_types
 
 NUMBERS = np.array([1, 2])  # atomic numbers of A and B in ASE, which are those of the types 1 and 2 of LAMMPS
 _TEMPERATURE = re.compile(r"_T(\d+\.\d+)(?:_|$)")  # as in ka_T0.44_1
@@ -40,7 +40,7 @@ class GlassConfiguration:
         half_a, half_b: (n_times, n), the same over either half of the runs, or None.
         n_runs: None where it is not known.
         isf: (n_times,), self-intermediate scattering function of A, or None.
-        ageing: how far two halves of its equilibration differ, see `geocalc.glass.dynamics.ageing`, or None.
+        ageing: how far two halves of its equilibration differ, see `geocalc.properties.glass.dynamics.ageing`, or None.
     Raises:
         InputError: shapes do not fit, something is not a number, types are not those of two kinds with A in the majority, or the
             positions cannot be those of a dense liquid or glass in this box.
