@@ -30,7 +30,7 @@ for result in geocalc.iter_relax(structures, "faenet-sfa", frames="cell", worker
 # Every structure has its record on the disk the moment it ends. Here the run is killed once it has two.
 folder = Path(tempfile.mkdtemp(prefix="geocalc-")) / "run"
 results = folder / "results.jsonl"
-command = [sys.executable, "-c", "from geocalc.cli import main; main()", "relax", str(DATA / "adslabs.extxyz")]
+command = [sys.executable, "-c", "from geocalc.cli.main import main; main()", "relax", str(DATA / "adslabs.extxyz")]
 command += ["--frames", "cell", "--workers", "2", "--out", str(folder)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from geocalc.cli import main
+from geocalc.cli.main import main
 
 if __name__ == "__main__":
     main(prog_name="geocalc")

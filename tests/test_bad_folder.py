@@ -16,7 +16,7 @@ from ase.io import write
 from click.testing import CliRunner, Result
 from models_for_tests import write_model
 
-from geocalc.cli import main
+from geocalc.cli.main import main
 from geocalc.runs.records import Record
 
 BAD = {  # file: words of its sentence

@@ -20,7 +20,7 @@ from torch import nn
 
 import geocalc
 from geocalc.architectures import ARCHITECTURES
-from geocalc.cli import main
+from geocalc.cli.main import main
 from geocalc.errors import InputError, MissingDependencyError
 from geocalc.nn.relaxed_weights import Theta
 from geocalc.potentials.card import ModelCard

@@ -17,7 +17,7 @@ from models_for_tests import write_model
 from structures import adslab
 
 import geocalc
-from geocalc.cli import main
+from geocalc.cli.main import main
 from geocalc.errors import InputError, RecipeError
 from geocalc.potentials.ase import AsePotential
 from geocalc.runs.engine import NamedPotential

@@ -22,7 +22,7 @@ from models_for_tests import edit_card, write_model
 from structures import adslab, rattled
 from training import recipe_values, relaxations, under_ref_keys, write_data, write_recipe
 
-from geocalc.cli import main
+from geocalc.cli.main import main
 from geocalc.runs.records import Record
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
@@ -660,9 +660,7 @@ def test_wrong_usage_returns_two():
 
 
 def test_help_needs_no_torch_and_names_every_command():
-    code = (
-        "import sys; from geocalc.cli import main; main(['--help'], standalone_mode=False); assert 'torch' not in sys.modules"
-    )
+    code = "import sys; from geocalc.cli.main import main; main(['--help'], standalone_mode=False); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert all(f"  {verb} " in done.stdout for verb in ("relax", "predict", "evaluate", "train", "register", "models"))

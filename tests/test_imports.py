@@ -64,7 +64,7 @@ def test_files_import_each_other_in_no_circle() -> None:
     assert set(TopologicalSorter(acyclic).static_order()) >= set(acyclic)
 
 
-@pytest.mark.parametrize("statement", ["import geocalc; dir(geocalc); geocalc.__version__", "import geocalc.cli"])
+@pytest.mark.parametrize("statement", ["import geocalc; dir(geocalc); geocalc.__version__", "import geocalc.cli.main"])
 def test_starting_up_costs_no_heavy_import(statement: str) -> None:
     code = f"import sys; {statement}; print(*sys.modules)"
     assert not heavy(run(["-c", code]))
@@ -74,7 +74,7 @@ def test_starting_up_costs_no_heavy_import(statement: str) -> None:
 def test_help_costs_no_heavy_import(arguments: list[str]) -> None:
     code = (
         f"import sys; sys.argv = ['geocalc', *{arguments}]\n"
-        "from geocalc.cli import main\n"
+        "from geocalc.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: assert end.code == 0, end.code\n"
         "print(*sys.modules)"

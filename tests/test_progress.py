@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from geocalc.commands.progress import duration, pace
+from geocalc.cli.progress import duration, pace
 
 
 def test_a_run_of_known_length_says_what_is_left() -> None:

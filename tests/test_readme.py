@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from geocalc.cli import main
+from geocalc.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

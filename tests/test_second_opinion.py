@@ -16,7 +16,7 @@ from structures import adslab, rattled
 
 import geocalc
 from geocalc.api import named_potential
-from geocalc.cli import main
+from geocalc.cli.main import main
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.potentials.cached import DirectModel

@@ -112,7 +112,7 @@ def test_both_ways_of_building_give_the_same_files(wheels: dict[str, Path]) -> N
 def test_the_wheel_has_a_command_and_asks_for_no_test_tools(wheels: dict[str, Path]) -> None:
     archive = zipfile.ZipFile(wheels["checkout"])
     (info,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
-    assert "geocalc = geocalc.cli:main" in archive.read(f"{info}/entry_points.txt").decode()
+    assert "geocalc = geocalc.cli.main:main" in archive.read(f"{info}/entry_points.txt").decode()
     needed = [line for line in archive.read(f"{info}/METADATA").decode().splitlines() if line.startswith("Requires-Dist")]
     core = " ".join(line for line in needed if "extra ==" not in line)
     assert "torch<2.14,>=2.8" in core

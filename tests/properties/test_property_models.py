@@ -19,7 +19,7 @@ from glasses import glass, recipe_values, write_glasses, write_recipe
 from training import cpu_fabric
 
 from geocalc import GeoCalc, relax
-from geocalc.cli import main
+from geocalc.cli.main import main
 from geocalc.errors import InputError, ModelFileError
 from geocalc.properties.data import read_split
 from geocalc.properties.glass.configuration import atoms_of

@@ -13,7 +13,7 @@ from training import cpu_fabric, make_recipe, recipe_values, relaxations, write_
 
 import geocalc
 from geocalc import GeoCalc, from_atoms, load_model
-from geocalc.cli import main
+from geocalc.cli.main import main
 from geocalc.core.systems import concatenate
 from geocalc.errors import InputError
 from geocalc.testing import assert_forces_are_gradient

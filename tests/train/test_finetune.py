@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from training import cpu_fabric, make_recipe, relaxations, write_data
 
 from geocalc import GeoCalc, load_model
-from geocalc.cli import main
+from geocalc.cli.main import main
 from geocalc.core.settings import read_yaml
 from geocalc.data.prepare import prepare
 from geocalc.data.store import Sample, read_store

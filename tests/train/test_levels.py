@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from training import cpu_fabric, recipe_values, relaxations
 
 from geocalc import GeoCalc, load_model, relax
-from geocalc.cli import main
+from geocalc.cli.main import main
 from geocalc.data.prepare import prepare
 from geocalc.data.store import read_store
 from geocalc.errors import InputError, RecipeError

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from training import cpu_fabric, make_recipe, recipe_values, relaxations, write_data, write_recipe
 
-from geocalc.cli import main
+from geocalc.cli.main import main
 from geocalc.data.prepare import prepare
 from geocalc.data.store import Samples, read_store
 from geocalc.errors import InputError, ModelFileError, NonFiniteError, RecipeError, RunFolderError
@@ -41,7 +41,7 @@ def update_or_die(run, batch, recipe, step, fabric):
         os.kill(os.getpid(), signal.SIGKILL)
     return update(run, batch, recipe, step, fabric)
 energies.update = update_or_die
-from geocalc.cli import main
+from geocalc.cli.main import main
 main({arguments})
 """
 

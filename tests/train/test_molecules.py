@@ -20,7 +20,7 @@ from structures import systems_of, turned
 from training import cpu_fabric, recipe_values, relaxations, under_ref_keys
 
 from geocalc import GeoCalc, load_model
-from geocalc.cli import main
+from geocalc.cli.main import main
 from geocalc.data.prepare import is_test, is_validation, locate, prepare, reference_relaxations, samples_of_test
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError, RecipeError

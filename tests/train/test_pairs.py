@@ -21,7 +21,7 @@ from training import TINY, assert_equal_to_rounding, cpu_fabric, recipe_values, 
 
 import geocalc
 from geocalc import GeoCalc, load_model
-from geocalc.cli import main
+from geocalc.cli.main import main
 from geocalc.data.pairs import relaxed_pairs
 from geocalc.data.prepare import prepare
 from geocalc.data.store import Sample, read_store

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from training import cpu_fabric, make_recipe, recipe_values, relaxation, relaxations, write_data, write_recipe
 
 from geocalc import GeoCalc, load_model
-from geocalc.cli import main
+from geocalc.cli.main import main
 from geocalc.data.collate import collate
 from geocalc.data.prepare import prepare
 from geocalc.data.store import read_store

@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from training import recipe_values, relaxations, write_data, write_recipe
 
-from geocalc.cli import main
+from geocalc.cli.main import main
 from geocalc.train import tensorboard as scalars
 
 INSTALLED = importlib.util.find_spec("tensorboard") is not None

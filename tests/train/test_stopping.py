@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from training import cpu_fabric, make_recipe, recipe_values, relaxations, write_data, write_recipe
 
-from geocalc.cli import main
+from geocalc.cli.main import main
 from geocalc.data.prepare import prepare
 from geocalc.data.store import read_store
 from geocalc.errors import ModelFileError

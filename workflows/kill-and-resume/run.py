@@ -26,7 +26,7 @@ from ase.io import write
 from geocalc.runs.records import Record
 
 HERE = Path(__file__).parent
-GEOCALC = (sys.executable, "-c", "from geocalc.cli import main; main()")
+GEOCALC = (sys.executable, "-c", "from geocalc.cli.main import main; main()")
 METALS, ADSORBATES = ("Cu", "Ag", "Pd", "Pt", "Ni", "Rh"), ("H", "O", "N", "C")
 RATTLE, FMAX, STEPS = 0.1, 0.1, 10  # Angstrom, eV/Angstrom; some converge within the steps, some do not
 EARLY = 0.2  # of the kills come while a process starts, whatever is finished by then

@@ -158,7 +158,7 @@ def predict(
 
     Exit status: 0 all predicted, 1 nothing could be computed, 2 usage, 3 finished but some structure has an error or is flagged.
     """
-    from geocalc.commands.properties import is_property_model, predict_property_command
+    from geocalc.cli.properties import is_property_model, predict_property_command
 
     if is_property_model(model):
         table, status = predict_property_command(inputs, model, out, device, resume)
@@ -189,7 +189,7 @@ def _run(
     resume: bool,
 ) -> None:
     """Run a model over the input files into a run folder, with a progress line and a table at the end."""
-    from geocalc.commands.run import run_command
+    from geocalc.cli.relax import run_command
 
     ctx = click.get_current_context()
     default = click.core.ParameterSource.DEFAULT
@@ -246,7 +246,7 @@ def evaluate(
     translations and other ways to store a structure change, in about ninety evaluations of each; with --dtype float32 it tells
     rounding too. --task mad tells how alike the features of atoms become with depth.
     """
-    from geocalc.commands.evaluate import evaluate_command
+    from geocalc.cli.evaluate import evaluate_command
 
     summary = evaluate_command(
         model,
@@ -269,7 +269,7 @@ def evaluate(
         return
     from rich.console import Console
 
-    from geocalc.commands.probes import tables
+    from geocalc.cli.symmetry_probe import tables
 
     for table in tables(summary):
         Console().print(table)
@@ -303,7 +303,7 @@ def train(
     With --from MODEL and a file of labelled structures in place of RECIPE, that model is fine-tuned on them: split by relaxation,
     references fitted anew, errors on what is held out before and after.
     """
-    from geocalc.commands.train import train_command
+    from geocalc.cli.train import train_command
 
     report = _train_line if sys.stderr.isatty() else None
     said = train_command(recipe, out, resume, assignments, device, devices, threads, report, begin, tensorboard)
@@ -324,7 +324,7 @@ def _train_line(progress: Progress) -> None:
 )
 def register(run: tuple[Path, ...], name: str, folder: Path | None) -> None:
     """Turn a finished training RUN into a model, or several of one recipe into an ensemble."""
-    from geocalc.commands.register import register_command
+    from geocalc.cli.register import register_command
 
     click.echo(register_command(run, name, folder))
 
@@ -340,7 +340,7 @@ def register(run: tuple[Path, ...], name: str, folder: Path | None) -> None:
 @click.option("--picture", type=click.Path(path_type=Path), default=None, help="PNG to draw.")
 def symmetry(model: str, group: str | None, structure: Path | None, turn: bool, tolerance: float, picture: Path | None) -> None:
     """What symmetry MODEL, a network with relaxed weights, has given up in training, layer by layer."""
-    from geocalc.commands.symmetry import symmetry_command
+    from geocalc.cli.symmetry import symmetry_command
 
     click.echo(symmetry_command(model, group, structure, turn, tolerance, picture))
 
@@ -349,6 +349,6 @@ def symmetry(model: str, group: str | None, structure: Path | None, turn: bool, 
 @click.argument("name", required=False)
 def models(name: str | None) -> None:
     """List the models that are installed, or show the card of one."""
-    from geocalc.commands.models import card_text, table_text
+    from geocalc.cli.models import card_text, table_text
 
     click.echo(table_text() if name is None else card_text(name))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from geocalc.commands.progress import progress_line
+from geocalc.cli.progress import progress_line
 from geocalc.core.systems import Systems
 from geocalc.data.collate import collate
 from geocalc.data.store import Sample

@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from geocalc.api import named_potential
-from geocalc.commands.notes import told_at_the_end
-from geocalc.commands.progress import pace, progress_line
+from geocalc.cli.progress import pace, progress_line
+from geocalc.cli.warnings import told_at_the_end
 from geocalc.core.process import settle_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError

@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from geocalc.commands import probes
-from geocalc.commands.notes import told_at_the_end
-from geocalc.commands.progress import progress_line
+from geocalc.cli import symmetry_probe as probes
+from geocalc.cli.progress import progress_line
+from geocalc.cli.warnings import told_at_the_end
 from geocalc.core.process import settle_process
 from geocalc.core.systems import Systems
 from geocalc.data.prepare import ReferenceRelaxation, prepare, reference_relaxations, samples_of_file

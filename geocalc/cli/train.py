@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from geocalc.commands.notes import told_at_the_end
+from geocalc.cli.warnings import told_at_the_end
 from geocalc.core.process import settle_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError
