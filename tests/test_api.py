@@ -12,8 +12,8 @@ import torch
 from ase import Atoms
 from ase.build import fcc111
 from ase.constraints import FixAtoms
-from models_for_tests import write_model
-from structures import adslab, rattled
+from helpers.models import write_model
+from helpers.structures import adslab, rattled
 
 import geocalc
 from geocalc import GeoCalc

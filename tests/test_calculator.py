@@ -18,8 +18,8 @@ from ase.io import read, write
 from ase.md.langevin import Langevin
 from ase.mep import NEB
 from ase.optimize import BFGS, FIRE
-from models_for_tests import write_model
-from structures import adslab, cloud, rattled, systems_of
+from helpers.models import write_model
+from helpers.structures import adslab, cloud, rattled, systems_of
 
 from geocalc import GeoCalc
 from geocalc.core.systems import Prediction, Systems

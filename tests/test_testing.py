@@ -10,8 +10,8 @@ import pytest
 import torch
 from ase import Atoms
 from ase.calculators.emt import EMT
-from models_for_tests import random_potential
-from structures import adslab, cloud, rattled, rotation_z, systems_of, turned
+from helpers.models import random_potential
+from helpers.structures import adslab, cloud, rattled, rotation_z, systems_of, turned
 from torch import Tensor
 
 from geocalc.core.systems import Prediction, Systems, sum_per_system

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import fcc110, molecule
-from models_for_tests import SMALL, random_potential
-from structures import adslab, cloud, rattled, systems_of
+from helpers.models import SMALL, random_potential
+from helpers.structures import adslab, cloud, rattled, systems_of
 
 from geocalc.core.systems import Potential, Systems, concatenate, select
 from geocalc.frames import frame_policy

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from models_for_tests import write_model
+from helpers.models import write_model
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("geocalc", "models", "tests", "examples", "workflows", "pyproject.toml", ".gitignore", "README.md", "LICENSE")

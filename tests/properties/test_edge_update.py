@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_graph_network import VARIANTS, graphs, network, published
+from properties.test_graph_network import VARIANTS, graphs, network, published
 from torch import Tensor
 from torch.autograd import gradcheck
 from torch.nn import functional

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from glasses import CUTOFF, glass, make_recipe
+from helpers.glasses import CUTOFF, glass, make_recipe
 
 from geocalc.errors import InputError, RunFolderError
 from geocalc.properties import glass_graphs

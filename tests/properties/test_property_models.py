@@ -15,8 +15,8 @@ import yaml
 from ase import Atoms
 from ase.io import read, write
 from click.testing import CliRunner, Result
-from glasses import glass, recipe_values, write_glasses, write_recipe
-from training import cpu_fabric
+from helpers.glasses import glass, recipe_values, write_glasses, write_recipe
+from helpers.training import cpu_fabric
 
 from geocalc import GeoCalc, relax
 from geocalc.cli.main import main

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from glasses import NAMES, glass, make_recipe, recipe_values, write_glasses, write_recipe
-from training import cpu_fabric
+from helpers.glasses import NAMES, glass, make_recipe, recipe_values, write_glasses, write_recipe
+from helpers.training import cpu_fabric
 
 from geocalc.errors import InputError, RecipeError
 from geocalc.properties.data import read_split, read_test

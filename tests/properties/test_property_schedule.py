@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from glasses import make_recipe, recipe_values, write_glasses, write_recipe
-from training import cpu_fabric
+from helpers.glasses import make_recipe, recipe_values, write_glasses, write_recipe
+from helpers.training import cpu_fabric
 
 from geocalc.errors import RecipeError
 from geocalc.properties.data import read_split

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from glasses import make_recipe, recipe_values, write_glasses
+from helpers.glasses import make_recipe, recipe_values, write_glasses
+from helpers.training import cpu_fabric
 from safetensors.torch import load_file
 from torch import Tensor
-from training import cpu_fabric
 
 from geocalc.errors import NonFiniteError, RecipeError
 from geocalc.nn.edges import EdgeIndex

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from glasses import glass
+from helpers.glasses import glass
 
 from geocalc.potentials.registry import card_values, is_property, shipped_folder
 from geocalc.properties.glass.configuration import atoms_of

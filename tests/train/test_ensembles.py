@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from structures import adslab, rattled
-from training import cpu_fabric, make_recipe, recipe_values, relaxations, write_data
+from helpers.structures import adslab, rattled
+from helpers.training import cpu_fabric, make_recipe, recipe_values, relaxations, write_data
 
 import geocalc
 from geocalc import GeoCalc, from_atoms, load_model

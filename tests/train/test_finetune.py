@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from click.testing import CliRunner
-from training import cpu_fabric, make_recipe, relaxations, write_data
+from helpers.training import cpu_fabric, make_recipe, relaxations, write_data
 
 from geocalc import GeoCalc, load_model
 from geocalc.cli.main import main

@@ -11,7 +11,7 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
-from training import assert_equal_to_rounding, cpu_fabric, recipe_values, relaxations, weights_after
+from helpers.training import assert_equal_to_rounding, cpu_fabric, recipe_values, relaxations, weights_after
 
 from geocalc.errors import RecipeError
 from geocalc.train.recipe import Recipe, parse_recipe

@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from click.testing import CliRunner
-from training import cpu_fabric, recipe_values, relaxations
+from helpers.training import cpu_fabric, recipe_values, relaxations
 
 from geocalc import GeoCalc, load_model, relax
 from geocalc.cli.main import main

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from structures import adslab, systems_of
-from training import make_recipe, relaxation
+from helpers.structures import adslab, systems_of
+from helpers.training import make_recipe, relaxation
 
 from geocalc.core.systems import Prediction
 from geocalc.data.collate import Labels, collate

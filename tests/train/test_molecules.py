@@ -14,10 +14,10 @@ import pytest
 import torch
 from ase.io import read, write
 from click.testing import CliRunner
-from molecules import KCAL, dynamics, energies_alone, molecule_values, molecules, rmd17_arrays, write_energies
+from helpers.molecules import KCAL, dynamics, energies_alone, molecule_values, molecules, rmd17_arrays, write_energies
+from helpers.structures import systems_of, turned
+from helpers.training import cpu_fabric, recipe_values, relaxations, under_ref_keys
 from scipy.spatial.transform import Rotation
-from structures import systems_of, turned
-from training import cpu_fabric, recipe_values, relaxations, under_ref_keys
 
 from geocalc import GeoCalc, load_model
 from geocalc.cli.main import main

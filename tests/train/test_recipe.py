@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from training import recipe_values, write_recipe
+from helpers.training import recipe_values, write_recipe
 
 from geocalc.core.settings import read_yaml
 from geocalc.errors import RecipeError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from training import cpu_fabric, make_recipe, recipe_values, relaxation, relaxations, write_data, write_recipe
+from helpers.training import cpu_fabric, make_recipe, recipe_values, relaxation, relaxations, write_data, write_recipe
 
 from geocalc import GeoCalc, load_model
 from geocalc.cli.main import main

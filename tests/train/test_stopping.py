@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers.training import cpu_fabric, make_recipe, recipe_values, relaxations, write_data, write_recipe
 from safetensors.torch import load_file
-from training import cpu_fabric, make_recipe, recipe_values, relaxations, write_data, write_recipe
 
 from geocalc.cli.main import main
 from geocalc.data.prepare import prepare

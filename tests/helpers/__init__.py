@@ -1,0 +1,1 @@
+"""What several tests share: structures, small models, faulty engines."""
