@@ -14,6 +14,21 @@ import pytest
 import geocalc
 
 PACKAGE = Path(geocalc.__file__).parent
+# A package or module imports from earlier lines and from itself only.
+LAYERS = (
+    {"errors", "version"},
+    {"core"},
+    {"graphs", "nn"},
+    {"structures", "frames", "optim"},
+    {"relaxation", "data", "architectures"},
+    {"potentials"},
+    {"evaluation", "runs", "calculator"},
+    {"train", "api", "symmetry"},
+    {"properties"},
+    {"cli"},
+)
+ABOVE = {"cli", "api", "properties", "symmetry"}  # imported by nothing below the command line
+WITHOUT_ASE = {"errors", "version", "graphs", "nn", "frames", "optim", "architectures"}
 HEAVY = ("torch", "torch_geometric", "pymatgen", "ase", "numpy", "scipy", "matplotlib", "lightning", "pydantic")
 
 
@@ -58,10 +73,37 @@ WITHIN = {
 }
 
 
+def package(name: str) -> str:
+    """The package of a file, or the module itself where it lies at the top."""
+    return name.split(".")[0]
+
+
+def test_imports_run_downwards() -> None:
+    floor = {unit: k for k, layer in enumerate(LAYERS) for unit in layer}
+    assert {package(name) for name in FILES} - set(floor) == {"__main__", "testing"}
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in WITHIN.items()
+        for other in others
+        if package(name) != package(other) and package(name) in floor and floor[package(other)] >= floor[package(name)]
+    ]
+    assert wrong == []
+
+
 def test_files_import_each_other_in_no_circle() -> None:
-    known = {"breaking", "glass", "symmetry", "properties"}  # two circles, opened when these packages move
-    acyclic = {name: others for name, others in WITHIN.items() if name.split(".")[0] not in known}
-    assert set(TopologicalSorter(acyclic).static_order()) >= set(acyclic)
+    assert len(list(TopologicalSorter(WITHIN).static_order())) == len(FILES)
+
+
+@pytest.mark.parametrize("unit", sorted(ABOVE))
+def test_only_the_command_line_imports_the_top(unit: str) -> None:
+    users = {package(name) for name, others in WITHIN.items() if unit in {package(other) for other in others}}
+    assert users <= {unit, "cli", "__main__"}
+
+
+@pytest.mark.parametrize("unit", sorted(WITHOUT_ASE))
+def test_networks_and_optimizers_know_neither_ase_nor_pymatgen(unit: str) -> None:
+    foreign = {other.split(".")[0] for name, others in IMPORTS.items() if package(name) == unit for other in others}
+    assert not foreign & {"ase", "pymatgen"}
 
 
 @pytest.mark.parametrize("statement", ["import geocalc; dir(geocalc); geocalc.__version__", "import geocalc.cli.main"])

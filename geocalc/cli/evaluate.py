@@ -14,9 +14,11 @@ from typing import Any
 from geocalc.cli import symmetry_probe as probes
 from geocalc.cli.progress import progress_line
 from geocalc.cli.warnings import told_at_the_end
+from geocalc.core.files import write_whole
 from geocalc.core.process import settle_process
 from geocalc.core.systems import Systems
 from geocalc.data.prepare import ReferenceRelaxation, prepare, reference_relaxations, samples_of_file
+from geocalc.data.settings import Data, Source
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError
 from geocalc.evaluation.figures import pair_panels, relaxed_panels, single_point_panels
@@ -27,9 +29,8 @@ from geocalc.evaluation.single_points import errors_of, known_numbers, predictio
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import ForceMode
 from geocalc.potentials.registry import LoadedModel, load_model
-from geocalc.runs.folder import write_whole
 from geocalc.runs.runner import versions
-from geocalc.train.recipe import Data, Recipe, Source, read_recipe
+from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.run_files import METRICS, make_folder
 
 

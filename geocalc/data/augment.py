@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from geocalc.data.settings import Noise
 from geocalc.data.store import Sample
 
 MOST = 2  # layers added
@@ -98,3 +99,21 @@ def _normal(sample: Sample) -> np.ndarray:
     """Unit vector (3,) from the slab's lower to its upper side."""
     normal = np.cross(sample.cell[0], sample.cell[1])
     return normal / np.linalg.norm(normal) * np.sign(normal @ sample.cell[2])
+
+
+def disturbed(samples: Sequence[Sample], noise: Noise, rngs: Sequence[np.random.Generator]) -> list[Sample]:
+    """Samples as they may be seen in one step; targets stay, so displacements are those from where the atoms now are.
+
+    Args:
+        samples: pairs. noise: how far, how often. rngs: randomness of each, so that it does not depend on the others.
+    Source: Godwin et al., ICLR 2022; with noise before graph and frames, which the published code of FAENet has after them.
+    """
+    return [_disturbed(sample, noise, rng) for sample, rng in zip(samples, rngs, strict=True)]
+
+
+def _disturbed(sample: Sample, noise: Noise, rng: np.random.Generator) -> Sample:
+    if rng.random() >= noise.probability:
+        return sample
+    share, shape = rng.random() if noise.interpolate else 0.0, sample.positions.shape
+    move = share * (sample.relaxed - sample.positions) + noise.sigma * rng.standard_normal(shape)
+    return replace(sample, positions=sample.positions + np.where(sample.fixed, 0.0, move))

@@ -12,10 +12,10 @@ import numpy as np
 from ase.geometry import find_mic
 
 from geocalc.data.read import FrameReader, Labelled, group_of, locate, place_of, structures_of
+from geocalc.data.settings import Source
 from geocalc.errors import InputError
 from geocalc.structures import readers
 from geocalc.structures.formats.oc20 import relaxed_partner
-from geocalc.train.recipe import Source
 
 
 def relaxed_pairs(source: Source, dropped: Counter[str], use_tags: bool = True) -> Iterator[tuple[str, list[Labelled]]]:

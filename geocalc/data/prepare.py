@@ -16,9 +16,9 @@ from ase import Atoms
 
 from geocalc.data.pairs import relaxed_pairs
 from geocalc.data.read import Labelled, locate, refuse_zeroed, relaxations
+from geocalc.data.settings import Data, DataPlan, Source
 from geocalc.data.store import SCHEMA, Sample, read_info, write_store
 from geocalc.errors import InputError
-from geocalc.train.recipe import Data, Recipe, Source
 
 __all__ = [
     "ReferenceRelaxation",
@@ -34,27 +34,26 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
-def prepare(recipe: Recipe, folder: Path) -> Path:
+def prepare(plan: DataPlan, folder: Path) -> Path:
     """The store of a recipe's data under `folder`, made unless it is there already and the files have not changed since.
 
     Raises:
         InputError: a file is missing or unreadable, holds no labels, or holds forces that were set to zero on fixed atoms.
         RunFolderError: the store cannot be written.
     """
-    learns_fixed = recipe.training.fixed_force_weight > 0 and recipe.needs_forces
-    use_tags = _uses_tags(recipe)
-    key = _key(recipe.data, learns_fixed, use_tags, recipe.needs_forces)
+    data = plan.data
+    key = _key(plan)
     path = folder / f"data-{key}.lmdb"
     info = read_info(path)
     if info is None:
-        if learns_fixed:
-            for source in recipe.data.sources:
+        if plan.learns_fixed:
+            for source in data.sources:
                 refuse_zeroed(source)
         dropped: Counter[str] = Counter()
-        samples = _samples(recipe.data, dropped, use_tags, recipe.needs_forces)
+        samples = _samples(plan, dropped)
         first = next(samples, None)
         if first is None:
-            files = ", ".join(str(source.path) for source in recipe.data.sources)
+            files = ", ".join(str(source.path) for source in data.sources)
             raise InputError(f"no labelled frame of {files} passed the filters (left out: {dict(dropped)}); relax the filters")
         info = write_store(path, itertools.chain([first], samples), key, dropped)
     log.info("%d samples in %s, left out: %s", info.n_samples, path.name, info.dropped or "none")
@@ -135,28 +134,25 @@ def samples_of_file(path: Path, use_tags: bool = True, needs_forces: bool = True
     ]
 
 
-def samples_of_test(recipe: Recipe) -> list[Sample]:
+def samples_of_test(plan: DataPlan) -> list[Sample]:
     """What `data.test_share` of a recipe kept for the test, read and filtered as its other structures are.
 
     Raises:
         InputError: as `prepare`; also if nothing was kept.
     """
-    kept = list(_samples(recipe.data, Counter(), _uses_tags(recipe), recipe.needs_forces, test=True))
+    kept = list(_samples(plan, Counter(), test=True))
     if not kept:
-        raise InputError(f"recipe {recipe.name} keeps no structure for the test; set data.test_share")
+        raise InputError(f"recipe {plan.name} keeps no structure for the test; set data.test_share")
     return kept
 
 
-def _uses_tags(recipe: Recipe) -> bool:
-    return recipe.model.reads_tags or recipe.training.substrate_weight > 0
-
-
-def _key(data: Data, learns_fixed: bool, use_tags: bool, needs_forces: bool) -> str:
+def _key(plan: DataPlan) -> str:
     """Name of a store: it changes with the rules, and with the size or time of a file."""
+    data = plan.data
     files = [path for source in data.sources for path in (source.path, source.relaxed) if path is not None]
     stamps = [_stamp(locate(path)) for path in files]
     rules = data.model_dump(mode="json", exclude={"sources": {"__all__": {"level", "energies"}}})  # samples do not depend on it
-    text = json.dumps([SCHEMA, rules, stamps, learns_fixed, use_tags, needs_forces], sort_keys=True)
+    text = json.dumps([SCHEMA, rules, stamps, plan.learns_fixed, plan.uses_tags, plan.needs_forces], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -165,13 +161,14 @@ def _stamp(path: Path) -> list[tuple[str, int, int]]:
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
-def _samples(data: Data, dropped: Counter[str], use_tags: bool, needs_forces: bool, test: bool = False) -> Iterator[Sample]:
+def _samples(plan: DataPlan, dropped: Counter[str], test: bool = False) -> Iterator[Sample]:
     """Samples for training and validation, or those that are kept for the test."""
+    data = plan.data
     for number, source in enumerate(data.sources):
         found = (
-            relaxed_pairs(source, dropped, use_tags)
+            relaxed_pairs(source, dropped, plan.uses_tags)
             if source.relaxed
-            else relaxations(source, data.max_jump, dropped, use_tags, needs_forces)
+            else relaxations(source, data.max_jump, dropped, plan.uses_tags, plan.needs_forces)
         )
         for group, frames in found:
             for place, frame in enumerate(frames):

@@ -15,6 +15,7 @@ from ase import Atoms
 
 from geocalc.core.units import EV, in_ev
 from geocalc.data.checks import LEVELS, check_levels
+from geocalc.data.settings import Source
 from geocalc.errors import InputError
 from geocalc.structures import readers
 from geocalc.structures.convert import fixed_mask
@@ -23,7 +24,6 @@ from geocalc.structures.formats.rmd17 import UNIT as RMD17_UNIT
 from geocalc.structures.labels import Labels, constraint_zeroed, labels
 from geocalc.structures.readers import read_structures
 from geocalc.structures.tags import TagsConverted, tags_of
-from geocalc.train.recipe import Source
 
 N_PROBED = 1000  # frames looked at for forces that a reader set to zero; whoever did that did it to every frame
 

@@ -17,11 +17,11 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import yaml
 
+from geocalc.core.files import disk_errors_explained, write_whole
 from geocalc.core.settings import read_yaml
 from geocalc.errors import GeoCalcError, InputError, RunFolderError
 from geocalc.runs.records import Record
@@ -32,7 +32,6 @@ if sys.platform != "win32":
 SETTINGS, JOURNAL, RESULTS = "settings.yaml", "journal.jsonl", "results.jsonl"
 RELAXED, TRAJECTORY, LOCK = "relaxed.extxyz", "trajectory", ".lock"
 AGAIN = "again"  # in a journal line: the structure is not finished for a run that resumes this one
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
 
@@ -61,7 +60,7 @@ class RunFolder:
         self.identity = _digest(identity)
         self._places: dict[str, int] = {}  # where the line of each finished structure begins in the journal, by key
         self._order: list[str] = []
-        with _sentences(self.path, "open"):
+        with disk_errors_explained(self.path, "open"):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _Lock(self.path / LOCK)
         try:
@@ -103,7 +102,7 @@ class RunFolder:
 
     def write_trajectory(self, sid: str, key: str, frames: Sequence[str]) -> None:
         """Write the geometries of one path into `trajectory/`, as a whole or not at all."""
-        with _sentences(self.path, "write to"):
+        with disk_errors_explained(self.path, "write to"):
             (self.path / TRAJECTORY).mkdir(exist_ok=True)
         write_whole(self.path / TRAJECTORY / f"{file_name(sid)}-{key[:8]}.extxyz", frames)
 
@@ -123,7 +122,7 @@ class RunFolder:
         self._lock.release()
 
     def _open(self, identity: Mapping[str, Any], provenance: Mapping[str, Any], resume: bool) -> None:
-        with _sentences(self.path, "open"):
+        with disk_errors_explained(self.path, "open"):
             if self._holds_results():
                 self._refuse_or_accept(identity, resume)
                 self._read_journal()
@@ -165,7 +164,7 @@ class RunFolder:
                 place += len(line)
 
     def _entry(self, key: str) -> dict[str, Any]:
-        with _sentences(self.path, "read"), open(self.path / JOURNAL, "rb") as journal:
+        with disk_errors_explained(self.path, "read"), open(self.path / JOURNAL, "rb") as journal:
             journal.seek(self._places[key])
             entry: dict[str, Any] = json.loads(journal.readline())
         return entry
@@ -173,7 +172,7 @@ class RunFolder:
     def _append(self, name: str, line: str) -> int:
         """Add a line to a file and see it onto the disk; returns where it begins. What does not fit leaves nothing behind."""
         path = self.path / name
-        with _sentences(path, "write", len(self)), open(path, "ab", buffering=0) as file:
+        with disk_errors_explained(path, "write", len(self)), open(path, "ab", buffering=0) as file:
             place = os.fstat(file.fileno()).st_size
             rest = memoryview(line.encode() + b"\n")
             try:
@@ -207,27 +206,6 @@ def file_name(sid: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", sid).strip("._")[-60:] or "structure"
 
 
-def write_whole(path: Path, parts: Iterable[str]) -> None:
-    """Write a file as a whole: whoever looks sees the old one or the new one, also after a crash.
-
-    Raises:
-        RunFolderError: the disk is full or cannot be written.
-    """
-    draft = path.with_name(path.name + ".part")
-    with _sentences(path, "write"):
-        try:
-            with open(draft, "wb") as file:
-                for part in parts:
-                    file.write(part.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-        except OSError:
-            with suppress(OSError):
-                draft.unlink()
-            raise
-
-
 class _Lock:
     """A file that one run at a time holds, until it lets go or its process dies; no lock where the file system knows none.
 
@@ -251,26 +229,6 @@ class _Lock:
             raise RunFolderError(
                 f"another run is working in {path.parent}; wait for its end and resume, or choose another folder"
             ) from None
-
-
-class _sentences:
-    """Turn an OSError inside the `with` block into a RunFolderError that says what to do."""
-
-    def __init__(self, path: Path, verb: str, finished: int | None = None) -> None:
-        self.path, self.verb, self.finished = path, verb, finished
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if not isinstance(error, OSError) or isinstance(error, GeoCalcError):
-            return
-        kept = "" if self.finished is None else f"; {self.finished} finished structures are safe"
-        if error.errno in _FULL:
-            raise RunFolderError(
-                f"the disk is full: cannot {self.verb} {self.path}{kept}; free some space and resume"
-            ) from None
-        raise RunFolderError(f"cannot {self.verb} {self.path}: {error.strerror or error}{kept}") from None
 
 
 def _entry_of(line: bytes) -> dict[str, Any] | None:

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from geocalc.core.files import write_whole
 from geocalc.errors import ModelFileError, RunFolderError
-from geocalc.runs.folder import write_whole
 from geocalc.train.ema import WeightAverage
 
 COUNTERS = "state.json"

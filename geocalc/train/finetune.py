@@ -17,12 +17,13 @@ from geocalc.core.settings import read_yaml
 from geocalc.data.collate import collate
 from geocalc.data.prepare import is_validation
 from geocalc.data.read import group_of, locate, structures_of
+from geocalc.data.settings import Data, Source
 from geocalc.data.store import Sample
 from geocalc.errors import DataWarning, InputError, RecipeError
 from geocalc.potentials.card import EnergyKind, Task
 from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential
 from geocalc.potentials.registry import find_model, load_model
-from geocalc.train.recipe import Data, Recipe, Source, Start, single_frame
+from geocalc.train.recipe import Recipe, Start, single_frame
 from geocalc.train.references import seen_numbers
 
 N_FITTED = 400  # training samples behind the references; more change them by less than the model is wrong

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from geocalc.core.systems import Systems
-from geocalc.data.augment import thickened
+from geocalc.data.augment import disturbed, thickened
 from geocalc.data.collate import Labels, collate
 from geocalc.data.store import Sample, Samples
 from geocalc.errors import GeoCalcError, RunFolderError
@@ -27,7 +27,6 @@ from geocalc.graphs.strategies import GraphSettings, expected_edges, make_graph
 from geocalc.graphs.supernodes import Nodes
 from geocalc.potentials.network import EnergyModel
 from geocalc.train.balance import deal, deal_within
-from geocalc.train.noise import disturbed
 from geocalc.train.recipe import Recipe
 from geocalc.train.schedule import Schedule
 

@@ -13,9 +13,9 @@ import torch
 import yaml
 from lightning_fabric import Fabric
 
+from geocalc.core.files import write_whole
 from geocalc.core.settings import Settings
 from geocalc.errors import RecipeError
-from geocalc.runs.folder import write_whole
 from geocalc.train.checkpoint import COUNTERS, forget_others, load_checkpoint, save_best, save_checkpoint
 from geocalc.train.descent import mean_of_processes
 from geocalc.train.run import Model, Run

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from geocalc.core.files import write_whole
 from geocalc.errors import RunFolderError
-from geocalc.runs.folder import write_whole
 
 RECIPE, METRICS, LOG, CHECKPOINT = "recipe.yaml", "metrics.json", "log.jsonl", "checkpoint"
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from geocalc.data.settings import Source
 from geocalc.data.store import Samples
 from geocalc.evaluation.is2re import PairErrors, pair_errors, pair_predictions
 from geocalc.evaluation.single_points import Errors as ForceErrors
@@ -15,7 +16,7 @@ from geocalc.evaluation.single_points import errors_of, known_numbers, predictio
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential
 from geocalc.train.loop import Errors
-from geocalc.train.recipe import Recipe, Source, single_frame
+from geocalc.train.recipe import Recipe, single_frame
 
 
 def score(model: EnergyModel, recipe: Recipe, samples: Samples, device: torch.device) -> Errors:

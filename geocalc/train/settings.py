@@ -8,21 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from geocalc.core.settings import Settings
-
-
-class Noise(Settings):
-    """Noisy Nodes: what an unrelaxed structure may look like; its relaxed energy and geometry stay the targets.
-
-    Each time a structure is drawn, with the given probability its atoms that may move start from a point between unrelaxed and
-    relaxed (the same share of the way for all, uniformly drawn; without `interpolate` from the unrelaxed one), plus normal noise.
-    Graph and frames are made afterwards.
-
-    Source: Godwin et al., ICLR 2022.
-    """
-
-    probability: float = Field(0.5, ge=0, le=1)
-    sigma: float = Field(0.1, ge=0, description="Angstrom")
-    interpolate: bool = True
+from geocalc.data.settings import Noise
 
 
 class Finish(Settings):

@@ -14,18 +14,18 @@ from torch import Tensor
 
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
 from geocalc.core.systems import Systems
+from geocalc.data.augment import disturbed
 from geocalc.data.collate import collate
 from geocalc.data.prepare import prepare
+from geocalc.data.settings import Noise
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import RecipeError
 from geocalc.frames import frame_policy, make_frames
 from geocalc.graphs.neighbors import Graph, build_graph, edge_vectors
 from geocalc.potentials.network import ForceMode, evaluate
 from geocalc.train.loader import Feed, feed_of
-from geocalc.train.noise import disturbed
 from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.run import Run, start
-from geocalc.train.settings import Noise
 
 POLICY = "pca-2d-one"
 

@@ -17,9 +17,10 @@ from torch_geometric.data import Data
 
 from geocalc.data.pairs import relaxed_pairs
 from geocalc.data.prepare import prepare
+from geocalc.data.settings import Source
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError
-from geocalc.train.recipe import Source, parse_recipe
+from geocalc.train.recipe import parse_recipe
 from geocalc.train.task import train
 
 

@@ -22,16 +22,16 @@ from helpers.training import TINY, assert_equal_to_rounding, cpu_fabric, recipe_
 import geocalc
 from geocalc import GeoCalc, load_model
 from geocalc.cli.main import main
+from geocalc.data.augment import disturbed
 from geocalc.data.pairs import relaxed_pairs
 from geocalc.data.prepare import prepare
+from geocalc.data.settings import Noise, Source
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError, RecipeError
 from geocalc.potentials.card import Task
-from geocalc.train.noise import disturbed
-from geocalc.train.recipe import Recipe, Source, read_recipe
+from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.register import register
 from geocalc.train.run import build_model
-from geocalc.train.settings import Noise
 from geocalc.train.task import train
 
 

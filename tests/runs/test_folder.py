@@ -8,7 +8,8 @@ import yaml
 from runs.test_records import GOOD
 
 from geocalc.errors import GeoCalcError, InputError
-from geocalc.runs.folder import RunFolder, RunFolderError, content_key, file_name, write_whole
+from geocalc.runs.folder import RunFolder, RunFolderError, content_key, file_name
+from geocalc.core.files import write_whole
 from geocalc.runs.records import Record
 
 IDENTITY = {"model_hash": "abc", "fmax": 0.05}

@@ -16,6 +16,7 @@ from torch import nn
 from geocalc.core.systems import Systems
 from geocalc.data.collate import collate
 from geocalc.data.prepare import ReferenceRelaxation, prepare, reference_relaxations
+from geocalc.data.settings import Data
 from geocalc.data.store import Sample, Samples, read_store
 from geocalc.evaluation.is2re import pair_errors, pair_predictions
 from geocalc.evaluation.metrics import average_distance_within_threshold
@@ -27,7 +28,7 @@ from geocalc.frames import FramePick, frame_policy
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import EnergyModel, NetworkPotential
 from geocalc.train.checkpoint import load_checkpoint
-from geocalc.train.recipe import Data, Recipe
+from geocalc.train.recipe import Recipe
 from geocalc.train.run import start
 from geocalc.train.run_files import CHECKPOINT
 

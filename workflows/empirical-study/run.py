@@ -24,8 +24,8 @@ from results import collect, read_results, write_results
 from rows import HERE, PAIRS, Row, Tables, read_tables, recipe_of
 from smoke import changes, write_data
 
+from geocalc.core.files import write_whole
 from geocalc.core.process import settle_process
-from geocalc.runs.folder import write_whole
 from geocalc.train.loop import Progress
 from geocalc.train.recipe import read_recipe
 from geocalc.train.run_files import METRICS

@@ -25,12 +25,13 @@ from geocalc.core.process import settle_process
 from geocalc.core.settings import read_yaml
 from geocalc.data.prepare import reference_relaxations
 from geocalc.data.read import locate, structures_of
+from geocalc.data.settings import Data, Source
 from geocalc.evaluation.relaxations import relax_references, summarise
 from geocalc.evaluation.single_points import measure
 from geocalc.potentials.registry import load_model
 from geocalc.train.finetune import tuned_values
 from geocalc.train.loop import Progress
-from geocalc.train.recipe import Data, Recipe, Source, parse_recipe
+from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.register import register
 from geocalc.train.task import train
 

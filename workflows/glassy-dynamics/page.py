@@ -9,8 +9,8 @@ from pathlib import Path
 from published import Published
 from scores import Ceiling, Row, Score, Tested
 
+from geocalc.core.files import write_whole
 from geocalc.core.settings import Settings
-from geocalc.runs.folder import write_whole
 
 NOTHING = "–"
 

@@ -18,10 +18,10 @@ from plan import HERE, LEARNABLE, RUNS, plan
 from report import BASELINES_FILE, glass_data, judge, read_fits, write_report
 from scores import Baselines
 
+from geocalc.core.files import write_whole
 from geocalc.core.process import settle_process
 from geocalc.properties.lesson import train_property
 from geocalc.properties.registry import register_property
-from geocalc.runs.folder import write_whole
 from geocalc.train.loop import Progress
 
 FEWER = (2, 4, 6)  # configurations that the last baseline learns from besides

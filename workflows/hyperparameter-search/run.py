@@ -17,9 +17,9 @@ import space as spaces
 import yaml
 from lightning_fabric import Fabric
 
+from geocalc.core.files import write_whole
 from geocalc.core.process import settle_process
 from geocalc.errors import GeoCalcError, MissingDependencyError, NonFiniteError
-from geocalc.runs.folder import write_whole
 from geocalc.train.loop import Evaluation
 from geocalc.train.run_files import METRICS, make_folder, read_log
 from geocalc.train.task import train

@@ -23,6 +23,7 @@ from lightning_fabric import Fabric
 from scipy.spatial.transform import Rotation
 from torch import nn
 
+from geocalc.core.files import write_whole
 from geocalc.core.process import settle_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.data.collate import collate
@@ -33,7 +34,6 @@ from geocalc.evaluation.single_points import measure
 from geocalc.frames import frame_policy
 from geocalc.nn.relaxed_weights import thetas
 from geocalc.potentials.network import NetworkPotential
-from geocalc.runs.folder import write_whole
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.loop import Progress
 from geocalc.train.recipe import Recipe, parse_recipe
