@@ -1,7 +1,8 @@
 """Lesson 3: train a potential on your own calculations, register it, and use it by name.
 
-Your data would be DFT relaxations. Here ASE's effective medium theory (EMT) plays the part of DFT, so that the lesson takes less
-than a minute. The result is a toy: it has seen one element on one small slab.
+Your data would be DFT relaxations. Here ASE's effective medium theory (EMT) plays the part of DFT,
+so that the lesson takes less than a minute. The result is a toy: it has seen one element on one
+small slab.
 """
 
 import json
@@ -27,18 +28,24 @@ folder = Path(tempfile.mkdtemp(prefix="geocalc-"))
 
 
 def adslab(seed: int) -> Atoms:
-    """O above a random place of a small, shaken copper slab; the lower one of its two layers is fixed."""
+    """O above a random place of a small, shaken copper slab; the lower one of its two layers is
+    fixed.
+    """
     random = np.random.default_rng(seed)
     atoms = fcc111("Cu", (2, 2, 2), vacuum=7.0)
-    add_adsorbate(atoms, "O", height=random.uniform(1.2, 1.8), position=random.uniform(0, 4, size=2))
-    atoms.set_tags([0] * 4 + [1] * 4 + [2])  # as in OC20: 0 below the surface, 1 surface, 2 adsorbate
+    add_adsorbate(
+        atoms, "O", height=random.uniform(1.2, 1.8), position=random.uniform(0, 4, size=2)
+    )
+    # as in OC20: 0 below the surface, 1 surface, 2 adsorbate
+    atoms.set_tags([0] * 4 + [1] * 4 + [2])
     atoms.positions[4:] += random.normal(scale=0.08, size=(5, 3))
     atoms.set_constraint(FixAtoms(range(4)))
     return atoms
 
 
-# 1. Data: relaxations with an energy and forces for every frame. All frames of one relaxation carry the same `sid`, because
-# errors are measured on whole relaxations that were held out. Forces are stored raw: those of fixed atoms teach as well.
+# 1. Data: relaxations with an energy and forces for every frame. All frames of one relaxation carry
+# the same `sid`, because errors are measured on whole relaxations that were held out. Forces are
+# stored raw: those of fixed atoms teach as well.
 frames = []
 for number in range(60):
     atoms = adslab(number)
@@ -51,7 +58,8 @@ for number in range(60):
 write(folder / "data.extxyz", frames)
 print(f"data: {len(frames)} frames of 60 relaxations")
 
-# 2. A recipe says everything about a training run. A misspelt key is refused, and the nearest one is named.
+# 2. A recipe says everything about a training run. A misspelt key is refused, and the nearest one
+# is named.
 (folder / "recipe.yaml").write_text(f"""
 name: copper-oxygen
 about:
@@ -90,11 +98,15 @@ run = train(
 )
 
 (errors,) = json.loads((run / "metrics.json").read_text())["validation"].values()
-print(f"on relaxations it never saw: energy MAE {errors['energy_mae']:.3f} eV, force MAE {errors['force_mae']:.3f} eV/Å")
+print(
+    f"on relaxations it never saw: energy MAE {errors['energy_mae']:.3f} eV, force MAE"
+    f" {errors['force_mae']:.3f} eV/Å"
+)
 print(f"  (predicting no force at all: {errors['force_null']:.3f} eV/Å)")
 
-# 4. Register: averaged weights, a card and the recipe become a model folder. From a shell:
-# geocalc register run --name copper-oxygen. Without a folder it goes to your own, where every program finds it.
+# 4. Register: averaged weights, a card and the recipe become a model folder. From a shell: geocalc
+# register run --name copper-oxygen. Without a folder it goes to your own, where every program finds
+# it.
 register(run, "copper-oxygen", folder / "models", data_folder=folder / "data")
 os.environ["GEOCALC_MODELS"] = str(folder / "models")
 
@@ -104,6 +116,12 @@ relaxed = result.atoms
 own = result.record.energy
 relaxed.calc = EMT()
 print(f"{result.record.status} after {result.record.n_steps} steps")
-print(f"relaxed energy: {own:.3f} eV from the model, {relaxed.get_potential_energy():.3f} eV from EMT at the same geometry")
-print(f"largest EMT force left on a free atom: {np.linalg.norm(relaxed.get_forces(), axis=1).max():.2f} eV/Å")
+print(
+    f"relaxed energy: {own:.3f} eV from the model, {relaxed.get_potential_energy():.3f} eV from EMT"
+    " at the same geometry"
+)
+print(
+    "largest EMT force left on a free atom:"
+    f" {np.linalg.norm(relaxed.get_forces(), axis=1).max():.2f} eV/Å"
+)
 print(f"everything is in {folder}")

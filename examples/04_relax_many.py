@@ -1,4 +1,6 @@
-"""Lesson 4: relax many structures: side by side, one result at a time, and without losing anything when the run is killed."""
+"""Lesson 4: relax many structures: side by side, one result at a time, and without losing anything
+when the run is killed.
+"""
 
 import subprocess
 import sys
@@ -12,25 +14,34 @@ import geocalc
 
 DATA = Path(__file__).parent / "data"
 
-# 1. In Python. `workers` processes share the structures; the results do not depend on how many there are. `iter_relax` takes
-# structures from any iterator as it needs them and hands over each result as it ends, so a million of them need no more memory
-# than ten. The default optimiser, `quasi-newton`, asks the model about half as often as `bfgs`, which takes the same steps as ASE's.
+# 1. In Python. `workers` processes share the structures; the results do not depend on how many
+# there are. `iter_relax` takes structures from any iterator as it needs them and hands over each
+# result as it ends, so a million of them need no more memory than ten. The default optimiser,
+# `quasi-newton`, asks the model about half as often as `bfgs`, which takes the same steps as ASE's.
 # Worker processes do not import this file, so it needs no `if __name__ == "__main__"`.
 structures = iread(DATA / "adslabs.extxyz", ":4")
 energies = {}
 for result in geocalc.iter_relax(structures, "faenet-sfa", frames="cell", workers=2):
     record = result.record
     print(
-        f"#{result.number} {record.sid:<20} {record.status:<10} {record.n_evaluations:>3} model calls {record.energy:8.3f} eV"
+        f"#{result.number} {record.sid:<20} {record.status:<10} {record.n_evaluations:>3} model"
+        f" calls {record.energy:8.3f} eV"
     )
-    energies[record.sid] = record.energy  # results come in the order in which they end; `number` is the place in the input
+    # results come in the order in which they end; `number` is the place in the input
+    energies[record.sid] = record.energy
 
-# 2. From a shell, into a run folder:
-#     geocalc relax adslabs.extxyz --frames cell --workers 2 --out run
-# Every structure has its record on the disk the moment it ends. Here the run is killed once it has two.
+# 2. From a shell, into a run folder: geocalc relax adslabs.extxyz --frames cell --workers 2 --out
+# run Every structure has its record on the disk the moment it ends. Here the run is killed once it
+# has two.
 folder = Path(tempfile.mkdtemp(prefix="geocalc-")) / "run"
 results = folder / "results.jsonl"
-command = [sys.executable, "-c", "from geocalc.cli.main import main; main()", "relax", str(DATA / "adslabs.extxyz")]
+command = [
+    sys.executable,
+    "-c",
+    "from geocalc.cli.main import main; main()",
+    "relax",
+    str(DATA / "adslabs.extxyz"),
+]
 command += ["--frames", "cell", "--workers", "2", "--out", str(folder)]
 
 
@@ -50,9 +61,18 @@ print(f"killed with {len(before)} of 10 structures finished")
 # 3. The same command with --resume computes what is missing and nothing else.
 subprocess.run([*command, "--resume"], check=True, stdout=subprocess.DEVNULL)
 after = finished()
-print(f"resumed: {len(after)} records, the first {len(before)} unchanged: {after[: len(before)] == before}")
+print(
+    f"resumed: {len(after)} records, the first {len(before)} unchanged:"
+    f" {after[: len(before)] == before}"
+)
 print(f"in the order of the input: {folder / 'relaxed.extxyz'}")
 
 # The energies are those of part 1, to the last bit.
-relaxed = {atoms.info["sid"]: atoms.info["geocalc_energy"] for atoms in iread(folder / "relaxed.extxyz", ":")}
-print(f"the same energies both ways: {all(relaxed[sid] == energy for sid, energy in energies.items())}")
+relaxed = {
+    atoms.info["sid"]: atoms.info["geocalc_energy"]
+    for atoms in iread(folder / "relaxed.extxyz", ":")
+}
+print(
+    "the same energies both ways:"
+    f" {all(relaxed[sid] == energy for sid, energy in energies.items())}"
+)

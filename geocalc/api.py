@@ -34,8 +34,9 @@ class Result:
 
     Attributes:
         record: energies, forces and status; the same fields as in `results.jsonl`.
-        atoms: a relaxed copy with energy (eV) and forces (eV/Angstrom) attached, and stress (eV/Angstrom^3) where the cell was
-            relaxed; constraints and info are kept. A copy of the input where nothing could be computed.
+        atoms: a relaxed copy with energy (eV) and forces (eV/Angstrom) attached, and stress
+            (eV/Angstrom^3) where the cell was relaxed; constraints and info are kept. A copy of the
+            input where nothing could be computed.
         number: place of the structure in the input.
     """
 
@@ -64,29 +65,39 @@ def relax(
     keep_symmetry: bool = False,
     level: str | None = None,
 ) -> list[Result]:
-    """Relax structures with a model; a structure that fails keeps its place, with the error in its record.
+    """Relax structures with a model; a structure that fails keeps its place, with the error in its
+    record.
 
     Args:
-        structures: one or many, taken one at a time; `info["sid"]` names them. They are not changed.
+        structures: one or many, taken one at a time; `info["sid"]` names them. They are not
+            changed.
         model: name or folder.
-        optimizer: quasi-newton (ours, fewer calls; atoms only), bfgs, lbfgs, fire, fire2 (these equal ASE's) or descent; auto is
-            quasi-newton, and bfgs where a cell is relaxed or a symmetry kept.
-        fmax: eV/Angstrom. steps: allowed for each structure.
+        optimizer: quasi-newton (ours, fewer calls; atoms only), bfgs, lbfgs, fire, fire2 (these
+            equal ASE's) or descent; auto is quasi-newton, and bfgs where a cell is relaxed or a
+            symmetry kept.
+        fmax: eV/Angstrom.
+        steps: allowed for each structure.
         device, dtype, frames, strict: see `GeoCalc`.
-        workers: processes side by side on a CPU; results do not depend on it. A GPU computes batches in this process.
-        warm_start: a model of relaxed structures by name, or a function of `Systems`, that proposes displacements (n_atoms, 3) in
-            Angstrom to begin with. Each costs one evaluation and is taken back where energy or fmax is worse after it. With
-            several workers a function must be picklable: define it at the top level of a module.
-        second_opinion: a direct model by name, asked for the relaxed energy of every structure as it came; the record holds its
-            answer and how far it is from the relaxation.
-        cell: none; or frechet or unit, to relax the cell too, as ASE's filters do, with models that were trained on stress.
-        pressure: eV/Angstrom^3 from outside; 1 GPa is 0.00624. Energies do not contain the work against it.
-        cell_mask: the strains that may change. keep_symmetry: the space group of the start stays.
+        workers: processes side by side on a CPU; results do not depend on it. A GPU computes
+            batches in this process.
+        warm_start: a model of relaxed structures by name, or a function of `Systems`, that proposes
+            displacements (n_atoms, 3) in Angstrom to begin with. Each costs one evaluation and is
+            taken back where energy or fmax is worse after it. With several workers a function must
+            be picklable: define it at the top level of a module.
+        second_opinion: a direct model by name, asked for the relaxed energy of every structure as
+            it came; the record holds its answer and how far it is from the relaxation.
+        cell: none; or frechet or unit, to relax the cell too, as ASE's filters do, with models that
+            were trained on stress.
+        pressure: eV/Angstrom^3 from outside; 1 GPa is 0.00624. Energies do not contain the work
+            against it.
+        cell_mask: the strains that may change.
+        keep_symmetry: the space group of the start stays.
         level: of theory, for models that know several.
     Returns:
         One result per structure, in order.
     Raises:
-        ModelNotFoundError, ModelFileError, RecipeError, InputError: the model or a setting is not right.
+        ModelNotFoundError, ModelFileError, RecipeError, InputError: the model or a setting is not
+            right.
     """
     results = iter_relax(
         structures,
@@ -132,16 +143,19 @@ def iter_relax(
 ) -> Iterator[Result]:
     """As `relax`, each result as soon as it is there: for more structures than memory holds.
 
-    No more structures are taken from the input than are being worked on or wait for a worker. With one worker on a CPU results
-    come in the order of the input, else in the order in which they end; `Result.number` tells the place.
+    No more structures are taken from the input than are being worked on or wait for a worker. With
+    one worker on a CPU results come in the order of the input, else in the order in which they end;
+    `Result.number` tells the place.
 
     Args:
-        structures, model, optimizer, fmax, steps, device, dtype, frames, strict, workers: see `relax`.
+        structures, model, optimizer, fmax, steps, device, dtype, frames, strict, workers: see
+            `relax`.
         warm_start, second_opinion, cell, pressure, cell_mask, keep_symmetry, level: see `relax`.
     Returns:
         An iterator over the results; closing it ends all work.
     Raises:
-        ModelNotFoundError, ModelFileError, RecipeError, InputError: the model or a setting is not right.
+        ModelNotFoundError, ModelFileError, RecipeError, InputError: the model or a setting is not
+            right.
     """
     settings = RelaxSettings.parse(
         {
@@ -171,7 +185,10 @@ def iter_relax(
     if warm_start is not None and not isinstance(warm_start, str):
         potential = replace(potential, warm_start=warm_start)
     given = [structures] if isinstance(structures, Atoms) else structures
-    jobs = (Job(sid=str(atoms.info.get("sid", f"structure#{k}")), atoms=atoms) for k, atoms in enumerate(given))
+    jobs = (
+        Job(sid=str(atoms.info.get("sid", f"structure#{k}")), atoms=atoms)
+        for k, atoms in enumerate(given)
+    )
     return map(_result, relax_jobs(jobs, potential, settings))
 
 
@@ -188,8 +205,9 @@ def predict(
 ) -> list[Result]:
     """Evaluate structures as they are; nothing is relaxed.
 
-    A model of relaxed energies gives, from the unrelaxed structure, the energy after relaxation and, where it predicts
-    displacements, `Result.atoms` at their predicted places. A model of energies and forces gives those of the structure itself.
+    A model of relaxed energies gives, from the unrelaxed structure, the energy after relaxation
+    and, where it predicts displacements, `Result.atoms` at their predicted places. A model of
+    energies and forces gives those of the structure itself.
 
     Args:
         structures, model, device, dtype, frames, strict, workers, level: see `relax`.
@@ -199,7 +217,15 @@ def predict(
         ModelNotFoundError, ModelFileError, RecipeError, InputError: see `relax`.
     """
     return relax(
-        structures, model, steps=0, device=device, dtype=dtype, frames=frames, strict=strict, workers=workers, level=level
+        structures,
+        model,
+        steps=0,
+        device=device,
+        dtype=dtype,
+        frames=frames,
+        strict=strict,
+        workers=workers,
+        level=level,
     )
 
 
@@ -218,7 +244,11 @@ def named_potential(model: LoadedModel, settings: RelaxSettings) -> NamedPotenti
         dtype=settings.dtype,
         reads_tags=model.card.reads_tags,
         opener=_Opener(
-            folder=model.folder, hash=model.hash, dtype=settings.dtype, frames=settings.frames, level=settings.level
+            folder=model.folder,
+            hash=model.hash,
+            dtype=settings.dtype,
+            frames=settings.frames,
+            level=settings.level,
         ),
         cutoff=model.card.cutoff,
         stress=model.card.stress,
@@ -227,7 +257,10 @@ def named_potential(model: LoadedModel, settings: RelaxSettings) -> NamedPotenti
     )
     cell_filter_of(potential, settings)
     if settings.second_opinion is not None:
-        potential = replace(potential, second_opinion=make_adviser(settings.second_opinion, model.card, settings.steps))
+        potential = replace(
+            potential,
+            second_opinion=make_adviser(settings.second_opinion, model.card, settings.steps),
+        )
     if settings.warm_start is None:
         return potential
     return replace(potential, warm_start=model_start(settings.warm_start), reads_tags=True)
@@ -249,9 +282,13 @@ class _Opener:
         Raises:
             ModelFileError: it cannot be read any more, or is another one now.
         """
-        model = load_model(self.folder, device="cpu", dtype=self.dtype, frames=self.frames, level=self.level)
+        model = load_model(
+            self.folder, device="cpu", dtype=self.dtype, frames=self.frames, level=self.level
+        )
         if model.hash != self.hash:
-            raise ModelFileError(f"{self.folder} was changed while it was in use; run again to use the new model")
+            raise ModelFileError(
+                f"{self.folder} was changed while it was in use; run again to use the new model"
+            )
         return model
 
 

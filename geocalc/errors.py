@@ -45,7 +45,8 @@ class DataWarning(UserWarning):
     """Training data of which not all that is hoped for can be learnt, or told."""
 
 
-FAILURES = (GeoCalcError, ArithmeticError, RuntimeError, ValueError, LookupError)  # what models and calculators raise
+# what models and calculators raise
+FAILURES = (GeoCalcError, ArithmeticError, RuntimeError, ValueError, LookupError)
 
 
 def told(error: BaseException) -> str:

@@ -1,8 +1,9 @@
 """Physical laws of a potential as assertions, for our tests and for those of users.
 
-Each function takes any `Potential` and a batch, compares two predictions that the law says are the same, and raises
-AssertionError with what differed and by how much. `tolerance` is in eV; the same number serves forces in eV/Angstrom and
-stress in eV/Angstrom^3. Give the potential in float64: rounding in float32 is larger than the default.
+Each function takes any `Potential` and a batch, compares two predictions that the law says are the
+same, and raises AssertionError with what differed and by how much. `tolerance` is in eV; the same
+number serves forces in eV/Angstrom and stress in eV/Angstrom^3. Give the potential in float64:
+rounding in float32 is larger than the default.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ UNITS = {
     "displacement": "Angstrom",
     "atom_energies": "eV",
 }
-CROSSING_STEP = 1e-4  # Angstrom; extrapolation from there to the cutoff is exact to 1e-11 of the third derivative
+# Angstrom; extrapolation from there to the cutoff is exact to 1e-11 of the third derivative
+CROSSING_STEP = 1e-4
 
 Axis = Literal["z", "any"]
 
@@ -50,7 +52,10 @@ def assert_translation_invariant(
     """Moving each structure as a whole changes nothing.
 
     Args:
-        potential: under test. systems: batch. tolerance: eV, see above. seed: of the shifts, some Angstrom long.
+        potential: under test.
+        systems: batch.
+        tolerance: eV, see above.
+        seed: of the shifts, some Angstrom long.
     Raises:
         AssertionError: it does.
     """
@@ -70,27 +75,46 @@ def assert_rotation_invariant(
     """Turning positions and cell together leaves the energy and turns forces and stress along.
 
     Args:
-        potential: under test. systems: batch, each structure turned by a matrix of its own.
-        axis: `z` for turns about z only, `any` for all of SO(3). n_rotations: how many.
-        tolerance: eV, see above. seed: of the rotations.
+        potential: under test.
+        systems: batch, each structure turned by a matrix of its own.
+        axis: `z` for turns about z only, `any` for all of SO(3).
+        n_rotations: how many.
+        tolerance: eV, see above.
+        seed: of the rotations.
     Raises:
         AssertionError: it does not.
     """
     expected = potential(systems)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(n_rotations):
-        matrices = random_rotations(systems.n_systems, 2 if axis == "z" else 3, True, generator).to(systems.positions)
-        _compare(f"rotation about {axis}", potential(turned(systems, matrices)), _along(expected, systems, matrices), tolerance)
+        matrices = random_rotations(systems.n_systems, 2 if axis == "z" else 3, True, generator).to(
+            systems.positions
+        )
+        _compare(
+            f"rotation about {axis}",
+            potential(turned(systems, matrices)),
+            _along(expected, systems, matrices),
+            tolerance,
+        )
 
 
 def assert_reflection_invariant(
-    potential: Potential, systems: Systems, *, axis: Axis = "any", tolerance: float = TOLERANCE, seed: int = 0
+    potential: Potential,
+    systems: Systems,
+    *,
+    axis: Axis = "any",
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
 ) -> None:
-    """Reflecting positions and cell together leaves the energy and reflects forces and stress along.
+    """Reflecting positions and cell together leaves the energy and reflects forces and stress
+    along.
 
     Args:
-        potential: under test. systems: batch, each structure reflected in a plane of its own.
-        axis: `z` for planes that contain z, `any` for all planes. tolerance: eV, see above. seed: of the planes.
+        potential: under test.
+        systems: batch, each structure reflected in a plane of its own.
+        axis: `z` for planes that contain z, `any` for all planes.
+        tolerance: eV, see above.
+        seed: of the planes.
     Raises:
         AssertionError: it does not.
     """
@@ -108,38 +132,61 @@ def assert_permutation_equivariant(
     """Another order of the atoms of each structure leaves the energy and reorders the forces.
 
     Args:
-        potential: under test. systems: batch. tolerance: eV, see above. seed: of the order.
+        potential: under test.
+        systems: batch.
+        tolerance: eV, see above.
+        seed: of the order.
     Raises:
         AssertionError: it does not.
     """
     order = random_order(systems, torch.Generator().manual_seed(seed))
     expected = potential(systems)
     per_atom = {name: value[order] for name, value in _atomic(expected).items()}
-    _compare("permutation", potential(reordered(systems, order)), replace(expected, **per_atom), tolerance)
+    _compare(
+        "permutation",
+        potential(reordered(systems, order)),
+        replace(expected, **per_atom),
+        tolerance,
+    )
 
 
-def assert_batch_equals_singles(potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE) -> None:
+def assert_batch_equals_singles(
+    potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE
+) -> None:
     """A structure has the same prediction in a batch as on its own.
 
     Args:
-        potential: under test. systems: batch of two structures at least. tolerance: eV, see above.
+        potential: under test.
+        systems: batch of two structures at least.
+        tolerance: eV, see above.
     Raises:
         AssertionError: it has not.
         InputError: there is only one structure.
     """
     if systems.n_systems < 2:
-        raise InputError("comparing a batch with its structures needs two structures at least, got 1")
+        raise InputError(
+            "comparing a batch with its structures needs two structures at least, got 1"
+        )
     together = potential(systems)
     for k, single in enumerate(singles(systems)):
         chosen = torch.arange(systems.n_systems, device=systems.system_idx.device) == k
-        _compare(f"structure {k} in a batch", potential(single), select(together, systems, chosen), tolerance)
+        _compare(
+            f"structure {k} in a batch",
+            potential(single),
+            select(together, systems, chosen),
+            tolerance,
+        )
 
 
-def assert_rewrap_invariant(potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE, seed: int = 0) -> None:
+def assert_rewrap_invariant(
+    potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE, seed: int = 0
+) -> None:
     """Storing atoms in other periodic images changes nothing.
 
     Args:
-        potential: under test. systems: batch with at least one periodic structure. tolerance: eV, see above.
+        potential: under test.
+        systems: batch with at least one periodic structure.
+        tolerance: eV, see above.
         seed: of the images, up to two cells away.
     Raises:
         AssertionError: it does.
@@ -151,12 +198,17 @@ def assert_rewrap_invariant(potential: Potential, systems: Systems, *, tolerance
     _compare("re-wrapping", potential(stored), potential(systems), tolerance)
 
 
-def assert_basis_invariant(potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE) -> None:
-    """Another choice of the in-plane lattice vectors of the same crystal changes nothing; also a left-handed one.
+def assert_basis_invariant(
+    potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE
+) -> None:
+    """Another choice of the in-plane lattice vectors of the same crystal changes nothing; also a
+    left-handed one.
 
     Args:
-        potential: under test. systems: batch with a structure periodic along two vectors at least; the last periodic vector
-            of three is taken as that across the slab. tolerance: eV, see above.
+        potential: under test.
+        systems: batch with a structure periodic along two vectors at least; the last periodic
+            vector of three is taken as that across the slab.
+        tolerance: eV, see above.
     Raises:
         AssertionError: it does.
         InputError: no structure is periodic along two vectors.
@@ -173,8 +225,10 @@ def assert_supercell_extensive(
     """An n x n supercell has n^2 times the energy, and the same force on every copy of an atom.
 
     Args:
-        potential: under test. systems: batch with at least one periodic structure.
-        repeats: n, along the first two periodic vectors. tolerance: eV for each cell, see above.
+        potential: under test.
+        systems: batch with at least one periodic structure.
+        repeats: n, along the first two periodic vectors.
+        tolerance: eV for each cell, see above.
     Raises:
         AssertionError: it has not.
         InputError: no structure is periodic.
@@ -184,27 +238,47 @@ def assert_supercell_extensive(
     copies = larger.counts / systems.counts
     found, expected = potential(larger), potential(systems)
     per_atom = {name: value[origin] for name, value in _atomic(expected).items()}
-    _compare("supercell", replace(found, energy=found.energy / copies), replace(expected, **per_atom), tolerance)
+    _compare(
+        "supercell",
+        replace(found, energy=found.energy / copies),
+        replace(expected, **per_atom),
+        tolerance,
+    )
 
 
-def assert_smooth_at_cutoff(potential: Potential, systems: Systems, cutoff: float, *, tolerance: float = TOLERANCE) -> None:
+def assert_smooth_at_cutoff(
+    potential: Potential, systems: Systems, cutoff: float, *, tolerance: float = TOLERANCE
+) -> None:
     """Energy and forces are continuous while a distance passes through the cutoff.
 
-    In each structure the pair that is closest to the cutoff is taken through it, and predictions on both sides are
-    extrapolated to the cutoff.
+    In each structure the pair that is closest to the cutoff is taken through it, and predictions on
+    both sides are extrapolated to the cutoff.
 
     Args:
-        potential: under test. systems: batch. cutoff: Angstrom, of the potential. tolerance: eV, see above.
+        potential: under test.
+        systems: batch.
+        cutoff: Angstrom, of the potential.
+        tolerance: eV, see above.
     Raises:
         AssertionError: they jump.
         InputError: no structure has a pair of atoms within twice the cutoff.
     """
-    paths = [path for path in (_through(single, cutoff) for single in singles(systems)) if path is not None]
+    paths = [
+        path
+        for path in (_through(single, cutoff) for single in singles(systems))
+        if path is not None
+    ]
     if not paths:
-        raise InputError(f"no structure has two atoms within {2 * cutoff:g} Angstrom; nothing can pass through the cutoff")
+        raise InputError(
+            f"no structure has two atoms within {2 * cutoff:g} Angstrom; nothing can pass through"
+            " the cutoff"
+        )
     for k, path in enumerate(paths):
         points = [potential(systems_at) for systems_at in path]
-        sides = [_extrapolated(near, far) for near, far in ((points[1], points[0]), (points[2], points[3]))]
+        sides = [
+            _extrapolated(near, far)
+            for near, far in ((points[1], points[0]), (points[2], points[3]))
+        ]
         _compare(f"across the cutoff (structure {k})", sides[1], sides[0], tolerance)
 
 
@@ -217,12 +291,17 @@ def assert_forces_are_gradient(
     tolerance: float = TOLERANCE,
     seed: int = 0,
 ) -> None:
-    """Forces are minus the gradient of the energy: the slope along random directions equals that of central differences.
+    """Forces are minus the gradient of the energy: the slope along random directions equals that of
+    central differences.
 
     Args:
-        potential: under test. systems: batch. n_directions: how many, in which all atoms move.
-        step: Angstrom that the atom which moves most is moved; the error of the differences is of fourth order in it.
-        tolerance: eV/Angstrom. seed: of the directions.
+        potential: under test.
+        systems: batch.
+        n_directions: how many, in which all atoms move.
+        step: Angstrom that the atom which moves most is moved; the error of the differences is of
+            fourth order in it.
+        tolerance: eV/Angstrom.
+        seed: of the directions.
     Raises:
         AssertionError: they are not, or there are none.
     """
@@ -232,9 +311,17 @@ def assert_forces_are_gradient(
     for n in range(n_directions):
         direction = _normal((systems.n_atoms, 3), seed + n).to(systems.positions)
         direction = direction / direction.abs().max()
-        energies = [potential(replace(systems, positions=systems.positions + x * direction)).energy for x in _stencil(step)]
-        slope, expected = sum_per_system((forces * direction).sum(1), systems), -_slope(energies, step)
-        _close("gradient", "force along a direction", tolerance, slope, expected, unit="eV/Angstrom")
+        energies = [
+            potential(replace(systems, positions=systems.positions + x * direction)).energy
+            for x in _stencil(step)
+        ]
+        slope, expected = (
+            sum_per_system((forces * direction).sum(1), systems),
+            -_slope(energies, step),
+        )
+        _close(
+            "gradient", "force along a direction", tolerance, slope, expected, unit="eV/Angstrom"
+        )
 
 
 def assert_stress_is_gradient(
@@ -246,12 +333,16 @@ def assert_stress_is_gradient(
     tolerance: float = TOLERANCE,
     seed: int = 0,
 ) -> None:
-    """Stress is the derivative of the energy by strain of positions and cell, divided by the volume.
+    """Stress is the derivative of the energy by strain of positions and cell, divided by the
+    volume.
 
     Args:
-        potential: under test. systems: batch of structures whose cells have a volume.
-        n_directions: how many random symmetric strains. step: largest strain component.
-        tolerance: eV/Angstrom^3. seed: of the strains.
+        potential: under test.
+        systems: batch of structures whose cells have a volume.
+        n_directions: how many random symmetric strains.
+        step: largest strain component.
+        tolerance: eV/Angstrom^3.
+        seed: of the strains.
     Raises:
         AssertionError: it is not, or there is none.
     """
@@ -272,7 +363,9 @@ def assert_deterministic(potential: Potential, systems: Systems, *, tolerance: f
     """The same batch gives the same prediction, whatever else has drawn random numbers in between.
 
     Args:
-        potential: under test. systems: batch. tolerance: eV; 0 for the same bits.
+        potential: under test.
+        systems: batch.
+        tolerance: eV; 0 for the same bits.
     Raises:
         AssertionError: it does not.
     """
@@ -286,11 +379,16 @@ def assert_inputs_unchanged(potential: Potential, systems: Systems) -> None:
     """A call leaves its input as it was, bit by bit.
 
     Args:
-        potential: under test. systems: batch.
+        potential: under test.
+        systems: batch.
     Raises:
         AssertionError: a field has changed.
     """
-    before = {f.name: getattr(systems, f.name).clone() for f in fields(systems) if getattr(systems, f.name) is not None}
+    before = {
+        f.name: getattr(systems, f.name).clone()
+        for f in fields(systems)
+        if getattr(systems, f.name) is not None
+    }
     potential(systems)
     for name, value in before.items():
         now = getattr(systems, name)
@@ -304,26 +402,37 @@ def _normal(shape: tuple[int, ...], seed: int) -> Tensor:
 
 def _need_periodic(systems: Systems, n: int) -> None:
     if not bool((systems.pbc.sum(1) >= n).any()):
-        raise InputError(f"this law needs a structure that is periodic along {n} cell vector{'s' * (n > 1)} at least; none is")
+        raise InputError(
+            f"this law needs a structure that is periodic along {n} cell vector{'s' * (n > 1)} at"
+            " least; none is"
+        )
 
 
 def _atomic(prediction: Prediction) -> dict[str, Tensor]:
     """The fields with one row per atom."""
-    values = {name: getattr(prediction, name) for name in ("forces", "direct_forces", "displacement", "atom_energies")}
+    values = {
+        name: getattr(prediction, name)
+        for name in ("forces", "direct_forces", "displacement", "atom_energies")
+    }
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _along(prediction: Prediction, systems: Systems, matrices: Tensor) -> Prediction:
     """Forces, displacements and stress turned by the (n_systems, 3, 3) matrix of their structure."""
     vectors = {name: value for name, value in _atomic(prediction).items() if value.dim() == 2}
-    turned = {name: torch.einsum("ai,aij->aj", value, matrices[systems.system_idx]) for name, value in vectors.items()}
+    turned = {
+        name: torch.einsum("ai,aij->aj", value, matrices[systems.system_idx])
+        for name, value in vectors.items()
+    }
     if prediction.stress is not None:
         turned["stress"] = matrices.transpose(1, 2) @ prediction.stress @ matrices
     return replace(prediction, **turned)
 
 
 def _through(single: Systems, cutoff: float) -> list[Systems] | None:
-    """One structure with a pair at -3, -1, 1 and 3 steps from the cutoff; None where there is no pair."""
+    """One structure with a pair at -3, -1, 1 and 3 steps from the cutoff; None where there is no
+    pair.
+    """
     graph = build_graph(single, 2 * cutoff)
     vectors = edge_vectors(single.positions, single.cell, single.system_idx, graph)
     lengths = vectors.norm(dim=1)
@@ -343,7 +452,9 @@ def _through(single: Systems, cutoff: float) -> list[Systems] | None:
 def _extrapolated(near: Prediction, far: Prediction) -> Prediction:
     """Values at zero from those at one and three steps."""
     values = {name: getattr(near, name) for name in UNITS if getattr(near, name) is not None}
-    return replace(near, **{name: 1.5 * value - 0.5 * getattr(far, name) for name, value in values.items()})
+    return replace(
+        near, **{name: 1.5 * value - 0.5 * getattr(far, name) for name, value in values.items()}
+    )
 
 
 def _stencil(step: float) -> tuple[float, float, float, float]:
@@ -360,19 +471,29 @@ def _compare(law: str, found: Prediction, expected: Prediction, tolerance: float
     for name, unit in UNITS.items():
         pair = getattr(found, name), getattr(expected, name)
         if (pair[0] is None) != (pair[1] is None):
-            raise AssertionError(f"{law}: `{name}` is there in one prediction and missing in the other")
+            raise AssertionError(
+                f"{law}: `{name}` is there in one prediction and missing in the other"
+            )
         if pair[0] is not None:
             _close(law, name, tolerance, *pair, unit=unit)
 
 
-def _close(law: str, what: str, tolerance: float, found: Tensor, expected: Tensor, unit: str = "") -> None:
+def _close(
+    law: str, what: str, tolerance: float, found: Tensor, expected: Tensor, unit: str = ""
+) -> None:
     """Raise what differs most, where that is beyond the tolerance; NaN equals only NaN."""
     if found.shape != expected.shape:
-        raise AssertionError(f"{law}: {what} has shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
+        raise AssertionError(
+            f"{law}: {what} has shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
+        )
     if not found.numel():
         return
     gap = (found - expected).abs()
-    gap = torch.where(found.isnan() & expected.isnan(), 0.0, gap).nan_to_num(nan=torch.inf).flatten(1 if found.dim() > 1 else 0)
+    gap = (
+        torch.where(found.isnan() & expected.isnan(), 0.0, gap)
+        .nan_to_num(nan=torch.inf)
+        .flatten(1 if found.dim() > 1 else 0)
+    )
     per_row = gap.amax(1) if found.dim() > 1 else gap
     row = int(per_row.argmax())
     worst = float(per_row[row])

@@ -1,7 +1,10 @@
-"""One thread for every test: the networks are tiny, and threads that wait for a busy core take ten times as long."""
+"""One thread for every test: the networks are tiny, and threads that wait for a busy core take ten
+times as long.
+"""
 
 from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the processes that tests start
+# before torch is imported, and for the processes that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")

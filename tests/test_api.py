@@ -41,7 +41,9 @@ def test_predicting_is_what_the_calculator_says(folder: Path) -> None:
         atoms.calc = GeoCalc(folder, dtype="float64")
         assert result.record.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
         assert result.atoms.get_potential_energy() == result.record.energy
-        np.testing.assert_allclose(result.atoms.get_forces(), atoms.get_forces(), rtol=0, atol=1e-10)
+        np.testing.assert_allclose(
+            result.atoms.get_forces(), atoms.get_forces(), rtol=0, atol=1e-10
+        )
         assert result.record.n_steps == 0
         assert result.record.sid == atoms.info["sid"]
         assert result.record.energy_kind == "adsorption"
@@ -90,7 +92,10 @@ def test_structures_are_taken_as_they_are_needed(folder: Path) -> None:
 
 def test_workers_give_the_same_results_in_the_same_order(folder: Path) -> None:
     structures = [slab("O"), slab("CO"), slab("C"), slab("H")]
-    alone, shared = (geocalc.relax(iter(structures), folder, dtype="float64", steps=3, fmax=1e-4, workers=n) for n in (1, 2))
+    alone, shared = (
+        geocalc.relax(iter(structures), folder, dtype="float64", steps=3, fmax=1e-4, workers=n)
+        for n in (1, 2)
+    )
     for one, other in zip(alone, shared, strict=True):
         assert replace(one.record, wall_s=0.0) == replace(other.record, wall_s=0.0)
         assert np.array_equal(one.atoms.positions, other.atoms.positions)

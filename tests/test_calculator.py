@@ -1,4 +1,6 @@
-"""GeoCalc under ASE: optimisers, paths and dynamics, its cache, its tags, and what it says of itself."""
+"""GeoCalc under ASE: optimisers, paths and dynamics, its cache, its tags, and what it says of
+itself.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ def test_langevin_dynamics_moves_and_keeps_a_finite_energy(calc: GeoCalc) -> Non
     atoms = slab()
     atoms.calc = calc
     start = atoms.positions.copy()
-    Langevin(atoms, units.fs, temperature_K=300, friction=0.02, fixcm=False, rng=np.random.default_rng(1)).run(5)
+    Langevin(
+        atoms, units.fs, temperature_K=300, friction=0.02, fixcm=False, rng=np.random.default_rng(1)
+    ).run(5)
     assert np.isfinite(atoms.get_total_energy())
     assert np.abs(atoms.positions - start).max() > 1e-4
 
@@ -116,7 +120,9 @@ def test_numbers_are_those_of_the_potential(calc: GeoCalc, folder: Path) -> None
     atoms.calc = calc
     expected = load_model(folder, dtype="float64")(systems_of(atoms))
     assert atoms.get_potential_energy() == pytest.approx(float(expected.energy[0]), abs=CLOSE)
-    np.testing.assert_allclose(atoms.get_forces(apply_constraint=False), expected.forces.numpy(), rtol=0, atol=CLOSE)
+    np.testing.assert_allclose(
+        atoms.get_forces(apply_constraint=False), expected.forces.numpy(), rtol=0, atol=CLOSE
+    )
     assert np.array_equal(atoms.get_forces()[atoms.get_tags() == 0], np.zeros((4, 3)))
     assert calc.energy_std == pytest.approx(float(expected.energy_std[0]), abs=CLOSE)
 
@@ -131,7 +137,9 @@ def test_a_constraint_that_only_ase_knows_is_left_to_ase(calc: GeoCalc) -> None:
     assert len(atoms.constraints) == 2
 
 
-@pytest.mark.parametrize("atoms", [cloud(), molecule("H2O"), Atoms("O"), Atoms("Cu", cell=(2.5, 2.5, 2.5), pbc=True)])
+@pytest.mark.parametrize(
+    "atoms", [cloud(), molecule("H2O"), Atoms("O"), Atoms("Cu", cell=(2.5, 2.5, 2.5), pbc=True)]
+)
 def test_molecules_atoms_and_crystals(calc: GeoCalc, atoms: Atoms) -> None:
     atoms = atoms[[n in (1, 6, 8, 29) for n in atoms.numbers]]
     atoms.calc = calc
@@ -199,7 +207,8 @@ def test_two_structures_that_differ_only_in_geometry_have_tags_of_their_own(
     plain = built_by_ase()
     plain.set_tags(0)
     reordered = plain.copy()
-    reordered.positions[:12] = plain.positions[[*range(8, 12), *range(4, 8), *range(4)]]  # top layer first
+    # top layer first
+    reordered.positions[:12] = plain.positions[[*range(8, 12), *range(4, 8), *range(4)]]
     plain.calc = reordered.calc = calc
     for atoms in (plain, reordered, plain):
         assert atoms.get_potential_energy() == pytest.approx(fresh(atoms), abs=CLOSE)
@@ -221,7 +230,9 @@ def test_a_change_of_tags_counts(calc: GeoCalc, fresh: Callable[[Atoms], float])
 
 def test_a_model_that_reads_no_tags_ignores_them(tmp_path: Path) -> None:
     atoms = slab()
-    atoms.calc = GeoCalc(write_model(tmp_path, card={"reads_tags": False}), dtype="float64", strict=True)
+    atoms.calc = GeoCalc(
+        write_model(tmp_path, card={"reads_tags": False}), dtype="float64", strict=True
+    )
     before = atoms.get_potential_energy()
     atoms.set_tags(range(len(atoms)))
     assert atoms.calc.check_state(atoms) == []
@@ -231,7 +242,9 @@ def test_a_model_that_reads_no_tags_ignores_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["cell", "pbc", "numbers"])
-def test_whatever_else_changes_counts(change: str, calc: GeoCalc, fresh: Callable[[Atoms], float]) -> None:
+def test_whatever_else_changes_counts(
+    change: str, calc: GeoCalc, fresh: Callable[[Atoms], float]
+) -> None:
     atoms = slab()
     atoms.calc = calc
     before = atoms.get_potential_energy()
@@ -258,7 +271,9 @@ def test_the_structure_is_left_alone(calc: GeoCalc) -> None:
 # Tags
 
 
-def test_tags_of_ase_are_converted_once_and_not_reread_along_a_path(calc: GeoCalc, fresh: Callable[[Atoms], float]) -> None:
+def test_tags_of_ase_are_converted_once_and_not_reread_along_a_path(
+    calc: GeoCalc, fresh: Callable[[Atoms], float]
+) -> None:
     atoms = built_by_ase()
     oc20 = atoms.copy()
     oc20.set_tags(np.select([atoms.get_tags() == 0, atoms.get_tags() == 1], [2, 1], 0))
@@ -266,7 +281,8 @@ def test_tags_of_ase_are_converted_once_and_not_reread_along_a_path(calc: GeoCal
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         BFGS(atoms, logfile=None).run(fmax=1e-3, steps=4)
-        for _ in range(12):  # the adsorbate leaves, and ends below the slab, where it would be read otherwise
+        # the adsorbate leaves, and ends below the slab, where it would be read otherwise
+        for _ in range(12):
             atoms.positions[-2:] -= (0, 0, 0.9)
             last = atoms.get_potential_energy()
     assert [w.category for w in caught] == [TagsConverted]
@@ -280,7 +296,8 @@ def test_a_deformed_cell_keeps_its_tags(calc: GeoCalc) -> None:
     atoms.calc = calc
     with pytest.warns(TagsConverted):
         before = atoms.get_potential_energy()
-    atoms.set_cell(atoms.cell * 1.01, scale_atoms=True)  # a second reading would warn, which is an error here
+    # a second reading would warn, which is an error here
+    atoms.set_cell(atoms.cell * 1.01, scale_atoms=True)
     assert atoms.get_potential_energy() != before
 
 
@@ -308,7 +325,10 @@ def test_implemented_properties_are_those_it_gives(calc: GeoCalc) -> None:
 def test_stress_is_refused_with_the_reason(calc: GeoCalc) -> None:
     atoms = slab()
     atoms.calc = calc
-    with pytest.raises(PropertyNotImplementedError, match=r"tiny was not trained on stress \(s2ef\); choose a model that has"):
+    with pytest.raises(
+        PropertyNotImplementedError,
+        match=r"tiny was not trained on stress \(s2ef\); choose a model that has",
+    ):
         atoms.get_stress()
     with pytest.raises(PropertyNotImplementedError):
         atoms.get_magnetic_moment()
@@ -316,7 +336,9 @@ def test_stress_is_refused_with_the_reason(calc: GeoCalc) -> None:
 
 def test_forces_are_refused_where_there_are_none(tmp_path: Path) -> None:
     atoms = slab()
-    atoms.calc = GeoCalc(write_model(tmp_path, card={"task": "is2re", "force_mode": "none", "conservative": False}))
+    atoms.calc = GeoCalc(
+        write_model(tmp_path, card={"task": "is2re", "force_mode": "none", "conservative": False})
+    )
     assert np.isfinite(atoms.get_potential_energy())
     with pytest.raises(PropertyNotImplementedError, match=r"not trained on forces \(is2re\)"):
         atoms.get_forces()
@@ -330,7 +352,9 @@ def test_stress_of_a_model_that_was_trained_on_it(tmp_path: Path) -> None:
     atoms.calc = calc
     expected = load_model(folder, dtype="float64")(systems_of(atoms)).stress
     assert expected is not None
-    np.testing.assert_allclose(atoms.get_stress(voigt=False), expected[0].numpy(), rtol=0, atol=CLOSE)
+    np.testing.assert_allclose(
+        atoms.get_stress(voigt=False), expected[0].numpy(), rtol=0, atol=CLOSE
+    )
     free = molecule("H2O")
     free.calc = calc
     assert np.isfinite(free.get_potential_energy())
@@ -378,7 +402,9 @@ def test_an_unknown_element_is_named(calc: GeoCalc) -> None:
     atoms = slab()
     atoms.numbers[0] = 79
     atoms.calc = calc
-    with pytest.raises(InputError, match="contains Au, which this model was not trained on; it knows H C O Cu"):
+    with pytest.raises(
+        InputError, match="contains Au, which this model was not trained on; it knows H C O Cu"
+    ):
         atoms.get_potential_energy()
     atoms.numbers[0] = 29
     assert np.isfinite(atoms.get_potential_energy())
@@ -393,14 +419,21 @@ def test_a_position_that_is_not_a_number_is_an_error_also_along_a_path(calc: Geo
         atoms.get_potential_energy()
 
 
-def test_a_model_that_gives_no_number_is_an_error(calc: GeoCalc, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_gives_no_number_is_an_error(
+    calc: GeoCalc, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(_: object, systems: Systems) -> Prediction:
-        return Prediction(energy=torch.tensor([1.0]), forces=torch.full((systems.n_atoms, 3), torch.nan))
+        return Prediction(
+            energy=torch.tensor([1.0]), forces=torch.full((systems.n_atoms, 3), torch.nan)
+        )
 
     monkeypatch.setattr("geocalc.potentials.registry.LoadedModel.__call__", broken)
     atoms = slab()
     atoms.calc = calc
-    with pytest.raises(NonFiniteError, match=r"tiny gave an energy of 1.0 eV or forces that are no numbers for Cu8O"):
+    with pytest.raises(
+        NonFiniteError,
+        match=r"tiny gave an energy of 1.0 eV or forces that are no numbers for Cu8O",
+    ):
         atoms.get_potential_energy()
 
 

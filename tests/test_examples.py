@@ -19,7 +19,8 @@ def run(name: str, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / name)],
         cwd=folder,
-        env=surroundings | {"XDG_DATA_HOME": str(folder / "home"), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
+        env=surroundings
+        | {"XDG_DATA_HOME": str(folder / "home"), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -51,9 +52,15 @@ def test_relaxing_adslabs(tmp_path):
 def test_training_your_own(tmp_path):
     said = run("03_train_your_own.py", tmp_path)
     assert "CONVERGED after" in said
-    error, null = (float(re.search(pattern, said)[1]) for pattern in (r"force MAE (\d\.\d+)", r"no force at all: (\d\.\d+)"))
+    error, null = (
+        float(re.search(pattern, said)[1])
+        for pattern in (r"force MAE (\d\.\d+)", r"no force at all: (\d\.\d+)")
+    )
     assert error < 0.6 * null
-    own, reference = map(float, re.search(r"relaxed energy: (\S+) eV from the model, (\S+) eV from EMT", said).groups())
+    own, reference = map(
+        float,
+        re.search(r"relaxed energy: (\S+) eV from the model, (\S+) eV from EMT", said).groups(),
+    )
     assert own == pytest.approx(reference, abs=0.3)
 
 

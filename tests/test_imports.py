@@ -29,7 +29,17 @@ LAYERS = (
 )
 ABOVE = {"cli", "api", "properties", "symmetry"}  # imported by nothing below the command line
 WITHOUT_ASE = {"errors", "version", "graphs", "nn", "frames", "optim", "architectures"}
-HEAVY = ("torch", "torch_geometric", "pymatgen", "ase", "numpy", "scipy", "matplotlib", "lightning", "pydantic")
+HEAVY = (
+    "torch",
+    "torch_geometric",
+    "pymatgen",
+    "ase",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "lightning",
+    "pydantic",
+)
 
 
 def name_of(path: Path) -> str:
@@ -48,12 +58,18 @@ def statements(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
         yield from statements(node)
 
 
-FILES = {name_of(path): path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.name != "__init__.py"}
+FILES = {
+    name_of(path): path
+    for path in PACKAGE.rglob("*.py")
+    if path.parent != PACKAGE or path.name != "__init__.py"
+}
 FILES = {name: path for name, path in FILES.items() if not name.startswith("_models")}
 
 
 def imported(path: Path) -> set[str]:
-    """Everything that a file imports, in full: `from geocalc.core import units` is `geocalc.core.units`."""
+    """Everything that a file imports, in full: `from geocalc.core import units` is
+    `geocalc.core.units`.
+    """
     found = set()
     for node in statements(ast.parse(path.read_text())):
         assert not isinstance(node, ast.ImportFrom) or node.level == 0, f"{path}: relative import"
@@ -62,13 +78,16 @@ def imported(path: Path) -> set[str]:
             continue
         module = str(node.module)
         inside = {alias.name: f"{module}.{alias.name}" for alias in node.names}
-        found |= {full if full.removeprefix("geocalc.") in FILES else module for full in inside.values()}
+        found |= {
+            full if full.removeprefix("geocalc.") in FILES else module for full in inside.values()
+        }
     return found
 
 
 IMPORTS = {name: imported(path) for name, path in FILES.items()}
 WITHIN = {
-    name: {other.removeprefix("geocalc.") for other in names if other.startswith("geocalc.")} & set(FILES)
+    name: {other.removeprefix("geocalc.") for other in names if other.startswith("geocalc.")}
+    & set(FILES)
     for name, names in IMPORTS.items()
 }
 
@@ -85,7 +104,9 @@ def test_imports_run_downwards() -> None:
         f"{name} imports {other}"
         for name, others in WITHIN.items()
         for other in others
-        if package(name) != package(other) and package(name) in floor and floor[package(other)] >= floor[package(name)]
+        if package(name) != package(other)
+        and package(name) in floor
+        and floor[package(other)] >= floor[package(name)]
     ]
     assert wrong == []
 
@@ -96,23 +117,36 @@ def test_files_import_each_other_in_no_circle() -> None:
 
 @pytest.mark.parametrize("unit", sorted(ABOVE))
 def test_only_the_command_line_imports_the_top(unit: str) -> None:
-    users = {package(name) for name, others in WITHIN.items() if unit in {package(other) for other in others}}
+    users = {
+        package(name)
+        for name, others in WITHIN.items()
+        if unit in {package(other) for other in others}
+    }
     assert users <= {unit, "cli", "__main__"}
 
 
 @pytest.mark.parametrize("unit", sorted(WITHOUT_ASE))
 def test_networks_and_optimizers_know_neither_ase_nor_pymatgen(unit: str) -> None:
-    foreign = {other.split(".")[0] for name, others in IMPORTS.items() if package(name) == unit for other in others}
+    foreign = {
+        other.split(".")[0]
+        for name, others in IMPORTS.items()
+        if package(name) == unit
+        for other in others
+    }
     assert not foreign & {"ase", "pymatgen"}
 
 
-@pytest.mark.parametrize("statement", ["import geocalc; dir(geocalc); geocalc.__version__", "import geocalc.cli.main"])
+@pytest.mark.parametrize(
+    "statement", ["import geocalc; dir(geocalc); geocalc.__version__", "import geocalc.cli.main"]
+)
 def test_starting_up_costs_no_heavy_import(statement: str) -> None:
     code = f"import sys; {statement}; print(*sys.modules)"
     assert not heavy(run(["-c", code]))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["relax", "--help"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["relax", "--help"], ["train", "--help"]]
+)
 def test_help_costs_no_heavy_import(arguments: list[str]) -> None:
     code = (
         f"import sys; sys.argv = ['geocalc', *{arguments}]\n"

@@ -18,7 +18,9 @@ README = ROOT / "README.md"
 
 def blocks(language: str) -> list[str]:
     """The fenced blocks of one language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL
+    )
 
 
 PYTHON = blocks("python")
@@ -26,7 +28,9 @@ PYTHON = blocks("python")
 
 def test_there_are_blocks_to_test():
     assert PYTHON, "README.md has no ```python block; its first screen should show one"
-    assert blocks("bash"), "README.md has no ```bash block; it should show how to install, run and test"
+    assert blocks("bash"), (
+        "README.md has no ```bash block; it should show how to install, run and test"
+    )
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
@@ -40,13 +44,20 @@ def test_a_python_block_runs_from_the_checkout(number, tmp_path):
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, f"python block {number} of README.md failed:\n{PYTHON[number]}\n{done.stderr}"
+    assert done.returncode == 0, (
+        f"python block {number} of README.md failed:\n{PYTHON[number]}\n{done.stderr}"
+    )
     assert done.stdout.strip(), f"python block {number} of README.md prints nothing"
 
 
 def test_every_command_it_names_exists():
     text = README.read_text()
-    named = set(re.findall(r"\bgeocalc ([a-z]+)\b", "\n".join(blocks("bash")) + "\n".join(re.findall(r"`[^`\n]+`", text))))
+    named = set(
+        re.findall(
+            r"\bgeocalc ([a-z]+)\b",
+            "\n".join(blocks("bash")) + "\n".join(re.findall(r"`[^`\n]+`", text)),
+        )
+    )
     assert named, "README.md names no geocalc command in its ```bash blocks or tables"
     unknown = named - set(main.commands)
     assert not unknown, f"README.md names commands that do not exist: {', '.join(sorted(unknown))}"
@@ -57,7 +68,9 @@ def test_every_option_it_names_exists():
     lines += [span for span in re.findall(r"`(geocalc [^`\n]+)`", README.read_text())]
     for line in lines:
         for verb, rest in re.findall(r"\bgeocalc ([a-z]+)([^&|;]*)", line):
-            known = {option for parameter in main.commands[verb].params for option in parameter.opts}
+            known = {
+                option for parameter in main.commands[verb].params for option in parameter.opts
+            }
             unknown = set(re.findall(r"--[a-z-]+", rest)) - known
             assert not unknown, f"README.md: `geocalc {verb}` has no {', '.join(sorted(unknown))}"
 

@@ -1,4 +1,6 @@
-"""The laws of geocalc.testing are broken on purpose, and say so; batches are turned and repeated as they claim."""
+"""The laws of geocalc.testing are broken on purpose, and say so; batches are turned and repeated as
+they claim.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def heights(systems: Systems) -> Tensor:
 
 
 def lengths(systems: Systems) -> Tensor:
-    """Sum of the distances from the centroid along x: turns about x and mirrors keep it, other turns do not."""
+    """Sum of the distances from the centroid along x: turns about x and mirrors keep it, other
+    turns do not.
+    """
     centre = sum_per_system(systems.positions, systems) / systems.counts[:, None]
     return sum_per_system((systems.positions - centre[systems.system_idx])[:, 0].abs(), systems)
 
@@ -110,12 +114,32 @@ BROKEN = [
     (assert_rotation_invariant, Formula(lengths), CLOUD, "rotation about any: energy differs by"),
     (assert_reflection_invariant, Formula(handedness), CLOUD, "reflection: energy differs by"),
     (assert_permutation_equivariant, Formula(places), PAIR, "permutation: energy differs by"),
-    (assert_batch_equals_singles, Formula(with_batch_mates), PAIR, "structure 0 in a batch: energy differs by 1 eV in row 0"),
+    (
+        assert_batch_equals_singles,
+        Formula(with_batch_mates),
+        PAIR,
+        "structure 0 in a batch: energy differs by 1 eV in row 0",
+    ),
     (assert_rewrap_invariant, Formula(lengths), PAIR, "re-wrapping: energy differs by"),
     (assert_basis_invariant, Formula(first_vector), PAIR, "basis .*: energy differs by"),
-    (assert_supercell_extensive, Formula(square_of_size), PAIR, "supercell: energy differs by 48 eV in row 0"),
-    (assert_forces_are_gradient, Formula(lengths, factor=1.01), CLOUD, "gradient: force along a direction differs by"),
-    (assert_forces_are_gradient, Formula(lengths, factor=-1.0), CLOUD, "gradient: force along a direction differs by"),
+    (
+        assert_supercell_extensive,
+        Formula(square_of_size),
+        PAIR,
+        "supercell: energy differs by 48 eV in row 0",
+    ),
+    (
+        assert_forces_are_gradient,
+        Formula(lengths, factor=1.01),
+        CLOUD,
+        "gradient: force along a direction differs by",
+    ),
+    (
+        assert_forces_are_gradient,
+        Formula(lengths, factor=-1.0),
+        CLOUD,
+        "gradient: force along a direction differs by",
+    ),
     (assert_deterministic, Formula(coin), PAIR, "a repeated call: energy differs by"),
     (assert_inputs_unchanged, overwrites, PAIR, "inputs: the call changed `tags`"),
     (assert_forces_are_gradient, not_a_number, PAIR, "gradient: the potential gave no forces"),
@@ -125,14 +149,19 @@ BROKEN = [
 
 @pytest.mark.parametrize(("law", "potential", "systems", "message"), BROKEN)
 def test_a_broken_law_is_named_with_the_size_of_the_difference(
-    law: Callable[..., None], potential: Callable[[Systems], Prediction], systems: Systems, message: str
+    law: Callable[..., None],
+    potential: Callable[[Systems], Prediction],
+    systems: Systems,
+    message: str,
 ) -> None:
     with pytest.raises(AssertionError, match=message):
         law(potential, replace(systems, tags=systems.tags.clone()))
 
 
 def test_a_step_at_the_cutoff_is_found_in_energy_and_in_forces() -> None:
-    with pytest.raises(AssertionError, match=r"across the cutoff \(structure 0\): energy differs by 2 eV"):
+    with pytest.raises(
+        AssertionError, match=r"across the cutoff \(structure 0\): energy differs by 2 eV"
+    ):
         assert_smooth_at_cutoff(Formula(neighbour_counts), CLOUD, 3.0)
     sharp = random_potential("lattice", smooth_cutoff=False)
     with pytest.raises(AssertionError, match="across the cutoff"):
@@ -142,7 +171,10 @@ def test_a_step_at_the_cutoff_is_found_in_energy_and_in_forces() -> None:
         graph = build_graph(systems, 3.0)
         vectors = systems.positions[graph.senders] - systems.positions[graph.receivers]
         return sum_per_system(
-            systems.positions.new_zeros(systems.n_atoms).index_add(0, graph.receivers, _ramp(vectors)), systems
+            systems.positions.new_zeros(systems.n_atoms).index_add(
+                0, graph.receivers, _ramp(vectors)
+            ),
+            systems,
         )
 
     def _ramp(vectors: Tensor) -> Tensor:
@@ -173,7 +205,8 @@ def test_published_batch_norm_and_bias_break_the_laws_they_are_known_to_break() 
     with pytest.raises(AssertionError, match="structure 0 in a batch: energy differs by"):
         assert_batch_equals_singles(random_potential(norm="legacy_graph"), PAIR)
     with pytest.raises(AssertionError, match="supercell: energy differs by"):
-        assert_supercell_extensive(random_potential(skip_co="concat"), PAIR)  # its bias counts once, whatever the size
+        # its bias counts once, whatever the size
+        assert_supercell_extensive(random_potential(skip_co="concat"), PAIR)
 
 
 def test_wrong_stress_is_found() -> None:
@@ -186,13 +219,19 @@ def test_wrong_stress_is_found() -> None:
         assert found.stress is not None
         return replace(found, stress=found.stress * 1.01)
 
-    with pytest.raises(AssertionError, match=r"strain: stress along a strain differs by .* eV/Angstrom\^3"):
+    with pytest.raises(
+        AssertionError, match=r"strain: stress along a strain differs by .* eV/Angstrom\^3"
+    ):
         assert_stress_is_gradient(wrong, systems)
 
 
 def test_nan_is_never_close_to_a_number() -> None:
     def sometimes(systems: Systems) -> Prediction:
-        return not_a_number(systems) if systems.n_systems == 1 else Prediction(energy=torch.zeros(2, dtype=torch.float64))
+        return (
+            not_a_number(systems)
+            if systems.n_systems == 1
+            else Prediction(energy=torch.zeros(2, dtype=torch.float64))
+        )
 
     with pytest.raises(AssertionError, match="structure 0 in a batch: energy differs by inf"):
         assert_batch_equals_singles(sometimes, PAIR)
@@ -200,8 +239,14 @@ def test_nan_is_never_close_to_a_number() -> None:
 
 def test_the_laws_hold_for_another_potential() -> None:
     emt = AsePotential(calculator=EMT())
-    systems = systems_of(rattled(adslab("CO", size=(2, 2, 2))), Atoms("CO", positions=[(0, 0, 0), (0.1, 0.2, 1.2)]))
-    for law in (assert_translation_invariant, assert_rotation_invariant, assert_reflection_invariant):
+    systems = systems_of(
+        rattled(adslab("CO", size=(2, 2, 2))), Atoms("CO", positions=[(0, 0, 0), (0.1, 0.2, 1.2)])
+    )
+    for law in (
+        assert_translation_invariant,
+        assert_rotation_invariant,
+        assert_reflection_invariant,
+    ):
         law(emt, systems)
     for law in (
         assert_permutation_equivariant,
@@ -249,7 +294,9 @@ def test_direct_and_gradient_forces_are_both_held_to_the_laws() -> None:
 
 def test_a_supercell_is_that_of_ase() -> None:
     atoms = rattled(adslab("CO", size=(1, 2, 2)))
-    wire = Atoms("CO", positions=[(0, 0, 0), (0, 0, 1.1)], cell=(0, 4.0, 0), pbc=(False, True, False))
+    wire = Atoms(
+        "CO", positions=[(0, 0, 0), (0, 0, 1.1)], cell=(0, 4.0, 0), pbc=(False, True, False)
+    )
     larger, origin = supercell(systems_of(atoms, wire, cloud()), 2)
     first, second, third = singles(larger)
     expected = atoms.repeat((2, 2, 1))

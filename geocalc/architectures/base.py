@@ -24,7 +24,8 @@ class NetworkInput:
         edge_vec: (n_edges, 3) Angstrom in the frame of each structure.
         levels: (n_systems,) int64, number of the level of theory that is asked for.
         waves: of each structure, for networks that ask for them.
-        edge_weight: (n_edges, 1), factor on the envelope of each edge, the same for its reverse; None for one.
+        edge_weight: (n_edges, 1), factor on the envelope of each edge, the same for its reverse;
+            None for one.
     """
 
     numbers: Tensor
@@ -61,10 +62,13 @@ class Network(nn.Module, ABC):
     """A module from `NetworkInput` to `NetworkOutput`.
 
     Attributes:
-        cutoff: Angstrom; edges reach that far. max_neighbors: edges of each atom, None for all; see `build_graph`.
-        n_elements: atomic numbers below this have an embedding. n_levels: levels of theory that it tells apart.
+        cutoff: Angstrom; edges reach that far.
+        max_neighbors: edges of each atom, None for all; see `build_graph`.
+        n_elements: atomic numbers below this have an embedding.
+        n_levels: levels of theory that it tells apart.
         reciprocal: which waves it asks for, None for none.
-        canonicalizer: gives the frames of the policy `learned`, as a part of the network with its weights among the network's; or None.
+        canonicalizer: gives the frames of the policy `learned`, as a part of the network with its
+            weights among the network's; or None.
     """
 
     cutoff: float
@@ -78,7 +82,9 @@ class Network(nn.Module, ABC):
         self.canonicalizer: Canonicalizer | None = None
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform weights and zero biases for every Linear layer, as FAENet and SchNet were published."""
+        """Xavier-uniform weights and zero biases for every Linear layer, as FAENet and SchNet were
+        published.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

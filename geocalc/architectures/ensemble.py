@@ -1,4 +1,6 @@
-"""Several networks of one architecture that answer together; how far they differ tells how sure they are."""
+"""Several networks of one architecture that answer together; how far they differ tells how sure
+they are.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from geocalc.core.elements import N_ELEMENTS
 class Ensemble(Network):
     """The mean of its members, in the units of the first.
 
-    Members that learnt from different data have units and references of their own; `set_units` says how theirs become the first's.
+    Members that learnt from different data have units and references of their own; `set_units` says
+    how theirs become the first's.
 
     Args:
         members: networks with the same cutoff, neighbours and levels, at least one.
@@ -42,8 +45,10 @@ class Ensemble(Network):
         """Make the members' outputs comparable.
 
         Args:
-            ratios, vector_ratios: (n_members,) units of the first in one unit of each, of energies and of vectors.
-            offsets: (n_members, n_levels, 119) units of the first, added for each atom of an element.
+            ratios, vector_ratios: (n_members,) units of the first in one unit of each, of energies
+                and of vectors.
+            offsets: (n_members, n_levels, 119) units of the first, added for each atom of an
+                element.
         """
         self.ratios.copy_(ratios)
         self.vector_ratios.copy_(vector_ratios)

@@ -27,7 +27,9 @@ SHORTEST = 1e-6  # Angstrom; keeps the direction of a zero-length edge finite
 
 
 class EnergyWeights(StrEnum):
-    """Per-atom factor on the energy: none, or a Linear layer on the first or on the last features (unnormalised)."""
+    """Per-atom factor on the energy: none, or a Linear layer on the first or on the last features
+    (unnormalised).
+    """
 
     NONE = "none"
     INITIAL = "weighted-av-initial-embeds"
@@ -35,7 +37,9 @@ class EnergyWeights(StrEnum):
 
 
 class Skip(StrEnum):
-    """What joins the depths: nothing, a Linear layer over layer energies, their sum, or a Linear layer over features."""
+    """What joins the depths: nothing, a Linear layer over layer energies, their sum, or a Linear
+    layer over features.
+    """
 
     NONE = "none"
     CONCAT = "concat"
@@ -46,8 +50,8 @@ class Skip(StrEnum):
 class FAENetSettings(Settings):
     """Settings of FAENet; defaults suit a conservative potential.
 
-    Lengths in Angstrom. The published names are kept where users know them; `compact_tables`, `smooth_cutoff=False` and
-    `n_elements=85` give the published parameter counts.
+    Lengths in Angstrom. The published names are kept where users know them; `compact_tables`,
+    `smooth_cutoff=False` and `n_elements=85` give the published parameter counts.
     """
 
     cutoff: float = Field(6.0, gt=0)
@@ -56,7 +60,9 @@ class FAENetSettings(Settings):
     num_filters: int = Field(128, ge=2)
     num_interactions: int = Field(4, ge=1)
     num_gaussians: int = Field(48, ge=2)
-    directional_gaussians: int = Field(0, ge=0, description="Gaussians times the unit vector, beside the raw vector")
+    directional_gaussians: int = Field(
+        0, ge=0, description="Gaussians times the unit vector, beside the raw vector"
+    )
     tag_hidden_channels: int = Field(16, ge=0)
     pg_hidden_channels: int = Field(32, ge=0)
     phys_embeds: bool = True
@@ -71,12 +77,16 @@ class FAENetSettings(Settings):
     force_decoder_type: ForceDecoder = ForceDecoder.MLP
     force_decoder_channels: int = Field(256, ge=1)
     force_decoder_norm: ForceNorm = ForceNorm.LAYER
-    message_scale: float = Field(1.0, gt=0, description="factor on summed messages; 1/sqrt(mean degree) keeps them near one")
+    message_scale: float = Field(
+        1.0, gt=0, description="factor on summed messages; 1/sqrt(mean degree) keeps them near one"
+    )
     smooth_cutoff: bool = True
     n_elements: int = Field(119, ge=2, le=119)
     compact_tables: bool = False
     n_levels: int = Field(1, ge=1, description="levels of theory that the network tells apart")
-    ewald: EwaldSettings | None = Field(None, description="long-range messages beside those along edges")
+    ewald: EwaldSettings | None = Field(
+        None, description="long-range messages beside those along edges"
+    )
 
 
 class FAENet(Network):
@@ -85,11 +95,17 @@ class FAENet(Network):
     def __init__(self, settings: FAENetSettings) -> None:
         super().__init__()
         s = settings
-        self.cutoff, self.max_neighbors, self.smooth_cutoff = s.cutoff, s.max_neighbors, s.smooth_cutoff
+        self.cutoff, self.max_neighbors, self.smooth_cutoff = (
+            s.cutoff,
+            s.max_neighbors,
+            s.smooth_cutoff,
+        )
         self.n_elements, self.n_levels = s.n_elements, s.n_levels
         self.skip, self.weights = s.skip_co, s.energy_head
         self.basis = GaussianBasis(s.num_gaussians, s.cutoff)
-        self.directional = GaussianBasis(s.directional_gaussians, s.cutoff) if s.directional_gaussians else None
+        self.directional = (
+            GaussianBasis(s.directional_gaussians, s.cutoff) if s.directional_gaussians else None
+        )
         half = s.num_filters // 2
         self.edge_vector = nn.Linear(3 * (1 + s.directional_gaussians), half)
         self.edge_length = nn.Linear(s.num_gaussians, s.num_filters - half)
@@ -106,20 +122,31 @@ class FAENet(Network):
             s.n_levels,
         )
         self.blocks = nn.ModuleList(
-            Interaction(s.hidden_channels, s.num_filters, s.mp_type, s.norm, s.complex_mp, s.message_scale)
+            Interaction(
+                s.hidden_channels, s.num_filters, s.mp_type, s.norm, s.complex_mp, s.message_scale
+            )
             for _ in range(s.num_interactions)
         )
         self.energy = EnergyHead(s.hidden_channels)
-        self.alpha = nn.Linear(s.hidden_channels, 1) if s.energy_head is not EnergyWeights.NONE else None
+        self.alpha = (
+            nn.Linear(s.hidden_channels, 1) if s.energy_head is not EnergyWeights.NONE else None
+        )
         depth = s.num_interactions + 1
-        self.join = nn.Linear(depth * s.hidden_channels, s.hidden_channels) if s.skip_co is Skip.CONCAT_ATOM else None
+        self.join = (
+            nn.Linear(depth * s.hidden_channels, s.hidden_channels)
+            if s.skip_co is Skip.CONCAT_ATOM
+            else None
+        )
         self.mix = nn.Linear(depth, 1) if s.skip_co is Skip.CONCAT else None
         self.force_head = _force_head(s) if s.direct_forces else None
-        self.edge_dtype: torch.dtype | None = None  # of edge features in forward passes without gradients
+        # of edge features in forward passes without gradients
+        self.edge_dtype: torch.dtype | None = None
         self.reciprocal = s.ewald
         if s.ewald is not None:
             self.long_filter = EwaldFilter(s.ewald)
-            self.long_blocks = nn.ModuleList(EwaldBlock(s.hidden_channels, s.ewald) for _ in range(s.num_interactions))
+            self.long_blocks = nn.ModuleList(
+                EwaldBlock(s.hidden_channels, s.ewald) for _ in range(s.num_interactions)
+            )
         self.reset_parameters()
 
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
@@ -130,8 +157,14 @@ class FAENet(Network):
         layers = [hidden]
         long_range = None if self.reciprocal is None else self.long_filter(inputs.waves)
         for k, block in enumerate(self.blocks):
-            update = hidden + block(hidden, edge, envelope, inputs.index, inputs.system_idx, inputs.n_systems)
-            hidden = update if long_range is None else (update + self.long_blocks[k](hidden, long_range)) / math.sqrt(2.0)
+            update = hidden + block(
+                hidden, edge, envelope, inputs.index, inputs.system_idx, inputs.n_systems
+            )
+            hidden = (
+                update
+                if long_range is None
+                else (update + self.long_blocks[k](hidden, long_range)) / math.sqrt(2.0)
+            )
             layers.append(hidden)
         if self.join is not None:
             hidden = swish(self.join(torch.cat(layers, dim=1)))
@@ -140,39 +173,57 @@ class FAENet(Network):
         energy = atoms.new_zeros(inputs.n_systems).index_add(0, inputs.system_idx, atoms)
         if self.mix is not None:
             energy = energy + self.mix.bias
-        return NetworkOutput(energy=energy, atom_energies=atoms, forces=forces, layers=tuple(layers))
+        return NetworkOutput(
+            energy=energy, atom_energies=atoms, forces=forces, layers=tuple(layers)
+        )
 
-    def _vectors(self, hidden: Tensor, edge: EdgeFeatures, envelope: Tensor, inputs: NetworkInput) -> Tensor | None:
+    def _vectors(
+        self, hidden: Tensor, edge: EdgeFeatures, envelope: Tensor, inputs: NetworkInput
+    ) -> Tensor | None:
         """What the direct head says, (n_atoms, 3) in the frame; None without one."""
         if self.force_head is None or isinstance(self.force_head, ForceHead):
             return None if self.force_head is None else self.force_head(hidden)
         vector = inputs.edge_vec
         length = (vector * vector).sum(1, keepdim=True).clamp(min=SHORTEST**2).sqrt()
-        return self.force_head(hidden, edge.to(hidden.dtype), envelope, vector / length, inputs.index)
+        return self.force_head(
+            hidden, edge.to(hidden.dtype), envelope, vector / length, inputs.index
+        )
 
     def embed_edges(self, edge_vec: Tensor, index: EdgeIndex) -> tuple[EdgeFeatures, Tensor]:
-        """Edge vectors (n_edges, 3) to features and envelope (n_edges, 1); what depends on the length is computed once per pair."""
+        """Edge vectors (n_edges, 3) to features and envelope (n_edges, 1); what depends on the
+        length is computed once per pair.
+        """
         vector = edge_vec.index_select(0, index.first_of_pair)
         length = (vector * vector).sum(1).clamp(min=SHORTEST**2).sqrt()
-        envelope = polynomial_envelope(length, self.cutoff) if self.smooth_cutoff else torch.ones_like(length)
-        edge = EdgeFeatures(
-            swish(self.edge_vector(self._directions(edge_vec, length, index))), swish(self.edge_length(self.basis(length)))
+        envelope = (
+            polynomial_envelope(length, self.cutoff)
+            if self.smooth_cutoff
+            else torch.ones_like(length)
         )
-        if self.edge_second is not None:  # it mixes the two halves, so nothing is shared from here on
+        edge = EdgeFeatures(
+            swish(self.edge_vector(self._directions(edge_vec, length, index))),
+            swish(self.edge_length(self.basis(length))),
+        )
+        # it mixes the two halves, so nothing is shared from here on
+        if self.edge_second is not None:
             edge = EdgeFeatures(swish(self.edge_second(edge.joined(index))), None)
         if self.edge_dtype is not None and not torch.is_grad_enabled():
             edge = edge.to(self.edge_dtype)
         return edge, envelope.index_select(0, index.pair_of)[:, None]
 
     def _directions(self, edge_vec: Tensor, length: Tensor, index: EdgeIndex) -> Tensor:
-        """Raw vectors, and unit vectors times each directional Gaussian: (n_edges, 3 + 3 directional_gaussians)."""
+        """Raw vectors, and unit vectors times each directional Gaussian: (n_edges, 3 + 3
+        directional_gaussians).
+        """
         if self.directional is None:
             return edge_vec
         radial = (self.directional(length) / length[:, None]).index_select(0, index.pair_of)
         return torch.cat([edge_vec, (edge_vec[:, :, None] * radial[:, None, :]).flatten(1)], dim=1)
 
     def _atom_energies(self, final: Tensor, layers: list[Tensor]) -> Tensor:
-        """Energy of each atom, (n_atoms,); those of all depths joined as `skip_co` says, but for the bias of `mix`."""
+        """Energy of each atom, (n_atoms,); those of all depths joined as `skip_co` says, but for
+        the bias of `mix`.
+        """
         if self.skip in (Skip.NONE, Skip.CONCAT_ATOM):
             return self._weighted(final, layers)
         depths = torch.stack([self._weighted(hidden, layers) for hidden in layers], dim=1)
@@ -181,11 +232,17 @@ class FAENet(Network):
     def _weighted(self, hidden: Tensor, layers: list[Tensor]) -> Tensor:
         energy = self.energy(hidden)
         if self.alpha is not None:
-            energy = energy * self.alpha(layers[0] if self.weights is EnergyWeights.INITIAL else hidden)
+            energy = energy * self.alpha(
+                layers[0] if self.weights is EnergyWeights.INITIAL else hidden
+            )
         return energy.squeeze(1)
 
 
 def _force_head(s: FAENetSettings) -> ForceHead | EdgeForceHead:
     if s.force_decoder_type is ForceDecoder.EDGES:
-        return EdgeForceHead(s.hidden_channels, s.num_filters, s.force_decoder_channels, s.force_decoder_norm)
-    return ForceHead(s.hidden_channels, s.force_decoder_channels, s.force_decoder_type, s.force_decoder_norm)
+        return EdgeForceHead(
+            s.hidden_channels, s.num_filters, s.force_decoder_channels, s.force_decoder_norm
+        )
+    return ForceHead(
+        s.hidden_channels, s.force_decoder_channels, s.force_decoder_type, s.force_decoder_norm
+    )

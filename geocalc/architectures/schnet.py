@@ -1,7 +1,9 @@
-"""SchNet: continuous-filter convolutions, filters from lengths alone; invariant, so it needs no frames.
+"""SchNet: continuous-filter convolutions, filters from lengths alone; invariant, so it needs no
+frames.
 
-Source: Schuett et al., SchNet: A continuous-filter convolutional neural network for modeling quantum interactions (NeurIPS 2017),
-and SchNet: a deep learning architecture for molecules and materials (J. Chem. Phys. 148, 241722, 2018).
+Source: Schuett et al., SchNet: A continuous-filter convolutional neural network for modeling
+quantum interactions (NeurIPS 2017), and SchNet: a deep learning architecture for molecules and
+materials (J. Chem. Phys. 148, 241722, 2018).
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ SHORTEST = 1e-6  # Angstrom; keeps the derivative of a zero length finite
 
 
 class SchNetSettings(Settings):
-    """Settings of SchNet by their published names; lengths in Angstrom. Defaults are published but for the cutoff (10)."""
+    """Settings of SchNet by their published names; lengths in Angstrom. Defaults are published but
+    for the cutoff (10).
+    """
 
     cutoff: float = Field(6.0, gt=0)
     max_neighbors: int | None = Field(None, ge=1)
@@ -35,10 +39,16 @@ class SchNetSettings(Settings):
     num_filters: int = Field(128, ge=1)
     num_interactions: int = Field(6, ge=1)
     num_gaussians: int = Field(50, ge=2)
-    tag_hidden_channels: int = Field(0, ge=0, description="of hidden_channels, those that embed the tag; 0 as published")
-    message_scale: float = Field(1.0, gt=0, description="factor on summed messages; 1/sqrt(mean degree) keeps them near one")
+    tag_hidden_channels: int = Field(
+        0, ge=0, description="of hidden_channels, those that embed the tag; 0 as published"
+    )
+    message_scale: float = Field(
+        1.0, gt=0, description="factor on summed messages; 1/sqrt(mean degree) keeps them near one"
+    )
     n_elements: int = Field(119, ge=2, le=119)
-    ewald: EwaldSettings | None = Field(None, description="long-range messages beside those along edges")
+    ewald: EwaldSettings | None = Field(
+        None, description="long-range messages beside those along edges"
+    )
 
 
 class SchNet(Network):
@@ -54,20 +64,24 @@ class SchNet(Network):
         self.cutoff, self.max_neighbors, self.n_elements = s.cutoff, s.max_neighbors, s.n_elements
         if s.tag_hidden_channels >= s.hidden_channels:
             raise InputError(
-                f"tag_hidden_channels={s.tag_hidden_channels} leave nothing of hidden_channels={s.hidden_channels} for elements"
+                f"tag_hidden_channels={s.tag_hidden_channels} leave nothing of"
+                f" hidden_channels={s.hidden_channels} for elements"
             )
         self.element = nn.Embedding(s.n_elements, s.hidden_channels - s.tag_hidden_channels)
         self.tag = nn.Embedding(N_TAGS, s.tag_hidden_channels) if s.tag_hidden_channels else None
         self.basis = GaussianBasis(s.num_gaussians, s.cutoff)
         self.blocks = nn.ModuleList(
-            Interaction(s.hidden_channels, s.num_filters, s.num_gaussians, s.message_scale) for _ in range(s.num_interactions)
+            Interaction(s.hidden_channels, s.num_filters, s.num_gaussians, s.message_scale)
+            for _ in range(s.num_interactions)
         )
         self.first = nn.Linear(s.hidden_channels, s.hidden_channels // 2)
         self.last = nn.Linear(s.hidden_channels // 2, 1)
         self.reciprocal = s.ewald
         if s.ewald is not None:
             self.long_filter = EwaldFilter(s.ewald)
-            self.long_blocks = nn.ModuleList(EwaldBlock(s.hidden_channels, s.ewald) for _ in range(s.num_interactions))
+            self.long_blocks = nn.ModuleList(
+                EwaldBlock(s.hidden_channels, s.ewald) for _ in range(s.num_interactions)
+            )
         self.reset_parameters()
 
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
@@ -85,7 +99,11 @@ class SchNet(Network):
         long_range = None if self.reciprocal is None else self.long_filter(inputs.waves)
         for k, block in enumerate(self.blocks):
             update = hidden + block(hidden, gaussians, envelope, index)
-            hidden = update if long_range is None else (update + self.long_blocks[k](hidden, long_range)) / math.sqrt(3.0)
+            hidden = (
+                update
+                if long_range is None
+                else (update + self.long_blocks[k](hidden, long_range)) / math.sqrt(3.0)
+            )
             layers.append(hidden)
         atoms = self.last(shifted_softplus(self.first(hidden))).squeeze(1)
         energy = atoms.new_zeros(inputs.n_systems).index_add(0, inputs.system_idx, atoms)
@@ -96,7 +114,9 @@ class Interaction(nn.Module):
     """One residual update h -> h + Block(h, lengths).
 
     Args:
-        width: node features H. filters: F. n_gaussians: radial functions.
+        width: node features H.
+        filters: F.
+        n_gaussians: radial functions.
         message_scale: factor on the summed messages.
     """
 
@@ -109,11 +129,16 @@ class Interaction(nn.Module):
         self.up = nn.Linear(filters, width)
         self.last = nn.Linear(width, width)
 
-    def forward(self, hidden: Tensor, gaussians: Tensor, envelope: Tensor, index: EdgeIndex) -> Tensor:
+    def forward(
+        self, hidden: Tensor, gaussians: Tensor, envelope: Tensor, index: EdgeIndex
+    ) -> Tensor:
         """The update (n_atoms, width) of `hidden`, without the residual.
 
         Args:
-            hidden: (n_atoms, width). gaussians: (n_pairs, n_gaussians). envelope: (n_pairs, 1). index: the edges.
+            hidden: (n_atoms, width).
+            gaussians: (n_pairs, n_gaussians).
+            envelope: (n_pairs, 1).
+            index: the edges.
         """
         filters = self.filter_last(shifted_softplus(self.filter_first(gaussians))) * envelope
         summed = convolve(filters, self.down(hidden), index) * self.message_scale

@@ -17,7 +17,12 @@ from geocalc.cli.warnings import told_at_the_end
 from geocalc.core.files import write_whole
 from geocalc.core.process import settle_process
 from geocalc.core.systems import Systems
-from geocalc.data.prepare import ReferenceRelaxation, prepare, reference_relaxations, samples_of_file
+from geocalc.data.prepare import (
+    ReferenceRelaxation,
+    prepare,
+    reference_relaxations,
+    samples_of_file,
+)
 from geocalc.data.settings import Data, Source
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError
@@ -54,14 +59,20 @@ def evaluate_command(
     """Measure and write; returns what metrics.json holds.
 
     Args:
-        model: name or folder. data: a recipe (its validation split) or structures, labelled but for symmetry and mad.
+        model: name or folder.
+        data: a recipe (its validation split) or structures, labelled but for symmetry and mad.
         out: folder to write.
-        task: s2ef (energies and forces of frames), relax (from the first frame of each relaxation to its last), is2re (relaxed
-            energies and positions from unrelaxed structures; is2rs is the same), symmetry or mad (symmetry errors,
-            and how alike features are by layer; see `geocalc.evaluation.symmetry_errors` and `geocalc.evaluation.oversmoothing`).
-        source: only this source of the recipe. frames: policy other than the model's. level: of theory.
-        optimizer, fmax, steps: for relax. limit: structures of each source, for symmetry and mad.
-        seed: of stochastic frames, and of the draws of symmetry (0 unless given). device, dtype: of the model.
+        task: s2ef (energies and forces of frames), relax (from the first frame of each relaxation
+            to its last), is2re (relaxed energies and positions from unrelaxed structures; is2rs is
+            the same), symmetry or mad (symmetry errors, and how alike features are by layer; see
+            `geocalc.evaluation.symmetry_errors` and `geocalc.evaluation.oversmoothing`).
+        source: only this source of the recipe.
+        frames: policy other than the model's.
+        level: of theory.
+        optimizer, fmax, steps: for relax.
+        limit: structures of each source, for symmetry and mad.
+        seed: of stochastic frames, and of the draws of symmetry (0 unless given).
+        device, dtype: of the model.
     Raises:
         InputError: the data hold nothing to measure.
     """
@@ -97,12 +108,16 @@ def evaluate_command(
     return summary
 
 
-def _single_points(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None, out: Path) -> dict[str, Any]:
+def _single_points(
+    model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None, out: Path
+) -> dict[str, Any]:
     """Errors by source, and their pictures."""
     groups = _held_out(model, recipe, data, source)
     empty = [name for name, samples in groups.items() if not samples]
     if empty:
-        raise InputError(f"{empty[0]} holds no frame to measure; choose other data or a larger validation share")
+        raise InputError(
+            f"{empty[0]} holds no frame to measure; choose other data or a larger validation share"
+        )
     told = {name: predictions(model, samples) for name, samples in groups.items()}
     make_folder(out)
     for name, one in told.items():
@@ -110,12 +125,21 @@ def _single_points(model: LoadedModel, recipe: Recipe | None, data: Path, source
     return {name: known_numbers(errors_of(one)) for name, one in told.items()}
 
 
-def _pairs(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None, out: Path) -> dict[str, Any]:
-    """Errors of relaxed energies and positions by source, each structure in a table, and their pictures."""
+def _pairs(
+    model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None, out: Path
+) -> dict[str, Any]:
+    """Errors of relaxed energies and positions by source, each structure in a table, and their
+    pictures.
+    """
     if recipe is None or recipe.task is not Task.IS2RE:
-        raise InputError(f"{data} is not a recipe with task: is2re, which names the files of unrelaxed and relaxed structures")
+        raise InputError(
+            f"{data} is not a recipe with task: is2re, which names the files of unrelaxed and"
+            " relaxed structures"
+        )
     if model.card.task is not Task.IS2RE:
-        raise InputError(f"{model.card.name} predicts no relaxed energies; evaluate it with --task s2ef or relax")
+        raise InputError(
+            f"{model.card.name} predicts no relaxed energies; evaluate it with --task s2ef or relax"
+        )
     results = {}
     for name, samples in _held_out(model, recipe, data, source).items():
         told = pair_predictions(model, samples)
@@ -125,12 +149,16 @@ def _pairs(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | 
             writer = csv.writer(handle, lineterminator="\n")
             writer.writerow(["group", "energy", "reference"])
             rows = zip(samples, told.energy, told.energy_reference, strict=True)
-            writer.writerows([sample.group, f"{energy:.6f}", f"{wanted:.6f}"] for sample, energy, wanted in rows)
+            writer.writerows(
+                [sample.group, f"{energy:.6f}", f"{wanted:.6f}"] for sample, energy, wanted in rows
+            )
         _draw(pair_panels(told, model.card, _stem(name)), out)
     return results
 
 
-def _some(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None, limit: int) -> dict[str, Systems]:
+def _some(
+    model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None, limit: int
+) -> dict[str, Systems]:
     """At most `limit` structures of each source; those of files need no labels."""
     if recipe is None:
         return {data.name: probes.of_file(data, limit, model.card.reads_tags)}
@@ -138,12 +166,20 @@ def _some(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | N
     return {name: probes.of_samples(samples, limit, name) for name, samples in groups.items()}
 
 
-def _held_out(model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None) -> dict[str, Sequence[Sample]]:
+def _held_out(
+    model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None
+) -> dict[str, Sequence[Sample]]:
     if recipe is None:
-        return {data.name: samples_of_file(data, model.card.reads_tags, model.card.force_mode != ForceMode.NONE)}
+        return {
+            data.name: samples_of_file(
+                data, model.card.reads_tags, model.card.force_mode != ForceMode.NONE
+            )
+        }
     held_out = read_store(prepare(recipe, Path("runs") / "data")).held_out
     chosen = _chosen(recipe.data, source)
-    return {str(recipe.data.sources[k].path): held_out.where(held_out.known.source == k) for k in chosen}
+    return {
+        str(recipe.data.sources[k].path): held_out.where(held_out.known.source == k) for k in chosen
+    }
 
 
 def _draw(pictures: Mapping[str, Sequence[Panel]], out: Path) -> None:
@@ -165,12 +201,17 @@ def _relax(
     steps: int,
 ) -> dict[str, Any]:
     rules = recipe.data if recipe is not None else Data(sources=(Source(path=data),))
-    references = {str(rules.sources[k].path): _references(model, rules, k, recipe is None) for k in _chosen(rules, source)}
+    references = {
+        str(rules.sources[k].path): _references(model, rules, k, recipe is None)
+        for k in _chosen(rules, source)
+    }
     results = {}
     for name, some in references.items():
         with progress_line("relax") as show:
             done = partial(_show_done, show, len(some))
-            pairs = relax_references(model, some, optimizer=optimizer, fmax=fmax, steps=steps, progress=done)
+            pairs = relax_references(
+                model, some, optimizer=optimizer, fmax=fmax, steps=steps, progress=done
+            )
         results[name] = asdict(summarise(pairs))
         make_folder(out)
         _write_pairs(pairs, out / f"{_stem(name)}-relaxed.csv")
@@ -182,15 +223,20 @@ def _show_done(show: Callable[[str], None], total: int, n: int) -> None:
     show(f"relax: {n} of {total}")
 
 
-def _references(model: LoadedModel, rules: Data, source: int, whole: bool) -> list[ReferenceRelaxation]:
+def _references(
+    model: LoadedModel, rules: Data, source: int, whole: bool
+) -> list[ReferenceRelaxation]:
     """The relaxations of a source that are held out, or all of them."""
     split = None if whole else True
-    references = reference_relaxations(rules, source, validation=split, use_tags=model.card.reads_tags)
+    references = reference_relaxations(
+        rules, source, validation=split, use_tags=model.card.reads_tags
+    )
     if not references:
         where = "" if whole else " in the validation split"
         raise InputError(
-            f"{rules.sources[source].path} holds no relaxation of two frames or more{where}; the frames of a relaxation follow "
-            f"each other and share the info key {rules.sources[source].group_key!r}"
+            f"{rules.sources[source].path} holds no relaxation of two frames or more{where}; the"
+            " frames of a relaxation follow each other and share the info key"
+            f" {rules.sources[source].group_key!r}"
         )
     return references
 
@@ -200,7 +246,9 @@ def _write_pairs(pairs: list[RelaxedPair], path: Path) -> None:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow([f.name for f in fields(RelaxedPair)])
         for pair in pairs:
-            writer.writerow([f"{v:.6f}" if isinstance(v, float) else v for v in asdict(pair).values()])
+            writer.writerow(
+                [f"{v:.6f}" if isinstance(v, float) else v for v in asdict(pair).values()]
+            )
 
 
 def _chosen(rules: Data, source: int | None) -> list[int]:

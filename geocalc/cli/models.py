@@ -23,13 +23,20 @@ def table_text() -> str:
         except ModelFileError as error:  # one damaged model does not hide the others
             rows.append((name, f"(!) {error}"))
             continue
-        twice = f"  (!) found twice: {' and '.join(str(place) for place in places)}" if len(places) > 1 else ""
+        twice = (
+            f"  (!) found twice: {' and '.join(str(place) for place in places)}"
+            if len(places) > 1
+            else ""
+        )
         told = card.energy_kind.value if isinstance(card, ModelCard) else card.target
         rows.append((name, card.task.value, told, card.domain + twice))
     if not found:
         return "no models are installed; train one with `geocalc train` and register it"
     whole = [row for row in rows if len(row) == 4]
-    widths = [max(len(row[0]) for row in rows), *(max(len(row[k]) for row in whole) for k in (1, 2))]
+    widths = [
+        max(len(row[0]) for row in rows),
+        *(max(len(row[k]) for row in whole) for k in (1, 2)),
+    ]
     return "\n".join(_line(row, widths) for row in rows)
 
 

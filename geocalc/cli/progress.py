@@ -14,12 +14,18 @@ def pace(done: int, total: int | None, converged: int, computed: int, seconds: f
     """How far a run has come, how fast it goes and how long it will take.
 
     Args:
-        done: structures with a record. total: structures of the input, None if nobody knows.
-        converged: those of `done` that converged. computed: those of `done` that this run computed itself.
+        done: structures with a record.
+        total: structures of the input, None if nobody knows.
+        converged: those of `done` that converged.
+        computed: those of `done` that this run computed itself.
         seconds: since it began.
     """
     rate = computed / max(seconds, 1e-9)
-    parts = [f"{done} done" if total is None else f"{done}/{total}", f"{converged} converged", f"{rate:.1f}/s"]
+    parts = [
+        f"{done} done" if total is None else f"{done}/{total}",
+        f"{converged} converged",
+        f"{rate:.1f}/s",
+    ]
     if total is not None and computed:
         parts.append(f"{duration((total - done) / rate)} left")
     return ", ".join(parts)
@@ -36,8 +42,12 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress_line(text: str) -> Iterator[Callable[[str], None]]:
-    """Show `text` with a spinner and the time inside the `with` block; what it yields replaces the text."""
+    """Show `text` with a spinner and the time inside the `with` block; what it yields replaces the
+    text.
+    """
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+    with Progress(
+        *columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True
+    ) as bar:
         task = bar.add_task(text, total=None)
         yield lambda now: bar.update(task, advance=1, description=now)

@@ -31,7 +31,10 @@ def predict_property_command(
     """Write every structure with the property of its particles to `predicted.extxyz`.
 
     Args:
-        inputs: files and folders. name: of the model. out: folder, by default `<stem>-predict`. device: auto, cpu or cuda.
+        inputs: files and folders.
+        name: of the model.
+        out: folder, by default `<stem>-predict`.
+        device: auto, cpu or cuda.
         resume: write over what the folder holds.
     Returns:
         A table, and the exit status: 0, or 3 where some structure could not be predicted.
@@ -42,7 +45,9 @@ def predict_property_command(
     folder = out or Path(f"{inputs[0].name.split('.')[0] or 'input'}-predict")
     target = folder / PREDICTED
     if target.exists() and not resume:
-        raise RunFolderError(f"{target} is there already; choose another --out, or --resume to write it anew")
+        raise RunFolderError(
+            f"{target} is there already; choose another --out, or --resume to write it anew"
+        )
     model = load_property_model(name, device=device)
     done: list[Atoms] = []
     rows, faults = [], []
@@ -60,13 +65,18 @@ def predict_property_command(
     if not done:
         raise InputError(faults[0] if faults else "the input holds no structure")
     _write(target, done)
-    head = f"{'structure':<30} {'n':>7} {'mean':>10} {'std':>10}   {model.card.target} ({model.card.unit})"
+    head = (
+        f"{'structure':<30} {'n':>7} {'mean':>10} {'std':>10}   {model.card.target}"
+        f" ({model.card.unit})"
+    )
     table = "\n".join([head, *rows, *(f"(!) {fault}" for fault in faults), f"results in {target}"])
     return table, EXIT_UNCONVERGED if faults else EXIT_CONVERGED
 
 
 def with_property(atoms: Atoms, model: LoadedPropertyModel) -> tuple[Atoms, np.ndarray]:
-    """A copy of the structure with the property as an array, (n_atoms,) or (n_atoms, n_targets), and the values."""
+    """A copy of the structure with the property as an array, (n_atoms,) or (n_atoms, n_targets),
+    and the values.
+    """
     values = model(atoms)
     found = atoms.copy()
     found.arrays[model.card.target] = values[:, 0] if values.shape[1] == 1 else values
@@ -81,4 +91,6 @@ def _write(target: Path, structures: list[Atoms]) -> None:
         write(part, structures, format="extxyz")
         part.replace(target)
     except OSError as error:
-        raise RunFolderError(f"cannot write {target}: {error.strerror or error}; choose another --out") from None
+        raise RunFolderError(
+            f"cannot write {target}: {error.strerror or error}; choose another --out"
+        ) from None

@@ -17,7 +17,9 @@ def register_command(runs: tuple[Path, ...], name: str, folder: Path | None) -> 
     """Write a model folder; returns a sentence that says where it is and how it is used.
 
     Args:
-        runs: folders of `geocalc train`. name: of the model. folder: where models are kept, by default the user's.
+        runs: folders of `geocalc train`.
+        name: of the model.
+        folder: where models are kept, by default the user's.
     Raises:
         InputError: see `register`.
     """
@@ -27,4 +29,6 @@ def register_command(runs: tuple[Path, ...], name: str, folder: Path | None) -> 
         target, use = register_property(runs, name, place, data), f"geocalc predict --model {name}"
     else:
         target, use = register(runs, name, place, data), f"GeoCalc({name!r})"
-    return f"{target}: registered; {use} finds it" + ("" if folder is None else f" with GEOCALC_MODELS={folder}")
+    return f"{target}: registered; {use} finds it" + (
+        "" if folder is None else f" with GEOCALC_MODELS={folder}"
+    )

@@ -42,24 +42,35 @@ def run_command(
     """Run a model over the inputs; prints a table and returns the exit status.
 
     Args:
-        verb: relax or predict. inputs: files and folders. out: run folder.
-        defaults, explicit: settings by default and as given on the command line. config: YAML between the two.
-        assignments: `key=value`, last word. resume: go on with what the folder holds.
+        verb: relax or predict.
+        inputs: files and folders.
+        out: run folder.
+        defaults, explicit: settings by default and as given on the command line.
+        config: YAML between the two.
+        assignments: `key=value`, last word.
+        resume: go on with what the folder holds.
     Raises:
         InputError: no structure can be read at all.
-        RecipeError, ModelNotFoundError, ModelFileError, RunFolderError: a setting, the model or the folder is not right.
+        RecipeError, ModelNotFoundError, ModelFileError, RunFolderError: a setting, the model or the
+            folder is not right.
     """
     with told_at_the_end():
         found = readable(inputs)
         values = {**defaults, **(read_yaml(config) if config else {}), **explicit}
         settings = RelaxSettings.parse(override(values, assignments), str(config or "settings"))
         model = load_model(
-            settings.model, device=settings.device, dtype=settings.dtype, frames=settings.frames, level=settings.level
+            settings.model,
+            device=settings.device,
+            dtype=settings.dtype,
+            frames=settings.frames,
+            level=settings.level,
         )
         make_optimizer(settings.optimizer)  # an unknown name is refused before a folder is made
         settle_process()
         potential = named_potential(model, settings)
-        folder = open_run_folder(out, potential, settings, inputs=[str(path) for path in inputs], resume=resume)
+        folder = open_run_folder(
+            out, potential, settings, inputs=[str(path) for path in inputs], resume=resume
+        )
         total = count_structures(inputs) if sys.stderr.isatty() else None
         _watch(run_relaxation(jobs_of(found), potential, settings, folder), verb, folder, total)
     records = list(folder.records())
@@ -81,8 +92,14 @@ def readable(inputs: tuple[Path, ...]) -> Iterator[Source | Unreadable]:
         if isinstance(one, Source):
             return itertools.chain(faults, [one], found)
         faults.append(one)
-    first = next((fault.error for fault in faults if isinstance(fault, Unreadable)), "the input holds no structure")
-    raise InputError(first + (f" (and {len(faults) - 1} more inputs that cannot be read)" if len(faults) > 1 else ""))
+    first = next(
+        (fault.error for fault in faults if isinstance(fault, Unreadable)),
+        "the input holds no structure",
+    )
+    raise InputError(
+        first
+        + (f" (and {len(faults) - 1} more inputs that cannot be read)" if len(faults) > 1 else "")
+    )
 
 
 def _watch(records: Iterator[Record], verb: str, folder: RunFolder, total: int | None) -> None:
@@ -91,4 +108,7 @@ def _watch(records: Iterator[Record], verb: str, folder: RunFolder, total: int |
     with progress_line(verb) as show:
         for record in records:
             done, converged = done + 1, converged + record.converged
-            show(f"{verb}: {pace(done, total, converged, len(folder) - before, time.monotonic() - started)}")
+            show(
+                f"{verb}:"
+                f" {pace(done, total, converged, len(folder) - before, time.monotonic() - started)}"
+            )

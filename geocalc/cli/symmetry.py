@@ -21,19 +21,38 @@ from geocalc.symmetry.structure_groups import group_of
 
 
 def symmetry_command(
-    model: str, group: str | None, structure: Path | None, turn: bool, tolerance: float, picture: Path | None
+    model: str,
+    group: str | None,
+    structure: Path | None,
+    turn: bool,
+    tolerance: float,
+    picture: Path | None,
 ) -> str:
     """The table, and a sentence for each thing done besides.
 
     Args:
-        model: name or folder. group: name of a point group. structure: file whose first structure has the group, in place of a name.
-        turn: whether the group is turned to where it fits best. tolerance: see `symmetry_breaking`. picture: PNG to write.
+        model: name or folder.
+        group: name of a point group.
+        structure: file whose first structure has the group, in place of a name.
+        turn: whether the group is turned to where it fits best.
+        tolerance: see `symmetry_breaking`.
+        picture: PNG to write.
     Raises:
-        InputError: a group is given twice or to be turned and not given; see also `symmetry_breaking`.
+        InputError: a group is given twice or to be turned and not given; see also
+            `symmetry_breaking`.
     """
     if group is not None and structure is not None:
-        raise InputError("the group is given twice, by name and by a structure; give one of --group and --structure")
-    matrices = group_named(group) if group is not None else None if structure is None else group_of(_first(structure))
+        raise InputError(
+            "the group is given twice, by name and by a structure; give one of --group and"
+            " --structure"
+        )
+    matrices = (
+        group_named(group)
+        if group is not None
+        else None
+        if structure is None
+        else group_of(_first(structure))
+    )
     if matrices is None and turn:
         raise InputError("there is no group to turn; give one with --group or --structure")
     loaded, notes, rotation = load_model(model, device="cpu"), [], None
@@ -42,7 +61,9 @@ def symmetry_command(
     if matrices is not None and turn:
         best = best_orientation((theta for _, theta in relaxed_weights(loaded)), matrices)
         rotation, matrices = best.rotation, turned(matrices, best.rotation)
-        notes.append(f"{identify(matrices)} keeps {best.share:.2%} after a turn by {_turn_text(rotation)}")
+        notes.append(
+            f"{identify(matrices)} keeps {best.share:.2%} after a turn by {_turn_text(rotation)}"
+        )
     breaking = symmetry_breaking(loaded, matrices, orientation=rotation, tolerance=tolerance)
     if picture is not None:
         notes.append(f"{plot_breaking(breaking, picture)}: drawn")
@@ -53,11 +74,15 @@ def _first(path: Path) -> Atoms:
     """The first structure of a file."""
     found = next((one.atoms for one in read_structures(path) if isinstance(one, Source)), None)
     if found is None:
-        raise InputError(f"{path}: there is no structure that can be read; give a file that ASE reads")
+        raise InputError(
+            f"{path}: there is no structure that can be read; give a file that ASE reads"
+        )
     return found
 
 
 def _turn_text(rotation: np.ndarray) -> str:
     vector = Rotation.from_matrix(rotation).as_rotvec()
     angle = float(np.linalg.norm(vector))
-    return f"{np.degrees(angle):.2f}°" + (f" about {direction_text(vector / angle)}" if angle > 1e-9 else "")
+    return f"{np.degrees(angle):.2f}°" + (
+        f" about {direction_text(vector / angle)}" if angle > 1e-9 else ""
+    )

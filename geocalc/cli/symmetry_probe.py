@@ -1,4 +1,6 @@
-"""What `geocalc evaluate` measures of a model without looking at labels: symmetries, and the features of its layers."""
+"""What `geocalc evaluate` measures of a model without looking at labels: symmetries, and the
+features of its layers.
+"""
 
 from __future__ import annotations
 
@@ -56,13 +58,18 @@ def of_file(path: Path, limit: int, use_tags: bool) -> Systems:
         InputError: there is nothing to measure, or something cannot be read.
     """
     atoms = [one.atoms for one in read_structures(path) if isinstance(one, Source)]
-    return from_atoms([atoms[place] for place in _places(len(atoms), limit, path.name)], use_tags=use_tags)
+    return from_atoms(
+        [atoms[place] for place in _places(len(atoms), limit, path.name)], use_tags=use_tags
+    )
 
 
 def _places(n: int, limit: int, name: str) -> list[int]:
     """Evenly over all, since neighbours are often frames of one relaxation."""
     if limit < 1 or n < 1:
-        raise InputError(f"{name} holds {n} structures, of which {limit} are to be measured; at least one is needed")
+        raise InputError(
+            f"{name} holds {n} structures, of which {limit} are to be measured; at least one is"
+            " needed"
+        )
     return sorted({round(place) for place in np.linspace(0, n - 1, min(limit, n)).tolist()})
 
 
@@ -72,7 +79,9 @@ def symmetry_task(model: LoadedModel, groups: Mapping[str, Systems], seed: int) 
     for name, systems in groups.items():
         with progress_line(SYMMETRY) as show:
             done = partial(_show_done, show, systems.n_systems)
-            errors = symmetry_errors(model, systems.to(model.device), n_rotations=N_ROTATIONS, seed=seed, progress=done)
+            errors = symmetry_errors(
+                model, systems.to(model.device), n_rotations=N_ROTATIONS, seed=seed, progress=done
+            )
         results[name] = {"n": systems.n_systems, **asdict(errors)}
     return results
 
@@ -85,7 +94,9 @@ def mad_task(model: LoadedModel, groups: Mapping[str, Systems], seed: int) -> di
     """MAD by source and layer, as metrics.json holds it."""
     potential, results = model.potential, {}
     for name, systems in groups.items():
-        layers = layer_mad(potential.model, systems, potential.policy, level=potential.level, seed=seed)
+        layers = layer_mad(
+            potential.model, systems, potential.policy, level=potential.level, seed=seed
+        )
         results[name] = {"n": systems.n_systems, "layers": [asdict(layer) for layer in layers]}
     return results
 
@@ -93,7 +104,10 @@ def mad_task(model: LoadedModel, groups: Mapping[str, Systems], seed: int) -> di
 def tables(summary: Mapping[str, Any]) -> list[Table]:
     """What metrics.json of these tasks holds, for the terminal."""
     make = _symmetry_table if summary["task"] == SYMMETRY else _mad_table
-    return [make(f"{summary['model']}, {name}, {found['n']} structures", found) for name, found in summary["results"].items()]
+    return [
+        make(f"{summary['model']}, {name}, {found['n']} structures", found)
+        for name, found in summary["results"].items()
+    ]
 
 
 def _symmetry_table(title: str, found: Mapping[str, Any]) -> Table:
@@ -120,6 +134,12 @@ def _mad_table(title: str, found: Mapping[str, Any]) -> Table:
     for head in ("depth", "neighbours", "all pairs", "update, neighbours", "update, all pairs"):
         table.add_column(head, justify="right")
     for layer in found["layers"]:
-        numbers = [layer[name] for name in ("neighbours", "all_pairs", "update_neighbours", "update_all_pairs")]
-        table.add_row(str(layer["depth"]), *(NOTHING if number is None else f"{number:.4f}" for number in numbers))
+        numbers = [
+            layer[name]
+            for name in ("neighbours", "all_pairs", "update_neighbours", "update_all_pairs")
+        ]
+        table.add_row(
+            str(layer["depth"]),
+            *(NOTHING if number is None else f"{number:.4f}" for number in numbers),
+        )
     return table

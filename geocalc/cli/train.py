@@ -45,12 +45,19 @@ def train_command(
     begin: str | None = None,
     tensorboard: bool = False,
 ) -> str | None:
-    """Train a recipe file; returns a sentence that says how far it came, in the first process alone.
+    """Train a recipe file; returns a sentence that says how far it came, in the first process
+    alone.
 
     Args:
-        recipe_path: YAML. out: run folder, by default `runs/<name>`. resume: go on from its checkpoint.
-        assignments: `a.b=1` overrides. device: auto, cpu or cuda. devices: processes. threads: of each process on a CPU.
-        report: told of progress. begin: model to go on with; `recipe_path` may then be a file of labelled structures.
+        recipe_path: YAML.
+        out: run folder, by default `runs/<name>`.
+        resume: go on from its checkpoint.
+        assignments: `a.b=1` overrides.
+        device: auto, cpu or cuda.
+        devices: processes.
+        threads: of each process on a CPU.
+        report: told of progress.
+        begin: model to go on with; `recipe_path` may then be a file of labelled structures.
         tensorboard: keep the learning curve for TensorBoard too, in the run folder.
     Raises:
         RecipeError, InputError: the recipe, its data, or the folder is not right.
@@ -58,29 +65,58 @@ def train_command(
     """
     if tensorboard:
         require_tensorboard()
-    recipe = _recipe(recipe_path, assignments) if begin is None else _tuned(recipe_path, begin, assignments)
+    recipe = (
+        _recipe(recipe_path, assignments)
+        if begin is None
+        else _tuned(recipe_path, begin, assignments)
+    )
     folder = out or Path("runs") / recipe.name
     if (folder / CHECKPOINT).exists() and not resume:
-        raise InputError(f"{folder} holds a training run already; go on with --resume, or choose another --out")
+        raise InputError(
+            f"{folder} holds a training run already; go on with --resume, or choose another --out"
+        )
     if not 1 <= devices <= recipe.training.batch_size:
-        raise InputError(f"--devices is {devices}; it must be between 1 and training.batch_size ({recipe.training.batch_size})")
+        raise InputError(
+            f"--devices is {devices}; it must be between 1 and training.batch_size"
+            f" ({recipe.training.batch_size})"
+        )
     kind = choose_device(device).type
     settle_process(threads)
-    fabric = Fabric(accelerator=kind, devices=devices, precision=recipe.training.precision, strategy="auto")
+    fabric = Fabric(
+        accelerator=kind, devices=devices, precision=recipe.training.precision, strategy="auto"
+    )
     if devices > 1:
         fabric.launch()
-    scalars = Scalars(folder, steps_done(folder / CHECKPOINT)) if tensorboard and fabric.is_global_zero else None
+    scalars = (
+        Scalars(folder, steps_done(folder / CHECKPOINT))
+        if tensorboard and fabric.is_global_zero
+        else None
+    )
     with told_at_the_end():
         _train(recipe, folder, fabric, report, scalars)
     if not fabric.is_global_zero:
         return None
     draw_curve(folder)
-    done, steps, patience = steps_done(folder / CHECKPOINT), recipe.training.steps, recipe.training.patience
+    done, steps, patience = (
+        steps_done(folder / CHECKPOINT),
+        recipe.training.steps,
+        recipe.training.patience,
+    )
     over = is_over(read_log(folder), patience)
     if done < steps and not over:
-        return f"{folder}: stopped after {done} of {steps} steps; the same command with --resume goes on"
-    early = f" after {done} of {steps} steps, since {patience} evaluations brought no smaller error" if over else ""
-    return _compared(folder) + f"{folder}: done{early}; `geocalc register {folder} --name NAME` makes it a model"
+        return (
+            f"{folder}: stopped after {done} of {steps} steps; the same command with --resume"
+            " goes on"
+        )
+    early = (
+        f" after {done} of {steps} steps, since {patience} evaluations brought no smaller error"
+        if over
+        else ""
+    )
+    return (
+        _compared(folder)
+        + f"{folder}: done{early}; `geocalc register {folder} --name NAME` makes it a model"
+    )
 
 
 def _recipe(path: Path, assignments: tuple[str, ...]) -> Recipe | PropertyRecipe:
@@ -120,15 +156,24 @@ def _train(
 
 
 def _tuned(path: Path, begin: str, assignments: tuple[str, ...]) -> Recipe:
-    """The recipe that goes on with a model, from another recipe or from a file of labelled structures."""
+    """The recipe that goes on with a model, from another recipe or from a file of labelled
+    structures.
+    """
     if path.suffix not in (".yaml", ".yml"):
-        return parse_recipe(override(tuned_values(begin, path), assignments), f"the recipe made for {path}")
+        return parse_recipe(
+            override(tuned_values(begin, path), assignments), f"the recipe made for {path}"
+        )
     values = override(read_yaml(path), assignments)
-    return parse_recipe(values | {"start": {"model": begin, "hash": load_model(begin, device="cpu").hash}}, str(path))
+    return parse_recipe(
+        values | {"start": {"model": begin, "hash": load_model(begin, device="cpu").hash}},
+        str(path),
+    )
 
 
 def _compared(folder: Path) -> str:
-    """A table of the errors on held-out structures before and after, empty where the run did not begin with a model."""
+    """A table of the errors on held-out structures before and after, empty where the run did not
+    begin with a model.
+    """
     measured = json.loads((folder / METRICS).read_text())
     lines = []
     for source, before in measured.get("before", {}).items():

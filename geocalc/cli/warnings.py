@@ -18,7 +18,9 @@ OURS: tuple[type[Warning], ...] = (TagsConverted, LossyFormat, DataWarning)
 
 @contextmanager
 def told_at_the_end() -> Iterator[None]:
-    """Gather geocalc's own warnings inside the `with` block and say each kind once on standard error; others pass as ever."""
+    """Gather geocalc's own warnings inside the `with` block and say each kind once on standard
+    error; others pass as ever.
+    """
     gathered: dict[type[Warning], list[str]] = {}
     with warnings.catch_warnings():
         others = warnings.showwarning

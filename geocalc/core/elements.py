@@ -1,8 +1,9 @@
 """Properties of the elements from a static table.
 
-The table `data/elements.csv` holds facts compiled by the mendeleev package (MIT), version 1.3.0 (atomic volumes: 0.15.0, the last
-that stores them): radii in pm, volumes in
-cm^3/mol, density in g/cm^3, polarizability in bohr^3, electron affinity, Allen electronegativity and ionization energies in eV.
+The table `data/elements.csv` holds facts compiled by the mendeleev package (MIT), version 1.3.0
+(atomic volumes: 0.15.0, the last that stores them): radii in pm, volumes in cm^3/mol, density in
+g/cm^3, polarizability in bohr^3, electron affinity, Allen electronegativity and ionization energies
+in eV.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from importlib.resources import files
 import numpy as np
 
 N_ELEMENTS = 118
-LAST_STANDARDISED = 85  # the published tables cover Z = 1..85; statistics are taken over the same rows
+# the published tables cover Z = 1..85; statistics are taken over the same rows
+LAST_STANDARDISED = 85
 NO_GROUP = 19  # lanthanides and actinides
 
 
@@ -52,7 +54,8 @@ def covalent_radii() -> np.ndarray:
 def properties() -> np.ndarray:
     """Standardised physical properties, (119, 14) float64; row 0 is zero, a missing value is zero.
 
-    Each column is shifted by its mean and divided by its sample standard deviation over Z = 1..85, missing values skipped.
+    Each column is shifted by its mean and divided by its sample standard deviation over Z = 1..85,
+    missing values skipped.
     Source: PhAST (Duval et al. 2022), the list of properties tried there.
     """
     names = [name for name in _rows()[0] if name not in ("number", "symbol", "period", "group")]

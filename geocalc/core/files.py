@@ -44,12 +44,20 @@ class disk_errors_explained:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if not isinstance(error, OSError) or isinstance(error, GeoCalcError):
             return
         kept = "" if self.finished is None else f"; {self.finished} finished structures are safe"
         if error.errno in _FULL:
             raise RunFolderError(
-                f"the disk is full: cannot {self.verb} {self.path}{kept}; free some space and resume"
+                f"the disk is full: cannot {self.verb} {self.path}{kept}; free some space and"
+                " resume"
             ) from None
-        raise RunFolderError(f"cannot {self.verb} {self.path}: {error.strerror or error}{kept}") from None
+        raise RunFolderError(
+            f"cannot {self.verb} {self.path}: {error.strerror or error}{kept}"
+        ) from None

@@ -1,11 +1,14 @@
-"""Small matrices of a batch, term by term: the rounding of one never depends on the others, nor on where it lies in memory."""
+"""Small matrices of a batch, term by term: the rounding of one never depends on the others, nor on
+where it lies in memory.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-HALVINGS, TERMS = 3, 14  # an exponent up to 3 is halved below 0.4, where the series left out is below 1e-17
+# an exponent up to 3 is halved below 0.4, where the series left out is below 1e-17
+HALVINGS, TERMS = 3, 14
 
 
 def times(left: Tensor, right: Tensor) -> Tensor:
@@ -41,8 +44,8 @@ def exponential(matrices: Tensor) -> Tensor:
 def exponential_along(matrices: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """Exponentials and their derivatives along directions, all (..., 3, 3).
 
-    Source: scaling and squaring, with the product rule in every step (Al-Mohy and Higham, SIAM J. Matrix Anal. Appl. 30, 1639
-    (2009), sec. 3).
+    Source: scaling and squaring, with the product rule in every step (Al-Mohy and Higham, SIAM J.
+    Matrix Anal. Appl. 30, 1639 (2009), sec. 3).
     """
     unity = torch.eye(3, dtype=matrices.dtype, device=matrices.device).expand(matrices.shape)
     exponent, along = matrices / 2**HALVINGS, directions / 2**HALVINGS

@@ -1,4 +1,6 @@
-"""Settings of a whole process, for those who own one: the command line, its worker processes and the workflows."""
+"""Settings of a whole process, for those who own one: the command line, its worker processes and
+the workflows.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ import scipy.linalg  # noqa: F401 - a BLAS of its own, which must be loaded to b
 import torch
 from threadpoolctl import ThreadpoolController
 
-KEEP_BYTES = 32 * 1024 * 1024  # glibc's largest allowed threshold for taking memory straight from the system
+# glibc's largest allowed threshold for taking memory straight from the system
+KEEP_BYTES = 32 * 1024 * 1024
 TRIM_BYTES = 2_000_000_000
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's malloc.h
 
@@ -21,8 +24,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's mall
 def settle_process(threads: int = 1) -> None:
     """One thread unless told otherwise, tiny numbers to zero, and freed memory kept for reuse.
 
-    Graphs of tens of atoms are slower on two threads than on one. Numbers below 1e-38, which smooth cutoffs produce, are slow
-    and mean nothing. Temporary arrays of a few MB would go back to the system and be fetched anew, page by page, in every step.
+    Graphs of tens of atoms are slower on two threads than on one. Numbers below 1e-38, which smooth
+    cutoffs produce, are slow and mean nothing. Temporary arrays of a few MB would go back to the
+    system and be fetched anew, page by page, in every step.
     """
     torch.set_num_threads(threads)
     _blas().limit(limits=threads)
@@ -38,7 +42,8 @@ def settle_process(threads: int = 1) -> None:
 def one_thread() -> Iterator[None]:
     """Torch and the BLAS of numpy and scipy compute on one thread inside the `with` block.
 
-    Sums then come out the same wherever they are made, and products of a hundred rows do not wait for other threads.
+    Sums then come out the same wherever they are made, and products of a hundred rows do not wait
+    for other threads.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

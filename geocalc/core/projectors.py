@@ -1,7 +1,8 @@
-"""Where an atom may move, as the orthogonal projector onto its allowed displacements: a plane, a line, or what several leave.
+"""Where an atom may move, as the orthogonal projector onto its allowed displacements: a plane, a
+line, or what several leave.
 
-An allowed displacement is its own projection, and the projection of a force is the downhill direction within the constraint,
-zero exactly where no allowed displacement changes the energy.
+An allowed displacement is its own projection, and the projection of a force is the downhill
+direction within the constraint, zero exactly where no allowed displacement changes the energy.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PLANE_NORMAL = "geocalc_plane_normal"  # column of a file: (n_atoms, 3) normal of the plane an atom stays in, zeros where none
+# column of a file: (n_atoms, 3) normal of the plane an atom stays in, zeros where none
+PLANE_NORMAL = "geocalc_plane_normal"
 LINE_DIRECTION = "geocalc_line_direction"  # likewise, direction of the line an atom stays on
-ON_AXIS = 1e-13  # a direction this close to a Cartesian axis is that axis: 10 Angstrom along it stray by 1e-12
+# a direction this close to a Cartesian axis is that axis: 10 Angstrom along it stray by 1e-12
+ON_AXIS = 1e-13
 SAME = 1e-6  # planes and lines that differ by less than this angle are one, written with few digits
 
 
@@ -23,7 +26,8 @@ class Held:
 
     Attributes:
         fixed: (n_atoms, 3) bool, True where a Cartesian component may not move.
-        projector: (n_atoms, 3, 3) onto allowed displacements, unity where `fixed` says all; None if it does for every atom.
+        projector: (n_atoms, 3, 3) onto allowed displacements, unity where `fixed` says all; None if
+            it does for every atom.
     """
 
     fixed: np.ndarray
@@ -49,7 +53,8 @@ def common(projectors: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def settle(fixed: np.ndarray, spaces: Mapping[int, Sequence[np.ndarray]]) -> Held:
-    """Join fixed components with what holds single atoms otherwise; Cartesian axes go to `fixed`, the rest to `projector`.
+    """Join fixed components with what holds single atoms otherwise; Cartesian axes go to `fixed`,
+    the rest to `projector`.
 
     Args:
         fixed: (n_atoms, 3) bool.
@@ -83,11 +88,15 @@ def directions(projector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The planes and lines of projectors (n_atoms, 3, 3).
 
     Returns:
-        Unit normals of planes and unit directions of lines, (n_atoms, 3) each; zeros on atoms that have none.
+        Unit normals of planes and unit directions of lines, (n_atoms, 3) each; zeros on atoms that
+        have none.
     """
     freedom = np.rint(np.trace(projector, axis1=1, axis2=2))
     normals, lines = np.zeros((len(projector), 3)), np.zeros((len(projector), 3))
-    for vectors, dyads, mine in ((normals, np.eye(3) - projector, freedom == 2), (lines, projector, freedom == 1)):
+    for vectors, dyads, mine in (
+        (normals, np.eye(3) - projector, freedom == 2),
+        (lines, projector, freedom == 1),
+    ):
         for atom in np.flatnonzero(mine):
             row = dyads[atom, np.diagonal(dyads[atom]).argmax()]
             vectors[atom] = row / np.linalg.norm(row)

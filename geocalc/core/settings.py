@@ -30,7 +30,9 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise RecipeError(f"{where}: " + "; ".join(_sentence(cls, fault) for fault in error.errors())) from None
+            raise RecipeError(
+                f"{where}: " + "; ".join(_sentence(cls, fault) for fault in error.errors())
+            ) from None
 
 
 def _sentence(settings: type[BaseModel], fault: Any) -> str:
@@ -41,7 +43,8 @@ def _sentence(settings: type[BaseModel], fault: Any) -> str:
         return _wrong_tag(settings, place, fault)
     near = _near(fault, "expected") if kind in ("enum", "literal_error") else ""
     told = str(fault["ctx"]["error"]) if kind == "value_error" else f"{fault['msg'].lower()}{near}"
-    given = "" if isinstance(fault["input"], Mapping) else f" is {fault['input']!r}"  # a whole group is not repeated
+    # a whole group is not repeated
+    given = "" if isinstance(fault["input"], Mapping) else f" is {fault['input']!r}"
     return f"`{place}`{given}: {told}" if place else told
 
 
@@ -56,7 +59,9 @@ def _wrong_tag(settings: type[BaseModel], place: str, fault: Any) -> str:
     """The key that says which group of settings this is has no value, or none of those there are."""
     key = fault["ctx"]["discriminator"].strip("'")
     given = f"is {fault['ctx']['tag']!r}" if "tag" in fault["ctx"] else "is missing"
-    tags = ", ".join(f"'{tag}'" for kind in _kinds_at(settings, fault["loc"]) for tag in _tags(kind))
+    tags = ", ".join(
+        f"'{tag}'" for kind in _kinds_at(settings, fault["loc"]) for tag in _tags(kind)
+    )
     return f"`{place}.{key}` {given}: should be one of {tags}{_near(fault, 'expected_tags')}"
 
 
@@ -70,7 +75,11 @@ def _near(fault: Any, expected: str) -> str:
 def _names(settings: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
     """A place as the file has it: without the tags by which a group of settings is chosen."""
     kinds = [_kinds_at(settings, place[:k]) for k in range(len(place))]
-    return [str(name) for name, above in zip(place, kinds, strict=True) if not any(name in _tags(kind) for kind in above)]
+    return [
+        str(name)
+        for name, above in zip(place, kinds, strict=True)
+        if not any(name in _tags(kind) for kind in above)
+    ]
 
 
 def _keys_at(settings: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
@@ -92,7 +101,11 @@ def _kinds_at(settings: type[BaseModel], place: tuple[Any, ...]) -> list[type[Ba
 
 def _tags(kind: type[BaseModel]) -> list[str]:
     """Values of fields that can be one word only, by which a class is chosen among others."""
-    choices = [get_args(field.annotation) for field in kind.model_fields.values() if get_origin(field.annotation) is Literal]
+    choices = [
+        get_args(field.annotation)
+        for field in kind.model_fields.values()
+        if get_origin(field.annotation) is Literal
+    ]
     return [words[0] for words in choices if len(words) == 1 and isinstance(words[0], str)]
 
 
@@ -125,17 +138,22 @@ def override(values: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, 
     A number in a key is a place in a list, counted from 0: `data.sources.0.weight=2`.
 
     Raises:
-        RecipeError: an assignment has no '=', is not YAML, or descends into something that is not a mapping.
+        RecipeError: an assignment has no '=', is not YAML, or descends into something that is not a
+            mapping.
     """
     result = copy.deepcopy(values)
     for assignment in assignments:
         key, found, text = assignment.partition("=")
         if not found:
-            raise RecipeError(f"--set needs key=value, got {assignment!r}; for example --set training.steps=100")
+            raise RecipeError(
+                f"--set needs key=value, got {assignment!r}; for example --set training.steps=100"
+            )
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise RecipeError(f"--set {assignment}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+            raise RecipeError(
+                f"--set {assignment}: the value is not valid YAML: {' '.join(str(error).split())}"
+            ) from None
         *parents, last = key.split(".")
         place: Any = result
         for name in parents:
@@ -152,7 +170,10 @@ def _inside(place: Any, name: str, assignment: str) -> Any:
     """The mapping or list under `name`; a mapping that is not there yet is made."""
     if isinstance(place, list):
         if not (name.isdecimal() and int(name) < len(place)):
-            raise RecipeError(f"--set {assignment}: `{name}` is not a place in a list of {len(place)}, counted from 0")
+            raise RecipeError(
+                f"--set {assignment}: `{name}` is not a place in a list of {len(place)}, counted"
+                " from 0"
+            )
         return place[int(name)]
     inner = place.setdefault(name, {})
     if not isinstance(inner, (dict, list)):

@@ -1,7 +1,7 @@
 """Batches of structures and of predictions: frozen data, sliced by their field marks.
 
-Conventions: positions in Angstrom, rows of `cell` are lattice vectors (as ASE), tags as OC20 (0 subsurface, 1 surface,
-2 adsorbate), energies in eV, forces in eV/Angstrom, stress in eV/Angstrom^3.
+Conventions: positions in Angstrom, rows of `cell` are lattice vectors (as ASE), tags as OC20 (0
+subsurface, 1 surface, 2 adsorbate), energies in eV, forces in eV/Angstrom, stress in eV/Angstrom^3.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 
-CELL = (
-    0  # atomic number of rows that stand for a cell; rows below it are no atoms either, see `geocalc.relaxation.cell_filters`
-)
+# atomic number of rows that stand for a cell; rows below it are no atoms either, see
+# `geocalc.relaxation.cell_filters`
+CELL = 0
 _ALONG = "along"
 _NOT_JOINED = ("system_idx", "projector")  # one counts on, the other may be None
 
@@ -44,8 +44,9 @@ class Systems:
         system_idx: (n_atoms,) int64, ascending; the structure of each atom.
         cell: (n_systems, 3, 3) Angstrom, rows are lattice vectors.
         pbc: (n_systems, 3) bool.
-        projector: (n_atoms, 3, 3) float64, onto the displacements that an atom may make where planes, lines or fractional
-            coordinates hold it; symmetric; unity where `fixed` says all. None if it does for every atom.
+        projector: (n_atoms, 3, 3) float64, onto the displacements that an atom may make where
+            planes, lines or fractional coordinates hold it; symmetric; unity where `fixed` says
+            all. None if it does for every atom.
     """
 
     positions: Tensor = per_atom()
@@ -75,7 +76,9 @@ class Systems:
     def to(self, device: torch.device | str) -> Systems:
         """The same batch on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
+        return replace(
+            self, **{name: value.to(device) for name, value in values.items() if value is not None}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +88,17 @@ class Prediction:
     Attributes:
         energy: (n_systems,) eV.
         forces: (n_atoms, 3) eV/Angstrom, raw (constraints not applied), or None.
-        stress: (n_systems, 3, 3) eV/Angstrom^3, positive when the cell wants to shrink as in ASE, NaN where the cell has no
-            volume, or None.
-        energy_std: (n_systems,) eV, spread over the networks of an ensemble, else over the frames that were averaged, or None.
+        stress: (n_systems, 3, 3) eV/Angstrom^3, positive when the cell wants to shrink as in ASE,
+            NaN where the cell has no volume, or None.
+        energy_std: (n_systems,) eV, spread over the networks of an ensemble, else over the frames
+            that were averaged, or None.
         frame_degenerate: (n_systems,) bool, True where the frames rest on a broken tie, or None.
-        direct_forces: (n_atoms, 3) eV/Angstrom of a direct head, where the network has one, or None.
-        displacement: (n_atoms, 3) Angstrom from here to the relaxed structure, of a model that predicts it, or None.
-        atom_energies: (n_atoms,) eV, each atom's share without short-range repulsion, where the network has shares, or None.
+        direct_forces: (n_atoms, 3) eV/Angstrom of a direct head, where the network has one, or
+            None.
+        displacement: (n_atoms, 3) Angstrom from here to the relaxed structure, of a model that
+            predicts it, or None.
+        atom_energies: (n_atoms,) eV, each atom's share without short-range repulsion, where the
+            network has shares, or None.
     """
 
     energy: Tensor = per_system()
@@ -119,8 +126,8 @@ def select(data: Data, systems: Systems, chosen: Tensor) -> Data:
     """The rows of `data` that belong to the chosen structures.
 
     Args:
-        data: a dataclass whose tensor fields are marked `per_atom` or `per_system`; `Systems` itself, a `Prediction`, or
-            the state of an optimiser.
+        data: a dataclass whose tensor fields are marked `per_atom` or `per_system`; `Systems`
+            itself, a `Prediction`, or the state of an optimiser.
         systems: the batch that `data` belongs to.
         chosen: (n_systems,) bool.
     Returns:
@@ -134,7 +141,11 @@ def select(data: Data, systems: Systems, chosen: Tensor) -> Data:
         along = f.metadata.get(_ALONG)
         if value is None or along is None:
             continue
-        values[f.name] = new_idx[value[atoms]] if f.name == "system_idx" else value[atoms if along == "atom" else chosen]
+        values[f.name] = (
+            new_idx[value[atoms]]
+            if f.name == "system_idx"
+            else value[atoms if along == "atom" else chosen]
+        )
     return replace(data, **values)  # type: ignore[type-var]
 
 
@@ -142,7 +153,8 @@ def join(first: Data, second: Data, n_first: int) -> Data:
     """The rows of `first` and then those of `second`; the inverse of `select`.
 
     Args:
-        first, second: dataclasses of one type, as for `select`; what is no tensor is added with `+`.
+        first, second: dataclasses of one type, as for `select`; what is no tensor is added with
+            `+`.
         n_first: structures in the batch that `first` belongs to.
     Returns:
         A new object of the same type; `system_idx`, where present, is renumbered.
@@ -167,10 +179,16 @@ def concatenate(batches: Sequence[Systems]) -> Systems:
         raise InputError("no structures were given; at least one is needed")
     offsets = torch.tensor([0] + [b.n_systems for b in batches[:-1]]).cumsum(0)
     idx = torch.cat([b.system_idx + int(o) for b, o in zip(batches, offsets, strict=True)])
-    joined = {f.name: torch.cat([getattr(b, f.name) for b in batches]) for f in fields(Systems) if f.name not in _NOT_JOINED}
+    joined = {
+        f.name: torch.cat([getattr(b, f.name) for b in batches])
+        for f in fields(Systems)
+        if f.name not in _NOT_JOINED
+    }
     projector = None
     if any(b.projector is not None for b in batches):
-        projector = torch.cat([_unity(b.positions) if b.projector is None else b.projector for b in batches])
+        projector = torch.cat(
+            [_unity(b.positions) if b.projector is None else b.projector for b in batches]
+        )
     return Systems(system_idx=idx, projector=projector, **joined)
 
 
@@ -195,8 +213,8 @@ def moved(systems: Systems, displacement: Tensor, start: Tensor) -> Tensor:
     Args:
         systems: batch at its present positions.
         displacement: (n_atoms, 3) Angstrom.
-        start: (n_atoms, 3) Angstrom, where planes and lines were laid; projecting the whole way from there, and not the last
-            step, keeps rounding from adding up.
+        start: (n_atoms, 3) Angstrom, where planes and lines were laid; projecting the whole way
+            from there, and not the last step, keeps rounding from adding up.
     Returns:
         (n_atoms, 3) Angstrom; fixed components bit for bit as they were.
     """
@@ -209,11 +227,17 @@ def moved(systems: Systems, displacement: Tensor, start: Tensor) -> Tensor:
 
 def _guided(projector: Tensor) -> Tensor:
     """Atoms that a projector (n_atoms, 3, 3) holds, (n_atoms, 1) bool."""
-    return (projector != torch.eye(3, dtype=projector.dtype, device=projector.device)).flatten(1).any(dim=1, keepdim=True)
+    return (
+        (projector != torch.eye(3, dtype=projector.dtype, device=projector.device))
+        .flatten(1)
+        .any(dim=1, keepdim=True)
+    )
 
 
 def _project(vectors: Tensor, projector: Tensor) -> Tensor:
-    """Each of the vectors (n_atoms, 3) times its projector; term by term, so that the rounding knows nothing of other atoms."""
+    """Each of the vectors (n_atoms, 3) times its projector; term by term, so that the rounding
+    knows nothing of other atoms.
+    """
     x, y, z = (vectors[:, k, None] * projector[:, k] for k in range(3))
     return x + y + z
 
@@ -229,7 +253,9 @@ def sum_per_system(values: Tensor, systems: Systems) -> Tensor:
 
 
 def max_per_system(values: Tensor, systems: Systems) -> Tensor:
-    """Largest of the non-negative per-atom `values` (n_atoms,) in each structure: (n_systems,); 0 where there is no atom."""
+    """Largest of the non-negative per-atom `values` (n_atoms,) in each structure: (n_systems,); 0
+    where there is no atom.
+    """
     out = values.new_zeros(systems.n_systems)
     return out.scatter_reduce_(0, systems.system_idx, values, reduce="amax")
 
@@ -241,6 +267,10 @@ def n_atoms_of(systems: Systems) -> Tensor:
 
 
 def own_memory(systems: Systems) -> Systems:
-    """The same structures in memory that torch has aligned: products round differently with the alignment of their factors."""
+    """The same structures in memory that torch has aligned: products round differently with the
+    alignment of their factors.
+    """
     values = {f.name: getattr(systems, f.name) for f in fields(systems)}
-    return replace(systems, **{name: value.clone() for name, value in values.items() if value is not None})
+    return replace(
+        systems, **{name: value.clone() for name, value in values.items() if value is not None}
+    )

@@ -28,5 +28,9 @@ def in_ev(name: str) -> float:
         return IN_EV[name]
     spelt = {known.lower(): known for known in IN_EV}
     near = difflib.get_close_matches(name.lower(), spelt, n=2, cutoff=0.5)
-    meant = f"did you mean {' or '.join(spelt[one] for one in near)}? Known are" if near else "known are"
+    meant = (
+        f"did you mean {' or '.join(spelt[one] for one in near)}? Known are"
+        if near
+        else "known are"
+    )
     raise InputError(f"no unit of energy is called {name!r}; {meant} {', '.join(IN_EV)}")

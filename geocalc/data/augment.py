@@ -1,8 +1,9 @@
 """Slabs seen with more layers below than they were computed with.
 
-Energies of adsorption hardly depend on how many layers a slab has, but a network that has only seen slabs of three layers has never met
-an atom with two layers on either side, and says anything about it. Adding layers at random teaches it that they change nothing: the
-energy and the forces on atoms that are free to move stay, those on the others are unknown.
+Energies of adsorption hardly depend on how many layers a slab has, but a network that has only seen
+slabs of three layers has never met an atom with two layers on either side, and says anything about
+it. Adding layers at random teaches it that they change nothing: the energy and the forces on atoms
+that are free to move stay, those on the others are unknown.
 """
 
 from __future__ import annotations
@@ -22,11 +23,16 @@ NEAR = 0.8  # Angstrom; as far as a relaxed layer may be from its ideal place
 VACUUM = 10.0  # Angstrom that remain
 
 
-def thickened(samples: Sequence[Sample], share: float, rngs: Sequence[np.random.Generator]) -> list[Sample]:
-    """Samples, a share of them with one or two layers more; what is no slab with a stacking like fcc(111) stays as it is.
+def thickened(
+    samples: Sequence[Sample], share: float, rngs: Sequence[np.random.Generator]
+) -> list[Sample]:
+    """Samples, a share of them with one or two layers more; what is no slab with a stacking like
+    fcc(111) stays as it is.
 
     Args:
-        samples: labelled frames. share: between 0 and 1. rngs: randomness of each, so that it does not depend on the others.
+        samples: labelled frames.
+        share: between 0 and 1.
+        rngs: randomness of each, so that it does not depend on the others.
     """
     return [
         _thickened(sample, int(rng.integers(1, MOST + 1))) if rng.random() < share else sample
@@ -60,7 +66,8 @@ def _thickened(sample: Sample, n_layers: int) -> Sample:
 
 
 def stacking(sample: Sample) -> tuple[np.ndarray, np.ndarray] | None:
-    """The step (3,) from the lowest layer to the next, Angstrom, and the atoms of the lowest; None where layers do not follow so.
+    """The step (3,) from the lowest layer to the next, Angstrom, and the atoms of the lowest; None
+    where layers do not follow so.
 
     The two lowest layers must be fixed, and the third lie where one more step leads.
     """
@@ -74,18 +81,31 @@ def stacking(sample: Sample) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     second = rest[heights[rest] < heights[rest].min() + FLAT]
     others = np.setdiff1d(np.arange(len(heights)), np.concatenate([lowest, second]))
-    if len(second) != len(lowest) or not len(others) or heights[others].min() < heights[second].max() + FLAT:
+    if (
+        len(second) != len(lowest)
+        or not len(others)
+        or heights[others].min() < heights[second].max() + FLAT
+    ):
         return None
     for shift in sample.positions[second] - sample.positions[lowest[0]]:
-        if _lands(sample, lowest, shift, second, SAME) and _lands(sample, second, shift, others, NEAR, kinds=False):
+        if _lands(sample, lowest, shift, second, SAME) and _lands(
+            sample, second, shift, others, NEAR, kinds=False
+        ):
             return shift, lowest
     return None
 
 
 def _lands(
-    sample: Sample, atoms: np.ndarray, shift: np.ndarray, targets: np.ndarray, tolerance: float, kinds: bool = True
+    sample: Sample,
+    atoms: np.ndarray,
+    shift: np.ndarray,
+    targets: np.ndarray,
+    tolerance: float,
+    kinds: bool = True,
 ) -> bool:
-    """Whether every atom, shifted, lies on one of the targets, up to lattice vectors; with `kinds` one of its own element."""
+    """Whether every atom, shifted, lies on one of the targets, up to lattice vectors; with `kinds`
+    one of its own element.
+    """
     apart = sample.positions[atoms][:, None] + shift - sample.positions[targets][None]
     shares = apart @ np.linalg.inv(sample.cell)
     shares[..., :2] -= np.round(shares[..., :2])
@@ -101,12 +121,18 @@ def _normal(sample: Sample) -> np.ndarray:
     return normal / np.linalg.norm(normal) * np.sign(normal @ sample.cell[2])
 
 
-def disturbed(samples: Sequence[Sample], noise: Noise, rngs: Sequence[np.random.Generator]) -> list[Sample]:
-    """Samples as they may be seen in one step; targets stay, so displacements are those from where the atoms now are.
+def disturbed(
+    samples: Sequence[Sample], noise: Noise, rngs: Sequence[np.random.Generator]
+) -> list[Sample]:
+    """Samples as they may be seen in one step; targets stay, so displacements are those from where
+    the atoms now are.
 
     Args:
-        samples: pairs. noise: how far, how often. rngs: randomness of each, so that it does not depend on the others.
-    Source: Godwin et al., ICLR 2022; with noise before graph and frames, which the published code of FAENet has after them.
+        samples: pairs.
+        noise: how far, how often.
+        rngs: randomness of each, so that it does not depend on the others.
+    Source: Godwin et al., ICLR 2022; with noise before graph and frames, which the published code
+    of FAENet has after them.
     """
     return [_disturbed(sample, noise, rng) for sample, rng in zip(samples, rngs, strict=True)]
 

@@ -13,10 +13,12 @@ import numpy as np
 from geocalc.data.store import Sample
 from geocalc.errors import DataWarning, InputError
 
-LEVELS = ("level_of_theory", "level", "functional", "xc", "dft")  # info keys under which files tell how they were computed
+# info keys under which files tell how they were computed
+LEVELS = ("level_of_theory", "level", "functional", "xc", "dft")
 PLAIN_WORK = 0.01  # eV; where energy changes and work are less, two frames say nothing about units
 ENOUGH = 10  # pairs of frames
-NEAR = 0.1  # of a ratio; DFT relaxations take steps so long that the trapezoid is off by some percent
+# of a ratio; DFT relaxations take steps so long that the trapezoid is off by some percent
+NEAR = 0.1
 RATIOS = {  # of the energy difference to the work of the forces, and what it comes from
     1 / 51.42208: "forces in eV/Angstrom but energies in Hartree, or forces 51.4 times too large",
     51.42208: "forces in Hartree/Bohr",
@@ -39,7 +41,8 @@ def check_samples(samples: Sequence[Sample], names: Sequence[str]) -> None:
     """Refuse data whose units do not fit each other; warn of structures on both sides of the split.
 
     Args:
-        samples: of a recipe, in order. names: of its sources.
+        samples: of a recipe, in order.
+        names: of its sources.
     Raises:
         InputError: the energy does not follow the forces along the relaxations of a source.
     """
@@ -60,7 +63,8 @@ def check_levels(values: Sequence[str], name: str) -> None:
     """Refuse a source whose structures were computed in more than one way, as far as they tell.
 
     Args:
-        values: the level of each structure. name: of the source.
+        values: the level of each structure.
+        name: of the source.
     Raises:
         InputError: they differ.
     """
@@ -68,8 +72,9 @@ def check_levels(values: Sequence[str], name: str) -> None:
     if len(counts) > 1:
         told = ", ".join(f"{value} ({n})" for value, n in counts.most_common(SHOWN))
         raise InputError(
-            f"{name} mixes levels of theory: {told}; energies of different levels cannot be learnt as one, so make a source of each "
-            "and name its level in the recipe (data.sources.level), or choose one"
+            f"{name} mixes levels of theory: {told}; energies of different levels cannot be learnt"
+            " as one, so make a source of each and name its level in the recipe"
+            " (data.sources.level), or choose one"
         )
 
 
@@ -84,13 +89,17 @@ def _check_units(steps: np.ndarray, name: str) -> None:
         return
     if abs(float(np.median(change / work * size)) - 1) < NEAR:
         raise InputError(
-            f"{name}: the energies follow the forces once multiplied by the number of atoms; store energies, not per atom"
+            f"{name}: the energies follow the forces once multiplied by the number of atoms; store"
+            " energies, not per atom"
         )
-    known = next((meaning for value, meaning in RATIOS.items() if abs(ratio / value - 1) < NEAR), None)
+    known = next(
+        (meaning for value, meaning in RATIOS.items() if abs(ratio / value - 1) < NEAR), None
+    )
     guess = f"this looks like {known}; " if known else ""
     raise InputError(
-        f"{name}: between neighbouring frames of its relaxations the energy changes by {ratio:.3g} times the work of the forces "
-        f"(median of {len(pairs)}), where 1 is expected; {guess}convert everything to eV and eV/Angstrom"
+        f"{name}: between neighbouring frames of its relaxations the energy changes by {ratio:.3g}"
+        f" times the work of the forces (median of {len(pairs)}), where 1 is expected;"
+        f" {guess}convert everything to eV and eV/Angstrom"
     )
 
 
@@ -101,7 +110,9 @@ def _follows(one: Sample, other: Sample) -> bool:
 
 
 def _step(one: Sample, other: Sample) -> tuple[float, float, int]:
-    """From one frame to the next: change of the energy and work of the mean forces in eV, and the number of atoms."""
+    """From one frame to the next: change of the energy and work of the mean forces in eV, and the
+    number of atoms.
+    """
     work = -0.5 * float(np.sum((one.forces + other.forces) * (other.positions - one.positions)))
     return other.energy - one.energy, work, len(one.numbers)
 
@@ -115,8 +126,9 @@ def _warn_of_leaks(samples: Sequence[Sample], contents: np.ndarray, held_out: np
         twin = np.flatnonzero((contents == contents[place]) & ~held_out)[-1]
         shown.append(f"{samples[int(place)].group} = {samples[int(twin)].group}")
     warnings.warn(
-        f"{len(leaked)} held-out structures are also in the training data ({', '.join(dict.fromkeys(shown))}); errors on them are too "
-        "small: give the relaxations that share structures one name, or remove the copies",
+        f"{len(leaked)} held-out structures are also in the training data"
+        f" ({', '.join(dict.fromkeys(shown))}); errors on them are too small: give the relaxations"
+        " that share structures one name, or remove the copies",
         DataWarning,
         stacklevel=3,
     )
@@ -125,5 +137,7 @@ def _warn_of_leaks(samples: Sequence[Sample], contents: np.ndarray, held_out: np
 def _content(sample: Sample) -> int:
     """Equal for structures with the same atoms at the same places, to a thousandth of an Angstrom."""
     parts = (sample.numbers, np.round(sample.positions, 3) + 0.0, np.round(sample.cell, 3) + 0.0)
-    digest = hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).digest()
+    digest = hashlib.sha256(
+        b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+    ).digest()
     return int.from_bytes(digest[:8], "big")

@@ -18,7 +18,8 @@ class Labels:
     """Targets of a batch; NaN where there is none.
 
     Attributes:
-        energy: (n_systems,) eV. forces: (n_atoms, 3) eV/Angstrom, raw.
+        energy: (n_systems,) eV.
+        forces: (n_atoms, 3) eV/Angstrom, raw.
         displacement: (n_atoms, 3) Angstrom, to the relaxed structure.
     """
 
@@ -46,7 +47,9 @@ def collate(samples: Sequence[Sample]) -> tuple[Systems, Labels]:
     )
     energy = torch.tensor([s.energy for s in samples], dtype=torch.float64)
     displacement = _join(samples, "relaxed") - systems.positions
-    return systems, Labels(energy=energy, forces=_join(samples, "forces"), displacement=displacement)
+    return systems, Labels(
+        energy=energy, forces=_join(samples, "forces"), displacement=displacement
+    )
 
 
 def _join(samples: Sequence[Sample], name: str) -> Tensor:

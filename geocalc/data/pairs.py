@@ -1,4 +1,6 @@
-"""Pairs of an unrelaxed and a relaxed structure, read side by side from two files, or from records that hold both."""
+"""Pairs of an unrelaxed and a relaxed structure, read side by side from two files, or from records
+that hold both.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from geocalc.structures import readers
 from geocalc.structures.formats.oc20 import relaxed_partner
 
 
-def relaxed_pairs(source: Source, dropped: Counter[str], use_tags: bool = True) -> Iterator[tuple[str, list[Labelled]]]:
+def relaxed_pairs(
+    source: Source, dropped: Counter[str], use_tags: bool = True
+) -> Iterator[tuple[str, list[Labelled]]]:
     """Unrelaxed structures with the energy and the positions that they relax to.
 
     Positions of the relaxed structure are taken at the image next to the unrelaxed one.
@@ -29,7 +33,8 @@ def relaxed_pairs(source: Source, dropped: Counter[str], use_tags: bool = True) 
     Yields:
         Name of each pair, and the one frame of it; there may be none left.
     Raises:
-        InputError: the files cannot be read, differ in length or in a structure, or hold no energies.
+        InputError: the files cannot be read, differ in length or in a structure, or hold no
+            energies.
     """
     if source.relaxed is None:
         raise InputError(f"{source.path} has no file of relaxed structures; name it as `relaxed`")
@@ -47,7 +52,10 @@ def _side_by_side(start: Path, end: Path) -> Iterator[tuple[readers.Source, read
     for before, after in zip_longest(structures_of(start), structures_of(end)):
         if before is None or after is None:
             longer, shorter = (end, start) if before is None else (start, end)
-            raise InputError(f"{longer} holds more structures than {shorter}; unrelaxed and relaxed must come in pairs")
+            raise InputError(
+                f"{longer} holds more structures than {shorter}; unrelaxed and relaxed must come in"
+                " pairs"
+            )
         yield before, after
 
 
@@ -65,8 +73,8 @@ def _with_end(frame: Labelled, before: readers.Source, after: readers.Source) ->
     start, end = before.atoms, after.atoms
     if not np.array_equal(start.numbers, end.numbers):
         raise InputError(
-            f"{place_of(before)} is {start.symbols} and {place_of(after)}, its relaxed partner, {end.symbols}; they must have the "
-            "same atoms in the same order"
+            f"{place_of(before)} is {start.symbols} and {place_of(after)}, its relaxed partner,"
+            f" {end.symbols}; they must have the same atoms in the same order"
         )
     move, _ = find_mic(end.positions - start.positions, start.cell, start.pbc)
     return Labelled(

@@ -35,10 +35,12 @@ log = logging.getLogger(__name__)
 
 
 def prepare(plan: DataPlan, folder: Path) -> Path:
-    """The store of a recipe's data under `folder`, made unless it is there already and the files have not changed since.
+    """The store of a recipe's data under `folder`, made unless it is there already and the files
+    have not changed since.
 
     Raises:
-        InputError: a file is missing or unreadable, holds no labels, or holds forces that were set to zero on fixed atoms.
+        InputError: a file is missing or unreadable, holds no labels, or holds forces that were set
+            to zero on fixed atoms.
         RunFolderError: the store cannot be written.
     """
     data = plan.data
@@ -54,20 +56,29 @@ def prepare(plan: DataPlan, folder: Path) -> Path:
         first = next(samples, None)
         if first is None:
             files = ", ".join(str(source.path) for source in data.sources)
-            raise InputError(f"no labelled frame of {files} passed the filters (left out: {dict(dropped)}); relax the filters")
+            raise InputError(
+                f"no labelled frame of {files} passed the filters (left out: {dict(dropped)});"
+                " relax the filters"
+            )
         info = write_store(path, itertools.chain([first], samples), key, dropped)
     log.info("%d samples in %s, left out: %s", info.n_samples, path.name, info.dropped or "none")
     return path
 
 
-def is_validation(group: str, data: Data, atoms: Atoms | None = None, split_key: str | None = None) -> bool:
-    """Whether a relaxation is held out; a function of its name, so it never changes, or of its info where the data say so."""
+def is_validation(
+    group: str, data: Data, atoms: Atoms | None = None, split_key: str | None = None
+) -> bool:
+    """Whether a relaxation is held out; a function of its name, so it never changes, or of its info
+    where the data say so.
+    """
     if data.validation_key is not None and atoms is not None:
         return str(atoms.info.get(data.validation_key)) in data.validation_values
     return _drawn(group, data, atoms, split_key) < data.validation_share * 2**64
 
 
-def is_test(group: str, data: Data, atoms: Atoms | None = None, split_key: str | None = None) -> bool:
+def is_test(
+    group: str, data: Data, atoms: Atoms | None = None, split_key: str | None = None
+) -> bool:
     """Whether a relaxation is kept for the test; a function of its name."""
     if not data.test_share:
         return False
@@ -102,27 +113,36 @@ class ReferenceRelaxation:
 def reference_relaxations(
     data: Data, source: int, validation: bool | None = True, use_tags: bool = True
 ) -> list[ReferenceRelaxation]:
-    """The relaxations of one source on one side of the split, unfiltered but for the source's flags.
+    """The relaxations of one source on one side of the split, unfiltered but for the source's
+    flags.
 
     Args:
-        data: of a recipe. source: place in `data.sources`. validation: those held out, those that are not, or None for all.
+        data: of a recipe.
+        source: place in `data.sources`.
+        validation: those held out, those that are not, or None for all.
         use_tags: as in `relaxations`.
     """
     chosen = []
     for group, frames in relaxations(data.sources[source], None, Counter(), use_tags):
         named = (group, data, frames[0].atoms if frames else None, data.sources[source].split_key)
         held_out = is_validation(*named)
-        if len(frames) > 1 and (validation is None or (validation is held_out and not is_test(*named))):
-            samples = tuple(_sample(frame, group, k, source, held_out) for k, frame in enumerate(frames))
+        if len(frames) > 1 and (
+            validation is None or (validation is held_out and not is_test(*named))
+        ):
+            samples = tuple(
+                _sample(frame, group, k, source, held_out) for k, frame in enumerate(frames)
+            )
             chosen.append(ReferenceRelaxation(frames=samples))
     return chosen
 
 
 def samples_of_file(path: Path, use_tags: bool = True, needs_forces: bool = True) -> list[Sample]:
-    """Every labelled frame of a file with its stored energy, unfiltered; `use_tags` and `needs_forces` as in `relaxations`.
+    """Every labelled frame of a file with its stored energy, unfiltered; `use_tags` and
+    `needs_forces` as in `relaxations`.
 
     Raises:
-        InputError: the file is not found, holds no labels, or forces that were set to zero on fixed atoms.
+        InputError: the file is not found, holds no labels, or forces that were set to zero on fixed
+            atoms.
     """
     source = Source(path=path)
     if needs_forces:
@@ -135,7 +155,8 @@ def samples_of_file(path: Path, use_tags: bool = True, needs_forces: bool = True
 
 
 def samples_of_test(plan: DataPlan) -> list[Sample]:
-    """What `data.test_share` of a recipe kept for the test, read and filtered as its other structures are.
+    """What `data.test_share` of a recipe kept for the test, read and filtered as its other
+    structures are.
 
     Raises:
         InputError: as `prepare`; also if nothing was kept.
@@ -149,10 +170,19 @@ def samples_of_test(plan: DataPlan) -> list[Sample]:
 def _key(plan: DataPlan) -> str:
     """Name of a store: it changes with the rules, and with the size or time of a file."""
     data = plan.data
-    files = [path for source in data.sources for path in (source.path, source.relaxed) if path is not None]
+    files = [
+        path
+        for source in data.sources
+        for path in (source.path, source.relaxed)
+        if path is not None
+    ]
     stamps = [_stamp(locate(path)) for path in files]
-    rules = data.model_dump(mode="json", exclude={"sources": {"__all__": {"level", "energies"}}})  # samples do not depend on it
-    text = json.dumps([SCHEMA, rules, stamps, plan.learns_fixed, plan.uses_tags, plan.needs_forces], sort_keys=True)
+    # samples do not depend on it
+    rules = data.model_dump(mode="json", exclude={"sources": {"__all__": {"level", "energies"}}})
+    text = json.dumps(
+        [SCHEMA, rules, stamps, plan.learns_fixed, plan.uses_tags, plan.needs_forces],
+        sort_keys=True,
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -178,7 +208,13 @@ def _samples(plan: DataPlan, dropped: Counter[str], test: bool = False) -> Itera
                 if np.linalg.norm(frame.forces, axis=1).max(initial=0.0) > data.max_force:
                     dropped["force above max_force"] += 1
                     continue
-                yield _sample(frame, group, place, number, is_validation(group, data, frame.atoms, source.split_key))
+                yield _sample(
+                    frame,
+                    group,
+                    place,
+                    number,
+                    is_validation(group, data, frame.atoms, source.split_key),
+                )
 
 
 def _sample(frame: Labelled, group: str, place: int, source: int, validation: bool) -> Sample:

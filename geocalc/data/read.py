@@ -25,7 +25,8 @@ from geocalc.structures.labels import Labels, constraint_zeroed, labels
 from geocalc.structures.readers import read_structures
 from geocalc.structures.tags import TagsConverted, tags_of
 
-N_PROBED = 1000  # frames looked at for forces that a reader set to zero; whoever did that did it to every frame
+# frames looked at for forces that a reader set to zero; whoever did that did it to every frame
+N_PROBED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,11 @@ class Labelled:
     """One frame with its labels.
 
     Attributes:
-        atoms: as read. tags: (n_atoms,) int64, OC20. fixed: (n_atoms, 3) bool.
-        energy: eV, as the source defines it. forces: (n_atoms, 3) eV/Angstrom, raw.
+        atoms: as read.
+        tags: (n_atoms,) int64, OC20.
+        fixed: (n_atoms, 3) bool.
+        energy: eV, as the source defines it.
+        forces: (n_atoms, 3) eV/Angstrom, raw.
         relaxed: (n_atoms, 3) Angstrom, where the atoms end. What is not known is NaN.
     """
 
@@ -57,21 +61,32 @@ def locate(path: Path) -> Path:
     root = os.environ.get("GEOCALC_DATA")
     if root and (Path(root) / path).exists():
         return Path(root) / path
-    where = f"nor under GEOCALC_DATA={root}" if root else "and GEOCALC_DATA, the folder of data sets, is not set"
+    where = (
+        f"nor under GEOCALC_DATA={root}"
+        if root
+        else "and GEOCALC_DATA, the folder of data sets, is not set"
+    )
     raise InputError(f"data file {path} was not found here, {where}; check the path")
 
 
 def relaxations(
-    source: Source, max_jump: float | None, dropped: Counter[str], use_tags: bool = True, needs_forces: bool = True
+    source: Source,
+    max_jump: float | None,
+    dropped: Counter[str],
+    use_tags: bool = True,
+    needs_forces: bool = True,
 ) -> Iterator[tuple[str, list[Labelled]]]:
     """Labelled frames of each relaxation, cut off where the energy jumps.
 
-    Frames of a relaxation follow each other in the file and share the value of `group_key`; where that is missing, a file in a
-    folder is a relaxation, and a frame of a single file is one of its own.
+    Frames of a relaxation follow each other in the file and share the value of `group_key`; where
+    that is missing, a file in a folder is a relaxation, and a frame of a single file is one of its
+    own.
 
     Args:
-        source: file or folder and its rules. max_jump: eV, see `cut`; None keeps every frame.
-        dropped: counts by reason, added to. use_tags: False where nothing reads them: all are 0 and none is judged.
+        source: file or folder and its rules.
+        max_jump: eV, see `cut`; None keeps every frame.
+        dropped: counts by reason, added to.
+        use_tags: False where nothing reads them: all are 0 and none is judged.
         needs_forces: leave frames without forces out; else no forces are read.
     Yields:
         Name of the relaxation, and its frames in order; there may be none left.
@@ -97,7 +112,8 @@ def relaxations(
 
 
 def refuse_zeroed(source: Source) -> None:
-    """Raise if the forces of a source were stored after constraints had zeroed those of fixed atoms.
+    """Raise if the forces of a source were stored after constraints had zeroed those of fixed
+    atoms.
 
     Raises:
         InputError: they were; the message says how to store them raw.
@@ -105,14 +121,17 @@ def refuse_zeroed(source: Source) -> None:
     path = locate(source.path)
     if constraint_zeroed(_checked(path, source), source.energy_key, source.forces_key):
         raise InputError(
-            f"{path}: the forces on fixed atoms are exactly zero in every frame, so whatever wrote them applied the constraints, "
-            "and a network would learn the zeros; store atoms.get_forces(apply_constraint=False), or leave fixed atoms out of "
-            "the training with training.fixed_force_weight: 0"
+            f"{path}: the forces on fixed atoms are exactly zero in every frame, so whatever wrote"
+            " them applied the constraints, and a network would learn the zeros; store"
+            " atoms.get_forces(apply_constraint=False), or leave fixed atoms out of the training"
+            " with training.fixed_force_weight: 0"
         )
 
 
 def cut(frames: list[Labelled], max_jump: float | None, dropped: Counter[str]) -> list[Labelled]:
-    """The last run of frames along which the energy follows -F.dx (mean force of the two ends) within `max_jump` eV."""
+    """The last run of frames along which the energy follows -F.dx (mean force of the two ends)
+    within `max_jump` eV.
+    """
     if max_jump is None:
         return frames
     start = 0
@@ -130,20 +149,34 @@ class FrameReader:
     """Turns structures of one source into labelled frames, and says at the end what was found.
 
     Args:
-        source, path: the rules and the file. use_tags, needs_forces: as in `relaxations`.
+        source, path: the rules and the file.
+        use_tags, needs_forces: as in `relaxations`.
     """
 
-    def __init__(self, source: Source, path: Path, use_tags: bool, needs_forces: bool = True) -> None:
-        self._source, self._path, self._use_tags, self._needs_forces = source, path, use_tags, needs_forces
+    def __init__(
+        self, source: Source, path: Path, use_tags: bool, needs_forces: bool = True
+    ) -> None:
+        self._source, self._path, self._use_tags, self._needs_forces = (
+            source,
+            path,
+            use_tags,
+            needs_forces,
+        )
         self._n_read = self._n_labelled = 0
         self._first: tuple[str, Atoms, np.ndarray] | None = None
         self._notes: Counter[str] = Counter()
         self._levels: list[str] = []
 
     def read(
-        self, found: readers.Source, group: str, dropped: Counter[str], labelled_by: readers.Source | None = None
+        self,
+        found: readers.Source,
+        group: str,
+        dropped: Counter[str],
+        labelled_by: readers.Source | None = None,
     ) -> Labelled | None:
-        """The frame with its labels, or those of another structure; None where it is left out, which is counted."""
+        """The frame with its labels, or those of another structure; None where it is left out,
+        which is counted.
+        """
         source, atoms = self._source, found.atoms
         self._n_read += 1
         stored = _labels(labelled_by or found, source)
@@ -159,7 +192,11 @@ class FrameReader:
         fixed = _fixed(found)
         try:
             _check_geometry(atoms)
-            tags = self._tags(group, atoms, fixed) if self._use_tags else np.zeros(len(atoms), dtype=np.int64)
+            tags = (
+                self._tags(group, atoms, fixed)
+                if self._use_tags
+                else np.zeros(len(atoms), dtype=np.int64)
+            )
         except InputError as error:
             raise InputError(f"{place_of(found)}: {error}") from None
         unknown = np.full((len(atoms), 3), np.nan)
@@ -183,21 +220,27 @@ class FrameReader:
             if not self._needs_forces:
                 kind = "structures" if source.relaxed is None else "relaxed structures"
                 raise InputError(
-                    f"none of the {self._n_read} {kind} of {self._path} has an energy: looked for {source.energy_key} in "
-                    "info, then for the energy of a stored calculator; label them, or name your key with energy_key"
+                    f"none of the {self._n_read} {kind} of {self._path} has an energy: looked for"
+                    f" {source.energy_key} in info, then for the energy of a stored calculator;"
+                    " label them, or name your key with energy_key"
                 )
             raise InputError(
-                f"none of the {self._n_read} structures in {self._path} has an energy and forces: looked for {source.energy_key} "
-                f"in info and {source.forces_key} in arrays, then for energy and forces of a stored calculator; label them, or "
-                "name your keys with energy_key and forces_key, or learn energies alone: model.force_mode: none and "
-                "training.force_weight: 0"
+                f"none of the {self._n_read} structures in {self._path} has an energy and forces:"
+                f" looked for {source.energy_key} in info and {source.forces_key} in arrays, then"
+                " for energy and forces of a stored calculator; label them, or name your keys with"
+                " energy_key and forces_key, or learn energies alone: model.force_mode: none and"
+                " training.force_weight: 0"
             )
         check_levels(self._levels, str(self._path))
         for note, count in self._notes.items():
-            warnings.warn(f"{self._path}: in {count} relaxations {note}", TagsConverted, stacklevel=2)
+            warnings.warn(
+                f"{self._path}: in {count} relaxations {note}", TagsConverted, stacklevel=2
+            )
 
     def _tags(self, group: str, atoms: Atoms, fixed: np.ndarray) -> np.ndarray:
-        """OC20 tags; frames of a relaxation that came with the same tags keep the reading of the first."""
+        """OC20 tags; frames of a relaxation that came with the same tags keep the reading of the
+        first.
+        """
         if self._first is not None:
             name, first, known = self._first
             same = name == group and np.array_equal(first.numbers, atoms.numbers)
@@ -216,7 +259,9 @@ def structures_of(path: Path) -> Iterator[readers.Source]:
 
 
 def _checked(path: Path, source: Source) -> Iterator[Atoms]:
-    """The first frames of a file; one whose labels or constraints cannot be read is named by its place."""
+    """The first frames of a file; one whose labels or constraints cannot be read is named by its
+    place.
+    """
     for found in itertools.islice(structures_of(path), N_PROBED):
         _labels(found, source)
         _fixed(found)
@@ -247,7 +292,10 @@ def _labels(found: readers.Source, source: Source) -> Labels:
     if source.energy_unit == EV:
         return stored
     if found.path.suffix.lower() == RMD17:
-        raise InputError(f"{found.path} is of rMD17 and so known to be in {RMD17_UNIT}; leave data.sources.energy_unit out")
+        raise InputError(
+            f"{found.path} is of rMD17 and so known to be in {RMD17_UNIT}; leave"
+            " data.sources.energy_unit out"
+        )
     unit = in_ev(source.energy_unit)
     return replace(
         stored,
@@ -272,7 +320,9 @@ def _reject(atoms: Atoms, source: Source) -> str | None:
 
 
 def _check_geometry(atoms: Atoms) -> None:
-    """Refuse what no neighbour list can use; overlapping atoms are left to the filter of large forces."""
+    """Refuse what no neighbour list can use; overlapping atoms are left to the filter of large
+    forces.
+    """
     cell = np.asarray(atoms.cell)
     if not len(atoms):
         raise InputError("it has no atoms; remove it")
@@ -284,14 +334,22 @@ def _check_geometry(atoms: Atoms) -> None:
 
 def _energy(stored: float, found: readers.Source, source: Source) -> float:
     energy = stored
-    for name, key, sign in (("add_energy", source.add_energy, 1.0), ("subtract_energy", source.subtract_energy, -1.0)):
+    for name, key, sign in (
+        ("add_energy", source.add_energy, 1.0),
+        ("subtract_energy", source.subtract_energy, -1.0),
+    ):
         if key is None:
             continue
         value = found.atoms.info.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float, np.number))
+            or not np.isfinite(value)
+        ):
             said = "no such key" if value is None else repr(value)
             raise InputError(
-                f"{place_of(found)}: {name} names the info key {key!r}, which must hold an energy in {source.energy_unit}; got {said}"
+                f"{place_of(found)}: {name} names the info key {key!r}, which must hold an energy"
+                f" in {source.energy_unit}; got {said}"
             )
         energy += sign * float(value) * in_ev(source.energy_unit)
     return energy

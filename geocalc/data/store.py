@@ -1,4 +1,6 @@
-"""Prepared training data: one LMDB of plain arrays, with the schema version inside, read sample by sample."""
+"""Prepared training data: one LMDB of plain arrays, with the schema version inside, read sample by
+sample.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from geocalc.graphs.neighbors import count_edges
 
 SCHEMA = 3
 MAP_SIZE = 1 << 40  # bytes of address space, not of disk
-NEAR = 5.0  # Angstrom; how far the edges reach by which structures are compared in size, whatever the network's cutoff
+# Angstrom; how far the edges reach by which structures are compared in size, whatever the network's
+# cutoff
+NEAR = 5.0
 TOGETHER = 256  # samples read at once by whoever goes through all of them
 _META, _INDEX = b"meta", b"index"
 
@@ -32,10 +36,17 @@ class Sample:
     """One labelled frame.
 
     Attributes:
-        numbers, tags: (n_atoms,) int64. positions, forces: (n_atoms, 3) Angstrom, eV/Angstrom (raw). fixed: (n_atoms, 3) bool.
+        numbers, tags: (n_atoms,) int64.
+        positions, forces: (n_atoms, 3) Angstrom, eV/Angstrom (raw).
+        fixed: (n_atoms, 3) bool.
         relaxed: (n_atoms, 3) Angstrom, where the atoms end. What a sample has no label of is NaN.
-        cell: (3, 3) Angstrom. pbc: (3,) bool. energy: eV, of the recipe's kind.
-        group: relaxation id. frame: place in it. source: index into the recipe's sources. validation: held out.
+        cell: (3, 3) Angstrom.
+        pbc: (3,) bool.
+        energy: eV, of the recipe's kind.
+        group: relaxation id.
+        frame: place in it.
+        source: index into the recipe's sources.
+        validation: held out.
     """
 
     numbers: np.ndarray
@@ -61,8 +72,10 @@ class Index:
     """What is known of samples without reading them; everything else stays on the disk.
 
     Attributes:
-        source: (n,) index into the recipe's sources. relaxation: (n,) number of the relaxation, by first appearance.
-        validation: (n,) bool, held out. n_edges: (n,) directed edges no longer than `NEAR`.
+        source: (n,) index into the recipe's sources.
+        relaxation: (n,) number of the relaxation, by first appearance.
+        validation: (n,) bool, held out.
+        n_edges: (n,) directed edges no longer than `NEAR`.
     """
 
     source: np.ndarray
@@ -86,7 +99,9 @@ def index_of(samples: Iterable[Sample]) -> Index:
         relaxation = seen.setdefault((sample.source, sample.group), len(seen))
         rows.extend((sample.source, relaxation, sample.validation, _size(sample)))
     table = np.array(rows, dtype=np.int64).reshape(-1, 4).astype(np.int32)
-    return Index(source=table[:, 0], relaxation=table[:, 1], validation=table[:, 2] > 0, n_edges=table[:, 3])
+    return Index(
+        source=table[:, 0], relaxation=table[:, 1], validation=table[:, 2] > 0, n_edges=table[:, 3]
+    )
 
 
 def _size(sample: Sample) -> int:
@@ -106,12 +121,17 @@ class StoreInfo:
     dropped: dict[str, int]
 
 
-def write_store(path: Path, samples: Iterable[Sample], key: str, dropped: dict[str, int]) -> StoreInfo:
-    """Write samples in order; the file takes its place when it is whole, so that others who prepare it meanwhile never meet a part.
+def write_store(
+    path: Path, samples: Iterable[Sample], key: str, dropped: dict[str, int]
+) -> StoreInfo:
+    """Write samples in order; the file takes its place when it is whole, so that others who prepare
+    it meanwhile never meet a part.
 
     Args:
-        path: file to write; what is there is replaced. samples: may be an iterator that counts what it leaves out.
-        key: of the recipe part that made it. dropped: counts by reason, read when the samples are through.
+        path: file to write; what is there is replaced.
+        samples: may be an iterator that counts what it leaves out.
+        key: of the recipe part that made it.
+        dropped: counts by reason, read when the samples are through.
     Raises:
         RunFolderError: the disk is full or cannot be written.
     """
@@ -121,7 +141,9 @@ def write_store(path: Path, samples: Iterable[Sample], key: str, dropped: dict[s
     except OSError as error:
         raise _unwritable(path, error) from None
     try:
-        with lmdb.open(str(scratch / path.name), subdir=False, map_size=MAP_SIZE, readahead=False) as env:
+        with lmdb.open(
+            str(scratch / path.name), subdir=False, map_size=MAP_SIZE, readahead=False
+        ) as env:
             info = _write(env, samples, key, dropped)
         os.replace(scratch / path.name, path)
     except (lmdb.Error, OSError) as error:
@@ -135,7 +157,9 @@ def _unwritable(path: Path, error: Exception) -> RunFolderError:
     return RunFolderError(f"cannot write {path}: {error}; free some space, or choose another place")
 
 
-def _write(env: lmdb.Environment, samples: Iterable[Sample], key: str, dropped: dict[str, int]) -> StoreInfo:
+def _write(
+    env: lmdb.Environment, samples: Iterable[Sample], key: str, dropped: dict[str, int]
+) -> StoreInfo:
     with env.begin(write=True) as transaction:
 
         def stored() -> Iterator[Sample]:
@@ -145,7 +169,10 @@ def _write(env: lmdb.Environment, samples: Iterable[Sample], key: str, dropped: 
 
         index = index_of(stored())
         info = StoreInfo(schema=SCHEMA, key=key, n_samples=len(index.source), dropped=dict(dropped))
-        transaction.put(_INDEX, save({f.name: np.ascontiguousarray(getattr(index, f.name)) for f in fields(index)}))
+        transaction.put(
+            _INDEX,
+            save({f.name: np.ascontiguousarray(getattr(index, f.name)) for f in fields(index)}),
+        )
         transaction.put(_META, json.dumps(asdict(info)).encode())
     return info
 
@@ -178,15 +205,21 @@ def read_info(path: Path) -> StoreInfo | None:
         return None
     info = StoreInfo(**json.loads(text))
     if info.schema != SCHEMA:
-        raise InputError(f"{path} has data schema {info.schema}, this version reads {SCHEMA}; delete it to prepare it again")
+        raise InputError(
+            f"{path} has data schema {info.schema}, this version reads {SCHEMA}; delete it to"
+            " prepare it again"
+        )
     return info
 
 
 class Samples(Sequence[Sample]):
-    """Samples of a store, read from the disk whenever they are asked for and never kept; the file is open only while they are.
+    """Samples of a store, read from the disk whenever they are asked for and never kept; the file
+    is open only while they are.
 
     Args:
-        path: of the store. numbers: (n,) places in it, in the order wanted. known: of these samples.
+        path: of the store.
+        numbers: (n,) places in it, in the order wanted.
+        known: of these samples.
     """
 
     def __init__(self, path: Path, numbers: np.ndarray, known: Index) -> None:
@@ -236,10 +269,13 @@ class Samples(Sequence[Sample]):
                 found = [transaction.get(_key(int(self._numbers[place]))) for place in places]
         except lmdb.Error as error:
             raise InputError(
-                f"cannot read the prepared data {self._path}: {error}; with --resume they are made again"
+                f"cannot read the prepared data {self._path}: {error}; with --resume they are made"
+                " again"
             ) from None
         if None in found:
-            raise InputError(f"{self._path} does not hold all of its samples; delete it to prepare it again")
+            raise InputError(
+                f"{self._path} does not hold all of its samples; delete it to prepare it again"
+            )
         return [_unpack(value) for value in found]
 
 
@@ -253,7 +289,9 @@ def read_store(path: Path) -> Samples:
         with _open(path) as env, env.begin() as transaction:
             index = Index(**load(transaction.get(_INDEX)))
     except (lmdb.Error, SafetensorError, TypeError) as error:
-        raise InputError(f"cannot read the prepared data {path}: {error}; delete the file to prepare it again") from None
+        raise InputError(
+            f"cannot read the prepared data {path}: {error}; delete the file to prepare it again"
+        ) from None
     return Samples(path, np.arange(len(index.source)), index)
 
 

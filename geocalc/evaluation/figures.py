@@ -17,8 +17,12 @@ Pictures = Mapping[str, Sequence[Panel]]
 
 
 def single_point_panels(told: Predictions, card: ModelCard, stem: str) -> Pictures:
-    """Energies of structures as they are and, where they are known, force components of atoms free to move."""
-    energies = energy_parity(told.energy, told.energy_reference, f"{card.energy_kind.value} energy", _title(card, stem))
+    """Energies of structures as they are and, where they are known, force components of atoms free
+    to move.
+    """
+    energies = energy_parity(
+        told.energy, told.energy_reference, f"{card.energy_kind.value} energy", _title(card, stem)
+    )
     if not np.isfinite(told.forces - told.forces_reference).all():
         return {f"{stem}-energy.png": [energies]}
     forces = Parity(
@@ -32,7 +36,9 @@ def single_point_panels(told: Predictions, card: ModelCard, stem: str) -> Pictur
 
 
 def pair_panels(told: PairPredictions, card: ModelCard, stem: str) -> Pictures:
-    """Relaxed energies predicted from unrelaxed structures and, where they are predicted, the ways of free atoms."""
+    """Relaxed energies predicted from unrelaxed structures and, where they are predicted, the ways
+    of free atoms.
+    """
     title = _title(card, stem)
     energies: list[Panel] = [
         energy_parity(told.energy, told.energy_reference, "relaxed energy", title),
@@ -52,7 +58,10 @@ def pair_panels(told: PairPredictions, card: ModelCard, stem: str) -> Pictures:
 
 def relaxed_panels(pairs: Sequence[RelaxedPair], card: ModelCard, stem: str) -> Pictures:
     """Energies of relaxed structures, and how their errors are distributed."""
-    energies, references = np.array([p.energy for p in pairs]), np.array([p.reference for p in pairs])
+    energies, references = (
+        np.array([p.energy for p in pairs]),
+        np.array([p.reference for p in pairs]),
+    )
     return {
         f"{stem}-relaxed.png": [
             energy_parity(energies, references, "relaxed energy", _title(card, stem)),
@@ -61,16 +70,25 @@ def relaxed_panels(pairs: Sequence[RelaxedPair], card: ModelCard, stem: str) -> 
     }
 
 
-def energy_parity(predicted: np.ndarray, reference: np.ndarray, quantity: str, title: str) -> Parity:
+def energy_parity(
+    predicted: np.ndarray, reference: np.ndarray, quantity: str, title: str
+) -> Parity:
     """A panel of energies (n,) in eV with the share within OC20's threshold."""
     return Parity(
-        predicted=predicted, reference=reference, quantity=quantity, unit="eV", threshold=ENERGY_THRESHOLD, title=title
+        predicted=predicted,
+        reference=reference,
+        quantity=quantity,
+        unit="eV",
+        threshold=ENERGY_THRESHOLD,
+        title=title,
     )
 
 
 def energy_distribution(errors: np.ndarray, quantity: str) -> Distribution:
     """A panel of errors of energies (n,) in eV."""
-    return Distribution(errors=errors, quantity=quantity, unit="eV", threshold=ENERGY_THRESHOLD, title="errors")
+    return Distribution(
+        errors=errors, quantity=quantity, unit="eV", threshold=ENERGY_THRESHOLD, title="errors"
+    )
 
 
 def _title(card: ModelCard, stem: str) -> str:

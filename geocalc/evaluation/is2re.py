@@ -21,7 +21,9 @@ class PairErrors:
     """Errors of IS2RE and, where displacements are predicted, IS2RS.
 
     Attributes:
-        n: structures. energy_mae, energy_median, energy_rmse: eV. within_0p02: share below 0.02 eV (EwT).
+        n: structures.
+        energy_mae, energy_median, energy_rmse: eV.
+        within_0p02: share below 0.02 eV (EwT).
         position_mae: Angstrom, mean over the coordinates of free atoms; NaN without displacements.
         position_null: the same of leaving every atom where it is.
     """
@@ -37,7 +39,9 @@ class PairErrors:
 
 @dataclass(frozen=True, kw_only=True)
 class PairPredictions:
-    """Predicted beside reference: energies (n,) eV with their spread, displacements of free atoms (n_free, 3) Angstrom or None."""
+    """Predicted beside reference: energies (n,) eV with their spread, displacements of free atoms
+    (n_free, 3) Angstrom or None.
+    """
 
     energy: np.ndarray
     energy_reference: np.ndarray
@@ -46,7 +50,9 @@ class PairPredictions:
     displacement_reference: np.ndarray
 
 
-def pair_predictions(potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu") -> PairPredictions:
+def pair_predictions(
+    potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu"
+) -> PairPredictions:
     """Evaluate a model of relaxed energies on unrelaxed structures, batch by batch."""
     energies, references, spreads, moves, wanted = [], [], [], [], []
     for start in range(0, len(samples), BATCH):
@@ -55,7 +61,11 @@ def pair_predictions(potential: Potential, samples: Sequence[Sample], device: to
         free = (~systems.fixed).any(1)
         energies.append(told.energy.cpu().numpy())
         references.append(labels.energy.numpy())
-        spreads.append(np.full(len(references[-1]), np.nan) if told.energy_std is None else told.energy_std.cpu().numpy())
+        spreads.append(
+            np.full(len(references[-1]), np.nan)
+            if told.energy_std is None
+            else told.energy_std.cpu().numpy()
+        )
         wanted.append(labels.displacement[free].numpy())
         if told.displacement is not None:
             moves.append(told.displacement.cpu()[free].numpy())
@@ -77,6 +87,8 @@ def pair_errors(told: PairPredictions) -> PairErrors:
         energy_median=float(np.median(np.abs(error))),
         energy_rmse=rmse(error),
         within_0p02=energy_within_threshold(error),
-        position_mae=float("nan") if told.displacement is None else position_mae(told.displacement, wanted),
+        position_mae=float("nan")
+        if told.displacement is None
+        else position_mae(told.displacement, wanted),
         position_null=mae(wanted),
     )

@@ -1,13 +1,16 @@
-"""How alike the features of atoms become with depth: mean average distance (MAD), near zero where a network has oversmoothed.
+"""How alike the features of atoms become with depth: mean average distance (MAD), near zero where a
+network has oversmoothed.
 
     MAD = mean over pairs of atoms of 1 - h_i . h_j / (|h_i| |h_j|)
 
-between 0 (all features point one way) and 2. Two kinds of pairs are told apart: neighbours are the edges of the graph that the
-network sees, where an edge to an atom's own image counts too, at distance 0, so that a larger cell of the same crystal has the same
-MAD; all pairs are those of different atoms of one structure. A feature that is zero has no direction, and is in no pair.
+between 0 (all features point one way) and 2. Two kinds of pairs are told apart: neighbours are the
+edges of the graph that the network sees, where an edge to an atom's own image counts too, at
+distance 0, so that a larger cell of the same crystal has the same MAD; all pairs are those of
+different atoms of one structure. A feature that is zero has no direction, and is in no pair.
 
-Source: Chen et al., Measuring and Relieving the Over-smoothing Problem (AAAI 2020), whose mean leaves out distances of 0; residual
-updates by layer as in Godwin et al., Simple GNN Regularisation for 3D Molecular Property Prediction (ICLR 2022).
+Source: Chen et al., Measuring and Relieving the Over-smoothing Problem (AAAI 2020), whose mean
+leaves out distances of 0; residual updates by layer as in Godwin et al., Simple GNN Regularisation
+for 3D Molecular Property Prediction (ICLR 2022).
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ class LayerMad:
     Attributes:
         depth: interactions behind it; 0 is after the embedding.
         neighbours, all_pairs: of the features h.
-        update_neighbours, update_all_pairs: of what the interaction of this depth adds to them; None at depth 0.
+        update_neighbours, update_all_pairs: of what the interaction of this depth adds to them;
+            None at depth 0.
     """
 
     depth: int
@@ -52,9 +56,11 @@ def mean_average_distance(
     """Mean cosine distance between the features of two atoms, for each structure.
 
     Args:
-        features: (n_atoms, width). system_idx: (n_atoms,) int64, the structure of each atom. n_systems: their number.
-        pairs: atoms at the ends of each pair, both (n_pairs,) int64, such as senders and receivers; None takes all pairs of
-            different atoms of a structure, at the cost of one sum.
+        features: (n_atoms, width).
+        system_idx: (n_atoms,) int64, the structure of each atom.
+        n_systems: their number.
+        pairs: atoms at the ends of each pair, both (n_pairs,) int64, such as senders and receivers;
+            None takes all pairs of different atoms of a structure, at the cost of one sum.
     Returns:
         (n_systems,) float64; NaN where a structure has no pair.
     """
@@ -74,21 +80,32 @@ def mean_average_distance(
 
 
 def layer_mad(
-    model: EnergyModel, systems: Systems, policy: FramePolicy, *, level: int = 0, seed: int = 0, batch: int = 32
+    model: EnergyModel,
+    systems: Systems,
+    policy: FramePolicy,
+    *,
+    level: int = 0,
+    seed: int = 0,
+    batch: int = 32,
 ) -> list[LayerMad]:
     """MAD of the features of a network after its embedding and after each interaction.
 
     Args:
-        model: whose network gives its layers. systems: the structures; those that rewiring leaves out of sight are in no pair.
+        model: whose network gives its layers.
+        systems: the structures; those that rewiring leaves out of sight are in no pair.
         policy: frames; a structure that is seen in several has the mean over them.
-        level: number of the level of theory. seed: of frames that a stochastic policy draws. batch: structures together.
+        level: number of the level of theory.
+        seed: of frames that a stochastic policy draws.
+        batch: structures together.
     Raises:
         InputError: there are no structures, or the network does not give its layers.
     """
     if systems.n_systems == 0:
         raise InputError("no structures were given; at least one is needed")
     generator = torch.Generator().manual_seed(seed)
-    parts = [_by_structure(model, some, policy, level, generator) for some in chunks(systems, batch)]
+    parts = [
+        _by_structure(model, some, policy, level, generator) for some in chunks(systems, batch)
+    ]
     depths = [torch.cat(columns, dim=1) for columns in zip(*parts, strict=True)]
     return [LayerMad(depth=depth, **_means(values)) for depth, values in enumerate(depths)]
 
@@ -97,37 +114,56 @@ KINDS = ("neighbours", "all_pairs", "update_neighbours", "update_all_pairs")
 
 
 def _by_structure(
-    model: EnergyModel, systems: Systems, policy: FramePolicy, level: int, generator: torch.Generator
+    model: EnergyModel,
+    systems: Systems,
+    policy: FramePolicy,
+    level: int,
+    generator: torch.Generator,
 ) -> list[Tensor]:
-    """For each depth the four kinds of MAD of each structure, (4, n_systems); NaN where there is none."""
+    """For each depth the four kinds of MAD of each structure, (4, n_systems); NaN where there is
+    none.
+    """
     systems = systems.to(model.references.device)
     seen = keep_atoms(systems, model.rewiring.atoms(systems))
     nodes = model.rewiring.nodes(seen)
     seen = seen if nodes is None else nodes.systems
-    graph = model.rewiring.edges(make_graph(seen, model.network.cutoff, model.network.max_neighbors, model.graph), seen)
+    graph = model.rewiring.edges(
+        make_graph(seen, model.network.cutoff, model.network.max_neighbors, model.graph), seen
+    )
     levels = torch.full_like(seen.counts, level)
     with torch.no_grad():
         inputs, frames, _ = posed(model, seen, graph, levels, policy, generator)
         layers = model.network(inputs).layers
     if layers is None:
         raise InputError(
-            f"the network {type(model.network).__name__} gives no features by layer; measure a model of a single network"
+            f"the network {type(model.network).__name__} gives no features by layer; measure a"
+            " model of a single network"
         )
 
     def both(features: Tensor) -> list[Tensor]:
         pairs = (inputs.index.senders, inputs.index.receivers)
-        found = [mean_average_distance(features, inputs.system_idx, inputs.n_systems, chosen) for chosen in (pairs, None)]
+        found = [
+            mean_average_distance(features, inputs.system_idx, inputs.n_systems, chosen)
+            for chosen in (pairs, None)
+        ]
         return [mean_over_frames(one, frames, seen.n_systems)[0] for one in found]
 
-    unknown = torch.full((2, seen.n_systems), torch.nan, dtype=torch.float64, device=seen.cell.device)
+    unknown = torch.full(
+        (2, seen.n_systems), torch.nan, dtype=torch.float64, device=seen.cell.device
+    )
     updates = [unknown] + [torch.stack(both(after - before)) for before, after in pairwise(layers)]
-    return [torch.cat([torch.stack(both(hidden)), update]) for hidden, update in zip(layers, updates, strict=True)]
+    return [
+        torch.cat([torch.stack(both(hidden)), update])
+        for hidden, update in zip(layers, updates, strict=True)
+    ]
 
 
 def _means(values: Tensor) -> dict[str, float | None]:
     """Means over structures of each kind (4, n_systems), of those that have pairs."""
     means = [float(row.nanmean()) for row in values]
-    return {kind: None if math.isnan(mean) else mean for kind, mean in zip(KINDS, means, strict=True)}
+    return {
+        kind: None if math.isnan(mean) else mean for kind, mean in zip(KINDS, means, strict=True)
+    }
 
 
 def _sums(values: Tensor, owner: Tensor, n: int) -> Tensor:

@@ -22,7 +22,9 @@ COLORS = 128  # of a picture; a third of the bytes of all, and the eye sees no d
 ROW = 3  # panels side by side that can be read on a page
 TITLE, CORNER = 10, 9  # points, of titles and of what is written in corners
 FEW, MANY = 300, 3000  # points: more are drawn fainter, many more as a density
-SHARE = 0.98  # of errors that a distribution shows; of many values parity leaves out half a percent on either side
+# of errors that a distribution shows; of many values parity leaves out half a percent on either
+# side
+SHARE = 0.98
 MARGIN = 0.05  # of the range of the reference values, on either side
 TINY = 1e-6  # a range is never empty
 
@@ -34,7 +36,9 @@ def require_matplotlib() -> None:
         MissingDependencyError: it is not; the message names the extra.
     """
     if find_spec("matplotlib") is None:
-        raise MissingDependencyError("pictures need matplotlib; install it with: pip install 'geocalc[plot]'")
+        raise MissingDependencyError(
+            "pictures need matplotlib; install it with: pip install 'geocalc[plot]'"
+        )
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,24 @@ def learning_curve(
     """Validation errors against steps, two measures side by side, one line per source.
 
     Args:
-        points: for each source (step, left, right). path: PNG to write. measures: what is left and what is right.
+        points: for each source (step, left, right).
+        path: PNG to write.
+        measures: what is left and what is right.
     """
     figure, axes = _figure(2)
-    for (source, rows), color in zip(points.items(), itertools.cycle((BLUE, ORANGE, GREY, "black")), strict=False):
+    for (source, rows), color in zip(
+        points.items(), itertools.cycle((BLUE, ORANGE, GREY, "black")), strict=False
+    ):
         table = np.array(rows)
         for axis, column in zip(axes, (1, 2), strict=True):
-            axis.plot(table[:, 0], table[:, column], "o-", ms=3, color=color, label=Path(source).parent.name or source)
+            axis.plot(
+                table[:, 0],
+                table[:, column],
+                "o-",
+                ms=3,
+                color=color,
+                label=Path(source).parent.name or source,
+            )
     for axis, measure in zip(axes, measures, strict=True):
         axis.set(xlabel="step", ylabel=measure.label, yscale="log" if measure.log else "linear")
     axes[0].legend(frameon=False, fontsize=8)
@@ -75,7 +90,8 @@ class Parity:
     """A panel of predicted against reference values.
 
     Attributes:
-        predicted, reference: (n,) in `unit`. quantity: what they are, such as "energy".
+        predicted, reference: (n,) in `unit`.
+        quantity: what they are, such as "energy".
         threshold: errors below it are counted, None for no count.
         title: above the panel.
     """
@@ -88,13 +104,27 @@ class Parity:
     title: str = ""
 
     def draw(self, figure: Any, axis: Any) -> None:
-        """Both axes run over the reference values; what the model puts beyond them is counted in words."""
+        """Both axes run over the reference values; what the model puts beyond them is counted in
+        words.
+        """
         low, high = _range(self.reference, MARGIN)
-        inside = (self.predicted >= low) & (self.predicted <= high) & (self.reference >= low) & (self.reference <= high)
+        inside = (
+            (self.predicted >= low)
+            & (self.predicted <= high)
+            & (self.reference >= low)
+            & (self.reference <= high)
+        )
         x, y = self.reference[inside], self.predicted[inside]
         if len(x) > MANY:
             bins = axis.hexbin(
-                x, y, gridsize=60, bins="log", cmap="cividis_r", mincnt=1, linewidths=0.1, extent=(low, high) * 2
+                x,
+                y,
+                gridsize=60,
+                bins="log",
+                cmap="cividis_r",
+                mincnt=1,
+                linewidths=0.1,
+                extent=(low, high) * 2,
             )
             figure.colorbar(bins, ax=axis, label="values in a cell", shrink=0.8, pad=0.02)
         else:
@@ -102,10 +132,18 @@ class Parity:
         axis.axline((low, low), slope=1, color="black", lw=0.8)
         axis.set(xlim=(low, high), ylim=(low, high))
         axis.set_title(self.title, fontsize=TITLE)
-        axis.set(xlabel=f"reference {self.quantity} ({self.unit})", ylabel=f"predicted {self.quantity} ({self.unit})")
+        axis.set(
+            xlabel=f"reference {self.quantity} ({self.unit})",
+            ylabel=f"predicted {self.quantity} ({self.unit})",
+        )
         axis.set_aspect("equal")
         axis.locator_params(nbins=6)
-        _write(axis, _in_words(self.predicted - self.reference, self.unit, self.threshold), "left", "top")
+        _write(
+            axis,
+            _in_words(self.predicted - self.reference, self.unit, self.threshold),
+            "left",
+            "top",
+        )
         _say_outside(axis, len(inside) - int(inside.sum()), "right", "bottom")
 
 
@@ -114,7 +152,8 @@ class Distribution:
     """A panel of how often errors of each size occur.
 
     Attributes:
-        errors: (n,) predicted minus reference, in `unit`. quantity: what they are errors of.
+        errors: (n,) predicted minus reference, in `unit`.
+        quantity: what they are errors of.
         threshold: errors below it are shaded and counted, None for none.
         title: above the panel.
     """
@@ -127,17 +166,26 @@ class Distribution:
 
     def draw(self, figure: Any, axis: Any) -> None:
         """A histogram of all but the few largest errors, which are counted in words."""
-        reach = max(float(np.quantile(np.abs(self.errors), SHARE)), 2 * (self.threshold or 0.0), TINY)
+        reach = max(
+            float(np.quantile(np.abs(self.errors), SHARE)), 2 * (self.threshold or 0.0), TINY
+        )
         outside = int((np.abs(self.errors) > reach).sum())
         axis.hist(self.errors, bins=31, range=(-reach, reach), color=BLUE, alpha=0.85)
         if self.threshold is not None:
             axis.axvspan(-self.threshold, self.threshold, color=ORANGE, alpha=0.35, lw=0, zorder=0)
         axis.axvline(float(np.median(self.errors)), color="black", lw=1, ls="--")
-        axis.set(xlabel=f"error of {self.quantity} ({self.unit})", ylabel="structures", xlim=(-reach, reach))
+        axis.set(
+            xlabel=f"error of {self.quantity} ({self.unit})",
+            ylabel="structures",
+            xlim=(-reach, reach),
+        )
         axis.set_title(self.title, fontsize=TITLE)
         axis.yaxis.get_major_locator().set_params(integer=True)
         axis.set_ylim(top=1.3 * axis.get_ylim()[1])
-        middle = f"median {np.median(self.errors):+.3f} {self.unit}\n(dashed)\nmean {self.errors.mean():+.3f} {self.unit}"
+        middle = (
+            f"median {np.median(self.errors):+.3f} {self.unit}\n(dashed)\nmean"
+            f" {self.errors.mean():+.3f} {self.unit}"
+        )
         shaded = "" if self.threshold is None else f"\nshaded: ±{self.threshold:g} {self.unit}"
         _write(axis, middle + shaded, "left", "top")
         _say_outside(axis, outside, "right", "top")
@@ -159,7 +207,9 @@ def draw_panels(panels: Sequence[Panel], path: Path) -> Path:
 
 
 def _range(values: np.ndarray, margin: float) -> tuple[float, float]:
-    """From the smallest to the largest, but for a few in a thousand where there are many; never empty."""
+    """From the smallest to the largest, but for a few in a thousand where there are many; never
+    empty.
+    """
     tail = (1 - SHARE) / 4 if len(values) > MANY else 0.0
     low, high = (float(np.quantile(values, q)) for q in (tail, 1 - tail))
     room = max(margin * (high - low), TINY)
@@ -169,7 +219,9 @@ def _range(values: np.ndarray, margin: float) -> tuple[float, float]:
 def _in_words(errors: np.ndarray, unit: str, threshold: float | None) -> str:
     lines = [f"MAE {mae(errors):.3f} {unit}", f"RMSE {rmse(errors):.3f} {unit}"]
     if threshold is not None:
-        lines.append(f"within {threshold:g} {unit}: {energy_within_threshold(errors, threshold):.0%}")
+        lines.append(
+            f"within {threshold:g} {unit}: {energy_within_threshold(errors, threshold):.0%}"
+        )
     return "\n".join([*lines, f"n = {len(errors):,}"])
 
 

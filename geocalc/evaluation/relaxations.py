@@ -17,7 +17,8 @@ from geocalc.relaxation.loop import relax_systems
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
 
-RUNAWAY = 1.0  # eV; a relaxed energy this far below the reference has fallen into a hole of the learned surface
+# eV; a relaxed energy this far below the reference has fallen into a hole of the learned surface
+RUNAWAY = 1.0
 NEAR = 0.1  # eV; chemical use, the share within it is reported beside EwT
 NEAR_PLACE = 0.1  # Angstrom; a tenth of a bond, the share within it is reported beside ADwT
 
@@ -27,11 +28,13 @@ class RelaxedPair:
     """One structure relaxed by a model, beside its reference.
 
     Attributes:
-        sid: name. energy, reference: eV, of the model's and of the reference's relaxed geometry.
+        sid: name.
+        energy, reference: eV, of the model's and of the reference's relaxed geometry.
         at_reference: eV, the model at the reference's relaxed geometry.
-        distance, null_distance: Angstrom, mean over free atoms from the reference geometry, after relaxing and before.
-        position_mae, position_mae_mic: Angstrom, mean absolute coordinate difference of free atoms, without (as OC20) and with
-            minimum image.
+        distance, null_distance: Angstrom, mean over free atoms from the reference geometry, after
+            relaxing and before.
+        position_mae, position_mae_mic: Angstrom, mean absolute coordinate difference of free atoms,
+            without (as OC20) and with minimum image.
         status, n_evaluations: of the relaxation.
         energy_std: eV, of the relaxed energy, see `Prediction`; NaN where there is none.
     """
@@ -53,7 +56,8 @@ class RelaxedPair:
 class RelaxErrors:
     """Summary over structures; energies eV, distances Angstrom, shares between 0 and 1.
 
-    `within_...` are EwT, `dwt_0p1` is DwT at 0.1 Angstrom, `adwt` its average over OC20's thresholds; `..._null` of not moving.
+    `within_...` are EwT, `dwt_0p1` is DwT at 0.1 Angstrom, `adwt` its average over OC20's
+    thresholds; `..._null` of not moving.
     """
 
     n: int
@@ -78,11 +82,14 @@ class RelaxErrors:
 
 @dataclass(frozen=True, kw_only=True)
 class ForcesBelow:
-    """What a reference says of the forces where relaxations with another potential ended; on atoms as far as they may move.
+    """What a reference says of the forces where relaxations with another potential ended; on atoms
+    as far as they may move.
 
     Attributes:
-        n: structures. fbt: share whose largest force is below 0.05 eV/Angstrom (FbT).
-        afbt: the same averaged over thresholds from 0.010 to 0.400 eV/Angstrom (AFbT), see `geocalc.evaluation.metrics`.
+        n: structures.
+        fbt: share whose largest force is below 0.05 eV/Angstrom (FbT).
+        afbt: the same averaged over thresholds from 0.010 to 0.400 eV/Angstrom (AFbT), see
+            `geocalc.evaluation.metrics`.
         fmax_mean, fmax_median: eV/Angstrom, of the largest force of each structure.
     """
 
@@ -106,8 +113,10 @@ def relax_references(
     """Relax every reference from its first frame and compare with its last.
 
     Args:
-        potential: with forces. references: labelled relaxations. optimizer, fmax (eV/Angstrom), steps: of the relaxation.
-        batch: structures relaxed together; results do not depend on it. progress: told how many are done.
+        potential: with forces.
+        references: labelled relaxations. optimizer, fmax (eV/Angstrom), steps: of the relaxation.
+        batch: structures relaxed together; results do not depend on it.
+        progress: told how many are done.
     """
     pairs: list[RelaxedPair] = []
     for start in range(0, len(references), batch):
@@ -142,7 +151,9 @@ def relaxed_pair(
     at_reference: float = np.nan,
     energy_std: float = np.nan,
 ) -> RelaxedPair:
-    """Where a relaxation ended, positions (n_atoms, 3) in Angstrom, beside its reference; energies as in `RelaxedPair`."""
+    """Where a relaxation ended, positions (n_atoms, 3) in Angstrom, beside its reference; energies
+    as in `RelaxedPair`.
+    """
     first, last = reference.first, reference.last
     free = ~last.fixed.all(1)
     return RelaxedPair(
@@ -150,10 +161,16 @@ def relaxed_pair(
         energy=energy,
         reference=last.energy,
         at_reference=at_reference,
-        distance=float(metrics.distances(positions, last.positions, last.cell, last.pbc)[free].mean()),
-        null_distance=float(metrics.distances(first.positions, last.positions, last.cell, last.pbc)[free].mean()),
+        distance=float(
+            metrics.distances(positions, last.positions, last.cell, last.pbc)[free].mean()
+        ),
+        null_distance=float(
+            metrics.distances(first.positions, last.positions, last.cell, last.pbc)[free].mean()
+        ),
         position_mae=metrics.position_mae(positions[free], last.positions[free]),
-        position_mae_mic=metrics.position_mae_minimum_image(positions[free], last.positions[free], last.cell, last.pbc),
+        position_mae_mic=metrics.position_mae_minimum_image(
+            positions[free], last.positions[free], last.cell, last.pbc
+        ),
         status=status,
         n_evaluations=n_evaluations,
         energy_std=energy_std,
@@ -163,13 +180,18 @@ def relaxed_pair(
 def summarise(pairs: Sequence[RelaxedPair]) -> RelaxErrors:
     """Errors over relaxed structures."""
     error = np.array([p.energy - p.reference for p in pairs])
-    distance, null = np.array([p.distance for p in pairs]), np.array([p.null_distance for p in pairs])
+    distance, null = (
+        np.array([p.distance for p in pairs]),
+        np.array([p.null_distance for p in pairs]),
+    )
     return RelaxErrors(
         n=len(pairs),
         energy_mae=metrics.mae(error),
         energy_median=float(np.median(np.abs(error))),
         energy_rmse=metrics.rmse(error),
-        energy_mae_at_reference=metrics.mae(np.array([p.at_reference - p.reference for p in pairs])),
+        energy_mae_at_reference=metrics.mae(
+            np.array([p.at_reference - p.reference for p in pairs])
+        ),
         within_0p02=metrics.energy_within_threshold(error),
         within_0p1=metrics.energy_within_threshold(error, NEAR),
         distance=float(distance.mean()),
@@ -186,11 +208,15 @@ def summarise(pairs: Sequence[RelaxedPair]) -> RelaxErrors:
     )
 
 
-def forces_below_threshold(results: Sequence[Relaxation], reference_potential: Potential) -> ForcesBelow:
-    """Whether relaxed structures are relaxed for a reference too, such as `AsePotential(calculator=EMT())`.
+def forces_below_threshold(
+    results: Sequence[Relaxation], reference_potential: Potential
+) -> ForcesBelow:
+    """Whether relaxed structures are relaxed for a reference too, such as
+    `AsePotential(calculator=EMT())`.
 
     Args:
-        results: ended relaxations, of `relax_systems` for instance. reference_potential: gives forces; called for one at a time.
+        results: ended relaxations, of `relax_systems` for instance.
+        reference_potential: gives forces; called for one at a time.
     Raises:
         InputError: there are no results, or the reference gives no forces.
     """
@@ -211,6 +237,7 @@ def _largest_force(systems: Systems, potential: Potential) -> float:
     forces = potential(systems).forces
     if forces is None:
         raise InputError(
-            "the reference potential gave no forces; take one that does, such as `AsePotential` around a calculator"
+            "the reference potential gave no forces; take one that does, such as `AsePotential`"
+            " around a calculator"
         )
     return float(allowed(forces.to(systems.positions), systems).norm(dim=1).max())

@@ -30,14 +30,18 @@ BATCH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Errors:
-    """Mean absolute errors, energies in eV, forces per component in eV/Angstrom; NaN where they are not known.
+    """Mean absolute errors, energies in eV, forces per component in eV/Angstrom; NaN where they are
+    not known.
 
     Attributes:
-        n: samples. energy_mae, energy_rmse: eV. within_0p02: share of energies below 0.02 eV (EwT).
+        n: samples.
+        energy_mae, energy_rmse: eV.
+        within_0p02: share of energies below 0.02 eV (EwT).
         force_mae, force_rmse: over components of atoms free to move; force_mae_all: of every atom.
-        force_null: mean |F| component of the free atoms, the error of predicting zero. force_cosine: mean over free atoms.
-        efwt: share of structures below 0.02 eV and, in every component of the free atoms, 0.03 eV/Angstrom (EFwT); NaN where
-            an energy or a force is not known.
+        force_null: mean |F| component of the free atoms, the error of predicting zero.
+        force_cosine: mean over free atoms.
+        efwt: share of structures below 0.02 eV and, in every component of the free atoms, 0.03
+            eV/Angstrom (EFwT); NaN where an energy or a force is not known.
     """
 
     n: int
@@ -57,8 +61,10 @@ class Predictions:
     """Predicted beside reference.
 
     Attributes:
-        energy, energy_reference: (n,) eV. n_atoms: (n,) atoms of each structure.
-        forces, forces_reference: (n_atoms, 3) eV/Angstrom of all structures. free: (n_atoms,) bool, atoms that may move.
+        energy, energy_reference: (n,) eV.
+        n_atoms: (n,) atoms of each structure.
+        forces, forces_reference: (n_atoms, 3) eV/Angstrom of all structures.
+        free: (n_atoms,) bool, atoms that may move.
     """
 
     energy: np.ndarray
@@ -75,14 +81,22 @@ def known_numbers(errors: DataclassInstance) -> dict[str, float]:
 
 
 def predictions(
-    potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu", *, energies: bool = True
+    potential: Potential,
+    samples: Sequence[Sample],
+    device: torch.device | str = "cpu",
+    *,
+    energies: bool = True,
 ) -> Predictions:
-    """Evaluate a potential on samples, batch by batch; what it does not give is NaN, and so are references without `energies`."""
+    """Evaluate a potential on samples, batch by batch; what it does not give is NaN, and so are
+    references without `energies`.
+    """
     parts: list[tuple[np.ndarray, ...]] = []
     for start in range(0, len(samples), BATCH):
         systems, labels = collate(samples[start : start + BATCH])
         told = potential(systems.to(device))
-        forces = torch.full_like(labels.forces, torch.nan) if told.forces is None else told.forces.cpu()
+        forces = (
+            torch.full_like(labels.forces, torch.nan) if told.forces is None else told.forces.cpu()
+        )
         free = ~systems.fixed.all(1)
         columns = (told.energy.cpu(), labels.energy, systems.counts, forces, labels.forces, free)
         parts.append(tuple(t.numpy() for t in columns))
@@ -99,14 +113,19 @@ def predictions(
     )
 
 
-def measure(potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu") -> Errors:
+def measure(
+    potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu"
+) -> Errors:
     """Errors of a potential over samples."""
     return errors_of(predictions(potential, samples, device))
 
 
 def errors_of(told: Predictions) -> Errors:
     """Errors of predictions."""
-    energy_error, force_error = told.energy - told.energy_reference, told.forces - told.forces_reference
+    energy_error, force_error = (
+        told.energy - told.energy_reference,
+        told.forces - told.forces_reference,
+    )
     known = bool(np.isfinite(energy_error).all())
     both = known and bool(np.isfinite(force_error[told.free]).all())
     return Errors(
@@ -119,7 +138,9 @@ def errors_of(told: Predictions) -> Errors:
         force_mae_all=mae(force_error),
         force_null=mae(told.forces_reference[told.free]),
         force_cosine=force_cosine(told.forces[told.free], told.forces_reference[told.free]),
-        efwt=energy_forces_within_threshold(energy_error, largest_component(force_error, told.free, told.n_atoms))
+        efwt=energy_forces_within_threshold(
+            energy_error, largest_component(force_error, told.free, told.n_atoms)
+        )
         if both
         else math.nan,
     )

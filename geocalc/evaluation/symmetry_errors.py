@@ -1,8 +1,10 @@
-"""How far a potential is from the symmetries of physics, in eV and eV/Angstrom: laws measured where `geocalc.testing` asserts them.
+"""How far a potential is from the symmetries of physics, in eV and eV/Angstrom: laws measured where
+`geocalc.testing` asserts them.
 
-Each structure is moved or stored in another way that physics does not see, the potential is asked again, its forces are turned
-back, and what differs is averaged over structures and draws. Exact symmetries leave rounding: below 1e-9 eV in float64, about 1e-7 eV
-in float32. What is measured is a potential with its frames, whether its network has the symmetry or not.
+Each structure is moved or stored in another way that physics does not see, the potential is asked
+again, its forces are turned back, and what differs is averaged over structures and draws. Exact
+symmetries leave rounding: below 1e-9 eV in float64, about 1e-7 eV in float32. What is measured is a
+potential with its frames, whether its network has the symmetry or not.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ class OperationErrors:
     Attributes:
         n: structures times draws.
         energy: eV, |E(x) - E(moved x)| over structures and draws.
-        forces: eV/Angstrom, the norm |F(x) - F(moved x) turned back| of each atom, over atoms of all structures and draws; None for
-            a potential without forces.
+        forces: eV/Angstrom, the norm |F(x) - F(moved x) turned back| of each atom, over atoms of
+            all structures and draws; None for a potential without forces.
         displacement: Angstrom, the same of predicted displacements; None where there are none.
     """
 
@@ -66,9 +68,12 @@ class SymmetryErrors:
     Attributes:
         rotation_z, rotation: turns about z, and about any axis, uniformly distributed.
         reflection_z, reflection: in planes that contain z, and in any plane.
-        translation: of a structure as a whole. permutation: of its atoms.
-        rewrap: atoms stored in other periodic images. basis: other in-plane lattice vectors of the same crystal.
-        batch: each structure alone instead of with others. repeat: the same call again.
+        translation: of a structure as a whole.
+        permutation: of its atoms.
+        rewrap: atoms stored in other periodic images.
+        basis: other in-plane lattice vectors of the same crystal.
+        batch: each structure alone instead of with others.
+        repeat: the same call again.
     """
 
     rotation_z: OperationErrors | None
@@ -97,15 +102,18 @@ def symmetry_errors(
     Args:
         potential: with or without forces; in float64 unless rounding is to be measured too.
         systems: the structures.
-        n_rotations: draws of each operation and structure, at least 1; the four bases and the structures alone come once.
+        n_rotations: draws of each operation and structure, at least 1; the four bases and the
+            structures alone come once.
         seed: of the draws.
-        batch: structures evaluated together. progress: told how many are done.
+        batch: structures evaluated together.
+        progress: told how many are done.
     Raises:
         InputError: there is no structure, or a number is not positive.
     """
     if systems.n_systems < 1 or n_rotations < 1 or batch < 1:
         raise InputError(
-            f"structures, n_rotations and batch must be 1 at least, got {systems.n_systems}, {n_rotations} and {batch}"
+            f"structures, n_rotations and batch must be 1 at least, got {systems.n_systems},"
+            f" {n_rotations} and {batch}"
         )
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, list[_Differences]] = {name: [] for name in (*_DRAWN, "basis", "batch")}
@@ -127,7 +135,8 @@ class _Moved:
 
     Attributes:
         systems: the batch.
-        matrices: (n_systems, 3, 3) that vectors were multiplied by, or None. order: former places of the atoms, or None.
+        matrices: (n_systems, 3, 3) that vectors were multiplied by, or None.
+        order: former places of the atoms, or None.
         feels: (n_systems,) bool, structures that have the operation; None for all.
     """
 
@@ -151,7 +160,9 @@ Operation = Callable[[Systems, torch.Generator], _Moved]
 
 def _rotation(dimensions: int) -> Operation:
     def operation(systems: Systems, generator: torch.Generator) -> _Moved:
-        matrices = random_rotations(systems.n_systems, dimensions, True, generator).to(systems.positions)
+        matrices = random_rotations(systems.n_systems, dimensions, True, generator).to(
+            systems.positions
+        )
         return _Moved(systems=turned(systems, matrices), matrices=matrices)
 
     return operation
@@ -168,7 +179,11 @@ def _reflection(dimensions: int) -> Operation:
 
 
 def _translation(systems: Systems, generator: torch.Generator) -> _Moved:
-    return _Moved(systems=translated(systems, SHIFT * _normal(systems.n_systems, generator).to(systems.positions)))
+    return _Moved(
+        systems=translated(
+            systems, SHIFT * _normal(systems.n_systems, generator).to(systems.positions)
+        )
+    )
 
 
 def _permutation(systems: Systems, generator: torch.Generator) -> _Moved:
@@ -197,7 +212,9 @@ _DRAWN: Mapping[str, Operation] = {
 }
 
 
-def _all_moves(systems: Systems, n_draws: int, generator: torch.Generator) -> Iterator[tuple[str, _Moved]]:
+def _all_moves(
+    systems: Systems, n_draws: int, generator: torch.Generator
+) -> Iterator[tuple[str, _Moved]]:
     """Every operation that keeps the batch together and that some structure of it has, by name."""
     for name, operation in _DRAWN.items():
         for _ in range(n_draws):
@@ -225,9 +242,17 @@ def _joined(parts: list[Tensor | None]) -> Tensor | None:
     return torch.cat(known) if len(known) == len(parts) else None
 
 
-def _differences(found: Prediction, expected: Prediction, systems: Systems, moved: _Moved) -> _Differences:
-    """What a prediction for moved structures differs by from that for the structures, of those that have the operation."""
-    feels = torch.ones_like(found.energy, dtype=torch.bool) if moved.feels is None else moved.feels.to(found.energy.device)
+def _differences(
+    found: Prediction, expected: Prediction, systems: Systems, moved: _Moved
+) -> _Differences:
+    """What a prediction for moved structures differs by from that for the structures, of those that
+    have the operation.
+    """
+    feels = (
+        torch.ones_like(found.energy, dtype=torch.bool)
+        if moved.feels is None
+        else moved.feels.to(found.energy.device)
+    )
     atoms = feels[systems.system_idx.to(feels.device)]
     norms: dict[str, Tensor | None] = {}
     for name in ("forces", "displacement"):

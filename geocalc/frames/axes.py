@@ -1,4 +1,6 @@
-"""Axes of symmetric tensors, differentiable also where eigenvalues tie, and rules that break ties without a direction in space."""
+"""Axes of symmetric tensors, differentiable also where eigenvalues tie, and rules that break ties
+without a direction in space.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,12 @@ SAME_DIRECTION = 5e-5  # 1 - cosine, 0.6 degrees; anchors closer than that are o
 
 
 class _Eigh(torch.autograd.Function):
-    """Eigenvalues and axes of symmetric matrices, descending; tied axes do not turn into each other in the gradient.
+    """Eigenvalues and axes of symmetric matrices, descending; tied axes do not turn into each other
+    in the gradient.
 
-    Turning tied axes into each other is a choice of basis; what is built on them (`split_axes`, `anchored_axes`) does not
-    depend on it, so leaving that part out changes no gradient and divides by no gap.
+    Turning tied axes into each other is a choice of basis; what is built on them (`split_axes`,
+    `anchored_axes`) does not depend on it, so leaving that part out changes no gradient and divides
+    by no gap.
     """
 
     @staticmethod
@@ -42,7 +46,8 @@ class _Eigh(torch.autograd.Function):
 
 
 def principal_axes(matrix: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (..., d), descending, and eigenvectors (..., d, d), in columns, of symmetric matrices (..., d, d).
+    """Eigenvalues (..., d), descending, and eigenvectors (..., d, d), in columns, of symmetric
+    matrices (..., d, d).
 
     Args:
         matrix: symmetric and positive semidefinite; differentiable, twice too.
@@ -81,8 +86,11 @@ def split_axes(basis: Tensor, tensors: Tensor, floors: Tensor) -> list[Tensor]:
     return [block for part in parts for block in split_axes(part, tensors[1:], floors[1:])]
 
 
-def anchored_axes(block: Tensor, vectors: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, tuple[bool, ...]]]:
-    """Bases of a tied block that point at the longest vectors in it: one basis for each of those, so the set is intrinsic.
+def anchored_axes(
+    block: Tensor, vectors: Tensor, weights: Tensor
+) -> Iterator[tuple[Tensor, tuple[bool, ...]]]:
+    """Bases of a tied block that point at the longest vectors in it: one basis for each of those,
+    so the set is intrinsic.
 
     Args:
         block: (d, k) orthonormal columns, k = 2 or 3.
@@ -104,7 +112,9 @@ def anchored_axes(block: Tensor, vectors: Tensor, weights: Tensor) -> Iterator[t
 
 
 def _directions(coordinates: Tensor, weights: Tensor) -> list[Tensor]:
-    """Unit vectors (k,) along the longest weighted vectors, longest first; vectors of one direction give their mean."""
+    """Unit vectors (k,) along the longest weighted vectors, longest first; vectors of one direction
+    give their mean.
+    """
     mass = (weights * (coordinates * coordinates).sum(1)).detach()
     longest = torch.nonzero(mass >= (1 - ANCHOR_TOLERANCE) * mass.max())[:, 0]
     longest = longest[torch.argsort(mass[longest], descending=True, stable=True)]

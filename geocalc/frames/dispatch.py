@@ -35,22 +35,27 @@ def make_frames(
         graph: its edges.
         edge_vec: (n_edges, 3) Angstrom; differentiable.
         policy: where frames come from; see `frame_policy`.
-        generator: source of randomness, needed by stochastic policies; or (n_systems, N_DRAWS) uniform numbers between 0 and 1,
-            drawn elsewhere.
-        edge_weight: (n_edges,) how much each edge counts; differentiable. None where all count as one.
+        generator: source of randomness, needed by stochastic policies; or (n_systems, N_DRAWS)
+            uniform numbers between 0 and 1, drawn elsewhere.
+        edge_weight: (n_edges,) how much each edge counts; differentiable. None where all count as
+            one.
     Returns:
         Frames, in the floating type and on the device of `positions`; gradients go through them.
     Raises:
-        InputError: `generator` is missing where it is needed, the cell of a slab spans no plane, or the frames are learned ones.
+        InputError: `generator` is missing where it is needed, the cell of a slab spans no plane, or
+            the frames are learned ones.
     """
     if policy.source is FrameSource.LEARNED:
         raise InputError(
-            "learned frames come from the canonicalizer of a network; ask that one, or choose another frame policy"
+            "learned frames come from the canonicalizer of a network; ask that one, or choose"
+            " another frame policy"
         )
     n = systems.n_systems
     draws = draws_of(generator, n) if policy.pick is FramePick.STOCHASTIC else None
     if policy.source is FrameSource.LATTICE:
-        return _lattice_or_pca(positions, cell, systems, graph, edge_vec, policy, draws, edge_weight)
+        return _lattice_or_pca(
+            positions, cell, systems, graph, edge_vec, policy, draws, edge_weight
+        )
     if policy.source in (FrameSource.NONE, FrameSource.ROTATIONS):
         if policy.source is FrameSource.NONE:
             rotations = torch.eye(3).expand(n, 3, 3)
@@ -74,7 +79,9 @@ def _lattice_or_pca(
     draws: Tensor | None,
     edge_weight: Tensor | None,
 ) -> Frames:
-    """Lattice frames where there is a plane lattice; else PCA, of edges where one vector is periodic, else of positions."""
+    """Lattice frames where there is a plane lattice; else PCA, of edges where one vector is
+    periodic, else of positions.
+    """
     n_periodic = systems.pbc.sum(1).tolist()
     slabs = [k for k, n in enumerate(n_periodic) if n >= 2]
     if len(slabs) == systems.n_systems:
@@ -82,16 +89,21 @@ def _lattice_or_pca(
     parts = []
     if slabs:
         rows = torch.tensor(slabs, device=cell.device)
-        part = lattice_frames(cell[rows], systems.pbc[rows], policy.pick, None if draws is None else draws[slabs])
+        part = lattice_frames(
+            cell[rows], systems.pbc[rows], policy.pick, None if draws is None else draws[slabs]
+        )
         none = torch.zeros(systems.n_systems, dtype=torch.bool, device=cell.device)
         parts.append(replace(part, system_idx=rows[part.system_idx], degenerate=none))
     for source, periodic in ((FrameSource.EDGES, 1), (FrameSource.POSITIONS, 0)):
         wanted = [k for k, n in enumerate(n_periodic) if n == periodic]
         if wanted:
-            # one frame of a symmetric molecule jumps as its symmetry breaks, so only `stochastic` draws from the set
+            # one frame of a symmetric molecule jumps as its symmetry breaks, so only `stochastic`
+            # draws from the set
             pick = FramePick.ALL if policy.pick is FramePick.ONE else policy.pick
             free = replace(policy, source=source, pick=pick, dimensions=3, proper=False)
-            parts.append(_pca(positions, systems, graph, edge_vec, free, wanted, draws, edge_weight))
+            parts.append(
+                _pca(positions, systems, graph, edge_vec, free, wanted, draws, edge_weight)
+            )
     owner = torch.cat([part.system_idx for part in parts])
     order = torch.argsort(owner, stable=True)
     return Frames(

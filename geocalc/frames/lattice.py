@@ -1,4 +1,6 @@
-"""Frames from the lattice alone: they do not move with the atoms, so gradient forces are exact and energies continuous."""
+"""Frames from the lattice alone: they do not move with the atoms, so gradient forces are exact and
+energies continuous.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +14,35 @@ from geocalc.frames.policy import FramePick, Frames
 from geocalc.frames.sampling import draw_members
 
 SHORTEST_TOLERANCE = 1e-3  # relative; lattice vectors this close in length count as equally short
-FLAT_TOLERANCE = 1e-9  # sine of the angle between two in-plane vectors below which they span no plane
+# sine of the angle between two in-plane vectors below which they span no plane
+FLAT_TOLERANCE = 1e-9
 
 
-def lattice_frames(cell: Tensor, pbc: Tensor, pick: FramePick, draws: Tensor | None = None) -> Frames:
+def lattice_frames(
+    cell: Tensor, pbc: Tensor, pick: FramePick, draws: Tensor | None = None
+) -> Frames:
     """Frames with a shortest in-plane lattice vector along x and the normal of the plane along z.
 
-    The normal points to the side of the remaining vector; where that is zero, along the cross product of the other two.
+    The normal points to the side of the remaining vector; where that is zero, along the cross
+    product of the other two.
 
     Args:
-        cell: (n_systems, 3, 3) Angstrom. Differentiable: under strain the frames turn with the lattice.
-        pbc: (n_systems, 3) bool; periodic along at least two vectors. With three, the third is taken as the slab normal.
+        cell: (n_systems, 3, 3) Angstrom. Differentiable: under strain the frames turn with the
+            lattice.
+        pbc: (n_systems, 3) bool; periodic along at least two vectors. With three, the third is
+            taken as the slab normal.
         pick: all, one or stochastic.
-        draws: (n_systems, N_DRAWS) uniform numbers, needed by stochastic; see `geocalc.frames.sampling`.
+        draws: (n_systems, N_DRAWS) uniform numbers, needed by stochastic; see
+            `geocalc.frames.sampling`.
     Returns:
         Frames; for `all` 12 of a hexagonal plane lattice, 8 of a square or rhombic one, else 4.
     Raises:
-        InputError: a structure is periodic along fewer than two vectors, two periodic vectors are zero or parallel, or
-            `draws` are missing.
+        InputError: a structure is periodic along fewer than two vectors, two periodic vectors are
+            zero or parallel, or `draws` are missing.
     """
-    order = torch.tensor([_slab_axes(periodic) for periodic in pbc.tolist()], device=cell.device).reshape(-1, 3)
+    order = torch.tensor(
+        [_slab_axes(periodic) for periodic in pbc.tolist()], device=cell.device
+    ).reshape(-1, 3)
     vectors = torch.gather(cell, 1, order[:, :, None].expand(-1, -1, 3))
     a, b, c = vectors.unbind(1)
     cross = torch.linalg.cross(a, b)
@@ -41,8 +52,14 @@ def lattice_frames(cell: Tensor, pbc: Tensor, pick: FramePick, draws: Tensor | N
     if pick is FramePick.STOCHASTIC:
         drawn = draw_members([len(members) for members in choices], draws)
         choices = [[members[k]] for members, k in zip(choices, drawn, strict=True)]
-    owner = torch.tensor([k for k, members in enumerate(choices) for _ in members], dtype=torch.int64, device=cell.device)
-    combos = torch.tensor([member for members in choices for member in members], dtype=cell.dtype, device=cell.device)
+    owner = torch.tensor(
+        [k for k, members in enumerate(choices) for _ in members],
+        dtype=torch.int64,
+        device=cell.device,
+    )
+    combos = torch.tensor(
+        [member for members in choices for member in members], dtype=cell.dtype, device=cell.device
+    )
     m, n, mirror = combos.reshape(-1, 3, 1).unbind(1)
     x = m * a[owner] + n * b[owner]
     x = x / x.norm(dim=1, keepdim=True)
@@ -59,8 +76,8 @@ def _slab_axes(periodic: list[bool]) -> tuple[int, int, int]:
     """Numbers of the two in-plane cell vectors and of the remaining one."""
     if sum(periodic) < 2:
         raise InputError(
-            f"frames from the lattice need pbc along two cell vectors at least, got pbc={periodic}; use a pca policy for this "
-            "structure"
+            f"frames from the lattice need pbc along two cell vectors at least, got pbc={periodic};"
+            " use a pca policy for this structure"
         )
     normal = 2 if all(periodic) else periodic.index(False)
     first, second = (axis for axis in range(3) if axis != normal)
@@ -69,22 +86,31 @@ def _slab_axes(periodic: list[bool]) -> tuple[int, int, int]:
 
 def _products(a: Tensor, b: Tensor, area: Tensor) -> list[tuple[float, float, float]]:
     """Scalar products a.a, a.b and b.b of each structure, checked to span a plane."""
-    products = torch.stack([(a * a).sum(1), (a * b).sum(1), (b * b).sum(1), area[:, 0]], dim=1).tolist()
+    products = torch.stack(
+        [(a * a).sum(1), (a * b).sum(1), (b * b).sum(1), area[:, 0]], dim=1
+    ).tolist()
     for k, (aa, _, bb, size) in enumerate(products):
         if not size > FLAT_TOLERANCE * (aa * bb) ** 0.5:
-            raise InputError(f"the periodic cell vectors of structure {k} span no plane (area {size:.3g} A^2); check its cell")
+            raise InputError(
+                f"the periodic cell vectors of structure {k} span no plane (area {size:.3g} A^2);"
+                " check its cell"
+            )
     return [(aa, ab, bb) for aa, ab, bb, _ in products]
 
 
 def _choices(products: tuple[float, float, float], pick: FramePick) -> list[tuple[int, int, int]]:
-    """Which m a + n b goes along x, and with which mirror image: (m, n, mirror) of every frame of the set."""
+    """Which m a + n b goes along x, and with which mirror image: (m, n, mirror) of every frame of
+    the set.
+    """
     if pick is FramePick.ONE:
         return [(1, 0, 1)]
     return [(m, n, mirror) for m, n in _shortest(*products) for mirror in (1, -1)]
 
 
 def _shortest(aa: float, ab: float, bb: float) -> list[tuple[int, int]]:
-    """Integer combinations (m, n) of all shortest vectors m a + n b, by Gauss reduction; sign pairs included."""
+    """Integer combinations (m, n) of all shortest vectors m a + n b, by Gauss reduction; sign pairs
+    included.
+    """
     u, v = (1, 0), (0, 1)
     while True:
         if aa > bb:

@@ -16,9 +16,14 @@ from geocalc.frames.policy import FramePick, FramePolicy, Frames
 from geocalc.frames.sampling import draw_members
 from geocalc.graphs.neighbors import Graph
 
-NO_EXTENT = 50  # rounding units of the total squared extent below which an axis has none: 1e-7 of the length in float64
-NO_MOMENT = 1e-9  # relative; odd moments within this of each other do not decide, well above rounding and below real asymmetry
-# Powers of the coordinates whose sums change sign with the axes; what the first ones leave open, the later ones decide.
+# rounding units of the total squared extent below which an axis has none: 1e-7 of the length in
+# float64
+NO_EXTENT = 50
+# relative; odd moments within this of each other do not decide, well above rounding and below real
+# asymmetry
+NO_MOMENT = 1e-9
+# Powers of the coordinates whose sums change sign with the axes; what the first ones leave open,
+# the later ones decide.
 ODD_POWERS = {
     2: ((3, 0), (0, 3), (2, 1), (1, 2), (3, 1), (1, 3)),
     3: (
@@ -28,13 +33,15 @@ ODD_POWERS = {
     ),
 }
 
-Basis = tuple[Tensor, tuple[bool, ...]]  # axes (d, d) in columns, and for each whether its sign is free
+# axes (d, d) in columns, and for each whether its sign is free
+Basis = tuple[Tensor, tuple[bool, ...]]
 Member = tuple[int, tuple[float, ...]]  # which basis, and the sign of each axis
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Vectors whose weighted covariance gives the axes, and the scalars that tell the ends of an axis apart.
+    """Vectors whose weighted covariance gives the axes, and the scalars that tell the ends of an
+    axis apart.
 
     Attributes:
         vectors: (n, 3) Angstrom; atoms from the centroid of their structure, or edges.
@@ -83,14 +90,21 @@ def position_points(positions: Tensor, systems: Systems, dimensions: int) -> Poi
 
 
 def edge_points(
-    edge_vec: Tensor, systems: Systems, graph: Graph, reach: float, dimensions: int, edge_weight: Tensor | None = None
+    edge_vec: Tensor,
+    systems: Systems,
+    graph: Graph,
+    reach: float,
+    dimensions: int,
+    edge_weight: Tensor | None = None,
 ) -> Points:
     """Edges within `reach`, fading out smoothly; the same whichever image of an atom is stored.
 
     Args:
         edge_vec: (n_edges, 3) Angstrom; differentiable.
-        systems: the batch. graph: its edges.
-        reach: Angstrom; the weight (1 - d^2 / reach^2)^3 and its first two derivatives vanish there.
+        systems: the batch.
+        graph: its edges.
+        reach: Angstrom; the weight (1 - d^2 / reach^2)^3 and its first two derivatives vanish
+            there.
         dimensions: with 2 the rise of an edge is an invariant, and marks it.
         edge_weight: (n_edges,) a further factor, of edges that fade out before that; None for one.
     """
@@ -130,21 +144,26 @@ def pca_frames(
     wanted: Sequence[int],
     draws: Tensor | None = None,
 ) -> Frames:
-    """Frames along the principal axes of the points, most extended axis first, under every allowed choice of signs.
+    """Frames along the principal axes of the points, most extended axis first, under every allowed
+    choice of signs.
 
-    Ties are broken by the charge-weighted covariance, then by the fourth moment sum w |v|^2 v v^T; what is still tied (CH4, the
-    plane of benzene) gives one frame for each of the longest vectors in it. Each step only knows the structure, so the set of
-    poses is exact under rotation, reflection and permutation. `one` takes the frame whose odd moments are largest, compared
-    in order, and of a symmetric structure all those that cannot be told apart, so that its forces keep the symmetry; they
-    still jump where the symmetry breaks. A structure without extent has no axes: all signs, over which vectors vanish.
+    Ties are broken by the charge-weighted covariance, then by the fourth moment sum w |v|^2 v v^T;
+    what is still tied (CH4, the plane of benzene) gives one frame for each of the longest vectors
+    in it. Each step only knows the structure, so the set of poses is exact under rotation,
+    reflection and permutation. `one` takes the frame whose odd moments are largest, compared in
+    order, and of a symmetric structure all those that cannot be told apart, so that its forces keep
+    the symmetry; they still jump where the symmetry breaks. A structure without extent has no axes:
+    all signs, over which vectors vanish.
 
     Args:
         points: from `position_points` or `edge_points`; differentiable.
         systems: the batch.
-        seen: (n_edges, 3) Angstrom and (n_edges,) int64: the edges that the network gets and their structures.
+        seen: (n_edges, 3) Angstrom and (n_edges,) int64: the edges that the network gets and their
+            structures.
         policy: dimensions, proper and pick.
         wanted: structures to make frames for, ascending.
-        draws: (n_systems, N_DRAWS) uniform numbers, needed by stochastic; see `geocalc.frames.sampling`.
+        draws: (n_systems, N_DRAWS) uniform numbers, needed by stochastic; see
+            `geocalc.frames.sampling`.
     Raises:
         InputError: `draws` are missing.
     Source: Puny et al., Frame averaging (2022), sec. 3; Duval et al., FAENet (2023), sec. 4.
@@ -170,27 +189,42 @@ def pca_frames(
         owner += [k] * len(options)
     members = _signed(bases, owner, policy.proper, wanted)
     if policy.pick is FramePick.STOCHASTIC:
-        drawn = draw_members([len(m) for m in members], None if draws is None else draws[list(wanted)])
+        drawn = draw_members(
+            [len(m) for m in members], None if draws is None else draws[list(wanted)]
+        )
         members = [[m[i]] for m, i in zip(members, drawn, strict=True)]
     elif policy.pick is FramePick.ONE:
-        members = [m if len(m) == 1 else _preferred(m, bases, points, k) for m, k in zip(members, wanted, strict=True)]
+        members = [
+            m if len(m) == 1 else _preferred(m, bases, points, k)
+            for m, k in zip(members, wanted, strict=True)
+        ]
     return Frames(
         rotations=_rotations(bases, members, axes),
         system_idx=torch.tensor(
-            [k for m, k in zip(members, wanted, strict=True) for _ in m], dtype=torch.int64, device=axes.device
+            [k for m, k in zip(members, wanted, strict=True) for _ in m],
+            dtype=torch.int64,
+            device=axes.device,
         ),
         degenerate=torch.tensor(degenerate, dtype=torch.bool, device=axes.device),
     )
 
 
 def _moments(points: Points, n_systems: int) -> tuple[Tensor, Tensor]:
-    """Covariance, charge-weighted covariance and fourth moment, (3, n_systems, 3, 3), and the noise of each, (3, n_systems)."""
+    """Covariance, charge-weighted covariance and fourth moment, (3, n_systems, 3, 3), and the noise
+    of each, (3, n_systems).
+    """
     v = points.vectors
     products = v[:, :, None] * v[:, None, :]
     scales = (points.weights, points.weights * points.charges, points.weights * (v * v).sum(1))
     zeros = v.new_zeros((n_systems, 3, 3))
-    tensors = torch.stack([zeros.index_add(0, points.system_idx, s[:, None, None] * products) for s in scales])
-    floors = NO_EXTENT * torch.finfo(v.dtype).eps * torch.diagonal(tensors.detach(), dim1=-2, dim2=-1).sum(-1)
+    tensors = torch.stack(
+        [zeros.index_add(0, points.system_idx, s[:, None, None] * products) for s in scales]
+    )
+    floors = (
+        NO_EXTENT
+        * torch.finfo(v.dtype).eps
+        * torch.diagonal(tensors.detach(), dim1=-2, dim2=-1).sum(-1)
+    )
     return tensors, floors
 
 
@@ -209,13 +243,18 @@ def _resolve(tensors: Tensor, floors: Tensor, points: Points, k: int) -> list[Ba
         else:
             options.append(list(anchored_axes(block, vectors, weights)))
     return [
-        (torch.cat([axes for axes, _ in parts], dim=1), tuple(free for _, frees in parts for free in frees))
+        (
+            torch.cat([axes for axes, _ in parts], dim=1),
+            tuple(free for _, frees in parts for free in frees),
+        )
         for parts in itertools.product(*options)
     ]
 
 
 def _reaches(axes: Tensor, sizes: list[int], seen: tuple[Tensor, Tensor], k: int) -> bool:
-    """Whether an edge of structure k has a component along tied axes: if none has, the pose does not depend on the tie."""
+    """Whether an edge of structure k has a component along tied axes: if none has, the pose does
+    not depend on the tie.
+    """
     edge_vec, edge_system = seen
     edges = edge_vec.detach()[edge_system == k]
     if len(edges) == 0:
@@ -225,7 +264,9 @@ def _reaches(axes: Tensor, sizes: list[int], seen: tuple[Tensor, Tensor], k: int
     return bool(along**2 > NO_EXTENT * torch.finfo(edges.dtype).eps * (edges * edges).sum(1).max())
 
 
-def _signed(bases: list[Basis], owner: list[int], proper: bool, wanted: Sequence[int]) -> list[list[Member]]:
+def _signed(
+    bases: list[Basis], owner: list[int], proper: bool, wanted: Sequence[int]
+) -> list[list[Member]]:
     """Every allowed choice of signs on every basis, structure by structure."""
     members: dict[int, list[Member]] = {k: [] for k in wanted}
     if not bases:
@@ -239,9 +280,11 @@ def _signed(bases: list[Basis], owner: list[int], proper: bool, wanted: Sequence
 
 
 def _preferred(members: list[Member], bases: list[Basis], points: Points, k: int) -> list[Member]:
-    """Members whose odd moments are the largest, compared in order: a choice that knows nothing but the structure.
+    """Members whose odd moments are the largest, compared in order: a choice that knows nothing but
+    the structure.
 
-    More than one where a symmetry of the structure makes them alike: their poses agree, their gradients only on average.
+    More than one where a symmetry of the structure makes them alike: their poses agree, their
+    gradients only on average.
     """
     d = len(members[0][1])
     own = points.system_idx == k

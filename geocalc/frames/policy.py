@@ -32,16 +32,17 @@ class FramePick(StrEnum):
 
 @dataclass(frozen=True)
 class FramePolicy:
-    """Where frames come from, how many are used, in how many dimensions, and whether mirror images count.
+    """Where frames come from, how many are used, in how many dimensions, and whether mirror images
+    count.
 
     Attributes:
-        source: lattice, positions, edges, random rotations, none, or learned: what the canonicalizer of the network says, whose
-            settings then count instead of those here.
+        source: lattice, positions, edges, random rotations, none, or learned: what the
+            canonicalizer of the network says, whose settings then count instead of those here.
         pick: all, one or stochastic.
         dimensions: 2 turns about z only, 3 turns freely; the lattice ignores it.
         proper: rotations only, no mirror images; the lattice ignores it.
-        reach: Angstrom; edges fade out of the edge covariance at this length. No longer than the network's cutoff, else the
-            frames jump when an edge crosses the cutoff.
+        reach: Angstrom; edges fade out of the edge covariance at this length. No longer than the
+            network's cutoff, else the frames jump when an edge crosses the cutoff.
     """
 
     source: FrameSource
@@ -63,10 +64,11 @@ class Frames:
     """Frames of a batch.
 
     Attributes:
-        rotations: (n_frames, 3, 3) orthogonal, in the floating type of the structures; columns are the axes of the pose.
+        rotations: (n_frames, 3, 3) orthogonal, in the floating type of the structures; columns are
+            the axes of the pose.
         system_idx: (n_frames,) int64, ascending; the structure of each frame.
-        degenerate: (n_systems,) bool, True where axes were tied in a plane that edges reach into: the frames rest on a
-            finer rule, and the energy may jump where the tie opens.
+        degenerate: (n_systems,) bool, True where axes were tied in a plane that edges reach into:
+            the frames rest on a finer rule, and the energy may jump where the tie opens.
     """
 
     rotations: Tensor
@@ -86,11 +88,15 @@ def _named_policies() -> dict[str, FramePolicy]:
     for dimensions in (2, 3):
         for proper, group in ((False, ""), (True, "-se")):
             name = f"rotations-{dimensions}d{group}"
-            named[name] = FramePolicy(FrameSource.ROTATIONS, FramePick.STOCHASTIC, dimensions, proper)
+            named[name] = FramePolicy(
+                FrameSource.ROTATIONS, FramePick.STOCHASTIC, dimensions, proper
+            )
             for source, kind in ((FrameSource.POSITIONS, "pca"), (FrameSource.EDGES, "pca-edges")):
                 for pick in FramePick:
                     suffix = "" if pick is FramePick.ALL else f"-{pick}"
-                    named[f"{kind}-{dimensions}d{group}{suffix}"] = FramePolicy(source, pick, dimensions, proper)
+                    named[f"{kind}-{dimensions}d{group}{suffix}"] = FramePolicy(
+                        source, pick, dimensions, proper
+                    )
     return named
 
 
@@ -107,6 +113,10 @@ def frame_policy(name: str) -> FramePolicy:
     policy = POLICIES.get(ALIASES.get(name, name))
     if policy is None:
         near = difflib.get_close_matches(name, [*POLICIES, *ALIASES], n=3, cutoff=0.5)
-        advice = f"near names: {', '.join(near)}" if near else f"known names: {', '.join([*POLICIES, *ALIASES])}"
+        advice = (
+            f"near names: {', '.join(near)}"
+            if near
+            else f"known names: {', '.join([*POLICIES, *ALIASES])}"
+        )
         raise InputError(f"no frame policy is called {name!r}; {advice}")
     return policy

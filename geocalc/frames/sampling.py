@@ -1,4 +1,6 @@
-"""Randomness of frames: uniform rotations and a uniform member of each set; where it comes from is always an argument."""
+"""Randomness of frames: uniform rotations and a uniform member of each set; where it comes from is
+always an argument.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +11,29 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 
-N_DRAWS = 5  # uniform numbers for each structure: three for a rotation, one for its sign, one for a member of a set
+# uniform numbers for each structure: three for a rotation, one for its sign, one for a member of a
+# set
+N_DRAWS = 5
 
 
 def draws_of(source: torch.Generator | Tensor | None, n: int) -> Tensor | None:
-    """Uniform numbers between 0 and 1 for `n` structures, (n, N_DRAWS) float64: drawn, or as given; None without a source."""
+    """Uniform numbers between 0 and 1 for `n` structures, (n, N_DRAWS) float64: drawn, or as given;
+    None without a source.
+    """
     if not isinstance(source, torch.Generator):
         return source
     return torch.rand(n, N_DRAWS, generator=source, dtype=torch.float64, device=source.device)
 
 
-def random_rotations(n: int, dimensions: int, proper: bool, generator: torch.Generator | None) -> Tensor:
-    """Uniformly distributed orthogonal matrices, (n, 3, 3) float64 on the generator's device; see `rotations_from`.
+def random_rotations(
+    n: int, dimensions: int, proper: bool, generator: torch.Generator | None
+) -> Tensor:
+    """Uniformly distributed orthogonal matrices, (n, 3, 3) float64 on the generator's device; see
+    `rotations_from`.
 
     Args:
-        n: how many. dimensions, proper: see `rotations_from`.
+        n: how many.
+        dimensions, proper: see `rotations_from`.
         generator: source of randomness.
     Raises:
         InputError: `generator` is missing.
@@ -65,7 +75,8 @@ def rotations_from(draws: Tensor | None, dimensions: int, proper: bool) -> Tenso
 
 
 def draw_members(counts: Sequence[int], draws: Tensor | None) -> list[int]:
-    """One member of each set of `counts[k]` members, uniformly, by the last of the draws (n, N_DRAWS).
+    """One member of each set of `counts[k]` members, uniformly, by the last of the draws (n,
+    N_DRAWS).
 
     Raises:
         InputError: `draws` are missing.

@@ -1,6 +1,8 @@
-"""What a network sees of a slab: subsurface atoms may be left out or merged, edges far from the adsorbate left out.
+"""What a network sees of a slab: subsurface atoms may be left out or merged, edges far from the
+adsorbate left out.
 
-For energies of adsorption both are nearly constant, and most of the work: for forces they are needed.
+For energies of adsorption both are nearly constant, and most of the work: for forces they are
+needed.
 
 Source: Duval et al., PhAST (2022), remove-tag-0.
 """
@@ -25,7 +27,8 @@ class Rewiring:
     Attributes:
         drop_subsurface: atoms with tag 0 are not seen at all.
         adsorbate_edges: only edges with an adsorbate atom (tag 2) at one end are kept.
-        supernodes: atoms with tag 0 are seen as one node, or as one of each element; see `geocalc.graphs.supernodes`.
+        supernodes: atoms with tag 0 are seen as one node, or as one of each element; see
+            `geocalc.graphs.supernodes`.
     Raises:
         InputError: subsurface atoms are both left out and merged.
     """
@@ -37,7 +40,10 @@ class Rewiring:
     def __post_init__(self) -> None:
         """Refuse rules that contradict each other."""
         if self.drop_subsurface and self.merges:
-            raise InputError("subsurface atoms are left out or merged, not both; choose drop_subsurface or supernodes")
+            raise InputError(
+                "subsurface atoms are left out or merged, not both; choose drop_subsurface or"
+                " supernodes"
+            )
 
     @property
     def merges(self) -> bool:
@@ -60,15 +66,17 @@ class Rewiring:
             bare = sorted(set(range(systems.n_systems)) - set(adsorbed.tolist()))
             if bare:
                 raise InputError(
-                    f"structure {bare[0]} of the batch has no adsorbate (tag 2), which is all that this model looks at; set its "
-                    "tags, or use a model of energies and forces"
+                    f"structure {bare[0]} of the batch has no adsorbate (tag 2), which is all that"
+                    " this model looks at; set its tags, or use a model of energies and forces"
                 )
         if not self.drop_subsurface:
             return torch.ones_like(systems.numbers, dtype=torch.bool)
         return systems.tags != SUBSURFACE
 
     def edges(self, graph: Graph, systems: Systems) -> Graph:
-        """The edges that are seen; `systems` is what the graph was built of. Supernodes are not joined to each other or themselves."""
+        """The edges that are seen; `systems` is what the graph was built of. Supernodes are not
+        joined to each other or themselves.
+        """
         if self.adsorbate_edges:
             adsorbate = systems.tags == ADSORBATE
             return graph.where(adsorbate[graph.receivers] | adsorbate[graph.senders])
@@ -78,7 +86,9 @@ class Rewiring:
         return graph
 
     def nodes(self, systems: Systems) -> Nodes | None:
-        """What is seen in place of the atoms that `atoms` leaves; None where they are seen as they are."""
+        """What is seen in place of the atoms that `atoms` leaves; None where they are seen as they
+        are.
+        """
         return merge(systems, self.supernodes)
 
 
@@ -86,7 +96,9 @@ EVERYTHING = Rewiring()
 
 
 def keep_atoms(systems: Systems, kept: Tensor) -> Systems:
-    """The atoms of a (n_atoms,) bool mask, in order; every structure stays, also one that loses all its atoms."""
+    """The atoms of a (n_atoms,) bool mask, in order; every structure stays, also one that loses all
+    its atoms.
+    """
     if bool(kept.all()):
         return systems
     rows = {name: getattr(systems, name)[kept] for name in _PER_ATOM}

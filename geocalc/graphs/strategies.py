@@ -5,9 +5,10 @@
 - complete: every pair, in periodic structures at its nearest image, at all of them where several tie. An energy jumps where another
   image becomes the nearest, unless edges that long are silent.
 
-The cutoff of the network stays what its radial functions span. With a smooth cutoff (SchNet always, FAENet unless `smooth_cutoff` is
-off) edges longer than it are silent, whatever the strategy; so `nearest` and `complete` want a cutoff longer than their edges, or
-`smooth_cutoff: false`. How edges are chosen where there are more than `max_neighbors` is said in `geocalc.graphs.truncation`.
+The cutoff of the network stays what its radial functions span. With a smooth cutoff (SchNet always,
+FAENet unless `smooth_cutoff` is off) edges longer than it are silent, whatever the strategy; so
+`nearest` and `complete` want a cutoff longer than their edges, or `smooth_cutoff: false`. How edges
+are chosen where there are more than `max_neighbors` is said in `geocalc.graphs.truncation`.
 
 Source: the strategies compared on OC20 by Duval et al. (2022, 2023).
 """
@@ -49,7 +50,8 @@ from geocalc.graphs.truncation import (
     truncate_each,
 )
 
-FIRST_RADIUS = 4.0  # Angstrom, in which the nearest neighbours are looked for first; it changes no graph
+# Angstrom, in which the nearest neighbours are looked for first; it changes no graph
+FIRST_RADIUS = 4.0
 GROWTH = 1.5  # of that radius, while an atom has too few
 SHORTEST = 1e-6  # Angstrom; keeps the derivative of a zero length finite
 
@@ -66,7 +68,8 @@ class GraphSettings(Settings):
     """How graphs are made; the cutoff and `max_neighbors` are settings of the network.
 
     Attributes:
-        strategy: radius, nearest or complete. truncation: per-atom, symmetric or smooth.
+        strategy: radius, nearest or complete.
+        truncation: per-atom, symmetric or smooth.
     """
 
     strategy: Strategy = Strategy.RADIUS
@@ -76,30 +79,44 @@ class GraphSettings(Settings):
         """Refuse what does not go together.
 
         Raises:
-            InputError: neighbours are to be counted and there is no number of them, or one that nothing asks for.
+            InputError: neighbours are to be counted and there is no number of them, or one that
+                nothing asks for.
         """
-        if self.strategy is Strategy.COMPLETE and (max_neighbors is not None or self.truncation is not Truncation.PER_ATOM):
+        if self.strategy is Strategy.COMPLETE and (
+            max_neighbors is not None or self.truncation is not Truncation.PER_ATOM
+        ):
             raise InputError(
-                "a complete graph leaves no neighbour out; set max_neighbors: null and no truncation, or take `nearest`"
+                "a complete graph leaves no neighbour out; set max_neighbors: null and no"
+                " truncation, or take `nearest`"
             )
         if max_neighbors is None and self.strategy is Strategy.NEAREST:
-            raise InputError("graphs of nearest neighbours need their number; set max_neighbors in the settings of the network")
+            raise InputError(
+                "graphs of nearest neighbours need their number; set max_neighbors in the settings"
+                " of the network"
+            )
         if max_neighbors is None and self.truncation is not Truncation.PER_ATOM:
             raise InputError(
-                f"{self.truncation} truncation is of graphs with a largest number of neighbours; set max_neighbors in the settings of "
-                "the network"
+                f"{self.truncation} truncation is of graphs with a largest number of neighbours;"
+                " set max_neighbors in the settings of the network"
             )
 
 
 RADIUS = GraphSettings()
 
 
-def make_graph(systems: Systems, cutoff: float, max_neighbors: int | None = None, settings: GraphSettings = RADIUS) -> Graph:
+def make_graph(
+    systems: Systems,
+    cutoff: float,
+    max_neighbors: int | None = None,
+    settings: GraphSettings = RADIUS,
+) -> Graph:
     """Connect the atoms of a batch.
 
     Args:
         systems: batch of structures; positions may lie outside the cell.
-        cutoff: Angstrom, read by `radius` alone. max_neighbors: of each atom, None for all. settings: the strategy.
+        cutoff: Angstrom, read by `radius` alone.
+        max_neighbors: of each atom, None for all.
+        settings: the strategy.
     Returns:
         Graph, sorted by receiver.
     Raises:
@@ -111,34 +128,50 @@ def make_graph(systems: Systems, cutoff: float, max_neighbors: int | None = None
     if settings.strategy is Strategy.COMPLETE or max_neighbors is None:
         cuts = [Cut(edges=_all_pairs(*structure)) for structure in split(systems)]
     else:
-        lists = (_near(*structure, max_neighbors, settings.truncation) for structure in split(systems))
+        lists = (
+            _near(*structure, max_neighbors, settings.truncation) for structure in split(systems)
+        )
         cuts = truncate_each(lists, systems.counts.tolist(), max_neighbors, settings.truncation)
         cuts = [replace(cut, n_left_out=0) for cut in cuts]
     return graph_of(cuts, systems, max_neighbors, np.inf)
 
 
-def graph_maker(cutoff: float, max_neighbors: int | None, settings: GraphSettings) -> Callable[[Systems], Graph]:
-    """`make_graph` with these arguments, for structures that move little between calls: their lists are kept where that is possible."""
+def graph_maker(
+    cutoff: float, max_neighbors: int | None, settings: GraphSettings
+) -> Callable[[Systems], Graph]:
+    """`make_graph` with these arguments, for structures that move little between calls: their lists
+    are kept where that is possible.
+    """
     settings.check(max_neighbors)
     if settings.strategy is Strategy.RADIUS:
         return NeighborCache(cutoff, max_neighbors, truncation=settings.truncation)
     return partial(make_graph, cutoff=cutoff, max_neighbors=max_neighbors, settings=settings)
 
 
-def edge_weights(positions: Tensor, cell: Tensor, system_idx: Tensor, graph: Graph, edge_vec: Tensor) -> Tensor | None:
-    """How much each edge counts, (n_edges,), the same as its reverse; differentiable. None where all count as one.
+def edge_weights(
+    positions: Tensor, cell: Tensor, system_idx: Tensor, graph: Graph, edge_vec: Tensor
+) -> Tensor | None:
+    """How much each edge counts, (n_edges,), the same as its reverse; differentiable. None where
+    all count as one.
 
     Args:
-        positions: (n_atoms, 3) Angstrom. cell: (n_systems, 3, 3) Angstrom. system_idx: (n_atoms,).
-        graph: made at these positions. edge_vec: (n_edges, 3) Angstrom, of its edges.
+        positions: (n_atoms, 3) Angstrom.
+        cell: (n_systems, 3, 3) Angstrom.
+        system_idx: (n_atoms,).
+        graph: made at these positions.
+        edge_vec: (n_edges, 3) Angstrom, of its edges.
     """
     fading = graph.fading
     if fading is None:
         return None
     shell = _lengths(edge_vectors(positions, cell, system_idx, fading))
-    radii = settled_radii(fading.radii, shell, fading.receivers, fading.whole, fading.max_neighbors, fading.cutoff)
+    radii = settled_radii(
+        fading.radii, shell, fading.receivers, fading.whole, fading.max_neighbors, fading.cutoff
+    )
     lengths = _lengths(edge_vec)
-    at_receiver, at_sender = (radii.index_select(0, ends) for ends in (graph.receivers, graph.senders))
+    at_receiver, at_sender = (
+        radii.index_select(0, ends) for ends in (graph.receivers, graph.senders)
+    )
     return fade(lengths / at_receiver) * fade(lengths / at_sender)
 
 
@@ -150,15 +183,21 @@ def expected_edges(
     max_neighbors: int | None,
     settings: GraphSettings,
 ) -> int:
-    """About how many edges one structure has: exact but for ties, and for what truncation does to both ends of an edge.
+    """About how many edges one structure has: exact but for ties, and for what truncation does to
+    both ends of an edge.
 
     Args:
-        positions: (n_atoms, 3) Angstrom. cell: (3, 3) Angstrom. pbc: (3,) bool. cutoff, max_neighbors, settings: as in `make_graph`.
+        positions: (n_atoms, 3) Angstrom.
+        cell: (3, 3) Angstrom.
+        pbc: (3,) bool.
+        cutoff, max_neighbors, settings: as in `make_graph`.
     Raises:
         InputError: as `make_graph`.
     """
     n = len(positions)
-    if settings.strategy is Strategy.COMPLETE or (settings.strategy is Strategy.NEAREST and max_neighbors is None):
+    if settings.strategy is Strategy.COMPLETE or (
+        settings.strategy is Strategy.NEAREST and max_neighbors is None
+    ):
         return n * (n - 1)
     if settings.strategy is Strategy.NEAREST and max_neighbors is not None:
         return n * max_neighbors
@@ -170,8 +209,16 @@ def _lengths(vectors: Tensor) -> Tensor:
     return (vectors * vectors).sum(1).clamp(min=SHORTEST**2).sqrt()
 
 
-def _near(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, max_neighbors: int, truncation: Truncation) -> Edges:
-    """Neighbours of the atoms of one structure, the nearest among them: within a radius that grows until each has enough."""
+def _near(
+    positions: np.ndarray,
+    cell: np.ndarray,
+    pbc: np.ndarray,
+    max_neighbors: int,
+    truncation: Truncation,
+) -> Edges:
+    """Neighbours of the atoms of one structure, the nearest among them: within a radius that grows
+    until each has enough.
+    """
     n, radius = len(positions), FIRST_RADIUS
     while True:
         edges = search(positions, cell, pbc, radius)
@@ -187,6 +234,15 @@ def _all_pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Edge
     parts = []
     for centre in range(n):
         others = np.delete(np.arange(n), centre)
-        rows, shifts, lengths = nearest_images(positions[others] - positions[centre], completed, pbc)
-        parts.append(Edges(receivers=np.full(len(rows), centre), senders=others[rows], shifts=shifts, lengths=lengths))
+        rows, shifts, lengths = nearest_images(
+            positions[others] - positions[centre], completed, pbc
+        )
+        parts.append(
+            Edges(
+                receivers=np.full(len(rows), centre),
+                senders=others[rows],
+                shifts=shifts,
+                lengths=lengths,
+            )
+        )
     return join_edges(parts, [0] * n) if n else NO_EDGES

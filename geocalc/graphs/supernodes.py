@@ -1,17 +1,19 @@
 """Supernodes: the subsurface atoms of a slab as one node, or as one for each element.
 
-A supernode stands for atoms with tag 0. Its height is the largest of theirs, as published. In the plane it was published as their mean,
-which depends on the image that each atom is stored in, and of a layer that repeats without end there is no mean. Ours is taken as the
-adsorbate sees them: with c the centre of the adsorbate and p_k the way in the plane from c to the nearest image of atom k,
+A supernode stands for atoms with tag 0. Its height is the largest of theirs, as published. In the
+plane it was published as their mean, which depends on the image that each atom is stored in, and of
+a layer that repeats without end there is no mean. Ours is taken as the adsorbate sees them: with c
+the centre of the adsorbate and p_k the way in the plane from c to the nearest image of atom k,
 
     p = c + 1/n sum_k w(|p_k|) p_k,
 
-where w is 1 near the adsorbate and falls to 0 at half the shortest lattice vector in the plane, from where images on both sides pull
-alike. Of a cluster it is the mean as published; of a full layer it lies beneath the adsorbate. Nodes move smoothly with the atoms,
-and gradient forces go through them.
+where w is 1 near the adsorbate and falls to 0 at half the shortest lattice vector in the plane,
+from where images on both sides pull alike. Of a cluster it is the mean as published; of a full
+layer it lies beneath the adsorbate. Nodes move smoothly with the atoms, and gradient forces go
+through them.
 
-The plane is that of the lattice vectors along which a slab is periodic, of three the first two; else that of x and y. Up is the side
-of the adsorbate.
+The plane is that of the lattice vectors along which a slab is periodic, of three the first two;
+else that of x and y. Up is the side of the adsorbate.
 
 Source: Duval et al., PhAST (2022), one supernode per graph and one per atom type.
 """
@@ -36,7 +38,9 @@ ROOM = 256  # keys of nodes of one structure beyond its atoms; more than there a
 
 
 class Supernodes(StrEnum):
-    """What becomes of subsurface atoms: they stay, or merge into one node, or into one for each element."""
+    """What becomes of subsurface atoms: they stay, or merge into one node, or into one for each
+    element.
+    """
 
     NONE = "none"
     ONE = "one"
@@ -48,11 +52,14 @@ class Nodes:
     """What a network sees of a batch whose subsurface atoms are merged.
 
     Attributes:
-        systems: the nodes in place of atoms; supernodes come last in their structure, with tag 0, fixed.
+        systems: the nodes in place of atoms; supernodes come last in their structure, with tag 0,
+            fixed.
         node_of: (n_atoms,) int64, the node that each atom is, or is part of.
         merged: (n_atoms,) bool, of the atoms that are part of a supernode.
-        images: (n_atoms, 3) float64, the image of each adsorbate and merged atom that is near the centre of the adsorbate.
-        up: (n_systems, 3) normal of the plane, on the side of the adsorbate. reach: (n_systems,) Angstrom, half the shortest vector.
+        images: (n_atoms, 3) float64, the image of each adsorbate and merged atom that is near the
+            centre of the adsorbate.
+        up: (n_systems, 3) normal of the plane, on the side of the adsorbate.
+        reach: (n_systems,) Angstrom, half the shortest vector.
     """
 
     systems: Systems
@@ -67,10 +74,13 @@ class Nodes:
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     def place(self, positions: Tensor, cell: Tensor, atoms: Systems) -> Tensor:
-        """Positions of the nodes, (n_nodes, 3) Angstrom, as functions of those of the atoms; differentiable.
+        """Positions of the nodes, (n_nodes, 3) Angstrom, as functions of those of the atoms;
+        differentiable.
 
         Args:
-            positions: (n_atoms, 3) Angstrom. cell: (n_systems, 3, 3) Angstrom. atoms: the batch that these are of.
+            positions: (n_atoms, 3) Angstrom.
+            cell: (n_systems, 3, 3) Angstrom.
+            atoms: the batch that these are of.
         """
         owner, merged = atoms.system_idx, self.merged
         near = positions + torch.einsum("ai,aij->aj", self.images, cell[owner])
@@ -84,28 +94,44 @@ class Nodes:
         supernodes, of = torch.unique(node, return_inverse=True)
         system, n = self.systems.system_idx[supernodes], len(supernodes)
         top = height.new_full((n,), -torch.inf).scatter_reduce(0, of, height, "amax")
-        placed = centre[system] + _mean(pull[:, None] * flat, of, n) + top[:, None] * self.up[system]
+        placed = (
+            centre[system] + _mean(pull[:, None] * flat, of, n) + top[:, None] * self.up[system]
+        )
         result = positions.new_zeros((self.systems.n_atoms, 3))
-        return result.index_copy(0, self.node_of[~merged], positions[~merged]).index_copy(0, supernodes, placed)
+        return result.index_copy(0, self.node_of[~merged], positions[~merged]).index_copy(
+            0, supernodes, placed
+        )
 
     def vectors(self, of_nodes: Tensor | None) -> Tensor | None:
         """Vectors of a direct head, (n_nodes, 3), as those of atoms; zero where atoms are merged."""
-        return None if of_nodes is None else of_nodes.index_select(0, self.node_of) * ~self.merged[:, None]
+        return (
+            None
+            if of_nodes is None
+            else of_nodes.index_select(0, self.node_of) * ~self.merged[:, None]
+        )
 
     def shares(self, of_nodes: Tensor | None) -> Tensor | None:
         """Energies (n_nodes,) as those of atoms; the atoms of a supernode share alike."""
         if of_nodes is None:
             return None
-        return (of_nodes / torch.bincount(self.node_of).to(of_nodes.dtype)).index_select(0, self.node_of)
+        return (of_nodes / torch.bincount(self.node_of).to(of_nodes.dtype)).index_select(
+            0, self.node_of
+        )
 
 
 def merge(systems: Systems, kind: Supernodes) -> Nodes | None:
-    """The nodes of a batch in which every structure has an adsorbate; None where no atom is to be merged."""
+    """The nodes of a batch in which every structure has an adsorbate; None where no atom is to be
+    merged.
+    """
     merged = systems.tags == SUBSURFACE
     if kind is Supernodes.NONE or not bool(merged.any()):
         return None
     n = systems.n_atoms
-    numbers = systems.numbers if kind is Supernodes.PER_ELEMENT else torch.full_like(systems.numbers, NO_ELEMENT)
+    numbers = (
+        systems.numbers
+        if kind is Supernodes.PER_ELEMENT
+        else torch.full_like(systems.numbers, NO_ELEMENT)
+    )
     place = torch.where(merged, n + numbers, torch.arange(n, device=merged.device))
     nodes, node_of = torch.unique(systems.system_idx * (n + ROOM) + place, return_inverse=True)
     images, up, reach = _surroundings(systems)
@@ -146,7 +172,9 @@ def _surroundings(systems: Systems) -> tuple[Tensor, Tensor, Tensor]:
     tags, ends = systems.tags.cpu().numpy(), np.cumsum(systems.counts.cpu().numpy())
     found = [
         _around_adsorbate(positions, full_cell(cell, pbc), pbc, of)
-        for (positions, cell, pbc), of in zip(split(systems), np.split(tags, ends[:-1]), strict=True)
+        for (positions, cell, pbc), of in zip(
+            split(systems), np.split(tags, ends[:-1]), strict=True
+        )
     ]
     device = systems.positions.device
     images = torch.from_numpy(np.concatenate([one[0] for one in found])).to(device)
@@ -164,14 +192,20 @@ def _around_adsorbate(
     centre = (positions[adsorbed] + images[adsorbed] @ cell).mean(axis=0)
     up, across = _normal(cell, pbc)
     heights = (positions[tags != ADSORBATE] - centre) @ up
-    # where the next slab lies above, a sine weighs the slab against its image: it is negative however thick the slab
-    sides = heights if across is None else np.sin(2 * np.pi * heights / abs(float(cell[across] @ up)))
+    # where the next slab lies above, a sine weighs the slab against its image: it is negative
+    # however thick the slab
+    sides = (
+        heights if across is None else np.sin(2 * np.pi * heights / abs(float(cell[across] @ up)))
+    )
     if sides.sum() > 0:
         up = -up
     in_plane = pbc & (np.arange(3) != across)
-    if across is not None:  # whatever is subsurface lies below the adsorbate, also in a slab thicker than the vacuum
+    # whatever is subsurface lies below the adsorbate, also in a slab thicker than the vacuum
+    if across is not None:
         rise = float(cell[across] @ up)
-        images[below, across] = -np.sign(rise) * np.ceil((positions[below] - centre) @ up / abs(rise))
+        images[below, across] = -np.sign(rise) * np.ceil(
+            (positions[below] - centre) @ up / abs(rise)
+        )
     images[below] += _first_images(positions[below] + images[below] @ cell - centre, cell, in_plane)
     return images, up, _shortest(cell[in_plane]) / 2
 
@@ -191,7 +225,9 @@ def _first_images(vectors: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.
 
 
 def _normal(cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, int | None]:
-    """Unit normal of the plane (3,), and the number of the lattice vector that leads out of it, None where there is none."""
+    """Unit normal of the plane (3,), and the number of the lattice vector that leads out of it,
+    None where there is none.
+    """
     if pbc.sum() < 2:
         return np.array([0.0, 0.0, 1.0]), None
     first, second = np.flatnonzero(pbc)[:2]

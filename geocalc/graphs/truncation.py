@@ -9,10 +9,10 @@ With N neighbours allowed, and d the distances of an atom's neighbours:
 
       sum_j fade(d_ij / R_i) + N wall(R_i) = N - 1/2,
 
-  fade = 1 up to (1 - SHELL) R, then a smooth step to 0 at R; wall rises from 0 to 1 over the last EDGE of the cutoff, which no R
-  passes.
-  The half keeps a neighbour in the shell, so R_i is a smooth function of the positions; weights have two continuous derivatives,
-  and so have energies. (The distance of the N-th neighbour itself has kinks where neighbours overtake each other.)
+  fade = 1 up to (1 - SHELL) R, then a smooth step to 0 at R; wall rises from 0 to 1 over the last
+  EDGE of the cutoff, which no R passes. The half keeps a neighbour in the shell, so R_i is a smooth
+  function of the positions; weights have two continuous derivatives, and so have energies. (The
+  distance of the N-th neighbour itself has kinks where neighbours overtake each other.)
 """
 
 from __future__ import annotations
@@ -25,12 +25,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TIE_TOLERANCE = 1e-4  # Angstrom; neighbours this close to the truncation radius are tied and all kept
-SHELL = 0.3  # of a radius, over which neighbours fade; thinner shells follow N more closely and bend energies more sharply
-EDGE = 0.1  # of the cutoff, that radii may fall behind it where there are fewer neighbours than allowed
+# Angstrom; neighbours this close to the truncation radius are tied and all kept
+TIE_TOLERANCE = 1e-4
+# of a radius, over which neighbours fade; thinner shells follow N more closely and bend energies
+# more sharply
+SHELL = 0.3
+# of the cutoff, that radii may fall behind it where there are fewer neighbours than allowed
+EDGE = 0.1
 BISECTIONS = 20  # halve the first bracket to where Newton's method is sure
 NEWTON = 3  # steps from there to rounding
-STEPS = 2  # of Newton, from the root: values and the first three derivatives of a radius are then exact
+# of Newton, from the root: values and the first three derivatives of a radius are then exact
+STEPS = 2
 
 
 class Truncation(StrEnum):
@@ -57,7 +62,10 @@ class Edges:
 
 
 NO_EDGES = Edges(
-    receivers=np.zeros(0, dtype=np.int64), senders=np.zeros(0, dtype=np.int64), shifts=np.zeros((0, 3)), lengths=np.zeros(0)
+    receivers=np.zeros(0, dtype=np.int64),
+    senders=np.zeros(0, dtype=np.int64),
+    shifts=np.zeros((0, 3)),
+    lengths=np.zeros(0),
 )
 
 
@@ -65,8 +73,12 @@ def join_edges(parts: Sequence[Edges], n_atoms: Sequence[int]) -> Edges:
     """The edges of single structures as those of their batch."""
     starts = np.cumsum([0, *n_atoms])[:-1]
     return Edges(
-        receivers=np.concatenate([NO_EDGES.receivers, *(p.receivers + k for p, k in zip(parts, starts, strict=True))]),
-        senders=np.concatenate([NO_EDGES.senders, *(p.senders + k for p, k in zip(parts, starts, strict=True))]),
+        receivers=np.concatenate(
+            [NO_EDGES.receivers, *(p.receivers + k for p, k in zip(parts, starts, strict=True))]
+        ),
+        senders=np.concatenate(
+            [NO_EDGES.senders, *(p.senders + k for p, k in zip(parts, starts, strict=True))]
+        ),
         shifts=np.concatenate([NO_EDGES.shifts, *(p.shifts for p in parts)]),
         lengths=np.concatenate([NO_EDGES.lengths, *(p.lengths for p in parts)]),
     )
@@ -77,10 +89,12 @@ class Cut:
     """What truncation leaves.
 
     Attributes:
-        edges: kept. n_left_out: number of the others.
-        radii: (n_atoms,) Angstrom, of smooth truncation; infinite where an atom has fewer neighbours than allowed and no cutoff. None
-            where nothing fades.
-        whole: (n_atoms,) neighbours of each atom that count as one in its sum of fades. shell: edges to those that count as less.
+        edges: kept.
+        n_left_out: number of the others.
+        radii: (n_atoms,) Angstrom, of smooth truncation; infinite where an atom has fewer
+            neighbours than allowed and no cutoff. None where nothing fades.
+        whole: (n_atoms,) neighbours of each atom that count as one in its sum of fades.
+        shell: edges to those that count as less.
     """
 
     edges: Edges
@@ -90,13 +104,21 @@ class Cut:
     shell: Edges | None = None
 
 
-def truncate(edges: Edges, n_atoms: int, max_neighbors: int | None, truncation: Truncation, cutoff: float = np.inf) -> Cut:
+def truncate(
+    edges: Edges,
+    n_atoms: int,
+    max_neighbors: int | None,
+    truncation: Truncation,
+    cutoff: float = np.inf,
+) -> Cut:
     """Cut a full neighbour list down.
 
     Args:
-        edges: every pair closer than some radius, in both directions. n_atoms: that they are of.
+        edges: every pair closer than some radius, in both directions.
+        n_atoms: that they are of.
         max_neighbors: of each atom; None keeps all, and nothing fades then.
-        truncation: see above. cutoff: Angstrom, that smooth radii stay below; infinite for none.
+        truncation: see above.
+        cutoff: Angstrom, that smooth radii stay below; infinite for none.
     """
     if max_neighbors is None:
         return Cut(edges=edges)
@@ -117,14 +139,27 @@ def truncate_each(
     truncation: Truncation,
     cutoff: float = np.inf,
 ) -> list[Cut]:
-    """`truncate` for the lists of single structures, one after the other; smooth radii are found for all of them together, as one."""
+    """`truncate` for the lists of single structures, one after the other; smooth radii are found
+    for all of them together, as one.
+    """
     if truncation is Truncation.SMOOTH:
-        return [truncate(join_edges(list(lists), n_atoms), sum(n_atoms), max_neighbors, truncation, cutoff)]
-    return [truncate(edges, n, max_neighbors, truncation, cutoff) for edges, n in zip(lists, n_atoms, strict=True)]
+        return [
+            truncate(
+                join_edges(list(lists), n_atoms), sum(n_atoms), max_neighbors, truncation, cutoff
+            )
+        ]
+    return [
+        truncate(edges, n, max_neighbors, truncation, cutoff)
+        for edges, n in zip(lists, n_atoms, strict=True)
+    ]
 
 
-def farthest_counted(edges: Edges, n_atoms: int, max_neighbors: int, truncation: Truncation) -> np.ndarray:
-    """How far a list must reach so that truncation misses no edge of an atom, (n_atoms,) Angstrom; infinite if more are needed."""
+def farthest_counted(
+    edges: Edges, n_atoms: int, max_neighbors: int, truncation: Truncation
+) -> np.ndarray:
+    """How far a list must reach so that truncation misses no edge of an atom, (n_atoms,) Angstrom;
+    infinite if more are needed.
+    """
     lengths = _nth_lengths(edges, n_atoms, max_neighbors)
     return lengths / (1 - SHELL) if truncation is Truncation.SMOOTH else lengths + 2 * TIE_TOLERANCE
 
@@ -158,10 +193,15 @@ def _fade_out(edges: Edges, n_atoms: int, max_neighbors: int, cutoff: float) -> 
 
 
 def _radii(edges: Edges, high: np.ndarray, max_neighbors: int, cutoff: float) -> np.ndarray:
-    """Roots of the sums of fades, (n_atoms,) Angstrom, by bisection and Newton's method; `high` are above, infinite for no root."""
+    """Roots of the sums of fades, (n_atoms,) Angstrom, by bisection and Newton's method; `high` are
+    above, infinite for no root.
+    """
     lengths, receivers = torch.from_numpy(edges.lengths), torch.from_numpy(edges.receivers)
     finite = np.isfinite(high)
-    low, top = torch.zeros(len(high), dtype=torch.float64), torch.from_numpy(np.where(finite, high, 1.0))
+    low, top = (
+        torch.zeros(len(high), dtype=torch.float64),
+        torch.from_numpy(np.where(finite, high, 1.0)),
+    )
     none = torch.zeros(len(high), dtype=torch.float64)
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + top)
@@ -175,13 +215,20 @@ def _radii(edges: Edges, high: np.ndarray, max_neighbors: int, cutoff: float) ->
 
 
 def settled_radii(
-    radii: Tensor, lengths: Tensor, receivers: Tensor, whole: Tensor, max_neighbors: int, cutoff: float
+    radii: Tensor,
+    lengths: Tensor,
+    receivers: Tensor,
+    whole: Tensor,
+    max_neighbors: int,
+    cutoff: float,
 ) -> Tensor:
     """Radii of smooth truncation as functions of the lengths, (n_atoms,) Angstrom.
 
     Args:
-        radii: (n_atoms,) at these lengths. lengths, receivers: (n,) of the edges in the shell; differentiable.
-        whole: (n_atoms,) neighbours nearer than the shell. max_neighbors, cutoff: as in `truncate`.
+        radii: (n_atoms,) at these lengths.
+        lengths, receivers: (n,) of the edges in the shell; differentiable.
+        whole: (n_atoms,) neighbours nearer than the shell.
+        max_neighbors, cutoff: as in `truncate`.
     """
     finite = radii.isfinite()
     moved = torch.where(finite, radii, 1.0)
@@ -192,7 +239,8 @@ def settled_radii(
 
 
 def fade(share: Tensor) -> Tensor:
-    """Weight of a neighbour at `share` of a radius: 1 up to 1 - SHELL, 0 from 1 on, with two continuous derivatives between.
+    """Weight of a neighbour at `share` of a radius: 1 up to 1 - SHELL, 0 from 1 on, with two
+    continuous derivatives between.
 
     Source: the step of fifth order of Perlin (2002).
     """
@@ -206,7 +254,12 @@ def _fade_slope(share: Tensor) -> Tensor:
 
 
 def _excess(
-    radii: Tensor, lengths: Tensor, receivers: Tensor, whole: Tensor, max_neighbors: int, cutoff: float
+    radii: Tensor,
+    lengths: Tensor,
+    receivers: Tensor,
+    whole: Tensor,
+    max_neighbors: int,
+    cutoff: float,
 ) -> tuple[Tensor, Tensor]:
     """What the sums of fades are above N - 1/2, and its derivative by the radius, both (n_atoms,)."""
     at = radii.index_select(0, receivers)

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-ENVELOPE_POWER = 5  # Gasteiger et al. (2020), eq. 8 with p = 5: value, slope and curvature vanish at the cutoff
+# Gasteiger et al. (2020), eq. 8 with p = 5: value, slope and curvature vanish at the cutoff
+ENVELOPE_POWER = 5
 
 
 def polynomial_envelope(length: Tensor, cutoff: float) -> Tensor:
@@ -30,7 +31,8 @@ def cosine_envelope(length: Tensor, cutoff: float) -> Tensor:
 
 
 class GaussianBasis(nn.Module):
-    """`n_gaussians` Gaussians with centres evenly spaced on [0, cutoff] and width equal to their spacing.
+    """`n_gaussians` Gaussians with centres evenly spaced on [0, cutoff] and width equal to their
+    spacing.
 
     Source: Schuett et al., SchNet (2017), as used by FAENet.
     """

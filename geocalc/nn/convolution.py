@@ -1,9 +1,10 @@
-"""Continuous-filter convolution: neighbours' features times a filter that an edge shares with its reverse, summed.
+"""Continuous-filter convolution: neighbours' features times a filter that an edge shares with its
+reverse, summed.
 
     out_i = sum over edges j -> i of filter_p * value_j,     p the pair of an edge and its reverse.
 
-Both derivatives are sums of the same kind, so two Functions that call each other can be differentiated as often as wanted, and
-nothing of shape (n_edges, width) is kept for it.
+Both derivatives are sums of the same kind, so two Functions that call each other can be
+differentiated as often as wanted, and nothing of shape (n_edges, width) is kept for it.
 
 Source: Schuett et al., SchNet (2017), sec. 3.
 """
@@ -35,7 +36,9 @@ class _Convolve(Function):
     """`convolve`; with `reverse`, edges run the other way: values of receivers, summed at senders."""
 
     @staticmethod
-    def forward(ctx: Any, filters: Tensor, values: Tensor, index: EdgeIndex, reverse: bool) -> Tensor:
+    def forward(
+        ctx: Any, filters: Tensor, values: Tensor, index: EdgeIndex, reverse: bool
+    ) -> Tensor:
         ctx.save_for_backward(filters, values)
         ctx.index, ctx.reverse = index, reverse
         ends = index.receivers if reverse else index.senders
@@ -47,25 +50,43 @@ class _Convolve(Function):
         (grad,) = grads
         filters, values = ctx.saved_tensors
         at_receivers, at_senders = (values, grad) if ctx.reverse else (grad, values)
-        by_filters = _Correlate.apply(at_receivers, at_senders, ctx.index) if ctx.needs_input_grad[0] else None
-        by_values = _Convolve.apply(filters, grad, ctx.index, not ctx.reverse) if ctx.needs_input_grad[1] else None
+        by_filters = (
+            _Correlate.apply(at_receivers, at_senders, ctx.index)
+            if ctx.needs_input_grad[0]
+            else None
+        )
+        by_values = (
+            _Convolve.apply(filters, grad, ctx.index, not ctx.reverse)
+            if ctx.needs_input_grad[1]
+            else None
+        )
         return by_filters, by_values, None, None
 
 
 class _Correlate(Function):
-    """Product of what stands at the receiver and at the sender, summed over the edges of each pair: (n_pairs, width)."""
+    """Product of what stands at the receiver and at the sender, summed over the edges of each pair:
+    (n_pairs, width).
+    """
 
     @staticmethod
     def forward(ctx: Any, at_receivers: Tensor, at_senders: Tensor, index: EdgeIndex) -> Tensor:
         ctx.save_for_backward(at_receivers, at_senders)
         ctx.index = index
-        products = at_receivers.index_select(0, index.receivers).mul_(at_senders.index_select(0, index.senders))
+        products = at_receivers.index_select(0, index.receivers).mul_(
+            at_senders.index_select(0, index.senders)
+        )
         return index.to_pairs(products)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         at_receivers, at_senders = ctx.saved_tensors
-        by_receivers = _Convolve.apply(grad, at_senders, ctx.index, False) if ctx.needs_input_grad[0] else None
-        by_senders = _Convolve.apply(grad, at_receivers, ctx.index, True) if ctx.needs_input_grad[1] else None
+        by_receivers = (
+            _Convolve.apply(grad, at_senders, ctx.index, False) if ctx.needs_input_grad[0] else None
+        )
+        by_senders = (
+            _Convolve.apply(grad, at_receivers, ctx.index, True)
+            if ctx.needs_input_grad[1]
+            else None
+        )
         return by_receivers, by_senders, None

@@ -1,4 +1,6 @@
-"""Edges as a network sees them: who sends to whom, and features split by what an edge shares with its reverse."""
+"""Edges as a network sees them: who sends to whom, and features split by what an edge shares with
+its reverse.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from torch.nn import functional
 class EdgeIndex:
     """Who sends to whom, with what segment sums need; edges are sorted by receiver.
 
-    An edge and its reverse (same two atoms, opposite vector) form a pair: what depends on the length alone is computed once for both.
+    An edge and its reverse (same two atoms, opposite vector) form a pair: what depends on the
+    length alone is computed once for both.
 
     Attributes:
         senders, receivers: (n_edges,) int64.
@@ -34,11 +37,14 @@ class EdgeIndex:
     pair_offsets: Tensor
 
     @classmethod
-    def build(cls, senders: Tensor, receivers: Tensor, n_atoms: int, pair_of: Tensor | None = None) -> EdgeIndex:
+    def build(
+        cls, senders: Tensor, receivers: Tensor, n_atoms: int, pair_of: Tensor | None = None
+    ) -> EdgeIndex:
         """Index edges that are sorted by receiver.
 
         Args:
-            senders, receivers: (n_edges,). n_atoms: their number.
+            senders, receivers: (n_edges,).
+            n_atoms: their number.
             pair_of: (n_edges,) numbers from 0 without gaps; None makes each edge a pair of its own.
         """
         every = torch.arange(senders.shape[0], device=senders.device)
@@ -48,7 +54,16 @@ class EdgeIndex:
         pair_order, pair_offsets = _sort(pair_of, n_pairs)
         atoms = torch.arange(n_atoms, device=senders.device)
         receiver_offsets = torch.searchsorted(receivers, atoms)
-        return cls(senders, receivers, receiver_offsets, sender_order, sender_offsets, pair_of, pair_order, pair_offsets)
+        return cls(
+            senders,
+            receivers,
+            receiver_offsets,
+            sender_order,
+            sender_offsets,
+            pair_of,
+            pair_order,
+            pair_offsets,
+        )
 
     @property
     def n_atoms(self) -> int:
@@ -73,7 +88,9 @@ class EdgeIndex:
         return _segment_sum(values, self.pair_order, self.pair_offsets)
 
     def blocks(self, rows: int) -> list[tuple[slice, slice]]:
-        """Runs of whole receivers with at most `rows` edges (or one receiver with more), and their edges; empty runs are left out."""
+        """Runs of whole receivers with at most `rows` edges (or one receiver with more), and their
+        edges; empty runs are left out.
+        """
         ends = [*self.receiver_offsets.tolist()[1:], self.senders.shape[0]] if self.n_atoms else []
         blocks, first_atom, first_edge, last_end = [], 0, 0, 0
         for atom, end in enumerate(ends):
@@ -120,4 +137,6 @@ class EdgeFeatures:
 
     def to(self, dtype: torch.dtype) -> EdgeFeatures:
         """The same features in another floating type."""
-        return EdgeFeatures(self.directed.to(dtype), None if self.shared is None else self.shared.to(dtype))
+        return EdgeFeatures(
+            self.directed.to(dtype), None if self.shared is None else self.shared.to(dtype)
+        )

@@ -1,4 +1,5 @@
-"""Embedding of atoms: element, tag, period, group and physical properties, and the level of theory that is asked for.
+"""Embedding of atoms: element, tag, period, group and physical properties, and the level of theory
+that is asked for.
 
 Source: Duval et al., PhAST (2022), with tables long enough for every element.
 """
@@ -20,12 +21,15 @@ class AtomEmbedding(nn.Module):
 
     Args:
         width: size of the result; the element table takes what the other parts leave.
-        tag_width, period_group_width: sizes of the tag table and of each of the period and group tables; 0 leaves one out.
+        tag_width, period_group_width: sizes of the tag table and of each of the period and group
+            tables; 0 leaves one out.
         properties: append the 14 standardised physical properties.
-        property_width: project the properties (then trainable) to this size; 0 appends them as they are.
+        property_width: project the properties (then trainable) to this size; 0 appends them as they
+            are.
         second_layer: a second Linear layer and activation.
         n_elements: rows of the element table, so atomic numbers up to `n_elements - 1`.
-        n_levels: levels of theory; with more than one each shifts what enters the first Linear layer's activation.
+        n_levels: levels of theory; with more than one each shifts what enters the first Linear
+            layer's activation.
     """
 
     periods: Tensor
@@ -50,13 +54,16 @@ class AtomEmbedding(nn.Module):
         element_width = width - tag_width - 2 * period_group_width - n_properties
         if element_width < 1:
             raise InputError(
-                f"hidden_channels={width} leaves {element_width} channels for the element table after tags ({tag_width}), "
-                f"period and group (2 x {period_group_width}) and properties ({n_properties}); make it larger"
+                f"hidden_channels={width} leaves {element_width} channels for the element table"
+                f" after tags ({tag_width}), period and group (2 x {period_group_width}) and"
+                f" properties ({n_properties}); make it larger"
             )
         self.element = nn.Embedding(n_elements, element_width)
-        nn.init.zeros_(self.element.weight)  # elements rare in training then rest on period, group and properties
+        # elements rare in training then rest on period, group and properties
+        nn.init.zeros_(self.element.weight)
         self.tag = nn.Embedding(N_TAGS, tag_width) if tag_width else None
-        # `compact_tables` has the published number of rows (periods 1..7, groups 1..18 and none), stored from index 0
+        # `compact_tables` has the published number of rows (periods 1..7, groups 1..18 and none),
+        # stored from index 0
         self.offset = 1 if compact_tables else 0
         rows = (7, 19) if compact_tables else (8, 20)
         self.period = nn.Embedding(rows[0], period_group_width) if period_group_width else None
@@ -67,7 +74,9 @@ class AtomEmbedding(nn.Module):
             self.properties = nn.Parameter(table)
         else:
             self.register_buffer("properties", table if properties else None, persistent=False)
-        self.project = nn.Linear(table.shape[1], property_width) if properties and property_width else None
+        self.project = (
+            nn.Linear(table.shape[1], property_width) if properties and property_width else None
+        )
         self.linear = nn.Linear(width, width)
         self.second = nn.Linear(width, width) if second_layer else None
         self.level = nn.Embedding(n_levels, width) if n_levels > 1 else None

@@ -1,8 +1,10 @@
-"""The edge step without gradients: matrix product, gathers, activation and sum in one pass over blocks of edges.
+"""The edge step without gradients: matrix product, gathers, activation and sum in one pass over
+blocks of edges.
 
-Same result as `geocalc.nn.message.aggregate` on `edge @ weight.T`; the features that an edge shares with its reverse are multiplied
-once for both. What an edge takes from its two atoms and from its pair stands in one table, and one sum over three rows of it fetches
-all. Blocks stay in a core's cache, so the time is nearly that of the matrix products. Edge features may be bfloat16; sums over
+Same result as `geocalc.nn.message.aggregate` on `edge @ weight.T`; the features that an edge shares
+with its reverse are multiplied once for both. What an edge takes from its two atoms and from its
+pair stands in one table, and one sum over three rows of it fetches all. Blocks stay in a core's
+cache, so the time is nearly that of the matrix products. Edge features may be bfloat16; sums over
 neighbours are always in the type of the nodes.
 """
 
@@ -16,7 +18,9 @@ from torch.nn import functional
 
 from geocalc.nn.edges import EdgeFeatures, EdgeIndex
 
-BLOCK_BYTES = 2048 * 1024  # of one buffer; measured: longer blocks make the product efficient and still fit a third-level cache
+# of one buffer; measured: longer blocks make the product efficient and still fit a third-level
+# cache
+BLOCK_BYTES = 2048 * 1024
 _local = threading.local()
 
 
@@ -60,7 +64,9 @@ def aggregate_fused(
     weights = None if envelope is None else envelope.squeeze(1)
     for atoms, edges in blocks:
         n = edges.stop - edges.start
-        z = functional.embedding_bag(fetched[edges].reshape(n * per_edge), table, starts[:n], mode="sum")
+        z = functional.embedding_bag(
+            fetched[edges].reshape(n * per_edge), table, starts[:n], mode="sum"
+        )
         torch.addmm(z, directed[edges], on_directed, out=z)
         if activate:
             functional.silu(z, inplace=True)
@@ -79,8 +85,13 @@ def aggregate_fused(
 def _table(
     center: Tensor, neighbor: Tensor | None, shared: Tensor | None, weight: Tensor, index: EdgeIndex
 ) -> tuple[Tensor, Tensor]:
-    """Rows that edges add up, (n_rows, width): of centres, of neighbours, of pairs; and which an edge takes, (n_edges, 1 to 3)."""
-    parts, taken = [center] if neighbor is None else [center, neighbor], [index.receivers, index.senders]
+    """Rows that edges add up, (n_rows, width): of centres, of neighbours, of pairs; and which an
+    edge takes, (n_edges, 1 to 3).
+    """
+    parts, taken = (
+        [center] if neighbor is None else [center, neighbor],
+        [index.receivers, index.senders],
+    )
     n_rows = len(parts) * index.n_atoms
     n_pairs = 0 if shared is None else shared.shape[0]
     table = _buffer("table", n_rows + n_pairs, weight.shape[1], weight)
@@ -94,9 +105,15 @@ def _table(
 
 
 def _buffer(name: str, rows: int, width: int, like: Tensor) -> Tensor:
-    """A buffer (rows, width) that this thread keeps: fresh memory costs more to touch for the first time than to compute in."""
+    """A buffer (rows, width) that this thread keeps: fresh memory costs more to touch for the first
+    time than to compute in.
+    """
     buffers: dict[str, Tensor] = _local.__dict__.setdefault("buffers", {})
     kept = buffers.get(name)
-    if kept is None or kept.shape[0] < rows or (kept.shape[1], kept.dtype, kept.device) != (width, like.dtype, like.device):
+    if (
+        kept is None
+        or kept.shape[0] < rows
+        or (kept.shape[1], kept.dtype, kept.device) != (width, like.dtype, like.device)
+    ):
         kept = buffers[name] = torch.empty((rows, width), dtype=like.dtype, device=like.device)
     return kept[:rows]

@@ -14,7 +14,9 @@ from geocalc.nn.edges import EdgeFeatures, EdgeIndex
 
 
 class ForceDecoder(StrEnum):
-    """Shape of the direct force head: the published ones give three numbers per atom, `edges` a number per edge besides."""
+    """Shape of the direct force head: the published ones give three numbers per atom, `edges` a
+    number per edge besides.
+    """
 
     SIMPLE = "simple"
     MLP = "mlp"
@@ -68,8 +70,9 @@ class ForceHead(nn.Module):
     Args:
         width: node features.
         hidden: width of the head.
-        kind: simple (Linear, swish, Linear), mlp (with a norm), res (two layers with one residual around both, then
-            mlp) or res_updown (down, mid, up, residual around the three, then mlp).
+        kind: simple (Linear, swish, Linear), mlp (with a norm), res (two layers with one residual
+            around both, then mlp) or res_updown (down, mid, up, residual around the three, then
+            mlp).
         norm: normalisation; batch statistics couple atoms in training only.
     """
 
@@ -77,10 +80,18 @@ class ForceHead(nn.Module):
         super().__init__()
         self.kind = kind
         if kind is ForceDecoder.RES:
-            self.residual = nn.ModuleList([nn.Sequential(_Dense(width, width, norm), _Dense(width, width, norm))])
+            self.residual = nn.ModuleList(
+                [nn.Sequential(_Dense(width, width, norm), _Dense(width, width, norm))]
+            )
         elif kind is ForceDecoder.RES_UPDOWN:
             self.residual = nn.ModuleList(
-                [nn.Sequential(_Dense(width, hidden, norm), _Dense(hidden, hidden, norm), _Dense(hidden, width, norm))]
+                [
+                    nn.Sequential(
+                        _Dense(width, hidden, norm),
+                        _Dense(hidden, hidden, norm),
+                        _Dense(hidden, width, norm),
+                    )
+                ]
             )
         else:
             self.residual = nn.ModuleList()
@@ -95,13 +106,18 @@ class ForceHead(nn.Module):
 
 
 class EdgeForceHead(nn.Module):
-    """A vector per atom: three numbers, as of `ForceHead`, and the sum over its edges of a learnt number times their direction.
+    """A vector per atom: three numbers, as of `ForceHead`, and the sum over its edges of a learnt
+    number times their direction.
 
-    Where a network is shown structures in any orientation, three numbers per atom must learn what a turn does to them, and in the
-    plane of a surface they learn nothing but zero; directions of edges turn with the structure.
+    Where a network is shown structures in any orientation, three numbers per atom must learn what a
+    turn does to them, and in the plane of a surface they learn nothing but zero; directions of
+    edges turn with the structure.
 
     Args:
-        width: node features. filters: edge features. hidden: width of the head. norm: as for `ForceHead`.
+        width: node features.
+        filters: edge features.
+        hidden: width of the head.
+        norm: as for `ForceHead`.
     """
 
     def __init__(self, width: int, filters: int, hidden: int, norm: ForceNorm) -> None:
@@ -112,12 +128,22 @@ class EdgeForceHead(nn.Module):
         self.neighbor = nn.Linear(width, hidden, bias=False)
         self.last = nn.Linear(hidden, 1, bias=False)
 
-    def forward(self, hidden: Tensor, edge: EdgeFeatures, weight: Tensor, direction: Tensor, index: EdgeIndex) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        edge: EdgeFeatures,
+        weight: Tensor,
+        direction: Tensor,
+        index: EdgeIndex,
+    ) -> Tensor:
         """Vectors (n_atoms, 3).
 
         Args:
-            hidden: (n_atoms, width). edge: features of the edges. index: the edges.
-            weight: (n_edges, 1), zero at the cutoff. direction: (n_edges, 3).
+            hidden: (n_atoms, width).
+            edge: features of the edges.
+            index: the edges.
+            weight: (n_edges, 1), zero at the cutoff.
+            direction: (n_edges, 3).
         """
         pair = self.center(hidden)[index.receivers] + self.neighbor(hidden)[index.senders]
         size = self.last(swish(self.edge(edge.joined(index)) + pair))

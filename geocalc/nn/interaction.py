@@ -1,7 +1,8 @@
 """The five interaction blocks of FAENet.
 
-Source: Duval et al., FAENet (2023), and its published configurations. The Linear layer on concat(edge, h_i, h_j) is held as its
-three column blocks, which is the same map: one product per edge and two per node.
+Source: Duval et al., FAENet (2023), and its published configurations. The Linear layer on
+concat(edge, h_i, h_j) is held as its three column blocks, which is the same map: one product per
+edge and two per node.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class MessageType(StrEnum):
 
 
 class Norm(StrEnum):
-    """Normalisation in a block: of the summed messages (graph, legacy_graph) or of the features that enter it (layer)."""
+    """Normalisation in a block: of the summed messages (graph, legacy_graph) or of the features
+    that enter it (layer).
+    """
 
     NONE = "none"
     GRAPH = "graph"
@@ -54,13 +57,19 @@ class Interaction(nn.Module):
     """
 
     def __init__(
-        self, width: int, filters: int, kind: MessageType, norm: Norm, complex_update: bool, message_scale: float
+        self,
+        width: int,
+        filters: int,
+        kind: MessageType,
+        norm: Norm,
+        complex_update: bool,
+        message_scale: float,
     ) -> None:
         super().__init__()
         if kind is MessageType.SIMPLE and filters != width:
             raise InputError(
-                f"mp_type=simple multiplies edge features by node features, so num_filters must equal hidden_channels; "
-                f"got {filters} and {width}"
+                "mp_type=simple multiplies edge features by node features, so num_filters must"
+                f" equal hidden_channels; got {filters} and {width}"
             )
         scaled = kind not in (MessageType.SIMPLE, MessageType.BASE)
         inner = filters if scaled else width
@@ -88,8 +97,12 @@ class Interaction(nn.Module):
         """The update (n_atoms, width) of `hidden`, without the residual.
 
         Args:
-            hidden: (n_atoms, width). edge: features of the edges. envelope: (n_edges, 1). index: the edges.
-            system_idx: (n_atoms,) structure of each atom. n_systems: their number.
+            hidden: (n_atoms, width).
+            edge: features of the edges.
+            envelope: (n_edges, 1).
+            index: the edges.
+            system_idx: (n_atoms,) structure of each atom.
+            n_systems: their number.
         """
         if self.layer_norm is not None:
             hidden = self.layer_norm(hidden)
@@ -97,35 +110,54 @@ class Interaction(nn.Module):
         summed = self._messages(hidden, edge, envelope, value, index) * self.message_scale
         if self.graph_norm is not None:
             summed = swish(self.graph_norm(summed, system_idx, n_systems))
-        if self.kind is MessageType.UPDOWN_LOCAL_ENV:  # as published: surroundings are not normalised, nor the sum activated
+        # as published: surroundings are not normalised, nor the sum activated
+        if self.kind is MessageType.UPDOWN_LOCAL_ENV:
             zero = torch.zeros_like(value)
             whole = edge.joined(index).to(value.dtype)
-            around = aggregate(whole, None, zero, zero, torch.ones_like(value), envelope, index, False)
+            around = aggregate(
+                whole, None, zero, zero, torch.ones_like(value), envelope, index, False
+            )
             update = self.up(torch.cat([summed, around * self.message_scale], dim=1))
         else:
             update = swish(self.up(summed))
         return update if self.last is None else swish(self.last(update))
 
-    def _messages(self, hidden: Tensor, edge: EdgeFeatures, envelope: Tensor, value: Tensor, index: EdgeIndex) -> Tensor:
-        """Messages summed at their receivers, (n_atoms, inner): fused without gradients, twice differentiable with them."""
+    def _messages(
+        self, hidden: Tensor, edge: EdgeFeatures, envelope: Tensor, value: Tensor, index: EdgeIndex
+    ) -> Tensor:
+        """Messages summed at their receivers, (n_atoms, inner): fused without gradients, twice
+        differentiable with them.
+        """
         activate = self.kind not in (MessageType.SIMPLE, MessageType.UPDOWN_LOCAL_ENV)
         center = None if self.center is None else self.center(hidden)
         neighbor = None if self.neighbor is None else self.neighbor(hidden)
         if self.edge is not None and not torch.is_grad_enabled():
             bias = self.edge.bias if center is None else center + self.edge.bias
             weight = self.edge.weight.to(edge.directed.dtype)
-            return aggregate_fused(edge, weight, bias.expand_as(value), neighbor, value, envelope, index, activate)
+            return aggregate_fused(
+                edge, weight, bias.expand_as(value), neighbor, value, envelope, index, activate
+            )
         filters, shared = self._filters(edge, index, value.dtype)
         zero = value.new_zeros(value.shape)
-        center, neighbor = zero if center is None else center, zero if neighbor is None else neighbor
+        center, neighbor = (
+            zero if center is None else center,
+            zero if neighbor is None else neighbor,
+        )
         return aggregate(filters, shared, center, neighbor, value, envelope, index, activate)
 
-    def _filters(self, edge: EdgeFeatures, index: EdgeIndex, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """The edge layer's products of each edge (n_edges, inner) and, if pairs share features, of each pair (n_pairs, inner)."""
+    def _filters(
+        self, edge: EdgeFeatures, index: EdgeIndex, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None]:
+        """The edge layer's products of each edge (n_edges, inner) and, if pairs share features, of
+        each pair (n_pairs, inner).
+        """
         if self.edge is None:
             return edge.joined(index).to(dtype), None
         if edge.shared is None:
             return self.edge(edge.directed), None
         directed = edge.directed.shape[1]
         weight = self.edge.weight
-        return functional.linear(edge.directed, weight[:, :directed], self.edge.bias), edge.shared @ weight[:, directed:].t()
+        return (
+            functional.linear(edge.directed, weight[:, :directed], self.edge.bias),
+            edge.shared @ weight[:, directed:].t(),
+        )

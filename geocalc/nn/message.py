@@ -1,12 +1,15 @@
-"""The edge step of continuous-filter message passing, with hand-written first and second derivatives.
+"""The edge step of continuous-filter message passing, with hand-written first and second
+derivatives.
 
 For every edge from sender j to receiver i,
 
-    message_ij = envelope_ij * phi(edge_ij + shared_p + center_i + neighbor_j) * value_j,     out_i = sum_j message_ij,
+    message_ij = envelope_ij * phi(edge_ij + shared_p + center_i + neighbor_j) * value_j, out_i =
+    sum_j message_ij,
 
-with phi = SiLU or the identity and p the pair of an edge and its reverse. A Linear layer on concat(edge, h_i, h_j) splits exactly
-into one product per edge, one per pair and two per node, so only `edge` costs a matrix product per edge. The backward pass is
-itself a Function with a written derivative, because training on gradient forces differentiates twice; no intermediate of shape
+with phi = SiLU or the identity and p the pair of an edge and its reverse. A Linear layer on
+concat(edge, h_i, h_j) splits exactly into one product per edge, one per pair and two per node, so
+only `edge` costs a matrix product per edge. The backward pass is itself a Function with a written
+derivative, because training on gradient forces differentiates twice; no intermediate of shape
 (n_edges, width) is kept but two.
 """
 
@@ -19,7 +22,8 @@ from torch import Tensor
 
 from geocalc.nn.edges import EdgeIndex
 
-BLOCK_BYTES = 512 * 1024  # of one block of edge rows; measured: shorter ones pay for their number, longer ones gain nothing
+# of one block of edge rows; measured: shorter ones pay for their number, longer ones gain nothing
+BLOCK_BYTES = 512 * 1024
 
 
 def aggregate(
@@ -73,7 +77,11 @@ class _Aggregate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        return (*_AggregateBackward.apply(grad, *ctx.saved_tensors, ctx.index, ctx.activate), None, None)
+        return (
+            *_AggregateBackward.apply(grad, *ctx.saved_tensors, ctx.index, ctx.activate),
+            None,
+            None,
+        )
 
 
 class _AggregateBackward(torch.autograd.Function):
@@ -104,7 +112,14 @@ class _AggregateBackward(torch.autograd.Function):
         grad_envelope = sent.mul_(phi).sum(1, keepdim=True)
         grad_value = index.to_senders(phi.mul_(envelope))
         grad_shared = index.to_pairs(slope) if ctx.shares else None
-        return slope, grad_shared, index.to_receivers(slope), index.to_senders(slope), grad_value, grad_envelope
+        return (
+            slope,
+            grad_shared,
+            index.to_receivers(slope),
+            index.to_senders(slope),
+            grad_value,
+            grad_envelope,
+        )
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
@@ -117,7 +132,11 @@ class _AggregateBackward(torch.autograd.Function):
         for rows in _blocks(z):
             receivers, senders = index.receivers[rows], index.senders[rows]
             p, q = grad.index_select(0, receivers), value.index_select(0, senders)
-            u = on_center.index_select(0, receivers).add_(on_edge[rows]).add_(on_neighbor.index_select(0, senders))
+            u = (
+                on_center.index_select(0, receivers)
+                .add_(on_edge[rows])
+                .add_(on_neighbor.index_select(0, senders))
+            )
             if ctx.shares:
                 u.add_(on_shared.index_select(0, index.pair_of[rows]))
             w, t, env = on_value.index_select(0, senders), on_envelope[rows], envelope[rows]
@@ -142,13 +161,31 @@ class _AggregateBackward(torch.autograd.Function):
                 grad_shared.index_add_(0, index.pair_of[rows], curve)
             grad_edge[rows] = curve
         grad_value, grad_grad, grad_center, grad_neighbor = sums.unbind()
-        return grad_grad, grad_edge, grad_shared, grad_center, grad_neighbor, grad_value, grad_envelope, None, None, None, None
+        return (
+            grad_grad,
+            grad_edge,
+            grad_shared,
+            grad_center,
+            grad_neighbor,
+            grad_value,
+            grad_envelope,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def _blocks(values: Tensor) -> list[slice]:
-    """Row ranges small enough to stay in a core's cache while a dozen of them are combined; one range on a GPU."""
+    """Row ranges small enough to stay in a core's cache while a dozen of them are combined; one
+    range on a GPU.
+    """
     n_rows, width = values.shape
-    size = max(64, BLOCK_BYTES // (width * values.element_size())) if values.device.type == "cpu" else max(1, n_rows)
+    size = (
+        max(64, BLOCK_BYTES // (width * values.element_size()))
+        if values.device.type == "cpu"
+        else max(1, n_rows)
+    )
     return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
 
 

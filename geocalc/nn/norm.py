@@ -11,9 +11,9 @@ EPSILON = 1e-5
 class GraphNorm(nn.Module):
     """Shift and scale every channel by its mean and spread over the atoms of one structure.
 
-    x -> weight * (x - mean_scale * mean) / sqrt(var + 1e-5) + bias, statistics per structure and channel, so a prediction never
-    depends on batch mates. With `legacy=True` the whole batch is one graph, as in the published FAENet code; only to load its
-    weights.
+    x -> weight * (x - mean_scale * mean) / sqrt(var + 1e-5) + bias, statistics per structure and
+    channel, so a prediction never depends on batch mates. With `legacy=True` the whole batch is one
+    graph, as in the published FAENet code; only to load its weights.
     Source: Cai et al., GraphNorm (2021), eq. 3.
     """
 
@@ -25,14 +25,20 @@ class GraphNorm(nn.Module):
         self.legacy = legacy
 
     def forward(self, values: Tensor, system_idx: Tensor, n_systems: int) -> Tensor:
-        """(n_atoms, width) to (n_atoms, width); `system_idx` (n_atoms,) is the structure of each atom."""
+        """(n_atoms, width) to (n_atoms, width); `system_idx` (n_atoms,) is the structure of each
+        atom.
+        """
         if self.legacy:
             system_idx, n_systems = torch.zeros_like(system_idx), 1
-        count = torch.bincount(system_idx, minlength=n_systems).clamp(min=1).to(values.dtype)[:, None]
+        count = (
+            torch.bincount(system_idx, minlength=n_systems).clamp(min=1).to(values.dtype)[:, None]
+        )
         centered = values - self.mean_scale * _mean(values, system_idx, count)[system_idx]
         variance = _mean(centered * centered, system_idx, count)
         return self.weight * centered / (variance + EPSILON).sqrt()[system_idx] + self.bias
 
 
 def _mean(values: Tensor, system_idx: Tensor, count: Tensor) -> Tensor:
-    return values.new_zeros((count.shape[0], values.shape[1])).index_add(0, system_idx, values) / count
+    return (
+        values.new_zeros((count.shape[0], values.shape[1])).index_add(0, system_idx, values) / count
+    )

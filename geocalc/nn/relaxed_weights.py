@@ -1,6 +1,8 @@
-"""Relaxed weights: numbers that turn like a tensor and say how much of its symmetry a layer has given up.
+"""Relaxed weights: numbers that turn like a tensor and say how much of its symmetry a layer has
+given up.
 
-Source: Hofgard, Wang, Walters and Smidt, Relaxed Equivariant Graph Neural Networks, arXiv 2407.20471 (2024).
+Source: Hofgard, Wang, Walters and Smidt, Relaxed Equivariant Graph Neural Networks, arXiv
+2407.20471 (2024).
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-SMOOTH = 1e-6  # below this length a group is pulled to zero like a square, so that its derivative at zero is zero
+# below this length a group is pulled to zero like a square, so that its derivative at zero is zero
+SMOOTH = 1e-6
 
 
 class Irrep(Protocol):
@@ -35,7 +38,10 @@ class ThetaBlock:
     """All copies of one irrep of O(3).
 
     Attributes:
-        start: where they begin in `Theta.values`. copies: how many. degree: l. parity: 1 (even) or -1 (odd).
+        start: where they begin in `Theta.values`.
+        copies: how many.
+        degree: l.
+        parity: 1 (even) or -1 (odd).
     """
 
     start: int
@@ -65,9 +71,11 @@ class ThetaBlock:
 
 
 class Theta(nn.Module):
-    """A learnable tensor that no input changes: one where nothing turns it (0e), zero elsewhere, so a layer begins equivariant.
+    """A learnable tensor that no input changes: one where nothing turns it (0e), zero elsewhere, so
+    a layer begins equivariant.
 
-    Components are those of e3nn: of degree 1 they are x, y and z, of higher degrees harmonics whose polar axis is y.
+    Components are those of e3nn: of degree 1 they are x, y and z, of higher degrees harmonics whose
+    polar axis is y.
 
     Args:
         irreps: copies and irrep of each block, such as e3nn's `Irreps`.
@@ -91,10 +99,14 @@ class Theta(nn.Module):
 
     def parts(self) -> list[Tensor]:
         """The values of each block, (copies, 2l + 1)."""
-        return [self.values[block.start : block.stop].view(block.copies, block.width) for block in self.blocks]
+        return [
+            self.values[block.start : block.stop].view(block.copies, block.width)
+            for block in self.blocks
+        ]
 
     def penalty(self) -> Tensor:
-        """Group lasso: sum over all copies but those of 0e of their length times (2l + 1)^1/2; whole copies tend to zero.
+        """Group lasso: sum over all copies but those of 0e of their length times (2l + 1)^1/2;
+        whole copies tend to zero.
 
         0e is left alone: it breaks nothing, and its size is that of the layer's messages.
         """

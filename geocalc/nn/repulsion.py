@@ -15,11 +15,12 @@ DECAYS = (3.19980, 0.94229, 0.40290, 0.20162)
 
 
 class Repulsion(nn.Module):
-    """Ziegler-Biersack-Littmark pair energy, switched off smoothly at a fraction of the sum of covalent radii.
+    """Ziegler-Biersack-Littmark pair energy, switched off smoothly at a fraction of the sum of
+    covalent radii.
 
     Args:
-        reach: the pair energy and two derivatives vanish at `reach` times the sum of single-bond radii; below 0.85 no bond of the
-            training data is touched.
+        reach: the pair energy and two derivatives vanish at `reach` times the sum of single-bond
+            radii; below 0.85 no bond of the training data is touched.
     Source: Ziegler, Biersack, Littmark, The Stopping and Range of Ions in Solids (1985).
     """
 
@@ -31,11 +32,15 @@ class Repulsion(nn.Module):
         self.register_buffer("radii", torch.from_numpy(elements.covalent_radii()), persistent=False)
 
     def limit(self, numbers_i: Tensor, numbers_j: Tensor) -> Tensor:
-        """Lengths (n_edges,) in Angstrom from which on the pair energy is zero, from atomic numbers."""
+        """Lengths (n_edges,) in Angstrom from which on the pair energy is zero, from atomic
+        numbers.
+        """
         return self.reach * (self.radii[numbers_i] + self.radii[numbers_j])
 
     def forward(self, length: Tensor, numbers_i: Tensor, numbers_j: Tensor) -> Tensor:
-        """Half the pair energy of each directed edge, (n_edges,) eV, from lengths in Angstrom and atomic numbers."""
+        """Half the pair energy of each directed edge, (n_edges,) eV, from lengths in Angstrom and
+        atomic numbers.
+        """
         limit = self.limit(numbers_i, numbers_j).to(length.dtype)
         zi, zj = numbers_i.to(length.dtype), numbers_j.to(length.dtype)
         scaled = length * (zi**0.23 + zj**0.23) / SCREENING

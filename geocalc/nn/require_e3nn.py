@@ -16,4 +16,6 @@ def require_e3nn(what: str) -> None:
         MissingDependencyError: it is not; the message names the extra.
     """
     if find_spec("e3nn") is None:
-        raise MissingDependencyError(f"{what} needs e3nn; install it with: pip install 'geocalc[e3nn]'")
+        raise MissingDependencyError(
+            f"{what} needs e3nn; install it with: pip install 'geocalc[e3nn]'"
+        )

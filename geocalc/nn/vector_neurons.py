@@ -1,10 +1,11 @@
 """Layers on lists of vectors that turn, and are reflected, along with their input.
 
-A layer mixes channels, never components: `W(v R) = W(v) R` for every 3 x 3 matrix R, and lengths and scalar products, from which the
-non-linear parts are made, do not change under orthogonal ones. Every row is treated alone and alike in training and evaluation.
+A layer mixes channels, never components: `W(v R) = W(v) R` for every 3 x 3 matrix R, and lengths
+and scalar products, from which the non-linear parts are made, do not change under orthogonal ones.
+Every row is treated alone and alike in training and evaluation.
 
-Features are (n, 3, channels), so that mixing channels is one matrix product. Weights are cast to the type of the features: a network in
-float32 still turns double precision geometry exactly.
+Features are (n, 3, channels), so that mixing channels is one matrix product. Weights are cast to
+the type of the features: a network in float32 still turns double precision geometry exactly.
 
 Source: Deng et al., Vector neurons: a general framework for SO(3)-equivariant networks (2021).
 """
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-SOFT = 1e-2  # added to squared lengths: features shorter than a tenth have a length and a direction that stay smooth
+# added to squared lengths: features shorter than a tenth have a length and a direction that stay
+# smooth
+SOFT = 1e-2
 
 
 class VectorLinear(nn.Module):
@@ -31,9 +34,11 @@ class VectorLinear(nn.Module):
 
 
 class VectorNorm(nn.Module):
-    """Lengths of the channels of each row made comparable: v -> v / |v| (weight |v| / rms + shift), rms over the channels.
+    """Lengths of the channels of each row made comparable: v -> v / |v| (weight |v| / rms + shift),
+    rms over the channels.
 
-    Published as batch normalisation of lengths, which couples structures and differs between training and evaluation.
+    Published as batch normalisation of lengths, which couples structures and differs between
+    training and evaluation.
     """
 
     def __init__(self, width: int) -> None:
@@ -45,17 +50,23 @@ class VectorNorm(nn.Module):
         """(n, 3, width) to (n, 3, width)."""
         square = (values * values).sum(1, keepdim=True) + SOFT
         mean = square.mean(2, keepdim=True)
-        return values * (self.weight.to(values.dtype) * mean.rsqrt() + self.shift.to(values.dtype) * square.rsqrt())
+        return values * (
+            self.weight.to(values.dtype) * mean.rsqrt()
+            + self.shift.to(values.dtype) * square.rsqrt()
+        )
 
 
 class VectorLayer(nn.Module):
-    """Linear, norm, and a gate: of each channel the part against a learnt direction is taken away, all but a leak.
+    """Linear, norm, and a gate: of each channel the part against a learnt direction is taken away,
+    all but a leak.
 
-    With c the component along the direction, c becomes leak c + (1 - leak) c sigmoid(c), as the swish in place of the leaky ReLU:
-    forces go through the frame, and a step in its slope would be one in them.
+    With c the component along the direction, c becomes leak c + (1 - leak) c sigmoid(c), as the
+    swish in place of the leaky ReLU: forces go through the frame, and a step in its slope would be
+    one in them.
 
     Args:
-        n_in, n_out: channels. leak: share of the part against the direction that stays.
+        n_in, n_out: channels.
+        leak: share of the part against the direction that stays.
         shared: one direction for all channels.
     """
 

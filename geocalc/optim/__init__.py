@@ -15,7 +15,17 @@ from geocalc.optim.gradient_descent import GradientDescent
 from geocalc.optim.lbfgs import Lbfgs
 from geocalc.optim.quasi_newton import QuasiNewton
 
-__all__ = ["OPTIMIZERS", "Bfgs", "Fire", "Fire2", "GradientDescent", "Lbfgs", "Optimizer", "QuasiNewton", "make_optimizer"]
+__all__ = [
+    "OPTIMIZERS",
+    "Bfgs",
+    "Fire",
+    "Fire2",
+    "GradientDescent",
+    "Lbfgs",
+    "Optimizer",
+    "QuasiNewton",
+    "make_optimizer",
+]
 
 OPTIMIZERS: dict[str, Callable[[], Optimizer[Any]]] = {
     "bfgs": Bfgs,

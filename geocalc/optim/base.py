@@ -22,8 +22,9 @@ Floats = NDArray[np.float64]
 class Optimizer(Protocol[State]):
     """Settings of a method; what it remembers of a structure lives in `State`.
 
-    `State` is a frozen dataclass whose fields are marked `per_atom` or `per_system`, so that `geocalc.core.systems.select` slices it
-    when structures leave a batch. The path of a structure never depends on its batch mates.
+    `State` is a frozen dataclass whose fields are marked `per_atom` or `per_system`, so that
+    `geocalc.core.systems.select` slices it when structures leave a batch. The path of a structure
+    never depends on its batch mates.
     """
 
     def init(self, systems: Systems) -> State:
@@ -34,17 +35,21 @@ class Optimizer(Protocol[State]):
         """
         ...
 
-    def step(self, systems: Systems, energy: Tensor, forces: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(
+        self, systems: Systems, energy: Tensor, forces: Tensor, state: State
+    ) -> tuple[Tensor, State]:
         """Where to go from here.
 
         Args:
             systems: batch at its present positions.
             energy: (n_systems,) eV.
-            forces: (n_atoms, 3) eV/Angstrom, zero on fixed components and across the planes and lines that hold atoms.
+            forces: (n_atoms, 3) eV/Angstrom, zero on fixed components and across the planes and
+                lines that hold atoms.
             state: from `init` or the previous step, sliced alike with the batch.
         Returns:
-            Displacement (n_atoms, 3) in Angstrom, zero on fixed components, and the new state. What leads out of planes and
-            lines is not applied; a sum of forces and earlier displacements never does.
+            Displacement (n_atoms, 3) in Angstrom, zero on fixed components, and the new state. What
+            leads out of planes and lines is not applied; a sum of forces and earlier displacements
+            never does.
         """
         ...
 
@@ -57,7 +62,9 @@ class Ragged(Generic[Item]):
 
     def __getitem__(self, chosen: Tensor) -> Ragged[Item]:
         """The items of the structures chosen by a (n_systems,) bool mask."""
-        return Ragged(tuple(item for item, keep in zip(self.items, chosen.tolist(), strict=True) if keep))
+        return Ragged(
+            tuple(item for item, keep in zip(self.items, chosen.tolist(), strict=True) if keep)
+        )
 
     def __add__(self, other: Ragged[Item]) -> Ragged[Item]:
         """The items of this batch and then those of the other."""
@@ -71,17 +78,25 @@ class Ragged(Generic[Item]):
 
 
 def dots_per_system(pairs: Sequence[tuple[Tensor, Tensor]], systems: Systems) -> list[list[float]]:
-    """Scalar products of pairs of per-atom vector fields (n_atoms, 3) in each structure: a list over pairs for each structure.
+    """Scalar products of pairs of per-atom vector fields (n_atoms, 3) in each structure: a list
+    over pairs for each structure.
 
     Atoms are summed one after the other, so that a sum never depends on batch mates.
     """
     counts = systems.counts
-    per_axis = [torch.segment_reduce(left * right, "sum", lengths=counts, unsafe=True) for left, right in pairs]
-    return [[x + y + z for x, y, z in of_pairs] for of_pairs in torch.stack(per_axis, dim=1).tolist()]
+    per_axis = [
+        torch.segment_reduce(left * right, "sum", lengths=counts, unsafe=True)
+        for left, right in pairs
+    ]
+    return [
+        [x + y + z for x, y, z in of_pairs] for of_pairs in torch.stack(per_axis, dim=1).tolist()
+    ]
 
 
 def spread(rows: Sequence[Sequence[float]], systems: Systems) -> Sequence[Tensor]:
-    """Numbers of each structure, n_systems rows of k, on the atoms of each structure: k tensors (n_atoms, 1)."""
+    """Numbers of each structure, n_systems rows of k, on the atoms of each structure: k tensors
+    (n_atoms, 1).
+    """
     per_system = torch.tensor(rows, dtype=systems.positions.dtype, device=systems.positions.device)
     return per_system.index_select(0, systems.system_idx).split(1, dim=1)
 
@@ -106,7 +121,11 @@ class FreeComponents:
         owner, fixed = systems.system_idx.cpu().numpy(), systems.fixed.cpu().numpy()
         index = np.flatnonzero(~fixed)
         atom_starts = np.searchsorted(owner, np.arange(systems.n_systems + 1))
-        return cls(index=index, atom_starts=atom_starts, starts=np.searchsorted(index, 3 * atom_starts).tolist())
+        return cls(
+            index=index,
+            atom_starts=atom_starts,
+            starts=np.searchsorted(index, 3 * atom_starts).tolist(),
+        )
 
     @property
     def sizes(self) -> list[int]:
@@ -114,25 +133,33 @@ class FreeComponents:
         return [end - start for start, end in pairwise(self.starts)]
 
     def atoms(self) -> list[NDArray[np.int64]]:
-        """The atom of each free component, counted from the first of its structure: one array for each structure."""
+        """The atom of each free component, counted from the first of its structure: one array for
+        each structure.
+        """
         owners = self.index // 3
-        return [owners[start:end] - first for (start, end), first in zip(pairwise(self.starts), self.atom_starts, strict=False)]
+        return [
+            owners[start:end] - first
+            for (start, end), first in zip(pairwise(self.starts), self.atom_starts, strict=False)
+        ]
 
     def split(self, *values: Tensor) -> list[Floats]:
-        """The free components of k per-atom `values` (n_atoms, 3), one (k, n_free) array on the CPU for each structure.
+        """The free components of k per-atom `values` (n_atoms, 3), one (k, n_free) array on the CPU
+        for each structure.
 
-        Each has memory of its own: matrix products may round differently with the alignment of a view, that is, with batch
-        mates.
+        Each has memory of its own: matrix products may round differently with the alignment of a
+        view, that is, with batch mates.
         """
         rows = np.stack([value.cpu().numpy().reshape(-1)[self.index] for value in values])
         return [rows[:, start:end].copy() for start, end in pairwise(self.starts)]
 
     def join(self, steps: Sequence[Floats], max_step: float, like: Tensor) -> Tensor:
-        """Displacement (n_atoms, 3) of flat `steps`, one for each structure; zero on the fixed components.
+        """Displacement (n_atoms, 3) of flat `steps`, one for each structure; zero on the fixed
+        components.
 
         Args:
             steps: (n_free,) Angstrom for each structure.
-            max_step: Angstrom; where an atom of a structure would move farther, its step is scaled down as a whole.
+            max_step: Angstrom; where an atom of a structure would move farther, its step is scaled
+                down as a whole.
             like: tensor whose device the displacement is wanted on.
         """
         flat = np.zeros(3 * self.atom_starts[-1])

@@ -13,7 +13,8 @@ from geocalc.core.systems import Systems, per_atom, per_system
 from geocalc.optim.base import Floats, FreeComponents, Ragged
 
 SAME_PLACE = 1e-7  # Angstrom; a move smaller than this teaches nothing about the curvature (as ASE)
-FLATTEST = 1e-12  # eV/Angstrom^2; keeps the division by a zero curvature finite, far below any real one
+# eV/Angstrom^2; keeps the division by a zero curvature finite, far below any real one
+FLATTEST = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,9 @@ class BfgsState:
     """What BFGS remembers.
 
     Attributes:
-        hessian: one (n_free, n_free) array per structure, eV/Angstrom^2, lower triangle in Fortran order, over its free
-            components only: fixed components never move, so their rows would stay diagonal and change nothing.
+        hessian: one (n_free, n_free) array per structure, eV/Angstrom^2, lower triangle in Fortran
+            order, over its free components only: fixed components never move, so their rows would
+            stay diagonal and change nothing.
         positions: (n_atoms, 3) Angstrom, where the last step began.
         forces: (n_atoms, 3) eV/Angstrom there.
     """
@@ -37,10 +39,12 @@ class Bfgs:
     """Settings of BFGS; the defaults and the update are those of ASE's BFGS.
 
     Attributes:
-        max_step: Angstrom, longest displacement of any one atom; a longer step is scaled down as a whole.
+        max_step: Angstrom, longest displacement of any one atom; a longer step is scaled down as a
+            whole.
         curvature: eV/Angstrom^2, the Hessian before anything is known is this times unity.
 
-    Source: Nocedal and Wright, Numerical Optimization (2006), sec. 6.1, with curvatures replaced by their absolute values.
+    Source: Nocedal and Wright, Numerical Optimization (2006), sec. 6.1, with curvatures replaced by
+    their absolute values.
     """
 
     max_step: float = 0.2
@@ -50,16 +54,23 @@ class Bfgs:
         """State that has learnt nothing yet."""
         sizes = FreeComponents.of(systems).sizes
         return BfgsState(
-            hessian=Ragged(tuple(np.asfortranarray(self.curvature * np.eye(n_free)) for n_free in sizes)),
+            hessian=Ragged(
+                tuple(np.asfortranarray(self.curvature * np.eye(n_free)) for n_free in sizes)
+            ),
             positions=systems.positions,
             forces=systems.positions.new_zeros(systems.positions.shape),
         )
 
-    def step(self, systems: Systems, energy: Tensor, forces: Tensor, state: BfgsState) -> tuple[Tensor, BfgsState]:
+    def step(
+        self, systems: Systems, energy: Tensor, forces: Tensor, state: BfgsState
+    ) -> tuple[Tensor, BfgsState]:
         """One quasi-Newton step; see `geocalc.optim.base.Optimizer.step`."""
         free = FreeComponents.of(systems)
         parts = free.split(systems.positions - state.positions, state.forces - forces, forces)
-        learnt = tuple(_learn(known, move, change) for known, (move, change, _) in zip(state.hessian, parts, strict=True))
+        learnt = tuple(
+            _learn(known, move, change)
+            for known, (move, change, _) in zip(state.hessian, parts, strict=True)
+        )
         steps = [_newton(hessian, part[2]) for hessian, part in zip(learnt, parts, strict=True)]
         new = BfgsState(hessian=Ragged(learnt), positions=systems.positions, forces=forces)
         return free.join(steps, self.max_step, forces), new
@@ -78,9 +89,11 @@ def _learn(hessian: Floats, move: Floats, change: Floats) -> Floats:
 
 
 def _newton(hessian: Floats, forces: Floats) -> Floats:
-    """Minimum of the quadratic model seen from here, (n_free,), with every curvature taken as positive.
+    """Minimum of the quadratic model seen from here, (n_free,), with every curvature taken as
+    positive.
 
-    Cholesky factors exist where every curvature is positive already, and cost a small part of the eigenvectors.
+    Cholesky factors exist where every curvature is positive already, and cost a small part of the
+    eigenvectors.
     """
     if len(forces) == 0:
         return forces

@@ -75,30 +75,41 @@ class Fire:
             pace=Ragged((Pace(self.time_step, self.mixing),) * systems.n_systems),
         )
 
-    def step(self, systems: Systems, energy: Tensor, forces: Tensor, state: FireState) -> tuple[Tensor, FireState]:
+    def step(
+        self, systems: Systems, energy: Tensor, forces: Tensor, state: FireState
+    ) -> tuple[Tensor, FireState]:
         """One step of damped dynamics; see `geocalc.optim.base.Optimizer.step`."""
         old = state.velocity
         products = dots_per_system([(forces, old), (forces, forces), (old, old)], systems)
         moves = [self._move(pace, *dots) for pace, dots in zip(state.pace, products, strict=True)]
         kept, pushed, reach = spread([weights for _, weights in moves], systems)
         velocity = torch.addcmul(kept * old, pushed, forces)
-        return reach * velocity, FireState(velocity=velocity, pace=Ragged(tuple(pace for pace, _ in moves)))
+        return reach * velocity, FireState(
+            velocity=velocity, pace=Ragged(tuple(pace for pace, _ in moves))
+        )
 
     def _move(
         self, pace: Pace, power: float, force_square: float, speed_square: float
     ) -> tuple[Pace, tuple[float, float, float]]:
-        """The next pace, and: velocity = kept * velocity + pushed * forces, displacement = reach * velocity."""
+        """The next pace, and: velocity = kept * velocity + pushed * forces, displacement = reach *
+        velocity.
+        """
         time_step, mixing, n_downhill, moving = pace
         kept = turned = 0.0
         if power > 0 and force_square > 0:
             kept, turned = 1.0 - mixing, mixing * math.sqrt(speed_square / force_square)
             if n_downhill > self.n_wait:
-                time_step, mixing = min(time_step * self.grow, self.max_time_step), mixing * self.mixing_decay
+                time_step, mixing = (
+                    min(time_step * self.grow, self.max_time_step),
+                    mixing * self.mixing_decay,
+                )
             n_downhill += 1
         elif moving:
             time_step, mixing, n_downhill = time_step * self.shrink, self.mixing, 0
         pushed = turned + time_step
         # no term is negative, since `kept` vanishes where `power` does not point downhill
-        speed = math.sqrt(kept * (kept * speed_square + 2.0 * pushed * power) + pushed * pushed * force_square)
+        speed = math.sqrt(
+            kept * (kept * speed_square + 2.0 * pushed * power) + pushed * pushed * force_square
+        )
         reach = self.max_step / speed if time_step * speed > self.max_step else time_step
         return Pace(time_step, mixing, n_downhill, True), (kept, pushed, reach)

@@ -1,4 +1,6 @@
-"""FIRE 2: damped dynamics that turns its velocity after the push of the forces and goes half a step back from an ascent."""
+"""FIRE 2: damped dynamics that turns its velocity after the push of the forces and goes half a step
+back from an ascent.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +30,19 @@ class Fire2State:
 
 @dataclass(frozen=True, kw_only=True)
 class Fire2:
-    """Settings of FIRE 2; the defaults and the order of operations are those of ASE's FIRE2 without its ABC variant.
+    """Settings of FIRE 2; the defaults and the order of operations are those of ASE's FIRE2 without
+    its ABC variant.
 
-    Where the velocity points uphill a structure goes half a step back and looks at the forces there before it goes on. That
-    costs an evaluation, so here it is a step of its own, while ASE takes it together with the next one: the geometries that are
-    evaluated are the same.
+    Where the velocity points uphill a structure goes half a step back and looks at the forces there
+    before it goes on. That costs an evaluation, so here it is a step of its own, while ASE takes it
+    together with the next one: the geometries that are evaluated are the same.
 
     Attributes:
         time_step: first time step.
         max_time_step: the time step never grows beyond this.
         min_time_step: the time step never shrinks below this.
-        max_step: Angstrom, longest displacement of a structure, as the norm over all its atoms; half steps back may be longer.
+        max_step: Angstrom, longest displacement of a structure, as the norm over all its atoms;
+            half steps back may be longer.
         n_wait: downhill steps before the time step grows.
         grow: factor of the time step after that.
         shrink: factor of the time step when the velocity points uphill.
@@ -65,7 +69,9 @@ class Fire2:
             pace=Ragged((Pace(self.time_step, self.mixing),) * systems.n_systems),
         )
 
-    def step(self, systems: Systems, energy: Tensor, forces: Tensor, state: Fire2State) -> tuple[Tensor, Fire2State]:
+    def step(
+        self, systems: Systems, energy: Tensor, forces: Tensor, state: Fire2State
+    ) -> tuple[Tensor, Fire2State]:
         """One step of damped dynamics; see `geocalc.optim.base.Optimizer.step`."""
         old = state.velocity
         products = dots_per_system([(forces, old), (forces, forces), (old, old)], systems)
@@ -73,17 +79,24 @@ class Fire2:
         kept, pushed, reach, back = spread([weights for _, weights in moves], systems)
         velocity = torch.addcmul(kept * old, pushed, forces)
         displacement = torch.addcmul(reach * velocity, back, old)
-        return displacement, Fire2State(velocity=velocity, pace=Ragged(tuple(pace for pace, _ in moves)))
+        return displacement, Fire2State(
+            velocity=velocity, pace=Ragged(tuple(pace for pace, _ in moves))
+        )
 
     def _move(
         self, pace: Pace, power: float, force_square: float, speed_square: float
     ) -> tuple[Pace, tuple[float, float, float, float]]:
-        """The next pace, and: velocity = kept * old + pushed * forces, displacement = reach * velocity + back * old."""
+        """The next pace, and: velocity = kept * old + pushed * forces, displacement = reach *
+        velocity + back * old.
+        """
         time_step, mixing, n_downhill, moving = pace
         if power > 0:
             n_downhill += 1
             if n_downhill > self.n_wait:
-                time_step, mixing = min(time_step * self.grow, self.max_time_step), mixing * self.mixing_decay
+                time_step, mixing = (
+                    min(time_step * self.grow, self.max_time_step),
+                    mixing * self.mixing_decay,
+                )
         elif moving:
             time_step = max(time_step * self.shrink, self.min_time_step)
             return Pace(time_step, self.mixing), (0.0, 0.0, 0.0, -0.5 * time_step)
@@ -93,6 +106,8 @@ class Fire2:
         pushed = kept * time_step
         if force_square > 0:
             pushed += mixing * math.sqrt(pushed_square / force_square)
-        speed = math.sqrt(kept * (kept * speed_square + 2.0 * pushed * power) + pushed * pushed * force_square)
+        speed = math.sqrt(
+            kept * (kept * speed_square + 2.0 * pushed * power) + pushed * pushed * force_square
+        )
         reach = self.max_step / speed if time_step * speed > self.max_step else time_step
         return Pace(time_step, mixing, n_downhill, True), (kept, pushed, reach, 0.0)

@@ -17,12 +17,14 @@ class DescentState:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientDescent:
-    """Settings of gradient descent: slow, but a path without any memory, to hold other methods against.
+    """Settings of gradient descent: slow, but a path without any memory, to hold other methods
+    against.
 
     Attributes:
-        rate: Angstrom^2/eV, displacement per force; stable below twice the inverse of the stiffest curvature, which is
-            0.008 for the bond of CO.
-        max_step: Angstrom, longest displacement of any one atom; a longer step is scaled down as a whole.
+        rate: Angstrom^2/eV, displacement per force; stable below twice the inverse of the stiffest
+            curvature, which is 0.008 for the bond of CO.
+        max_step: Angstrom, longest displacement of any one atom; a longer step is scaled down as a
+            whole.
     """
 
     rate: float = 0.005
@@ -32,7 +34,9 @@ class GradientDescent:
         """Nothing to remember."""
         return DescentState()
 
-    def step(self, systems: Systems, energy: Tensor, forces: Tensor, state: DescentState) -> tuple[Tensor, DescentState]:
+    def step(
+        self, systems: Systems, energy: Tensor, forces: Tensor, state: DescentState
+    ) -> tuple[Tensor, DescentState]:
         """One step along the forces; see `geocalc.optim.base.Optimizer.step`."""
         free = FreeComponents.of(systems)
         steps = [self.rate * part[0] for part in free.split(forces)]

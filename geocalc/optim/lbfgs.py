@@ -19,7 +19,8 @@ class Store:
     """Room for the steps of one structure, shared by the histories that grow from one another.
 
     Attributes:
-        pairs: (capacity, 2, n_free), each step in Angstrom and the change of the gradient along it in eV/Angstrom.
+        pairs: (capacity, 2, n_free), each step in Angstrom and the change of the gradient along it
+            in eV/Angstrom.
         products: (capacity, capacity) eV, lower triangle of changes @ steps.T.
         n_written: pairs written so far.
     """
@@ -39,10 +40,11 @@ class Store:
 
 @dataclass(frozen=True)
 class History:
-    """The last steps of one structure over its free components, oldest first: the first `length` in `store`.
+    """The last steps of one structure over its free components, oldest first: the first `length` in
+    `store`.
 
-    What a history holds never changes: a longer one writes behind its end, and moves to a store of its own if another one has
-    written there.
+    What a history holds never changes: a longer one writes behind its end, and moves to a store of
+    its own if another one has written there.
     """
 
     store: Store
@@ -55,21 +57,29 @@ class History:
 
     @property
     def pairs(self) -> Floats:
-        """(length, 2, n_free), each step in Angstrom and the change of the gradient along it in eV/Angstrom."""
+        """(length, 2, n_free), each step in Angstrom and the change of the gradient along it in
+        eV/Angstrom.
+        """
         return self.store.pairs[: self.length]
 
     @property
     def products(self) -> Floats:
-        """(capacity, length) eV, whose upper triangle is that of steps @ changes.T, in Fortran order."""
+        """(capacity, length) eV, whose upper triangle is that of steps @ changes.T, in Fortran
+        order.
+        """
         return self.store.products[: self.length].T
 
     def extended(self, pair: Floats, memory: int) -> History:
-        """The history with a `pair` (2, n_free) more, and without the oldest where that makes more than `memory`."""
+        """The history with a `pair` (2, n_free) more, and without the oldest where that makes more
+        than `memory`.
+        """
         store, n = self.store, self.length
         if n == memory:
             store, n = Store.of(store.pairs[1:n], store.products[1:n, 1:n], memory), n - 1
         elif n != store.n_written or n == len(store.pairs):
-            store = Store.of(store.pairs[:n], store.products[:n, :n], min(2 * n + FIRST_CAPACITY, memory))
+            store = Store.of(
+                store.pairs[:n], store.products[:n, :n], min(2 * n + FIRST_CAPACITY, memory)
+            )
         store.pairs[n] = pair
         products = store.pairs[: n + 1, 0] @ pair[1]
         if products[n] == 0.0:  # no curvature to be learnt; its inverse would be infinite
@@ -99,13 +109,14 @@ class Lbfgs:
     """Settings of L-BFGS; the defaults and the update are those of ASE's LBFGS without line search.
 
     Attributes:
-        max_step: Angstrom, longest displacement of any one atom; a longer step is scaled down as a whole.
+        max_step: Angstrom, longest displacement of any one atom; a longer step is scaled down as a
+            whole.
         memory: steps that are remembered, at least one.
         damping: every step is multiplied with this in the end.
         curvature: eV/Angstrom^2, the Hessian before anything is known is this times unity.
 
-    Source: Nocedal, Math. Comp. 35, 773 (1980); its two loops as triangular systems, Byrd, Nocedal and Schnabel, Math. Program.
-    63, 129 (1994), sec. 2.
+    Source: Nocedal, Math. Comp. 35, 773 (1980); its two loops as triangular systems, Byrd, Nocedal
+    and Schnabel, Math. Program. 63, 129 (1994), sec. 2.
     """
 
     max_step: float = 0.2
@@ -116,17 +127,27 @@ class Lbfgs:
     def init(self, systems: Systems) -> LbfgsState:
         """State that has learnt nothing yet."""
         return LbfgsState(
-            history=Ragged(tuple(History.empty(n_free) for n_free in FreeComponents.of(systems).sizes)),
+            history=Ragged(
+                tuple(History.empty(n_free) for n_free in FreeComponents.of(systems).sizes)
+            ),
             positions=systems.positions,
             forces=systems.positions.new_zeros(systems.positions.shape),
         )
 
-    def step(self, systems: Systems, energy: Tensor, forces: Tensor, state: LbfgsState) -> tuple[Tensor, LbfgsState]:
+    def step(
+        self, systems: Systems, energy: Tensor, forces: Tensor, state: LbfgsState
+    ) -> tuple[Tensor, LbfgsState]:
         """One quasi-Newton step; see `geocalc.optim.base.Optimizer.step`."""
         free = FreeComponents.of(systems)
         parts = free.split(systems.positions - state.positions, state.forces - forces, forces)
-        learnt = tuple(known.extended(part[:2], self.memory) for known, part in zip(state.history, parts, strict=True))
-        steps = [_newton(known, part[2], self.curvature) for known, part in zip(learnt, parts, strict=True)]
+        learnt = tuple(
+            known.extended(part[:2], self.memory)
+            for known, part in zip(state.history, parts, strict=True)
+        )
+        steps = [
+            _newton(known, part[2], self.curvature)
+            for known, part in zip(learnt, parts, strict=True)
+        ]
         new = LbfgsState(history=Ragged(learnt), positions=systems.positions, forces=forces)
         return self.damping * free.join(steps, self.max_step, forces), new
 

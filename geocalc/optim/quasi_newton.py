@@ -1,4 +1,6 @@
-"""Our own optimiser: quasi-Newton steps that begin with a good guess of the curvature and stay where they can be trusted."""
+"""Our own optimiser: quasi-Newton steps that begin with a good guess of the curvature and stay
+where they can be trusted.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +19,30 @@ from geocalc.optim.base import Floats, FreeComponents, Ragged
 from geocalc.optim.force_constants import spring_hessians
 
 SHORTEST_TRUST = 0.01  # Angstrom; below it forces change by less than what a float32 model resolves
-GOOD, BAD = 0.6, 0.2  # share of the predicted gain that was found: above, longer steps are allowed; below, shorter ones
+# share of the predicted gain that was found: above, longer steps are allowed; below, shorter ones
+GOOD, BAD = 0.6, 0.2
 NOISE = 1e-5  # eV; a rise of the energy below that is the rounding of a float32 model, not a hill
 PLAIN = (
     1 / 70
-)  # Angstrom^2/eV; along the forces where the guess of the curvature has broken down, as stiff as ASE's BFGS begins
+    # Angstrom^2/eV; along the forces where the guess of the curvature has broken down, as stiff as
+    # ASE's BFGS begins
+)
 SLACK = 0.25  # a step that much too long is simply made shorter
 TRIALS = 6  # solves for a step of the right length
 SAME_PLACE = 1e-7  # Angstrom; a move smaller than this teaches nothing about the curvature
 
 
 class Memory(NamedTuple):
-    """What the method remembers of one structure; the anchor is the place that the last step was taken from.
+    """What the method remembers of one structure; the anchor is the place that the last step was
+    taken from.
 
     Attributes:
         atoms: (n_free,) atom of each free component.
         inverse: (n_free, n_free) inverse Hessian, Angstrom^2/eV, lower triangle in Fortran order.
         energy: eV at the anchor.
         gain: eV that the last step was to win; NaN before the first.
-        shift: eV/Angstrom^2, by how much the curvature was raised for that step. share: by how much it was then shortened.
+        shift: eV/Angstrom^2, by how much the curvature was raised for that step.
+        share: by how much it was then shortened.
         length: Angstrom, longest displacement of an atom in it.
         trust: Angstrom, longest displacement of an atom that is allowed now.
     """
@@ -56,7 +63,8 @@ class QuasiNewtonState:
 
     Attributes:
         memory: of each structure.
-        positions: (n_atoms, 3) Angstrom, of the anchors. forces: (n_atoms, 3) eV/Angstrom there.
+        positions: (n_atoms, 3) Angstrom, of the anchors.
+        forces: (n_atoms, 3) eV/Angstrom there.
     """
 
     memory: Ragged[Memory] = per_system()
@@ -68,17 +76,19 @@ class QuasiNewtonState:
 class QuasiNewton:
     """Settings of the trust-region quasi-Newton method.
 
-    It starts from springs between neighbours (`geocalc.optim.force_constants`), learns the inverse Hessian by damped BFGS updates
-    (nothing where the curvature is negative), holds soft directions back to the length that is trusted, and takes back
-    a step after which neither the energy nor the work of the forces went down. The second test makes it safe for forces that are
-    not the gradient of the energy.
+    It starts from springs between neighbours (`geocalc.optim.force_constants`), learns the inverse
+    Hessian by damped BFGS updates (nothing where the curvature is negative), holds soft directions
+    back to the length that is trusted, and takes back a step after which neither the energy nor the
+    work of the forces went down. The second test makes it safe for forces that are not the gradient
+    of the energy.
 
     Attributes:
-        max_step: Angstrom, longest displacement of any atom in a step, also in the first. Longer ones save few calls and leave
-            shallow basins.
+        max_step: Angstrom, longest displacement of any atom in a step, also in the first. Longer
+            ones save few calls and leave shallow basins.
         damping: smallest curvature along a step that is learnt, as a share of the expected one.
 
-    Source: Nocedal and Wright, Numerical Optimization (2006), procedure 18.2 (damped BFGS), algorithms 4.1 and 4.3 (trust region).
+    Source: Nocedal and Wright, Numerical Optimization (2006), procedure 18.2 (damped BFGS),
+    algorithms 4.1 and 4.3 (trust region).
     """
 
     max_step: float = 0.2
@@ -102,22 +112,37 @@ class QuasiNewton:
         displacement = free.join([plan.step for plan in plans], math.inf, forces)
         positions, pull = systems.positions, forces
         if any(plan.back for plan in plans):
-            returns = systems.positions.new_tensor([plan.back for plan in plans]).bool()[systems.system_idx, None]
-            positions, pull = state.positions.where(returns, positions), state.forces.where(returns, forces)
+            returns = systems.positions.new_tensor([plan.back for plan in plans]).bool()[
+                systems.system_idx, None
+            ]
+            positions, pull = (
+                state.positions.where(returns, positions),
+                state.forces.where(returns, forces),
+            )
             displacement = displacement + (positions - systems.positions)
         memory = Ragged(tuple(plan.memory for plan in plans))
         return displacement, QuasiNewtonState(memory=memory, positions=positions, forces=pull)
 
-    def _plan(self, memory: Memory, energy: float, move: Floats, before: Floats, now: Floats) -> _Plan:
+    def _plan(
+        self, memory: Memory, energy: float, move: Floats, before: Floats, now: Floats
+    ) -> _Plan:
         """The next step of one structure.
 
         Args:
-            memory: of the structure. energy: eV here.
-            move: (n_free,) Angstrom from the anchor to here. before, now: (n_free,) eV/Angstrom, forces there and here.
+            memory: of the structure.
+            energy: eV here.
+            move: (n_free,) Angstrom from the anchor to here.
+            before, now: (n_free,) eV/Angstrom, forces there and here.
         """
         inverse, trust, back = memory.inverse, memory.trust, False
         if not math.isnan(memory.gain) and len(move):
-            inverse = _learn(inverse, move, before - now, memory.share * before - memory.shift * move, self.damping)
+            inverse = _learn(
+                inverse,
+                move,
+                before - now,
+                memory.share * before - memory.shift * move,
+                self.damping,
+            )
             won = max(memory.energy - energy, 0.5 * float((before + now) @ move))
             back = won < -NOISE and memory.length > SHORTEST_TRUST
             if won < BAD * memory.gain - NOISE:
@@ -150,7 +175,9 @@ class QuasiNewton:
 
 
 class _Plan(NamedTuple):
-    """The step (n_free,) of one structure from its anchor, and whether that is where the last step began."""
+    """The step (n_free,) of one structure from its anchor, and whether that is where the last step
+    began.
+    """
 
     memory: Memory
     step: Floats
@@ -162,17 +189,24 @@ def _longest(step: Floats, atoms: NDArray[np.int64]) -> float:
     return math.sqrt(np.bincount(atoms, step * step).max()) if len(step) else 0.0
 
 
-def _held_back(step: Floats, inverse: Floats, trust: float, atoms: NDArray[np.int64]) -> tuple[Floats, float]:
-    """The step of the curvature plus a multiple of unity, in which no atom moves much further than `trust`; and that multiple.
+def _held_back(
+    step: Floats, inverse: Floats, trust: float, atoms: NDArray[np.int64]
+) -> tuple[Floats, float]:
+    """The step of the curvature plus a multiple of unity, in which no atom moves much further than
+    `trust`; and that multiple.
 
-    Soft directions are held back and stiff ones hardly, where the same step made shorter would give up both.
+    Soft directions are held back and stiff ones hardly, where the same step made shorter would give
+    up both.
 
     Args:
-        step: (n_free,) Angstrom, without. inverse: (n_free, n_free) Angstrom^2/eV, lower triangle. trust: Angstrom.
+        step: (n_free,) Angstrom, without.
+        inverse: (n_free, n_free) Angstrom^2/eV, lower triangle.
+        trust: Angstrom.
         atoms: (n_free,) atom of each component.
     Returns:
         (n_free,) Angstrom, and eV/Angstrom^2.
-    Source: More and Sorensen, SIAM J. Sci. Stat. Comput. 4, 553 (1983): Newton's method for the reciprocal length.
+    Source: More and Sorensen, SIAM J. Sci. Stat. Comput. 4, 553 (1983): Newton's method for the
+    reciprocal length.
     """
     short, factor, shift = step, None, 0.0
     for _ in range(TRIALS):
@@ -201,13 +235,19 @@ def _invert(hessian: Floats) -> Floats:
     return inverse
 
 
-def _learn(inverse: Floats, move: Floats, change: Floats, expected: Floats, damping: float) -> Floats:
-    """Inverse Hessian after a damped BFGS update: along `move` the forces fell by `change` where `expected` was the guess."""
+def _learn(
+    inverse: Floats, move: Floats, change: Floats, expected: Floats, damping: float
+) -> Floats:
+    """Inverse Hessian after a damped BFGS update: along `move` the forces fell by `change` where
+    `expected` was the guess.
+    """
     measured, guessed = float(move @ change), float(move @ expected)
     if float(move @ move) < SAME_PLACE**2:
         return inverse
     if not measured > 0:
-        return inverse  # downhill over a crest; learning from it would make the next steps long ones into other basins
+        # downhill over a crest; learning from it would make the next steps long ones into other
+        # basins
+        return inverse
     if measured < damping * guessed:
         mix = (1 - damping) * guessed / (guessed - measured)
         change = mix * change + (1 - mix) * expected

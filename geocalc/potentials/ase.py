@@ -25,16 +25,20 @@ class AsePotential:
     stress: bool = False
 
     def __call__(self, systems: Systems) -> Prediction:
-        """Energy (eV), raw forces (eV/Angstrom) and, where asked for, stress (eV/Angstrom^3) of every structure, in float64.
+        """Energy (eV), raw forces (eV/Angstrom) and, where asked for, stress (eV/Angstrom^3) of
+        every structure, in float64.
 
         Raises:
             RuntimeError: and whatever else the calculator raises, unchanged.
         """
         positions, numbers, tags, owner = (
-            tensor.cpu().numpy() for tensor in (systems.positions, systems.numbers, systems.tags, systems.system_idx)
+            tensor.cpu().numpy()
+            for tensor in (systems.positions, systems.numbers, systems.tags, systems.system_idx)
         )
         energies, forces, stresses = [], [np.zeros((0, 3))], []
-        for k, (cell, pbc) in enumerate(zip(systems.cell.cpu().numpy(), systems.pbc.cpu().numpy(), strict=True)):
+        for k, (cell, pbc) in enumerate(
+            zip(systems.cell.cpu().numpy(), systems.pbc.cpu().numpy(), strict=True)
+        ):
             mine = owner == k
             atoms = Atoms(numbers[mine], positions[mine], tags=tags[mine], cell=cell, pbc=pbc)
             self.calculator.reset()
@@ -42,7 +46,11 @@ class AsePotential:
             energies.append(float(atoms.get_potential_energy()))
             forces.append(np.asarray(atoms.get_forces(), dtype=np.float64))
             if self.stress:
-                stresses.append(atoms.get_stress(voigt=False) if atoms.cell.rank == 3 else np.full((3, 3), np.nan))
+                stresses.append(
+                    atoms.get_stress(voigt=False)
+                    if atoms.cell.rank == 3
+                    else np.full((3, 3), np.nan)
+                )
         device = systems.positions.device
         return Prediction(
             energy=torch.tensor(energies, dtype=torch.float64, device=device),

@@ -1,4 +1,6 @@
-"""Direct models beside a relaxation: any process can open them, and what they say of a structure is computed once."""
+"""Direct models beside a relaxation: any process can open them, and what they say of a structure is
+computed once.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +14,30 @@ from geocalc.core.systems import Prediction, Systems, own_memory
 from geocalc.errors import InputError, ModelFileError
 from geocalc.potentials.registry import LoadedModel, load_model
 
-KEPT = 256  # answers remembered by a process: more than the structures that it works on side by side
-READ = ("positions", "numbers", "tags", "system_idx", "cell", "pbc")  # all that a prediction depends on
+# answers remembered by a process: more than the structures that it works on side by side
+KEPT = 256
+# all that a prediction depends on
+READ = ("positions", "numbers", "tags", "system_idx", "cell", "pbc")
 
 
 @dataclass(frozen=True)
 class DirectModel:
-    """A model of relaxed energies by its place: plain values, so that it can be handed to worker processes.
+    """A model of relaxed energies by its place: plain values, so that it can be handed to worker
+    processes.
 
     It computes on the CPU, in float32, with the frames of its card, one structure at a time.
 
     Attributes:
-        folder: of the model. hash: of its weights and settings.
+        folder: of the model.
+        hash: of its weights and settings.
     """
 
     folder: str
     hash: str
 
     def predict(self, systems: Systems) -> Prediction:
-        """What the model says of one structure, on the CPU; asked again soon, it is not computed again.
+        """What the model says of one structure, on the CPU; asked again soon, it is not computed
+        again.
 
         Raises:
             InputError: the model cannot take the structure, or there is not exactly one.
@@ -67,7 +74,9 @@ class _Opened:
 def _opened(folder: str, expected: str) -> _Opened:
     model = load_model(folder, device="cpu")
     if model.hash != expected:
-        raise ModelFileError(f"{folder} was changed while it was in use; run again to use the new model")
+        raise ModelFileError(
+            f"{folder} was changed while it was in use; run again to use the new model"
+        )
     return _Opened(model)
 
 

@@ -1,4 +1,6 @@
-"""Error bars that hold what they promise: intervals calibrated on structures that training did not see."""
+"""Error bars that hold what they promise: intervals calibrated on structures that training did not
+see.
+"""
 
 from __future__ import annotations
 
@@ -18,39 +20,56 @@ FEWEST = 20  # structures; the 95 % quantile of fewer is their largest error
 class Calibration(Settings):
     """How wide the interval around an energy is: a factor for each level times (spread + floor).
 
-    Split conformal prediction: on structures like those of the calibration, at least the promised share of references lies inside.
-    For other structures it promises nothing.
+    Split conformal prediction: on structures like those of the calibration, at least the promised
+    share of references lies inside. For other structures it promises nothing.
 
-    Source: Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, J. Am. Stat. Assoc. 113, 1094 (2018), locally weighted.
+    Source: Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, J. Am. Stat. Assoc. 113, 1094 (2018),
+    locally weighted.
     """
 
     n: int = Field(ge=1, description="structures it was made on")
-    floor: float = Field(ge=0, description="eV, added to the spread of the networks, so that agreement is not certainty")
+    floor: float = Field(
+        ge=0,
+        description="eV, added to the spread of the networks, so that agreement is not certainty",
+    )
     factor_68: float = Field(ge=0)
     factor_95: float = Field(ge=0)
 
     def half_widths(self, spread: float | None) -> tuple[float, float]:
-        """Half the width of the 68 % and of the 95 % interval, eV; `spread` (eV) is None or NaN where there is none."""
+        """Half the width of the 68 % and of the 95 % interval, eV; `spread` (eV) is None or NaN
+        where there is none.
+        """
         known = 0.0 if spread is None or math.isnan(spread) else spread
         return self.factor_68 * (known + self.floor), self.factor_95 * (known + self.floor)
 
 
 def calibrate(errors: np.ndarray, spreads: np.ndarray | None) -> Calibration:
-    """The calibration that errors (n,) eV call for, given the spreads (n,) eV that came with them; None for a single network.
+    """The calibration that errors (n,) eV call for, given the spreads (n,) eV that came with them;
+    None for a single network.
 
     Raises:
         InputError: there are too few, or they are not numbers.
     """
     if len(errors) < FEWEST or not np.isfinite(errors).all():
-        raise InputError(f"{FEWEST} finite errors are needed for a calibration, got {int(np.isfinite(errors).sum())}")
+        raise InputError(
+            f"{FEWEST} finite errors are needed for a calibration, got"
+            f" {int(np.isfinite(errors).sum())}"
+        )
     floor = 1.0 if spreads is None else max(float(np.median(spreads)), 1e-6)
     scores = np.sort(np.abs(errors) / (floor + (0.0 if spreads is None else spreads)))
-    factors = [float(scores[min(len(scores), math.ceil((len(scores) + 1) * level)) - 1]) for level in LEVELS]
+    factors = [
+        float(scores[min(len(scores), math.ceil((len(scores) + 1) * level)) - 1])
+        for level in LEVELS
+    ]
     return Calibration(n=len(scores), floor=floor, factor_68=factors[0], factor_95=factors[1])
 
 
-def coverage(calibration: Calibration, errors: np.ndarray, spreads: np.ndarray | None) -> dict[str, Any]:
-    """Share of errors (n,) inside the intervals, and the mean half widths in eV, on structures that were not used to calibrate."""
+def coverage(
+    calibration: Calibration, errors: np.ndarray, spreads: np.ndarray | None
+) -> dict[str, Any]:
+    """Share of errors (n,) inside the intervals, and the mean half widths in eV, on structures that
+    were not used to calibrate.
+    """
     rows = [
         calibration.half_widths(None if spreads is None else float(spread))
         for spread in (errors if spreads is None else spreads)

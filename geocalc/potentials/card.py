@@ -14,7 +14,8 @@ from geocalc.graphs.supernodes import Supernodes
 from geocalc.potentials.calibration import Calibration
 
 CARD_SCHEMA = 1
-PROPERTY: Final = "property"  # `kind` on cards of models that predict no energies, see `geocalc.properties.registry`
+# `kind` on cards of models that predict no energies, see `geocalc.properties.registry`
+PROPERTY: Final = "property"
 
 
 class EnergyKind(StrEnum):
@@ -27,7 +28,9 @@ class EnergyKind(StrEnum):
 
 
 class Task(StrEnum):
-    """What a model predicts: energy and forces of a structure, or the relaxed energy from an unrelaxed structure."""
+    """What a model predicts: energy and forces of a structure, or the relaxed energy from an
+    unrelaxed structure.
+    """
 
     S2EF = "s2ef"
     IS2RE = "is2re"
@@ -37,7 +40,8 @@ class Level(Settings):
     """A level of theory that a model answers at.
 
     Attributes:
-        level: its short name, empty where there is but one. level_of_theory: functional, code and settings in words.
+        level: its short name, empty where there is but one.
+        level_of_theory: functional, code and settings in words.
         energy_kind, references: the zero of its energies, and what that is in words.
         reference_energies: eV added for each atom of an element.
     """
@@ -53,17 +57,21 @@ class ModelCard(Settings):
     """`model.yaml`. Energies in eV, lengths in Angstrom.
 
     Attributes:
-        level, energy_kind, level_of_theory, references, reference_energies: of the level that the model answers at unless told
-            otherwise, see `Level`.
+        level, energy_kind, level_of_theory, references, reference_energies: of the level that the
+            model answers at unless told otherwise, see `Level`.
         other_levels: that it can be asked for, in the order of the network's numbers from 1.
         elements: symbols the model was trained on; others are refused.
-        energy_scale, force_scale: eV and eV/Angstrom per network unit; Angstrom for a model of relaxed structures.
+        energy_scale, force_scale: eV and eV/Angstrom per network unit; Angstrom for a model of
+            relaxed structures.
         reads_tags: whether the energy depends on tags (OC20's convention); else they are ignored.
-        frames: default frame policy. canonicalizer: name and settings of what gives `learned` frames, see `geocalc.frames.learned`.
+        frames: default frame policy.
+        canonicalizer: name and settings of what gives `learned` frames, see
+            `geocalc.frames.learned`.
         force_mode: gradient or direct.
         conservative: forces are the exact gradient of the energy under the default policy.
         graph: which atoms the network connects, see `geocalc.graphs.strategies`.
-        drop_subsurface, adsorbate_edges, supernodes: what the network does not see as it is, see `geocalc.graphs.reduction`.
+        drop_subsurface, adsorbate_edges, supernodes: what the network does not see as it is, see
+            `geocalc.graphs.reduction`.
         members: networks that answer together; their spread is the `energy_std` of records.
         calibration: how far relaxed energies may be off; None where that was not measured.
         stress: the model was trained for stress; without it cell relaxation is refused.
@@ -108,7 +116,10 @@ class ModelCard(Settings):
     @property
     def levels(self) -> tuple[Level, ...]:
         """Every level, by the network's numbers."""
-        return (Level(**{name: getattr(self, name) for name in Level.model_fields}), *self.other_levels)
+        return (
+            Level(**{name: getattr(self, name) for name in Level.model_fields}),
+            *self.other_levels,
+        )
 
     def level_number(self, level: str | None) -> int:
         """The network's number of a level; None is the default.
@@ -122,7 +133,10 @@ class ModelCard(Settings):
         if level in names:
             return names.index(level)
         if len(names) == 1:
-            raise InputError(f"{self.name} has one level of theory ({self.level_of_theory}), not {level!r}; leave level out")
+            raise InputError(
+                f"{self.name} has one level of theory ({self.level_of_theory}), not {level!r};"
+                " leave level out"
+            )
         raise InputError(f"{self.name} has no level {level!r}; it has {', '.join(names)}")
 
     def at(self, number: int) -> ModelCard:

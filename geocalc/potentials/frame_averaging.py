@@ -23,7 +23,9 @@ def replicate(
     waves: Waves | None = None,
     edge_weight: Tensor | None = None,
 ) -> NetworkInput:
-    """One copy of each structure for every frame of it, stacked along the batch; `edge_weight` is (n_edges,)."""
+    """One copy of each structure for every frame of it, stacked along the batch; `edge_weight` is
+    (n_edges,).
+    """
     owner = frames.system_idx
     n_frames = owner.shape[0]
     edge_system = systems.system_idx[graph.receivers]
@@ -38,7 +40,9 @@ def replicate(
         edges, frame_of_edge, _ = _copies(edge_system, systems.n_systems, owner)
         senders = graph.senders[edges] + atom_shift[frame_of_edge]
         receivers = graph.receivers[edges] + atom_shift[frame_of_edge]
-        pair_system = edge_system.new_zeros(int(pair_of.max()) + 1 if graph.n_edges else 0).scatter_(0, pair_of, edge_system)
+        pair_system = edge_system.new_zeros(
+            int(pair_of.max()) + 1 if graph.n_edges else 0
+        ).scatter_(0, pair_of, edge_system)
         _, _, pair_shift = _copies(pair_system, systems.n_systems, owner)
         pair_of = pair_of[edges] + pair_shift[frame_of_edge]
     pose = torch.einsum("ei,eij->ej", edge_vec[edges], frames.rotations[frame_of_edge])
@@ -67,13 +71,19 @@ def mean_over_frames(per_frame: Tensor, frames: Frames, n_systems: int) -> tuple
 
 
 def spread_of_members(energies: Tensor, frames: Frames, n_systems: int) -> Tensor:
-    """Standard deviation over members (n_members, n_frames) of their means over frames, (n_systems,)."""
+    """Standard deviation over members (n_members, n_frames) of their means over frames,
+    (n_systems,).
+    """
     means = torch.stack([mean_over_frames(one, frames, n_systems)[0] for one in energies])
     return means.std(0, correction=1)
 
 
-def vectors_to_lab(forces: Tensor, inputs: NetworkInput, frames: Frames, systems: Systems) -> Tensor:
-    """Direct forces of every copy turned back and averaged over the frames of each structure, (n_atoms, 3)."""
+def vectors_to_lab(
+    forces: Tensor, inputs: NetworkInput, frames: Frames, systems: Systems
+) -> Tensor:
+    """Direct forces of every copy turned back and averaged over the frames of each structure,
+    (n_atoms, 3).
+    """
     turned = torch.einsum("ai,aji->aj", forces, frames.rotations[inputs.system_idx])
     return mean_over_copies(turned, frames, systems)
 
@@ -90,7 +100,9 @@ def mean_over_copies(values: Tensor, frames: Frames, systems: Systems) -> Tensor
 
 
 def _copies(system_idx: Tensor, n_systems: int, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of `owner`'s structures in order: the rows, the frame of each, and what to add to row numbers of a frame."""
+    """Rows of `owner`'s structures in order: the rows, the frame of each, and what to add to row
+    numbers of a frame.
+    """
     count = torch.bincount(system_idx, minlength=n_systems)
     first = torch.cumsum(count, 0) - count
     size = count[owner]

@@ -22,7 +22,13 @@ from geocalc.graphs.supernodes import Nodes
 from geocalc.nn.embedding import N_TAGS
 from geocalc.nn.ewald.waves import make_waves
 from geocalc.nn.repulsion import Repulsion
-from geocalc.potentials.frame_averaging import mean_over_copies, mean_over_frames, replicate, spread_of_members, vectors_to_lab
+from geocalc.potentials.frame_averaging import (
+    mean_over_copies,
+    mean_over_frames,
+    replicate,
+    spread_of_members,
+    vectors_to_lab,
+)
 
 
 class ForceMode(StrEnum):
@@ -55,7 +61,8 @@ class EnergyModel(nn.Module):
         network: from `geocalc.architectures`.
         scales: units of the network.
         repulsion_reach: see `Repulsion`; None leaves it out.
-        reads_tags: whether the network sees tags; else every tag is 0 and the energy cannot depend on them.
+        reads_tags: whether the network sees tags; else every tag is 0 and the energy cannot depend
+            on them.
         rewiring: what of a structure the network sees.
         displaces: whether its vectors are displacements to the relaxed structure, and no forces.
         graph: how its graphs are made.
@@ -102,10 +109,11 @@ class NetworkPotential:
         seed: of the frames that a stochastic policy draws, anew in every call (studies only).
         level: number of the level of theory that is predicted.
         elements: atomic numbers it accepts; empty for all that the network has an embedding for.
-        graphs: makes the graph of a batch, such as a `NeighborCache`; None searches anew in every call.
+        graphs: makes the graph of a batch, such as a `NeighborCache`; None searches anew in every
+            call.
     Raises:
-        InputError: the policy is stochastic and there is no seed, the frames are learned ones and the network has no canonicalizer, or
-            stress is asked for without gradient forces.
+        InputError: the policy is stochastic and there is no seed, the frames are learned ones and
+            the network has no canonicalizer, or stress is asked for without gradient forces.
     """
 
     model: EnergyModel
@@ -120,19 +128,29 @@ class NetworkPotential:
     def __post_init__(self) -> None:
         """Refuse frames that nothing could draw, and stress that nothing would compute."""
         if self.policy.pick is FramePick.STOCHASTIC and self.seed is None:
-            raise InputError("this frame policy draws frames at random and needs a seed; give one, or use `lattice` or `cell`")
+            raise InputError(
+                "this frame policy draws frames at random and needs a seed; give one, or use"
+                " `lattice` or `cell`"
+            )
         _canonicalizer(self.model.network, self.policy)
         if self.stress and self.force_mode is not ForceMode.GRADIENT:
-            raise InputError("stress is the derivative of the energy by strain, which needs gradient forces; leave stress off")
+            raise InputError(
+                "stress is the derivative of the energy by strain, which needs gradient forces;"
+                " leave stress off"
+            )
         if self.stress and self.model.rewiring.merges:
-            raise InputError("supernodes are placed in the cell as it is, so their energy has no stress; leave stress off")
+            raise InputError(
+                "supernodes are placed in the cell as it is, so their energy has no stress; leave"
+                " stress off"
+            )
 
     def __call__(self, systems: Systems) -> Prediction:
         """Energies and forces of every structure.
 
         Raises:
-            InputError: no structure or one without atoms, an element the model was not trained on, tags other than OC20's, or a
-                structure the neighbour list cannot handle (zero cell with pbc, positions that are not numbers).
+            InputError: no structure or one without atoms, an element the model was not trained on,
+                tags other than OC20's, or a structure the neighbour list cannot handle (zero cell
+                with pbc, positions that are not numbers).
         """
         network = self.model.network
         _check(systems, self.elements, network.n_elements, self.model.reads_tags)
@@ -143,17 +161,31 @@ class NetworkPotential:
         nodes = self.model.rewiring.nodes(atoms)
         seen = atoms if nodes is None else nodes.systems
         settings = self.model.graph
-        graph = self.graphs(seen) if self.graphs else make_graph(seen, network.cutoff, network.max_neighbors, settings)
+        graph = (
+            self.graphs(seen)
+            if self.graphs
+            else make_graph(seen, network.cutoff, network.max_neighbors, settings)
+        )
         graph = self.model.rewiring.edges(graph, seen)
         levels = torch.full_like(seen.counts, self.level)
         prediction = evaluate(
-            self.model, atoms, graph, levels, self.policy, self.force_mode, nodes=nodes, stress=self.stress, generator=generator
+            self.model,
+            atoms,
+            graph,
+            levels,
+            self.policy,
+            self.force_mode,
+            nodes=nodes,
+            stress=self.stress,
+            generator=generator,
         )
         return spread_out(detach(prediction), kept)
 
 
 def spread_out(prediction: Prediction, kept: Tensor) -> Prediction:
-    """The prediction with zeros for the atoms outside a (n_atoms,) bool mask, which the network did not see."""
+    """The prediction with zeros for the atoms outside a (n_atoms,) bool mask, which the network did
+    not see.
+    """
     if bool(kept.all()):
         return prediction
     values = {}
@@ -174,7 +206,8 @@ def _check(systems: Systems, known: tuple[int, ...], n_elements: int, reads_tags
     if reads_tags and (int(systems.tags.min()) < 0 or int(systems.tags.max()) >= N_TAGS):
         found = systems.tags.unique().tolist()
         raise InputError(
-            f"tags must be 0 (below the surface), 1 (surface) or 2 (adsorbate), got {found}; see geocalc.from_atoms"
+            f"tags must be 0 (below the surface), 1 (surface) or 2 (adsorbate), got {found}; see"
+            " geocalc.from_atoms"
         )
     _check_elements(systems.numbers.unique().tolist(), known, n_elements)
 
@@ -185,11 +218,15 @@ def _check_elements(present: list[int], known: tuple[int, ...], n_elements: int)
         names = ", ".join(symbols()[z] if 0 < z <= N_ELEMENTS else f"Z={z}" for z in foreign)
         allowed = " ".join(symbols()[z] for z in sorted(known))
         raise InputError(
-            f"the structure contains {names}, which this model was not trained on; it knows {allowed}; choose another model"
+            f"the structure contains {names}, which this model was not trained on; it knows"
+            f" {allowed}; choose another model"
         )
     beyond = [z for z in present if not 0 < z < n_elements]
     if beyond:
-        raise InputError(f"the structure contains atomic number {beyond[0]}; this model has numbers 1 to {n_elements - 1}")
+        raise InputError(
+            f"the structure contains atomic number {beyond[0]}; this model has numbers 1 to"
+            f" {n_elements - 1}"
+        )
 
 
 def detach(prediction: Prediction) -> Prediction:
@@ -215,12 +252,15 @@ def evaluate(
 
     Args:
         model: network and units.
-        systems: batch. graph: edges of what the network sees of it. levels: (n_systems,) int64, the level of theory of each.
+        systems: batch.
+        graph: edges of what the network sees of it.
+        levels: (n_systems,) int64, the level of theory of each.
         policy: frames; gradient forces differentiate through them.
         force_mode: none, gradient or direct.
         nodes: what the network sees in place of the atoms; None for the atoms themselves.
         stress: also the strain derivative of the energy divided by the volume (gradient mode).
-        training: keep the autograd graph of the forces, so that a loss on them can be differentiated.
+        training: keep the autograd graph of the forces, so that a loss on them can be
+            differentiated.
         generator: randomness for stochastic policies, see `geocalc.frames.make_frames`.
     """
     gradient = force_mode is ForceMode.GRADIENT
@@ -231,7 +271,9 @@ def evaluate(
         if gradient and stress:
             strain = torch.zeros_like(cell).requires_grad_()
             symmetric = 0.5 * (strain + strain.transpose(1, 2))
-            deformed = positions + torch.einsum("ai,aij->aj", positions, symmetric[systems.system_idx])
+            deformed = positions + torch.einsum(
+                "ai,aij->aj", positions, symmetric[systems.system_idx]
+            )
             cell = cell + cell @ symmetric
         else:
             deformed = positions
@@ -239,13 +281,20 @@ def evaluate(
         if nodes is not None:
             seen = replace(nodes.systems, positions=nodes.place(deformed, cell, systems), cell=cell)
         inputs, frames, edge_vec = posed(model, seen, graph, levels, policy, generator)
-        output: NetworkOutput = replace(model.network(inputs), layers=None)  # autograd alone says how long they live
+        # autograd alone says how long they live
+        output: NetworkOutput = replace(model.network(inputs), layers=None)
         per_frame = output.energy.double() * model.energy_scale
         energy, spread = mean_over_frames(per_frame, frames, systems.n_systems)
         if output.member_energies is not None:
-            spread = spread_of_members(output.member_energies.detach().double() * model.energy_scale, frames, systems.n_systems)
+            spread = spread_of_members(
+                output.member_energies.detach().double() * model.energy_scale,
+                frames,
+                systems.n_systems,
+            )
         references = model.references[levels[systems.system_idx], systems.numbers]
-        per_system = references.new_zeros(systems.n_systems).index_add(0, systems.system_idx, references)
+        per_system = references.new_zeros(systems.n_systems).index_add(
+            0, systems.system_idx, references
+        )
         energy = energy + _repelled(per_system, model, seen, graph, edge_vec)
         forces, stresses = None, None
         if gradient:
@@ -255,7 +304,9 @@ def evaluate(
             if strain is not None:
                 stresses = grads[1] / _volumes(systems)[:, None, None]
         direct = (
-            None if output.forces is None else vectors_to_lab(output.forces.double() * model.force_scale, inputs, frames, seen)
+            None
+            if output.forces is None
+            else vectors_to_lab(output.forces.double() * model.force_scale, inputs, frames, seen)
         )
         shares = (
             None
@@ -284,11 +335,14 @@ def posed(
     policy: FramePolicy,
     generator: torch.Generator | Tensor | None = None,
 ) -> tuple[NetworkInput, Frames, Tensor]:
-    """What the network is given, in each frame of every structure; the frames; the edges (n_edges, 3) Angstrom as they lie.
+    """What the network is given, in each frame of every structure; the frames; the edges (n_edges,
+    3) Angstrom as they lie.
 
-    Arguments as of `evaluate`, but that `systems` are what the network sees; differentiable by positions and cells.
+    Arguments as of `evaluate`, but that `systems` are what the network sees; differentiable by
+    positions and cells.
     """
-    policy = replace(policy, reach=min(policy.reach, model.network.cutoff))  # no frame may see an edge appear at the cutoff
+    # no frame may see an edge appear at the cutoff
+    policy = replace(policy, reach=min(policy.reach, model.network.cutoff))
     edge_vec = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
     weights = edge_weights(systems.positions, systems.cell, systems.system_idx, graph, edge_vec)
     geometry = Geometry(
@@ -302,8 +356,16 @@ def posed(
     frames = _canonicalizer(model.network, policy)(geometry, generator)
     seen = systems if model.reads_tags else replace(systems, tags=torch.zeros_like(systems.tags))
     wanted = model.network.reciprocal
-    waves = None if wanted is None else make_waves(systems.positions, systems.cell, systems.system_idx, systems.pbc, wanted)
-    return replicate(seen, graph, levels, frames, edge_vec, model.dtype, waves, weights), frames, edge_vec
+    waves = (
+        None
+        if wanted is None
+        else make_waves(systems.positions, systems.cell, systems.system_idx, systems.pbc, wanted)
+    )
+    return (
+        replicate(seen, graph, levels, frames, edge_vec, model.dtype, waves, weights),
+        frames,
+        edge_vec,
+    )
 
 
 def _canonicalizer(network: Network, policy: FramePolicy) -> Canonicalizer:
@@ -311,7 +373,10 @@ def _canonicalizer(network: Network, policy: FramePolicy) -> Canonicalizer:
     if policy.source is not FrameSource.LEARNED:
         return PolicyFrames(policy)
     if network.canonicalizer is None:
-        raise InputError("this network has no canonicalizer, so it has no learned frames; use `lattice` or `cell`")
+        raise InputError(
+            "this network has no canonicalizer, so it has no learned frames; use `lattice` or"
+            " `cell`"
+        )
     return network.canonicalizer
 
 
@@ -321,13 +386,16 @@ def _volumes(systems: Systems) -> Tensor:
     return torch.where(volume > 0, volume, torch.nan)
 
 
-def _repelled(energy: Tensor, model: EnergyModel, systems: Systems, graph: Graph, edge_vec: Tensor) -> Tensor:
+def _repelled(
+    energy: Tensor, model: EnergyModel, systems: Systems, graph: Graph, edge_vec: Tensor
+) -> Tensor:
     """Energies (n_systems,) in eV with the short-range repulsion of each structure."""
     if model.repulsion is None or graph.n_edges == 0:
         return energy
     i, j = systems.numbers[graph.receivers], systems.numbers[graph.senders]
     squared = (edge_vec.detach() * edge_vec.detach()).sum(1)
-    near = torch.nonzero(squared < model.repulsion.limit(i, j) ** 2).squeeze(1)  # of bonds as long as usual, none
+    # of bonds as long as usual, none
+    near = torch.nonzero(squared < model.repulsion.limit(i, j) ** 2).squeeze(1)
     vector = edge_vec.index_select(0, near)
     length = (vector * vector).sum(1).clamp(min=1e-12).sqrt()
     owner = systems.system_idx[graph.receivers[near]]

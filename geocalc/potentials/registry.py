@@ -60,13 +60,17 @@ class LoadedModel:
 
 
 def shipped_folder() -> Path:
-    """The folder of models that come with geocalc: inside an installed wheel, else beside the package in a checkout."""
+    """The folder of models that come with geocalc: inside an installed wheel, else beside the
+    package in a checkout.
+    """
     inside = Path(str(files("geocalc") / "_models"))
     return inside if inside.is_dir() else Path(str(files("geocalc"))).parent / "models"
 
 
 def user_folder() -> Path:
-    """The folder where `geocalc register` puts models: `$XDG_DATA_HOME/geocalc/models` or its usual place."""
+    """The folder where `geocalc register` puts models: `$XDG_DATA_HOME/geocalc/models` or its usual
+    place.
+    """
     base = os.environ.get("XDG_DATA_HOME")
     return (Path(base) if base else Path.home() / ".local" / "share") / "geocalc" / "models"
 
@@ -82,7 +86,9 @@ def search_path() -> list[Path]:
 
 
 def list_models() -> dict[str, list[Path]]:
-    """Every model found, by name: the folders that hold it (more than one is an error when it is loaded)."""
+    """Every model found, by name: the folders that hold it (more than one is an error when it is
+    loaded).
+    """
     found: dict[str, list[Path]] = {}
     for folder in search_path():
         for card in sorted(folder.glob(f"*/{CARD}")):
@@ -93,10 +99,12 @@ def list_models() -> dict[str, list[Path]]:
 def find_model(name: str | os.PathLike[str]) -> Path:
     """The folder of a model, from a path (a `Path`, or text with a separator) or a name.
 
-    A name is looked up in the working directory too, where it may not mean another model than elsewhere.
+    A name is looked up in the working directory too, where it may not mean another model than
+    elsewhere.
 
     Raises:
-        ModelNotFoundError: nothing of that name; the message lists near names and where geocalc looked.
+        ModelNotFoundError: nothing of that name; the message lists near names and where geocalc
+            looked.
         ModelFileError: the name is found in two folders.
     """
     here = Path(name)
@@ -111,7 +119,8 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     if len(places) > 1:
         both = " and ".join(str(place) for place in places)
         raise ModelFileError(
-            f"two models are named {name!r}: {both}; rename or remove one, or give the path of the one you mean"
+            f"two models are named {name!r}: {both}; rename or remove one, or give the path of the"
+            " one you mean"
         )
     if places:
         return places[0]
@@ -130,8 +139,9 @@ def read_card(folder: Path) -> ModelCard:
     values = card_values(folder)
     if is_property(values):
         raise ModelFileError(
-            f"{values.get('name', folder.name)} predicts {values.get('target', 'a property')}, not energies; "
-            "`geocalc predict --model` takes it, and geocalc.properties.registry.load_property_model"
+            f"{values.get('name', folder.name)} predicts {values.get('target', 'a property')}, not"
+            " energies; `geocalc predict --model` takes it, and"
+            " geocalc.properties.registry.load_property_model"
         )
     try:
         return ModelCard.parse(values, str(folder / CARD))
@@ -157,7 +167,8 @@ def card_values(folder: Path) -> dict[str, Any]:
     version = values.get("schema_version", 0)
     if isinstance(version, int) and version > CARD_SCHEMA:
         raise ModelFileError(
-            f"{folder / CARD} has schema version {version}, this geocalc reads up to {CARD_SCHEMA}; upgrade geocalc"
+            f"{folder / CARD} has schema version {version}, this geocalc reads up to {CARD_SCHEMA};"
+            " upgrade geocalc"
         )
     return values
 
@@ -183,7 +194,8 @@ def load_model(
         seed: for stochastic frame policies, which need one.
         level: of theory, for models that know several; the card's first unless told otherwise.
     Raises:
-        ModelNotFoundError, ModelFileError: see `find_model`, `read_card`; also a wrong hash or an LFS pointer.
+        ModelNotFoundError, ModelFileError: see `find_model`, `read_card`; also a wrong hash or an
+            LFS pointer.
         InputError: unknown dtype, device, frame policy or level.
     """
     if dtype not in DTYPES:
@@ -212,12 +224,13 @@ def build(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EnergyModel:
     """The energy model of a card with given weights.
 
     Raises:
-        ModelFileError: the architecture or one of its settings is unknown, the weights do not fit it, or the cutoff of the card
-            is not that of the network.
+        ModelFileError: the architecture or one of its settings is unknown, the weights do not fit
+            it, or the cutoff of the card is not that of the network.
     """
     if card.architecture not in ARCHITECTURES:
         raise ModelFileError(
-            f"model {card.name} needs the architecture {card.architecture!r}, which this geocalc does not have"
+            f"model {card.name} needs the architecture {card.architecture!r}, which this geocalc"
+            " does not have"
         )
     references = torch.zeros(len(card.levels), elements.N_ELEMENTS + 1, dtype=torch.float64)
     for number, level in enumerate(card.levels):
@@ -229,21 +242,30 @@ def build(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EnergyModel:
     network = networks[0] if card.members == 1 else Ensemble(networks)
     if network.n_levels != len(card.levels):
         raise ModelFileError(
-            f"the card of {card.name} has {len(card.levels)} levels of theory, its network {network.n_levels}; one of them was "
-            "changed; install the model again"
+            f"the card of {card.name} has {len(card.levels)} levels of theory, its network"
+            f" {network.n_levels}; one of them was changed; install the model again"
         )
     if network.cutoff != card.cutoff:
         raise ModelFileError(
-            f"the card of {card.name} says cutoff {card.cutoff} Angstrom, the settings of its network say {network.cutoff}; "
-            "one of them was changed; install the model again"
+            f"the card of {card.name} says cutoff {card.cutoff} Angstrom, the settings of its"
+            f" network say {network.cutoff}; one of them was changed; install the model again"
         )
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ModelFileError(f"the weights of {card.name} do not fit its card: {' '.join(str(error).split())}") from None
-    rewiring = _in_card(card, lambda: Rewiring(card.drop_subsurface, card.adsorbate_edges, card.supernodes))
+        raise ModelFileError(
+            f"the weights of {card.name} do not fit its card: {' '.join(str(error).split())}"
+        ) from None
+    rewiring = _in_card(
+        card, lambda: Rewiring(card.drop_subsurface, card.adsorbate_edges, card.supernodes)
+    )
     displaces, reach = card.task is Task.IS2RE, card.repulsion_reach
-    return _in_card(card, lambda: EnergyModel(network, scales, reach, card.reads_tags, rewiring, displaces, card.graph))
+    return _in_card(
+        card,
+        lambda: EnergyModel(
+            network, scales, reach, card.reads_tags, rewiring, displaces, card.graph
+        ),
+    )
 
 
 def _network(card: ModelCard) -> Network:
@@ -252,7 +274,9 @@ def _network(card: ModelCard) -> Network:
     network = architecture.build(architecture.settings.parse(card.settings, "settings"))
     if card.canonicalizer is not None:
         if card.members > 1:
-            raise InputError("networks of an ensemble share their frames, so they cannot have canonicalizers")
+            raise InputError(
+                "networks of an ensemble share their frames, so they cannot have canonicalizers"
+            )
         network.canonicalizer = build_canonicalizer(card.canonicalizer, network.cutoff)
     return network
 
@@ -268,7 +292,10 @@ def _in_card(card: ModelCard, read: Callable[[], Part]) -> Part:
 def _atomic_number(symbol: str, card: ModelCard) -> int:
     known = elements.symbols()[1:]
     if symbol not in known:
-        raise ModelFileError(f"the card of {card.name} names the element {symbol!r}, which does not exist; correct its {CARD}")
+        raise ModelFileError(
+            f"the card of {card.name} names the element {symbol!r}, which does not exist; correct"
+            f" its {CARD}"
+        )
     return known.index(symbol) + 1
 
 
@@ -276,7 +303,8 @@ def _force_mode(card: ModelCard) -> ForceMode:
     allowed = [mode.value for mode in ForceMode]
     if card.force_mode not in allowed:
         raise ModelFileError(
-            f"the card of {card.name} has force_mode {card.force_mode!r}; it must be one of {', '.join(allowed)}"
+            f"the card of {card.name} has force_mode {card.force_mode!r}; it must be one of"
+            f" {', '.join(allowed)}"
         )
     return ForceMode(card.force_mode)
 
@@ -294,38 +322,55 @@ def choose_device(device: str) -> torch.device:
     except RuntimeError:
         raise InputError(f"device {device!r} is unknown; choose auto, cpu or cuda") from None
     if chosen.type not in ("cpu", "cuda"):
-        raise InputError(f"device {device!r} cannot be used, for want of float64 or of kernels; choose auto, cpu or cuda")
+        raise InputError(
+            f"device {device!r} cannot be used, for want of float64 or of kernels; choose auto, cpu"
+            " or cuda"
+        )
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} was asked for but no CUDA device is available; use cpu or auto")
+        raise InputError(
+            f"device {device!r} was asked for but no CUDA device is available; use cpu or auto"
+        )
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {device!r} was asked for but there are {torch.cuda.device_count()}, numbered from 0")
+        raise InputError(
+            f"device {device!r} was asked for but there are {torch.cuda.device_count()}, numbered"
+            " from 0"
+        )
     return chosen
 
 
 def write_card(folder: Path, card: Settings) -> None:
     """Write `model.yaml`."""
-    (folder / CARD).write_text(yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, width=120))
+    (folder / CARD).write_text(
+        yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, width=120)
+    )
 
 
 def read_weights(path: Path, name: str, sha256: str) -> dict[str, torch.Tensor]:
     """The tensors of a model's file of weights.
 
     Args:
-        path: of the file. name: of the model. sha256: of the file, as the card has it.
+        path: of the file.
+        name: of the model.
+        sha256: of the file, as the card has it.
     Raises:
-        ModelFileError: it cannot be read, is a Git LFS pointer, or is not the file that the card tells of.
+        ModelFileError: it cannot be read, is a Git LFS pointer, or is not the file that the card
+            tells of.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ModelFileError(f"cannot read the weights of {name}: {path}: {error.strerror or error}") from None
+        raise ModelFileError(
+            f"cannot read the weights of {name}: {path}: {error.strerror or error}"
+        ) from None
     if content.startswith(LFS_POINTER):
-        raise ModelFileError(f"{path} is a Git LFS pointer, not weights; fetch the file itself with `git lfs pull`")
+        raise ModelFileError(
+            f"{path} is a Git LFS pointer, not weights; fetch the file itself with `git lfs pull`"
+        )
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
         raise ModelFileError(
             f"{path} has SHA-256 {digest[:12]}..., the card says {sha256[:12]}...: "
-            f"the file is damaged, truncated or was changed; install the model again"
+            "the file is damaged, truncated or was changed; install the model again"
         )
     try:
         return load_tensors(content)

@@ -25,9 +25,11 @@ class GraphInput:
 
     Attributes:
         types: (n_nodes,) int64, kind of each node, counted from 0.
-        graph_idx: (n_nodes,) int64, ascending. n_graphs: number of graphs.
+        graph_idx: (n_nodes,) int64, ascending.
+        n_graphs: number of graphs.
         index: the edges, sorted by receiver.
-        edge_vec: (n_edges, 3) from sender to receiver, minimum image; None for graphs without geometry.
+        edge_vec: (n_edges, 3) from sender to receiver, minimum image; None for graphs without
+            geometry.
         features: (n_nodes, n_features) numbers known of each node, or None.
     """
 
@@ -40,7 +42,9 @@ class GraphInput:
 
     def to(self, device: torch.device) -> GraphInput:
         """The same graphs on another device."""
-        index = EdgeIndex(**{f.name: getattr(self.index, f.name).to(device) for f in fields(self.index)})
+        index = EdgeIndex(
+            **{f.name: getattr(self.index, f.name).to(device) for f in fields(self.index)}
+        )
         return GraphInput(
             types=self.types.to(device),
             graph_idx=self.graph_idx.to(device),
@@ -55,7 +59,9 @@ class PropertyNetwork(nn.Module, ABC):
     """A module from `GraphInput` to numbers of order one.
 
     Attributes:
-        level: whether it tells of nodes or of graphs. n_types: kinds of nodes that it knows. n_targets: numbers for each of them.
+        level: whether it tells of nodes or of graphs.
+        n_types: kinds of nodes that it knows.
+        n_targets: numbers for each of them.
     """
 
     level: Level

@@ -16,10 +16,14 @@ class PropertyCard(Settings):
     """`model.yaml` of a model of properties; mean and spread of the property are among its weights.
 
     Attributes:
-        kind: tells it from the card of an energy model. task: what the property belongs to.
-        target, unit: of the property. n_targets: numbers for each node or graph, as many as there are times.
-        architecture, settings: of the network. members: networks whose mean is the answer.
-        graph: how a configuration of a glass becomes a graph; None for molecules, whose bonds are given.
+        kind: tells it from the card of an energy model.
+        task: what the property belongs to.
+        target, unit: of the property.
+        n_targets: numbers for each node or graph, as many as there are times.
+        architecture, settings: of the network.
+        members: networks whose mean is the answer.
+        graph: how a configuration of a glass becomes a graph; None for molecules, whose bonds are
+            given.
         counted: types of particles that the property was learnt for.
         weights_sha256: of weights.safetensors.
     """

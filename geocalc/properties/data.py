@@ -31,15 +31,20 @@ def read_split(data: GlassData | ZincData, folder: Path) -> Split:
     """The graphs of a recipe.
 
     Args:
-        data: of a recipe. folder: where what is computed from configurations is kept.
+        data: of a recipe.
+        folder: where what is computed from configurations is kept.
     Raises:
-        InputError: a file is missing or damaged, a side of the split is empty, or targets are not of one kind or do not vary.
+        InputError: a file is missing or damaged, a side of the split is empty, or targets are not
+            of one kind or do not vary.
     """
     split = _zinc(data) if isinstance(data, ZincData) else _glass(data, folder)
     held_out = torch.cat([sample.targets[sample.counted] for sample in split.validation])
     flat = [k for k, column in enumerate(held_out.unbind(1)) if bool((column == column[0]).all())]
     if flat:
-        raise InputError(f"target {flat[0]} is the same in all that is held out, so nothing can be judged by it; hold out more")
+        raise InputError(
+            f"target {flat[0]} is the same in all that is held out, so nothing can be judged by it;"
+            " hold out more"
+        )
     return split
 
 
@@ -72,35 +77,54 @@ def configurations(data: GlassData, names: Iterable[str]) -> list[GlassConfigura
 def _glass(data: GlassData, folder: Path) -> Split:
     elsewhere = {*data.validation, *data.test}
     names = data.training or tuple(
-        path.stem for path in sorted(locate(data.folder).glob("*.npz")) if path.stem not in elsewhere
+        path.stem
+        for path in sorted(locate(data.folder).glob("*.npz"))
+        if path.stem not in elsewhere
     )
     sides = Counter(name for side in (names, data.validation, data.test) for name in set(side))
     both = sorted(name for name, n in sides.items() if n > 1)
     if both or not names:
-        said = f"{', '.join(both)}: on two sides of the split" if both else "no configuration is left to learn from"
+        said = (
+            f"{', '.join(both)}: on two sides of the split"
+            if both
+            else "no configuration is left to learn from"
+        )
         raise InputError(f"{said}; correct data.training, data.validation and data.test")
     split = Split(_samples(data, names, folder), _samples(data, data.validation, folder))
     first, *others = (*split.training, *split.validation)
     for other in others:
         if other.targets.shape[1] != first.targets.shape[1]:
             told = " and ".join(f"{one.name} at {one.targets.shape[1]}" for one in (first, other))
-            raise InputError(f"propensities of {told} times cannot be learnt together; name those that all have in data.times")
+            raise InputError(
+                f"propensities of {told} times cannot be learnt together; name those that all have"
+                " in data.times"
+            )
     return split
 
 
 def _samples(data: GlassData, names: Sequence[str], folder: Path) -> tuple[GraphSample, ...]:
-    return tuple(sample_of(configuration, data, folder) for configuration in configurations(data, names))
+    return tuple(
+        sample_of(configuration, data, folder) for configuration in configurations(data, names)
+    )
 
 
 def _zinc(data: ZincData) -> Split:
     path = locate(data.path)
-    graphs = [(part, k, graph) for part in data.parts for k, graph in enumerate(read_zinc(path, part))]
+    graphs = [
+        (part, k, graph) for part in data.parts for k, graph in enumerate(read_zinc(path, part))
+    ]
     folds = np.random.default_rng(data.shuffle).permutation(len(graphs)) % data.folds
     samples = [_molecule(f"{part}-{k}", graph) for part, k, graph in graphs]
-    training = tuple(sample for sample, fold in zip(samples, folds, strict=True) if fold != data.fold)
-    validation = tuple(sample for sample, fold in zip(samples, folds, strict=True) if fold == data.fold)
+    training = tuple(
+        sample for sample, fold in zip(samples, folds, strict=True) if fold != data.fold
+    )
+    validation = tuple(
+        sample for sample, fold in zip(samples, folds, strict=True) if fold == data.fold
+    )
     if not training or not validation:
-        raise InputError(f"{path} has {len(samples)} molecules, too few for {data.folds} folds; choose fewer")
+        raise InputError(
+            f"{path} has {len(samples)} molecules, too few for {data.folds} folds; choose fewer"
+        )
     return Split(training, validation)
 
 

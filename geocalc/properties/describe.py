@@ -16,10 +16,15 @@ def describe(card: PropertyCard, errors: Mapping[str, float], of: str | None = N
     """What the card says, in words and one table.
 
     Args:
-        card: of the model. errors: see `PropertyErrors`, and correlations of each target by number.
+        card: of the model.
+        errors: see `PropertyErrors`, and correlations of each target by number.
         of: whose errors they are, where there are several networks.
     """
-    how = f"{card.architecture}, the mean of {card.members} networks" if card.members > 1 else card.architecture
+    how = (
+        f"{card.architecture}, the mean of {card.members} networks"
+        if card.members > 1
+        else card.architecture
+    )
     lines = [
         f"# {card.name}",
         "",
@@ -29,10 +34,17 @@ def describe(card: PropertyCard, errors: Mapping[str, float], of: str | None = N
         "## Errors on what was held out",
         "",
         *([f"Of {of}.", ""] if of else []),
-        *(["Means over the targets, but for correlations that name one.", ""] if card.n_targets > 1 else []),
+        *(
+            ["Means over the targets, but for correlations that name one.", ""]
+            if card.n_targets > 1
+            else []
+        ),
         "| measure | meaning | value |",
         "|---|---|---|",
-        *(f"| {name} | {_meaning(name, card)} | {_number(name, value)} |" for name, value in errors.items()),
+        *(
+            f"| {name} | {_meaning(name, card)} | {_number(name, value)} |"
+            for name, value in errors.items()
+        ),
         "",
         "## Data",
         "",
@@ -56,7 +68,10 @@ def _meaning(name: str, card: PropertyCard) -> str:
         "pearson": f"Pearson's correlation over all {rows} together",
         "pearson_each": "Pearson's correlation within each structure, mean over structures",
     }
-    return meanings.get(name) or f"the same as pearson, of target {name.removeprefix('pearson_')} alone"
+    return (
+        meanings.get(name)
+        or f"the same as pearson, of target {name.removeprefix('pearson_')} alone"
+    )
 
 
 def _number(name: str, value: float) -> str:

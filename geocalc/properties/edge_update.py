@@ -1,12 +1,15 @@
-"""Two layers for every edge, and the sums of what comes out at the receivers, with a hand-written derivative.
+"""Two layers for every edge, and the sums of what comes out at the receivers, with a hand-written
+derivative.
 
 For every edge from sender j to receiver i,
 
-    updated_ij = relu(bias + W relu(W_e edge_ij + W_f fixed_ij + center_i + neighbor_j)),     received_i = sum_j updated_ij.
+    updated_ij = relu(bias + W relu(W_e edge_ij + W_f fixed_ij + center_i + neighbor_j)), received_i
+    = sum_j updated_ij.
 
-The first layer on [edge, fixed, node i, node j] splits exactly into products per edge and products per node, of which there are far
-fewer. Edges are worked on in blocks that stay in a core's cache, forward and backward; of all that lies between `edge` and `updated`
-nothing is kept: the backward pass computes the hidden layer once more, which costs less than to write and read it.
+The first layer on [edge, fixed, node i, node j] splits exactly into products per edge and products
+per node, of which there are far fewer. Edges are worked on in blocks that stay in a core's cache,
+forward and backward; of all that lies between `edge` and `updated` nothing is kept: the backward
+pass computes the hidden layer once more, which costs less than to write and read it.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ class UpdatedEdges:
     """What an update gives.
 
     Attributes:
-        edges: (n_edges, width). received: (n_nodes, width), their sums at the receivers.
+        edges: (n_edges, width).
+        received: (n_nodes, width), their sums at the receivers.
         fixed: what was handed in as `fixed`, to be handed to the next update and to nothing else.
     """
 
@@ -52,19 +56,26 @@ def update_edges(
 ) -> UpdatedEdges:
     """The two layers; see the equation on top of this module.
 
-    What several updates share goes from one to the next as `fixed`, so that each adds its gradient to the sum of the later ones, in
-    place: a sum over updates by autograd would need memory of that size for each of them.
+    What several updates share goes from one to the next as `fixed`, so that each adds its gradient
+    to the sum of the later ones, in place: a sum over updates by autograd would need memory of that
+    size for each of them.
 
     Args:
-        edges: (n_edges, columns). fixed: (n_edges, columns), or None for nothing.
-        center: (n_nodes, width), the receiver's product with the bias added. neighbor: the sender's product, or None for nothing.
-        on_edges: (width, columns of `edges`). on_fixed: (width, columns of `fixed`), or None for the identity.
-        second: (width, width). bias: (width,).
+        edges: (n_edges, columns).
+        fixed: (n_edges, columns), or None for nothing.
+        center: (n_nodes, width), the receiver's product with the bias added.
+        neighbor: the sender's product, or None for nothing.
+        on_edges: (width, columns of `edges`).
+        on_fixed: (width, columns of `fixed`), or None for the identity.
+        second: (width, width).
+        bias: (width,).
         index: the edges' nodes.
     Returns:
         The new edges, differentiable once.
     """
-    return UpdatedEdges(*_Update.apply(edges, fixed, center, neighbor, on_edges, on_fixed, second, bias, index))
+    return UpdatedEdges(
+        *_Update.apply(edges, fixed, center, neighbor, on_edges, on_fixed, second, bias, index)
+    )
 
 
 class _Update(Function):
@@ -104,13 +115,18 @@ class _Update(Function):
         by_edges = torch.empty_like(edges) if ctx.needs_input_grad[0] else None
         if fixed is not None and by_fixed is None:
             by_fixed = torch.zeros_like(fixed)
-        by_center, by_on_edges, by_second = (torch.zeros_like(values) for values in (center, on_edges, second))
-        by_neighbor, by_on_fixed = (None if values is None else torch.zeros_like(values) for values in (neighbor, on_fixed))
+        by_center, by_on_edges, by_second = (
+            torch.zeros_like(values) for values in (center, on_edges, second)
+        )
+        by_neighbor, by_on_fixed = (
+            None if values is None else torch.zeros_like(values) for values in (neighbor, on_fixed)
+        )
         by_bias = torch.zeros_like(second[0])
         for nodes, rows in ctx.blocks:
             hidden = first.hidden(rows)
             slope = _incoming(by_updated, by_received, rows, index)
-            slope = torch.ops.aten.threshold_backward(slope, updated[rows], 0)  # zero where the ReLU was
+            # zero where the ReLU was
+            slope = torch.ops.aten.threshold_backward(slope, updated[rows], 0)
             by_bias += slope.sum(0)
             by_second.addmm_(slope.t(), hidden)
             slope = torch.ops.aten.threshold_backward(slope @ second, hidden, 0)
@@ -125,7 +141,17 @@ class _Update(Function):
             by_center[nodes] = _sums(slope, nodes, rows, index)
             if by_neighbor is not None:
                 by_neighbor.index_add_(0, index.senders[rows], slope)
-        return by_edges, by_fixed, by_center, by_neighbor, by_on_edges, by_on_fixed, by_second, by_bias, None
+        return (
+            by_edges,
+            by_fixed,
+            by_center,
+            by_neighbor,
+            by_on_edges,
+            by_on_fixed,
+            by_second,
+            by_bias,
+            None,
+        )
 
 
 class _First:
@@ -163,17 +189,25 @@ def _blocks(values: Tensor, index: EdgeIndex) -> list[tuple[slice, slice]]:
     """Nodes and their incoming edges in runs that stay in a core's cache; one run on a GPU."""
     n_rows, width = values.shape
     short = values.device.type == "cpu"
-    return index.blocks(max(64, BLOCK_BYTES // (width * values.element_size())) if short else max(1, n_rows))
+    return index.blocks(
+        max(64, BLOCK_BYTES // (width * values.element_size())) if short else max(1, n_rows)
+    )
 
 
 def _sums(values: Tensor, nodes: slice, rows: slice, index: EdgeIndex) -> Tensor:
     """Sums (n, width) at the receivers `nodes` of the values (n_rows, width) of their edges `rows`."""
     every = torch.arange(len(values), device=values.device)
-    return functional.embedding_bag(every, values, index.receiver_offsets[nodes] - rows.start, mode="sum")
+    return functional.embedding_bag(
+        every, values, index.receiver_offsets[nodes] - rows.start, mode="sum"
+    )
 
 
-def _incoming(by_updated: Tensor | None, by_received: Tensor | None, rows: slice, index: EdgeIndex) -> Tensor:
-    """Gradient of the new edges `rows`: their own and that of the sums they are in, of which at least one is there."""
+def _incoming(
+    by_updated: Tensor | None, by_received: Tensor | None, rows: slice, index: EdgeIndex
+) -> Tensor:
+    """Gradient of the new edges `rows`: their own and that of the sums they are in, of which at
+    least one is there.
+    """
     parts = [] if by_received is None else [by_received.index_select(0, index.receivers[rows])]
     parts += [] if by_updated is None else [by_updated[rows]]
     return parts[0] if len(parts) == 1 else parts[0].add_(parts[1])

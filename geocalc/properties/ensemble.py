@@ -34,4 +34,6 @@ def together(models: Sequence[PropertyModel]) -> PropertyModel:
     if len(models) == 1:
         return models[0]
     ensemble = PropertyEnsemble(models)
-    return PropertyModel(ensemble, torch.zeros(ensemble.n_targets), torch.ones(ensemble.n_targets)).eval()
+    return PropertyModel(
+        ensemble, torch.zeros(ensemble.n_targets), torch.ones(ensemble.n_targets)
+    ).eval()

@@ -1,6 +1,8 @@
-"""Graph convolutional networks: features of neighbours, averaged with fixed weights and multiplied; edges are all alike.
+"""Graph convolutional networks: features of neighbours, averaged with fixed weights and multiplied;
+edges are all alike.
 
-    h <- D^-1/2 (A + 1) D^-1/2 h W + b,    D the number of incoming edges with one from each node to itself.
+    h <- D^-1/2 (A + 1) D^-1/2 h W + b, D the number of incoming edges with one from each node to
+    itself.
 
 Source: Kipf and Welling, ICLR 2017. The layer is torch-geometric's.
 """
@@ -19,25 +21,33 @@ from geocalc.properties.node_features import mean_per_graph, node_features
 
 
 class GCNSettings(Settings):
-    """Settings of `GCN`. Defaults are the small network for molecules of ZINC, as a report on that set has it.
+    """Settings of `GCN`. Defaults are the small network for molecules of ZINC, as a report on that
+    set has it.
 
-    The large one has `conv_channels: [128, 128, 64, 64, 64]` and `mlp_channels: [64, 64, 32, 16]`. As a baseline for single nodes, take
-    `level: node`; then nothing is averaged.
+    The large one has `conv_channels: [128, 128, 64, 64, 64]` and `mlp_channels: [64, 64, 32, 16]`.
+    As a baseline for single nodes, take `level: node`; then nothing is averaged.
     """
 
     level: Level = Level.GRAPH
     n_types: int = Field(21, ge=1)
     n_features: int = Field(0, ge=0, description="numbers known of each node beside its type")
     n_targets: int = Field(1, ge=1)
-    conv_channels: tuple[int, ...] = Field((16, 16), min_length=1, description="columns after each convolution")
-    mlp_channels: tuple[int, ...] = Field((16, 16), description="hidden layers after the convolutions")
+    conv_channels: tuple[int, ...] = Field(
+        (16, 16), min_length=1, description="columns after each convolution"
+    )
+    mlp_channels: tuple[int, ...] = Field(
+        (16, 16), description="hidden layers after the convolutions"
+    )
 
 
 class GCN(PropertyNetwork):
-    """The network; see `GCNSettings`. ReLU stands between convolutions, not after the last; edge vectors are not read."""
+    """The network; see `GCNSettings`. ReLU stands between convolutions, not after the last; edge
+    vectors are not read.
+    """
 
     def __init__(self, settings: GCNSettings) -> None:
-        # as late as this because importing geocalc.properties must not cost the import of torch-geometric
+        # as late as this because importing geocalc.properties must not cost the import of
+        # torch-geometric
         from torch_geometric.nn import GCNConv
 
         super().__init__()
@@ -45,13 +55,16 @@ class GCN(PropertyNetwork):
         self.settings = s
         self.level, self.n_types, self.n_targets = s.level, s.n_types, s.n_targets
         widths = (s.n_types + s.n_features, *s.conv_channels)
-        self.convolutions = nn.ModuleList(GCNConv(a, b, normalize=False) for a, b in pairwise(widths))
+        self.convolutions = nn.ModuleList(
+            GCNConv(a, b, normalize=False) for a, b in pairwise(widths)
+        )
         widths = (s.conv_channels[-1], *s.mlp_channels)
         hidden = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
         self.mlp = nn.Sequential(*hidden, nn.Linear(widths[-1], s.n_targets))
 
     def forward(self, inputs: GraphInput) -> Tensor:
-        """(n_nodes, n_targets), or (n_graphs, n_targets) at level graph, where nodes are averaged before the MLP.
+        """(n_nodes, n_targets), or (n_graphs, n_targets) at level graph, where nodes are averaged
+        before the MLP.
 
         Raises:
             InputError: the nodes are not those that the network knows.
@@ -59,9 +72,12 @@ class GCN(PropertyNetwork):
         from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
         s, index = self.settings, inputs.index
-        hidden = node_features(inputs, s.n_types, s.n_features, one_hot=True, dtype=next(self.mlp.parameters()).dtype)
+        hidden = node_features(
+            inputs, s.n_types, s.n_features, one_hot=True, dtype=next(self.mlp.parameters()).dtype
+        )
         edges = torch.stack([index.senders, index.receivers])
-        edges, weights = gcn_norm(edges, num_nodes=index.n_atoms, dtype=hidden.dtype)  # once for all layers
+        # once for all layers
+        edges, weights = gcn_norm(edges, num_nodes=index.n_atoms, dtype=hidden.dtype)
         for k, convolution in enumerate(self.convolutions):
             hidden = convolution(torch.relu(hidden) if k else hidden, edges, weights)
         return self.mlp(mean_per_graph(hidden, inputs) if self.level is Level.GRAPH else hidden)

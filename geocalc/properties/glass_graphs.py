@@ -23,11 +23,15 @@ from geocalc.relaxation.status import Status
 log = logging.getLogger(__name__)
 
 
-def graph_of(configuration: GlassConfiguration, graph: GlassGraph, folder: Path | None) -> Neighbourhood:
+def graph_of(
+    configuration: GlassConfiguration, graph: GlassGraph, folder: Path | None
+) -> Neighbourhood:
     """The edges of a configuration.
 
     Args:
-        configuration: thermal. graph: what edges join. folder: where inherent structures are kept, or None.
+        configuration: thermal.
+        graph: what edges join.
+        folder: where inherent structures are kept, or None.
     Raises:
         InputError: the cutoff does not suit the box, or no inherent structure is found.
     """
@@ -35,34 +39,58 @@ def graph_of(configuration: GlassConfiguration, graph: GlassGraph, folder: Path 
     return neighbourhood(configuration, graph.cutoff, graph.self_loops)
 
 
-def positions_of(configuration: GlassConfiguration, graph: GlassGraph, folder: Path | None) -> np.ndarray:
-    """(n, 3), where the particles are that edges join: as they were, or at the nearest minimum; see `graph_of`."""
-    return _inherent(configuration, folder) if graph.structure is Structure.INHERENT else configuration.positions
+def positions_of(
+    configuration: GlassConfiguration, graph: GlassGraph, folder: Path | None
+) -> np.ndarray:
+    """(n, 3), where the particles are that edges join: as they were, or at the nearest minimum; see
+    `graph_of`.
+    """
+    return (
+        _inherent(configuration, folder)
+        if graph.structure is Structure.INHERENT
+        else configuration.positions
+    )
 
 
 def sample_of(configuration: GlassConfiguration, data: GlassData, folder: Path) -> GraphSample:
     """The graph of a configuration with its propensities.
 
     Args:
-        configuration: thermal. data: what edges join and what is learnt. folder: where inherent structures are kept.
+        configuration: thermal.
+        data: what edges join and what is learnt.
+        folder: where inherent structures are kept.
     Raises:
-        InputError: see `graph_of`; also if a time that is to be learnt is not there, or no particle counts.
+        InputError: see `graph_of`; also if a time that is to be learnt is not there, or no particle
+            counts.
     """
     n_times = len(configuration.propensity)
     missing = [k for k in data.times if not 0 <= k < n_times]
     if missing:
-        raise InputError(f"{configuration.name} has propensities at {n_times} times, so data.times cannot name {missing[0]}")
+        raise InputError(
+            f"{configuration.name} has propensities at {n_times} times, so data.times cannot name"
+            f" {missing[0]}"
+        )
     if not np.isin(configuration.types, data.counted).any():
-        raise InputError(f"{configuration.name} has no particle of the types {list(data.counted)}; correct data.counted")
+        raise InputError(
+            f"{configuration.name} has no particle of the types {list(data.counted)}; correct"
+            " data.counted"
+        )
     rows = list(data.times) if data.times else list(range(n_times))
     targets = torch.from_numpy(configuration.propensity[rows].T.astype(np.float32))
-    return labelled(configuration, graph_of(configuration, data.graph, folder), targets, data.counted)
+    return labelled(
+        configuration, graph_of(configuration, data.graph, folder), targets, data.counted
+    )
 
 
 def labelled(
-    configuration: GlassConfiguration, edges: Neighbourhood, targets: torch.Tensor, counted: Sequence[int]
+    configuration: GlassConfiguration,
+    edges: Neighbourhood,
+    targets: torch.Tensor,
+    counted: Sequence[int],
 ) -> GraphSample:
-    """A sample with these edges; `targets` are (n, n_targets), and the types that are counted have theirs judged."""
+    """A sample with these edges; `targets` are (n, n_targets), and the types that are counted have
+    theirs judged.
+    """
     types = torch.from_numpy(configuration.types)
     return GraphSample(
         name=configuration.name,
@@ -80,7 +108,8 @@ def _inherent(configuration: GlassConfiguration, folder: Path | None) -> np.ndar
     if folder is None:
         return _minimum(configuration)
     content = b"".join(
-        np.ascontiguousarray(x).tobytes() for x in (configuration.positions, configuration.types, configuration.box)
+        np.ascontiguousarray(x).tobytes()
+        for x in (configuration.positions, configuration.types, configuration.box)
     )
     path = folder / f"inherent-{hashlib.sha256(content).hexdigest()[:16]}.npy"
     kept = _kept(path)
@@ -93,7 +122,9 @@ def _inherent(configuration: GlassConfiguration, folder: Path | None) -> np.ndar
         np.save(part, positions)
         part.replace(path)
     except OSError as error:
-        raise RunFolderError(f"cannot keep inherent structures in {folder}: {error.strerror or error}") from None
+        raise RunFolderError(
+            f"cannot keep inherent structures in {folder}: {error.strerror or error}"
+        ) from None
     return positions
 
 
@@ -109,7 +140,8 @@ def _minimum(configuration: GlassConfiguration) -> np.ndarray:
     found = inherent_structure(configuration)
     if found.status is not Status.CONVERGED:
         raise InputError(
-            f"no minimum was found near {configuration.name}: {found.n_steps} steps left a force of {found.fmax:.2g}"
+            f"no minimum was found near {configuration.name}: {found.n_steps} steps left a force of"
+            f" {found.fmax:.2g}"
         )
     log.info("%s: inherent structure after %d steps", configuration.name, found.n_steps)
     return found.positions

@@ -1,11 +1,13 @@
-"""The graph network of Bapst et al., which predicts from the structure of a glass how far its particles will move.
+"""The graph network of Bapst et al., which predicts from the structure of a glass how far its
+particles will move.
 
 Nodes v and edges e are encoded to v0 and e0; then each of the steps does
 
     e_ij <- MLP_e([e_ij, e0_ij, v_i, v0_i, v_j, v0_j]),    i the receiver, j the sender,
     v_i  <- MLP_v([v_i, v0_i, sum_j e_ij]),
 
-with the same weights in all steps, and a third MLP decodes the nodes. The settings undo each of these choices by itself.
+with the same weights in all steps, and a third MLP decodes the nodes. The settings undo each of
+these choices by itself.
 
 Sources: Bapst et al., Nature Physics 16, 448 (2020); Battaglia et al., arXiv:1806.01261 (2018).
 """
@@ -39,25 +41,35 @@ class Initialisation(StrEnum):
 
 
 class GraphNetworkSettings(Settings):
-    """Settings of `GraphNetwork`. Defaults are those of Bapst et al.; the edges of their graphs include one of each node to itself.
+    """Settings of `GraphNetwork`. Defaults are those of Bapst et al.; the edges of their graphs
+    include one of each node to itself.
 
-    The network of 358,849 weights that was trained with seven separate layers has `shared: false`, `edges_first: false`,
-    `one_hot: true`, `decoder_layers: 1` and `initialisation: torch`. The edges that its last layer updates are never read; their
-    weights are counted but not computed with.
+    The network of 358,849 weights that was trained with seven separate layers has `shared: false`,
+    `edges_first: false`, `one_hot: true`, `decoder_layers: 1` and `initialisation: torch`. The
+    edges that its last layer updates are never read; their weights are counted but not computed
+    with.
     """
 
     level: Level = Level.NODE
     n_types: int = Field(2, ge=1)
     n_features: int = Field(0, ge=0, description="numbers known of each node beside its type")
     n_targets: int = Field(1, ge=1)
-    one_hot: bool = Field(False, description="types as one column each; as published, the type is one number")
+    one_hot: bool = Field(
+        False, description="types as one column each; as published, the type is one number"
+    )
     hidden_channels: int = Field(64, ge=1)
     num_layers: int = Field(7, ge=1, description="steps of the core")
     shared: bool = Field(True, description="the same weights in every step")
     edges_first: bool = Field(
-        True, description="nodes receive the edges just updated; otherwise those before the update, current and encoded"
+        True,
+        description=(
+            "nodes receive the edges just updated; otherwise those before the update, current and"
+            " encoded"
+        ),
     )
-    outgoing: bool = Field(False, description="nodes also receive the sum over the edges that leave them")
+    outgoing: bool = Field(
+        False, description="nodes also receive the sum over the edges that leave them"
+    )
     decoder_layers: int = Field(2, ge=0, description="hidden layers of the decoder")
     initialisation: Initialisation = Initialisation.VARIANCE_SCALING
 
@@ -73,22 +85,27 @@ class GraphNetwork(PropertyNetwork):
         self.encode_nodes = TwoLayers((s.n_types if s.one_hot else 1) + s.n_features, width)
         self.encode_edges = TwoLayers(3, width)
         self.steps = nn.ModuleList(Step(s) for _ in range(1 if s.shared else s.num_layers))
-        hidden = [layer for _ in range(s.decoder_layers) for layer in (nn.Linear(width, width), nn.ReLU())]
+        hidden = [
+            layer for _ in range(s.decoder_layers) for layer in (nn.Linear(width, width), nn.ReLU())
+        ]
         self.decode = nn.Sequential(*hidden, nn.Linear(width, s.n_targets))
         if s.initialisation is Initialisation.VARIANCE_SCALING:
             scale_variance(self)
 
     def forward(self, inputs: GraphInput) -> Tensor:
-        """(n_nodes, n_targets), or (n_graphs, n_targets) at level graph, where nodes are averaged before the decoder.
+        """(n_nodes, n_targets), or (n_graphs, n_targets) at level graph, where nodes are averaged
+        before the decoder.
 
         Raises:
-            InputError: the edges have no vectors, or the nodes are not those that the network knows.
+            InputError: the edges have no vectors, or the nodes are not those that the network
+                knows.
         """
         s, index = self.settings, inputs.index
         dtype = self.encode_nodes.first.weight.dtype
         if inputs.edge_vec is None:
             raise InputError(
-                "the graphs have no edge vectors, which a graph network needs: give edge_vec, or choose the network gcn"
+                "the graphs have no edge vectors, which a graph network needs: give edge_vec, or"
+                " choose the network gcn"
             )
         first = self.encode_nodes(node_features(inputs, s.n_types, s.n_features, s.one_hot, dtype))
         nodes = self._core(first, self._encoded_edges(inputs.edge_vec.to(dtype), index), index)
@@ -97,13 +114,25 @@ class GraphNetwork(PropertyNetwork):
     def _encoded_edges(self, edge_vec: Tensor, index: EdgeIndex) -> UpdatedEdges:
         mlp = self.encode_edges
         bias = mlp.first.bias.expand(index.n_atoms, -1)
-        return update_edges(edge_vec, None, bias, None, mlp.first.weight, None, mlp.last.weight, mlp.last.bias, index)
+        return update_edges(
+            edge_vec,
+            None,
+            bias,
+            None,
+            mlp.first.weight,
+            None,
+            mlp.last.weight,
+            mlp.last.bias,
+            index,
+        )
 
     def _core(self, first: Tensor, encoded: UpdatedEdges, index: EdgeIndex) -> Tensor:
         """Nodes after all steps, (n_nodes, width).
 
         Args:
-            first: (n_nodes, width), encoded nodes. encoded: the edges. index: the edges' nodes.
+            first: (n_nodes, width), encoded nodes.
+            encoded: the edges.
+            index: the edges' nodes.
         """
         s, nodes, edges = self.settings, first, encoded.edges
         at_nodes = before = self._at_nodes(encoded, index)
@@ -126,7 +155,9 @@ class GraphNetwork(PropertyNetwork):
         return cast(Step, self.steps[0 if self.settings.shared else k])
 
     def _at_nodes(self, updated: UpdatedEdges, index: EdgeIndex) -> Tensor:
-        """Sums over incoming and, where asked for, outgoing edges, side by side: (n_nodes, width or twice that)."""
+        """Sums over incoming and, where asked for, outgoing edges, side by side: (n_nodes, width or
+        twice that).
+        """
         if not self.settings.outgoing:
             return updated.received
         return torch.cat([updated.received, index.to_senders(updated.edges)], dim=1)
@@ -136,7 +167,8 @@ class TwoLayers(nn.Module):
     """Linear, ReLU, Linear, ReLU.
 
     Args:
-        incoming: columns that come in. width: hidden and outgoing columns.
+        incoming: columns that come in.
+        width: hidden and outgoing columns.
     """
 
     def __init__(self, incoming: int, width: int) -> None:
@@ -150,7 +182,9 @@ class TwoLayers(nn.Module):
 
 
 class Step(nn.Module):
-    """The two MLPs of a step of the core; the columns of the first are those of [e, e0, v_i, v0_i, v_j, v0_j]."""
+    """The two MLPs of a step of the core; the columns of the first are those of [e, e0, v_i, v0_i,
+    v_j, v0_j].
+    """
 
     def __init__(self, settings: GraphNetworkSettings) -> None:
         super().__init__()
@@ -161,32 +195,47 @@ class Step(nn.Module):
         self.node = TwoLayers((2 + sums) * width, width)
 
     def product(self, encoded: Tensor) -> Tensor:
-        """What encoded edges (n_edges, width) add to the first layer of every step that has these weights, of the same shape."""
+        """What encoded edges (n_edges, width) add to the first layer of every step that has these
+        weights, of the same shape.
+        """
         return functional.linear(encoded, self.edge.first.weight[:, self.width : 2 * self.width])
 
-    def update(self, edges: Tensor, fixed: Tensor | None, nodes: Tensor, index: EdgeIndex) -> UpdatedEdges:
+    def update(
+        self, edges: Tensor, fixed: Tensor | None, nodes: Tensor, index: EdgeIndex
+    ) -> UpdatedEdges:
         """New edges.
 
         Args:
-            edges: (n_edges, width). nodes: (n_nodes, 2 width), current and encoded.
-            fixed: `product` of the encoded edges where all steps share their weights, else the encoded edges; then what was given back.
+            edges: (n_edges, width).
+            nodes: (n_nodes, 2 width), current and encoded.
+            fixed: `product` of the encoded edges where all steps share their weights, else the
+                encoded edges; then what was given back.
             index: the edges' nodes.
         """
         mlp, width = self.edge, self.width
-        on_edges, on_fixed, on_center, on_neighbor = mlp.first.weight.split([width, width, 2 * width, 2 * width], dim=1)
+        on_edges, on_fixed, on_center, on_neighbor = mlp.first.weight.split(
+            [width, width, 2 * width, 2 * width], dim=1
+        )
         center = functional.linear(nodes, on_center, mlp.first.bias)
         neighbor = functional.linear(nodes, on_neighbor)
         weight = None if self.shared else on_fixed
-        return update_edges(edges, fixed, center, neighbor, on_edges, weight, mlp.last.weight, mlp.last.bias, index)
+        return update_edges(
+            edges, fixed, center, neighbor, on_edges, weight, mlp.last.weight, mlp.last.bias, index
+        )
 
 
 def scale_variance(network: nn.Module) -> None:
-    """Normal weights of variance 1 / columns and biases of variance 0.1 / rows, cut at two standard deviations, for all Linear layers.
+    """Normal weights of variance 1 / columns and biases of variance 0.1 / rows, cut at two standard
+    deviations, for all Linear layers.
 
-    The published network began so, from TensorFlow's `variance_scaling_initializer` with scales 1 and 0.1.
+    The published network began so, from TensorFlow's `variance_scaling_initializer` with scales 1
+    and 0.1.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear):
-            for values, variance in ((module.weight, 1 / module.in_features), (module.bias, 0.1 / module.out_features)):
+            for values, variance in (
+                (module.weight, 1 / module.in_features),
+                (module.bias, 0.1 / module.out_features),
+            ):
                 spread = math.sqrt(variance) / TRUNCATED
                 nn.init.trunc_normal_(values, std=spread, a=-2 * spread, b=2 * spread)

@@ -18,7 +18,13 @@ from geocalc.errors import NonFiniteError, RecipeError
 from geocalc.properties.data import Split, read_split
 from geocalc.properties.metrics import PropertyErrors, property_errors
 from geocalc.properties.model import PropertyModel, spread_of
-from geocalc.properties.recipe import LossKind, PropertyRecipe, PropertyTraining, build_network, read_property_recipe
+from geocalc.properties.recipe import (
+    LossKind,
+    PropertyRecipe,
+    PropertyTraining,
+    build_network,
+    read_property_recipe,
+)
 from geocalc.properties.samples import GraphBatch, GraphSample, collate, signed_permutations, turned
 from geocalc.train.descent import REMEDY, descend, mean_of_processes
 from geocalc.train.loop import Errors, Evaluation, Progress, learn
@@ -61,20 +67,29 @@ class PropertyLesson:
         return None
 
     def batches(self, run: Run[PropertyModel], steps: range) -> Iterator[tuple[int, GraphBatch]]:
-        """See `Lesson`; every epoch goes through all training graphs in an order of its own, a function of seed and step."""
+        """See `Lesson`; every epoch goes through all training graphs in an order of its own, a
+        function of seed and step.
+        """
         samples, settings = self.split.training, self.settings
         size, rank, processes = settings.batch_size, self.fabric.global_rank, self.fabric.world_size
         for step in steps:
-            places = [_place(number, len(samples), settings.seed) for number in range(step * size, (step + 1) * size)]
+            places = [
+                _place(number, len(samples), settings.seed)
+                for number in range(step * size, (step + 1) * size)
+            ]
             batch = collate([samples[place] for place in places[rank::processes]])
             if settings.turn and batch.inputs.edge_vec is not None:
-                draws = np.random.default_rng((settings.seed, step, rank)).integers(len(self.turns), size=batch.inputs.n_graphs)
+                draws = np.random.default_rng((settings.seed, step, rank)).integers(
+                    len(self.turns), size=batch.inputs.n_graphs
+                )
                 batch = turned(batch, self.turns[torch.from_numpy(draws)])
             yield step, batch
 
     def update(self, run: Run[PropertyModel], batch: GraphBatch, step: int) -> Tensor:
         """See `Lesson`; the loss in units of the targets' spread."""
-        return descend(run, self.settings, step, self.fabric, lambda: self._backward(run.model, batch, step))
+        return descend(
+            run, self.settings, step, self.fabric, lambda: self._backward(run.model, batch, step)
+        )
 
     def _backward(self, model: PropertyModel, batch: GraphBatch, step: int) -> Tensor:
         batch = batch.to(self.fabric.device)
@@ -109,13 +124,21 @@ def train_property(
     """Train a recipe in `folder`, from its last checkpoint if there is one.
 
     Args:
-        recipe: what to train. folder: of the run. data_folder: where what is computed from the data is kept.
+        recipe: what to train.
+        folder: of the run.
+        data_folder: where what is computed from the data is kept.
         fabric, report, judge: see `geocalc.train.loop.learn`.
     Raises:
         InputError: the data cannot be read.
         RecipeError, NonFiniteError, RunFolderError: see `learn`.
     """
-    return learn(PropertyLesson(recipe, read_split(recipe.data, data_folder), fabric), folder, fabric, report, judge)
+    return learn(
+        PropertyLesson(recipe, read_split(recipe.data, data_folder), fabric),
+        folder,
+        fabric,
+        report,
+        judge,
+    )
 
 
 def start_property(recipe: PropertyRecipe, training: Sequence[GraphSample]) -> Run[PropertyModel]:
@@ -130,19 +153,30 @@ def start_property(recipe: PropertyRecipe, training: Sequence[GraphSample]) -> R
     n_targets = training[0].targets.shape[1]
     if network.n_targets != n_targets:
         raise RecipeError(
-            f"{recipe.name}: the network gives {network.n_targets} targets, the data have {n_targets}; "
-            f"set model.settings.n_targets: {n_targets}"
+            f"{recipe.name}: the network gives {network.n_targets} targets, the data have"
+            f" {n_targets}; set model.settings.n_targets: {n_targets}"
         )
-    return run_of(PropertyModel(network, *spread_of(training)), recipe.training, betas=recipe.training.betas)
+    return run_of(
+        PropertyModel(network, *spread_of(training)), recipe.training, betas=recipe.training.betas
+    )
 
 
-def errors_of(model: PropertyModel, samples: Sequence[GraphSample], device: torch.device) -> list[PropertyErrors]:
+def errors_of(
+    model: PropertyModel, samples: Sequence[GraphSample], device: torch.device
+) -> list[PropertyErrors]:
     """Errors of each target over the rows that count."""
     counted = [sample.counted.numpy() for sample in samples]
-    predicted = [rows[mask] for rows, mask in zip(predictions(model, samples, device), counted, strict=True)]
-    known = [sample.targets.double().numpy()[mask] for sample, mask in zip(samples, counted, strict=True)]
+    predicted = [
+        rows[mask] for rows, mask in zip(predictions(model, samples, device), counted, strict=True)
+    ]
+    known = [
+        sample.targets.double().numpy()[mask] for sample, mask in zip(samples, counted, strict=True)
+    ]
     n_targets = known[0].shape[1]
-    return [property_errors([p[:, k] for p in predicted], [t[:, k] for t in known]) for k in range(n_targets)]
+    return [
+        property_errors([p[:, k] for p in predicted], [t[:, k] for t in known])
+        for k in range(n_targets)
+    ]
 
 
 def predict(model: PropertyModel, sample: GraphSample, device: torch.device) -> np.ndarray:
@@ -150,7 +184,9 @@ def predict(model: PropertyModel, sample: GraphSample, device: torch.device) -> 
     return next(predictions(model, [sample], device))
 
 
-def predictions(model: PropertyModel, samples: Sequence[GraphSample], device: torch.device) -> Iterator[np.ndarray]:
+def predictions(
+    model: PropertyModel, samples: Sequence[GraphSample], device: torch.device
+) -> Iterator[np.ndarray]:
     """What `predict` gives for each sample, in order; small graphs are computed together."""
     before = np.cumsum([0, *(len(sample.types) for sample in samples)])
     for _, group in groupby(range(len(samples)), lambda k: before[k] // NODES):
@@ -162,7 +198,9 @@ def predictions(model: PropertyModel, samples: Sequence[GraphSample], device: to
 
 def named(errors: Sequence[PropertyErrors]) -> dict[str, float]:
     """Means over targets by name, and correlations of each target where there are several."""
-    found = {name: float(np.mean([getattr(one, name) for one in errors])) for name in vars(errors[0])}
+    found = {
+        name: float(np.mean([getattr(one, name) for one in errors])) for name in vars(errors[0])
+    }
     if len(errors) > 1:
         found |= {f"pearson_{k}": one.pearson for k, one in enumerate(errors)}
     return {name: value for name, value in found.items() if math.isfinite(value)}

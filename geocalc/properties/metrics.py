@@ -17,9 +17,11 @@ class PropertyErrors:
     """Errors of one property over graphs.
 
     Attributes:
-        n: values. mae, rmse: in the unit of the property.
+        n: values.
+        mae, rmse: in the unit of the property.
         r2: share of the variance that is explained, 1 - sum (p - t)^2 / sum (t - mean t)^2.
-        pearson: of all values together. pearson_each: mean over graphs of that within each; NaN where graphs have one value.
+        pearson: of all values together.
+        pearson_each: mean over graphs of that within each; NaN where graphs have one value.
     """
 
     n: int
@@ -34,7 +36,8 @@ def property_errors(predicted: Sequence[Floats], known: Sequence[Floats]) -> Pro
     """Errors of a property.
 
     Args:
-        predicted, known: for each graph, the values of those of its nodes that count, or its own, at least one.
+        predicted, known: for each graph, the values of those of its nodes that count, or its own,
+            at least one.
     """
     p, t = np.concatenate(list(predicted)), np.concatenate(list(known))
     each = [pearson(a, b) for a, b in zip(predicted, known, strict=True)]
@@ -57,7 +60,8 @@ def pearson(one: Floats, other: Floats) -> float:
 
 
 def reliability(half_a: Floats, half_b: Floats) -> float:
-    """Share of the variance of a mean over runs that is not noise, from the means over either half of the runs.
+    """Share of the variance of a mean over runs that is not noise, from the means over either half
+    of the runs.
 
     No prediction can correlate with the mean by more than its square root.
 

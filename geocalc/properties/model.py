@@ -15,7 +15,8 @@ class PropertyModel(nn.Module):
     """Properties in their own units: mean + spread * network.
 
     Args:
-        network: gives numbers of order one. mean, spread: (n_targets,) in the unit of each property.
+        network: gives numbers of order one.
+        mean, spread: (n_targets,) in the unit of each property.
     """
 
     mean: Tensor
@@ -33,7 +34,9 @@ class PropertyModel(nn.Module):
 
 
 def spread_of(samples: Sequence[GraphSample]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the targets that count, (n_targets,) each, one where a target does not vary."""
+    """Mean and standard deviation of the targets that count, (n_targets,) each, one where a target
+    does not vary.
+    """
     counted = torch.cat([sample.targets[sample.counted] for sample in samples]).double()
     spread = counted.std(0, unbiased=False)
     return counted.mean(0).float(), torch.where(spread > 0, spread, 1.0).float()

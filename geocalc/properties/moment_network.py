@@ -1,18 +1,20 @@
-"""A network of local moments: invariant to rotations and reflections, and small enough to learn from a few configurations.
+"""A network of local moments: invariant to rotations and reflections, and small enough to learn
+from a few configurations.
 
 Each layer describes the neighbourhood of a particle i in channels c by moments of degree 0 to L,
 
     T_i,c^(l) = sum_j R_c(|r_ij|) (W h_j)_c  u_ij x ... x u_ij   (l times),   u = r / |r|,
 
-and tells a multilayer perceptron the first of them and the lengths of the parts that belong to Legendre polynomials,
+and tells a multilayer perceptron the first of them and the lengths of the parts that belong to
+Legendre polynomials,
 
     p_i,c^(l) = (sum_jk w_ij w_ik P_l(u_ij . u_ik))^1/2,   w_ij = R_c(|r_ij|) (W h_j)_c,
 
-which adds what it makes of them to h_i. So angles enter without edges between edges, and vectors are only ever compared with each
-other.
+which adds what it makes of them to h_i. So angles enter without edges between edges, and vectors
+are only ever compared with each other.
 
-Sources: of moments, Shapeev, Multiscale Model. Simul. 14, 1153 (2016); of such descriptors for propensities, Boattini, Smallenburg and
-Filion, Phys. Rev. Lett. 127, 088007 (2021).
+Sources: of moments, Shapeev, Multiscale Model. Simul. 14, 1153 (2016); of such descriptors for
+propensities, Boattini, Smallenburg and Filion, Phys. Rev. Lett. 127, 088007 (2021).
 """
 
 from __future__ import annotations
@@ -47,12 +49,18 @@ class MomentNetworkSettings(Settings):
     num_gaussians: int = Field(24, ge=2)
     width: float = Field(1.0, gt=0, description="of the Gaussians, in units of their distance")
     degrees: tuple[Annotated[int, Field(ge=0, le=8)], ...] = Field(
-        (4, 0, 0), min_length=1, description="highest degree of the moments in each layer; 0 averages over neighbours alone"
+        (4, 0, 0),
+        min_length=1,
+        description="highest degree of the moments in each layer; 0 averages over neighbours alone",
     )
     channels: int = Field(16, ge=1)
     hidden_channels: int = Field(64, ge=1)
-    neighbours: float = Field(40.0, gt=0, description="about how many a particle has; moments are divided by its root")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden numbers left out while training")
+    neighbours: float = Field(
+        40.0, gt=0, description="about how many a particle has; moments are divided by its root"
+    )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of hidden numbers left out while training"
+    )
 
 
 class MomentNetwork(PropertyNetwork):
@@ -68,24 +76,37 @@ class MomentNetwork(PropertyNetwork):
         self.embed = nn.Linear(s.n_types + s.n_features, s.hidden_channels)
         self.layers = nn.ModuleList(MomentLayer(s, degree) for degree in s.degrees)
         self.decode = nn.Sequential(
-            nn.Linear(s.hidden_channels, s.hidden_channels), nn.SiLU(), nn.Linear(s.hidden_channels, s.n_targets)
+            nn.Linear(s.hidden_channels, s.hidden_channels),
+            nn.SiLU(),
+            nn.Linear(s.hidden_channels, s.n_targets),
         )
-        self.register_buffer("centres", torch.linspace(0, s.cutoff, s.num_gaussians), persistent=False)
+        self.register_buffer(
+            "centres", torch.linspace(0, s.cutoff, s.num_gaussians), persistent=False
+        )
 
     def forward(self, inputs: GraphInput) -> Tensor:
-        """(n_nodes, n_targets), or (n_graphs, n_targets) at level graph, where hidden numbers are averaged before the decoder.
+        """(n_nodes, n_targets), or (n_graphs, n_targets) at level graph, where hidden numbers are
+        averaged before the decoder.
 
         Raises:
-            InputError: the edges have no vectors, or the nodes are not those that the network knows.
+            InputError: the edges have no vectors, or the nodes are not those that the network
+                knows.
         """
         s, dtype = self.settings, self.embed.weight.dtype
         if inputs.edge_vec is None:
-            raise InputError("the graphs have no edge vectors, which a network of moments needs: give edge_vec, or choose gcn")
-        hidden = self.embed(node_features(inputs, s.n_types, s.n_features, one_hot=True, dtype=dtype))
+            raise InputError(
+                "the graphs have no edge vectors, which a network of moments needs: give edge_vec,"
+                " or choose gcn"
+            )
+        hidden = self.embed(
+            node_features(inputs, s.n_types, s.n_features, one_hot=True, dtype=dtype)
+        )
         neighbours = _padded(inputs.index, inputs.edge_vec.to(dtype))
         spacing = s.cutoff / (s.num_gaussians - 1) * s.width
         radial = torch.exp(-0.5 * ((neighbours.length[..., None] - self.centres) / spacing) ** 2)
-        radial = radial * (cosine_envelope(neighbours.length, s.cutoff) * neighbours.real)[..., None]
+        radial = (
+            radial * (cosine_envelope(neighbours.length, s.cutoff) * neighbours.real)[..., None]
+        )
         powers = monomials(neighbours.unit, max(s.degrees))
         for layer in self.layers:
             hidden = hidden + layer(hidden, inputs.types, radial, powers, neighbours.senders)
@@ -113,19 +134,30 @@ class MomentLayer(nn.Module):
             nn.Linear(s.hidden_channels, s.hidden_channels),
         )
         self.register_buffer("legendre", legendre(degree), persistent=False)
-        self.register_buffer("weights", torch.cat([multiplicities(order) for order in range(degree + 1)]), persistent=False)
+        self.register_buffer(
+            "weights",
+            torch.cat([multiplicities(order) for order in range(degree + 1)]),
+            persistent=False,
+        )
 
-    def forward(self, hidden: Tensor, types: Tensor, radial: Tensor, powers: Tensor, senders: Tensor) -> Tensor:
+    def forward(
+        self, hidden: Tensor, types: Tensor, radial: Tensor, powers: Tensor, senders: Tensor
+    ) -> Tensor:
         """What is added to `hidden`.
 
         Args:
-            hidden: (n_nodes, hidden). types: (n_nodes,). radial: (n_nodes, k, n_gaussians), zero beyond the neighbours there are.
-            powers: (n_nodes, k, monomials) of the directions. senders: (n_nodes, k).
+            hidden: (n_nodes, hidden).
+            types: (n_nodes,).
+            radial: (n_nodes, k, n_gaussians), zero beyond the neighbours there are.
+            powers: (n_nodes, k, monomials) of the directions.
+            senders: (n_nodes, k).
         """
         weight = self.radial(radial) * self.send(hidden)[senders]
         if self.degree == 0:
             return self._updated(hidden, weight.sum(1) * self.scale, types)
-        moments = torch.matmul(weight.transpose(1, 2), powers[..., : len(self.weights)]) * self.scale
+        moments = (
+            torch.matmul(weight.transpose(1, 2), powers[..., : len(self.weights)]) * self.scale
+        )
         squares = (moments.square() * self.weights).split(
             [(order + 1) * (order + 2) // 2 for order in range(self.degree + 1)], dim=2
         )
@@ -139,12 +171,16 @@ class MomentLayer(nn.Module):
 
 
 class TypeNorm(nn.Module):
-    """Numbers of nodes less their mean, over their spread, each type by itself: what differs between nodes of a kind is what tells.
+    """Numbers of nodes less their mean, over their spread, each type by itself: what differs
+    between nodes of a kind is what tells.
 
-    While training, mean and spread are those of the batch; an average over batches is kept for evaluation.
+    While training, mean and spread are those of the batch; an average over batches is kept for
+    evaluation.
 
     Args:
-        n_types: kinds of nodes. n_columns: numbers of each node. momentum: weight of the last batch in the average.
+        n_types: kinds of nodes.
+        n_columns: numbers of each node.
+        momentum: weight of the last batch in the average.
     """
 
     mean: Tensor
@@ -164,7 +200,9 @@ class TypeNorm(nn.Module):
         counts = values.new_zeros(n_types).index_add(0, types, values.new_ones(len(types)))[:, None]
         mean = values.new_zeros(self.mean.shape).index_add(0, types, values) / counts.clamp(min=1)
         away = values - mean[types]
-        variance = values.new_zeros(self.mean.shape).index_add(0, types, away.square()) / counts.clamp(min=1)
+        variance = values.new_zeros(self.mean.shape).index_add(
+            0, types, away.square()
+        ) / counts.clamp(min=1)
         with torch.no_grad():
             share = self.momentum * (counts > 1).to(values)
             self.mean += share * (mean - self.mean)
@@ -176,8 +214,10 @@ class _Neighbours:
     """Edges of each node side by side.
 
     Attributes:
-        senders: (n_nodes, k). real: (n_nodes, k), 0 where there is no neighbour or it is the node itself, else 1.
-        length: (n_nodes, k). unit: (n_nodes, k, 3).
+        senders: (n_nodes, k).
+        real: (n_nodes, k), 0 where there is no neighbour or it is the node itself, else 1.
+        length: (n_nodes, k).
+        unit: (n_nodes, k, 3).
     """
 
     def __init__(self, senders: Tensor, real: Tensor, length: Tensor, unit: Tensor) -> None:
@@ -186,7 +226,10 @@ class _Neighbours:
 
 def _padded(index: EdgeIndex, edge_vec: Tensor) -> _Neighbours:
     n, n_edges = index.n_atoms, index.receivers.shape[0]
-    place = torch.arange(n_edges, device=index.receivers.device) - index.receiver_offsets[index.receivers]
+    place = (
+        torch.arange(n_edges, device=index.receivers.device)
+        - index.receiver_offsets[index.receivers]
+    )
     k = int(place.max()) + 1 if n_edges else 1
     where = index.receivers * k + place
     senders = index.receivers.new_zeros(n * k).index_copy(0, where, index.senders).view(n, k)
@@ -198,22 +241,30 @@ def _padded(index: EdgeIndex, edge_vec: Tensor) -> _Neighbours:
 
 def exponents(degree: int) -> list[tuple[int, int, int]]:
     """Of the monomials x^a y^b z^c of a degree, in a fixed order."""
-    return [(a, b, degree - a - b) for a, b in product(range(degree + 1), repeat=2) if a + b <= degree]
+    return [
+        (a, b, degree - a - b) for a, b in product(range(degree + 1), repeat=2) if a + b <= degree
+    ]
 
 
 def multiplicities(degree: int) -> Tensor:
     """How often each monomial stands in the tensor u x ... x u: degree! / (a! b! c!)."""
     f = math.factorial
-    return torch.tensor([f(degree) / (f(a) * f(b) * f(c)) for a, b, c in exponents(degree)], dtype=torch.float32)
+    return torch.tensor(
+        [f(degree) / (f(a) * f(b) * f(c)) for a, b, c in exponents(degree)], dtype=torch.float32
+    )
 
 
 def monomials(unit: Tensor, degree: int) -> Tensor:
-    """All monomials of degree 0 to `degree` of unit vectors (..., 3), degree by degree: (..., (L+1)(L+2)(L+3)/6)."""
+    """All monomials of degree 0 to `degree` of unit vectors (..., 3), degree by degree: (...,
+    (L+1)(L+2)(L+3)/6).
+    """
     x, y, z = ([torch.ones_like(unit[..., 0])] for _ in range(3))
     for axis, powers in enumerate((x, y, z)):
         for _ in range(degree):
             powers.append(powers[-1] * unit[..., axis])
-    return torch.stack([x[a] * y[b] * z[c] for order in range(degree + 1) for a, b, c in exponents(order)], dim=-1)
+    return torch.stack(
+        [x[a] * y[b] * z[c] for order in range(degree + 1) for a, b, c in exponents(order)], dim=-1
+    )
 
 
 def legendre(degree: int) -> Tensor:

@@ -10,29 +10,36 @@ from geocalc.errors import InputError
 from geocalc.properties.base import GraphInput
 
 
-def node_features(inputs: GraphInput, n_types: int, n_features: int, one_hot: bool, dtype: torch.dtype) -> Tensor:
+def node_features(
+    inputs: GraphInput, n_types: int, n_features: int, one_hot: bool, dtype: torch.dtype
+) -> Tensor:
     """Types as numbers, then the features that come with the nodes.
 
     Args:
         inputs: the graphs.
-        n_types: kinds of nodes that the network knows. n_features: numbers of each node that it expects beside its type.
+        n_types: kinds of nodes that the network knows.
+        n_features: numbers of each node that it expects beside its type.
         one_hot: a column for each type; otherwise the type itself is the number.
         dtype: of the weights.
     Returns:
         (n_nodes, n_types + n_features), or (n_nodes, 1 + n_features) for types as one number.
 
     Raises:
-        InputError: a type is unknown, or features are missing, too many, too few or none of the network's.
+        InputError: a type is unknown, or features are missing, too many, too few or none of the
+            network's.
     """
     types, features = inputs.types, inputs.features
     if types.shape[0] and not 0 <= int(types.min()) <= int(types.max()) < n_types:
         raise InputError(
-            f"types of nodes run from {int(types.min())} to {int(types.max())}; the network knows 0 to {n_types - 1}: "
-            "number types from 0 and set n_types to how many there are"
+            f"types of nodes run from {int(types.min())} to {int(types.max())}; the network knows 0"
+            f" to {n_types - 1}: number types from 0 and set n_types to how many there are"
         )
     given = 0 if features is None else features.shape[1]
     if given != n_features:
-        raise InputError(f"nodes come with {given} features, the network expects {n_features}: set n_features={given}")
+        raise InputError(
+            f"nodes come with {given} features, the network expects {n_features}: set"
+            f" n_features={given}"
+        )
     columns = functional.one_hot(types, n_types) if one_hot else types[:, None]
     if features is None:
         return columns.to(dtype)
@@ -43,10 +50,13 @@ def mean_per_graph(values: Tensor, inputs: GraphInput) -> Tensor:
     """Mean over the nodes of each graph.
 
     Args:
-        values: (n_nodes, width). inputs: the graphs.
+        values: (n_nodes, width).
+        inputs: the graphs.
     Returns:
         (n_graphs, width); zeros for a graph without nodes.
     """
-    sums = values.new_zeros((inputs.n_graphs, values.shape[1])).index_add(0, inputs.graph_idx, values)
+    sums = values.new_zeros((inputs.n_graphs, values.shape[1])).index_add(
+        0, inputs.graph_idx, values
+    )
     counts = torch.bincount(inputs.graph_idx, minlength=inputs.n_graphs).clamp(min=1)
     return sums / counts[:, None]

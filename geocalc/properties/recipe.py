@@ -16,7 +16,8 @@ from geocalc.properties import NETWORKS
 from geocalc.properties.base import Level, PropertyNetwork
 from geocalc.train.settings import Optimisation, half_cosine
 
-TAKEN = ("positions", "numbers", "types", "tags")  # arrays of structures, which a property may not take the place of
+# arrays of structures, which a property may not take the place of
+TAKEN = ("positions", "numbers", "types", "tags")
 
 
 class Structure(StrEnum):
@@ -29,21 +30,34 @@ class Structure(StrEnum):
 class GlassGraph(Settings):
     """How a configuration of a glass becomes a graph."""
 
-    structure: Structure = Field(Structure.THERMAL, description="edges join particles as they were, or at the nearest minimum")
+    structure: Structure = Field(
+        Structure.THERMAL,
+        description="edges join particles as they were, or at the nearest minimum",
+    )
     cutoff: float = Field(2.0, gt=0, description="of edges, in Lennard-Jones units")
     self_loops: bool = True
 
 
 class GlassData(Settings):
-    """Configurations of a glass with the propensities of their particles; each side of the split is named."""
+    """Configurations of a glass with the propensities of their particles; each side of the split is
+    named.
+    """
 
     kind: Literal["glass"]
-    folder: Path = Field(description="of npz files; a relative one is looked for in $GEOCALC_DATA too")
-    training: tuple[str, ...] = Field((), description="file names without suffix; empty: all that are not named elsewhere")
+    folder: Path = Field(
+        description="of npz files; a relative one is looked for in $GEOCALC_DATA too"
+    )
+    training: tuple[str, ...] = Field(
+        (), description="file names without suffix; empty: all that are not named elsewhere"
+    )
     validation: tuple[str, ...] = Field(min_length=1)
     test: tuple[str, ...] = Field((), description="kept apart; training never reads them")
-    times: tuple[int, ...] = Field((), description="which of the stored times are learnt, counted from 0; empty: all")
-    counted: tuple[int, ...] = Field((0,), min_length=1, description="types whose propensity is learnt and judged")
+    times: tuple[int, ...] = Field(
+        (), description="which of the stored times are learnt, counted from 0; empty: all"
+    )
+    counted: tuple[int, ...] = Field(
+        (0,), min_length=1, description="types whose propensity is learnt and judged"
+    )
     graph: GlassGraph = GlassGraph()
 
 
@@ -52,7 +66,9 @@ class ZincData(Settings):
 
     kind: Literal["zinc"]
     path: Path
-    parts: tuple[str, ...] = Field(("val", "test"), min_length=1, description="splits of the file that are put together")
+    parts: tuple[str, ...] = Field(
+        ("val", "test"), min_length=1, description="splits of the file that are put together"
+    )
     folds: int = Field(5, ge=2)
     fold: int = Field(0, ge=0, description="the one that is held out")
     shuffle: int = Field(0, description="seed of the order in which molecules are dealt to folds")
@@ -60,7 +76,9 @@ class ZincData(Settings):
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
         if self.fold >= self.folds:
-            raise ValueError(f"fold {self.fold} does not exist; {self.folds} folds are counted from 0")
+            raise ValueError(
+                f"fold {self.fold} does not exist; {self.folds} folds are counted from 0"
+            )
         return self
 
 
@@ -79,13 +97,17 @@ class Stage(Settings):
     learning_rate: float = Field(gt=0)
     decay: Decay = Decay.CONSTANT
     every: int = Field(1, ge=1, description="stairs: steps between falls")
-    factor: float = Field(0.3, gt=0, le=1, description="stairs: what the rate is multiplied with each time")
+    factor: float = Field(
+        0.3, gt=0, le=1, description="stairs: what the rate is multiplied with each time"
+    )
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step of the stage, counted from 0."""
         if self.decay is Decay.COSINE:
             return self.learning_rate * half_cosine(step, self.steps)
-        return self.learning_rate * (self.factor ** (step // self.every) if self.decay is Decay.STAIRS else 1.0)
+        return self.learning_rate * (
+            self.factor ** (step // self.every) if self.decay is Decay.STAIRS else 1.0
+        )
 
 
 class LossKind(StrEnum):
@@ -105,19 +127,29 @@ class PropertyTraining(Optimisation):
     clip_norm: float = Field(1.0, gt=0)
     loss: LossKind = LossKind.SQUARED
     turn: bool = Field(
-        True, description="each graph is turned by one of the 48 rotations and reflections of a cube, drawn anew"
+        True,
+        description=(
+            "each graph is turned by one of the 48 rotations and reflections of a cube, drawn anew"
+        ),
     )
-    stages: tuple[Stage, ...] = Field((), description="in place of the schedule; together as long as `steps`")
+    stages: tuple[Stage, ...] = Field(
+        (), description="in place of the schedule; together as long as `steps`"
+    )
 
     @model_validator(mode="after")
     def _stages_fill_the_steps(self) -> Self:
         total = sum(stage.steps for stage in self.stages)
         if self.stages and total != self.steps:
-            raise ValueError(f"the stages have {total} steps together, training.steps is {self.steps}; they must be equal")
+            raise ValueError(
+                f"the stages have {total} steps together, training.steps is {self.steps}; they must"
+                " be equal"
+            )
         return self
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of a step, counted from 0: that of its stage, or the common schedule where there are none."""
+        """The learning rate of a step, counted from 0: that of its stage, or the common schedule
+        where there are none.
+        """
         for stage in self.stages:
             if step < stage.steps:
                 return stage.rate_at(step)
@@ -135,11 +167,16 @@ class PropertyModelSettings(Settings):
 class PropertyAbout(Settings):
     """What a card says beside numbers."""
 
-    target: str = Field(pattern=r"^[A-Za-z]\w*$", description="name of the property, as arrays of predicted structures have it")
+    target: str = Field(
+        pattern=r"^[A-Za-z]\w*$",
+        description="name of the property, as arrays of predicted structures have it",
+    )
     unit: str
     domain: str
     licence: str = "MIT"
-    data: tuple[str, ...] = Field((), description="data sets with licence and citation, one line each")
+    data: tuple[str, ...] = Field(
+        (), description="data sets with licence and citation, one line each"
+    )
     limits: tuple[str, ...] = ()
 
     @field_validator("target")
@@ -165,7 +202,10 @@ class PropertyRecipe(Settings):
     def _task_is_that_of_the_data(self) -> Self:
         level = Level.NODE if isinstance(self.data, GlassData) else Level.GRAPH
         if self.task is not level:
-            raise ValueError(f"task is {self.task}, but data of kind {self.data.kind} have a property of each {level}")
+            raise ValueError(
+                f"task is {self.task}, but data of kind {self.data.kind} have a property of each"
+                f" {level}"
+            )
         return self
 
 
@@ -178,13 +218,15 @@ def read_property_recipe(path: Path, assignments: tuple[str, ...] = ()) -> Prope
     """Read a recipe file, with `a.b=1` overrides.
 
     Raises:
-        RecipeError: the file, a key or a value is not right; the message names the nearest allowed key.
+        RecipeError: the file, a key or a value is not right; the message names the nearest allowed
+            key.
     """
     recipe = PropertyRecipe.parse(override(read_yaml(path), assignments), str(path))
     level = build_network(recipe.model, str(path)).level
     if level is not recipe.task:
         raise RecipeError(
-            f"{path}: task is {recipe.task}, but the network tells of a {level}; set model.settings.level: {recipe.task}"
+            f"{path}: task is {recipe.task}, but the network tells of a {level}; set"
+            f" model.settings.level: {recipe.task}"
         )
     return recipe
 

@@ -19,8 +19,10 @@ class GraphSample:
 
     Attributes:
         name: of the graph.
-        types: (n_nodes,) int64. senders, receivers: (n_edges,) int64, sorted by receiver.
-        edge_vec: (n_edges, 3) float32 from sender to receiver, or None. features: (n_nodes, n_features) float32, or None.
+        types: (n_nodes,) int64.
+        senders, receivers: (n_edges,) int64, sorted by receiver.
+        edge_vec: (n_edges, 3) float32 from sender to receiver, or None.
+        features: (n_nodes, n_features) float32, or None.
         targets: (n_nodes, n_targets) float32, or (1, n_targets) of the graph.
         counted: rows of `targets` that are learnt and judged, bool.
     """
@@ -40,7 +42,9 @@ class GraphBatch:
     """Graphs side by side, with their targets.
 
     Attributes:
-        inputs: what a network sees. targets: (rows, n_targets). counted: (rows,) bool.
+        inputs: what a network sees.
+        targets: (rows, n_targets).
+        counted: (rows,) bool.
     """
 
     inputs: GraphInput
@@ -49,15 +53,25 @@ class GraphBatch:
 
     def to(self, device: torch.device) -> GraphBatch:
         """The same batch on another device."""
-        return GraphBatch(inputs=self.inputs.to(device), targets=self.targets.to(device), counted=self.counted.to(device))
+        return GraphBatch(
+            inputs=self.inputs.to(device),
+            targets=self.targets.to(device),
+            counted=self.counted.to(device),
+        )
 
 
 def collate(samples: Sequence[GraphSample]) -> GraphBatch:
-    """Join samples into one batch, in order; either all of them have edge vectors and features, or none."""
+    """Join samples into one batch, in order; either all of them have edge vectors and features, or
+    none.
+    """
     counts = torch.tensor([len(sample.types) for sample in samples])
     starts = (counts.cumsum(0) - counts).tolist()
-    senders = torch.cat([sample.senders + start for sample, start in zip(samples, starts, strict=True)])
-    receivers = torch.cat([sample.receivers + start for sample, start in zip(samples, starts, strict=True)])
+    senders = torch.cat(
+        [sample.senders + start for sample, start in zip(samples, starts, strict=True)]
+    )
+    receivers = torch.cat(
+        [sample.receivers + start for sample, start in zip(samples, starts, strict=True)]
+    )
     inputs = GraphInput(
         types=torch.cat([sample.types for sample in samples]),
         graph_idx=torch.repeat_interleave(torch.arange(len(samples)), counts),
@@ -79,7 +93,9 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def signed_permutations() -> Tensor:
-    """The rotations and reflections of a cube, (48, 3, 3): those that leave a cubic periodic box as it is."""
+    """The rotations and reflections of a cube, (48, 3, 3): those that leave a cubic periodic box as
+    it is.
+    """
     matrices = []
     for order in itertools.permutations(range(3)):
         for signs in itertools.product((1.0, -1.0), repeat=3):
@@ -90,9 +106,13 @@ def signed_permutations() -> Tensor:
 
 
 def turned(batch: GraphBatch, matrices: Tensor) -> GraphBatch:
-    """The batch with each graph turned by a matrix of its own, (n_graphs, 3, 3); targets are scalars and stay."""
+    """The batch with each graph turned by a matrix of its own, (n_graphs, 3, 3); targets are
+    scalars and stay.
+    """
     inputs = batch.inputs
     if inputs.edge_vec is None:
         return batch
     own = matrices.to(inputs.edge_vec)[inputs.graph_idx[inputs.index.receivers]]
-    return replace(batch, inputs=replace(inputs, edge_vec=torch.einsum("eij,ej->ei", own, inputs.edge_vec)))
+    return replace(
+        batch, inputs=replace(inputs, edge_vec=torch.einsum("eij,ej->ei", own, inputs.edge_vec))
+    )

@@ -1,10 +1,13 @@
-"""Cells that relax: a structure and its strain as one structure of more rows, which every optimiser can move.
+"""Cells that relax: a structure and its strain as one structure of more rows, which every optimiser
+can move.
 
-Six rows follow the atoms of each structure. Three are the strain, times the number of atoms so that it is of the size of the
-positions; in place of forces they have the derivative of the enthalpy. Three more never move, and what stands there in place of
-forces is the stress, so that it stays with the geometry it belongs to. Where symmetry is kept, the atoms follow once more at the
-places they started from. None of these rows has a positive atomic number; `cell` is that of the start, and so is the frame that
-atoms and their constraints live in. Forces and steps are those of ASE's FrechetCellFilter and UnitCellFilter.
+Six rows follow the atoms of each structure. Three are the strain, times the number of atoms so that
+it is of the size of the positions; in place of forces they have the derivative of the enthalpy.
+Three more never move, and what stands there in place of forces is the stress, so that it stays with
+the geometry it belongs to. Where symmetry is kept, the atoms follow once more at the places they
+started from. None of these rows has a positive atomic number; `cell` is that of the start, and so
+is the frame that atoms and their constraints live in. Forces and steps are those of ASE's
+FrechetCellFilter and UnitCellFilter.
 """
 
 from __future__ import annotations
@@ -16,7 +19,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from geocalc.core.matrices import determinant, exponential, exponential_along, inverse, rows_times, times
+from geocalc.core.matrices import (
+    determinant,
+    exponential,
+    exponential_along,
+    inverse,
+    rows_times,
+    times,
+)
 from geocalc.core.systems import CELL, Systems, n_atoms_of
 from geocalc.errors import InputError
 
@@ -30,16 +40,20 @@ _NO_VOLUME = 1e-6  # cubic Angstrom
 class CellFilter:
     """How the cells of a batch may change.
 
-    A fixed atom keeps its fractional coordinates, as in ASE; planes, lines and single fixed components are those of the start
-    and change with the cell.
+    A fixed atom keeps its fractional coordinates, as in ASE; planes, lines and single fixed
+    components are those of the start and change with the cell.
 
     Attributes:
-        kind: frechet moves the logarithm of the deformation gradient, unit the deformation gradient itself.
-        mask: which components of the strain may change, in the order of `STRAINS`; none of them for a fixed cell.
+        kind: frechet moves the logarithm of the deformation gradient, unit the deformation gradient
+            itself.
+        mask: which components of the strain may change, in the order of `STRAINS`; none of them for
+            a fixed cell.
         pressure: eV/Angstrom^3 from outside, ASE's `scalar_pressure`; 1 GPa is 0.00624.
         hydrostatic: only the size of the cell changes, not its shape.
-        constant_volume: only the shape of the cell changes; with `unit` this holds to first order in a step.
-        keep_symmetry: forces and stress are averaged over the space group of the start, so that it stays.
+        constant_volume: only the shape of the cell changes; with `unit` this holds to first order
+            in a step.
+        keep_symmetry: forces and stress are averaged over the space group of the start, so that it
+            stays.
         symprec: Angstrom, how far from an atom of the start an operation may take another one.
     Raises:
         InputError: the mask does not fit.
@@ -57,13 +71,18 @@ class CellFilter:
     def __post_init__(self) -> None:
         """Refuse masks that steps would leave."""
         if len(self.mask) != len(STRAINS):
-            raise InputError(f"the mask of a cell has one value for each of {' '.join(STRAINS)}, got {len(self.mask)}")
+            raise InputError(
+                f"the mask of a cell has one value for each of {' '.join(STRAINS)}, got"
+                f" {len(self.mask)}"
+            )
         free = self.free.double()
         if self.kind == "frechet" and bool(((free @ free > 0) & (free == 0)).any()):
-            names = ",".join(name for name, is_free in zip(STRAINS, self.mask, strict=True) if is_free)
+            names = ",".join(
+                name for name, is_free in zip(STRAINS, self.mask, strict=True) if is_free
+            )
             raise InputError(
-                f"the mask {names} frees a shear without the other strains that a finite shear makes; free them too (xx and yy "
-                "for xy), or use the filter unit"
+                f"the mask {names} frees a shear without the other strains that a finite shear"
+                " makes; free them too (xx and yy for xy), or use the filter unit"
             )
         if self.constant_volume and not all(self.mask[:3]):
             raise InputError("a constant volume needs xx, yy and zz to change; free them all")
@@ -87,16 +106,21 @@ class CellFilter:
         Raises:
             InputError: a structure has no cell with a volume, or no periodic direction.
         """
-        unfit = torch.nonzero((determinant(systems.cell).abs() < _NO_VOLUME) | ~systems.pbc.any(dim=1))
+        unfit = torch.nonzero(
+            (determinant(systems.cell).abs() < _NO_VOLUME) | ~systems.pbc.any(dim=1)
+        )
         if len(unfit):
             cell, pbc = systems.cell[int(unfit[0])].tolist(), systems.pbc[int(unfit[0])].tolist()
             raise InputError(
-                f"to relax a cell or keep a symmetry, a structure needs three independent cell vectors and a periodic direction, "
-                f"got {cell} with pbc {pbc}; set the cell, or relax the atoms alone"
+                "to relax a cell or keep a symmetry, a structure needs three independent cell"
+                f" vectors and a periodic direction, got {cell} with pbc {pbc}; set the cell, or"
+                " relax the atoms alone"
             )
         parts = [systems, _cell_rows(systems, ~self.free)]
         if self.keep_symmetry:
-            parts.append(replace(systems, numbers=-systems.numbers, fixed=torch.ones_like(systems.fixed)))
+            parts.append(
+                replace(systems, numbers=-systems.numbers, fixed=torch.ones_like(systems.fixed))
+            )
         return _interleave(parts)
 
     def real(self, extended: Systems) -> Systems:
@@ -113,10 +137,12 @@ class CellFilter:
         return strain + torch.eye(3, dtype=strain.dtype, device=strain.device)
 
     def cell_forces(self, extended: Systems, stress: Tensor) -> Tensor:
-        """Forces on the rows of strain, (n_systems, 3, 3) eV/Angstrom, also where the mask holds them.
+        """Forces on the rows of strain, (n_systems, 3, 3) eV/Angstrom, also where the mask holds
+        them.
 
         Args:
-            extended: batch with rows of strain. stress: (n_systems, 3, 3) eV/Angstrom^3.
+            extended: batch with rows of strain.
+            stress: (n_systems, 3, 3) eV/Angstrom^3.
         """
         deformation = self.deformation(extended)
         volume = determinant(times(extended.cell, deformation.transpose(1, 2))).abs()
@@ -126,7 +152,8 @@ class CellFilter:
             if self.hydrostatic:
                 virial = _mean_diagonal(virial) * unity
             gradient = times(virial, inverse(deformation).transpose(1, 2))
-            # the sum of a matrix with the derivatives along all directions is the derivative along it, at the transpose
+            # the sum of a matrix with the derivatives along all directions is the derivative along
+            # it, at the transpose
             _, gradient = exponential_along(strain_of(extended).transpose(1, 2), gradient)
         else:
             gradient = times(virial, inverse(deformation).transpose(1, 2))
@@ -155,7 +182,9 @@ def strain_of(extended: Systems) -> Tensor:
 
 
 def forces_with(extended: Systems, forces: Tensor, cell_forces: Tensor, stress: Tensor) -> Tensor:
-    """Forces on all rows (n_rows, 3) from those on atoms (n_atoms, 3), on strains and the stress (n_systems, 3, 3) each."""
+    """Forces on all rows (n_rows, 3) from those on atoms (n_atoms, 3), on strains and the stress
+    (n_systems, 3, 3) each.
+    """
     rows = torch.zeros_like(extended.positions)
     rows[extended.numbers > CELL] = forces
     rows[extended.numbers == CELL] = torch.cat((cell_forces, stress), dim=1).reshape(-1, 3)
@@ -163,7 +192,9 @@ def forces_with(extended: Systems, forces: Tensor, cell_forces: Tensor, stress: 
 
 
 def forces_from(extended: Systems, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The forces (n_atoms, 3) on atoms, in the frame of the start, and the stress (n_systems, 3, 3) among those of all rows."""
+    """The forces (n_atoms, 3) on atoms, in the frame of the start, and the stress (n_systems, 3, 3)
+    among those of all rows.
+    """
     cell_rows = rows[extended.numbers == CELL].reshape(-1, _ROWS, 3)
     return rows[extended.numbers > CELL], cell_rows[:, 3:]
 
@@ -199,11 +230,19 @@ def _rows(systems: Systems, chosen: Tensor) -> Systems:
     if bool(chosen.all()):
         return systems
     values = {name: getattr(systems, name) for name in _PER_ROW}
-    return replace(systems, **{name: value[chosen] for name, value in values.items() if value is not None})
+    return replace(
+        systems, **{name: value[chosen] for name, value in values.items() if value is not None}
+    )
 
 
 def _interleave(parts: Sequence[Systems]) -> Systems:
     """Rows of the same structures joined, those of each structure together."""
     order = torch.argsort(torch.cat([part.system_idx for part in parts]), stable=True)
-    values = {name: [getattr(part, name) for part in parts] for name in _PER_ROW if getattr(parts[0], name) is not None}
-    return replace(parts[0], **{name: torch.cat(columns)[order] for name, columns in values.items()})
+    values = {
+        name: [getattr(part, name) for part in parts]
+        for name in _PER_ROW
+        if getattr(parts[0], name) is not None
+    }
+    return replace(
+        parts[0], **{name: torch.cat(columns)[order] for name, columns in values.items()}
+    )

@@ -1,4 +1,6 @@
-"""Relaxations of cells: what the loop sees of the potential, and what it hands back, as structures again."""
+"""Relaxations of cells: what the loop sees of the potential, and what it hands back, as structures
+again.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ from geocalc.structures.space_groups import symmetrize
 class CellRelaxation(Relaxation):
     """The end of one relaxation of a cell; `systems` has the atoms and the cell as they are now.
 
-    `energy` is that of the potential, without the work against the pressure; `fmax` is the largest force on an atom or row of
-    strain, as ASE's filters have it.
+    `energy` is that of the potential, without the work against the pressure; `fmax` is the largest
+    force on an atom or row of strain, as ASE's filters have it.
 
     Attributes:
         stress: (3, 3) eV/Angstrom^3 at the final geometry, NaN where the potential gave none.
@@ -48,7 +50,8 @@ class CellSnapshot(Snapshot):
 
 @dataclass(frozen=True, kw_only=True)
 class CellPotential:
-    """A potential of structures as one of extended structures, see `geocalc.relaxation.cell_filters`.
+    """A potential of structures as one of extended structures, see
+    `geocalc.relaxation.cell_filters`.
 
     Attributes:
         potential: gives energy, forces and, unless the cell is fixed, stress.
@@ -59,7 +62,8 @@ class CellPotential:
     cell_filter: CellFilter
 
     def __call__(self, systems: Systems) -> Prediction:
-        """Enthalpy (eV) and forces (eV/Angstrom) on atoms, in the frame of the start, and on strains.
+        """Enthalpy (eV) and forces (eV/Angstrom) on atoms, in the frame of the start, and on
+        strains.
 
         Raises:
             InputError: the potential gives no forces or no stress, or the symmetry cannot be found.
@@ -69,18 +73,26 @@ class CellPotential:
         if found.forces is None or (found.stress is None and self.cell_filter.needs_stress):
             lack = "forces" if found.forces is None else "stress"
             raise InputError(
-                f"this potential gives no {lack}; the relaxation of a cell needs a model trained on forces and stress"
+                f"this potential gives no {lack}; the relaxation of a cell needs a model trained on"
+                " forces and stress"
             )
         unknown = torch.full_like(atoms.cell, torch.nan)
-        forces, stress = found.forces.double(), unknown if found.stress is None else found.stress.double()
+        forces, stress = (
+            found.forces.double(),
+            unknown if found.stress is None else found.stress.double(),
+        )
         if self.cell_filter.keep_symmetry:
             free = tuple(bool(is_free) for is_free in self.cell_filter.mask)
-            forces, stress = symmetrize(forces, stress, atoms, start_of(systems), free, self.cell_filter.symprec)
+            forces, stress = symmetrize(
+                forces, stress, atoms, start_of(systems), free, self.cell_filter.symprec
+            )
         work = self.cell_filter.pressure * determinant(atoms.cell).abs()
         deformation = self.cell_filter.deformation(systems)
         pulled = rows_times(forces, deformation[atoms.system_idx])
         rows = forces_with(systems, pulled, self.cell_filter.cell_forces(systems, stress), stress)
-        return Prediction(energy=found.energy.double() + work, forces=rows, energy_std=found.energy_std)
+        return Prediction(
+            energy=found.energy.double() + work, forces=rows, energy_std=found.energy_std
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +100,8 @@ class CellOpener:
     """Makes the same `CellPotential` in another process.
 
     Attributes:
-        opener: makes the potential inside. cell_filter: of this one.
+        opener: makes the potential inside.
+        cell_filter: of this one.
     """
 
     opener: Callable[[], Potential]
@@ -108,20 +121,27 @@ def relax_cells(
     max_steps: int = 300,
     observer: Observer | None = None,
 ) -> list[CellRelaxation]:
-    """Relax atoms and cells of every structure of the batch together; a path never depends on batch mates.
+    """Relax atoms and cells of every structure of the batch together; a path never depends on batch
+    mates.
 
     Args:
-        systems: batch of structures. potential: gives energy, forces and stress.
-        optimizer: from `geocalc.optim.make_optimizer`; quasi-newton cannot, as its springs know no cell.
+        systems: batch of structures.
+        potential: gives energy, forces and stress.
+        optimizer: from `geocalc.optim.make_optimizer`; quasi-newton cannot, as its springs know no
+            cell.
         cell_filter: how the cells may change.
-        fmax: eV/Angstrom, for atoms and strains. max_steps, observer: as in `relax_systems`; the observer sees extended structures.
+        fmax: eV/Angstrom, for atoms and strains.
+        max_steps, observer: as in `relax_systems`; the observer sees extended structures.
     Returns:
         One relaxation per structure, in the order of the batch.
     Raises:
-        InputError: a structure has no cell, the potential gives no stress, or what `relax_systems` raises.
+        InputError: a structure has no cell, the potential gives no stress, or what `relax_systems`
+            raises.
     """
     filtered = CellPotential(potential=potential, cell_filter=cell_filter)
-    ends = relax_systems(cell_filter.extend(systems), filtered, optimizer, fmax, max_steps, observer)
+    ends = relax_systems(
+        cell_filter.extend(systems), filtered, optimizer, fmax, max_steps, observer
+    )
     return [restored(end, cell_filter) for end in ends]
 
 
@@ -145,7 +165,9 @@ def restored(ended: Relaxation, cell_filter: CellFilter) -> CellRelaxation:
 
 
 def restored_snapshot(extended: Systems, now: Snapshot, cell_filter: CellFilter) -> CellSnapshot:
-    """A geometry of extended structures as that of the structures; `extended` gives all but the positions."""
+    """A geometry of extended structures as that of the structures; `extended` gives all but the
+    positions.
+    """
     placed = replace(extended, positions=now.positions)
     atoms, forces = cell_filter.real(placed), _real_forces(placed, now.forces, cell_filter)
     return CellSnapshot(
@@ -160,6 +182,10 @@ def restored_snapshot(extended: Systems, now: Snapshot, cell_filter: CellFilter)
 
 
 def _real_forces(extended: Systems, rows: Tensor, cell_filter: CellFilter) -> Tensor:
-    """Forces on atoms as the potential gave them, (n_atoms, 3), from those on all rows in the frame of the start."""
+    """Forces on atoms as the potential gave them, (n_atoms, 3), from those on all rows in the frame
+    of the start.
+    """
     forces, _ = forces_from(extended, rows)
-    return rows_times(forces, inverse(cell_filter.deformation(extended))[atoms_of(extended).system_idx])
+    return rows_times(
+        forces, inverse(cell_filter.deformation(extended))[atoms_of(extended).system_idx]
+    )

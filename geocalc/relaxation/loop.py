@@ -42,45 +42,59 @@ def relax_systems(
     observer: Observer | None = None,
     warm_start: Proposal | None = None,
 ) -> list[Relaxation]:
-    """Move every structure of the batch downhill until its forces vanish; a path never depends on batch mates.
+    """Move every structure of the batch downhill until its forces vanish; a path never depends on
+    batch mates.
 
-    A converged structure ends at its last positions. One that did not converge ends at the geometry of lowest energy that was
-    evaluated, and its energy, forces and fmax are of that geometry. So does one whose forces do not fall any more because they are
-    as small as their errors (NOISE_FLOOR, see `geocalc.relaxation.noise_floor`): which of its geometries has the smallest forces is chance.
+    A converged structure ends at its last positions. One that did not converge ends at the geometry
+    of lowest energy that was evaluated, and its energy, forces and fmax are of that geometry. So
+    does one whose forces do not fall any more because they are as small as their errors
+    (NOISE_FLOOR, see `geocalc.relaxation.noise_floor`): which of its geometries has the smallest
+    forces is chance.
 
     Args:
-        systems: batch of structures; positions in Angstrom, `fixed` components never move and `projector` is obeyed.
+        systems: batch of structures; positions in Angstrom, `fixed` components never move and
+            `projector` is obeyed.
         potential: gives energy and forces.
         optimizer: from `geocalc.optim.make_optimizer`.
-        fmax: eV/Angstrom, positive; converged when no atom has a force of this norm or more along what constraints allow.
+        fmax: eV/Angstrom, positive; converged when no atom has a force of this norm or more along
+            what constraints allow.
         max_steps: steps allowed for each structure; 0 evaluates once.
         observer: called after every evaluation with the live structures.
-        warm_start: proposes a first step, taken back where energy or fmax is worse after it; it counts as a step either way.
+        warm_start: proposes a first step, taken back where energy or fmax is worse after it; it
+            counts as a step either way.
     Returns:
         One relaxation per structure, in the order of the batch.
     Raises:
-        InputError: `fmax` or `max_steps` is not allowed, or the potential gives no forces, or the warm start another shape.
+        InputError: `fmax` or `max_steps` is not allowed, or the potential gives no forces, or the
+            warm start another shape.
     """
     if not fmax > 0 or max_steps < 0:
-        raise InputError(f"fmax must be positive and max_steps not negative, got {fmax} and {max_steps}")
+        raise InputError(
+            f"fmax must be positive and max_steps not negative, got {fmax} and {max_steps}"
+        )
     ended: dict[int, Relaxation] = {}
     flight = depart(systems, optimizer, torch.arange(systems.n_systems, device=systems.cell.device))
     while flight.systems.n_systems:
-        arrived, flight = advance(flight, potential, optimizer, fmax, max_steps, observer, warm_start)
+        arrived, flight = advance(
+            flight, potential, optimizer, fmax, max_steps, observer, warm_start
+        )
         ended |= arrived
     return [ended[k] for k in range(systems.n_systems)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flight:
-    """Structures on their way downhill, with all that is remembered of them between two evaluations.
+    """Structures on their way downhill, with all that is remembered of them between two
+    evaluations.
 
     Attributes:
         systems: at the positions to be evaluated next.
         state: of the optimiser.
-        progress: how far each has come. best: what each would end with.
+        progress: how far each has come.
+        best: what each would end with.
         trails: what tells the noise floor.
-        on_trial: (n_systems,) bool, whether the next evaluation is of a proposal; `best` is then the start.
+        on_trial: (n_systems,) bool, whether the next evaluation is of a proposal; `best` is then
+            the start.
     """
 
     systems: Systems
@@ -93,20 +107,33 @@ class Flight:
     def select(self, chosen: Tensor) -> Flight:
         """The structures of a (n_systems,) bool mask."""
         values = {name: select(getattr(self, name), self.systems, chosen) for name in _PARTS}
-        return Flight(systems=select(self.systems, self.systems, chosen), on_trial=self.on_trial[chosen], **values)
+        return Flight(
+            systems=select(self.systems, self.systems, chosen),
+            on_trial=self.on_trial[chosen],
+            **values,
+        )
 
     def join(self, other: Flight) -> Flight:
         """These structures and then the others."""
-        values = {name: join(getattr(self, name), getattr(other, name), self.systems.n_systems) for name in _PARTS}
-        systems, on_trial = concatenate([self.systems, other.systems]), torch.cat([self.on_trial, other.on_trial])
+        values = {
+            name: join(getattr(self, name), getattr(other, name), self.systems.n_systems)
+            for name in _PARTS
+        }
+        systems, on_trial = (
+            concatenate([self.systems, other.systems]),
+            torch.cat([self.on_trial, other.on_trial]),
+        )
         return Flight(systems=systems, on_trial=on_trial, **values)
 
 
-_PARTS = ("state", "progress", "best", "trails")  # of a flight, with fields marked per atom or per structure
+# of a flight, with fields marked per atom or per structure
+_PARTS = ("state", "progress", "best", "trails")
 
 
 def depart(systems: Systems, optimizer: Optimizer[Any], index: Tensor) -> Flight:
-    """A batch before its first evaluation; `index` (n_systems,) int64 tells its structures apart, see `Progress`."""
+    """A batch before its first evaluation; `index` (n_systems,) int64 tells its structures apart,
+    see `Progress`.
+    """
     return Flight(
         systems=systems,
         state=optimizer.init(systems),
@@ -146,7 +173,10 @@ def advance(
     trails = follow(flight.trails, live, now.energy, now.pull, now.fmax, progress.n_evaluations)
     status = judge(live, now, progress, fmax, max_steps)
     noise = noise_floors(trails)
-    status = [Status.NOISE_FLOOR if s is None and not math.isnan(n) else s for s, n in zip(status, noise, strict=True)]
+    status = [
+        Status.NOISE_FLOOR if s is None and not math.isnan(n) else s
+        for s, n in zip(status, noise, strict=True)
+    ]
     best = _better(flight.best, now, live, status)
     flight = replace(flight, systems=live, progress=progress, best=best, trails=trails)
     if any(status):
@@ -154,7 +184,11 @@ def advance(
         going = torch.tensor([s is None for s in status], device=live.cell.device)
         now, flight = select(now, live, going), flight.select(going)
     if flight.systems.n_systems:
-        flight = _step(flight, now, optimizer) if warm_start is None else _first_steps(flight, now, optimizer, warm_start)
+        flight = (
+            _step(flight, now, optimizer)
+            if warm_start is None
+            else _first_steps(flight, now, optimizer, warm_start)
+        )
     return arrived, flight
 
 
@@ -173,12 +207,18 @@ def _moved(flight: Flight, displacement: Tensor) -> Flight:
 
 def _verified(flight: Flight, now: Snapshot) -> Snapshot:
     """What was evaluated, and the start in place of proposals that made energy or fmax worse."""
-    refused = flight.on_trial & ~no_worse(now.energy, now.fmax, flight.best.energy, flight.best.fmax)
+    refused = flight.on_trial & ~no_worse(
+        now.energy, now.fmax, flight.best.energy, flight.best.fmax
+    )
     return _mixed(flight.best, now, refused, flight.systems)
 
 
-def _first_steps(flight: Flight, now: Snapshot, optimizer: Optimizer[Any], warm_start: Proposal) -> Flight:
-    """Proposals after the first evaluation, and steps of the optimiser elsewhere; it begins where a trial has ended."""
+def _first_steps(
+    flight: Flight, now: Snapshot, optimizer: Optimizer[Any], warm_start: Proposal
+) -> Flight:
+    """Proposals after the first evaluation, and steps of the optimiser elsewhere; it begins where a
+    trial has ended.
+    """
     tried, first = flight.on_trial, flight.progress.n_evaluations == 1
     if not bool((tried | first).any()):
         return _step(flight, now, optimizer)
@@ -191,7 +231,9 @@ def _first_steps(flight: Flight, now: Snapshot, optimizer: Optimizer[Any], warm_
         fresh = replace(fresh, state=optimizer.init(fresh.systems))
         parts.append(_step(fresh, select(now, flight.systems, tried), optimizer))
     if bool(on_trial.any()):
-        parts.append(_moved(flight.select(on_trial), displacement[on_trial[flight.systems.system_idx]]))
+        parts.append(
+            _moved(flight.select(on_trial), displacement[on_trial[flight.systems.system_idx]])
+        )
     return reduce(Flight.join, parts)
 
 
@@ -203,8 +245,15 @@ def evaluate(systems: Systems, potential: Potential) -> Snapshot:
     """
     prediction = potential(systems)
     if prediction.forces is None:
-        raise InputError("this potential gives energies without forces; a relaxation needs a model trained on forces")
-    forces, energy, std = prediction.forces.double(), prediction.energy.double(), prediction.energy_std
+        raise InputError(
+            "this potential gives energies without forces; a relaxation needs a model trained on"
+            " forces"
+        )
+    forces, energy, std = (
+        prediction.forces.double(),
+        prediction.energy.double(),
+        prediction.energy_std,
+    )
     pull = allowed(forces, systems)
     norms = torch.linalg.vector_norm(pull, dim=1)
     fmax = max_per_system(norms.nan_to_num(nan=torch.inf, posinf=torch.inf), systems)
@@ -218,13 +267,26 @@ def evaluate(systems: Systems, potential: Potential) -> Snapshot:
     )
 
 
-def judge(systems: Systems, now: Snapshot, progress: Progress, fmax: float, max_steps: int) -> list[Status | None]:
+def judge(
+    systems: Systems, now: Snapshot, progress: Progress, fmax: float, max_steps: int
+) -> list[Status | None]:
     """The status of each structure, None for those that go on."""
-    away = torch.linalg.vector_norm(now.positions - progress.start_positions, dim=1) * progress.tether
-    measured = (now.energy, progress.start_energy, now.fmax, max_per_system(away, systems), progress.n_atoms, progress.n_steps)
+    away = (
+        torch.linalg.vector_norm(now.positions - progress.start_positions, dim=1) * progress.tether
+    )
+    measured = (
+        now.energy,
+        progress.start_energy,
+        now.fmax,
+        max_per_system(away, systems),
+        progress.n_atoms,
+        progress.n_steps,
+    )
     return [
         verdict(energy, start_energy, largest, far, n_atoms, n_steps, fmax, max_steps)
-        for energy, start_energy, largest, far, n_atoms, n_steps in torch.stack(measured, dim=1).tolist()
+        for energy, start_energy, largest, far, n_atoms, n_steps in torch.stack(
+            measured, dim=1
+        ).tolist()
     ]
 
 
@@ -246,8 +308,12 @@ def _begin(systems: Systems, index: Tensor) -> Progress:
 
 
 def _nothing_yet(systems: Systems) -> Snapshot:
-    """The start, with NaN for all that is not known: what remains if the potential never gives a number."""
-    unknown = torch.full((systems.n_systems,), torch.nan, dtype=torch.float64, device=systems.cell.device)
+    """The start, with NaN for all that is not known: what remains if the potential never gives a
+    number.
+    """
+    unknown = torch.full(
+        (systems.n_systems,), torch.nan, dtype=torch.float64, device=systems.cell.device
+    )
     return Snapshot(
         positions=systems.positions,
         forces=torch.full_like(systems.positions, torch.nan),
@@ -267,8 +333,12 @@ def _count(progress: Progress, now: Snapshot) -> Progress:
     )
 
 
-def _better(best: Snapshot, now: Snapshot, systems: Systems, status: Sequence[Status | None]) -> Snapshot:
-    """`best`, with `now` in place of it where that converged, or is the first, or is sound and lower in energy."""
+def _better(
+    best: Snapshot, now: Snapshot, systems: Systems, status: Sequence[Status | None]
+) -> Snapshot:
+    """`best`, with `now` in place of it where that converged, or is the first, or is sound and
+    lower in energy.
+    """
     energies = torch.stack((now.energy, best.energy)).tolist()
     taken = [_replaces(*known) for known in zip(status, *energies, strict=True)]
     if all(taken):
@@ -296,14 +366,27 @@ def _replaces(status: Status | None, energy: float, lowest: float) -> bool:
 
 
 def _retire(
-    systems: Systems, best: Snapshot, progress: Progress, status: Sequence[Status | None], noise: Sequence[float]
+    systems: Systems,
+    best: Snapshot,
+    progress: Progress,
+    status: Sequence[Status | None],
+    noise: Sequence[float],
 ) -> dict[int, Relaxation]:
     """The relaxations that have a status, by their place in the batch that was handed in."""
-    columns = (progress.index, best.energy, best.energy_std, best.fmax, progress.n_steps, progress.n_evaluations)
+    columns = (
+        progress.index,
+        best.energy,
+        best.energy_std,
+        best.fmax,
+        progress.n_steps,
+        progress.n_evaluations,
+    )
     rows = zip(*(column.tolist() for column in columns), strict=True)
     ends = systems.counts.cumsum(0).tolist()
     ended = {}
-    for k, (end, (index, energy, energy_std, fmax, n_steps, n_evaluations)) in enumerate(zip(status, rows, strict=True)):
+    for k, (end, (index, energy, energy_std, fmax, n_steps, n_evaluations)) in enumerate(
+        zip(status, rows, strict=True)
+    ):
         if end is None:
             continue
         atoms = slice(ends[k - 1] if k else 0, ends[k])
@@ -322,9 +405,13 @@ def _retire(
 
 
 def _alone(systems: Systems, k: int, atoms: slice) -> Systems:
-    """Structure `k`, whose atoms are these, with memory of its own; a projector only where it holds something."""
+    """Structure `k`, whose atoms are these, with memory of its own; a projector only where it holds
+    something.
+    """
     projector = None if systems.projector is None else systems.projector[atoms].clone()
-    if projector is not None and bool((projector == torch.eye(3, dtype=projector.dtype, device=projector.device)).all()):
+    if projector is not None and bool(
+        (projector == torch.eye(3, dtype=projector.dtype, device=projector.device)).all()
+    ):
         projector = None
     return Systems(
         positions=systems.positions[atoms].clone(),

@@ -60,7 +60,8 @@ class Relaxation:
     """The end of one relaxation.
 
     Attributes:
-        systems: the structure, alone, at its final positions; fixed components are bit for bit those handed in.
+        systems: the structure, alone, at its final positions; fixed components are bit for bit
+            those handed in.
         energy: eV at the final positions, NaN if the potential never gave a number.
         energy_std: eV, or NaN.
         forces: (n_atoms, 3) eV/Angstrom at the final positions, raw (also on fixed atoms).
@@ -68,7 +69,8 @@ class Relaxation:
         status: how it ended.
         n_steps: steps taken.
         n_evaluations: calls of the potential.
-        noise: eV/Angstrom, root mean square error of a force component where the noise floor was reached, else NaN.
+        noise: eV/Angstrom, root mean square error of a force component where the noise floor was
+            reached, else NaN.
     """
 
     systems: Systems
@@ -90,6 +92,8 @@ class Relaxation:
     def sentence(self) -> str:
         """How it ended, for a human reader."""
         measured = (
-            "" if math.isnan(self.noise) else f" Each component of a force is wrong by about {self.noise:.2g} eV/Angstrom."
+            ""
+            if math.isnan(self.noise)
+            else f" Each component of a force is wrong by about {self.noise:.2g} eV/Angstrom."
         )
         return self.status.sentence + measured

@@ -1,4 +1,6 @@
-"""Warm starts: a function proposes a better geometry to begin with, and the potential has the last word."""
+"""Warm starts: a function proposes a better geometry to begin with, and the potential has the last
+word.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,18 @@ from geocalc.errors import InputError
 
 
 class Proposal(Protocol):
-    """Proposes how far to move every atom before the first step of the optimiser, for example to where a model expects it.
+    """Proposes how far to move every atom before the first step of the optimiser, for example to
+    where a model expects it.
 
-    What it says of a structure may depend on nothing but that structure. For worker processes it must be picklable: a
-    function at the top level of a module, or an object of a class that is (a frozen dataclass says best what it is).
+    What it says of a structure may depend on nothing but that structure. For worker processes it
+    must be picklable: a function at the top level of a module, or an object of a class that is (a
+    frozen dataclass says best what it is).
     """
 
     def __call__(self, systems: Systems) -> Tensor:
-        """Displacements (n_atoms, 3) in Angstrom; constraints are applied to them. NaN where nothing can be proposed."""
+        """Displacements (n_atoms, 3) in Angstrom; constraints are applied to them. NaN where
+        nothing can be proposed.
+        """
         ...
 
 
@@ -30,10 +36,13 @@ def proposed(propose: Proposal, systems: Systems, asked: Tensor) -> tuple[Tensor
     """What is proposed for structures of a batch.
 
     Args:
-        propose: the proposal. systems: batch. asked: (n_systems,) bool, which structures; they are at their starts.
+        propose: the proposal.
+        systems: batch.
+        asked: (n_systems,) bool, which structures; they are at their starts.
     Returns:
-        Displacements (n_atoms, 3) in Angstrom along what constraints allow, zero where there is nothing to try, and
-        (n_systems,) bool, where there is: a proposal was asked for, is finite, and moves something.
+        Displacements (n_atoms, 3) in Angstrom along what constraints allow, zero where there is
+        nothing to try, and (n_systems,) bool, where there is: a proposal was asked for, is finite,
+        and moves something.
     Raises:
         InputError: the proposal has another shape.
     """
@@ -49,16 +58,20 @@ def proposed(propose: Proposal, systems: Systems, asked: Tensor) -> tuple[Tensor
         )
     displacement[rows] = given
     displacement = allowed(displacement, systems)
-    sizes = max_per_system(displacement.abs().amax(dim=1).nan_to_num(nan=torch.inf, posinf=torch.inf), systems)
+    sizes = max_per_system(
+        displacement.abs().amax(dim=1).nan_to_num(nan=torch.inf, posinf=torch.inf), systems
+    )
     useful = (sizes > 0) & sizes.isfinite()
     return displacement.masked_fill(~useful[systems.system_idx, None], 0.0), useful
 
 
 def no_worse(energy: Tensor, fmax: Tensor, start_energy: Tensor, start_fmax: Tensor) -> Tensor:
-    """Where a proposal is taken, (n_systems,) bool: neither energy nor largest force is above that of the start, or NaN.
+    """Where a proposal is taken, (n_systems,) bool: neither energy nor largest force is above that
+    of the start, or NaN.
 
     Args:
-        energy, start_energy: (n_systems,) eV. fmax, start_fmax: (n_systems,) eV/Angstrom.
+        energy, start_energy: (n_systems,) eV.
+        fmax, start_fmax: (n_systems,) eV/Angstrom.
     """
     return (energy <= start_energy) & (fmax <= start_fmax)
 
@@ -81,8 +94,12 @@ def check_for_workers(propose: Proposal) -> None:
     try:
         content = pickle.dumps(propose)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise InputError(f"the warm start {name_of(propose)} cannot be handed to worker processes ({error}); {hint}") from None
+        raise InputError(
+            f"the warm start {name_of(propose)} cannot be handed to worker processes ({error});"
+            f" {hint}"
+        ) from None
     if b"__main__" in content:
         raise InputError(
-            f"the warm start {name_of(propose)} is defined in the script itself, where worker processes cannot find it; {hint}"
+            f"the warm start {name_of(propose)} is defined in the script itself, where worker"
+            f" processes cannot find it; {hint}"
         )

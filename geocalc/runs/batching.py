@@ -1,4 +1,6 @@
-"""Structures relaxed together: those that are finished leave, waiting ones enter, and memory sets the size."""
+"""Structures relaxed together: those that are finished leave, waiting ones enter, and memory sets
+the size.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from geocalc.relaxation.state import Progress, Relaxation, Snapshot
 from geocalc.runs.engine import NamedPotential, Outcome, Report, Task
 
 EDGES_ON_CPU = 20_000  # some ten slabs; more together gain nothing in the caches of a processor
-EDGE_BYTES = 500_000  # a first guess for a network of 256 channels and 7 layers; memory that runs out halves the budget
+# a first guess for a network of 256 channels and 7 layers; memory that runs out halves the budget
+EDGE_BYTES = 500_000
 NEIGHBORS = 50  # counted for each atom where the potential has no cutoff
 
 
@@ -36,7 +39,8 @@ def budget_of(model_hash: str, device: str, edges: int | None) -> Budget:
     """The budget of a model on a device, remembered as long as the process lives.
 
     Args:
-        model_hash: of the model. device: its name.
+        model_hash: of the model.
+        device: its name.
         edges: to begin with; None for what the memory of the device suggests.
     """
     return Budget(edges=edges)
@@ -45,8 +49,9 @@ def budget_of(model_hash: str, device: str, edges: int | None) -> Budget:
 class Batches:
     """Relaxes structures together in this process.
 
-    The path of a structure does not depend on its batch mates, but for the rounding of the potential's sums. A structure that
-    the potential cannot evaluate is found by halving the batch, and leaves alone.
+    The path of a structure does not depend on its batch mates, but for the rounding of the
+    potential's sums. A structure that the potential cannot evaluate is found by halving the batch,
+    and leaves alone.
 
     Args:
         model: potential with its name and device.
@@ -115,7 +120,9 @@ class Batches:
         return max(1, build_graph(systems, self._model.cutoff).n_edges)
 
     def _fill(self) -> None:
-        """Bring the batch to the budget: some step aside, or those aside return, or waiting ones enter."""
+        """Bring the batch to the budget: some step aside, or those aside return, or waiting ones
+        enter.
+        """
         flight, allowed = self._flight, self._edges_allowed()
         if flight is None and self._aside:
             flight = self._aside.popleft()
@@ -147,7 +154,9 @@ class Batches:
         return sum(self._books[n].edges for n in _numbers(flight))
 
     def _step(self, flight: Flight) -> tuple[dict[int, Outcome], Flight | None]:
-        """One evaluation and step of all; where that fails, of each half, until one structure alone is to blame."""
+        """One evaluation and step of all; where that fails, of each half, until one structure alone
+        is to blame.
+        """
         settings = self._settings
         fault: BaseException
         try:

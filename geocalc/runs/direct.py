@@ -19,9 +19,11 @@ def predict_relaxed(systems: Systems, potential: Potential) -> Relaxation:
     """What one structure relaxes to, as far as a direct model knows.
 
     Args:
-        systems: one structure. potential: gives energies of relaxed structures and, where it has them, displacements.
+        systems: one structure.
+        potential: gives energies of relaxed structures and, where it has them, displacements.
     Returns:
-        Energy in eV, the atoms where they are predicted to end (fixed ones where they are), and no forces.
+        Energy in eV, the atoms where they are predicted to end (fixed ones where they are), and no
+        forces.
     Raises:
         InputError: there is not exactly one structure.
     """
@@ -50,7 +52,9 @@ def predict_task(task: Task, potential: Potential, device: str = "cpu") -> Outco
     """What one structure relaxes to, on one thread; see `predict_relaxed`.
 
     Args:
-        task: the structure. potential: gives energies of relaxed structures. device: where the structure is put.
+        task: the structure.
+        potential: gives energies of relaxed structures.
+        device: where the structure is put.
     """
     started = time.perf_counter()
     try:

@@ -1,4 +1,6 @@
-"""Structures to be relaxed and what became of them: the common language of the engines, and the plainest engine."""
+"""Structures to be relaxed and what became of them: the common language of the engines, and the
+plainest engine.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +30,19 @@ class NamedPotential:
 
     Attributes:
         potential: gives energies and forces.
-        name: of the model. hash: of its weights and settings.
+        name: of the model.
+        hash: of its weights and settings.
         energy_kind: total, adsorption, formation or relative; None if nobody knows.
         device, dtype: where and in which floating type it computes.
         reads_tags: whether tags mean something to it; where they do not, none is judged.
-        opener: makes the same potential in another process, and can be pickled; None where it lives in this one only.
+        opener: makes the same potential in another process, and can be pickled; None where it lives
+            in this one only.
         cutoff: radius of its graphs in Angstrom, None if it has none.
         warm_start: proposes where relaxations with it begin; see `geocalc.relaxation.warm_start`.
         stress: whether it was trained on stress, so that cells can be relaxed with it.
         calibration: how far relaxed energies may be off.
-        direct: whether its energies are those of the relaxed structures, so that there is nothing to relax.
+        direct: whether its energies are those of the relaxed structures, so that there is nothing
+            to relax.
         second_opinion: who else is asked for relaxed energies; see `geocalc.runs.opinions`.
     """
 
@@ -62,7 +67,8 @@ class Task:
     """One structure to relax.
 
     Attributes:
-        number: its place in the input. sid: its name.
+        number: its place in the input.
+        sid: its name.
         systems: the structure alone, on the CPU.
         unrelaxed: the same as the model of the second opinion reads it; None where it is not asked.
     """
@@ -75,7 +81,8 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one structure: a relaxation with the geometries its trajectory keeps, or an error.
+    """What became of one structure: a relaxation with the geometries its trajectory keeps, or an
+    error.
 
     Attributes:
         relaxation: None where there is an error.
@@ -83,7 +90,8 @@ class Outcome:
         error: one sentence, None where there is a relaxation.
         n_steps, n_evaluations: taken until the end or the error.
         wall_s: seconds that were spent on this structure.
-        final: False where memory or a lost process is to blame and not the structure, so that another try may end otherwise.
+        final: False where memory or a lost process is to blame and not the structure, so that
+            another try may end otherwise.
         second_opinion: None where none was asked, or the process was lost.
     """
 
@@ -115,7 +123,9 @@ class Engine(Protocol):
         ...
 
     def collect(self) -> list[tuple[int, Outcome]]:
-        """Work, or wait, until some tasks have ended; their numbers and outcomes. Nothing where no task is open."""
+        """Work, or wait, until some tasks have ended; their numbers and outcomes. Nothing where no
+        task is open.
+        """
         ...
 
     def close(self) -> None:
@@ -171,7 +181,9 @@ def relax_task(
     """Relax one structure alone, on one thread: the outcome depends on nothing but the arguments.
 
     Args:
-        task: the structure. potential: gives energies and forces. settings: of the relaxation.
+        task: the structure.
+        potential: gives energies and forces.
+        settings: of the relaxation.
         device: where the structure is put.
         report: called after every evaluation.
         warm_start: proposes where to begin.

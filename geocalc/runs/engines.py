@@ -27,14 +27,16 @@ START = 2.0  # seconds; about what a process takes to start
 
 
 def make_engine(model: NamedPotential, settings: RelaxSettings, report: Report | None = None) -> Engine:
-    """Batches on a GPU or where `batch_edges` is set; else worker processes, or this process where one worker is enough.
+    """Batches on a GPU or where `batch_edges` is set; else worker processes, or this process where
+    one worker is enough.
 
     Args:
         model: potential with its name and hash.
         settings: of the run.
         report: called after every evaluation in this process; worker processes do not call it.
     Raises:
-        InputError: the optimiser is unknown, or several workers are asked for and cannot be had, or not with this warm start.
+        InputError: the optimiser is unknown, or several workers are asked for and cannot be had, or
+            not with this warm start.
     """
     if model.direct:
         return _direct_engine(model, settings)
@@ -120,7 +122,8 @@ def _plain_engine(model: NamedPotential, settings: RelaxSettings, report: Report
 
 
 class WithCells:
-    """Relaxes the cells of the tasks too, or keeps their symmetry: another engine moves the extended structures.
+    """Relaxes the cells of the tasks too, or keeps their symmetry: another engine moves the
+    extended structures.
 
     Args:
         engine: whose potential is a `CellPotential` of the same filter.
@@ -171,9 +174,9 @@ class WithCells:
 class InWorkers:
     """Relaxes each structure alone, several at a time in processes of their own.
 
-    Results do not depend on the number of processes. One task for each of them waits, so that none of them does. A structure
-    that comes alone stays in this process, and so do single points until it has shown that they take longer than processes
-    take to start.
+    Results do not depend on the number of processes. One task for each of them waits, so that none
+    of them does. A structure that comes alone stays in this process, and so do single points until
+    it has shown that they take longer than processes take to start.
 
     Args:
         here: relaxes in this process.

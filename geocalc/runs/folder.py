@@ -1,8 +1,9 @@
 """The folder of a run: what is finished stays finished, whatever stops the run.
 
-`journal.jsonl` holds one line per finished structure: its key, its record and its relaxed geometry. With its line a structure
-is done: the line is on the disk before anything else is said of the structure, and a line cut short by a crash never happened.
-`results.jsonl` (the records alone) and `relaxed.extxyz` (the geometries, in the order of the input) follow from it.
+`journal.jsonl` holds one line per finished structure: its key, its record and its relaxed geometry.
+With its line a structure is done: the line is on the disk before anything else is said of the
+structure, and a line cut short by a crash never happened. `results.jsonl` (the records alone) and
+`relaxed.extxyz` (the geometries, in the order of the input) follow from it.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ class RunFolder:
 
     Args:
         path: the folder; made if it is not there.
-        identity: plain values that results depend on (model hash, settings); results of another identity are not mixed in.
+        identity: plain values that results depend on (model hash, settings); results of another
+            identity are not mixed in.
         provenance: plain values kept beside them in `settings.yaml` (versions, device, ...).
         resume: whether results that are there already are continued.
     Raises:
-        RunFolderError: the folder cannot be written; another run works in it; it holds results and `resume` is not set; it
-            holds results of another identity; its journal is damaged other than at the end.
+        RunFolderError: the folder cannot be written; another run works in it; it holds results and
+            `resume` is not set; it holds results of another identity; its journal is damaged other
+            than at the end.
     """
 
     def __init__(
@@ -58,7 +61,8 @@ class RunFolder:
     ) -> None:
         self.path = Path(path)
         self.identity = _digest(identity)
-        self._places: dict[str, int] = {}  # where the line of each finished structure begins in the journal, by key
+        # where the line of each finished structure begins in the journal, by key
+        self._places: dict[str, int] = {}
         self._order: list[str] = []
         with disk_errors_explained(self.path, "open"):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -107,14 +111,18 @@ class RunFolder:
         write_whole(self.path / TRAJECTORY / f"{file_name(sid)}-{key[:8]}.extxyz", frames)
 
     def finish(self, keys: Iterable[str]) -> None:
-        """Write `relaxed.extxyz`: the geometries of `keys` in this order, then any others in the order they ended in."""
+        """Write `relaxed.extxyz`: the geometries of `keys` in this order, then any others in the
+        order they ended in.
+        """
         self._order = list(keys)
         order = dict.fromkeys([*(key for key in self._order if key in self._places), *self._places])
         frames = (self._entry(key)["frame"] for key in order)
         write_whole(self.path / RELAXED, (frame for frame in frames if frame is not None))
 
     def records(self) -> Iterator[Record]:
-        """The records of the keys that `finish` was given, in that order; read from the disk one at a time."""
+        """The records of the keys that `finish` was given, in that order; read from the disk one at
+        a time.
+        """
         return (Record.from_json(self._entry(key)["record"]) for key in self._order if key in self._places)
 
     def close(self) -> None:
@@ -170,7 +178,9 @@ class RunFolder:
         return entry
 
     def _append(self, name: str, line: str) -> int:
-        """Add a line to a file and see it onto the disk; returns where it begins. What does not fit leaves nothing behind."""
+        """Add a line to a file and see it onto the disk; returns where it begins. What does not fit
+        leaves nothing behind.
+        """
         path = self.path / name
         with disk_errors_explained(path, "write", len(self)), open(path, "ab", buffering=0) as file:
             place = os.fstat(file.fileno()).st_size
@@ -187,7 +197,8 @@ class RunFolder:
 
 
 def content_key(sid: str, content: Iterable[bytes], identity: str) -> str:
-    """What makes a structure of a run the same structure: its name, its content and the settings it is computed with.
+    """What makes a structure of a run the same structure: its name, its content and the settings it
+    is computed with.
 
     Args:
         sid: name of the structure.
@@ -202,12 +213,15 @@ def content_key(sid: str, content: Iterable[bytes], identity: str) -> str:
 
 
 def file_name(sid: str) -> str:
-    """A short name for files, of letters, digits, dots, dashes and underscores, that reads like `sid`."""
+    """A short name for files, of letters, digits, dots, dashes and underscores, that reads like
+    `sid`.
+    """
     return re.sub(r"[^A-Za-z0-9._-]+", "_", sid).strip("._")[-60:] or "structure"
 
 
 class _Lock:
-    """A file that one run at a time holds, until it lets go or its process dies; no lock where the file system knows none.
+    """A file that one run at a time holds, until it lets go or its process dies; no lock where the
+    file system knows none.
 
     Raises:
         RunFolderError: another run holds it.

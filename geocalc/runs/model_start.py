@@ -1,4 +1,5 @@
-"""Warm starts from a model of relaxed structures: relaxations begin where it thinks that they end."""
+"""Warm starts from a model of relaxed structures: relaxations begin where it thinks that they end.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from geocalc.potentials.registry import load_model
 
 @dataclass(frozen=True)
 class ModelStart:
-    """A proposal for `geocalc.relaxation.warm_start`: the displacements of a model; nothing for structures that the model refuses."""
+    """A proposal for `geocalc.relaxation.warm_start`: the displacements of a model; nothing for
+    structures that the model refuses.
+    """
 
     model: DirectModel
 

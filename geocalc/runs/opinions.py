@@ -1,4 +1,6 @@
-"""Second opinions: what a direct model says of the relaxed energy, beside the relaxation of the same structure."""
+"""Second opinions: what a direct model says of the relaxed energy, beside the relaxation of the
+same structure.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from geocalc.runs.engine import Engine, Outcome, Task
 
 
 def advised(task: Task, work: Callable[[Task], Outcome], adviser: Adviser) -> Outcome:
-    """What `work` makes of a task, with the opinion of the adviser, whatever becomes of the structure."""
+    """What `work` makes of a task, with the opinion of the adviser, whatever becomes of the
+    structure.
+    """
     if task.unrelaxed is None:
         return work(task)
     started = time.perf_counter()
@@ -24,7 +28,8 @@ class WithOpinions:
     """Another engine, whose outcomes get an opinion in this process.
 
     Args:
-        engine: that relaxes. adviser: that is asked.
+        engine: that relaxes.
+        adviser: that is asked.
     """
 
     def __init__(self, engine: Engine, adviser: Adviser) -> None:

@@ -21,7 +21,8 @@ class SecondOpinion:
     Attributes:
         model, model_hash: what was asked.
         energy: eV, None where the model could not take the structure.
-        energy_error_68, energy_error_95: eV, half widths of its own intervals, from its own calibration.
+        energy_error_68, energy_error_95: eV, half widths of its own intervals, from its own
+            calibration.
         difference: eV, this energy minus that of the relaxation.
         note: why there is no energy or no difference, as a sentence.
     """
@@ -46,13 +47,15 @@ class Record:
         energy: eV, at the final geometry.
         energy_kind: total, adsorption, formation or relative.
         energy_std: eV, spread of the networks of an ensemble, else of the frames.
-        energy_error_68, energy_error_95: eV, half of the intervals that hold so many of a hundred references, for relaxed structures
-            like those of the model's calibration.
-        second_opinion: of a direct model; None where none was asked, or nothing could be asked of this structure.
+        energy_error_68, energy_error_95: eV, half of the intervals that hold so many of a hundred
+            references, for relaxed structures like those of the model's calibration.
+        second_opinion: of a direct model; None where none was asked, or nothing could be asked of
+            this structure.
         fmax: eV/Angstrom at the final geometry, over free components.
         n_steps, n_evaluations: of the relaxation.
         converged: whether the result can be used as a relaxed structure.
-        status: name of the status. stop_reason: the same in words.
+        status: name of the status.
+        stop_reason: the same in words.
         anomalies: names of what looks wrong with the final geometry.
         wall_s: seconds this structure took.
         device, dtype, version: where, how and by which geocalc it was computed.
@@ -125,7 +128,8 @@ def exit_status(records: Iterable[Record]) -> int:
     """What the command line returns.
 
     Returns:
-        0 if all converged, 3 if some did not, are flagged or have an error while at least one has a result, 1 if none has.
+        0 if all converged, 3 if some did not, are flagged or have an error while at least one has a
+        result, 1 if none has.
     """
     n_results, n_open = 0, 0
     for record in records:

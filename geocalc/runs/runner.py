@@ -34,7 +34,8 @@ from geocalc.runs.engine import Engine, NamedPotential, Outcome, Report, Task
 if TYPE_CHECKING:
     from ase import Atoms
 
-LABELS = "REF_"  # keys of the input that hold labels of the unrelaxed geometry; on a relaxed one they would be false
+# keys of the input that hold labels of the unrelaxed geometry; on a relaxed one they would be false
+LABELS = "REF_"
 PACKAGES = ("torch", "numpy", "ase", "vesin")
 
 
@@ -68,8 +69,10 @@ class _Item:
     """A job on its way.
 
     Attributes:
-        prepared: ready for the potential, or the sentence why it is not, or None where nothing is to be computed.
-        unrelaxed: ready for the model of the second opinion, or the sentence why it is not, or None where it is not asked.
+        prepared: ready for the potential, or the sentence why it is not, or None where nothing is
+            to be computed.
+        unrelaxed: ready for the model of the second opinion, or the sentence why it is not, or None
+            where it is not asked.
     """
 
     number: int
@@ -88,7 +91,8 @@ def jobs_of(found: Iterable[Source | Unreadable]) -> Iterator[Job]:
 def open_run_folder(
     path: Path | str, model: NamedPotential, settings: RelaxSettings, *, inputs: Sequence[str] = (), resume: bool = False
 ) -> RunFolder:
-    """The run folder of a relaxation run; everything resolved, versions and hashes go to its `settings.yaml`.
+    """The run folder of a relaxation run; everything resolved, versions and hashes go to its
+    `settings.yaml`.
 
     Args:
         path: the folder.
@@ -122,10 +126,11 @@ def run_relaxation(
 ) -> Iterator[Record]:
     """Relax structures side by side; each record is on the disk before it is handed over.
 
-    Structures that `folder` holds already are not computed again; their records come as they were. Only those that were lost to a
-    dying process or to a lack of memory are tried again. When all are done,
-    `relaxed.extxyz` is written in the order of `jobs`, and `folder.records()` gives the records in that order. The folder is
-    closed in any case. Of `jobs` no more are taken than are being worked on, or wait for a worker.
+    Structures that `folder` holds already are not computed again; their records come as they were.
+    Only those that were lost to a dying process or to a lack of memory are tried again. When all
+    are done, `relaxed.extxyz` is written in the order of `jobs`, and `folder.records()` gives the
+    records in that order. The folder is closed in any case. Of `jobs` no more are taken than are
+    being worked on, or wait for a worker.
 
     Args:
         jobs: the input; a structure that could not be read gets a record with its error.
@@ -159,7 +164,8 @@ class Relaxed:
     """The end of a job without a run folder.
 
     Attributes:
-        job: as it was given. number: its place in the input.
+        job: as it was given.
+        number: its place in the input.
         record: what is said of it.
         relaxation: None where the record holds an error.
     """
@@ -171,7 +177,8 @@ class Relaxed:
 
 
 def relax_jobs(jobs: Iterable[Job], model: NamedPotential, settings: RelaxSettings) -> Iterator[Relaxed]:
-    """Relax structures side by side without a run folder, each yielded as it ends; see `run_relaxation`.
+    """Relax structures side by side without a run folder, each yielded as it ends; see
+    `run_relaxation`.
 
     What was done to tags is told in one warning at the end.
 
@@ -191,7 +198,9 @@ def relax_jobs(jobs: Iterable[Job], model: NamedPotential, settings: RelaxSettin
 
 
 def _driven(items: Iterable[_Item], engine: Engine) -> Generator[tuple[_Item, Outcome | None]]:
-    """Every item with its outcome, None for those that need none; the engine is closed whatever happens."""
+    """Every item with its outcome, None for those that need none; the engine is closed whatever
+    happens.
+    """
     open_items: dict[int, _Item] = {}
     try:
         for item in items:
@@ -210,7 +219,9 @@ def _driven(items: Iterable[_Item], engine: Engine) -> Generator[tuple[_Item, Ou
 
 
 def _keyed(jobs: Iterable[Job], run: _Run, folder: RunFolder, keys: list[str]) -> Iterator[_Item]:
-    """The jobs with their keys, which go to `keys` too; those that the folder holds are not to be computed."""
+    """The jobs with their keys, which go to `keys` too; those that the folder holds are not to be
+    computed.
+    """
     seen: Counter[str] = Counter()
     for number, job in enumerate(jobs):
         item = _item(number, job, run)
@@ -235,7 +246,9 @@ def versions() -> dict[str, str]:
 
 
 def _item(number: int, job: Job, run: _Run) -> _Item:
-    """A job made ready for the potential and, where it reads tags and the potential does not, for the second opinion."""
+    """A job made ready for the potential and, where it reads tags and the potential does not, for
+    the second opinion.
+    """
     prepared = _prepare(job, run, run.model.reads_tags)
     adviser, unrelaxed = run.model.second_opinion, None
     if adviser is not None and isinstance(prepared, Systems):
@@ -318,20 +331,26 @@ def _opinion(item: _Item, outcome: Outcome, energy: float | None, run: _Run) -> 
 
 
 def _half_widths(ended: Relaxation | None, calibration: Calibration | None) -> tuple[float | None, float | None]:
-    """Half the intervals around the energy of a relaxed structure, eV; None where nothing was calibrated."""
+    """Half the intervals around the energy of a relaxed structure, eV; None where nothing was
+    calibrated.
+    """
     if calibration is None or ended is None or ended.status not in (Status.CONVERGED, Status.PREDICTED):
         return None, None
     return calibration.half_widths(ended.energy_std)
 
 
 def _written(systems: Systems, atoms: Atoms, run: _Run) -> Systems:
-    """The structure as files show it: with the tags that the model read, or the given ones where it reads none."""
+    """The structure as files show it: with the tags that the model read, or the given ones where it
+    reads none.
+    """
     systems = systems.to("cpu")
     return systems if run.model.reads_tags else replace(systems, tags=torch.as_tensor(atoms.get_tags(), dtype=torch.int64))
 
 
 def _relaxed_frame(atoms: Atoms, final: Systems, ended: Relaxation, record: Record) -> str:
-    """Extended XYZ of the relaxed structure: what came with it, and predictions under names of our own."""
+    """Extended XYZ of the relaxed structure: what came with it, and predictions under names of our
+    own.
+    """
     info = {name: value for name, value in atoms.info.items() if not str(name).startswith(LABELS)}
     arrays = {name: value for name, value in atoms.arrays.items() if not name.startswith(LABELS)}
     info |= {
@@ -358,7 +377,9 @@ def _relaxed_frame(atoms: Atoms, final: Systems, ended: Relaxation, record: Reco
 
 
 def _path_frames(final: Systems, outcome: Outcome, sid: str) -> list[str]:
-    """Extended XYZ of the geometries kept along the path, and of the final one if it is not the last of them."""
+    """Extended XYZ of the geometries kept along the path, and of the final one if it is not the
+    last of them.
+    """
     ended, path = outcome.relaxation, list(outcome.path)
     frames = []
     for step, now in path:

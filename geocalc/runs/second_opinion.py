@@ -19,10 +19,12 @@ class Adviser:
     """A direct model that is asked for the relaxed energy of every structure of a run.
 
     Attributes:
-        model: what is asked. name: of the model.
+        model: what is asked.
+        name: of the model.
         reads_tags: whether tags mean something to it.
         calibration: how far its energies may be off.
-        unlike: what its zero of energy does not share with the run, as words; None where energies may be subtracted.
+        unlike: what its zero of energy does not share with the run, as words; None where energies
+            may be subtracted.
     """
 
     model: DirectModel
@@ -57,7 +59,9 @@ class Adviser:
         )
 
     def compared(self, opinion: SecondOpinion, energy: float | None) -> SecondOpinion:
-        """The opinion with its difference from a relaxed energy (eV), or with the reason why there is none."""
+        """The opinion with its difference from a relaxed energy (eV), or with the reason why there
+        is none.
+        """
         if opinion.energy is None or energy is None:
             return opinion
         if self.unlike is not None:
@@ -69,9 +73,12 @@ def make_adviser(name: str | os.PathLike[str], card: ModelCard, steps: int) -> A
     """The adviser of that name or folder for a run with the model of `card`.
 
     Args:
-        name: of a direct model. card: of the model that relaxes. steps: that a relaxation may take.
+        name: of a direct model.
+        card: of the model that relaxes.
+        steps: that a relaxation may take.
     Raises:
-        InputError: the model predicts no relaxed energies, or energies of another kind; or nothing is relaxed.
+        InputError: the model predicts no relaxed energies, or energies of another kind; or nothing
+            is relaxed.
         ModelNotFoundError, ModelFileError: see `geocalc.load_model`.
     """
     model = load_model(name, device="cpu")

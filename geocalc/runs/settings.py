@@ -18,7 +18,8 @@ class RelaxSettings(Settings):
 
     Attributes:
         model: name or folder of the model.
-        optimizer: name in `geocalc.optim.OPTIMIZERS`, or auto: quasi-newton, and bfgs where a cell is relaxed or a symmetry kept.
+        optimizer: name in `geocalc.optim.OPTIMIZERS`, or auto: quasi-newton, and bfgs where a cell
+            is relaxed or a symmetry kept.
         fmax: eV/Angstrom; converged when no free atom has a larger force.
         steps: steps allowed for each structure.
         traj: which geometries are kept: none, the two ends, every so many steps, or full.
@@ -26,17 +27,21 @@ class RelaxSettings(Settings):
         frames: frame policy other than the model's own.
         device: cpu, cuda, cuda:1 ..., or auto.
         dtype: of the model's weights; positions and optimiser are float64 always.
-        workers: processes side by side on a CPU; None for as many as there are cores. Results do not depend on it.
-        batch_edges: edges of the graphs that are computed together; None for what a GPU has memory for, and for one structure
-            at a time on a CPU.
-        cell: none, or how the cell is relaxed with the atoms: frechet or unit, as ASE's filters of these names; fmax then counts
-            for the strains too. It needs a model that was trained on stress.
+        workers: processes side by side on a CPU; None for as many as there are cores. Results do
+            not depend on it.
+        batch_edges: edges of the graphs that are computed together; None for what a GPU has memory
+            for, and for one structure at a time on a CPU.
+        cell: none, or how the cell is relaxed with the atoms: frechet or unit, as ASE's filters of
+            these names; fmax then counts for the strains too. It needs a model that was trained on
+            stress.
         pressure: eV/Angstrom^3 from outside, as ASE's `scalar_pressure`; 1 GPa is 0.00624.
         cell_mask: the strains that may change, some of xx,yy,zz,yz,xz,xy.
         keep_symmetry: the space group that the structure has at the start stays.
         level: of theory, for models that know several.
-        warm_start: model of relaxed structures whose displacements are tried first; see `geocalc.runs.model_start`.
-        second_opinion: direct model whose relaxed energy stands beside the one found; see `geocalc.runs.opinions`.
+        warm_start: model of relaxed structures whose displacements are tried first; see
+            `geocalc.runs.model_start`.
+        second_opinion: direct model whose relaxed energy stands beside the one found; see
+            `geocalc.runs.opinions`.
     """
 
     model: str = "faenet-sfa"
@@ -72,7 +77,9 @@ class RelaxSettings(Settings):
         return self.model_dump(exclude=NOT_PART_OF_RESULT)
 
     def keeps_step(self, step: int) -> bool:
-        """Whether the geometry after so many steps belongs in the trajectory; the final one does unless traj is none."""
+        """Whether the geometry after so many steps belongs in the trajectory; the final one does
+        unless traj is none.
+        """
         word, _, interval = self.traj.partition(":")
         if word == "ends":
             return step == 0

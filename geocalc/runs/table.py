@@ -17,7 +17,9 @@ BAR = " ± 0.00"  # what stands after an energy, whose decimals are then those t
 
 @dataclass(frozen=True, kw_only=True)
 class _Column:
-    """A head and a cell for each structure; those of text are cut where there is no room, those of numbers never."""
+    """A head and a cell for each structure; those of text are cut where there is no room, those of
+    numbers never.
+    """
 
     head: str
     cells: tuple[str, ...]
@@ -38,7 +40,8 @@ def format_table(records: Sequence[Record], width: int = WIDTH) -> str:
     """A table for the terminal; of a long run only what did not converge, and always the sums.
 
     Args:
-        records: of a run. width: columns of the terminal; names of structures are cut to fit.
+        records: of a run.
+        width: columns of the terminal; names of structures are cut to fit.
     """
     shown = records if len(records) <= ROWS else [r for r in records if not r.converged or r.anomalies]
     head, *rows = _rows(shown[:ROWS], width)
@@ -87,7 +90,9 @@ def _direct(records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def _energy(energy: float | None, error: float | None, bars: bool) -> str:
-    """An energy (eV) with half its 68 % interval where it has one; `bars` says whether others of its column do."""
+    """An energy (eV) with half its 68 % interval where it has one; `bars` says whether others of
+    its column do.
+    """
     if energy is None:
         return NOTHING
     if not bars:

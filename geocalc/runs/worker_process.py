@@ -1,7 +1,9 @@
-"""The far side of a `geocalc.runs.workers.WorkerPool`: a process that does one piece of work after the other.
+"""The far side of a `geocalc.runs.workers.WorkerPool`: a process that does one piece of work after
+the other.
 
-It talks in frames of eight bytes of length and a pickle, in on standard input and out on standard output. Whatever else is
-printed goes to standard error. When standard input ends, because its owner closed it or was killed, the process ends at once.
+It talks in frames of eight bytes of length and a pickle, in on standard input and out on standard
+output. Whatever else is printed goes to standard error. When standard input ends, because its owner
+closed it or was killed, the process ends at once.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import IO
 
 from geocalc.errors import GeoCalcError
 
-READY, DONE, REFUSED = "ready", "done", "refused"  # it can begin; a result; a GeoCalcError that ends everything
+# it can begin; a result; a GeoCalcError that ends everything
+READY, DONE, REFUSED = "ready", "done", "refused"
 _LENGTH = 8
 
 
@@ -40,8 +43,11 @@ def read_frame(stream: IO[bytes]) -> bytes | None:
 
 
 def main() -> None:
-    """Build what does the work from the first frame, then answer every further frame with its result."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the owner decides what it means
+    """Build what does the work from the first frame, then answer every further frame with its
+    result.
+    """
+    # Ctrl-C reaches the whole terminal; the owner decides what it means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     frames: SimpleQueue[bytes] = SimpleQueue()

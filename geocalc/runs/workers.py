@@ -19,7 +19,9 @@ from typing import Any, Self
 from geocalc.errors import GeoCalcError, InputError
 from geocalc.runs.worker_process import DONE, READY, REFUSED, read_frame, write_frame
 
-TRIES = 2  # a process may die of its neighbours' hunger for memory; a piece of work that kills two is to blame itself
+# a process may die of its neighbours' hunger for memory; a piece of work that kills two is to blame
+# itself
+TRIES = 2
 STARTS = 3  # processes that die while they start, one after the other, before nobody tries again
 PATIENCE = 2.0  # seconds a process may take to end once its input is closed
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -47,11 +49,13 @@ class _Work:
 class WorkerPool:
     """Hands out pieces of work one at a time to processes that start when there is something to do.
 
-    Each process is a fresh interpreter with one thread for every numerical library; it ends with its owner, also when that is
-    killed. A process that dies costs nothing but its piece of work, which another process tries once more.
+    Each process is a fresh interpreter with one thread for every numerical library; it ends with
+    its owner, also when that is killed. A process that dies costs nothing but its piece of work,
+    which another process tries once more.
 
     Args:
-        make: builds, in each process, the function that does the work; it and all it holds can be pickled by reference.
+        make: builds, in each process, the function that does the work; it and all it holds can be
+            pickled by reference.
         n_workers: processes at most, positive.
     Raises:
         InputError: `make` cannot be pickled.
@@ -90,7 +94,8 @@ class WorkerPool:
         self._hand_out()
 
     def collect(self) -> list[tuple[int, Any | Lost]]:
-        """Wait until something is finished; all that is, with its numbers. Nothing where no work is open.
+        """Wait until something is finished; all that is, with its numbers. Nothing where no work is
+        open.
 
         Raises:
             GeoCalcError: what the work refused with, or no process can be started.
@@ -142,7 +147,8 @@ class WorkerPool:
 
     def _mourn(self, worker: _Worker) -> list[tuple[int, Any | Lost]]:
         self._staff.remove(worker)
-        worker.bury()  # before its input is closed, which would end it with a status that says nothing
+        # before its input is closed, which would end it with a status that says nothing
+        worker.bury()
         worker.hang_up()
         work, reason = worker.work, worker.reason
         if not worker.ready:

@@ -19,7 +19,12 @@ from geocalc.core.projectors import Held, settle
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
 from geocalc.graphs.neighbors import build_graph, edge_vectors, searchable
-from geocalc.structures.constraints import ase_constraints, fixed_mask, read_constraints, scaled_space
+from geocalc.structures.constraints import (
+    ase_constraints,
+    fixed_mask,
+    read_constraints,
+    scaled_space,
+)
 from geocalc.structures.tags import Conversions, TagReading, read_tags
 
 if TYPE_CHECKING:
@@ -27,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fixed_mask", "from_atoms", "from_structure", "to_atoms"]
 
-CLOSEST = 0.35  # atoms nearer than this part of the sum of their covalent radii overlap; H-H in H2 is at 1.16
+# atoms nearer than this part of the sum of their covalent radii overlap; H-H in H2 is at 1.16
+CLOSEST = 0.35
 SEARCH = 2.0  # Angstrom; shorter searches are slower, for their many small bins
 
 
@@ -44,41 +50,53 @@ class _Arrays:
 
 
 def from_atoms(
-    atoms: Atoms | Sequence[Atoms], *, strict: bool = False, use_tags: bool = True, conversions: Conversions | None = None
+    atoms: Atoms | Sequence[Atoms],
+    *,
+    strict: bool = False,
+    use_tags: bool = True,
+    conversions: Conversions | None = None,
 ) -> Systems:
     """Convert ASE structures to a batch, checked and with tags in the OC20 convention.
 
     Args:
-        atoms: one structure or several; positions and cell in Angstrom. Their calculators are not touched. FixAtoms,
-            FixCartesian, FixedPlane, FixedLine and FixScaled are kept, and so are the columns `geocalc_plane_normal` and
-            `geocalc_line_direction` of relaxed structures that geocalc wrote; to let such atoms go, delete the column.
+        atoms: one structure or several; positions and cell in Angstrom. Their calculators are not
+            touched. FixAtoms, FixCartesian, FixedPlane, FixedLine and FixScaled are kept, and so
+            are the columns `geocalc_plane_normal` and `geocalc_line_direction` of relaxed
+            structures that geocalc wrote; to let such atoms go, delete the column.
         strict: refuse tags that would have to be converted.
         use_tags: False for models that read no tags: every tag becomes 0 and none is judged.
-        conversions: gathers what was done to tags, for a warning over several calls; None for a warning at once.
+        conversions: gathers what was done to tags, for a warning over several calls; None for a
+            warning at once.
     Returns:
         Systems on the CPU, float64, in the given order.
     Raises:
-        InputError: nothing was given, an element is unknown, a position or cell is not a number or of no sensible size, a periodic
-            cell is zero, atoms overlap, a constraint is of another kind, or tags are ambiguous (under `strict`: not in the OC20
-            convention).
+        InputError: nothing was given, an element is unknown, a position or cell is not a number or
+            of no sensible size, a periodic cell is zero, atoms overlap, a constraint is of another
+            kind, or tags are ambiguous (under `strict`: not in the OC20 convention).
     """
     given = [atoms] if isinstance(atoms, Atoms | Filter) else list(atoms)
     for k, structure in enumerate(given):
         if not isinstance(structure, Atoms):
             raise InputError(f"structure {k} is a {type(structure).__name__}; expected ase.Atoms")
     found = Conversions() if conversions is None else conversions
-    systems = _assemble([_arrays(structure) for structure in given], found, strict=strict, use_tags=use_tags)
+    systems = _assemble(
+        [_arrays(structure) for structure in given], found, strict=strict, use_tags=use_tags
+    )
     if conversions is None:
         found.warn(stacklevel=2)
     return systems
 
 
-def from_structure(structure: Structure | Sequence[Structure], *, strict: bool = False, use_tags: bool = True) -> Systems:
-    """Convert pymatgen structures to a batch; the site properties `tags` and `selective_dynamics` are kept.
+def from_structure(
+    structure: Structure | Sequence[Structure], *, strict: bool = False, use_tags: bool = True
+) -> Systems:
+    """Convert pymatgen structures to a batch; the site properties `tags` and `selective_dynamics`
+    are kept.
 
     Args:
         structure: one Structure (or Slab), or several; every site ordered.
-        strict: as in `from_atoms`. use_tags: as in `from_atoms`.
+        strict: as in `from_atoms`.
+        use_tags: as in `from_atoms`.
     Returns:
         Systems on the CPU, float64, in the given order.
     Raises:
@@ -86,7 +104,12 @@ def from_structure(structure: Structure | Sequence[Structure], *, strict: bool =
     """
     given: list[Structure] = [structure] if hasattr(structure, "lattice") else list(structure)  # type: ignore[list-item]
     found = Conversions()
-    systems = _assemble([_structure_arrays(one, k) for k, one in enumerate(given)], found, strict=strict, use_tags=use_tags)
+    systems = _assemble(
+        [_structure_arrays(one, k) for k, one in enumerate(given)],
+        found,
+        strict=strict,
+        use_tags=use_tags,
+    )
     found.warn(stacklevel=2)
     return systems
 
@@ -96,16 +119,20 @@ def to_atoms(systems: Systems, templates: Sequence[Atoms] | None = None) -> list
 
     Args:
         systems: batch.
-        templates: the structures the batch came from, in order: their tags, constraints, info and other arrays are kept and
-            positions and cell are replaced. Without them constraints are rebuilt from `fixed` and `projector`; FixScaled comes
-            back as the plane or line that it is in this cell.
+        templates: the structures the batch came from, in order: their tags, constraints, info and
+            other arrays are kept and positions and cell are replaced. Without them constraints are
+            rebuilt from `fixed` and `projector`; FixScaled comes back as the plane or line that it
+            is in this cell.
     Returns:
         One new Atoms for every structure.
     Raises:
         InputError: the templates do not match the batch in number or elements.
     """
     if templates is not None and len(templates) != systems.n_systems:
-        raise InputError(f"{len(templates)} templates were given for {systems.n_systems} structures; give one for each")
+        raise InputError(
+            f"{len(templates)} templates were given for {systems.n_systems} structures; give one"
+            " for each"
+        )
     positions, numbers = systems.positions.detach().cpu().numpy(), systems.numbers.cpu().numpy()
     tags, fixed = systems.tags.cpu().numpy(), systems.fixed.cpu().numpy()
     projector = None if systems.projector is None else systems.projector.cpu().numpy()
@@ -115,13 +142,18 @@ def to_atoms(systems: Systems, templates: Sequence[Atoms] | None = None) -> list
         rows = slice(start, start + count)
         start += count
         if templates is None:
-            atoms = Atoms(numbers[rows], positions[rows], cell=cells[k], pbc=pbc[k], tags=tags[rows])
+            atoms = Atoms(
+                numbers[rows], positions[rows], cell=cells[k], pbc=pbc[k], tags=tags[rows]
+            )
             held = Held(fixed=fixed[rows], projector=None if projector is None else projector[rows])
             atoms.set_constraint(ase_constraints(held))
         else:
             atoms = templates[k].copy()
             if not np.array_equal(atoms.numbers, numbers[rows]):
-                raise InputError(f"template {k} ({atoms.symbols}) has other atoms than structure {k} of the batch")
+                raise InputError(
+                    f"template {k} ({atoms.symbols}) has other atoms than structure {k} of the"
+                    " batch"
+                )
             atoms.positions[:] = positions[rows]
             atoms.cell[:] = cells[k]
         result.append(atoms)
@@ -141,15 +173,22 @@ def _arrays(atoms: Atoms) -> _Arrays:
 
 def _structure_arrays(structure: Structure, k: int) -> _Arrays:
     if not hasattr(structure, "lattice"):
-        raise InputError(f"structure {k} is a {type(structure).__name__}; expected a pymatgen Structure")
+        raise InputError(
+            f"structure {k} is a {type(structure).__name__}; expected a pymatgen Structure"
+        )
     if not structure.is_ordered:
-        raise InputError(f"structure {k} ({structure.formula}) has partly occupied sites; order it before using it")
+        raise InputError(
+            f"structure {k} ({structure.formula}) has partly occupied sites; order it before"
+            " using it"
+        )
     cell = np.array(structure.lattice.matrix, dtype=float)
     spaces = {}
     for atom, site in enumerate(structure):
         movable = site.properties.get("selective_dynamics")
         if movable is not None and not all(movable):
-            spaces[atom] = [scaled_space(~np.asarray(movable, dtype=bool), cell, "selective_dynamics")]
+            spaces[atom] = [
+                scaled_space(~np.asarray(movable, dtype=bool), cell, "selective_dynamics")
+            ]
     tags = [site.properties.get("tags") for site in structure]
     return _Arrays(
         numbers=np.array([site.specie.Z for site in structure], dtype=np.int64),
@@ -166,11 +205,16 @@ def _projectors(held: list[Held]) -> torch.Tensor | None:
     if all(one.projector is None for one in held):
         return None
     unity = np.eye(3)
-    parts = [np.tile(unity, (len(one.fixed), 1, 1)) if one.projector is None else one.projector for one in held]
+    parts = [
+        np.tile(unity, (len(one.fixed), 1, 1)) if one.projector is None else one.projector
+        for one in held
+    ]
     return torch.from_numpy(np.concatenate(parts))
 
 
-def _assemble(given: list[_Arrays], conversions: Conversions, *, strict: bool, use_tags: bool) -> Systems:
+def _assemble(
+    given: list[_Arrays], conversions: Conversions, *, strict: bool, use_tags: bool
+) -> Systems:
     if not given:
         raise InputError("no structures were given; at least one is needed")
     for k, one in enumerate(given):
@@ -197,7 +241,10 @@ def _name(one: _Arrays, k: int, total: int) -> str:
     if not len(one.numbers) or one.numbers.min() < 1 or one.numbers.max() > N_ELEMENTS:
         return f"structure {k}" if total > 1 else "the structure"
     found, number = np.unique(one.numbers, return_counts=True)
-    formula = "".join(symbols()[z] + (str(n) if n > 1 else "") for z, n in zip(found[::-1], number[::-1], strict=True))
+    formula = "".join(
+        symbols()[z] + (str(n) if n > 1 else "")
+        for z, n in zip(found[::-1], number[::-1], strict=True)
+    )
     return f"structure {k} ({formula})" if total > 1 else formula
 
 
@@ -207,19 +254,32 @@ def _check(one: _Arrays, name: str) -> None:
         raise InputError(f"{name} has no atoms; remove it from the input")
     if one.numbers.min() < 1 or one.numbers.max() > N_ELEMENTS:
         bad = one.numbers[(one.numbers < 1) | (one.numbers > N_ELEMENTS)][0]
-        raise InputError(f"{name} holds atomic number {bad}; elements have numbers 1 to {N_ELEMENTS}")
+        raise InputError(
+            f"{name} holds atomic number {bad}; elements have numbers 1 to {N_ELEMENTS}"
+        )
     if not np.isfinite(one.positions).all():
         atom = int(np.flatnonzero(~np.isfinite(one.positions).all(axis=1))[0])
         where = one.positions[atom].tolist()
-        raise InputError(f"{name}: the position of atom {atom} is not a number: {where}; check the file it came from")
+        raise InputError(
+            f"{name}: the position of atom {atom} is not a number: {where}; check the file it came"
+            " from"
+        )
     if not np.isfinite(one.cell).all():
-        raise InputError(f"{name}: the cell {one.cell.tolist()} is not a number; check the file it came from")
+        raise InputError(
+            f"{name}: the cell {one.cell.tolist()} is not a number; check the file it came from"
+        )
     zero = one.pbc & (np.linalg.norm(one.cell, axis=1) < 1e-6)
     if zero.any():
         axes = " and ".join("abc"[k] for k in np.flatnonzero(zero))
-        raise InputError(f"{name}: pbc is on along {axes} but that cell vector is zero; set the cell, or pbc=False")
+        raise InputError(
+            f"{name}: pbc is on along {axes} but that cell vector is zero; set the cell, or"
+            " pbc=False"
+        )
     if one.pbc.any() and np.linalg.matrix_rank(one.cell[one.pbc], tol=1e-6) < one.pbc.sum():
-        raise InputError(f"{name}: the periodic cell vectors {one.cell[one.pbc].tolist()} are not independent; check the cell")
+        raise InputError(
+            f"{name}: the periodic cell vectors {one.cell[one.pbc].tolist()} are not independent;"
+            " check the cell"
+        )
     try:
         searchable(one.positions, one.cell, one.pbc, SEARCH)
     except InputError as error:
@@ -242,8 +302,9 @@ def _check_distances(systems: Systems, given: list[_Arrays]) -> None:
     names = [f"atom {a - start} ({symbols()[int(systems.numbers[a])]})" for a in (i, j)]
     pair = " and its own periodic image" if i == j else f" and {names[1]}"
     raise InputError(
-        f"{_name(given[k], k, len(given))}: {names[0]}{pair} are {float(lengths[edge]):.2f} Å apart, less than {CLOSEST} of "
-        f"the sum of their covalent radii ({float(limits[edge]):.2f} Å); check positions and cell"
+        f"{_name(given[k], k, len(given))}: {names[0]}{pair} are {float(lengths[edge]):.2f} Å"
+        f" apart, less than {CLOSEST} of the sum of their covalent radii ({float(limits[edge]):.2f}"
+        " Å); check positions and cell"
     )
 
 
@@ -253,12 +314,17 @@ def _tags(given: list[_Arrays], strict: bool, conversions: Conversions) -> list[
     for k, one in enumerate(given):
         name = _name(one, k, len(given))
         try:
-            reading = read_tags(one.numbers, one.positions, one.cell, one.pbc, one.tags, one.held.fixed)
+            reading = read_tags(
+                one.numbers, one.positions, one.cell, one.pbc, one.tags, one.held.fixed
+            )
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
         if reading.note is not None:
             if strict:
-                raise InputError(f"{name}: tags are not in the OC20 convention and strict is on; otherwise: {reading.note}")
+                raise InputError(
+                    f"{name}: tags are not in the OC20 convention and strict is on; otherwise:"
+                    f" {reading.note}"
+                )
             conversions.add(name, reading.note)
         readings.append(reading)
     return [reading.tags for reading in readings]

@@ -1,4 +1,6 @@
-"""Extended XYZ text of a structure, with every digit: what is read back is bit for bit what was written."""
+"""Extended XYZ text of a structure, with every digit: what is read back is bit for bit what was
+written.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,23 @@ from geocalc.core.systems import Systems
 from geocalc.errors import InputError
 
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_.:#/+-]*")
-_WORD = re.compile(r"T|F|true|false|True|False|[-+]?(inf|nan|infinity)|[-+0-9.][-+0-9.eEdD_]*", re.IGNORECASE)
+_WORD = re.compile(
+    r"T|F|true|false|True|False|[-+]?(inf|nan|infinity)|[-+0-9.][-+0-9.eEdD_]*", re.IGNORECASE
+)
 _OWN = ("numbers", "positions", "tags", "move_mask", "species", "pos", PLANE_NORMAL, LINE_DIRECTION)
 
 
-def format_frame(systems: Systems, info: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+def format_frame(
+    systems: Systems, info: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> str:
     """One frame of an extended XYZ file.
 
     Args:
-        systems: one structure; its tags are written, `move_mask` (True where an atom may move) if anything is fixed, and the
-            columns `geocalc_plane_normal` and `geocalc_line_direction` if atoms are held in planes or on lines.
-        info: further values of the comment line; what has no form of its own there is written as JSON.
+        systems: one structure; its tags are written, `move_mask` (True where an atom may move) if
+            anything is fixed, and the columns `geocalc_plane_normal` and `geocalc_line_direction`
+            if atoms are held in planes or on lines.
+        info: further values of the comment line; what has no form of its own there is written as
+            JSON.
         arrays: further columns by name, each (n_atoms,) or (n_atoms, n) of numbers, bools or text.
     Raises:
         InputError: `systems` holds another number of structures than one.
@@ -42,16 +50,27 @@ def format_frame(systems: Systems, info: Mapping[str, Any], arrays: Mapping[str,
         per_row = (movable == movable[:, :1]).all()
         columns["move_mask"] = movable[:, 0] if per_row else movable
     if systems.projector is not None:
-        found = zip((PLANE_NORMAL, LINE_DIRECTION), directions(systems.projector.cpu().numpy()), strict=True)
+        found = zip(
+            (PLANE_NORMAL, LINE_DIRECTION), directions(systems.projector.cpu().numpy()), strict=True
+        )
         columns |= {name: vectors for name, vectors in found if vectors.any()}
     columns |= {name: np.asarray(array) for name, array in arrays.items() if name not in _OWN}
 
-    layout = ":".join(f"{name}:{_kind(array)}:{1 if array.ndim == 1 else array.shape[1]}" for name, array in columns.items())
+    layout = ":".join(
+        f"{name}:{_kind(array)}:{1 if array.ndim == 1 else array.shape[1]}"
+        for name, array in columns.items()
+    )
     lattice = " ".join(repr(float(x)) for x in systems.cell[0].flatten())
     head = [f'Lattice="{lattice}"', f"Properties={layout}"]
-    head += [f"{_quoted(str(key))}={_value(value)}" for key, value in info.items() if value is not None]
+    head += [
+        f"{_quoted(str(key))}={_value(value)}" for key, value in info.items() if value is not None
+    ]
     head.append('pbc="' + " ".join("FT"[int(p)] for p in systems.pbc[0]) + '"')
-    cells = [[_number(x) for x in column] for array in columns.values() for column in array.reshape(systems.n_atoms, -1).T]
+    cells = [
+        [_number(x) for x in column]
+        for array in columns.values()
+        for column in array.reshape(systems.n_atoms, -1).T
+    ]
     rows = [" ".join(row) for row in zip(*cells, strict=True)]
     return "\n".join([str(systems.n_atoms), " ".join(head), *rows]) + "\n"
 
@@ -74,7 +93,12 @@ def _value(value: Any) -> str:
         return _quoted(f"_JSON {json.dumps(value)}" if _looks_otherwise(value) else value)
     if isinstance(value, (bool, np.bool_, int, float, np.integer, np.floating)):
         return _number(value)
-    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "fiub" and value.size > 1:
+    if (
+        isinstance(value, np.ndarray)
+        and value.ndim == 1
+        and value.dtype.kind in "fiub"
+        and value.size > 1
+    ):
         return '"' + " ".join(_number(x) for x in value) + '"'
     return _quoted("_JSON " + json.dumps(value, default=_listed))
 

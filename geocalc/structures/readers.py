@@ -1,4 +1,6 @@
-"""Read structures one at a time from files and folders of any kind; memory does not grow with the file."""
+"""Read structures one at a time from files and folders of any kind; memory does not grow with the
+file.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +55,8 @@ _IN_FOLDERS = (
     ".gen",
 )
 _POSCAR = ("POSCAR", "CONTCAR")
-# whatever readers of third parties raise on a damaged file; nothing that a fault of ours would raise elsewhere is hidden,
-# because each of them is reported with the file it came from
+# whatever readers of third parties raise on a damaged file; nothing that a fault of ours would
+# raise elsewhere is hidden, because each of them is reported with the file it came from
 FAULTS = (
     ArithmeticError,
     AssertionError,
@@ -90,7 +92,8 @@ class Source:
     Attributes:
         atoms: as read; tags and constraints untouched.
         sid: `info["sid"]`, else `<file>#<index>`.
-        path: the file. index: place in it, from 0.
+        path: the file.
+        index: place in it, from 0.
     """
 
     atoms: Atoms
@@ -104,7 +107,8 @@ class Unreadable:
     """A part of the input that could not be read.
 
     Attributes:
-        path: the file. index: place in it, None where the whole file is meant.
+        path: the file.
+        index: place in it, None where the whole file is meant.
         error: why, as a sentence.
         sid: `<file>#<index>`, or `<file>`.
     """
@@ -115,22 +119,25 @@ class Unreadable:
     sid: str
 
 
-def read_structures(paths: str | Path | Iterable[str | Path], *, tolerant: bool = False) -> Iterator[Source | Unreadable]:
+def read_structures(
+    paths: str | Path | Iterable[str | Path], *, tolerant: bool = False
+) -> Iterator[Source | Unreadable]:
     """Stream the structures of files and folders in order.
 
-    Files: whatever ASE reads (traj, extxyz, POSCAR, CIF, db, json...), extxyz under gzip, xz or bzip2, `.aselmdb`, LMDB of OC20
-    records, and `.npz` of rMD17, which is read whole. A folder gives the structure files in it, sorted by name, but no `.npz`, which
-    may hold anything; subfolders are not entered.
+    Files: whatever ASE reads (traj, extxyz, POSCAR, CIF, db, json...), extxyz under gzip, xz or
+    bzip2, `.aselmdb`, LMDB of OC20 records, and `.npz` of rMD17, which is read whole. A folder
+    gives the structure files in it, sorted by name, but no `.npz`, which may hold anything;
+    subfolders are not entered.
 
     Args:
         paths: one or several files or folders.
         tolerant: yield `Unreadable` for what cannot be read, and go on, instead of raising.
     Returns:
-        An iterator; only the structure at hand is in memory. `<file>` in a sid is the name of the file, or its path as given
-        where two files share a name.
+        An iterator; only the structure at hand is in memory. `<file>` in a sid is the name of the
+        file, or its path as given where two files share a name.
     Raises:
-        InputError: a file is missing, empty or unreadable, or a folder holds no structure file (missing ones before anything
-            is read).
+        InputError: a file is missing, empty or unreadable, or a folder holds no structure file
+            (missing ones before anything is read).
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not given:
@@ -143,13 +150,18 @@ def read_structures(paths: str | Path | Iterable[str | Path], *, tolerant: bool 
     _warn_of_losses(files)
     repeated = {name for name, count in Counter(path.name for path in files).items() if count > 1}
     return itertools.chain.from_iterable(
-        [item] if isinstance(item, Unreadable) else _stream(item, str(item) if item.name in repeated else item.name, tolerant)
+        (
+            [item]
+            if isinstance(item, Unreadable)
+            else _stream(item, str(item) if item.name in repeated else item.name, tolerant)
+        )
         for item in found
     )
 
 
 def count_structures(paths: Iterable[str | Path], patience: float = 3.0) -> int | None:
-    """How many structures and faults `read_structures` would find, without reading them where the format allows.
+    """How many structures and faults `read_structures` would find, without reading them where the
+    format allows.
 
     Args:
         paths: files and folders.
@@ -177,8 +189,17 @@ def _expand(path: Path) -> list[Path | Unreadable]:
         return [_fault(path, None, path.name, f"{path} does not exist; check the path")]
     if not path.is_dir() or _is_lmdb_folder(path):
         return [path]
-    inside: list[Path | Unreadable] = [item for item in sorted(path.iterdir()) if _is_structure_file(item)]
-    return inside or [_fault(path, None, path.name, f"the folder {path} holds no structure file; give the files themselves")]
+    inside: list[Path | Unreadable] = [
+        item for item in sorted(path.iterdir()) if _is_structure_file(item)
+    ]
+    return inside or [
+        _fault(
+            path,
+            None,
+            path.name,
+            f"the folder {path} holds no structure file; give the files themselves",
+        )
+    ]
 
 
 def _is_lmdb_folder(path: Path) -> bool:
@@ -191,7 +212,9 @@ def _is_structure_file(path: Path) -> bool:
         name = name.removesuffix(ending)
     if not path.is_file():
         return _is_lmdb_folder(path)
-    return not name.startswith(".") and (Path(name).suffix.lower() in _IN_FOLDERS or _is_poscar(path))
+    return not name.startswith(".") and (
+        Path(name).suffix.lower() in _IN_FOLDERS or _is_poscar(path)
+    )
 
 
 def _is_poscar(path: Path) -> bool:
@@ -201,10 +224,16 @@ def _is_poscar(path: Path) -> bool:
 def _warn_of_losses(files: list[Path]) -> None:
     poscar = [path for path in files if _is_poscar(path)]
     cif = [path for path in files if ".cif" in (suffix.lower() for suffix in path.suffixes)]
-    for found, lost in ((poscar, "POSCAR files hold no tags"), (cif, "CIF files hold neither tags nor constraints")):
+    for found, lost in (
+        (poscar, "POSCAR files hold no tags"),
+        (cif, "CIF files hold neither tags nor constraints"),
+    ):
         if found:
             warnings.warn(
-                f"{lost} ({len(found)} given, first {found[0].name}); keep them in .traj or .extxyz", LossyFormat, stacklevel=3
+                f"{lost} ({len(found)} given, first {found[0].name}); keep them in .traj or"
+                " .extxyz",
+                LossyFormat,
+                stacklevel=3,
             )
 
 
@@ -218,7 +247,10 @@ def _stream(path: Path, name: str, tolerant: bool) -> Iterator[Source | Unreadab
             atoms = None if frame is None else frame()
         except FAULTS as error:
             what = f"{path}" if frame is None else f"structure {index} of {path}"
-            sentence = f"cannot read {what}: {_reason(error)}; check that it is complete and that its name tells its format"
+            sentence = (
+                f"cannot read {what}: {_reason(error)}; check that it is complete and that its name"
+                " tells its format"
+            )
             if not tolerant:
                 raise InputError(sentence) from error
             yield _fault(path, None if frame is None and index == 0 else index, name, sentence)
@@ -228,7 +260,9 @@ def _stream(path: Path, name: str, tolerant: bool) -> Iterator[Source | Unreadab
         if atoms is None:
             break
         sid = atoms.info.get("sid")
-        yield Source(atoms=atoms, sid=f"{name}#{index}" if sid is None else str(sid), path=path, index=index)
+        yield Source(
+            atoms=atoms, sid=f"{name}#{index}" if sid is None else str(sid), path=path, index=index
+        )
     if index == 0:
         sentence = f"{path} holds no structure; check that it was written completely"
         if not tolerant:
@@ -237,7 +271,9 @@ def _stream(path: Path, name: str, tolerant: bool) -> Iterator[Source | Unreadab
 
 
 def _fault(path: Path, index: int | None, name: str, sentence: str) -> Unreadable:
-    return Unreadable(path=path, index=index, error=sentence, sid=name if index is None else f"{name}#{index}")
+    return Unreadable(
+        path=path, index=index, error=sentence, sid=name if index is None else f"{name}#{index}"
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -280,7 +316,9 @@ def _bind(function: Callable[[Any], Atoms], argument: Any) -> _Frame:
 
 
 def _xyz_frames(path: Path, packed: str) -> Iterator[_Frame]:
-    """Cut an (ext)xyz file into frames while reading it forwards; seeking in a compressed file would start it anew."""
+    """Cut an (ext)xyz file into frames while reading it forwards; seeking in a compressed file
+    would start it anew.
+    """
     with _OPEN.get(packed, open)(path, "rt", encoding="utf-8") as stream:
         for number in itertools.count():
             head = stream.readline()
@@ -296,10 +334,15 @@ def _xyz_text(head: str, stream: TextIO, number: int) -> str:
     try:
         count = int(head)
     except ValueError:
-        raise InputError(f"frame {number} begins with {head.strip()[:40]!r} where the number of atoms is expected") from None
+        raise InputError(
+            f"frame {number} begins with {head.strip()[:40]!r} where the number of atoms is"
+            " expected"
+        ) from None
     lines = [head, *itertools.islice(stream, count + 1)]
     if len(lines) < count + 2:
-        raise InputError(f"the file ends inside frame {number}, after {max(len(lines) - 2, 0)} of {count} atoms")
+        raise InputError(
+            f"the file ends inside frame {number}, after {max(len(lines) - 2, 0)} of {count} atoms"
+        )
     return "".join(lines)
 
 
@@ -331,19 +374,36 @@ def _row_atoms(row: AtomsRow) -> Atoms:
 
 
 def _lmdb_frames(path: Path) -> Iterator[_Frame]:
-    """Records of an LMDB: numbered from 0 in OC20's layout, from 1 up to `nextid` in that of ASE databases."""
+    """Records of an LMDB: numbered from 0 in OC20's layout, from 1 up to `nextid` in that of ASE
+    databases.
+    """
     with (
-        lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False) as environment,
+        lmdb.open(
+            str(path),
+            subdir=path.is_dir(),
+            readonly=True,
+            lock=False,
+            readahead=False,
+            meminit=False,
+        ) as environment,
         environment.begin() as transaction,
     ):
         keys: Iterable[int]
         next_id, length = transaction.get(b"nextid"), transaction.get(b"length")
         if next_id is not None:
             deleted = transaction.get(b"deleted_ids")
-            gone = set() if deleted is None else {int(i) for i in decode(zlib.decompress(deleted).decode())}
+            gone = (
+                set()
+                if deleted is None
+                else {int(i) for i in decode(zlib.decompress(deleted).decode())}
+            )
             keys = (i for i in range(1, int(zlib.decompress(next_id))) if i not in gone)
         else:
-            count = transaction.stat()["entries"] if length is None else unpickle(bytes(length)).get("", 0)
+            count = (
+                transaction.stat()["entries"]
+                if length is None
+                else unpickle(bytes(length)).get("", 0)
+            )
             keys = range(int(count))
         for key in keys:
             yield _bind(_record_atoms, (key, transaction.get(f"{key}".encode())))
@@ -352,9 +412,15 @@ def _lmdb_frames(path: Path) -> Iterator[_Frame]:
 def _record_atoms(item: tuple[int, bytes | None]) -> Atoms:
     key, record = item
     if record is None:
-        raise InputError(f"there is no record {key}; it is neither an OC20 LMDB nor an ASE one, or a part of it is missing")
+        raise InputError(
+            f"there is no record {key}; it is neither an OC20 LMDB nor an ASE one, or a part of it"
+            " is missing"
+        )
     if record[:1] == b"\x80":  # what a pickle begins with
         return oc20_atoms(record)
     return _row_atoms(
-        AtomsRow({"id": key, "ctime": 0.0, "user": "", "unique_id": ""} | decode(zlib.decompress(record).decode()))
+        AtomsRow(
+            {"id": key, "ctime": 0.0, "user": "", "unique_id": ""}
+            | decode(zlib.decompress(record).decode())
+        )
     )

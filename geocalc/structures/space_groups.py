@@ -16,7 +16,9 @@ from geocalc.core.matrices import inverse, times
 from geocalc.core.systems import Systems, select
 from geocalc.errors import InputError
 
-SAME = 1e-3  # directions that differ by less are one: what constraints and masks leave free is turned onto itself
+# directions that differ by less are one: what constraints and masks leave free is turned onto
+# itself
+SAME = 1e-3
 KEPT = 1024  # structures whose operations are remembered, some 100 kB each at most
 
 
@@ -26,7 +28,8 @@ class Symmetry:
 
     Attributes:
         rotations: (n_operations, 3, 3), of fractional coordinates as columns.
-        sources: (n_operations, n_atoms) int64, the atom that an operation takes to the place of each atom.
+        sources: (n_operations, n_atoms) int64, the atom that an operation takes to the place of
+            each atom.
     """
 
     rotations: Tensor
@@ -34,15 +37,22 @@ class Symmetry:
 
 
 def symmetrize(
-    forces: Tensor, stress: Tensor, systems: Systems, start: Systems, free: tuple[bool, ...], symprec: float
+    forces: Tensor,
+    stress: Tensor,
+    systems: Systems,
+    start: Systems,
+    free: tuple[bool, ...],
+    symprec: float,
 ) -> tuple[Tensor, Tensor]:
     """Forces and stress averaged over the operations of each structure.
 
     Args:
-        forces: (n_atoms, 3). stress: (n_systems, 3, 3).
-        systems: batch that they belong to. start: the same structures where their operations are looked for.
-        free: which strains may change, in the order of `geocalc.relaxation.cell_filters.STRAINS`; operations that do not keep them, or the
-            constraints of atoms, are left out.
+        forces: (n_atoms, 3).
+        stress: (n_systems, 3, 3).
+        systems: batch that they belong to.
+        start: the same structures where their operations are looked for.
+        free: which strains may change, in the order of `geocalc.relaxation.cell_filters.STRAINS`;
+            operations that do not keep them, or the constraints of atoms, are left out.
         symprec: Angstrom, see `find_symmetry`.
     Raises:
         InputError: see `find_symmetry`.
@@ -57,12 +67,16 @@ def symmetrize(
         fractional = times(forces[bounds[k] : bounds[k + 1]], there)
         smooth.append(times(times(fractional[sources], rotations.transpose(1, 2)).mean(0), cell))
         scaled = times(times(cell, stress[k]), cell.T)
-        scaled = times(times(rotations.transpose(1, 2), scaled.expand_as(rotations)), rotations).mean(0)
+        scaled = times(
+            times(rotations.transpose(1, 2), scaled.expand_as(rotations)), rotations
+        ).mean(0)
         tensors.append(times(times(there, scaled), there.T))
     return torch.cat(smooth), torch.stack(tensors)
 
 
-def find_symmetry(systems: Systems, free: Sequence[bool] = (True,) * 6, symprec: float = 0.01) -> Symmetry:
+def find_symmetry(
+    systems: Systems, free: Sequence[bool] = (True,) * 6, symprec: float = 0.01
+) -> Symmetry:
     """The operations of a structure that its constraints, tags and free strains allow.
 
     Args:
@@ -88,7 +102,10 @@ def find_symmetry(systems: Systems, free: Sequence[bool] = (True,) * 6, symprec:
         if np.abs(turn @ allowed[source] @ turn.T - allowed).max() < SAME:
             rotations.append(rotation)
             sources.append(source)
-    return Symmetry(rotations=torch.from_numpy(np.array(rotations, dtype=float)), sources=torch.from_numpy(np.array(sources)))
+    return Symmetry(
+        rotations=torch.from_numpy(np.array(rotations, dtype=float)),
+        sources=torch.from_numpy(np.array(sources)),
+    )
 
 
 def _operations(
@@ -96,27 +113,40 @@ def _operations(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rotations (3, 3) and translations (3,) of fractional coordinates."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of its present way to say that there is none
+        # of its present way to say that there is none
+        warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            found = spglib.get_symmetry_dataset((cell.tolist(), fractional.tolist(), labels.tolist()), symprec=symprec)
+            found = spglib.get_symmetry_dataset(
+                (cell.tolist(), fractional.tolist(), labels.tolist()), symprec=symprec
+            )
         except spglib.SpglibError:
             found = None
     if found is None:
         raise InputError(
-            f"no space group was found within {symprec} Angstrom; check the structure for atoms that overlap, or relax it without "
-            "keep_symmetry"
+            f"no space group was found within {symprec} Angstrom; check the structure for atoms"
+            " that overlap, or relax it without keep_symmetry"
         )
     return list(zip(found.rotations, found.translations, strict=True))
 
 
 def _sources(
-    places: np.ndarray, fractional: np.ndarray, labels: np.ndarray, cell: np.ndarray, pbc: np.ndarray, reach: float
+    places: np.ndarray,
+    fractional: np.ndarray,
+    labels: np.ndarray,
+    cell: np.ndarray,
+    pbc: np.ndarray,
+    reach: float,
 ) -> np.ndarray | None:
-    """The atom that comes to the place of each atom, (n_atoms,), None where not every place is taken by its own kind.
+    """The atom that comes to the place of each atom, (n_atoms,), None where not every place is
+    taken by its own kind.
 
     Args:
-        places: (n_atoms, 3), where the operation takes the atoms. fractional: (n_atoms, 3), where they are.
-        labels: (n_atoms,) kinds. cell: (3, 3) Angstrom. pbc: (3,). reach: Angstrom.
+        places: (n_atoms, 3), where the operation takes the atoms.
+        fractional: (n_atoms, 3), where they are.
+        labels: (n_atoms,) kinds.
+        cell: (3, 3) Angstrom.
+        pbc: (3,).
+        reach: Angstrom.
     """
     away = fractional[:, None] - places[None]
     away -= np.where(pbc, np.rint(away), 0)
@@ -160,7 +190,10 @@ class _Key:
     def of(cls, systems: Systems) -> _Key:
         """The key of one structure."""
         values = [getattr(systems, f.name) for f in fields(systems)]
-        return cls(content=tuple(b"" if v is None else v.cpu().numpy().tobytes() for v in values), systems=systems)
+        return cls(
+            content=tuple(b"" if v is None else v.cpu().numpy().tobytes() for v in values),
+            systems=systems,
+        )
 
 
 @lru_cache(maxsize=KEPT)

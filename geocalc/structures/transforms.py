@@ -1,4 +1,6 @@
-"""Batches turned, moved, stored otherwise, taken apart and repeated; pure functions that keep everything else."""
+"""Batches turned, moved, stored otherwise, taken apart and repeated; pure functions that keep
+everything else.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,17 @@ from torch import Tensor
 
 from geocalc.core.systems import Systems, concatenate, select
 
-IN_PLANE_BASES = (((1, 1), (0, 1)), ((2, 1), (1, 1)), ((0, 1), (1, 0)), ((-1, 0), (0, 1)))  # integer, determinant 1 or -1
+# integer, determinant 1 or -1
+IN_PLANE_BASES = (((1, 1), (0, 1)), ((2, 1), (1, 1)), ((0, 1), (1, 0)), ((-1, 0), (0, 1)))
 Basis = tuple[tuple[int, int], tuple[int, int]]
 
 
 def singles(systems: Systems) -> Iterator[Systems]:
     """Every structure of a batch as a batch of one, in order."""
     for k in range(systems.n_systems):
-        yield select(systems, systems, torch.arange(systems.n_systems, device=systems.system_idx.device) == k)
+        yield select(
+            systems, systems, torch.arange(systems.n_systems, device=systems.system_idx.device) == k
+        )
 
 
 def chunks(systems: Systems, size: int) -> Iterator[Systems]:
@@ -31,7 +36,8 @@ def turned(systems: Systems, matrices: Tensor) -> Systems:
     """Positions and cells times a matrix for each structure.
 
     Args:
-        systems: batch. matrices: (n_systems, 3, 3); orthogonal ones turn or reflect, others deform.
+        systems: batch.
+        matrices: (n_systems, 3, 3); orthogonal ones turn or reflect, others deform.
     Returns:
         A new batch; row vectors, so `positions @ matrix`.
     """
@@ -40,7 +46,9 @@ def turned(systems: Systems, matrices: Tensor) -> Systems:
 
 
 def reflections(normals: Tensor) -> Tensor:
-    """Matrices (n, 3, 3) that reflect row vectors in the planes across `normals` (n, 3), which need no unit length."""
+    """Matrices (n, 3, 3) that reflect row vectors in the planes across `normals` (n, 3), which need
+    no unit length.
+    """
     unit = normals / normals.norm(dim=1, keepdim=True)
     return torch.eye(3).to(unit) - 2 * unit[:, :, None] * unit[:, None, :]
 
@@ -54,10 +62,16 @@ def reordered(systems: Systems, order: Tensor) -> Systems:
     """Atoms in another order.
 
     Args:
-        systems: batch. order: (n_atoms,) int64, the former place of each atom, in its own structure; see `random_order`.
+        systems: batch.
+        order: (n_atoms,) int64, the former place of each atom, in its own structure; see
+            `random_order`.
     """
-    rows = {name: getattr(systems, name)[order] for name in ("positions", "numbers", "tags", "fixed")}
-    return replace(systems, **rows, projector=None if systems.projector is None else systems.projector[order])
+    rows = {
+        name: getattr(systems, name)[order] for name in ("positions", "numbers", "tags", "fixed")
+    }
+    return replace(
+        systems, **rows, projector=None if systems.projector is None else systems.projector[order]
+    )
 
 
 def random_order(systems: Systems, generator: torch.Generator) -> Tensor:
@@ -70,7 +84,9 @@ def rewrapped(systems: Systems, images: Tensor) -> Systems:
     """Atoms stored in other periodic images.
 
     Args:
-        systems: batch. images: (n_atoms, 3) whole lattice vectors that each atom is moved by; not along what is not periodic.
+        systems: batch.
+        images: (n_atoms, 3) whole lattice vectors that each atom is moved by; not along what is not
+            periodic.
     """
     images = images.to(systems.positions) * systems.pbc[systems.system_idx]
     offsets = torch.einsum("ai,aij->aj", images, systems.cell[systems.system_idx])
@@ -81,14 +97,17 @@ def in_other_basis(systems: Systems, basis: Basis) -> Systems:
     """The same crystals with other lattice vectors; positions stay.
 
     Args:
-        systems: batch. basis: integers of determinant 1 or -1 that make the new vectors of the old ones, the first two periodic
-            ones of each structure; what has fewer is left as it is.
+        systems: batch.
+        basis: integers of determinant 1 or -1 that make the new vectors of the old ones, the first
+            two periodic ones of each structure; what has fewer is left as it is.
     """
     cell = systems.cell.clone()
     for k, periodic in enumerate(systems.pbc.tolist()):
         axes = [axis for axis in range(3) if periodic[axis]][:2]
         if len(axes) == 2:
-            cell[k, axes] = torch.tensor(basis, dtype=cell.dtype, device=cell.device) @ systems.cell[k, axes]
+            cell[k, axes] = (
+                torch.tensor(basis, dtype=cell.dtype, device=cell.device) @ systems.cell[k, axes]
+            )
     return replace(systems, cell=cell)
 
 
@@ -96,15 +115,21 @@ def supercell(systems: Systems, repeats: int) -> tuple[Systems, Tensor]:
     """Repeat every structure along its first two periodic vectors.
 
     Args:
-        systems: batch. repeats: along each of those vectors; a structure without periodicity is left as it is.
+        systems: batch.
+        repeats: along each of those vectors; a structure without periodicity is left as it is.
     Returns:
-        The larger batch, image after image, and for each of its atoms the number of the original, (n_atoms,) int64.
+        The larger batch, image after image, and for each of its atoms the number of the original,
+        (n_atoms,) int64.
     """
     parts, origins = [], []
-    for k, (single, periodic) in enumerate(zip(singles(systems), systems.pbc.tolist(), strict=True)):
+    for k, (single, periodic) in enumerate(
+        zip(singles(systems), systems.pbc.tolist(), strict=True)
+    ):
         axes = [axis for axis in range(3) if periodic[axis]][:2]
         counts = torch.tensor([repeats if axis in axes else 1 for axis in range(3)])
-        images = torch.cartesian_prod(*(torch.arange(int(count)) for count in counts)).to(single.cell)
+        images = torch.cartesian_prod(*(torch.arange(int(count)) for count in counts)).to(
+            single.cell
+        )
         rows = torch.arange(single.n_atoms, device=images.device).repeat(len(images))
         offsets = (images @ single.cell[0]).repeat_interleave(single.n_atoms, dim=0)
         parts.append(

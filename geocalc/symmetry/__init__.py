@@ -1,1 +1,3 @@
-"""Point groups: their elements, those of structures, what of a tensor they leave as it is, and what leaves a tensor as it is."""
+"""Point groups: their elements, those of structures, what of a tensor they leave as it is, and what
+leaves a tensor as it is.
+"""

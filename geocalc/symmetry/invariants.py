@@ -1,7 +1,8 @@
 """How irreps of O(3) turn, and what of them a point group leaves as it is.
 
-Components are those of e3nn: x, y, z of degree 1; harmonics with y as their polar axis above. Matrices and directions are Cartesian,
-so a prism whose long axis is z has its fourfold axis along z.
+Components are those of e3nn: x, y, z of degree 1; harmonics with y as their polar axis above.
+Matrices and directions are Cartesian, so a prism whose long axis is z has its fourfold axis along
+z.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class Part:
     """One copy of an irrep.
 
     Attributes:
-        degree: l. parity: 1 (even) or -1 (odd). values: (2l + 1,).
+        degree: l.
+        parity: 1 (even) or -1 (odd).
+        values: (2l + 1,).
     """
 
     degree: int
@@ -51,16 +54,21 @@ class Part:
 def wigner(degree: int, parity: int, matrices: np.ndarray) -> np.ndarray:
     """What orthogonal matrices do to an irrep: D with Y(R n) = D Y(n), (n, 2l + 1, 2l + 1) float64.
 
-    Solved from the harmonics themselves, to rounding; by way of Euler angles six or seven digits would remain.
+    Solved from the harmonics themselves, to rounding; by way of Euler angles six or seven digits
+    would remain.
 
     Args:
-        degree: l, up to 11. parity: 1 or -1. matrices: (n, 3, 3) orthogonal.
+        degree: l, up to 11.
+        parity: 1 or -1.
+        matrices: (n, 3, 3) orthogonal.
     Raises:
         InputError: there is no such degree or parity.
         MissingDependencyError: e3nn is not installed.
     """
     if not 0 <= degree <= HIGHEST or parity not in (1, -1):
-        raise InputError(f"degree must be 0 to {HIGHEST} and parity 1 or -1, got {degree} and {parity}")
+        raise InputError(
+            f"degree must be 0 to {HIGHEST} and parity 1 or -1, got {degree} and {parity}"
+        )
     signs = np.sign(np.linalg.det(matrices))
     directions, inverse = _directions(degree)
     there = np.einsum("nij,kj->nki", signs[:, None, None] * matrices, directions)
@@ -69,7 +77,8 @@ def wigner(degree: int, parity: int, matrices: np.ndarray) -> np.ndarray:
 
 
 def harmonics(degree: int, directions: np.ndarray) -> np.ndarray:
-    """Real harmonics of e3nn at unit vectors (..., 3), as (..., 2l + 1); together they have length one at every point.
+    """Real harmonics of e3nn at unit vectors (..., 3), as (..., 2l + 1); together they have length
+    one at every point.
 
     Raises:
         MissingDependencyError: e3nn is not installed.
@@ -84,10 +93,13 @@ def harmonics(degree: int, directions: np.ndarray) -> np.ndarray:
 
 
 def projector(group: str | np.ndarray, degree: int, parity: int) -> np.ndarray:
-    """The projector (2l + 1, 2l + 1) onto what a group leaves as it is: the mean of D over its elements.
+    """The projector (2l + 1, 2l + 1) onto what a group leaves as it is: the mean of D over its
+    elements.
 
     Args:
-        group: name of a crystal class, or (n, 3, 3) Cartesian matrices. degree: l. parity: 1 or -1.
+        group: name of a crystal class, or (n, 3, 3) Cartesian matrices.
+        degree: l.
+        parity: 1 or -1.
     Raises:
         InputError: the group or the irrep is none.
         MissingDependencyError: e3nn is not installed.
@@ -97,14 +109,17 @@ def projector(group: str | np.ndarray, degree: int, parity: int) -> np.ndarray:
 
 
 def allowed(group: str | np.ndarray, degree: int, parity: int) -> np.ndarray:
-    """An orthonormal basis (dim, 2l + 1) of what a group leaves as it is; arguments and errors as of `projector`."""
+    """An orthonormal basis (dim, 2l + 1) of what a group leaves as it is; arguments and errors as
+    of `projector`.
+    """
     values, vectors = np.linalg.eigh(projector(group, degree, parity))
     basis: np.ndarray = vectors[:, values > KEPT].T
     return basis
 
 
 def matrix_of(values: np.ndarray) -> np.ndarray:
-    """The symmetric traceless matrix M (3, 3) that degree 2 is: n M n is its harmonic along n, and |M| = (3/2)^1/2 |values|.
+    """The symmetric traceless matrix M (3, 3) that degree 2 is: n M n is its harmonic along n, and
+    |M| = (3/2)^1/2 |values|.
 
     Args:
         values: (5,) components of e3nn.
@@ -119,7 +134,9 @@ def matrix_of(values: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=HIGHEST + 1)
 def _directions(degree: int) -> tuple[np.ndarray, np.ndarray]:
-    """Directions (k, 3) all over the sphere, and the pseudo-inverse (2l + 1, k) of the harmonics there."""
+    """Directions (k, 3) all over the sphere, and the pseudo-inverse (2l + 1, k) of the harmonics
+    there.
+    """
     number = POINTS * (2 * degree + 1)
     height = 1 - (2 * np.arange(number) + 1) / number
     angle = np.pi * (3 - 5**0.5) * np.arange(number)

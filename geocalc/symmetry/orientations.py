@@ -1,4 +1,6 @@
-"""Where a point group lies best: the orientation in which it keeps most of what relaxed weights have become."""
+"""Where a point group lies best: the orientation in which it keeps most of what relaxed weights
+have become.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Orientation:
     """Where a group lies.
 
     Attributes:
-        rotation: (3, 3) R, for the group R G R^-1; of those that give the same group the one by the smallest angle.
+        rotation: (3, 3) R, for the group R G R^-1; of those that give the same group the one by the
+            smallest angle.
         share: of the squared length of what is not 0e, that this group leaves as it is.
     """
 
@@ -35,27 +38,43 @@ class Orientation:
 
 
 def best_orientation(weights: Theta | Iterable[Theta], group: str | np.ndarray) -> Orientation:
-    """The rotation R of a group G for which R G R^-1 keeps the largest share of relaxed weights, all together.
+    """The rotation R of a group G for which R G R^-1 keeps the largest share of relaxed weights,
+    all together.
 
     Args:
-        weights: of one layer or of several. group: by name or as (n, 3, 3) Cartesian matrices.
+        weights: of one layer or of several.
+        group: by name or as (n, 3, 3) Cartesian matrices.
     Raises:
-        InputError: all weights but those of 0e are zero, so that no orientation is better than another, or the group is none.
+        InputError: all weights but those of 0e are zero, so that no orientation is better than
+            another, or the group is none.
         MissingDependencyError: e3nn is not installed.
     """
     matrices = as_group(group)
     layers = [weights] if isinstance(weights, Theta) else list(weights)
-    parts = [part for theta in layers for part in parts_of(theta) if not part.is_scalar and part.length > 0]
+    parts = [
+        part
+        for theta in layers
+        for part in parts_of(theta)
+        if not part.is_scalar and part.length > 0
+    ]
     if not parts:
-        raise InputError("the relaxed weights break no symmetry, so no orientation of a group is better than another")
-    kinds = [_Kind.of(parts, matrices, *kind) for kind in sorted({(part.degree, part.parity) for part in parts})]
+        raise InputError(
+            "the relaxed weights break no symmetry, so no orientation of a group is better than"
+            " another"
+        )
+    kinds = [
+        _Kind.of(parts, matrices, *kind)
+        for kind in sorted({(part.degree, part.parity) for part in parts})
+    ]
     grid = _grid(GRID)
     first = np.argsort(-_shares(kinds, grid), kind="stable")[:STARTS]
     turns = np.stack([np.eye(3), *(_refined(kinds, turn) for turn in grid[first])])
     shares = _shares(kinds, turns)
     best = turns[shares > shares.max() - ALIKE]
     same = np.concatenate([turn @ matrices[np.linalg.det(matrices) > 0] for turn in best])
-    return Orientation(rotation=same[np.trace(same, axis1=1, axis2=2).argmax()], share=float(shares.max()))
+    return Orientation(
+        rotation=same[np.trace(same, axis1=1, axis2=2).argmax()], share=float(shares.max())
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +82,9 @@ class _Kind:
     """All copies of an irrep, in all layers.
 
     Attributes:
-        degree: l. rows: (n, 2l + 1) values. basis: (dim, 2l + 1) of what the group keeps.
+        degree: l.
+        rows: (n, 2l + 1) values.
+        basis: (dim, 2l + 1) of what the group keeps.
     """
 
     degree: int
@@ -94,7 +115,12 @@ def _refined(kinds: Sequence[_Kind], start: np.ndarray) -> np.ndarray:
     def forbidden(vector: np.ndarray) -> np.ndarray:
         turn = (start @ Rotation.from_rotvec(vector).as_matrix())[None]
         back = [kind.turned_back(turn)[0] for kind in kinds]
-        return np.concatenate([(one - one @ kind.basis.T @ kind.basis).ravel() for kind, one in zip(kinds, back, strict=True)])
+        return np.concatenate(
+            [
+                (one - one @ kind.basis.T @ kind.basis).ravel()
+                for kind, one in zip(kinds, back, strict=True)
+            ]
+        )
 
     found = least_squares(forbidden, np.zeros(3), xtol=1e-14, ftol=1e-14, gtol=1e-14)
     refined: np.ndarray = start @ Rotation.from_rotvec(found.x).as_matrix()
@@ -109,6 +135,8 @@ def _grid(number: int) -> np.ndarray:
     s = np.arange(number) + 0.5
     inner, outer = np.sqrt(s / number), np.sqrt(1 - s / number)
     a, b = 2 * np.pi * s / PHI, 2 * np.pi * s / PSI
-    quaternions = np.stack((inner * np.sin(a), inner * np.cos(a), outer * np.sin(b), outer * np.cos(b)), axis=1)
+    quaternions = np.stack(
+        (inner * np.sin(a), inner * np.cos(a), outer * np.sin(b), outer * np.cos(b)), axis=1
+    )
     turns: np.ndarray = Rotation.from_quat(quaternions).as_matrix()
     return turns

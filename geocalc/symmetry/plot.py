@@ -22,13 +22,16 @@ SMALL = 8  # points
 
 
 def plot_breaking(breaking: SymmetryBreaking, path: Path | str) -> Path:
-    """A row for each layer: lengths of its irreps, split by what the group leaves as it is, and two shapes.
+    """A row for each layer: lengths of its irreps, split by what the group leaves as it is, and two
+    shapes.
 
-    Of the one, r(n) = |sum over l and m of theta_lm Y_lm(n)| over the irreps that turn and reflect like harmonics (1o, 2e, 3o, ...), of
-    the other over those that are reflected with the other sign (0o, 1e, 2o, ...). Both leave out 0e. Copies are added as squares.
+    Of the one, r(n) = |sum over l and m of theta_lm Y_lm(n)| over the irreps that turn and reflect
+    like harmonics (1o, 2e, 3o, ...), of the other over those that are reflected with the other sign
+    (0o, 1e, 2o, ...). Both leave out 0e. Copies are added as squares.
 
     Args:
-        breaking: of `geocalc.symmetry_breaking`. path: PNG to write.
+        breaking: of `geocalc.symmetry_breaking`.
+        path: PNG to write.
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
@@ -56,7 +59,15 @@ def _bars(axis: Any, layer: LayerBreaking, group: str | None, first: bool) -> No
         axis.bar(where, kept, color=BLUE, label=f"kept by {group}")
         axis.bar(where, rest, bottom=kept, color=ORANGE, label="changed by it")
     if not kept.any() and not rest.any():
-        axis.text(0.5, 0.5, "nothing is broken", transform=axis.transAxes, ha="center", va="center", color=GREY)
+        axis.text(
+            0.5,
+            0.5,
+            "nothing is broken",
+            transform=axis.transAxes,
+            ha="center",
+            va="center",
+            color=GREY,
+        )
     if group is not None and first:
         axis.legend(frameon=False, fontsize=SMALL)
     axis.spines[["top", "right"]].set_visible(False)
@@ -68,7 +79,9 @@ def _bars(axis: Any, layer: LayerBreaking, group: str | None, first: bool) -> No
 
 
 def _lengths(layer: LayerBreaking, irrep: str) -> tuple[float, float]:
-    """The length of an irrep, dealt to what is kept and what is not as its square is; zero and not judged counts as not kept."""
+    """The length of an irrep, dealt to what is kept and what is not as its square is; zero and not
+    judged counts as not kept.
+    """
     own = [one for one in layer.components if one.irrep == irrep and not one.is_zero]
     squared = sum(one.length**2 for one in own)
     if squared == 0:
@@ -81,13 +94,27 @@ def _shape(axis: Any, layer: LayerBreaking, kind: int, first: bool) -> None:
     """The surface of the tensors or of the pseudotensors of a layer, as large as its axes."""
     axis.set_axis_off()
     if first:
-        axis.text2D(0.5, 1.04, SHAPES[kind], transform=axis.transAxes, ha="center", va="bottom", fontsize=TITLE)
+        axis.text2D(
+            0.5,
+            1.04,
+            SHAPES[kind],
+            transform=axis.transAxes,
+            ha="center",
+            va="bottom",
+            fontsize=TITLE,
+        )
     copies = _copies([one for one in layer.components if _drawn(one, kind)])
     if not copies:
-        axis.text2D(0.5, 0.5, "zero", transform=axis.transAxes, ha="center", va="center", color=GREY)
+        axis.text2D(
+            0.5, 0.5, "zero", transform=axis.transAxes, ha="center", va="center", color=GREY
+        )
         return
-    polar, around = np.meshgrid(np.linspace(0, np.pi, ANGLES[0]), np.linspace(0, 2 * np.pi, ANGLES[1]), indexing="ij")
-    directions = np.stack((np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.cos(polar)), axis=-1)
+    polar, around = np.meshgrid(
+        np.linspace(0, np.pi, ANGLES[0]), np.linspace(0, 2 * np.pi, ANGLES[1]), indexing="ij"
+    )
+    directions = np.stack(
+        (np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.cos(polar)), axis=-1
+    )
     fields = np.stack([_field(parts, directions) for parts in copies])
     radius = np.sqrt((fields**2).sum(axis=0))
     radius = radius / radius.max()
@@ -129,14 +156,18 @@ def _field(parts: Sequence[Part], directions: np.ndarray) -> np.ndarray:
 
 
 def _colours(surface: np.ndarray, sign: np.ndarray) -> np.ndarray:
-    """One colour where the field is positive and another where it is negative, darker on the side away from the light."""
+    """One colour where the field is positive and another where it is negative, darker on the side
+    away from the light.
+    """
     from matplotlib.colors import to_rgb
 
     along, across = np.gradient(surface, axis=0), np.gradient(surface, axis=1)
     normal = np.cross(along, across)
     length = np.linalg.norm(normal, axis=-1, keepdims=True)
     light = np.array((0.55, 0.25, 0.8)) / np.linalg.norm((0.55, 0.25, 0.8))
-    bright = 0.72 + 0.28 * (np.divide(normal, length, out=np.zeros_like(normal), where=length > 0) @ light)
+    bright = 0.72 + 0.28 * (
+        np.divide(normal, length, out=np.zeros_like(normal), where=length > 0) @ light
+    )
     base = np.where((sign >= 0)[..., None], to_rgb(PLUS), to_rgb(MINUS))
     pale = 0.25 + 0.75 * base
     colours: np.ndarray = np.clip(pale * bright[..., None], 0, 1)

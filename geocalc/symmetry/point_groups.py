@@ -1,4 +1,6 @@
-"""Point groups as orthogonal matrices: by name, in any orientation, and the name of a set of matrices."""
+"""Point groups as orthogonal matrices: by name, in any orientation, and the name of a set of
+matrices.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +47,23 @@ HERMANN_MAUGUIN = {
     "Td": "-43m",
     "Oh": "m-3m",
 }  # of the 32 crystal classes, by Schoenflies symbol
-OTHER_NAMES = {"C3i": "S6", "S2": "Ci", "C1h": "Cs", "S1": "Cs", "S3": "C3h", "V": "D2", "Vh": "D2h", "Vd": "D2d"}
+OTHER_NAMES = {
+    "C3i": "S6",
+    "S2": "Ci",
+    "C1h": "Cs",
+    "S1": "Cs",
+    "S3": "C3h",
+    "V": "D2",
+    "Vh": "D2h",
+    "Vd": "D2d",
+}
 OBLIQUE = ("trigonal", "hexagonal")  # systems whose crystal axes a and b enclose 120 degrees
-A_AND_B = np.array([[1.0, -0.5, 0.0], [0.0, 0.5 * 3**0.5, 0.0], [0.0, 0.0, 1.0]])  # these axes and c, as columns
+# these axes and c, as columns
+A_AND_B = np.array([[1.0, -0.5, 0.0], [0.0, 0.5 * 3**0.5, 0.0], [0.0, 0.0, 1.0]])
 SAME = 1e-4  # elements of a group that differ by less are one
 PARALLEL = 1e-3  # 1 - |cosine| of directions below which they are one
-POLYHEDRAL = {12: "T", 24: "O", 60: "I"}  # groups with several main axes, by their number of rotations
+# groups with several main axes, by their number of rotations
+POLYHEDRAL = {12: "T", 24: "O", 60: "I"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +71,9 @@ class GroupName:
     """How a point group is called.
 
     Attributes:
-        schoenflies: such as D4h. hermann_mauguin: such as 4/mmm; None outside the 32 crystal classes. order: how many elements.
+        schoenflies: such as D4h.
+        hermann_mauguin: such as 4/mmm; None outside the 32 crystal classes.
+        order: how many elements.
     """
 
     schoenflies: str
@@ -66,14 +81,19 @@ class GroupName:
     order: int
 
     def __str__(self) -> str:
-        return self.schoenflies if self.hermann_mauguin is None else f"{self.schoenflies} ({self.hermann_mauguin})"
+        return (
+            self.schoenflies
+            if self.hermann_mauguin is None
+            else f"{self.schoenflies} ({self.hermann_mauguin})"
+        )
 
 
 def point_group(name: str, rotation: np.ndarray | None = None) -> np.ndarray:
     """The elements of a crystal class, (n, 3, 3) float64, the identity first.
 
-    Cartesian axes are those of the International Tables: main axis along z (monoclinic groups: y), cubic axes along x, y and z, the
-    crystal axis a of trigonal and hexagonal groups along x, so that mirrors of 3m are perpendicular to x.
+    Cartesian axes are those of the International Tables: main axis along z (monoclinic groups: y),
+    cubic axes along x, y and z, the crystal axis a of trigonal and hexagonal groups along x, so
+    that mirrors of 3m are perpendicular to x.
 
     Args:
         name: Hermann-Mauguin or Schoenflies symbol of one of the 32 crystal classes, as m-3m or Oh.
@@ -89,15 +109,16 @@ def turned(matrices: np.ndarray, rotation: np.ndarray) -> np.ndarray:
     """A group in another orientation: R G R^-1, (n, 3, 3).
 
     Args:
-        matrices: (n, 3, 3). rotation: (3, 3) orthogonal R.
+        matrices: (n, 3, 3).
+        rotation: (3, 3) orthogonal R.
     Raises:
         InputError: the rotation is not orthogonal.
     """
     rotation = np.asarray(rotation, dtype=np.float64)
     if rotation.shape != (3, 3) or not _orthogonal(rotation[None]):
         raise InputError(
-            f"an orientation must be an orthogonal matrix of shape (3, 3), got one of shape {rotation.shape}; its rows and columns "
-            "are unit vectors at right angles"
+            "an orientation must be an orthogonal matrix of shape (3, 3), got one of shape"
+            f" {rotation.shape}; its rows and columns are unit vectors at right angles"
         )
     return rotation @ matrices @ rotation.T
 
@@ -121,19 +142,23 @@ def check_group(matrices: np.ndarray) -> None:
     Args:
         matrices: (n, 3, 3).
     Raises:
-        InputError: the shape is another one, a matrix is not orthogonal, or a product of two is missing.
+        InputError: the shape is another one, a matrix is not orthogonal, or a product of two is
+            missing.
     """
     if matrices.ndim != 3 or matrices.shape[1:] != (3, 3) or len(matrices) == 0:
-        raise InputError(f"a point group must have shape (n, 3, 3) with n at least 1, got {matrices.shape}; stack its matrices")
+        raise InputError(
+            f"a point group must have shape (n, 3, 3) with n at least 1, got {matrices.shape};"
+            " stack its matrices"
+        )
     if not _orthogonal(matrices):
         raise InputError(
-            "these matrices are not orthogonal; a point group consists of rotations and reflections in Cartesian coordinates, so "
-            "turn those of a crystal basis into Cartesian ones first"
+            "these matrices are not orthogonal; a point group consists of rotations and reflections"
+            " in Cartesian coordinates, so turn those of a crystal basis into Cartesian ones first"
         )
     if not is_closed(matrices):
         raise InputError(
-            f"these {len(matrices)} matrices are not closed: a product of two of them is missing; give all elements of the group, "
-            "each of them once"
+            f"these {len(matrices)} matrices are not closed: a product of two of them is missing;"
+            " give all elements of the group, each of them once"
         )
 
 
@@ -141,11 +166,15 @@ def is_closed(matrices: np.ndarray) -> bool:
     """Whether every product of two matrices (n, 3, 3) is among them, and none is there twice."""
     flat = matrices.reshape(len(matrices), 9)
     products = np.einsum("aij,bjk->abik", matrices, matrices).reshape(-1, 9)
-    return bool(_places(products, flat).min(initial=0) >= 0 and len(np.unique(_places(flat, flat))) == len(flat))
+    return bool(
+        _places(products, flat).min(initial=0) >= 0
+        and len(np.unique(_places(flat, flat))) == len(flat)
+    )
 
 
 def identify(matrices: np.ndarray) -> GroupName:
-    """The name of a point group, in any orientation; also of groups that no crystal has, such as D5h and Ih.
+    """The name of a point group, in any orientation; also of groups that no crystal has, such as
+    D5h and Ih.
 
     Args:
         matrices: (n, 3, 3).
@@ -154,13 +183,19 @@ def identify(matrices: np.ndarray) -> GroupName:
     """
     check_group(matrices)
     symbol = _symbol(matrices)
-    return GroupName(schoenflies=symbol, hermann_mauguin=HERMANN_MAUGUIN.get(symbol), order=len(matrices))
+    return GroupName(
+        schoenflies=symbol, hermann_mauguin=HERMANN_MAUGUIN.get(symbol), order=len(matrices)
+    )
 
 
 def _symbol(matrices: np.ndarray) -> str:
     """Schoenflies symbol, from the rotations, their axes and the mirrors."""
     proper = np.linalg.det(matrices) > 0
-    rotations, rest, traces = matrices[proper], matrices[~proper], np.trace(matrices, axis1=1, axis2=2)
+    rotations, rest, traces = (
+        matrices[proper],
+        matrices[~proper],
+        np.trace(matrices, axis1=1, axis2=2),
+    )
     axes = _axes(rotations[traces[proper] < 3 - SAME])
     normals = _axes(-rest[np.abs(traces[~proper] - 1) < SAME])
     if len(axes) == 0:
@@ -212,9 +247,13 @@ def _schoenflies(name: str) -> str:
 
 @lru_cache(maxsize=len(HERMANN_MAUGUIN))
 def _elements(symbol: str) -> np.ndarray:
-    """Cartesian elements of a crystal class, the identity first, then rotations by falling trace, then the others."""
+    """Cartesian elements of a crystal class, the identity first, then rotations by falling trace,
+    then the others.
+    """
     group = PointGroup(symbol)
-    found = np.array([operation.rotation_matrix for operation in group.symmetry_ops], dtype=np.float64)
+    found = np.array(
+        [operation.rotation_matrix for operation in group.symmetry_ops], dtype=np.float64
+    )
     if group.crystal_system in OBLIQUE:
         found = A_AND_B @ found @ np.linalg.inv(A_AND_B)
     rounded = np.round(found, 6).reshape(-1, 9)

@@ -1,8 +1,8 @@
 """What symmetry a trained network has given up: the relaxed weights of its layers, read as tensors.
 
-Source: Hofgard, Wang, Walters and Smidt, Relaxed Equivariant Graph Neural Networks, arXiv 2407.20471 (2024). Layers can share out what
-they break, and a layer's tensor product can take up a factor of its relaxed weights: compare directions, subspaces and symmetries of
-layers, not lengths.
+Source: Hofgard, Wang, Walters and Smidt, Relaxed Equivariant Graph Neural Networks, arXiv
+2407.20471 (2024). Layers can share out what they break, and a layer's tensor product can take up a
+factor of its relaxed weights: compare directions, subspaces and symmetries of layers, not lengths.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Axes:
     """The principal axes of a component of degree 2, that of the largest value first.
 
     Attributes:
-        values: (3,) of the symmetric traceless matrix; 1 : 1 : -2 of a prism. vectors: (3, 3) unit vectors as rows.
+        values: (3,) of the symmetric traceless matrix; 1 : 1 : -2 of a prism.
+        vectors: (3, 3) unit vectors as rows.
     """
 
     values: np.ndarray
@@ -43,12 +44,16 @@ class Component(Part):
     """One copy of an irrep in the relaxed weights of a layer.
 
     Attributes:
-        layer: place of the weights in the network. copy: its number among those of its irrep, from 0.
-        relative: length divided by that of a 0e of the layer (root mean square over its copies); None where there is no 0e.
-        share: of the squared length, that the group leaves as it is; None without a group or where the component is zero.
+        layer: place of the weights in the network.
+        copy: its number among those of its irrep, from 0.
+        relative: length divided by that of a 0e of the layer (root mean square over its copies);
+            None where there is no 0e.
+        share: of the squared length, that the group leaves as it is; None without a group or where
+            the component is zero.
         dimension: of the space that the group leaves as it is; None without a group.
         is_zero: whether its length is below `zero` times the length of all the layer's weights.
-        direction: (3,) unit vector of 1o (polar) and 1e (axial). axes: of 2e and 2o.
+        direction: (3,) unit vector of 1o (polar) and 1e (axial).
+        axes: of 2e and 2o.
     """
 
     layer: str
@@ -66,17 +71,23 @@ class Component(Part):
         return f"{self.degree}{'e' if self.parity == 1 else 'o'}"
 
     def angle(self, direction: np.ndarray) -> float:
-        """Degrees, 0 to 90, between a direction (3,) such as a surface normal and this vector, or the first of the axes; up to sign.
+        """Degrees, 0 to 90, between a direction (3,) such as a surface normal and this vector, or
+        the first of the axes; up to sign.
 
         Raises:
             InputError: this component has no direction, or the one given has no length.
         """
         own = self.direction if self.axes is None else self.axes.vectors[0]
         if own is None:
-            raise InputError(f"{self.irrep} of {self.layer} has no direction: it is zero, or of another degree than 1 and 2")
+            raise InputError(
+                f"{self.irrep} of {self.layer} has no direction: it is zero, or of another degree"
+                " than 1 and 2"
+            )
         given = np.asarray(direction, dtype=np.float64)
         if given.shape != (3,) or not np.linalg.norm(given) > 0:
-            raise InputError(f"a direction has three components that are not all zero, got {given.tolist()}")
+            raise InputError(
+                f"a direction has three components that are not all zero, got {given.tolist()}"
+            )
         given = given / np.linalg.norm(given)
         return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(own, given)), abs(own @ given))))
 
@@ -86,7 +97,9 @@ class LayerBreaking:
     """The relaxed weights of one layer.
 
     Attributes:
-        name: place in the network. components: every copy, in the order of the weights. symmetry: the largest group that keeps them.
+        name: place in the network.
+        components: every copy, in the order of the weights.
+        symmetry: the largest group that keeps them.
     """
 
     name: str
@@ -100,9 +113,19 @@ class LayerBreaking:
 
     @property
     def share(self) -> float | None:
-        """Of the squared length of all that is not 0e nor zero, that the group leaves as it is; None where there is nothing."""
-        told = [(one.length**2, one.share) for one in self.components if not one.is_scalar and one.share is not None]
-        return sum(squared * share for squared, share in told) / sum(squared for squared, _ in told) if told else None
+        """Of the squared length of all that is not 0e nor zero, that the group leaves as it is;
+        None where there is nothing.
+        """
+        told = [
+            (one.length**2, one.share)
+            for one in self.components
+            if not one.is_scalar and one.share is not None
+        ]
+        return (
+            sum(squared * share for squared, share in told) / sum(squared for squared, _ in told)
+            if told
+            else None
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,7 +133,8 @@ class SymmetryBreaking:
     """What symmetry a network has given up; `print` it.
 
     Attributes:
-        layers: one for each set of relaxed weights. symmetry: what all layers keep.
+        layers: one for each set of relaxed weights.
+        symmetry: what all layers keep.
         group: name of the group that shares are of, None for none.
     """
 
@@ -137,26 +161,38 @@ def symmetry_breaking(
 ) -> SymmetryBreaking:
     """Read what symmetry a network with relaxed weights has given up.
 
-    Directions and groups are along the axes in which the network sees structures: those of a file with `frames: none`, those of the
-    lattice with `cell` or `lattice`.
+    Directions and groups are along the axes in which the network sees structures: those of a file
+    with `frames: none`, those of the lattice with `cell` or `lattice`.
 
     Args:
         model: name or folder of a model, a loaded one, the calculator, or a network.
-        group: that one expects to be left, by name or as (n, 3, 3) Cartesian matrices (see `geocalc.symmetry.structure_groups.group_of`).
-        orientation: (3, 3) orthogonal; a group given by name, and the axes along which symmetries are looked for, are turned by it.
-        tolerance: an element of O(3) is kept if it changes the relaxed weights by less than this part of what is not 0e.
-        zero: components shorter than this part of all the weights of their layer are said to be zero, and not judged.
+        group: that one expects to be left, by name or as (n, 3, 3) Cartesian matrices (see
+            `geocalc.symmetry.structure_groups.group_of`).
+        orientation: (3, 3) orthogonal; a group given by name, and the axes along which symmetries
+            are looked for, are turned by it.
+        tolerance: an element of O(3) is kept if it changes the relaxed weights by less than this
+            part of what is not 0e.
+        zero: components shorter than this part of all the weights of their layer are said to be
+            zero, and not judged.
     Raises:
-        InputError: the model has no relaxed weights or ones that are no numbers, the group or the orientation is none, or a tolerance
-            is not between 0 and 1.
+        InputError: the model has no relaxed weights or ones that are no numbers, the group or the
+            orientation is none, or a tolerance is not between 0 and 1.
         MissingDependencyError: e3nn is not installed.
     """
     if not (0 < tolerance < 1 and 0 <= zero < 1):
-        raise InputError(f"tolerance and zero are parts of a length between 0 and 1, got {tolerance} and {zero}")
+        raise InputError(
+            f"tolerance and zero are parts of a length between 0 and 1, got {tolerance} and {zero}"
+        )
     found = relaxed_weights(model)
     if orientation is not None:
         turned(np.eye(3)[None], orientation)
-    matrices = point_group(group, orientation) if isinstance(group, str) else None if group is None else as_group(group)
+    matrices = (
+        point_group(group, orientation)
+        if isinstance(group, str)
+        else None
+        if group is None
+        else as_group(group)
+    )
     layers = []
     for name, theta in found:
         components = _components(name, theta, matrices, zero)
@@ -166,13 +202,17 @@ def symmetry_breaking(
     common = (
         layers[0].symmetry
         if one
-        else stabiliser([_counted(layer.components) for layer in layers], tolerance, matrices, orientation)
+        else stabiliser(
+            [_counted(layer.components) for layer in layers], tolerance, matrices, orientation
+        )
     )
     title = None if matrices is None else str(identify(matrices))
     return SymmetryBreaking(layers=tuple(layers), symmetry=common, group=title)
 
 
-def relaxed_weights(model: nn.Module | LoadedModel | GeoCalc | str | os.PathLike[str]) -> list[tuple[str, Theta]]:
+def relaxed_weights(
+    model: nn.Module | LoadedModel | GeoCalc | str | os.PathLike[str],
+) -> list[tuple[str, Theta]]:
     """The relaxed weights of a model with their places in its network.
 
     Raises:
@@ -183,12 +223,15 @@ def relaxed_weights(model: nn.Module | LoadedModel | GeoCalc | str | os.PathLike
     loaded = model.model if isinstance(model, GeoCalc) else model
     network = loaded.potential.model.network if isinstance(loaded, LoadedModel) else loaded
     if not isinstance(network, nn.Module):
-        raise InputError(f"a model is a name, a folder, a calculator or a network, got {type(network).__name__}")
+        raise InputError(
+            f"a model is a name, a folder, a calculator or a network, got {type(network).__name__}"
+        )
     found = [(name or "theta", theta) for name, theta in thetas(network)]
     if not found:
         whose = loaded.card.name if isinstance(loaded, LoadedModel) else type(network).__name__
         raise InputError(
-            f"{whose} has no relaxed weights, so it cannot have given up any symmetry by them; take a relaxed network"
+            f"{whose} has no relaxed weights, so it cannot have given up any symmetry by them; take"
+            " a relaxed network"
         )
     return found
 
@@ -202,11 +245,16 @@ def parts_of(theta: Theta) -> list[Part]:
     ]
 
 
-def _components(name: str, theta: Theta, group: np.ndarray | None, zero: float) -> tuple[Component, ...]:
+def _components(
+    name: str, theta: Theta, group: np.ndarray | None, zero: float
+) -> tuple[Component, ...]:
     parts = parts_of(theta)
     total = float(np.sqrt(sum(part.length**2 for part in parts)))
     if not np.isfinite(total):
-        raise InputError(f"the relaxed weights of {name} are not all finite numbers; the training of this network has failed")
+        raise InputError(
+            f"the relaxed weights of {name} are not all finite numbers; the training of this"
+            " network has failed"
+        )
     scalars = [part.length**2 for part in parts if part.is_scalar]
     unit = float(np.sqrt(np.mean(scalars))) if scalars else 0.0
     seen: dict[tuple[int, int], int] = {}
@@ -216,7 +264,11 @@ def _components(name: str, theta: Theta, group: np.ndarray | None, zero: float) 
         copy = seen[kind] = seen.get(kind, -1) + 1
         is_zero = part.length <= zero * total
         space = None if group is None else projector(group, *kind)
-        share = None if space is None or is_zero else float(np.sum((space @ part.values) ** 2)) / part.length**2
+        share = (
+            None
+            if space is None or is_zero
+            else float(np.sum((space @ part.values) ** 2)) / part.length**2
+        )
         component = Component(
             layer=name,
             degree=part.degree,
@@ -254,21 +306,42 @@ VECTOR = {1: "axial vector", -1: "polar vector"}  # by parity
 def breaking_text(breaking: SymmetryBreaking) -> str:
     """A line for each component, and for each layer the symmetry that is left."""
     judged = breaking.group is not None
-    heads = ["layer", "irrep", "length", "/ 0e", *(["kept", "space"] if judged else []), "direction"]
-    table = _aligned([heads, *(_row(layer, one, judged) for layer in breaking.layers for one in layer.components)])
-    lines, left = [_title(breaking), "", table[0]], " " * (2 + max(len(name) for name in ["layer", *_names(breaking)]))
+    heads = [
+        "layer",
+        "irrep",
+        "length",
+        "/ 0e",
+        *(["kept", "space"] if judged else []),
+        "direction",
+    ]
+    table = _aligned(
+        [
+            heads,
+            *(_row(layer, one, judged) for layer in breaking.layers for one in layer.components),
+        ]
+    )
+    lines, left = (
+        [_title(breaking), "", table[0]],
+        " " * (2 + max(len(name) for name in ["layer", *_names(breaking)])),
+    )
     rows = iter(table[1:])
     for layer in breaking.layers:
         shown = [row for one, row in zip(layer.components, rows, strict=False) if not one.is_zero]
         name = f"{layer.name:<{len(left)}}"
-        lines += [name + row[len(left) :] if k == 0 else left + row[len(left) :] for k, row in enumerate(shown)]
+        lines += [
+            name + row[len(left) :] if k == 0 else left + row[len(left) :]
+            for k, row in enumerate(shown)
+        ]
         zero = [_irrep(layer, one) for one in layer.components if one.is_zero]
         lines += [f"{left}zero: {', '.join(zero)}"] if zero else []
         lines += [f"{left}{_left(layer)}"]
     if judged:
         lines += [
             "",
-            f"kept: share of the squared length that {breaking.group} leaves as it is; space: dimension of all it leaves",
+            (
+                f"kept: share of the squared length that {breaking.group} leaves as it is; space:"
+                " dimension of all it leaves"
+            ),
         ]
     return "\n".join(line.rstrip() for line in lines)
 
@@ -293,7 +366,9 @@ def _title(breaking: SymmetryBreaking) -> str:
     number = len(breaking.layers)
     layers = "1 layer" if number == 1 else f"{number} layers"
     if breaking.symmetry.schoenflies == "O(3)":
-        return f"relaxed weights of {layers}: nothing is broken, the network is equivariant under O(3)"
+        return (
+            f"relaxed weights of {layers}: nothing is broken, the network is equivariant under O(3)"
+        )
     return f"relaxed weights of {layers}: the symmetry left is {breaking.symmetry}"
 
 

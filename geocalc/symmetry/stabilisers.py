@@ -13,7 +13,8 @@ from geocalc.symmetry.invariants import Part, matrix_of, wigner
 from geocalc.symmetry.point_groups import identify, is_closed, point_group, turned
 
 PARENTS = ("Oh", "D6h")  # every crystal class is a subgroup of one of them
-ANGLES = (1.0, 1.7)  # radians; what a turn by each leaves is left by every turn, as neither is a fraction of a circle
+# radians; what a turn by each leaves is left by every turn, as neither is a fraction of a circle
+ANGLES = (1.0, 1.7)
 SAME = 0.02  # sine of the angle between two axes below which they are one
 MOST = 6  # axes that tensors may suggest
 AZIMUTHS = 180  # of mirrors and half-turns that are tried about each of them
@@ -25,7 +26,8 @@ class Stabiliser:
     """A group of O(3).
 
     Attributes:
-        schoenflies: such as D4h; O(3) where nothing is broken, SO(3) where reflections alone are, C∞v and the like about an axis.
+        schoenflies: such as D4h; O(3) where nothing is broken, SO(3) where reflections alone are,
+            C∞v and the like about an axis.
         hermann_mauguin: such as 4/mmm, None outside the crystal classes.
         matrices: (n, 3, 3) Cartesian elements, None of an infinite group.
         axis: (3,) unit vector, of groups about one axis with infinitely many elements.
@@ -58,15 +60,18 @@ def stabiliser(
     group: np.ndarray | None = None,
     orientation: np.ndarray | None = None,
 ) -> Stabiliser:
-    """The largest group found all of whose elements g change every layer by |D(g) theta - theta| < tolerance |theta|.
+    """The largest group found all of whose elements g change every layer by |D(g) theta - theta| <
+    tolerance |theta|.
 
-    Looked for among m-3m and 6/mmm along the Cartesian axes, in the orientation given and along axes that the tensors themselves have
-    (vectors, and principal axes of degree 2), among the elements of `group`, and among groups about one axis.
+    Looked for among m-3m and 6/mmm along the Cartesian axes, in the orientation given and along
+    axes that the tensors themselves have (vectors, and principal axes of degree 2), among the
+    elements of `group`, and among groups about one axis.
 
     Args:
         layers: the parts of each that are not zero; 0e counts for nothing.
         tolerance: relative.
-        group: (n, 3, 3) elements to try too. orientation: (3, 3), axes to try as columns.
+        group: (n, 3, 3) elements to try too.
+        orientation: (3, 3), axes to try as columns.
     """
     layers = [[part for part in parts if not part.is_scalar] for parts in layers]
     parts = [part for parts in layers for part in parts]
@@ -76,7 +81,8 @@ def stabiliser(
         return Stabiliser(schoenflies="SO(3)")
     own, given = directions(parts), [np.eye(3)]
     if orientation is not None:
-        given.append(orientation * np.sign(np.linalg.det(orientation)))  # the inversion turns no group
+        # the inversion turns no group
+        given.append(orientation * np.sign(np.linalg.det(orientation)))
     for axis in [*own, *(column for frame in given for column in frame.T)]:
         name = _axial(layers, axis, tolerance)
         if name is not None:
@@ -85,10 +91,17 @@ def stabiliser(
     frames = [*given, *_frames(own), *_upright_frames(layers, own, tolerance)]
     for frame, seen in zip(frames, _seen_from(np.array(frames), layers), strict=True):
         for name in PARENTS:
-            kept.append(turned(_kept(point_group(name), _changes(seen, partial(_parent, name)), tolerance), frame))
+            kept.append(
+                turned(
+                    _kept(point_group(name), _changes(seen, partial(_parent, name)), tolerance),
+                    frame,
+                )
+            )
     matrices = max(kept, key=len)
     found = identify(matrices)
-    return Stabiliser(schoenflies=found.schoenflies, hermann_mauguin=found.hermann_mauguin, matrices=matrices)
+    return Stabiliser(
+        schoenflies=found.schoenflies, hermann_mauguin=found.hermann_mauguin, matrices=matrices
+    )
 
 
 def directions(parts: Iterable[Part]) -> list[np.ndarray]:
@@ -96,7 +109,9 @@ def directions(parts: Iterable[Part]) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     for part in sorted(parts, key=lambda part: -part.length):
         for axis in _axes(part):
-            if len(found) < MOST and all(np.linalg.norm(np.cross(axis, other)) > SAME for other in found):
+            if len(found) < MOST and all(
+                np.linalg.norm(np.cross(axis, other)) > SAME for other in found
+            ):
                 found.append(axis)
     return found
 
@@ -105,14 +120,23 @@ def changes(layers: Sequence[Sequence[Part]], matrices: np.ndarray) -> np.ndarra
     """How much each matrix changes the layer that it changes most, (n,), as a part of its length.
 
     Args:
-        layers: parts that are not zero. matrices: (n, 3, 3).
+        layers: parts that are not zero.
+        matrices: (n, 3, 3).
     """
     signs = np.sign(np.linalg.det(matrices))
-    proper = {degree: wigner(degree, 1, matrices) for degree in {part.degree for parts in layers for part in parts}}
-    return _changes(layers, lambda degree, parity: np.where(signs < 0, parity, 1)[:, None, None] * proper[degree])
+    proper = {
+        degree: wigner(degree, 1, matrices)
+        for degree in {part.degree for parts in layers for part in parts}
+    }
+    return _changes(
+        layers,
+        lambda degree, parity: np.where(signs < 0, parity, 1)[:, None, None] * proper[degree],
+    )
 
 
-def _changes(layers: Sequence[Sequence[Part]], turns: Callable[[int, int], np.ndarray]) -> np.ndarray:
+def _changes(
+    layers: Sequence[Sequence[Part]], turns: Callable[[int, int], np.ndarray]
+) -> np.ndarray:
     """As `changes`, of matrices given by what they do to each irrep."""
     kinds = {(part.degree, part.parity) for parts in layers for part in parts}
     known = {kind: turns(*kind) for kind in kinds}
@@ -120,13 +144,17 @@ def _changes(layers: Sequence[Sequence[Part]], turns: Callable[[int, int], np.nd
     for parts in layers:
         away = [known[part.degree, part.parity] @ part.values - part.values for part in parts]
         if parts:
-            squared = sum((one**2).sum(axis=1) for one in away) / sum(part.length**2 for part in parts)
+            squared = sum((one**2).sum(axis=1) for one in away) / sum(
+                part.length**2 for part in parts
+            )
             worst = np.maximum(worst, np.sqrt(squared))
     return worst
 
 
 def _kept(parent: np.ndarray, error: np.ndarray, tolerance: float) -> np.ndarray:
-    """The elements of a group that change too little to count; what the tolerance has let in and makes no group is left out."""
+    """The elements of a group that change too little to count; what the tolerance has let in and
+    makes no group is left out.
+    """
     order = np.argsort(error, kind="stable")
     number = int((error < tolerance).sum())
     while not is_closed(parent[order[:number]]):
@@ -138,7 +166,10 @@ def _seen_from(frames: np.ndarray, layers: Sequence[Sequence[Part]]) -> list[lis
     """The same tensors in the axes of each right-handed frame (n, 3, 3), which are its columns."""
     degrees = {part.degree for parts in layers for part in parts}
     back = {degree: wigner(degree, 1, frames.transpose(0, 2, 1)) for degree in degrees}
-    return [[[p.turned(back[p.degree][k]) for p in parts] for parts in layers] for k in range(len(frames))]
+    return [
+        [[p.turned(back[p.degree][k]) for p in parts] for parts in layers]
+        for k in range(len(frames))
+    ]
 
 
 @lru_cache(maxsize=64)
@@ -149,7 +180,9 @@ def _parent(name: str, degree: int, parity: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _upright(degree: int, parity: int) -> np.ndarray:
-    """What mirrors through z and half-turns across it do to an irrep, of normals and axes all around."""
+    """What mirrors through z and half-turns across it do to an irrep, of normals and axes all
+    around.
+    """
     across = _around(np.linspace(0, np.pi, AZIMUTHS, endpoint=False))
     return wigner(degree, parity, np.concatenate((_mirrors(across), -_mirrors(across))))
 
@@ -165,10 +198,16 @@ def _mirrors(normals: np.ndarray) -> np.ndarray:
     return mirrors
 
 
-def _upright_frames(layers: Sequence[Sequence[Part]], axes: Sequence[np.ndarray], tolerance: float) -> list[np.ndarray]:
-    """Axes (3, 3) as columns: z along one of those given, x across it along the normal of a mirror or along a half-turn."""
+def _upright_frames(
+    layers: Sequence[Sequence[Part]], axes: Sequence[np.ndarray], tolerance: float
+) -> list[np.ndarray]:
+    """Axes (3, 3) as columns: z along one of those given, x across it along the normal of a mirror
+    or along a half-turn.
+    """
     frames, highest = [], max(part.degree for parts in layers for part in parts)
-    starts = np.array([_frame(axis, np.eye(3)[np.abs(axis).argmin()]) for axis in axes]).reshape(-1, 3, 3)
+    starts = np.array([_frame(axis, np.eye(3)[np.abs(axis).argmin()]) for axis in axes]).reshape(
+        -1, 3, 3
+    )
     for frame, seen in zip(starts, _seen_from(starts, layers), strict=True):
         coarse, width = _changes(seen, _upright), np.pi / AZIMUTHS
         best, error = int(coarse.argmin()), float(coarse.min())

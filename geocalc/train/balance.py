@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 
 def deal(sizes: Sequence[int], n: int) -> list[list[int]]:
-    """Places of `sizes` in `n` shares of about equal sums, each in order: the largest first, always to the smallest share.
+    """Places of `sizes` in `n` shares of about equal sums, each in order: the largest first, always
+    to the smallest share.
 
     Equal sizes are dealt one after the other, as cards are.
 
     Args:
-        sizes: of the structures of a batch, in edges; an empty one counts as one edge. n: shares, at most as many as structures.
+        sizes: of the structures of a batch, in edges; an empty one counts as one edge.
+        n: shares, at most as many as structures.
     Returns:
         Shares, none empty; the largest sum is at most 4/3 of the smallest possible.
     Source: Graham, SIAM J. Appl. Math. 17, 416 (1969).
@@ -26,9 +28,13 @@ def deal(sizes: Sequence[int], n: int) -> list[list[int]]:
 
 
 def deal_within(sizes: Sequence[int], n: int, limit: int) -> list[list[int]]:
-    """As `deal`, in as many more shares as it takes for none to hold more than `limit` edges; one structure that does is alone."""
+    """As `deal`, in as many more shares as it takes for none to hold more than `limit` edges; one
+    structure that does is alone.
+    """
     for more in range(n, len(sizes) + 1):
         shares = deal(sizes, more)
-        if all(len(share) == 1 or sum(sizes[place] for place in share) <= limit for share in shares):
+        if all(
+            len(share) == 1 or sum(sizes[place] for place in share) <= limit for share in shares
+        ):
             return shares
     return shares

@@ -1,4 +1,6 @@
-"""Training checkpoints: tensors in safetensors, counters in JSON; resuming equals never having stopped (bitwise on CPU)."""
+"""Training checkpoints: tensors in safetensors, counters in JSON; resuming equals never having
+stopped (bitwise on CPU).
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,14 @@ COUNTERS = "state.json"
 
 
 def save_checkpoint(
-    folder: Path, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage
+    folder: Path,
+    step: int,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage,
 ) -> None:
-    """Write weights, average, optimiser moments and counters; the old checkpoint stays until the new one is whole.
+    """Write weights, average, optimiser moments and counters; the old checkpoint stays until the
+    new one is whole.
 
     Raises:
         RunFolderError: the disk is full or cannot be written.
@@ -44,7 +51,8 @@ def save_checkpoint(
 
 
 def save_best(folder: Path, step: int, network: nn.Module) -> None:
-    """Write the averaged weights of an evaluation that no other has beaten; those before stay until `forget_others`.
+    """Write the averaged weights of an evaluation that no other has beaten; those before stay until
+    `forget_others`.
 
     Raises:
         RunFolderError: the disk is full or cannot be written.
@@ -62,11 +70,15 @@ def load_best(folder: Path, step: int, network: nn.Module) -> None:
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise ModelFileError(f"{folder / _best(step)} is of another network: {' '.join(str(error).split())}") from None
+        raise ModelFileError(
+            f"{folder / _best(step)} is of another network: {' '.join(str(error).split())}"
+        ) from None
 
 
 def forget_others(folder: Path, best: int | None) -> None:
-    """Remove the best weights of other steps than `best`: once a checkpoint knows of it, no resumed run will ask for them."""
+    """Remove the best weights of other steps than `best`: once a checkpoint knows of it, no resumed
+    run will ask for them.
+    """
     for old in folder.glob(_best("*")):
         if best is None or old.name != _best(best):
             old.unlink(missing_ok=True)
@@ -86,10 +98,14 @@ def _save(tensors: Mapping[str, Tensor], target: Path) -> None:
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             part.unlink()
-        raise RunFolderError(f"cannot write the checkpoint {target}: {error}; the one before it is safe") from None
+        raise RunFolderError(
+            f"cannot write the checkpoint {target}: {error}; the one before it is safe"
+        ) from None
 
 
-def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage) -> int:
+def load_checkpoint(
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage
+) -> int:
     """Restore everything in place; returns the number of steps done, 0 if there is no checkpoint.
 
     Raises:
@@ -99,18 +115,24 @@ def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
         return 0
     counters, tensors = _read(folder)
     try:
-        network.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
+        network.load_state_dict(
+            {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
+        )
         for name, value in average.values.items():
             value.copy_(tensors[f"average.{name}"])
     except (RuntimeError, KeyError) as error:
-        raise ModelFileError(f"the checkpoint in {folder} is of another network: {' '.join(str(error).split())}") from None
+        raise ModelFileError(
+            f"the checkpoint in {folder} is of another network: {' '.join(str(error).split())}"
+        ) from None
     average.n_updates = counters["n_updates"]
     moments: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, number, name = key.split(".", 2)
             moments.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
     return int(counters["step"])
 
 
@@ -126,9 +148,15 @@ def steps_done(folder: Path) -> int:
 def _counters(folder: Path) -> dict[str, Any]:
     try:
         counters = json.loads((folder / COUNTERS).read_text())
-        return {"step": int(counters["step"]), "n_updates": int(counters["n_updates"]), "file": str(counters["file"])}
+        return {
+            "step": int(counters["step"]),
+            "n_updates": int(counters["n_updates"]),
+            "file": str(counters["file"]),
+        }
     except (OSError, ValueError, KeyError, TypeError):
-        raise ModelFileError(f"{folder / COUNTERS} is damaged; start the run again in another folder") from None
+        raise ModelFileError(
+            f"{folder / COUNTERS} is damaged; start the run again in another folder"
+        ) from None
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -140,4 +168,6 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ModelFileError(f"cannot read the checkpoint {path}: {error}; start the run again in another folder") from None
+        raise ModelFileError(
+            f"cannot read the checkpoint {path}: {error}; start the run again in another folder"
+        ) from None

@@ -14,18 +14,25 @@ Errors = Mapping[str, float]
 
 
 def draw_curve(folder: Path) -> Path | None:
-    """Draw `learning-curve.png` from the log of a run; None where matplotlib is not installed or nothing was measured."""
+    """Draw `learning-curve.png` from the log of a run; None where matplotlib is not installed or
+    nothing was measured.
+    """
     if find_spec("matplotlib") is None:
         return None
     measured = [entry for entry in read_log(folder) if entry.get("validation")]
     if not measured:
         return None
     sources = measured[-1]["validation"]
-    of_property = all("mae" in errors for errors in sources.values())  # errors of energies and forces are named so
+    # errors of energies and forces are named so
+    of_property = all("mae" in errors for errors in sources.values())
     told = _property_point if of_property else _energy_point
     return learning_curve(
         {
-            source: [(entry["step"], *told(entry["validation"][source])) for entry in measured if source in entry["validation"]]
+            source: [
+                (entry["step"], *told(entry["validation"][source]))
+                for entry in measured
+                if source in entry["validation"]
+            ]
             for source in sources
         },
         folder / "learning-curve.png",
@@ -40,4 +47,6 @@ def _property_point(errors: Errors) -> tuple[float, float]:
 
 def _energy_point(errors: Errors) -> tuple[float, float]:
     """Errors of energies, and of forces or of the positions that relaxed energies come with."""
-    return errors.get("energy_mae", math.nan), errors.get("force_mae", errors.get("position_mae", math.nan))
+    return errors.get("energy_mae", math.nan), errors.get(
+        "force_mae", errors.get("position_mae", math.nan)
+    )

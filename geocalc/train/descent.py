@@ -14,15 +14,23 @@ from geocalc.errors import NonFiniteError
 from geocalc.train.run import Run
 from geocalc.train.settings import Optimisation
 
-REMEDY = "go on from the last checkpoint with --resume and a lower training.learning_rate or training.clip_norm"
+REMEDY = (
+    "go on from the last checkpoint with --resume and a lower training.learning_rate or"
+    " training.clip_norm"
+)
 Found = TypeVar("Found")
 
 
-def descend(run: Run[Any], settings: Optimisation, step: int, fabric: Fabric, backward: Callable[[], Found]) -> Found:
+def descend(
+    run: Run[Any], settings: Optimisation, step: int, fabric: Fabric, backward: Callable[[], Found]
+) -> Found:
     """One step of the optimiser along the gradients that `backward` leaves on the parameters.
 
     Args:
-        run: changed. settings: of it. step: counted from 0. fabric: the processes, whose gradients are averaged.
+        run: changed.
+        settings: of it.
+        step: counted from 0.
+        fabric: the processes, whose gradients are averaged.
         backward: leaves gradients of this process's share on the parameters.
     Returns:
         What `backward` returns.
@@ -44,11 +52,17 @@ def descend(run: Run[Any], settings: Optimisation, step: int, fabric: Fabric, ba
 
 def mean_of_processes(fabric: Fabric, values: Tensor) -> Tensor:
     """The mean over processes, where there are several."""
-    return values if fabric.world_size == 1 else torch.as_tensor(fabric.all_reduce(values, reduce_op="mean"))
+    return (
+        values
+        if fabric.world_size == 1
+        else torch.as_tensor(fabric.all_reduce(values, reduce_op="mean"))
+    )
 
 
 def _share_gradients(network: nn.Module, fabric: Fabric) -> None:
-    """Average gradients over processes, in one message; a loss on forces differentiates twice, which DDP's hooks do not follow."""
+    """Average gradients over processes, in one message; a loss on forces differentiates twice,
+    which DDP's hooks do not follow.
+    """
     if fabric.world_size == 1:
         return
     grads = [p.grad for p in network.parameters() if p.grad is not None]

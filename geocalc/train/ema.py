@@ -9,10 +9,11 @@ WARMUP = 9  # updates; the usual choice, by which the average spans a ninth of t
 
 
 class WeightAverage:
-    """Average of a module's parameters: a_n = d_n a_{n-1} + (1 - d_n) w_n, with d_n the decay but at most (n - 1) / (n + 8).
+    """Average of a module's parameters: a_n = d_n a_{n-1} + (1 - d_n) w_n, with d_n the decay but
+    at most (n - 1) / (n + 8).
 
-    So the average begins with the first weights and spans about the last ninth of a run, until that is longer than the decay
-    remembers: the average of a short run is not held back by how it began.
+    So the average begins with the first weights and spans about the last ninth of a run, until that
+    is longer than the decay remembers: the average of a short run is not held back by how it began.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

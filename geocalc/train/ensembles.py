@@ -1,7 +1,7 @@
 """Several finished runs as one model, and what is known of its errors.
 
-Runs of one recipe may differ in their seeds, or in what they hold out: then every structure is held out by some of them, and the errors
-are those of the networks that have not seen it.
+Runs of one recipe may differ in their seeds, or in what they hold out: then every structure is held
+out by some of them, and the errors are those of the networks that have not seen it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from geocalc.potentials.network import EnergyModel, NetworkPotential
 from geocalc.train.recipe import Recipe, single_frame
 
 Told = PairPredictions | Predictions
-BELONGS = ("task", "about", "model", "data", "references", "other_levels", "start")  # what runs of one model have in common
+# what runs of one model have in common
+BELONGS = ("task", "about", "model", "data", "references", "other_levels", "start")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,27 +45,34 @@ def check_belonging(runs: Sequence[Path], recipes: Sequence[Recipe]) -> None:
     """Refuse runs of different recipes.
 
     Raises:
-        InputError: two differ in more than their training and in which values of `validation_key` they hold out, or have
-            canonicalizers of their own.
+        InputError: two differ in more than their training and in which values of `validation_key`
+            they hold out, or have canonicalizers of their own.
     """
     if len(runs) > 1 and recipes[0].model.canonicalizer is not None:
         raise InputError(
-            "each of these runs has a canonicalizer of its own, and an ensemble has one frame for all its networks; register one run"
+            "each of these runs has a canonicalizer of its own, and an ensemble has one frame for"
+            " all its networks; register one run"
         )
     first = _without_split(recipes[0])
     for run, recipe in zip(runs[1:], recipes[1:], strict=True):
-        differing = [part for part in BELONGS if getattr(_without_split(recipe), part) != getattr(first, part)]
+        differing = [
+            part
+            for part in BELONGS
+            if getattr(_without_split(recipe), part) != getattr(first, part)
+        ]
         if differing:
             raise InputError(
-                f"{run} and {runs[0]} differ in `{differing[0]}` of their recipes; an ensemble differs in seeds, or in the values of "
-                "data.validation_key that are held out"
+                f"{run} and {runs[0]} differ in `{differing[0]}` of their recipes; an ensemble"
+                " differs in seeds, or in the values of data.validation_key that are held out"
             )
 
 
 def _without_split(recipe: Recipe) -> Recipe:
     if recipe.data.validation_key is None:
         return recipe
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation_values": ()})})
+    return recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"validation_values": ()})}
+    )
 
 
 def joined(members: Sequence[Member]) -> EnergyModel:
@@ -73,16 +81,20 @@ def joined(members: Sequence[Member]) -> EnergyModel:
     if len(members) == 1:
         return first
     models = [member.model for member in members]
-    if first.rewiring.merges and any(not torch.equal(model.references, first.references) for model in models):
+    if first.rewiring.merges and any(
+        not torch.equal(model.references, first.references) for model in models
+    ):
         raise InputError(
-            "networks with supernodes make one model only where their references are the same; register runs that hold out the same "
-            "structures, or a single one"
+            "networks with supernodes make one model only where their references are the same;"
+            " register runs that hold out the same structures, or a single one"
         )
     network = Ensemble([model.network for model in models])
     network.set_units(
         torch.tensor([model.energy_scale / first.energy_scale for model in models]),
         torch.tensor([model.force_scale / first.force_scale for model in models]),
-        torch.stack([(model.references - first.references) / first.energy_scale for model in models]),
+        torch.stack(
+            [(model.references - first.references) / first.energy_scale for model in models]
+        ),
     )
     whole = copy.deepcopy(first)
     whole.network = network
@@ -95,11 +107,17 @@ def is_cross_validated(members: Sequence[Member]) -> bool:
 
 
 def held_out_errors(members: Sequence[Member], model: EnergyModel) -> dict[str, dict[str, float]]:
-    """Errors on held-out structures, with one frame, by source file: of the whole model, or of members that have not seen them."""
+    """Errors on held-out structures, with one frame, by source file: of the whole model, or of
+    members that have not seen them.
+    """
     answering = _answering(members, model)
     found = {}
     for number, source in enumerate(members[0].recipe.data.sources):
-        told = [_told(one, number, single_frame(one.recipe.model)) for one in answering if len(_held_out(one, number))]
+        told = [
+            _told(one, number, single_frame(one.recipe.model))
+            for one in answering
+            if len(_held_out(one, number))
+        ]
         if told:
             whole = _concatenated(told)
             errors = pair_errors(whole) if isinstance(whole, PairPredictions) else errors_of(whole)
@@ -108,18 +126,30 @@ def held_out_errors(members: Sequence[Member], model: EnergyModel) -> dict[str, 
 
 
 def calibration_of(members: Sequence[Member], model: EnergyModel) -> Calibration | None:
-    """Intervals of relaxed energies from held-out pairs, with the frames of the card; None where they are too few."""
+    """Intervals of relaxed energies from held-out pairs, with the frames of the card; None where
+    they are too few.
+    """
     recipe, numbers = members[0].recipe, range(len(members[0].recipe.data.sources))
-    places = [(one, number) for one in _answering(members, model) for number in numbers if len(_held_out(one, number))]
-    whole = _concatenated([_told(one, number, frame_policy(recipe.model.frames)) for one, number in places])
+    places = [
+        (one, number)
+        for one in _answering(members, model)
+        for number in numbers
+        if len(_held_out(one, number))
+    ]
+    whole = _concatenated(
+        [_told(one, number, frame_policy(recipe.model.frames)) for one, number in places]
+    )
     if not isinstance(whole, PairPredictions) or len(whole.energy) < FEWEST:
         return None
-    alone = len(members) == 1 or is_cross_validated(members)  # then one network answers, and has no spread
+    # then one network answers, and has no spread
+    alone = len(members) == 1 or is_cross_validated(members)
     return calibrate(whole.energy - whole.energy_reference, None if alone else whole.spread)
 
 
 def _answering(members: Sequence[Member], model: EnergyModel) -> list[Member]:
-    """Whose predictions count for what is held out: the whole model's, or those of the members that have not seen it."""
+    """Whose predictions count for what is held out: the whole model's, or those of the members that
+    have not seen it.
+    """
     return list(members) if is_cross_validated(members) else [replace(members[0], model=model)]
 
 
@@ -146,5 +176,8 @@ def _told(member: Member, number: int, frames: FramePolicy) -> Told:
 def _concatenated(told: Sequence[Told]) -> Told:
     """Predictions of several, one after the other."""
     columns = {f.name: [getattr(one, f.name) for one in told] for f in fields(told[0])}
-    joined: dict[str, Any] = {name: None if column[0] is None else np.concatenate(column) for name, column in columns.items()}
+    joined: dict[str, Any] = {
+        name: None if column[0] is None else np.concatenate(column)
+        for name, column in columns.items()
+    }
     return replace(told[0], **joined)

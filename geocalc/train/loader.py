@@ -1,6 +1,7 @@
 """Batches ready to be computed: noise, graph and draws made ahead, by other processes if asked for.
 
-What a step learns from is a function of the data, the recipe and the number of the step; who prepares it changes nothing.
+What a step learns from is a function of the data, the recipe and the number of the step; who
+prepares it changes nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Part:
     """Structures that go through the network together.
 
     Attributes:
-        systems: atoms. labels: their targets; none of those that are merged. graph: edges of what the network sees of them.
+        systems: atoms.
+        labels: their targets; none of those that are merged.
+        graph: edges of what the network sees of them.
         nodes: what it sees in their place; None for the atoms themselves.
         levels: (n_systems,) number of the level of theory of each.
         draws: (n_systems, N_DRAWS) uniform numbers for their frames, on the CPU.
@@ -69,7 +72,9 @@ class Feed:
     """Makes the batches of one process.
 
     Attributes:
-        samples: of the store, both sides of the split. schedule: which of them make a step. recipe: of the run.
+        samples: of the store, both sides of the split.
+        schedule: which of them make a step.
+        recipe: of the run.
         cutoff, max_neighbors, graph, rewiring: what the network sees of a structure.
         rank, n_processes: which of the processes that share every step.
     """
@@ -93,30 +98,43 @@ class Feed:
         return self.parts(self.samples.read([chosen[place] for place in places]), places, step)
 
     def parts(self, samples: Sequence[Sample], places: Sequence[int], step: int) -> Batch:
-        """Samples as micro-batches; `places` are theirs in the whole batch, from which their noise and frames follow.
+        """Samples as micro-batches; `places` are theirs in the whole batch, from which their noise
+        and frames follow.
 
         Raises:
-            InputError: the network would see nothing of a structure, or no neighbour list can be made of it.
+            InputError: the network would see nothing of a structure, or no neighbour list can be
+                made of it.
         """
         settings = self.recipe.training
         if settings.thicker:
             samples = thickened(
-                samples, settings.thicker, [np.random.default_rng((settings.seed, step, place)) for place in places]
+                samples,
+                settings.thicker,
+                [np.random.default_rng((settings.seed, step, place)) for place in places],
             )
         if settings.noise is not None:
             rngs = [np.random.default_rng((settings.seed, step, place)) for place in places]
             samples = disturbed(samples, settings.noise, rngs)
         generator = torch.Generator().manual_seed((settings.seed << 32) + (step << 8))
-        draws = torch.rand(settings.batch_size, N_DRAWS, generator=generator, dtype=torch.float64)[list(places)]
-        return tuple(self._part([samples[k] for k in cut], draws[cut]) for cut in self._cuts(samples))
+        draws = torch.rand(settings.batch_size, N_DRAWS, generator=generator, dtype=torch.float64)[
+            list(places)
+        ]
+        return tuple(
+            self._part([samples[k] for k in cut], draws[cut]) for cut in self._cuts(samples)
+        )
 
     def _cuts(self, samples: Sequence[Sample]) -> list[list[int]]:
         """Micro-batches of about equal numbers of edges, as places in `samples`."""
-        n, limit = min(self.recipe.training.accumulate, len(samples)), self.recipe.training.max_edges
+        n, limit = (
+            min(self.recipe.training.accumulate, len(samples)),
+            self.recipe.training.max_edges,
+        )
         if n == 1 and limit is None:
             return [list(range(len(samples)))]
         asked = (self.cutoff, self.max_neighbors, self.graph)
-        sizes = [expected_edges(sample.positions, sample.cell, sample.pbc, *asked) for sample in samples]
+        sizes = [
+            expected_edges(sample.positions, sample.cell, sample.pbc, *asked) for sample in samples
+        ]
         return deal(sizes, n) if limit is None else deal_within(sizes, n, limit)
 
     def _part(self, samples: Sequence[Sample], draws: Tensor) -> Part:
@@ -161,7 +179,8 @@ def feed_of(samples: Samples, recipe: Recipe, model: EnergyModel, fabric: Fabric
 
 
 def batches(feed: Feed, steps: range, workers: int) -> Iterator[tuple[int, Batch]]:
-    """Steps with their batches, prepared a little ahead by worker processes, or when they are asked for where there are none.
+    """Steps with their batches, prepared a little ahead by worker processes, or when they are asked
+    for where there are none.
 
     Raises:
         InputError: as `Feed.parts`.
@@ -182,7 +201,8 @@ def batches(feed: Feed, steps: range, workers: int) -> Iterator[tuple[int, Batch
         except RuntimeError as error:
             if workers and "DataLoader worker" in str(error):
                 raise RunFolderError(
-                    f"a process that prepares batches has ended ({error}); go on with --resume, perhaps with fewer training.workers"
+                    f"a process that prepares batches has ended ({error}); go on with --resume,"
+                    " perhaps with fewer training.workers"
                 ) from None
             raise
         if isinstance(found, GeoCalcError):
@@ -191,7 +211,9 @@ def batches(feed: Feed, steps: range, workers: int) -> Iterator[tuple[int, Batch
 
 
 class _Steps(Dataset[Batch | GeoCalcError]):
-    """Batches by step; an error is handed over as it is, since a worker's exception would arrive as a traceback."""
+    """Batches by step; an error is handed over as it is, since a worker's exception would arrive as
+    a traceback.
+    """
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed

@@ -1,4 +1,6 @@
-"""The training loop, whatever is learnt. Read it top to bottom: model, batches, then step, log, evaluate, save."""
+"""The training loop, whatever is learnt. Read it top to bottom: model, batches, then step, log,
+evaluate, save.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,24 @@ from lightning_fabric import Fabric
 from geocalc.core.files import write_whole
 from geocalc.core.settings import Settings
 from geocalc.errors import RecipeError
-from geocalc.train.checkpoint import COUNTERS, forget_others, load_checkpoint, save_best, save_checkpoint
+from geocalc.train.checkpoint import (
+    COUNTERS,
+    forget_others,
+    load_checkpoint,
+    save_best,
+    save_checkpoint,
+)
 from geocalc.train.descent import mean_of_processes
 from geocalc.train.run import Model, Run
-from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, append_log, make_folder, read_log, trim_log
+from geocalc.train.run_files import (
+    CHECKPOINT,
+    METRICS,
+    RECIPE,
+    append_log,
+    make_folder,
+    read_log,
+    trim_log,
+)
 from geocalc.train.settings import Optimisation
 from geocalc.train.stopping import final_model, is_over, standing
 
@@ -66,7 +82,9 @@ class Lesson(Protocol, Generic[Model]):
         ...
 
     def update(self, run: Run[Model], batch: Any, step: int) -> torch.Tensor:
-        """One step of the optimiser; this process's share of the losses, in the order of their names."""
+        """One step of the optimiser; this process's share of the losses, in the order of their
+        names.
+        """
         ...
 
     def score(self, model: Model, device: torch.device, whole: bool) -> Errors:
@@ -83,8 +101,12 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        step, steps: done and to be done. losses: of the last step, by name; energies in eV, vectors in eV/Angstrom (displacements:
-            Angstrom). learning_rate: of it. seconds: since this piece of the run began. done_here: steps of this piece.
+        step, steps: done and to be done.
+        losses: of the last step, by name; energies in eV, vectors in eV/Angstrom (displacements:
+            Angstrom).
+        learning_rate: of it.
+        seconds: since this piece of the run began.
+        done_here: steps of this piece.
     """
 
     step: int
@@ -96,7 +118,9 @@ class Progress:
 
     def __str__(self) -> str:
         """Steps and losses as one line."""
-        return f"{self.step}/{self.steps}  " + "  ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
+        return f"{self.step}/{self.steps}  " + "  ".join(
+            f"{name} {value:.4g}" for name, value in self.losses.items()
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +128,11 @@ class Evaluation:
     """Errors on held-out structures along the way.
 
     Attributes:
-        step: done so far. seconds: since this piece of the run began. validation: errors by source.
-        error: see `Lesson.error`. kept: whether the averaged weights were kept as the best so far, for `training.patience`.
+        step: done so far.
+        seconds: since this piece of the run began.
+        validation: errors by source.
+        error: see `Lesson.error`.
+        kept: whether the averaged weights were kept as the best so far, for `training.patience`.
     """
 
     step: int
@@ -126,9 +153,11 @@ def learn(
 
     Args:
         lesson: what to learn.
-        folder: run folder: recipe.yaml, log.jsonl, checkpoint/, and when the last step is done metrics.json.
+        folder: run folder: recipe.yaml, log.jsonl, checkpoint/, and when the last step is done
+            metrics.json.
         fabric: devices and precision.
-        report: called every `log_every` steps. judge: called after every evaluation. Both in the first process alone.
+        report: called every `log_every` steps.
+        judge: called after every evaluation. Both in the first process alone.
     Returns:
         `folder`.
     Raises:
@@ -151,10 +180,14 @@ def learn(
     for step, batch in lesson.batches(run, range(first, settings.steps)):
         losses = lesson.update(run, batch, step)
         done, elapsed = step + 1, time.monotonic() - started
-        stopping = settings.max_seconds is not None and bool(fabric.broadcast(elapsed > settings.max_seconds))
+        stopping = settings.max_seconds is not None and bool(
+            fabric.broadcast(elapsed > settings.max_seconds)
+        )
         last = done == settings.steps
         if done % settings.log_every == 0:
-            found = dict(zip(lesson.losses, mean_of_processes(fabric, losses).tolist(), strict=True))
+            found = dict(
+                zip(lesson.losses, mean_of_processes(fabric, losses).tolist(), strict=True)
+            )
             if fabric.is_global_zero:
                 report(_logged(folder, settings, found, done, done - first, elapsed))
         if done % settings.evaluate_every == 0 or last:
@@ -164,7 +197,9 @@ def learn(
         if last and fabric.is_global_zero:
             _finish(lesson, run, folder, done, fabric.device)
         if (done % settings.checkpoint_every == 0 or last or stopping) and fabric.is_global_zero:
-            save_checkpoint(folder / CHECKPOINT, done, run.model.network, run.optimizer, run.average)
+            save_checkpoint(
+                folder / CHECKPOINT, done, run.model.network, run.optimizer, run.average
+            )
             forget_others(folder / CHECKPOINT, standing(read_log(folder)).step)
         if last or stopping:
             break
@@ -174,16 +209,28 @@ def learn(
 def _is_over(settings: Optimisation, folder: Path, fabric: Fabric) -> bool:
     """Whether patience is at its end; the first process knows."""
     patience = settings.patience
-    return patience is not None and bool(fabric.broadcast(fabric.is_global_zero and is_over(read_log(folder), patience)))
+    return patience is not None and bool(
+        fabric.broadcast(fabric.is_global_zero and is_over(read_log(folder), patience))
+    )
 
 
 def _logged(
-    folder: Path, settings: Optimisation, losses: dict[str, float], done: int, done_here: int, elapsed: float
+    folder: Path,
+    settings: Optimisation,
+    losses: dict[str, float],
+    done: int,
+    done_here: int,
+    elapsed: float,
 ) -> Progress:
     """Where the run stands, written to its log."""
     rate = settings.rate_at(done - 1)
     progress = Progress(
-        step=done, steps=settings.steps, losses=losses, learning_rate=rate, seconds=elapsed, done_here=done_here
+        step=done,
+        steps=settings.steps,
+        losses=losses,
+        learning_rate=rate,
+        seconds=elapsed,
+        done_here=done_here,
     )
     rest = {name: value for name, value in vars(progress).items() if name != "losses"}
     append_log(folder, {**rest, **losses})
@@ -191,9 +238,16 @@ def _logged(
 
 
 def _evaluate(
-    lesson: Lesson[Model], run: Run[Model], folder: Path, done: int, elapsed: float, device: torch.device
+    lesson: Lesson[Model],
+    run: Run[Model],
+    folder: Path,
+    done: int,
+    elapsed: float,
+    device: torch.device,
 ) -> Evaluation:
-    """Errors of the averaged weights on a part of the held-out samples, logged; with patience the best weights are kept."""
+    """Errors of the averaged weights on a part of the held-out samples, logged; with patience the
+    best weights are kept.
+    """
     averaged = run.averaged()
     errors = lesson.score(averaged, device, whole=False)
     error = lesson.error(errors, averaged)
@@ -205,7 +259,9 @@ def _evaluate(
     return evaluation
 
 
-def _finish(lesson: Lesson[Model], run: Run[Model], folder: Path, done: int, device: torch.device) -> None:
+def _finish(
+    lesson: Lesson[Model], run: Run[Model], folder: Path, done: int, device: torch.device
+) -> None:
     """Write the errors of the model that the run stands for on all held-out samples."""
     errors = lesson.score(final_model(run, folder, lesson.settings.patience), device, whole=True)
     measured: dict[str, Any] = {"validation": errors, "steps": done}
@@ -216,20 +272,30 @@ def _finish(lesson: Lesson[Model], run: Run[Model], folder: Path, done: int, dev
 
 
 def _open_folder(lesson: Lesson[Model], folder: Path, run: Run[Model], fabric: Fabric) -> int:
-    """Put the recipe into the run folder, restore its checkpoint into `run`, and return the number of steps done."""
+    """Put the recipe into the run folder, restore its checkpoint into `run`, and return the number
+    of steps done.
+    """
     if (folder / CHECKPOINT / COUNTERS).is_file() and (folder / RECIPE).is_file():
         _refuse_other(lesson.read(folder / RECIPE), lesson, folder)
     done = load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     if fabric.is_global_zero:
         make_folder(folder)
-        write_whole(folder / RECIPE, [yaml.safe_dump(lesson.recipe.model_dump(mode="json"), sort_keys=False)])
+        write_whole(
+            folder / RECIPE,
+            [yaml.safe_dump(lesson.recipe.model_dump(mode="json"), sort_keys=False)],
+        )
         trim_log(folder, done)
     fabric.barrier()
     return done
 
 
 def _refuse_other(old: Settings, lesson: Lesson[Model], folder: Path) -> None:
-    """Settings of the optimisation may change between pieces of a run; what is learned from what may not."""
+    """Settings of the optimisation may change between pieces of a run; what is learned from what
+    may not.
+    """
     for part in lesson.fixed:
         if getattr(old, part) != getattr(lesson.recipe, part):
-            raise RecipeError(f"{folder} holds a run with another `{part}` in its recipe; choose another --out for this one")
+            raise RecipeError(
+                f"{folder} holds a run with another `{part}` in its recipe; choose another --out"
+                " for this one"
+            )

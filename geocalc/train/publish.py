@@ -22,7 +22,9 @@ PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """What a model folder holds: weights as bytes of safetensors, the card, the recipe of a run, its metrics and a README."""
+    """What a model folder holds: weights as bytes of safetensors, the card, the recipe of a run,
+    its metrics and a README.
+    """
 
     weights: bytes
     card: Settings
@@ -53,7 +55,10 @@ def check_run(run: Path) -> None:
         InputError: the recipe or the checkpoint is missing.
     """
     if not (run / RECIPE).is_file() or not (run / CHECKPOINT / COUNTERS).is_file():
-        raise InputError(f"{run} is not a training run: it needs {RECIPE} and a checkpoint; give the folder of `geocalc train`")
+        raise InputError(
+            f"{run} is not a training run: it needs {RECIPE} and a checkpoint; give the folder of"
+            " `geocalc train`"
+        )
 
 
 def check_finished(run: Path, settings: Optimisation) -> None:
@@ -65,7 +70,10 @@ def check_finished(run: Path, settings: Optimisation) -> None:
     done = steps_done(run / CHECKPOINT)
     ended = done >= settings.steps or is_over(read_log(run), settings.patience)
     if not ended or not (run / METRICS).is_file():
-        raise InputError(f"{run} has done {done} of {settings.steps} steps; finish it with `geocalc train ... --resume` first")
+        raise InputError(
+            f"{run} has done {done} of {settings.steps} steps; finish it with `geocalc train ..."
+            " --resume` first"
+        )
 
 
 def check_name(name: str, folder: Path) -> None:
@@ -75,17 +83,26 @@ def check_name(name: str, folder: Path) -> None:
         InputError: it is.
     """
     if not PLAIN.fullmatch(name):
-        raise InputError(f"{name!r} cannot be a model name; use letters, digits, dots, dashes and underscores")
+        raise InputError(
+            f"{name!r} cannot be a model name; use letters, digits, dots, dashes and underscores"
+        )
     if (folder / name / CARD).exists():
-        raise InputError(f"a model named {name!r} is in {folder} already; choose another name or remove that folder")
+        raise InputError(
+            f"a model named {name!r} is in {folder} already; choose another name or remove that"
+            " folder"
+        )
     searched = folder.resolve() in [place.resolve() for place in search_path()]
     taken = list_models().get(name, [])
     if searched and taken:
-        raise InputError(f"a model named {name!r} is installed already, in {taken[0]}; choose another name")
+        raise InputError(
+            f"a model named {name!r} is installed already, in {taken[0]}; choose another name"
+        )
 
 
 def _move(draft: Path, target: Path) -> None:
-    """Put a finished folder in its place: at once, or, where the place holds a recipe already, with the card as its last file."""
+    """Put a finished folder in its place: at once, or, where the place holds a recipe already, with
+    the card as its last file.
+    """
     if not target.exists():
         os.replace(draft, target)
         return

@@ -27,7 +27,9 @@ from geocalc.train.settings import Training
 class References(Settings):
     """Per-atom energies fitted by least squares before training and added back to every prediction."""
 
-    elements: tuple[str, ...] = Field((), description="elements with a reference; empty: every element of the data")
+    elements: tuple[str, ...] = Field(
+        (), description="elements with a reference; empty: every element of the data"
+    )
 
 
 class Model(Settings):
@@ -37,33 +39,51 @@ class Model(Settings):
     settings: dict[str, Any] = Field(default_factory=dict)
     frames: str = Field("lattice", description="frame policy of the potential")
     canonicalizer: dict[str, Any] | None = Field(
-        None, description="name and settings of what gives the frames of the policy `learned`, see geocalc.frames.learned"
+        None,
+        description=(
+            "name and settings of what gives the frames of the policy `learned`, see"
+            " geocalc.frames.learned"
+        ),
     )
     reads_tags: bool = Field(
-        True, description="whether the energy may depend on tags; without, relabelling atoms changes nothing"
+        True,
+        description=(
+            "whether the energy may depend on tags; without, relabelling atoms changes nothing"
+        ),
     )
     force_mode: ForceMode = ForceMode.GRADIENT
-    graph: GraphSettings = Field(GraphSettings(), description="which atoms are connected; how far and how many, settings say")
+    graph: GraphSettings = Field(
+        GraphSettings(), description="which atoms are connected; how far and how many, settings say"
+    )
     drop_subsurface: bool = Field(False, description="the network sees no atoms with tag 0")
-    adsorbate_edges: bool = Field(False, description="the network sees only edges that touch the adsorbate")
+    adsorbate_edges: bool = Field(
+        False, description="the network sees only edges that touch the adsorbate"
+    )
     supernodes: Supernodes = Field(
-        Supernodes.NONE, description="the network sees atoms with tag 0 as one node, or as one per-element"
+        Supernodes.NONE,
+        description="the network sees atoms with tag 0 as one node, or as one per-element",
     )
     repulsion_reach: float | None = Field(None, gt=0, lt=1)
 
 
 class OtherLevel(Settings):
-    """A level of theory beside that of `about`, with energies of a zero of their own; users choose it by its name."""
+    """A level of theory beside that of `about`, with energies of a zero of their own; users choose
+    it by its name.
+    """
 
     level: str = Field(min_length=1)
     energy_kind: EnergyKind
     level_of_theory: str
     references: str = Field(description="zero of energy in words")
-    elements: tuple[str, ...] = Field((), description="elements with a reference at this level; empty: every element")
+    elements: tuple[str, ...] = Field(
+        (), description="elements with a reference at this level; empty: every element"
+    )
 
 
 class About(Settings):
-    """What a card says beside numbers; energies are of one level of theory unless the recipe names others."""
+    """What a card says beside numbers; energies are of one level of theory unless the recipe names
+    others.
+    """
 
     level: str = Field("", description="short name of the level of theory, where there are several")
     energy_kind: EnergyKind
@@ -71,12 +91,16 @@ class About(Settings):
     references: str = Field(description="zero of energy in words")
     domain: str
     licence: str = "MIT"
-    data: tuple[str, ...] = Field((), description="data sets with licence and citation, one line each")
+    data: tuple[str, ...] = Field(
+        (), description="data sets with licence and citation, one line each"
+    )
     limits: tuple[str, ...] = ()
 
 
 class Start(Settings):
-    """The model that a run begins with: its weights and scales; references are fitted to what it misses."""
+    """The model that a run begins with: its weights and scales; references are fitted to what it
+    misses.
+    """
 
     model: str = Field(description="name or folder")
     hash: str = Field(description="first 16 digits of the SHA-256 of its weights")
@@ -103,10 +127,18 @@ class Recipe(Settings):
 
     @property
     def needs_forces(self) -> bool:
-        """Whether structures without forces are left out: unless the model gives energies alone and learns from them alone."""
+        """Whether structures without forces are left out: unless the model gives energies alone and
+        learns from them alone.
+        """
         training = self.training
-        weights = (training.force_weight, training.direct_force_weight, training.gradient_target_weight)
-        return self.task is Task.S2EF and (self.model.force_mode is not ForceMode.NONE or any(weights))
+        weights = (
+            training.force_weight,
+            training.direct_force_weight,
+            training.gradient_target_weight,
+        )
+        return self.task is Task.S2EF and (
+            self.model.force_mode is not ForceMode.NONE or any(weights)
+        )
 
     @property
     def learns_fixed(self) -> bool:
@@ -121,11 +153,16 @@ class Recipe(Settings):
     @property
     def source_levels(self) -> tuple[int, ...]:
         """The number of each source's level."""
-        return tuple(0 if source.level is None else self.levels.index(source.level) for source in self.data.sources)
+        return tuple(
+            0 if source.level is None else self.levels.index(source.level)
+            for source in self.data.sources
+        )
 
     @property
     def energy_levels(self) -> tuple[int | None, ...]:
-        """The number of the level whose references and scale each source's energies belong to; None where they are not learnt."""
+        """The number of the level whose references and scale each source's energies belong to; None
+        where they are not learnt.
+        """
         pairs = zip(self.data.sources, self.source_levels, strict=True)
         return tuple(level if source.energies else None for source, level in pairs)
 
@@ -139,7 +176,8 @@ def read_recipe(path: Path, assignments: tuple[str, ...] = ()) -> Recipe:
     """Read a recipe file, with `a.b=1` overrides.
 
     Raises:
-        RecipeError: the file, a key or a value is not right; the message names the nearest allowed key.
+        RecipeError: the file, a key or a value is not right; the message names the nearest allowed
+            key.
     """
     return parse_recipe(override(read_yaml(path), assignments), str(path))
 
@@ -162,15 +200,23 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
 
 
 def single_frame(model: Model) -> FramePolicy:
-    """The policy that gives the fewest frames: the learned one where that is the model's, else one of the lattice."""
+    """The policy that gives the fewest frames: the learned one where that is the model's, else one
+    of the lattice.
+    """
     return frame_policy("cell" if model.canonicalizer is None else model.frames)
 
 
 def check_architecture(model: Model, training: Training, where: str) -> None:
-    """Refuse an unknown architecture, settings that it cannot be built from, and a penalty of what it does not have."""
+    """Refuse an unknown architecture, settings that it cannot be built from, and a penalty of what
+    it does not have.
+    """
     if model.architecture not in ARCHITECTURES:
         near = difflib.get_close_matches(model.architecture, ARCHITECTURES, n=1)
-        known = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(ARCHITECTURES))}"
+        known = (
+            f"did you mean `{near[0]}`?"
+            if near
+            else f"known are {', '.join(sorted(ARCHITECTURES))}"
+        )
         raise RecipeError(f"{where}: unknown architecture `{model.architecture}`; {known}")
     architecture = ARCHITECTURES[model.architecture]
     settings = architecture.settings.parse(model.settings, f"{where}: model.settings")
@@ -179,10 +225,12 @@ def check_architecture(model: Model, training: Training, where: str) -> None:
             network = architecture.build(settings)
     except InputError as error:
         raise RecipeError(f"{where}: model.settings: {error}") from None
-    if (training.breaking_weight or training.breaking_weight_end) and next(thetas(network), None) is None:
+    if (training.breaking_weight or training.breaking_weight_end) and next(
+        thetas(network), None
+    ) is None:
         raise RecipeError(
-            f"{where}: training.breaking_weight is for networks with relaxed weights, which {model.architecture} with these settings "
-            "is not; set it to 0"
+            f"{where}: training.breaking_weight is for networks with relaxed weights, which"
+            f" {model.architecture} with these settings is not; set it to 0"
         )
     try:
         model.graph.check(network.max_neighbors)
@@ -194,13 +242,25 @@ def check_rewiring(model: Model, where: str) -> None:
     """Refuse what a network cannot be shown."""
     merges = model.supernodes is not Supernodes.NONE
     if (model.drop_subsurface or model.adsorbate_edges or merges) and not model.reads_tags:
-        raise RecipeError(f"{where}: drop_subsurface, adsorbate_edges and supernodes go by tags; set model.reads_tags: true")
+        raise RecipeError(
+            f"{where}: drop_subsurface, adsorbate_edges and supernodes go by tags; set"
+            " model.reads_tags: true"
+        )
     if model.drop_subsurface and merges:
-        raise RecipeError(f"{where}: subsurface atoms are left out or merged, not both; set drop_subsurface or supernodes")
+        raise RecipeError(
+            f"{where}: subsurface atoms are left out or merged, not both; set drop_subsurface or"
+            " supernodes"
+        )
     if merges and model.repulsion_reach is not None:
-        raise RecipeError(f"{where}: a supernode is no atom that others could come too close to; leave repulsion_reach out")
+        raise RecipeError(
+            f"{where}: a supernode is no atom that others could come too close to; leave"
+            " repulsion_reach out"
+        )
     if model.supernodes is Supernodes.ONE and model.settings.get("compact_tables"):
-        raise RecipeError(f"{where}: compact tables have no row for a node of all elements; set compact_tables: false")
+        raise RecipeError(
+            f"{where}: compact tables have no row for a node of all elements; set compact_tables:"
+            " false"
+        )
 
 
 def check_forces(recipe: Recipe, where: str) -> None:
@@ -216,35 +276,54 @@ def check_forces(recipe: Recipe, where: str) -> None:
             raise RecipeError(f"{where}: `{key}`: {error}") from None
     if training.accumulate > training.batch_size:
         raise RecipeError(
-            f"{where}: `training.accumulate` is {training.accumulate}, more micro-batches than training.batch_size has structures "
-            f"({training.batch_size})"
+            f"{where}: `training.accumulate` is {training.accumulate}, more micro-batches than"
+            f" training.batch_size has structures ({training.batch_size})"
         )
     if training.first_steps < 1:
         raise RecipeError(
-            f"{where}: `training.finish.steps` must be fewer than training.steps ({training.steps}), of which they are a part"
+            f"{where}: `training.finish.steps` must be fewer than training.steps"
+            f" ({training.steps}), of which they are a part"
         )
     head = bool(model.settings.get("direct_forces"))
-    wanting = [key for key in ("direct_force_weight", "gradient_target_weight") if getattr(training, key)]
+    wanting = [
+        key for key in ("direct_force_weight", "gradient_target_weight") if getattr(training, key)
+    ]
     if model.force_mode is ForceMode.DIRECT:
         wanting.append("model.force_mode: direct")
     if wanting and not head:
-        raise RecipeError(f"{where}: `{wanting[0]}` needs a network with a force head; set model.settings.direct_forces: true")
-    weights = (training.energy_weight, training.force_weight, training.direct_force_weight, training.gradient_target_weight)
+        raise RecipeError(
+            f"{where}: `{wanting[0]}` needs a network with a force head; set"
+            " model.settings.direct_forces: true"
+        )
+    weights = (
+        training.energy_weight,
+        training.force_weight,
+        training.direct_force_weight,
+        training.gradient_target_weight,
+    )
     if not any((*weights, training.displacement_weight)):
-        raise RecipeError(f"{where}: every loss weight is zero, so there is nothing to learn; set training.energy_weight")
+        raise RecipeError(
+            f"{where}: every loss weight is zero, so there is nothing to learn; set"
+            " training.energy_weight"
+        )
 
 
 def check_canonicalizer(recipe: Recipe, where: str) -> None:
-    """Refuse learned frames without a canonicalizer, and a canonicalizer that nothing asks or that cannot be built."""
+    """Refuse learned frames without a canonicalizer, and a canonicalizer that nothing asks or that
+    cannot be built.
+    """
     model, training = recipe.model, recipe.training
     frames = {"model.frames": model.frames, "training.frames": training.frames}
     if training.finish:
         frames["training.finish.frames"] = training.finish.frames
-    learned = [key for key, name in frames.items() if frame_policy(name).source is FrameSource.LEARNED]
+    learned = [
+        key for key, name in frames.items() if frame_policy(name).source is FrameSource.LEARNED
+    ]
     if model.canonicalizer is None:
         if learned:
             raise RecipeError(
-                f"{where}: `{learned[0]}: learned` needs a canonicalizer; set model.canonicalizer: {{name: vn-pointnet}}"
+                f"{where}: `{learned[0]}: learned` needs a canonicalizer; set model.canonicalizer:"
+                " {name: vn-pointnet}"
             )
         return
     try:
@@ -253,46 +332,71 @@ def check_canonicalizer(recipe: Recipe, where: str) -> None:
     except (InputError, RecipeError) as error:
         raise RecipeError(f"{where}: model.canonicalizer: {error}") from None
     if "model.frames" not in learned:
-        raise RecipeError(f"{where}: there is a canonicalizer, but model.frames is {model.frames!r}; set model.frames: learned")
+        raise RecipeError(
+            f"{where}: there is a canonicalizer, but model.frames is {model.frames!r}; set"
+            " model.frames: learned"
+        )
     if len(learned) == 1 and "canonicalizer" not in training.freeze:
         raise RecipeError(
-            f"{where}: training.frames is {training.frames!r}, so the canonicalizer would learn nothing; set training.frames: learned, "
-            "or training.freeze: [canonicalizer] to keep it as drawn"
+            f"{where}: training.frames is {training.frames!r}, so the canonicalizer would learn"
+            " nothing; set training.frames: learned, or training.freeze: [canonicalizer] to keep"
+            " it as drawn"
         )
 
 
 def check_task(recipe: Recipe, where: str) -> None:
     """Refuse what does not go together with the task."""
-    if recipe.training.thicker and (recipe.task is not Task.S2EF or recipe.about.energy_kind is not EnergyKind.ADSORPTION):
+    if recipe.training.thicker and (
+        recipe.task is not Task.S2EF or recipe.about.energy_kind is not EnergyKind.ADSORPTION
+    ):
         raise RecipeError(
-            f"{where}: training.thicker is for task: s2ef with about.energy_kind: adsorption, since other energies change with every "
-            "layer; set it to 0"
+            f"{where}: training.thicker is for task: s2ef with about.energy_kind: adsorption, since"
+            " other energies change with every layer; set it to 0"
         )
-    model, training, pairs = recipe.model, recipe.training, [source.relaxed is not None for source in recipe.data.sources]
+    model, training, pairs = (
+        recipe.model,
+        recipe.training,
+        [source.relaxed is not None for source in recipe.data.sources],
+    )
     if recipe.task is Task.S2EF:
-        if any(pairs) or training.noise or training.displacement_weight or training.displacement_weight_end:
+        if (
+            any(pairs)
+            or training.noise
+            or training.displacement_weight
+            or training.displacement_weight_end
+        ):
             raise RecipeError(
-                f"{where}: data.sources.relaxed, training.noise and training.displacement_weight are for task: is2re; add that"
+                f"{where}: data.sources.relaxed, training.noise and training.displacement_weight"
+                " are for task: is2re; add that"
             )
         return
     if not all(source.energies for source in recipe.data.sources):
         raise RecipeError(
-            f"{where}: data.sources.energies: false is for task: s2ef; relaxed energies are all that is2re learns"
+            f"{where}: data.sources.energies: false is for task: s2ef; relaxed energies are all"
+            " that is2re learns"
         )
     if not all(pairs):
-        raise RecipeError(f"{where}: task is2re needs the relaxed structures of every source; name their file as `relaxed`")
+        raise RecipeError(
+            f"{where}: task is2re needs the relaxed structures of every source; name their file as"
+            " `relaxed`"
+        )
     if model.force_mode is not ForceMode.NONE:
-        raise RecipeError(f"{where}: a model of relaxed energies has no forces; set model.force_mode: none")
+        raise RecipeError(
+            f"{where}: a model of relaxed energies has no forces; set model.force_mode: none"
+        )
     by_force = ("force_weight", "direct_force_weight", "gradient_target_weight", "substrate_weight")
     wrong = [name for name in by_force if getattr(training, name)]
     if wrong:
         raise RecipeError(f"{where}: training.{wrong[0]} is for task: s2ef; set it to 0")
     if training.displacement_weight_end is not None and not training.displacement_weight:
-        raise RecipeError(f"{where}: training.displacement_weight_end is where displacement_weight goes; set that above 0")
+        raise RecipeError(
+            f"{where}: training.displacement_weight_end is where displacement_weight goes; set that"
+            " above 0"
+        )
     if bool(training.displacement_weight) is not bool(model.settings.get("direct_forces")):
         raise RecipeError(
-            f"{where}: displacements need both model.settings.direct_forces: true, the head of the network that gives vectors, "
-            "and a training.displacement_weight above 0"
+            f"{where}: displacements need both model.settings.direct_forces: true, the head of the"
+            " network that gives vectors, and a training.displacement_weight above 0"
         )
 
 
@@ -301,24 +405,38 @@ def check_levels(recipe: Recipe, where: str) -> None:
     names = recipe.levels
     if len(names) > 1 and (not all(names) or len(set(names)) < len(names)):
         raise RecipeError(
-            f"{where}: about.level and other_levels need a name each, all different; got {', '.join(map(repr, names))}"
+            f"{where}: about.level and other_levels need a name each, all different; got"
+            f" {', '.join(map(repr, names))}"
         )
-    wanted = {source.level if source.level is not None else names[0] for source in recipe.data.sources}
+    wanted = {
+        source.level if source.level is not None else names[0] for source in recipe.data.sources
+    }
     if wanted - set(names):
         raise RecipeError(
-            f"{where}: data.sources name the level {sorted(wanted - set(names))[0]!r}; describe it in about.level or other_levels"
+            f"{where}: data.sources name the level {sorted(wanted - set(names))[0]!r}; describe it"
+            " in about.level or other_levels"
         )
     if set(names) - wanted:
-        raise RecipeError(f"{where}: no source has the level {sorted(set(names) - wanted)[0]!r}; name it in data.sources.level")
+        raise RecipeError(
+            f"{where}: no source has the level {sorted(set(names) - wanted)[0]!r}; name it in"
+            " data.sources.level"
+        )
     empty = set(range(len(names))) - set(recipe.energy_levels)
     if empty:
         raise RecipeError(
-            f"{where}: no source has energies of the level {names[min(empty)]!r}, so it could not say any; add one"
+            f"{where}: no source has energies of the level {names[min(empty)]!r}, so it could not"
+            " say any; add one"
         )
     if recipe.start is not None and None in recipe.energy_levels:
-        raise RecipeError(f"{where}: fine-tuning fits references to the energies of every source; leave energies: false out")
+        raise RecipeError(
+            f"{where}: fine-tuning fits references to the energies of every source; leave energies:"
+            " false out"
+        )
     if recipe.model.settings.get("n_levels", 1) != len(names):
-        raise RecipeError(f"{where}: there are {len(names)} levels of theory; set model.settings.n_levels: {len(names)}")
+        raise RecipeError(
+            f"{where}: there are {len(names)} levels of theory; set model.settings.n_levels:"
+            f" {len(names)}"
+        )
 
 
 def check_data(recipe: Recipe, where: str) -> None:
@@ -330,11 +448,18 @@ def check_data(recipe: Recipe, where: str) -> None:
         except InputError as error:
             raise RecipeError(f"{where}: `data.sources.{number}.energy_unit`: {error}") from None
     if data.max_jump is not None and not recipe.needs_forces:
-        raise RecipeError(f"{where}: data.max_jump compares energies with forces, which are not read here; leave it out")
+        raise RecipeError(
+            f"{where}: data.max_jump compares energies with forces, which are not read here; leave"
+            " it out"
+        )
     if data.test_share and data.validation_key is not None:
         raise RecipeError(
-            f"{where}: data.test_share is drawn beside data.validation_share; with data.validation_key leave the test out "
-            "with data.sources.exclude_key and exclude_groups"
+            f"{where}: data.test_share is drawn beside data.validation_share; with"
+            " data.validation_key leave the test out with data.sources.exclude_key and"
+            " exclude_groups"
         )
     if data.test_share + data.validation_share >= 1:
-        raise RecipeError(f"{where}: data.validation_share and data.test_share leave nothing to train on; make them smaller")
+        raise RecipeError(
+            f"{where}: data.validation_share and data.test_share leave nothing to train on; make"
+            " them smaller"
+        )

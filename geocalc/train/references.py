@@ -25,35 +25,46 @@ def fit_scales(
     task: Task = Task.S2EF,
     drop_subsurface: bool = False,
 ) -> Scales:
-    """Per-element references by ridge-free least squares, and the spread of what is left; every sample is looked at once.
+    """Per-element references by ridge-free least squares, and the spread of what is left; every
+    sample is looked at once.
 
     Args:
         samples: training samples, energies in eV.
-        names: for each level of theory the elements with a reference; empty for every element present.
+        names: for each level of theory the elements with a reference; empty for every element
+            present.
         levels: the level of each source; None where its energies are not learnt.
-        task: what the vectors of the network are. drop_subsurface: atoms with tag 0 are not seen, and have no energies.
+        task: what the vectors of the network are.
+        drop_subsurface: atoms with tag 0 are not seen, and have no energies.
     Returns:
-        Scales: the energy unit is the root mean square residual energy; that of forces is the same number in eV/Angstrom, that of
-        displacements the root mean square coordinate of the free atoms' in Angstrom.
+        Scales: the energy unit is the root mean square residual energy; that of forces is the same
+        number in eV/Angstrom, that of displacements the root mean square coordinate of the free
+        atoms' in Angstrom.
     Raises:
         RecipeError: a name is no element.
     """
     unknown = sorted({name for some in names for name in some} - set(elements.symbols()))
     if unknown:
-        raise RecipeError(f"references.elements names {', '.join(unknown)}, which are no chemical symbols")
-    compositions: dict[bytes, int] = {}  # rows of the least squares; samples of one composition share theirs
+        raise RecipeError(
+            f"references.elements names {', '.join(unknown)}, which are no chemical symbols"
+        )
+    # rows of the least squares; samples of one composition share theirs
+    compositions: dict[bytes, int] = {}
     rows, energies, at, squares, n_moves = array("q"), array("d"), array("q"), 0.0, 0
     for sample in samples:
         level_here = levels[sample.source]
         if level_here is None:
             continue
-        composition = np.bincount(seen_numbers(sample, drop_subsurface), minlength=elements.N_ELEMENTS + 1).astype(np.int32)
+        composition = np.bincount(
+            seen_numbers(sample, drop_subsurface), minlength=elements.N_ELEMENTS + 1
+        ).astype(np.int32)
         rows.append(compositions.setdefault(composition.tobytes(), len(compositions)))
         energies.append(sample.energy)
         at.append(level_here)
         moves = (sample.relaxed - sample.positions)[~sample.fixed]
         squares, n_moves = squares + float(np.sum(moves**2)), n_moves + moves.size
-    counts = np.stack([np.frombuffer(composition, dtype=np.int32) for composition in compositions]).astype(float)
+    counts = np.stack(
+        [np.frombuffer(composition, dtype=np.int32) for composition in compositions]
+    ).astype(float)
     row, energy, level = np.array(rows), np.array(energies), np.array(at)
     table = np.zeros((len(names), elements.N_ELEMENTS + 1))
     for number, some in enumerate(names):
@@ -80,7 +91,9 @@ def _least_squares(counts: np.ndarray, row: np.ndarray, energy: np.ndarray) -> n
     """x that minimises the squares of counts[row] @ x - energy; the smallest of all that do.
 
     Args:
-        counts: (n_rows, n). row: (n_samples,). energy: (n_samples,).
+        counts: (n_rows, n).
+        row: (n_samples,).
+        energy: (n_samples,).
     """
     weight = np.bincount(row, minlength=len(counts)).astype(float)
     mean = np.bincount(row, weights=energy, minlength=len(counts)) / np.maximum(weight, 1)

@@ -17,7 +17,14 @@ from geocalc.frames import FramePick, frame_policy
 from geocalc.potentials.card import Level, ModelCard, Task
 from geocalc.potentials.network import EnergyModel, ForceMode
 from geocalc.train.checkpoint import load_checkpoint
-from geocalc.train.ensembles import Member, calibration_of, check_belonging, held_out_errors, is_cross_validated, joined
+from geocalc.train.ensembles import (
+    Member,
+    calibration_of,
+    check_belonging,
+    held_out_errors,
+    is_cross_validated,
+    joined,
+)
 from geocalc.train.publish import ModelFiles, check_finished, check_name, check_run, publish
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.run import start
@@ -26,16 +33,20 @@ from geocalc.train.stopping import final_model
 
 
 def register(run: Path | Sequence[Path], name: str, folder: Path, data_folder: Path) -> Path:
-    """Write the model folder `folder/name` from a run, or from several that become an ensemble, with averaged weights.
+    """Write the model folder `folder/name` from a run, or from several that become an ensemble,
+    with averaged weights.
 
     Args:
-        run: folder of `geocalc train`, or several of one recipe that differ in their seeds or in what they hold out. name: of the
-            model.
-        folder: where models are kept. data_folder: prepared data.
+        run: folder of `geocalc train`, or several of one recipe that differ in their seeds or in
+            what they hold out.
+        name: of the model.
+        folder: where models are kept.
+        data_folder: prepared data.
     Returns:
         The new folder: model.yaml, weights.safetensors, recipe.yaml, metrics.json, README.md.
     Raises:
-        InputError: a run is unfinished, the runs do not belong together, or the name is taken or is no plain name.
+        InputError: a run is unfinished, the runs do not belong together, or the name is taken or is
+            no plain name.
     """
     runs = [run] if isinstance(run, Path) else list(run)
     recipes = [_finished_recipe(one) for one in runs]
@@ -47,12 +58,21 @@ def register(run: Path | Sequence[Path], name: str, folder: Path, data_folder: P
         errors = held_out_errors(members, model)
         how = {"members": len(members), "cross_validated": is_cross_validated(members)}
         measured = json.dumps({"validation": errors, **how}, indent=1) + "\n"
-    content = save({key: value.detach().float().contiguous() for key, value in model.network.state_dict().items()})
-    card = make_card(recipe, name, _elements(members), model, hashlib.sha256(content).hexdigest(), len(members))
+    content = save(
+        {
+            key: value.detach().float().contiguous()
+            for key, value in model.network.state_dict().items()
+        }
+    )
+    card = make_card(
+        recipe, name, _elements(members), model, hashlib.sha256(content).hexdigest(), len(members)
+    )
     if recipe.task is Task.IS2RE:
         card = card.model_copy(update={"calibration": calibration_of(members, model)})
     readme = describe(card, json.loads(measured))
-    files = ModelFiles(weights=content, card=card, recipe=runs[0] / RECIPE, metrics=measured, readme=readme)
+    files = ModelFiles(
+        weights=content, card=card, recipe=runs[0] / RECIPE, metrics=measured, readme=readme
+    )
     return publish(folder, name, files)
 
 
@@ -68,23 +88,36 @@ def _trained(run: Path, recipe: Recipe, data_folder: Path) -> Member:
     samples = read_store(prepare(recipe, data_folder))
     finished = start(recipe, samples.training)
     load_checkpoint(run / CHECKPOINT, finished.model.network, finished.optimizer, finished.average)
-    return Member(run=run, recipe=recipe, model=final_model(finished, run, recipe.training.patience), samples=samples)
+    return Member(
+        run=run,
+        recipe=recipe,
+        model=final_model(finished, run, recipe.training.patience),
+        samples=samples,
+    )
 
 
 def _elements(members: Sequence[Member]) -> list[int]:
     """Atomic numbers that a member has learnt from."""
-    return sorted({int(z) for member in members for sample in member.samples.training for z in sample.numbers})
+    return sorted(
+        {int(z) for member in members for sample in member.samples.training for z in sample.numbers}
+    )
 
 
 def make_card(
-    recipe: Recipe, name: str, present: Sequence[int], model: EnergyModel, digest: str, members: int = 1
+    recipe: Recipe,
+    name: str,
+    present: Sequence[int],
+    model: EnergyModel,
+    digest: str,
+    members: int = 1,
 ) -> ModelCard:
     """The card of a trained recipe; `present` are the atomic numbers it has learnt from."""
     about = recipe.about
     random = frame_policy(recipe.model.frames).pick is FramePick.STOCHASTIC
     conservative = recipe.model.force_mode is ForceMode.GRADIENT and not random
     references = [
-        {elements.symbols()[z]: energy for z in present if (energy := float(table[z])) != 0.0} for table in model.references
+        {elements.symbols()[z]: energy for z in present if (energy := float(table[z])) != 0.0}
+        for table in model.references
     ]
     return ModelCard(
         name=name,
@@ -129,11 +162,17 @@ _PREDICTS = {
 }
 _TABLES = {
     Task.S2EF: (
-        "| source | frames | energy MAE (eV) | force MAE, free atoms (eV/A) | predicting zero force |",
+        (
+            "| source | frames | energy MAE (eV) | force MAE, free atoms (eV/A) | predicting zero"
+            " force |"
+        ),
         "|---|---|---|---|---|",
     ),
     Task.IS2RE: (
-        "| source | structures | energy MAE (eV) | position MAE, free atoms (A) | leaving atoms where they are |",
+        (
+            "| source | structures | energy MAE (eV) | position MAE, free atoms (A) | leaving atoms"
+            " where they are |"
+        ),
         "|---|---|---|---|---|",
     ),
 }
@@ -144,20 +183,33 @@ def describe(card: ModelCard, measured: dict[str, Any]) -> str:
     lines = [
         f"# {card.name}",
         "",
-        f"{card.architecture}, {_PREDICTS[card.task]}; energies are {card.energy_kind.value} energies ({card.references}).",
+        (
+            f"{card.architecture}, {_PREDICTS[card.task]}; energies are {card.energy_kind.value}"
+            f" energies ({card.references})."
+        ),
         f"Level of theory: {card.level_of_theory}.",
         f"Domain: {card.domain}.",
         f"Elements: {' '.join(card.elements)}.",
-        f"Forces: {card.force_mode}{' (exact gradient of the energy)' if card.conservative else ''}; frames: {card.frames}.",
+        (
+            "Forces:"
+            f" {card.force_mode}{' (exact gradient of the energy)' if card.conservative else ''};"
+            f" frames: {card.frames}."
+        ),
         "",
         "## Errors on the validation split",
         "",
         *_TABLES[card.task],
     ]
-    columns = ("position_mae", "position_null") if card.task is Task.IS2RE else ("force_mae", "force_null")
+    columns = (
+        ("position_mae", "position_null")
+        if card.task is Task.IS2RE
+        else ("force_mae", "force_null")
+    )
     for source, errors in measured.get("validation", {}).items():
         energy = f"{errors['energy_mae']:.3f}" if "energy_mae" in errors else "forces only"
-        vectors = " | ".join(f"{errors[name]:.4f}" if name in errors else "none" for name in columns)
+        vectors = " | ".join(
+            f"{errors[name]:.4f}" if name in errors else "none" for name in columns
+        )
         lines.append(f"| {source} | {errors['n']} | {energy} | {vectors} |")
     lines += [
         "",

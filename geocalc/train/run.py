@@ -24,7 +24,8 @@ from geocalc.train.recipe import Recipe
 from geocalc.train.references import fit_scales
 from geocalc.train.settings import Optimisation
 
-BETAS = (0.9, 0.99)  # shorter memory of squared gradients than Adam's default: force losses change scale early
+# shorter memory of squared gradients than Adam's default: force losses change scale early
+BETAS = (0.9, 0.99)
 
 
 class Trainable(Protocol):
@@ -49,7 +50,9 @@ Model = TypeVar("Model", bound=Trainable)
 
 @dataclass(kw_only=True)
 class Run(Generic[Model]):
-    """What training changes: the model, the moments of the optimiser, and the average of the weights."""
+    """What training changes: the model, the moments of the optimiser, and the average of the
+    weights.
+    """
 
     model: Model
     optimizer: torch.optim.Optimizer
@@ -63,7 +66,9 @@ class Run(Generic[Model]):
         self.average.to(device)
 
     def averaged(self) -> Model:
-        """A copy of the model with averaged weights, for evaluation and for shipping; frozen ones bit for bit as they are."""
+        """A copy of the model with averaged weights, for evaluation and for shipping; frozen ones
+        bit for bit as they are.
+        """
         model = copy.deepcopy(self.model)
         averages, parameters = self.average.weights(), model.network.named_parameters()
         moved = {name: averages[name] for name, parameter in parameters if parameter.requires_grad}
@@ -77,15 +82,26 @@ def start(recipe: Recipe, training: Sequence[Sample]) -> Run[EnergyModel]:
     settings = recipe.training
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = build_model(recipe, training) if recipe.start is None else begin_with(recipe, recipe.start, training)
+        model = (
+            build_model(recipe, training)
+            if recipe.start is None
+            else begin_with(recipe, recipe.start, training)
+        )
     return run_of(model, settings, settings.freeze)
 
 
-def run_of(model: Model, settings: Optimisation, frozen: Sequence[str] = (), betas: tuple[float, float] = BETAS) -> Run[Model]:
+def run_of(
+    model: Model,
+    settings: Optimisation,
+    frozen: Sequence[str] = (),
+    betas: tuple[float, float] = BETAS,
+) -> Run[Model]:
     """A run of a model as it is.
 
     Args:
-        model: what is trained. settings: of the optimisation. frozen: parts of its network that will not change.
+        model: what is trained.
+        settings: of the optimisation.
+        frozen: parts of its network that will not change.
         betas: of Adam.
     Raises:
         RecipeError: the network has no such part, or nothing is left to train.
@@ -96,11 +112,19 @@ def run_of(model: Model, settings: Optimisation, frozen: Sequence[str] = (), bet
     }  # have a penalty of their own, which leaves their scale alone
     groups: list[dict[str, Any]] = [{"params": [one for one in parameters if one not in relaxed]}]
     if relaxed:
-        groups.append({"params": [one for one in parameters if one in relaxed], "weight_decay": 0.0})
+        groups.append(
+            {"params": [one for one in parameters if one in relaxed], "weight_decay": 0.0}
+        )
     optimizer = torch.optim.AdamW(
-        groups, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay, fused=True
+        groups,
+        lr=settings.learning_rate,
+        betas=betas,
+        weight_decay=settings.weight_decay,
+        fused=True,
     )
-    return Run(model=model, optimizer=optimizer, average=WeightAverage(model.network, settings.ema_decay))
+    return Run(
+        model=model, optimizer=optimizer, average=WeightAverage(model.network, settings.ema_decay)
+    )
 
 
 def build_model(recipe: Recipe, training: Sequence[Sample]) -> EnergyModel:
@@ -111,10 +135,18 @@ def build_model(recipe: Recipe, training: Sequence[Sample]) -> EnergyModel:
         network.canonicalizer = build_canonicalizer(recipe.model.canonicalizer, network.cutoff)
     return EnergyModel(
         network,
-        fit_scales(training, recipe.level_elements, recipe.energy_levels, recipe.task, recipe.model.drop_subsurface),
+        fit_scales(
+            training,
+            recipe.level_elements,
+            recipe.energy_levels,
+            recipe.task,
+            recipe.model.drop_subsurface,
+        ),
         recipe.model.repulsion_reach,
         recipe.model.reads_tags,
-        Rewiring(recipe.model.drop_subsurface, recipe.model.adsorbate_edges, recipe.model.supernodes),
+        Rewiring(
+            recipe.model.drop_subsurface, recipe.model.adsorbate_edges, recipe.model.supernodes
+        ),
         displaces=recipe.task is Task.IS2RE,
         graph=recipe.model.graph,
     )
@@ -130,7 +162,10 @@ def _trainable(network: nn.Module, frozen: Sequence[str]) -> list[nn.Parameter]:
     for part in frozen:
         inside = [name for name in named if name == part or name.startswith(f"{part}.")]
         if not inside:
-            raise RecipeError(f"training.freeze names {part!r}, which the network does not have; its parts: {_parts(network)}")
+            raise RecipeError(
+                f"training.freeze names {part!r}, which the network does not have; its parts:"
+                f" {_parts(network)}"
+            )
         for name in inside:
             named[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in named.values()):

@@ -22,7 +22,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunFolderError(f"cannot make the run folder {folder}: {error.strerror or error}; choose another --out") from None
+        raise RunFolderError(
+            f"cannot make the run folder {folder}: {error.strerror or error}; choose another --out"
+        ) from None
 
 
 def append_log(folder: Path, entry: Mapping[str, Any]) -> None:
@@ -35,11 +37,15 @@ def append_log(folder: Path, entry: Mapping[str, Any]) -> None:
         with (folder / LOG).open("a") as handle:
             handle.write(json.dumps(entry) + "\n")
     except OSError as error:
-        raise RunFolderError(f"cannot write {folder / LOG}: {error.strerror or error}; the last checkpoint is safe") from None
+        raise RunFolderError(
+            f"cannot write {folder / LOG}: {error.strerror or error}; the last checkpoint is safe"
+        ) from None
 
 
 def trim_log(folder: Path, done: int) -> None:
-    """Drop what a killed run wrote after its last checkpoint, at step `done`: those steps will be logged again."""
+    """Drop what a killed run wrote after its last checkpoint, at step `done`: those steps will be
+    logged again.
+    """
     kept = [line + "\n" for line in _lines(folder) if _step(line) <= done]
     if kept or (folder / LOG).exists():
         write_whole(folder / LOG, kept)

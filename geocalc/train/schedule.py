@@ -9,10 +9,12 @@ from geocalc.train.recipe import Recipe
 
 
 class Schedule:
-    """Batches of sample numbers by step; every process computes the same lists and takes its own share.
+    """Batches of sample numbers by step; every process computes the same lists and takes its own
+    share.
 
-    An epoch draws from each relaxation its first and last frame and random others up to `frames_per_group`, shuffles, and cuts
-    into batches. Source weights repeat or thin out whole relaxations.
+    An epoch draws from each relaxation its first and last frame and random others up to
+    `frames_per_group`, shuffles, and cuts into batches. Source weights repeat or thin out whole
+    relaxations.
     """
 
     def __init__(self, index: Index, recipe: Recipe) -> None:
@@ -21,8 +23,11 @@ class Schedule:
         used = np.flatnonzero(~index.validation)
         self._numbers = used[np.argsort(index.relaxation[used], kind="stable")]
         starts = np.flatnonzero(np.diff(index.relaxation[self._numbers], prepend=-1))
-        self._ends = np.append(starts, len(used))  # relaxation k is _numbers[_ends[k] : _ends[k + 1]]
-        self._weights = [recipe.data.sources[source].weight for source in index.source[self._numbers[starts]]]
+        # relaxation k is _numbers[_ends[k] : _ends[k + 1]]
+        self._ends = np.append(starts, len(used))
+        self._weights = [
+            recipe.data.sources[source].weight for source in index.source[self._numbers[starts]]
+        ]
         sizes = np.minimum(np.diff(self._ends), self._frames).tolist()
         expected = sum(size * weight for size, weight in zip(sizes, self._weights, strict=True))
         self.batches_per_epoch = max(1, int(expected) // self._batch)
@@ -36,7 +41,9 @@ class Schedule:
         return self._epoch[place].tolist()
 
     def _draw(self, epoch: int) -> np.ndarray:
-        """Sample numbers of an epoch, (batches_per_epoch, batch_size); filled up from its own start where it is short."""
+        """Sample numbers of an epoch, (batches_per_epoch, batch_size); filled up from its own start
+        where it is short.
+        """
         rng = np.random.default_rng((self._seed, epoch))
         drawn: list[np.ndarray] = []
         for number, weight in enumerate(self._weights):

@@ -21,13 +21,19 @@ from geocalc.train.recipe import Recipe, single_frame
 
 def score(model: EnergyModel, recipe: Recipe, samples: Samples, device: torch.device) -> Errors:
     """Errors of the model as a potential with one frame, by source file."""
-    plain = NetworkPotential(model=model.to(device), policy=single_frame(recipe.model), force_mode=recipe.model.force_mode)
+    plain = NetworkPotential(
+        model=model.to(device),
+        policy=single_frame(recipe.model),
+        force_mode=recipe.model.force_mode,
+    )
     found = {}
     for number, source in enumerate(recipe.data.sources):
         potential = replace(plain, level=recipe.source_levels[number])
         some = samples.where(samples.known.source == number)
         if len(some):
-            found[str(source.path)] = known_numbers(_errors(potential, source, recipe.task, some, device))
+            found[str(source.path)] = known_numbers(
+                _errors(potential, source, recipe.task, some, device)
+            )
     return found
 
 
@@ -40,9 +46,11 @@ def _errors(
 
 
 def validation_error(errors: Errors, recipe: Recipe, model: EnergyModel) -> float:
-    """Mean absolute errors of energies, and of forces or positions, added as the training loss adds them, in its units.
+    """Mean absolute errors of energies, and of forces or positions, added as the training loss adds
+    them, in its units.
 
-    Each structure counts once, whatever its source; of forces and positions, those of the atoms that are free to move.
+    Each structure counts once, whatever its source; of forces and positions, those of the atoms
+    that are free to move.
     """
     weights = recipe.training
     if recipe.task is Task.IS2RE:
@@ -51,10 +59,16 @@ def validation_error(errors: Errors, recipe: Recipe, model: EnergyModel) -> floa
         name, vector_weight = "force_mae", weights.force_weight + weights.direct_force_weight
         vector_weight = 0.0 if recipe.model.force_mode is ForceMode.NONE else vector_weight
     energy = weights.energy_weight * mean_error(errors, "energy_mae") / model.energy_scale
-    return energy if not vector_weight else energy + vector_weight * mean_error(errors, name) / model.force_scale
+    return (
+        energy
+        if not vector_weight
+        else energy + vector_weight * mean_error(errors, name) / model.force_scale
+    )
 
 
 def mean_error(errors: Mapping[str, Mapping[str, float]], name: str) -> float:
     """A mean absolute error over all sources that have it, each weighted by its structures."""
     known = [one for one in errors.values() if name in one]
-    return math.fsum(one["n"] * one[name] for one in known) / max(1.0, math.fsum(one["n"] for one in known))
+    return math.fsum(one["n"] * one[name] for one in known) / max(
+        1.0, math.fsum(one["n"] for one in known)
+    )

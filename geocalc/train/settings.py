@@ -12,10 +12,11 @@ from geocalc.data.settings import Noise
 
 
 class Finish(Settings):
-    """The last steps of a run, with frames of their own; the learning rate falls along half a cosine to zero once more.
+    """The last steps of a run, with frames of their own; the learning rate falls along half a
+    cosine to zero once more.
 
-    A network may so learn from randomly turned structures first, of which there are more, and end on the frames that its
-    potential averages over.
+    A network may so learn from randomly turned structures first, of which there are more, and end
+    on the frames that its potential averages over.
     """
 
     steps: int = Field(ge=1)
@@ -24,14 +25,23 @@ class Finish(Settings):
 
 
 class Optimisation(Settings):
-    """Steps of the optimiser, and what is kept of them along the way; for energies and for properties alike."""
+    """Steps of the optimiser, and what is kept of them along the way; for energies and for
+    properties alike.
+    """
 
     steps: int = Field(ge=1, description="all of them, those of `finish` or of all stages too")
-    batch_size: int = Field(16, ge=1, description="structures behind one step of the optimiser, over all processes")
+    batch_size: int = Field(
+        16, ge=1, description="structures behind one step of the optimiser, over all processes"
+    )
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup_share: float = Field(0.03, ge=0, lt=1)
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="of the averaged weights; less in the beginning, see WeightAverage")
+    ema_decay: float = Field(
+        0.999,
+        ge=0,
+        lt=1,
+        description="of the averaged weights; less in the beginning, see WeightAverage",
+    )
     clip_norm: float = Field(10.0, gt=0)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     seed: int = 0
@@ -39,11 +49,16 @@ class Optimisation(Settings):
     patience: int | None = Field(
         None,
         ge=1,
-        description="evaluations without a smaller validation error that end the run; the best averaged weights are the result",
+        description=(
+            "evaluations without a smaller validation error that end the run; the best averaged"
+            " weights are the result"
+        ),
     )
     checkpoint_every: int = Field(500, ge=1)
     log_every: int = Field(50, ge=1)
-    max_seconds: float | None = Field(None, gt=0, description="stop and checkpoint after this wall time; resume continues")
+    max_seconds: float | None = Field(
+        None, gt=0, description="stop and checkpoint after this wall time; resume continues"
+    )
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0: linear warm-up, then half a cosine to zero."""
@@ -60,40 +75,88 @@ class Training(Optimisation):
     """How energies, forces and displacements are learnt; energies in eV, lengths in Angstrom."""
 
     accumulate: int = Field(
-        1, ge=1, description="micro-batches that a process cuts its share of a batch into; the same step with less memory"
+        1,
+        ge=1,
+        description=(
+            "micro-batches that a process cuts its share of a batch into; the same step with less"
+            " memory"
+        ),
     )
     max_edges: int | None = Field(
-        None, ge=1, description="edges that a process computes together; larger shares are cut into more micro-batches"
+        None,
+        ge=1,
+        description=(
+            "edges that a process computes together; larger shares are cut into more micro-batches"
+        ),
     )
-    balance: bool = Field(True, description="processes get equal numbers of edges of each batch, about; without, of structures")
-    workers: int = Field(0, ge=0, description="processes that prepare batches ahead, for each process that trains")
+    balance: bool = Field(
+        True,
+        description=(
+            "processes get equal numbers of edges of each batch, about; without, of structures"
+        ),
+    )
+    workers: int = Field(
+        0, ge=0, description="processes that prepare batches ahead, for each process that trains"
+    )
     frames: str = Field("lattice-stochastic", description="frame policy while training")
     finish: Finish | None = None
     energy_weight: float = Field(1.0, ge=0)
     force_weight: float = Field(5.0, ge=0)
     direct_force_weight: float = Field(0.0, ge=0)
-    gradient_target_weight: float = Field(0.0, ge=0, description="direct forces towards the gradient, detached")
-    displacement_weight: float = Field(0.0, ge=0, description="is2re: displacements to the relaxed structure")
+    gradient_target_weight: float = Field(
+        0.0, ge=0, description="direct forces towards the gradient, detached"
+    )
+    displacement_weight: float = Field(
+        0.0, ge=0, description="is2re: displacements to the relaxed structure"
+    )
     displacement_weight_end: float | None = Field(
-        None, ge=0, description="what displacement_weight comes to at the last step, along a straight line; by default it stays"
+        None,
+        ge=0,
+        description=(
+            "what displacement_weight comes to at the last step, along a straight line; by default"
+            " it stays"
+        ),
     )
     noise: Noise | None = None
     thicker: float = Field(
-        0.0, ge=0, le=1, description="share of slabs that are seen with one or two layers more below; adsorption energies only"
+        0.0,
+        ge=0,
+        le=1,
+        description=(
+            "share of slabs that are seen with one or two layers more below; adsorption energies"
+            " only"
+        ),
     )
     substrate_weight: float = Field(
         0.0,
         ge=0,
-        description="pull to zero of the energy shares of subsurface atoms and of clean slabs; adsorption energies only",
+        description=(
+            "pull to zero of the energy shares of subsurface atoms and of clean slabs; adsorption"
+            " energies only"
+        ),
     )
     breaking_weight: float = Field(
-        0.0, ge=0, description="group lasso of relaxed weights, which pulls a network towards equivariance; see nn.theta"
+        0.0,
+        ge=0,
+        description=(
+            "group lasso of relaxed weights, which pulls a network towards equivariance; see"
+            " nn.theta"
+        ),
     )
     breaking_weight_end: float | None = Field(
-        None, ge=0, description="what breaking_weight comes to at the last step, along a straight line; by default it stays"
+        None,
+        ge=0,
+        description=(
+            "what breaking_weight comes to at the last step, along a straight line; by default it"
+            " stays"
+        ),
     )
-    fixed_force_weight: float = Field(0.2, ge=0, description="weight of forces on atoms that are held fixed")
-    freeze: tuple[str, ...] = Field((), description="parts of the network that stay as they are, e.g. [embedding, blocks.0]")
+    fixed_force_weight: float = Field(
+        0.2, ge=0, description="weight of forces on atoms that are held fixed"
+    )
+    freeze: tuple[str, ...] = Field(
+        (), description="parts of the network that stay as they are, e.g. [embedding, blocks.0]"
+    )
 
     @property
     def first_steps(self) -> int:
@@ -116,9 +179,13 @@ class Training(Optimisation):
         return first + ((first if last is None else last) - first) * step / max(1, self.steps - 1)
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of a step: linear warm-up, then half a cosine to zero; without the warm-up again in `finish`."""
+        """The learning rate of a step: linear warm-up, then half a cosine to zero; without the
+        warm-up again in `finish`.
+        """
         if self.finish and step >= self.first_steps:
-            return self.finish.learning_rate * half_cosine(step - self.first_steps, self.finish.steps)
+            return self.finish.learning_rate * half_cosine(
+                step - self.first_steps, self.finish.steps
+            )
         return self._warmed_cosine(step, self.first_steps)
 
 

@@ -20,30 +20,47 @@ from geocalc.train.recipe import Recipe
 from geocalc.train.run import Run
 
 
-def update(run: Run[EnergyModel], batch: Batch, recipe: Recipe, step: int, fabric: Fabric) -> Losses:
+def update(
+    run: Run[EnergyModel], batch: Batch, recipe: Recipe, step: int, fabric: Fabric
+) -> Losses:
     """One step of the optimiser on energies, forces and displacements.
 
     Args:
-        run: changed. batch: this process's share. recipe: of the run. step: counted from 0. fabric: the processes.
+        run: changed.
+        batch: this process's share.
+        recipe: of the run.
+        step: counted from 0.
+        fabric: the processes.
     Returns:
         This process's share of the losses; their mean over processes is that of the whole batch.
     Raises:
         NonFiniteError: the loss or its gradient is NaN or infinite; nothing has been changed.
     """
-    return descend(run, recipe.training, step, fabric, lambda: take_step(run.model, batch, recipe, step, fabric))
+    return descend(
+        run,
+        recipe.training,
+        step,
+        fabric,
+        lambda: take_step(run.model, batch, recipe, step, fabric),
+    )
 
 
-def take_step(model: EnergyModel, batch: Batch, recipe: Recipe, step: int, fabric: Fabric) -> Losses:
-    """Forward, loss and backward of every part; the sum of their gradients is left on the parameters.
+def take_step(
+    model: EnergyModel, batch: Batch, recipe: Recipe, step: int, fabric: Fabric
+) -> Losses:
+    """Forward, loss and backward of every part; the sum of their gradients is left on the
+    parameters.
 
-    Losses are means over the whole batch, so its extent is counted first, over parts and processes. The penalty of relaxed weights
-    is not a part of the losses that are returned.
+    Losses are means over the whole batch, so its extent is counted first, over parts and processes.
+    The penalty of relaxed weights is not a part of the losses that are returned.
 
     Raises:
         NonFiniteError: the loss is NaN or infinite.
     """
     parts = [part.to(fabric.device) for part in batch]
-    whole = torch.stack([extent(part.systems, part.labels, recipe.training, recipe.task) for part in parts]).sum(0)
+    whole = torch.stack(
+        [extent(part.systems, part.labels, recipe.training, recipe.task) for part in parts]
+    ).sum(0)
     whole = mean_of_processes(fabric, whole)
     found = [_backward(model, part, recipe, step, whole, fabric) for part in parts]
     weight, penalty = recipe.training.breaking_weight_at(step), breaking_penalty(model.network)
@@ -56,7 +73,9 @@ def take_step(model: EnergyModel, batch: Batch, recipe: Recipe, step: int, fabri
     )
 
 
-def _backward(model: EnergyModel, part: Part, recipe: Recipe, step: int, whole: Tensor, fabric: Fabric) -> Losses:
+def _backward(
+    model: EnergyModel, part: Part, recipe: Recipe, step: int, whole: Tensor, fabric: Fabric
+) -> Losses:
     """Add the gradient of one part."""
     settings, systems, labels = recipe.training, part.systems, part.labels
     by_gradient = settings.force_weight or settings.gradient_target_weight
@@ -64,12 +83,37 @@ def _backward(model: EnergyModel, part: Part, recipe: Recipe, step: int, whole: 
     policy = frame_policy(settings.frames_at(step))
     with fabric.autocast():
         prediction = evaluate(
-            model, systems, part.graph, part.levels, policy, mode, nodes=part.nodes, training=True, generator=part.draws
+            model,
+            systems,
+            part.graph,
+            part.levels,
+            policy,
+            mode,
+            nodes=part.nodes,
+            training=True,
+            generator=part.draws,
         )
     if recipe.task is Task.IS2RE:
-        losses = pair_loss(prediction, systems, labels, settings, model.energy_scale, model.force_scale, whole, step)
+        losses = pair_loss(
+            prediction,
+            systems,
+            labels,
+            settings,
+            model.energy_scale,
+            model.force_scale,
+            whole,
+            step,
+        )
     else:
-        losses = loss(prediction, prediction.direct_forces, systems, labels, settings, model.energy_scale, whole)
+        losses = loss(
+            prediction,
+            prediction.direct_forces,
+            systems,
+            labels,
+            settings,
+            model.energy_scale,
+            whole,
+        )
     total = float(losses.total.detach())
     if not math.isfinite(total):
         raise NonFiniteError(f"the loss is {total} at step {step}; {REMEDY}")

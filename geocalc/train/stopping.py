@@ -22,7 +22,8 @@ class Standing:
     """How the validation error has gone.
 
     Attributes:
-        step: of the evaluation whose weights are kept, None if there is none. error: its validation error.
+        step: of the evaluation whose weights are kept, None if there is none.
+        error: its validation error.
         since: evaluations after it, none of which was better.
     """
 
@@ -47,12 +48,15 @@ def standing(log: Sequence[Mapping[str, Any]]) -> Standing:
 
 
 def is_over(log: Sequence[Mapping[str, Any]], patience: int | None) -> bool:
-    """Whether so many evaluations in a row were no better than the one before them; never without patience."""
+    """Whether so many evaluations in a row were no better than the one before them; never without
+    patience.
+    """
     return patience is not None and standing(log).since >= patience
 
 
 def final_model(run: Run[Model], folder: Path, patience: int | None) -> Model:
-    """The model that a run in `folder` stands for: with patience the best averaged weights, else the last.
+    """The model that a run in `folder` stands for: with patience the best averaged weights, else
+    the last.
 
     Raises:
         ModelFileError: the best weights cannot be read.

@@ -1,4 +1,6 @@
-"""Energies, forces and displacements learnt from labelled structures: data, model, batches, losses and errors of a recipe."""
+"""Energies, forces and displacements learnt from labelled structures: data, model, batches, losses
+and errors of a recipe.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ from geocalc.train.score import score, validation_error
 from geocalc.train.settings import Training
 from geocalc.train.steps import update
 
-N_EVALUATED = 400  # validation samples behind the learning curve; metrics.json is of the whole split
+# validation samples behind the learning curve; metrics.json is of the whole split
+N_EVALUATED = 400
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,17 @@ class EnergyLesson:
 
     def before(self, run: Run[EnergyModel], device: torch.device) -> Errors | None:
         """See `Lesson`."""
-        return None if self.recipe.start is None else self.score(copy.deepcopy(run.model).eval(), device, whole=True)
+        return (
+            None
+            if self.recipe.start is None
+            else self.score(copy.deepcopy(run.model).eval(), device, whole=True)
+        )
 
     def batches(self, run: Run[EnergyModel], steps: range) -> Iterator[tuple[int, Batch]]:
         """See `Lesson`."""
-        return batches(feed_of(self.samples, self.recipe, run.model, self.fabric), steps, self.settings.workers)
+        return batches(
+            feed_of(self.samples, self.recipe, run.model, self.fabric), steps, self.settings.workers
+        )
 
     def update(self, run: Run[EnergyModel], batch: Batch, step: int) -> Tensor:
         """See `Lesson`."""
@@ -66,7 +75,12 @@ class EnergyLesson:
     def score(self, model: EnergyModel, device: torch.device, whole: bool) -> Errors:
         """See `Lesson`."""
         held_out = self.samples.held_out
-        return score(model, self.recipe, held_out if whole else held_out[:: max(1, len(held_out) // N_EVALUATED)], device)
+        return score(
+            model,
+            self.recipe,
+            held_out if whole else held_out[:: max(1, len(held_out) // N_EVALUATED)],
+            device,
+        )
 
     def error(self, errors: Errors, model: EnergyModel) -> float:
         """See `Lesson`."""
@@ -85,17 +99,26 @@ def train(
 
     Args:
         recipe: what to train.
-        folder: run folder: recipe.yaml, log.jsonl, checkpoint/, and when the last step is done metrics.json.
+        folder: run folder: recipe.yaml, log.jsonl, checkpoint/, and when the last step is done
+            metrics.json.
         data_folder: where prepared data are kept.
         fabric: devices and precision.
-        report: called every `log_every` steps. judge: called after every evaluation. Both in the first process alone.
+        report: called every `log_every` steps.
+        judge: called after every evaluation. Both in the first process alone.
     Returns:
         `folder`.
     Raises:
-        InputError: see `prepare`; also if the split leaves nothing to train on or nothing to validate on.
+        InputError: see `prepare`; also if the split leaves nothing to train on or nothing to
+            validate on.
         RecipeError, NonFiniteError, RunFolderError: see `learn`.
     """
-    return learn(EnergyLesson(recipe, load_samples(recipe, data_folder, fabric), fabric), folder, fabric, report, judge)
+    return learn(
+        EnergyLesson(recipe, load_samples(recipe, data_folder, fabric), fabric),
+        folder,
+        fabric,
+        report,
+        judge,
+    )
 
 
 def load_samples(recipe: Recipe, data_folder: Path, fabric: Fabric) -> Samples:
@@ -113,7 +136,8 @@ def load_samples(recipe: Recipe, data_folder: Path, fabric: Fabric) -> Samples:
     if not len(samples.training) or not len(samples.held_out):
         empty = "train" if len(samples.held_out) else "validate"
         raise InputError(
-            f"the split leaves no frame to {empty} on ({len(samples)} frames of {samples.known.relaxation.max() + 1} relaxations); "
-            "set data.validation_share or data.split_salt to something else, or give more relaxations"
+            f"the split leaves no frame to {empty} on ({len(samples)} frames of"
+            f" {samples.known.relaxation.max() + 1} relaxations); set data.validation_share or"
+            " data.split_salt to something else, or give more relaxations"
         )
     return samples

@@ -18,14 +18,17 @@ def require_tensorboard() -> None:
         MissingDependencyError: it is not; the message names the extra.
     """
     if find_spec("tensorboard") is None:
-        raise MissingDependencyError("--tensorboard needs tensorboard; install it with: pip install 'geocalc[tensorboard]'")
+        raise MissingDependencyError(
+            "--tensorboard needs tensorboard; install it with: pip install 'geocalc[tensorboard]'"
+        )
 
 
 class Scalars:
     """Losses, learning rate and validation errors of a run, beside its log.
 
     Args:
-        folder: of the run. first: steps done already; what a killed run wrote after them is hidden.
+        folder: of the run.
+        first: steps done already; what a killed run wrote after them is hidden.
     Raises:
         MissingDependencyError: tensorboard is not installed.
     """

@@ -1,4 +1,6 @@
-"""FAENet against a plain formulation of itself, published sizes, and the laws that hold for every setting."""
+"""FAENet against a plain formulation of itself, published sizes, and the laws that hold for every
+setting.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.heads import ForceDecoder, ForceNorm
 from geocalc.nn.interaction import MessageType, Norm
 
-PER_ATOM = [decoder for decoder in ForceDecoder if decoder is not ForceDecoder.EDGES]  # those with a plain formulation
+# those with a plain formulation
+PER_ATOM = [decoder for decoder in ForceDecoder if decoder is not ForceDecoder.EDGES]
 BLOCKS = list(itertools.product(MessageType, Norm))
 HEADS = list(itertools.product(Skip, EnergyWeights))
 AGREEMENT = 1e-12  # relative to the largest component, or absolute below one
@@ -161,7 +164,9 @@ def graph_inputs(systems: Systems, cutoff: float) -> tuple[NetworkInput, Tensor]
             tags=systems.tags,
             system_idx=systems.system_idx,
             n_systems=systems.n_systems,
-            index=EdgeIndex.build(graph.senders, graph.receivers, systems.n_atoms, pair_edges(graph, systems.n_atoms)),
+            index=EdgeIndex.build(
+                graph.senders, graph.receivers, systems.n_atoms, pair_edges(graph, systems.n_atoms)
+            ),
             edge_vec=edge_vectors(positions, systems.cell, systems.system_idx, graph),
             levels=torch.zeros_like(systems.counts),
         ),
@@ -169,7 +174,9 @@ def graph_inputs(systems: Systems, cutoff: float) -> tuple[NetworkInput, Tensor]
     )
 
 
-def predict(net: nn.Module, systems: Systems, training: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+def predict(
+    net: nn.Module, systems: Systems, training: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Energies, gradient forces and direct forces."""
     inputs, positions = graph_inputs(systems, net.cutoff)
     output = net(inputs)
@@ -178,10 +185,16 @@ def predict(net: nn.Module, systems: Systems, training: bool = False) -> tuple[T
 
 
 def difference(ours: Tensor, other: Tensor) -> float:
-    """Largest deviation relative to the largest component of `other`, or absolute where that is below one."""
+    """Largest deviation relative to the largest component of `other`, or absolute where that is
+    below one.
+    """
     assert ours.shape == other.shape
     ours, other = ours.detach(), other.detach()
-    return 0.0 if other.numel() == 0 else float((ours - other).abs().max() / other.abs().max().clamp(min=1.0))
+    return (
+        0.0
+        if other.numel() == 0
+        else float((ours - other).abs().max() / other.abs().max().clamp(min=1.0))
+    )
 
 
 def loss_gradients(net: nn.Module, systems: Systems) -> tuple[Tensor, ...]:
@@ -195,8 +208,12 @@ def loss_gradients(net: nn.Module, systems: Systems) -> tuple[Tensor, ...]:
 
 
 def assert_equals_plain(net: FAENet, settings: dict[str, object], systems: Systems) -> None:
-    plain = PlainFAENet(FAENetSettings.model_validate({**SMALL, **settings}), net.state_dict()).train(net.training)
-    for ours, other in zip(loss_gradients(net, systems), loss_gradients(plain, systems), strict=True):
+    plain = PlainFAENet(
+        FAENetSettings.model_validate({**SMALL, **settings}), net.state_dict()
+    ).train(net.training)
+    for ours, other in zip(
+        loss_gradients(net, systems), loss_gradients(plain, systems), strict=True
+    ):
         assert difference(ours, other) < AGREEMENT
     expected = plain.gradients()
     assert set(expected) == {name for name, _ in net.named_parameters()}
@@ -213,15 +230,26 @@ def test_plain_formulation_agrees(kind: MessageType, norm: Norm) -> None:
     decoders = [None, *PER_ATOM]
     for seed, (skip, head) in enumerate(HEADS):
         decoder = decoders[seed % len(decoders)]
-        settings: dict[str, object] = {"mp_type": kind, "norm": norm, "skip_co": skip, "energy_head": head}
+        settings: dict[str, object] = {
+            "mp_type": kind,
+            "norm": norm,
+            "skip_co": skip,
+            "energy_head": head,
+        }
         settings["complex_mp"] = seed % 2 == 0
         if decoder is not None:
-            settings |= {"direct_forces": True, "force_decoder_type": decoder, "force_decoder_norm": list(ForceNorm)[seed % 3]}
+            settings |= {
+                "direct_forces": True,
+                "force_decoder_type": decoder,
+                "force_decoder_norm": list(ForceNorm)[seed % 3],
+            }
         assert_equals_plain(network(seed, **settings), settings, systems)
 
 
 @pytest.mark.parametrize(("decoder", "norm"), list(itertools.product(PER_ATOM, ForceNorm)))
-def test_plain_force_heads_agree_in_training_and_evaluation(decoder: ForceDecoder, norm: ForceNorm) -> None:
+def test_plain_force_heads_agree_in_training_and_evaluation(
+    decoder: ForceDecoder, norm: ForceNorm
+) -> None:
     settings = {"direct_forces": True, "force_decoder_type": decoder, "force_decoder_norm": norm}
     for training in (True, False):
         assert_equals_plain(network(**settings).train(training), settings, concatenate(singles()))
@@ -232,7 +260,12 @@ def test_plain_force_heads_agree_in_training_and_evaluation(decoder: ForceDecode
     [
         {"second_layer_MLP": True, "directional_gaussians": 3},
         {"phys_hidden_channels": 5, "message_scale": 0.3},
-        {"phys_embeds": False, "tag_hidden_channels": 0, "pg_hidden_channels": 0, "smooth_cutoff": False},
+        {
+            "phys_embeds": False,
+            "tag_hidden_channels": 0,
+            "pg_hidden_channels": 0,
+            "smooth_cutoff": False,
+        },
         {"compact_tables": True, "n_elements": 85, "num_filters": 11},
     ],
 )
@@ -251,7 +284,10 @@ def test_published_parameter_counts(name: str) -> None:
 @pytest.mark.parametrize(("kind", "norm"), BLOCKS)
 def test_smooth_as_an_atom_crosses_the_cutoff(kind: MessageType, norm: Norm) -> None:
     def at(distance: float, smooth: bool) -> tuple[Tensor, Tensor]:
-        positions = torch.tensor([[0.0, 0.0, 0.0], [1.6, 0.3, 0.0], [0.2, 1.7, 0.1], [0.0, 0.0, -distance]], dtype=torch.double)
+        positions = torch.tensor(
+            [[0.0, 0.0, 0.0], [1.6, 0.3, 0.0], [0.2, 1.7, 0.1], [0.0, 0.0, -distance]],
+            dtype=torch.double,
+        )
         net = network(mp_type=kind, norm=norm, smooth_cutoff=smooth)
         energy, forces, _ = predict(net, cluster(positions, [29, 8, 6, 1]))
         return energy.detach(), forces
@@ -273,7 +309,9 @@ def test_empty_edge_sets_are_finite(kind: MessageType, norm: Norm) -> None:
         assert bool(torch.isfinite(energy).all())
         assert bool(torch.isfinite(direct).all())
         assert torch.equal(forces, torch.zeros_like(forces))
-        assert all(bool(torch.isfinite(w.grad).all()) for w in net.parameters() if w.grad is not None)
+        assert all(
+            bool(torch.isfinite(w.grad).all()) for w in net.parameters() if w.grad is not None
+        )
         assert any(float(w.grad.abs().max()) > 0 for w in net.parameters() if w.grad is not None)
 
 
@@ -281,7 +319,10 @@ def test_empty_edge_sets_are_finite(kind: MessageType, norm: Norm) -> None:
 def test_batch_equals_singles_unless_legacy(kind: MessageType, norm: Norm) -> None:
     net = network(mp_type=kind, norm=norm, direct_forces=True, force_decoder_norm=ForceNorm.BATCH)
     parts = zip(*(predict(net, systems) for systems in singles()), strict=True)
-    worst = max(difference(a, torch.cat(b)) for a, b in zip(predict(net, concatenate(singles())), parts, strict=True))
+    worst = max(
+        difference(a, torch.cat(b))
+        for a, b in zip(predict(net, concatenate(singles())), parts, strict=True)
+    )
     if norm is Norm.LEGACY_GRAPH:
         assert worst > 1e-3  # as published: companions change a prediction
     else:
@@ -290,7 +331,9 @@ def test_batch_equals_singles_unless_legacy(kind: MessageType, norm: Norm) -> No
 
 def test_every_element_has_a_prediction_of_its_own() -> None:
     net = network(n_elements=119)
-    atoms = concatenate([cluster(torch.tensor([[0.0, 0.0, 0.0], [1.5, 0.0, 0.0]]), [z, 1]) for z in range(1, 119)])
+    atoms = concatenate(
+        [cluster(torch.tensor([[0.0, 0.0, 0.0], [1.5, 0.0, 0.0]]), [z, 1]) for z in range(1, 119)]
+    )
     energy = predict(net, atoms)[0].detach()
     assert bool(torch.isfinite(energy).all())
     assert energy.unique().numel() == 118
@@ -298,7 +341,8 @@ def test_every_element_has_a_prediction_of_its_own() -> None:
 
 def test_compact_tables_hold_every_period_and_group() -> None:
     net = network(n_elements=85, compact_tables=True)
-    atoms = concatenate([cluster(torch.zeros((1, 3)), [z]) for z in range(1, 85)])  # the published tables fail on 58 to 71
+    # the published tables fail on 58 to 71
+    atoms = concatenate([cluster(torch.zeros((1, 3)), [z]) for z in range(1, 85)])
     assert bool(torch.isfinite(predict(net, atoms)[0]).all())
 
 
@@ -320,7 +364,9 @@ def test_vectors_of_edges_turn_with_the_structure_where_features_do_not() -> Non
         net.force_head.atom.last.weight.zero_()
         net.force_head.atom.last.bias.zero_()
         inputs, _ = graph_inputs(systems, net.cutoff)
-        turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.double, generator=torch.Generator().manual_seed(0)))[0]
+        turn = torch.linalg.qr(
+            torch.randn(3, 3, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+        )[0]
         plain, turned = net(inputs), net(replace(inputs, edge_vec=inputs.edge_vec @ turn))
     assert plain.forces.abs().max() > 1e-3
     torch.testing.assert_close(turned.forces, plain.forces @ turn, rtol=0, atol=1e-10)
@@ -329,7 +375,10 @@ def test_vectors_of_edges_turn_with_the_structure_where_features_do_not() -> Non
 
 def test_vectors_of_edges_are_smooth_as_an_atom_crosses_the_cutoff() -> None:
     def at(distance: float) -> Tensor:
-        positions = torch.tensor([[0.0, 0.0, 0.0], [1.6, 0.3, 0.0], [0.2, 1.7, 0.1], [0.0, 0.0, -distance]], dtype=torch.double)
+        positions = torch.tensor(
+            [[0.0, 0.0, 0.0], [1.6, 0.3, 0.0], [0.2, 1.7, 0.1], [0.0, 0.0, -distance]],
+            dtype=torch.double,
+        )
         net = network(direct_forces=True, force_decoder_type=ForceDecoder.EDGES)
         _, _, vectors = predict(net, cluster(positions, [29, 8, 6, 1]))
         assert vectors is not None
@@ -340,25 +389,43 @@ def test_vectors_of_edges_are_smooth_as_an_atom_crosses_the_cutoff() -> None:
     assert difference(at(cutoff - 0.2), at(cutoff + step)) > 1e-6
 
 
-def test_a_head_of_edges_learns_ways_in_the_plane_from_structures_that_are_turned_at_random() -> None:
-    places = 4.0 * torch.rand((8, 3), dtype=torch.double, generator=torch.Generator().manual_seed(1))
+def test_a_head_of_edges_learns_ways_in_the_plane_from_structures_that_are_turned_at_random() -> (
+    None
+):
+    places = 4.0 * torch.rand(
+        (8, 3), dtype=torch.double, generator=torch.Generator().manual_seed(1)
+    )
     found = {}
     for decoder in (ForceDecoder.MLP, ForceDecoder.EDGES):
         torch.manual_seed(0)
-        net = FAENet(FAENetSettings.model_validate({**SMALL, "direct_forces": True, "force_decoder_type": decoder}))
-        optimizer, angles = torch.optim.AdamW(net.parameters(), lr=3e-3), np.random.default_rng(0).uniform(0, 2 * np.pi, 150)
+        net = FAENet(
+            FAENetSettings.model_validate(
+                {**SMALL, "direct_forces": True, "force_decoder_type": decoder}
+            )
+        )
+        optimizer, angles = (
+            torch.optim.AdamW(net.parameters(), lr=3e-3),
+            np.random.default_rng(0).uniform(0, 2 * np.pi, 150),
+        )
         base, _ = graph_inputs(cluster(places, [29] * 8), net.cutoff)
         inputs = replace(base, edge_vec=base.edge_vec.detach().float())
         wanted = base.index.to_receivers(
-            torch.nn.functional.normalize(inputs.edge_vec) / inputs.edge_vec.norm(dim=1, keepdim=True) ** 2
+            torch.nn.functional.normalize(inputs.edge_vec)
+            / inputs.edge_vec.norm(dim=1, keepdim=True) ** 2
         )
         for angle in angles:
             c, s = np.cos(angle), np.sin(angle)
             turn = torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float32)
-            error = (net(replace(inputs, edge_vec=inputs.edge_vec @ turn)).forces - wanted @ turn).norm(dim=1).mean()
+            error = (
+                (net(replace(inputs, edge_vec=inputs.edge_vec @ turn)).forces - wanted @ turn)
+                .norm(dim=1)
+                .mean()
+            )
             optimizer.zero_grad()
             error.backward()
             optimizer.step()
         with torch.no_grad():
-            found[decoder] = float((net(inputs).forces - wanted)[:, :2].abs().mean() / wanted[:, :2].abs().mean())
+            found[decoder] = float(
+                (net(inputs).forces - wanted)[:, :2].abs().mean() / wanted[:, :2].abs().mean()
+            )
     assert found[ForceDecoder.EDGES] < 0.6 * found[ForceDecoder.MLP], found

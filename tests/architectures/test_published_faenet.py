@@ -1,6 +1,7 @@
 """FAENet with weights of the published package gives its energies and forces.
 
-The record is written by `tests/reference/make_published_faenet.py` (faenet 0.1.3, torch-geometric 2.4.0, mendeleev 0.15.0).
+The record is written by `tests/reference/make_published_faenet.py` (faenet 0.1.3, torch-geometric
+2.4.0, mendeleev 0.15.0).
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ from geocalc.core import elements
 from geocalc.nn.edges import EdgeIndex
 
 RECORD = Path(__file__).parents[1] / "reference" / "published_faenet.npz"
-CONFIGS = ["is2re", "s2ef", "qm7x", "simple", "updownscale", "updown_local_env", "updown_local_env_complex"]
+CONFIGS = [
+    "is2re",
+    "s2ef",
+    "qm7x",
+    "simple",
+    "updownscale",
+    "updown_local_env",
+    "updown_local_env_complex",
+]
 NORMALISED = ["is2re", "s2ef", "simple", "updown_local_env"]
 SINGLES = ["adslab", "molecule", "bulk"]
 AGREEMENT = 1e-11
@@ -36,7 +45,11 @@ def record() -> dict[str, np.ndarray]:
 
 def under(prefix: str) -> dict[str, Tensor]:
     """Arrays below `prefix`, by the rest of their names."""
-    return {k.removeprefix(prefix): torch.from_numpy(v) for k, v in record().items() if k.startswith(prefix)}
+    return {
+        k.removeprefix(prefix): torch.from_numpy(v)
+        for k, v in record().items()
+        if k.startswith(prefix)
+    }
 
 
 def network(name: str, norm: str = "graph") -> FAENet:
@@ -77,7 +90,10 @@ def deviations(name: str, structure: str, norm: str) -> dict[str, float]:
     published, ours = under(f"output/{name}/{structure}/"), predict(network(name, norm), structure)
     assert set(ours) == set(published)
     assert all(float(value.abs().max()) > 1e-3 for value in published.values())
-    return {key: float((ours[key] - value).abs().max() / value.abs().max()) for key, value in published.items()}
+    return {
+        key: float((ours[key] - value).abs().max() / value.abs().max())
+        for key, value in published.items()
+    }
 
 
 @pytest.mark.parametrize("structure", SINGLES)
@@ -96,8 +112,16 @@ def test_energies_and_forces_of_a_batch_need_the_legacy_norm(name: str) -> None:
 def test_every_weight_of_the_package_is_used() -> None:
     for name in CONFIGS:
         published = under(f"state/{name}/")
-        count = sum(value.numel() for key, value in published.items() if "phys_emb" not in key and "offset" not in key)
-        ours = sum(value.numel() for key, value in network(name).state_dict().items() if key != "embedding.properties")
+        count = sum(
+            value.numel()
+            for key, value in published.items()
+            if "phys_emb" not in key and "offset" not in key
+        )
+        ours = sum(
+            value.numel()
+            for key, value in network(name).state_dict().items()
+            if key != "embedding.properties"
+        )
         assert ours == count
 
 

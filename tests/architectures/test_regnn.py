@@ -1,4 +1,6 @@
-"""Relaxed weights: exact equivariance at the start and when they turn too, convolutions against e3nn's, training, life without e3nn."""
+"""Relaxed weights: exact equivariance at the start and when they turn too, convolutions against
+e3nn's, training, life without e3nn.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def turn_theta(theta: Theta, irreps: o3.Irreps, turn: Tensor) -> None:
 
 def edges() -> EdgeIndex:
     """Edges of six atoms, of which the last has none."""
-    pairs = [(i, j) for i in range(N_ATOMS - 1) for j in range(N_ATOMS - 1) if i != j and (i + j) % 4]
+    pairs = [
+        (i, j) for i in range(N_ATOMS - 1) for j in range(N_ATOMS - 1) if i != j and (i + j) % 4
+    ]
     receivers, senders = torch.tensor(pairs).T.contiguous()
     return EdgeIndex.build(senders, receivers, N_ATOMS)
 
@@ -135,14 +139,22 @@ def test_turning_relaxed_weights_along_turns_everything() -> None:
 
 
 def test_turning_relaxed_weights_along_turns_the_messages_of_a_layer() -> None:
-    """The second of the checks, for features, messages and relaxed weights of every kind, two copies of each."""
+    """The second of the checks, for features, messages and relaxed weights of every kind, two
+    copies of each.
+    """
     index, made = edges(), filters(copies=2)
     convolution = Convolution(FEATURES, made.irreps_out, MESSAGES, N_RADIAL).double()
-    features, radial, vectors = drawn(N_ATOMS, FEATURES.dim), drawn(len(index.senders), N_RADIAL), drawn(len(index.senders), 3)
+    features, radial, vectors = (
+        drawn(N_ATOMS, FEATURES.dim),
+        drawn(len(index.senders), N_RADIAL),
+        drawn(len(index.senders), 3),
+    )
 
     def messages(turn: Tensor) -> Tensor:
         harmonics = o3.spherical_harmonics(HARMONICS, vectors @ turn.T, True, "component")
-        return convolution(features @ wigner(FEATURES, turn).T, radial, harmonics, made(), index).detach()
+        return convolution(
+            features @ wigner(FEATURES, turn).T, radial, harmonics, made(), index
+        ).detach()
 
     here = messages(torch.eye(3, dtype=torch.float64))
     turn = random_turn(3, mirror=True)
@@ -152,11 +164,14 @@ def test_turning_relaxed_weights_along_turns_the_messages_of_a_layer() -> None:
 
 
 def test_no_breaking_in_the_data_gives_no_gradient_to_break() -> None:
-    """The principle of Curie, the fourth of the checks: a loss over all 48 poses of a structure pushes 0e alone."""
+    """The principle of Curie, the fourth of the checks: a loss over all 48 poses of a structure
+    pushes 0e alone.
+    """
     chosen = potential()
     chosen.model.requires_grad_(True)
     poses = [
-        torch.tensor(signs, dtype=torch.float64)[:, None] * torch.eye(3, dtype=torch.float64)[list(order)]
+        torch.tensor(signs, dtype=torch.float64)[:, None]
+        * torch.eye(3, dtype=torch.float64)[list(order)]
         for order in permutations(range(3))
         for signs in product((1.0, -1.0), repeat=3)
     ]
@@ -164,7 +179,9 @@ def test_no_breaking_in_the_data_gives_no_gradient_to_break() -> None:
         found = chosen.model.network(_seen(chosen, turned(slab(), pose)))
         (found.energy - 1.0).square().sum().backward()
     for _, theta in thetas(chosen.model.network):
-        scalar = torch.tensor([block.is_scalar for block in theta.blocks for _ in range(block.copies * block.width)])
+        scalar = torch.tensor(
+            [block.is_scalar for block in theta.blocks for _ in range(block.copies * block.width)]
+        )
         gradient = theta.values.grad.abs()
         size = float(gradient[scalar].max())
         assert size > 1e-6
@@ -197,7 +214,9 @@ def test_filters_are_e3nn_s_tensor_product() -> None:
         if out in degree * relaxed
     ]
     with in_double():
-        theirs = o3.TensorProduct(HARMONICS, all_irreps(2, 2), made.irreps_out, paths, path_normalization="none")
+        theirs = o3.TensorProduct(
+            HARMONICS, all_irreps(2, 2), made.irreps_out, paths, path_normalization="none"
+        )
     ours = {j: iter(getattr(made, f"weight_{j}").T) for j in range(len(all_irreps(2)))}
     with torch.no_grad():
         for _, path, view in theirs.weight_views(yield_instruction=True):
@@ -212,12 +231,19 @@ def test_filters_are_e3nn_s_tensor_product() -> None:
 @pytest.mark.parametrize("highest", [0, 1, 3])
 def test_filters_begin_as_harmonics_times_numbers_of_unit_size(highest: int) -> None:
     torch.manual_seed(highest)
-    natural = torch.tensor([irrep in [one for _, one in HARMONICS] for _, irrep in filters(l_relaxed=highest).irreps_out])
+    natural = torch.tensor(
+        [
+            irrep in [one for _, one in HARMONICS]
+            for _, irrep in filters(l_relaxed=highest).irreps_out
+        ]
+    )
     numbers = []
     for _ in range(60):
         made = filters(l_relaxed=highest, random=False)
         matrix = made().detach()
-        places = [place for place, kept in zip(made.irreps_out.slices(), natural, strict=True) if kept]
+        places = [
+            place for place, kept in zip(made.irreps_out.slices(), natural, strict=True) if kept
+        ]
         assert torch.count_nonzero(matrix) == 9
         for place, there in zip(places, HARMONICS.slices(), strict=True):
             block = matrix[there, place]
@@ -230,7 +256,9 @@ def test_the_convolution_is_e3nn_s_tensor_product_on_every_edge() -> None:
     index, made = edges(), filters(copies=2)
     convolution = Convolution(FEATURES, made.irreps_out, MESSAGES, N_RADIAL).double()
     features, radial = drawn(N_ATOMS, FEATURES.dim), drawn(len(index.senders), N_RADIAL, seed=1)
-    harmonics = o3.spherical_harmonics(HARMONICS, drawn(len(index.senders), 3, seed=2), True, "component")
+    harmonics = o3.spherical_harmonics(
+        HARMONICS, drawn(len(index.senders), 3, seed=2), True, "component"
+    )
     with in_double():
         theirs = o3.FullyConnectedTensorProduct(
             FEATURES, made.irreps_out, MESSAGES, shared_weights=False, internal_weights=False
@@ -239,14 +267,21 @@ def test_the_convolution_is_e3nn_s_tensor_product_on_every_edge() -> None:
     for path in theirs.instructions:
         ends = (path.i_in1, path.i_out)
         ours = getattr(convolution, f"weight_{ends[0]}_{ends[1]}")
-        into = next(i for b in convolution.blocks for i in b.into if (b.coupling, i.output) == (f"coupling_{ends[0]}", ends[1]))
+        into = next(
+            i
+            for b in convolution.blocks
+            for i in b.into
+            if (b.coupling, i.output) == (f"coupling_{ends[0]}", ends[1])
+        )
         ours = ours.view(N_RADIAL, FEATURES[ends[0]].mul, into.n_paths, MESSAGES[ends[1]].mul)
         copies = made.irreps_out[path.i_in2].mul
         ours = ours[:, :, used[ends] : used[ends] + copies]
         used[ends] += copies
         weights.append(torch.einsum("ek,kuvw->euvw", radial, ours).flatten(1) / math.sqrt(N_RADIAL))
     messages = theirs(features[index.senders], harmonics @ made(), torch.cat(weights, 1))
-    summed = torch.zeros(N_ATOMS, MESSAGES.dim, dtype=torch.float64).index_add(0, index.receivers, messages)
+    summed = torch.zeros(N_ATOMS, MESSAGES.dim, dtype=torch.float64).index_add(
+        0, index.receivers, messages
+    )
     ours = convolution(features, radial, harmonics, made(), index)
     assert float((ours - summed).detach().abs().max()) < 1e-12
     assert float(summed[:-1].detach().abs().min()) > 0
@@ -255,10 +290,15 @@ def test_the_convolution_is_e3nn_s_tensor_product_on_every_edge() -> None:
 
 def test_messages_of_a_layer_have_about_unit_size() -> None:
     torch.manual_seed(0)
-    layer = RelaxedLayer(FEATURES, FEATURES, filters(random=False).float(), 4, 16, 8, neighbours=N_ATOMS - 2).double()
+    layer = RelaxedLayer(
+        FEATURES, FEATURES, filters(random=False).float(), 4, 16, 8, neighbours=N_ATOMS - 2
+    ).double()
     index = edges()
     harmonics = o3.spherical_harmonics(HARMONICS, drawn(len(index.senders), 3), True, "component")
-    basis, envelope = drawn(len(index.senders), 4).abs(), torch.ones(len(index.senders), 1, dtype=torch.float64)
+    basis, envelope = (
+        drawn(len(index.senders), 4).abs(),
+        torch.ones(len(index.senders), 1, dtype=torch.float64),
+    )
     found = layer(drawn(N_ATOMS, FEATURES.dim), basis, envelope, harmonics, index)
     assert found.shape == (N_ATOMS, FEATURES.dim)
     assert 0.05 < float(found.detach().square().mean().sqrt()) < 5
@@ -279,10 +319,23 @@ def test_the_penalty_is_of_what_breaks_alone() -> None:
 
 
 def test_the_equivariant_twin_has_no_more_than_a_scale() -> None:
-    twin, relaxed = (random_network(architecture="relaxed-e3nn", features="4x0e + 2x1o", l_relaxed=n) for n in (0, 2))
+    twin, relaxed = (
+        random_network(architecture="relaxed-e3nn", features="4x0e + 2x1o", l_relaxed=n)
+        for n in (0, 2)
+    )
     assert [block.name for _, theta in thetas(twin) for block in theta.blocks] == ["0e", "0e"]
-    assert [block.name for block in next(iter(thetas(relaxed)))[1].blocks] == ["0e", "0o", "1e", "1o", "2e", "2o"]
-    weights = [sum(p.numel() for n, p in net.named_parameters() if "theta" not in n) for net in (twin, relaxed)]
+    assert [block.name for block in next(iter(thetas(relaxed)))[1].blocks] == [
+        "0e",
+        "0o",
+        "1e",
+        "1o",
+        "2e",
+        "2o",
+    ]
+    weights = [
+        sum(p.numel() for n, p in net.named_parameters() if "theta" not in n)
+        for net in (twin, relaxed)
+    ]
     assert weights[0] < weights[1] < 2 * weights[0]
 
 
@@ -291,7 +344,9 @@ def test_frames_of_the_cell_make_a_broken_network_turn_with_its_slab() -> None:
     scales = Scales(energy=1.0, forces=1.0, references=torch.zeros(1, 119))
     turn = random_turn(4)
     for policy, same in (("none", False), ("cell", True), ("lattice", True)):
-        chosen = NetworkPotential(model=EnergyModel(broken, scales, None), policy=frame_policy(policy))
+        chosen = NetworkPotential(
+            model=EnergyModel(broken, scales, None), policy=frame_policy(policy)
+        )
         energies = [float(chosen(one).energy) for one in (slab(), turned(slab(), turn.T))]
         assert (abs(energies[0] - energies[1]) < EXACT) is same
 
@@ -299,13 +354,21 @@ def test_frames_of_the_cell_make_a_broken_network_turn_with_its_slab() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"features": "8x0e + up"}, "irreps '8x0e + up' cannot be read; write copies, degree and parity, such as 16x0e"),
+        (
+            {"features": "8x0e + up"},
+            "irreps '8x0e + up' cannot be read; write copies, degree and parity, such as 16x0e",
+        ),
         ({"features": "8x1o"}, "features '8x1o' have no 0e, of which energies are made"),
-        ({"tag_hidden_channels": 60}, "hidden_channels=64 leaves -26 channels for the element table"),
+        (
+            {"tag_hidden_channels": 60},
+            "hidden_channels=64 leaves -26 channels for the element table",
+        ),
         ({"l_relaxed": 0}, "no message 0o can be made of features 6x0e"),
     ],
 )
-def test_settings_that_make_no_network_are_one_sentence(settings: dict[str, object], told: str) -> None:
+def test_settings_that_make_no_network_are_one_sentence(
+    settings: dict[str, object], told: str
+) -> None:
     with pytest.raises(InputError) as caught:
         random_network(architecture="relaxed-e3nn", **settings)
     assert told in str(caught.value)
@@ -320,7 +383,8 @@ def recipe(data: Path, **training: object) -> Recipe:
 def test_it_trains_registers_and_calculates(tmp_path: Path) -> None:
     chosen = recipe(write_data(tmp_path / "d.traj"), breaking_weight=1e-3)
     run = train(chosen, tmp_path / "run", tmp_path / "data", cpu_fabric())
-    again = train(recipe(tmp_path / "d.traj", steps=14), run, tmp_path / "data", cpu_fabric())  # from its checkpoint
+    # from its checkpoint
+    again = train(recipe(tmp_path / "d.traj", steps=14), run, tmp_path / "data", cpu_fabric())
     atoms = relaxation("x", n_frames=1, seed=9)[0]
     atoms.calc = GeoCalc(register(again, "mine", tmp_path / "models", tmp_path / "data"))
     assert math.isfinite(atoms.get_potential_energy())
@@ -331,7 +395,9 @@ def test_relaxed_weights_are_pulled_by_their_penalty_and_by_no_decay(tmp_path: P
     data = write_data(tmp_path / "d.traj")
     sizes = []
     for weight in (0.0, 3.0):
-        chosen = recipe(data, breaking_weight=weight, steps=12, learning_rate=0.02, warmup_share=0.0)
+        chosen = recipe(
+            data, breaking_weight=weight, steps=12, learning_rate=0.02, warmup_share=0.0
+        )
         samples = read_store(prepare(chosen, tmp_path / "data"))
         run = start(chosen, samples.training)
         assert [group["weight_decay"] for group in run.optimizer.param_groups] == [0.01, 0.0]
@@ -345,7 +411,9 @@ def test_relaxed_weights_are_pulled_by_their_penalty_and_by_no_decay(tmp_path: P
 
 
 def test_the_penalty_follows_its_schedule() -> None:
-    training = make_recipe(Path("d.traj"), steps=5, breaking_weight=1.0, breaking_weight_end=0.0).training
+    training = make_recipe(
+        Path("d.traj"), steps=5, breaking_weight=1.0, breaking_weight_end=0.0
+    ).training
     assert [training.breaking_weight_at(step) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
 
 
@@ -354,19 +422,29 @@ def test_a_penalty_of_what_a_network_has_not_is_refused(tmp_path: Path) -> None:
 
     from geocalc.train.recipe import read_recipe
 
-    path = write_recipe(tmp_path / "r.yaml", recipe_values(tmp_path / "d.traj", breaking_weight_end=0.1))
-    with pytest.raises(RecipeError, match="breaking_weight is for networks with relaxed weights, which faenet with these"):
+    path = write_recipe(
+        tmp_path / "r.yaml", recipe_values(tmp_path / "d.traj", breaking_weight_end=0.1)
+    )
+    with pytest.raises(
+        RecipeError,
+        match="breaking_weight is for networks with relaxed weights, which faenet with these",
+    ):
         read_recipe(path)
 
 
 def test_without_e3nn_all_else_works_and_the_architecture_names_the_extra(tmp_path: Path) -> None:
-    card = {"architecture": "relaxed-e3nn", "settings": SMALL_RELAXED, "cutoff": SMALL_RELAXED["cutoff"]}
+    card = {
+        "architecture": "relaxed-e3nn",
+        "settings": SMALL_RELAXED,
+        "cutoff": SMALL_RELAXED["cutoff"],
+    }
     write_model(tmp_path, "other")
     relaxed = write_model(tmp_path, "relaxed", card=card)
     code = (
         "import importlib.util, sys\n"
         "found = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, package=None: None if name == 'e3nn' else found(name, package)\n"
+        "importlib.util.find_spec = lambda name, package=None: None if name == 'e3nn' else"
+        " found(name, package)\n"
         "sys.modules['e3nn'] = None\n"  # importing it fails
         "from geocalc import load_model\n"
         "from geocalc.architectures import ARCHITECTURES\n"

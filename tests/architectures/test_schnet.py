@@ -1,4 +1,6 @@
-"""SchNet against the implementation of PyTorch Geometric with the same weights, and what its parts promise."""
+"""SchNet against the implementation of PyTorch Geometric with the same weights, and what its parts
+promise.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def as_seen(systems: Systems, cutoff: float) -> tuple[NetworkInput, Tensor]:
         tags=systems.tags,
         system_idx=systems.system_idx,
         n_systems=systems.n_systems,
-        index=EdgeIndex.build(graph.senders, graph.receivers, systems.n_atoms, pair_edges(graph, systems.n_atoms)),
+        index=EdgeIndex.build(
+            graph.senders, graph.receivers, systems.n_atoms, pair_edges(graph, systems.n_atoms)
+        ),
         edge_vec=edge_vectors(positions, systems.cell, systems.system_idx, graph),
         levels=torch.zeros_like(systems.counts),
     )
@@ -59,11 +63,15 @@ def name_of_theirs(name: str) -> str:
 
 
 def published(ours: SchNet, inputs: NetworkInput) -> nn.Module:
-    """PyTorch Geometric's SchNet with our weights, on the edges that ours has: its own search knows no periodic images."""
+    """PyTorch Geometric's SchNet with our weights, on the edges that ours has: its own search knows
+    no periodic images.
+    """
     from torch_geometric.nn.models import SchNet as Published
 
     def graph(positions: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.stack([inputs.index.senders, inputs.index.receivers]), inputs.edge_vec.norm(dim=1)
+        return torch.stack([inputs.index.senders, inputs.index.receivers]), inputs.edge_vec.norm(
+            dim=1
+        )
 
     theirs = Published(**SMALL_SCHNET, interaction_graph=graph).double()
     for module in theirs.modules():
@@ -73,7 +81,8 @@ def published(ours: SchNet, inputs: NetworkInput) -> nn.Module:
     weights["embedding.weight"] = weights["embedding.weight"][:100]
     missing, unexpected = theirs.load_state_dict(weights, strict=False)
     assert unexpected == []
-    again = [name for name in missing if ".conv.nn." in name]  # the filters, under their second name
+    # the filters, under their second name
+    again = [name for name in missing if ".conv.nn." in name]
     assert [name for name in missing if name not in again] == ["distance_expansion.offset"]
     return theirs
 
@@ -86,7 +95,9 @@ def loss_gradients(net: nn.Module, energy: Tensor, positions: Tensor) -> Tensor:
 
 
 def difference(ours: Tensor, other: Tensor) -> float:
-    """Largest deviation relative to the largest component of `other`, or absolute where that is below one."""
+    """Largest deviation relative to the largest component of `other`, or absolute where that is
+    below one.
+    """
     return float((ours - other).detach().abs().max() / other.detach().abs().max().clamp(min=1.0))
 
 
@@ -126,7 +137,11 @@ def test_atoms_without_neighbours_have_an_energy_and_no_forces() -> None:
     energy = net(inputs).energy
     assert torch.equal(loss_gradients(net, energy, positions), torch.zeros_like(positions))
     assert bool(torch.isfinite(energy).all())
-    assert all(bool(torch.isfinite(weight.grad).all()) for weight in net.parameters() if weight.grad is not None)
+    assert all(
+        bool(torch.isfinite(weight.grad).all())
+        for weight in net.parameters()
+        if weight.grad is not None
+    )
 
 
 def test_tags_are_read_only_where_they_are_embedded() -> None:
@@ -134,11 +149,16 @@ def test_tags_are_read_only_where_they_are_embedded() -> None:
     relabelled = slab.copy()
     relabelled.set_tags(1)
     systems = systems_of(slab, relabelled)
-    blind, seeing = (random_potential("none", architecture="schnet", tag_hidden_channels=n)(systems).energy for n in (0, 3))
+    blind, seeing = (
+        random_potential("none", architecture="schnet", tag_hidden_channels=n)(systems).energy
+        for n in (0, 3)
+    )
     assert float((blind[0] - blind[1]).abs()) < 1e-12
     assert float((seeing[0] - seeing[1]).abs()) > 1e-3
 
 
 def test_too_many_channels_for_tags_are_refused() -> None:
-    with pytest.raises(InputError, match="tag_hidden_channels=8 leave nothing of hidden_channels=8"):
+    with pytest.raises(
+        InputError, match="tag_hidden_channels=8 leave nothing of hidden_channels=8"
+    ):
         SchNet(SchNetSettings(hidden_channels=8, tag_hidden_channels=8))

@@ -61,7 +61,9 @@ def relax(model: object, *arguments: object) -> Result:
 
 
 def records(folder: str) -> list[Record]:
-    return [Record.from_json(line) for line in Path(folder, "results.jsonl").read_text().splitlines()]
+    return [
+        Record.from_json(line) for line in Path(folder, "results.jsonl").read_text().splitlines()
+    ]
 
 
 def files() -> set[str]:
@@ -85,9 +87,17 @@ def test_relax_writes_the_run_folder_and_returns_zero_when_all_converged(model):
     write("in.extxyz", [clean("a"), clean("b", 8)])
     done = relax(model, "in.extxyz", "--fmax", EASY)
     assert done.exit_code == 0, done.output
-    assert {p.name for p in Path("in-relax").iterdir()} >= {"results.jsonl", "relaxed.extxyz", "settings.yaml", "trajectory"}
+    assert {p.name for p in Path("in-relax").iterdir()} >= {
+        "results.jsonl",
+        "relaxed.extxyz",
+        "settings.yaml",
+        "trajectory",
+    }
     assert [r.sid for r in records("in-relax")] == ["a", "b"]
-    assert all(r.converged and r.error is None and r.energy_kind == "adsorption" for r in records("in-relax"))
+    assert all(
+        r.converged and r.error is None and r.energy_kind == "adsorption"
+        for r in records("in-relax")
+    )
     relaxed = read("in-relax/relaxed.extxyz", ":")
     assert [a.info["geocalc_energy"] for a in relaxed] == [r.energy for r in records("in-relax")]
     assert "2 CONVERGED" in done.output
@@ -96,7 +106,9 @@ def test_relax_writes_the_run_folder_and_returns_zero_when_all_converged(model):
 
 def test_relax_returns_three_when_a_structure_did_not_converge(model):
     write("in.extxyz", clean())
-    done = relax(model, "in.extxyz", "--fmax", 1e-6, "--steps", 2, "--optimizer", "fire", "--traj", "full")
+    done = relax(
+        model, "in.extxyz", "--fmax", 1e-6, "--steps", 2, "--optimizer", "fire", "--traj", "full"
+    )
     assert done.exit_code == 3, done.output
     (record,) = records("in-relax")
     assert (record.status, record.n_steps, record.converged) == ("MAX_STEPS", 2, False)
@@ -110,14 +122,18 @@ def test_predict_evaluates_without_moving(model):
     assert done.exit_code == 0, done.output
     (record,) = records("here")
     assert (record.status, record.n_steps, record.n_evaluations) == ("SINGLE_POINT", 0, 1)
-    np.testing.assert_array_equal(read("here/relaxed.extxyz").positions, read("in.extxyz").positions)
+    np.testing.assert_array_equal(
+        read("here/relaxed.extxyz").positions, read("in.extxyz").positions
+    )
 
 
 def test_a_run_is_resumed_and_never_overwritten(model):
     write("in.extxyz", [clean("a"), clean("b", 8)])
     assert relax(model, "in.extxyz", "--fmax", EASY).exit_code == 0
     before = Path("in-relax/results.jsonl").read_bytes()
-    assert_refused(relax(model, "in.extxyz", "--fmax", EASY), "holds results already; resume to continue them")
+    assert_refused(
+        relax(model, "in.extxyz", "--fmax", EASY), "holds results already; resume to continue them"
+    )
     assert_refused(relax(model, "in.extxyz", "--fmax", 10, "--resume"), "fmax was 1000.0, is 10.0")
     assert relax(model, "in.extxyz", "--fmax", EASY, "--resume").exit_code == 0
     assert Path("in-relax/results.jsonl").read_bytes() == before
@@ -126,9 +142,22 @@ def test_a_run_is_resumed_and_never_overwritten(model):
 def test_settings_come_from_the_file_then_the_options_then_assignments(model):
     write("in.extxyz", clean())
     Path("c.yaml").write_text(
-        yaml.safe_dump({"model": str(model), "fmax": 7.0, "steps": 11, "frames": "cell", "optimizer": "fire"})
+        yaml.safe_dump(
+            {"model": str(model), "fmax": 7.0, "steps": 11, "frames": "cell", "optimizer": "fire"}
+        )
     )
-    done = invoke("relax", "in.extxyz", "--config", "c.yaml", "--steps", 4, "--set", "fmax=900", "--set", "traj=none")
+    done = invoke(
+        "relax",
+        "in.extxyz",
+        "--config",
+        "c.yaml",
+        "--steps",
+        4,
+        "--set",
+        "fmax=900",
+        "--set",
+        "traj=none",
+    )
     assert done.exit_code in (0, 3), done.output
     resolved = yaml.safe_load(Path("in-relax/settings.yaml").read_text())["resolved"]
     assert (resolved["fmax"], resolved["steps"], resolved["optimizer"]) == (900, 4, "fire")
@@ -160,21 +189,32 @@ def test_a_wrong_setting_is_one_sentence_and_nothing_is_written(model, options, 
 def test_formats_that_lose_tags_are_told_in_one_line(model):
     write("POSCAR", clean(), format="vasp")
     done = invoke("predict", "POSCAR", "--model", model, "--out", "here")
-    assert [line[:33] for line in done.stderr.splitlines() if "hold no tags" in line] == ["note: POSCAR files hold no tags ("]
+    assert [line[:33] for line in done.stderr.splitlines() if "hold no tags" in line] == [
+        "note: POSCAR files hold no tags ("
+    ]
 
 
 def test_tags_that_are_converted_are_told_once(model):
     layered = []
     for k in range(3):
         atoms = clean(f"s{k}", seed=k)
-        atoms.set_tags(np.where(atoms.numbers == 8, 0, 2 - (atoms.positions[:, 2] > atoms.positions[:4, 2].max() + 0.5)))
+        atoms.set_tags(
+            np.where(
+                atoms.numbers == 8,
+                0,
+                2 - (atoms.positions[:, 2] > atoms.positions[:4, 2].max() + 0.5),
+            )
+        )
         layered.append(atoms)
     write("in.traj", layered)
     done = relax(model, "in.traj", "--fmax", EASY)
     assert done.exit_code == 0, done.output
     assert done.stderr.count("note: ") == 1
     assert "Cu8O and 2 more: tags counted layers" in done.stderr
-    assert all(a.get_tags().tolist() == [0] * 4 + [1] * 4 + [2] for a in read("in-relax/relaxed.extxyz", ":"))
+    assert all(
+        a.get_tags().tolist() == [0] * 4 + [1] * 4 + [2]
+        for a in read("in-relax/relaxed.extxyz", ":")
+    )
     strict = relax(model, "in.traj", "--fmax", EASY, "--strict", "--out", "strict")
     assert strict.exit_code == 1
     assert all("strict is on" in r.error for r in records("strict"))
@@ -207,7 +247,9 @@ def test_among_good_files_a_bad_one_is_told_and_the_good_ones_are_relaxed(model)
     write("a.extxyz", clean("a"))
     write("b.extxyz", clean("b", 8))
     Path("bad.extxyz").write_text("this is no structure\n")
-    done = relax(model, "a.extxyz", "bad.extxyz", "none.extxyz", "b.extxyz", "--fmax", EASY, "--out", "run")
+    done = relax(
+        model, "a.extxyz", "bad.extxyz", "none.extxyz", "b.extxyz", "--fmax", EASY, "--out", "run"
+    )
     assert done.exit_code == 3, done.output
     found = records("run")
     assert [r.sid for r in found] == ["a", "bad.extxyz", "none.extxyz", "b"]
@@ -233,7 +275,20 @@ def test_a_folder_with_some_bad_files_ends_with_all_the_others_relaxed(model):
     springs = clean("springs")
     springs.set_constraint(Hookean(0, 8, 5.0, 1.0))
     write("in/springs.traj", springs)
-    done = invoke("relax", "in", "--model", model, "--frames", "cell", "--fmax", EASY, "--workers", 2, "--out", "run")
+    done = invoke(
+        "relax",
+        "in",
+        "--model",
+        model,
+        "--frames",
+        "cell",
+        "--fmax",
+        EASY,
+        "--workers",
+        2,
+        "--out",
+        "run",
+    )
     assert done.exit_code == 3, done.output
     found = {r.sid: r for r in records("run")}
     assert len(found) == 20
@@ -263,7 +318,10 @@ def test_a_folder_at_work_is_refused(model):
     lock = os.open("in-relax/.lock", os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert_refused(relax(model, "in.extxyz", "--fmax", EASY, "--resume"), "another run is working in in-relax; wait for")
+        assert_refused(
+            relax(model, "in.extxyz", "--fmax", EASY, "--resume"),
+            "another run is working in in-relax; wait for",
+        )
     finally:
         os.close(lock)
     assert relax(model, "in.extxyz", "--fmax", EASY, "--resume").exit_code == 0
@@ -303,7 +361,9 @@ BAD: list[tuple[Callable[[], Atoms], str]] = [
 
 
 @pytest.mark.parametrize(("make", "sentence"), BAD, ids=["element", "overlap", "nan", "cell"])
-def test_a_structure_that_cannot_be_used_is_one_sentence_and_the_others_are_relaxed(model, make, sentence):
+def test_a_structure_that_cannot_be_used_is_one_sentence_and_the_others_are_relaxed(
+    model, make, sentence
+):
     write("in.traj", [clean("first"), make(), clean("last", 8)])
     done = relax(model, "in.traj", "--fmax", EASY)
     assert done.exit_code == 3, done.output
@@ -369,7 +429,10 @@ def misspell(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (point_to_lfs, "is a Git LFS pointer, not weights; fetch the file itself with `git lfs pull`"),
+        (
+            point_to_lfs,
+            "is a Git LFS pointer, not weights; fetch the file itself with `git lfs pull`",
+        ),
         (tamper, "the file is damaged, truncated or was changed; install the model again"),
         (truncate, "the file is damaged, truncated or was changed; install the model again"),
         (remove, "cannot read the weights of tiny"),
@@ -393,7 +456,10 @@ def test_models_lists_what_is_installed_and_shows_a_card(model, monkeypatch):
     monkeypatch.setenv("GEOCALC_MODELS", str(model.parent))
     listed = invoke("models")
     assert listed.exit_code == 0
-    assert any(line.split() == ["tiny", "s2ef", "adsorption", "tests"] for line in listed.output.splitlines())
+    assert any(
+        line.split() == ["tiny", "s2ef", "adsorption", "tests"]
+        for line in listed.output.splitlines()
+    )
     card = invoke("models", "tiny")
     assert card.exit_code == 0
     assert f"Folder: {model}" in card.output
@@ -405,13 +471,18 @@ def test_one_damaged_model_does_not_hide_the_others(model, monkeypatch):
     misspell(write_model(model.parent, "broken"))
     listed = invoke("models")
     assert listed.exit_code == 0
-    assert any(line.startswith("broken") and "unknown key `energy_knd`" in line for line in listed.output.splitlines())
+    assert any(
+        line.startswith("broken") and "unknown key `energy_knd`" in line
+        for line in listed.output.splitlines()
+    )
     assert any(line.startswith("tiny") for line in listed.output.splitlines())
 
 
 def test_a_model_that_is_found_twice_is_told_and_refused(model, monkeypatch, tmp_path):
     shutil.copytree(model, tmp_path / "models" / "again" / "tiny")
-    monkeypatch.setenv("GEOCALC_MODELS", os.pathsep.join([str(model.parent), str(tmp_path / "models" / "again")]))
+    monkeypatch.setenv(
+        "GEOCALC_MODELS", os.pathsep.join([str(model.parent), str(tmp_path / "models" / "again")])
+    )
     assert "found twice" in invoke("models").output
     write("in.extxyz", clean())
     assert_refused(relax("tiny", "in.extxyz"), "two models are named 'tiny'")
@@ -431,16 +502,24 @@ def test_evaluate_measures_labelled_structures(model):
     errors = metrics["results"]["d.traj"]
     assert errors["n"] == 8
     assert (metrics["model"], metrics["task"], metrics["dtype"]) == ("tiny", "s2ef", "float64")
-    assert {p.name for p in Path("found").iterdir()} == {"metrics.json", "d-energy.png", "d-forces.png"}
+    assert {p.name for p in Path("found").iterdir()} == {
+        "metrics.json",
+        "d-energy.png",
+        "d-forces.png",
+    }
 
     write("same.extxyz", [f.copy() for f in frames])
     assert invoke("predict", "same.extxyz", "--model", model, "--dtype", "float64").exit_code == 0
     energies = [r.energy for r in records("same-predict")]
-    expected = np.mean([abs(e - f.calc.results["energy"]) for e, f in zip(energies, frames, strict=True)])
+    expected = np.mean(
+        [abs(e - f.calc.results["energy"]) for e, f in zip(energies, frames, strict=True)]
+    )
     assert errors["energy_mae"] == pytest.approx(expected, rel=1e-6)
     free = np.concatenate([f.calc.results["forces"][f.get_tags() > 0] for f in frames])
     assert errors["force_null"] == pytest.approx(np.abs(free).mean())
-    close = [abs(e - f.calc.results["energy"]) < 0.02 for e, f in zip(energies, frames, strict=True)]
+    close = [
+        abs(e - f.calc.results["energy"]) < 0.02 for e, f in zip(energies, frames, strict=True)
+    ]
     assert errors["within_0p02"] == np.mean(close)
     assert errors["force_rmse"] > errors["force_mae"]
 
@@ -451,7 +530,8 @@ def test_evaluate_takes_the_validation_split_of_a_recipe(model):
     assert done.exit_code == 0, done.output
     assert json.loads(Path("found/metrics.json").read_text())["results"]["d.traj"]["n"] == 12
     assert_refused(
-        invoke("evaluate", model, recipe, "--source", 1, "--out", "more"), "source 1 was asked for, there are 1, counted from 0"
+        invoke("evaluate", model, recipe, "--source", 1, "--out", "more"),
+        "source 1 was asked for, there are 1, counted from 0",
     )
     assert not Path("more").exists()
 
@@ -459,7 +539,18 @@ def test_evaluate_takes_the_validation_split_of_a_recipe(model):
 @pytest.mark.parametrize(("data", "n"), [("r.yaml", 4), ("d.traj", 10)], ids=["recipe", "file"])
 def test_evaluate_relaxes_from_the_first_frame_and_compares_with_the_last(model, data, n):
     write_recipe(Path("r.yaml"), recipe_values(write_data(Path("d.traj"))))
-    options = ["--task", "relax", "--fmax", EASY, "--steps", 3, "--frames", "cell", "--out", "found"]
+    options = [
+        "--task",
+        "relax",
+        "--fmax",
+        EASY,
+        "--steps",
+        3,
+        "--frames",
+        "cell",
+        "--out",
+        "found",
+    ]
     done = invoke("evaluate", model, data, *options)
     assert done.exit_code == 0, done.output
     metrics = json.loads(Path("found/metrics.json").read_text())
@@ -487,7 +578,13 @@ def zeroed(frames):
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (bare, "looked for REF_energy in info and REF_forces in arrays, then for energy and forces of a stored calculator"),
+        (
+            bare,
+            (
+                "looked for REF_energy in info and REF_forces in arrays, then for energy and forces"
+                " of a stored calculator"
+            ),
+        ),
         (zeroed, "the forces on fixed atoms are exactly zero in every frame"),
     ],
 )
@@ -504,7 +601,10 @@ def test_relaxations_of_one_frame_are_nothing_to_compare_with(model):
     write_data(Path("d.traj"), relaxations(3, 1))
     done = invoke("evaluate", model, "d.traj", "--task", "relax", "--out", "found")
     assert_refused(done, "d.traj holds no relaxation of two frames or more")
-    assert_refused(invoke("evaluate", model, "none.traj", "--out", "found"), "data file none.traj was not found here")
+    assert_refused(
+        invoke("evaluate", model, "none.traj", "--out", "found"),
+        "data file none.traj was not found here",
+    )
     assert files() == {"d.traj"}
 
 
@@ -523,18 +623,38 @@ def test_evaluate_measures_symmetries(model, data):
     assert done.exit_code == 0, done.output
     metrics = json.loads(Path("found/metrics.json").read_text())
     errors = metrics["results"]["d.traj"]
-    assert (metrics["task"], metrics["seed"], errors["n"], errors["rotation"]["n"]) == ("symmetry", 0, 2, 20)
+    assert (metrics["task"], metrics["seed"], errors["n"], errors["rotation"]["n"]) == (
+        "symmetry",
+        0,
+        2,
+        20,
+    )
     operations = {name: one for name, one in errors.items() if name != "n"}
     assert len(operations) == 10
-    assert all(one["energy"]["maximum"] < 1e-9 and one["forces"]["maximum"] < 1e-9 for one in operations.values())
+    assert all(
+        one["energy"]["maximum"] < 1e-9 and one["forces"]["maximum"] < 1e-9
+        for one in operations.values()
+    )
     row = cells(done, "rotation about z")
-    assert row[:2] == [f"{errors['rotation_z']['energy'][which]:.1e}" for which in ("mean", "maximum")]
+    assert row[:2] == [
+        f"{errors['rotation_z']['energy'][which]:.1e}" for which in ("mean", "maximum")
+    ]
 
 
 def test_evaluate_measures_symmetries_of_molecules_and_of_other_frames(model):
     write("d.extxyz", [molecule("CH4"), molecule("H2O")])  # without labels
     done = invoke(
-        "evaluate", model, "d.extxyz", "--task", "symmetry", "--frames", "none", "--dtype", "float64", "--out", "found"
+        "evaluate",
+        model,
+        "d.extxyz",
+        "--task",
+        "symmetry",
+        "--frames",
+        "none",
+        "--dtype",
+        "float64",
+        "--out",
+        "found",
     )
     assert done.exit_code == 0, done.output
     errors = json.loads(Path("found/metrics.json").read_text())["results"]["d.extxyz"]
@@ -542,7 +662,10 @@ def test_evaluate_measures_symmetries_of_molecules_and_of_other_frames(model):
     assert errors["rotation"]["energy"]["mean"] > 1e-3
     assert cells(done, "re-wrapping") == ["-"] * 4
     stochastic = ["--task", "symmetry", "--frames", "stochastic", "--limit", 1]
-    assert_refused(invoke("evaluate", model, "d.extxyz", *stochastic), "draws frames at random and needs a seed")
+    assert_refused(
+        invoke("evaluate", model, "d.extxyz", *stochastic),
+        "draws frames at random and needs a seed",
+    )
     assert invoke("evaluate", model, "d.extxyz", *stochastic, "--seed", 3).exit_code == 0
 
 
@@ -555,7 +678,10 @@ def test_evaluate_tells_how_alike_features_become_with_depth(model):
     assert layers[0]["update_neighbours"] is None
     assert cells(done, "0")[2:] == ["-", "-"]
     assert cells(done, "2")[-1] == f"{layers[2]['update_all_pairs']:.4f}"
-    assert_refused(invoke("evaluate", model, "d.extxyz", "--task", "mad", "--limit", 0), "of which 0 are to be measured")
+    assert_refused(
+        invoke("evaluate", model, "d.extxyz", "--task", "mad", "--limit", 0),
+        "of which 0 are to be measured",
+    )
 
 
 # train and register
@@ -565,7 +691,9 @@ def test_train_register_and_use_by_name(monkeypatch):
     recipe = write_recipe(Path("r.yaml"), recipe_values(write_data(Path("d.traj"))))
     done = invoke("train", recipe, "--device", "cpu", "--set", "training.steps=4")
     assert done.exit_code == 0, done.output
-    assert "runs/tiny: done; `geocalc register runs/tiny --name NAME` makes it a model" in done.output
+    assert (
+        "runs/tiny: done; `geocalc register runs/tiny --name NAME` makes it a model" in done.output
+    )
     assert yaml.safe_load(Path("runs/tiny/recipe.yaml").read_text())["training"]["steps"] == 4
     assert Path("runs/tiny/learning-curve.png").exists()
     assert invoke("register", "runs/tiny", "--name", "mine").exit_code == 0
@@ -588,16 +716,28 @@ def test_a_run_that_its_clock_stopped_says_so_and_goes_on():
 
 
 def test_two_processes_learn_what_one_does():
-    recipe = write_recipe(Path("r.yaml"), recipe_values(write_data(Path("d.traj")), steps=6, patience=2, workers=1))
-    done = program("train", recipe, "--device", "cpu", "--devices", 2, "--out", "runs/two", timeout=200)
+    recipe = write_recipe(
+        Path("r.yaml"), recipe_values(write_data(Path("d.traj")), steps=6, patience=2, workers=1)
+    )
+    done = program(
+        "train", recipe, "--device", "cpu", "--devices", 2, "--out", "runs/two", timeout=200
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("runs/two: done") == 1
     assert invoke("train", recipe, "--device", "cpu", "--out", "runs/one").exit_code == 0
-    two, one = (json.loads(Path("runs", run, "metrics.json").read_text())["validation"]["d.traj"] for run in ("two", "one"))
+    two, one = (
+        json.loads(Path("runs", run, "metrics.json").read_text())["validation"]["d.traj"]
+        for run in ("two", "one")
+    )
     assert two == pytest.approx(one, rel=1e-4)
-    logs = [[json.loads(line) for line in Path("runs", run, "log.jsonl").read_text().splitlines()] for run in ("two", "one")]
+    logs = [
+        [json.loads(line) for line in Path("runs", run, "log.jsonl").read_text().splitlines()]
+        for run in ("two", "one")
+    ]
     assert [entry["step"] for entry in logs[0]] == [1, 2, 3, 4, 5, 6, 6]
-    for together, by_itself in zip(*([entry for entry in log if "energy" in entry] for log in logs), strict=True):
+    for together, by_itself in zip(
+        *([entry for entry in log if "energy" in entry] for log in logs), strict=True
+    ):
         assert together["energy"] == pytest.approx(by_itself["energy"], rel=1e-4)
         assert together["vectors"] == pytest.approx(by_itself["vectors"], rel=1e-4)
 
@@ -605,8 +745,14 @@ def test_two_processes_learn_what_one_does():
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        ({"training": {"steps": 3, "learning_rat": 1}}, "unknown key `training.learning_rat`; did you mean `learning_rate`?"),
-        ({"data": {"sources": [{"path": "none.extxyz"}]}}, "data file none.extxyz was not found here"),
+        (
+            {"training": {"steps": 3, "learning_rat": 1}},
+            "unknown key `training.learning_rat`; did you mean `learning_rate`?",
+        ),
+        (
+            {"data": {"sources": [{"path": "none.extxyz"}]}},
+            "data file none.extxyz was not found here",
+        ),
         ({"data": {"sources": []}}, "`data.sources` is []"),
     ],
 )
@@ -619,7 +765,10 @@ def test_a_recipe_that_is_wrong_is_one_sentence_and_nothing_is_written(spoil, se
 def test_a_missing_recipe_and_a_wrong_number_of_processes_are_one_sentence():
     assert_refused(invoke("train", "none.yaml"), "cannot read none.yaml: No such file")
     recipe = write_recipe(Path("r.yaml"), recipe_values(write_data(Path("d.traj"))))
-    assert_refused(invoke("train", recipe, "--devices", 5), "--devices is 5; it must be between 1 and training.batch_size (4)")
+    assert_refused(
+        invoke("train", recipe, "--devices", 5),
+        "--devices is 5; it must be between 1 and training.batch_size (4)",
+    )
     assert files() == {"r.yaml", "d.traj"}
 
 
@@ -639,7 +788,9 @@ def program(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
 
 def test_the_program_returns_its_status_and_keeps_errors_off_standard_output(model):
     write("in.extxyz", clean())
-    done = program("relax", "in.extxyz", "--model", model, "--frames", "cell", "--fmax", 1e-6, "--steps", 1)
+    done = program(
+        "relax", "in.extxyz", "--model", model, "--frames", "cell", "--fmax", 1e-6, "--steps", 1
+    )
     assert done.returncode == 3, done.stderr
     assert done.stderr == ""
     assert "1 MAX_STEPS" in done.stdout
@@ -660,10 +811,16 @@ def test_wrong_usage_returns_two():
 
 
 def test_help_needs_no_torch_and_names_every_command():
-    code = "import sys; from geocalc.cli.main import main; main(['--help'], standalone_mode=False); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from geocalc.cli.main import main; main(['--help'], standalone_mode=False);"
+        " assert 'torch' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all(f"  {verb} " in done.stdout for verb in ("relax", "predict", "evaluate", "train", "register", "models"))
+    assert all(
+        f"  {verb} " in done.stdout
+        for verb in ("relax", "predict", "evaluate", "train", "register", "models")
+    )
 
 
 @pytest.mark.parametrize("verb", ["relax", "predict", "evaluate", "train", "register", "models"])
@@ -694,6 +851,8 @@ def test_what_is_saved_is_the_method_that_was_used(model, tmp_path, options, met
 
 
 def test_python_runs_the_package_as_the_command():
-    told = subprocess.run([sys.executable, "-m", "geocalc", "models"], capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [sys.executable, "-m", "geocalc", "models"], capture_output=True, text=True, check=True
+    )
     assert told.stdout == CliRunner().invoke(main, ["models"]).output
     assert "faenet-sfa" in told.stdout

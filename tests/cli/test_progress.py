@@ -17,7 +17,14 @@ def test_without_a_total_or_before_anything_was_computed_nothing_is_estimated() 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(-1.0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (18720, "5 h 12 min")]
+    ("seconds", "text"),
+    [
+        (-1.0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (18720, "5 h 12 min"),
+    ],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text

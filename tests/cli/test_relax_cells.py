@@ -25,25 +25,34 @@ from geocalc.runs.records import Record
 from geocalc.runs.runner import Job, open_run_folder, run_relaxation
 from geocalc.runs.settings import RelaxSettings
 
-SETTINGS = RelaxSettings(model="emt", steps=60, traj="full", dtype="float64", cell="frechet", pressure=0.01, workers=1)
+SETTINGS = RelaxSettings(
+    model="emt", steps=60, traj="full", dtype="float64", cell="frechet", pressure=0.01, workers=1
+)
 
 
 def emt() -> AsePotential:
     return AsePotential(calculator=EMT(), stress=True)
 
 
-MODEL = NamedPotential(potential=emt(), name="emt", hash="emt-1", energy_kind="total", stress=True, opener=emt)
+MODEL = NamedPotential(
+    potential=emt(), name="emt", hash="emt-1", energy_kind="total", stress=True, opener=emt
+)
 
 
 def crystal(element: str, seed: int) -> Atoms:
     atoms = bulk(element, cubic=True)
-    atoms.set_cell(atoms.cell.array @ (np.eye(3) + np.random.default_rng(seed).normal(0, 0.02, (3, 3))), scale_atoms=True)
+    atoms.set_cell(
+        atoms.cell.array @ (np.eye(3) + np.random.default_rng(seed).normal(0, 0.02, (3, 3))),
+        scale_atoms=True,
+    )
     atoms.positions += np.random.default_rng(seed).normal(0, 0.05, atoms.positions.shape)
     return atoms
 
 
 def jobs() -> list[Job]:
-    metals = [Job(sid=element, atoms=crystal(element, k)) for k, element in enumerate(("Cu", "Al", "Au"))]
+    metals = [
+        Job(sid=element, atoms=crystal(element, k)) for k, element in enumerate(("Cu", "Al", "Au"))
+    ]
     return [metals[0], Job(sid="CO", atoms=Atoms("CO", [[0, 0, 0], [0, 0, 1.1]])), *metals[1:]]
 
 
@@ -69,7 +78,9 @@ def test_cells_are_written_and_belong_to_their_energies(tmp_path: Path) -> None:
         path = read(next((tmp_path / "trajectory").glob(f"{record.sid}*")), ":")
         assert len(path) == record.n_steps + 1
         np.testing.assert_array_equal(path[-1].cell.array, atoms.cell.array)
-        np.testing.assert_allclose(path[0].cell.array, given[record.sid].cell.array, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            path[0].cell.array, given[record.sid].cell.array, rtol=0, atol=1e-12
+        )
         assert path[3].info["geocalc_energy"] == pytest.approx(energy_of(path[3]), abs=1e-9)
 
 
@@ -89,7 +100,12 @@ def test_workers_and_batches_write_the_same(tmp_path: Path) -> None:
 
 def test_results_of_other_cell_settings_are_not_mixed() -> None:
     plain = RelaxSettings()
-    for change in ({"cell": "unit"}, {"pressure": 0.1}, {"cell_mask": "xx"}, {"keep_symmetry": True}):
+    for change in (
+        {"cell": "unit"},
+        {"pressure": 0.1},
+        {"cell_mask": "xx"},
+        {"keep_symmetry": True},
+    ):
         assert plain.model_copy(update=change).identity() != plain.identity()
     with pytest.raises(RecipeError, match="`cell_mask` is 'xx,zy'"):
         RelaxSettings.parse({"cell_mask": "xx,zy"}, "run.yaml")
@@ -101,12 +117,17 @@ def test_results_of_other_cell_settings_are_not_mixed() -> None:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     """Model folders by whether the card says stress."""
     parent = tmp_path_factory.mktemp("models")
-    return {stress: write_model(parent, f"stress-{stress}".lower(), card={"stress": stress}) for stress in (False, True)}
+    return {
+        stress: write_model(parent, f"stress-{stress}".lower(), card={"stress": stress})
+        for stress in (False, True)
+    }
 
 
 def test_contradictions_are_refused_at_once(folders: dict[bool, Path]) -> None:
     relax = partial(geocalc.iter_relax, adslab("O"), folders[True])
-    with pytest.raises(InputError, match="stress-false was not trained on stress, so it cannot relax a cell"):
+    with pytest.raises(
+        InputError, match="stress-false was not trained on stress, so it cannot relax a cell"
+    ):
         geocalc.iter_relax(adslab("O"), folders[False], cell="frechet")
     with pytest.raises(InputError, match="pressure and cell_mask are for cells that are relaxed"):
         relax(pressure=0.1)
@@ -118,14 +139,24 @@ def test_contradictions_are_refused_at_once(folders: dict[bool, Path]) -> None:
 
 def test_a_model_with_stress_relaxes_a_cell(folders: dict[bool, Path]) -> None:
     atoms = adslab("O", size=(1, 1, 2))
-    (result,) = geocalc.relax(atoms, folders[True], cell="frechet", cell_mask="xx,yy,xy", steps=2, fmax=1e-4, dtype="float64")
+    (result,) = geocalc.relax(
+        atoms,
+        folders[True],
+        cell="frechet",
+        cell_mask="xx,yy,xy",
+        steps=2,
+        fmax=1e-4,
+        dtype="float64",
+    )
     assert result.record.error is None
     assert result.atoms.get_stress().shape == (6,)
     assert np.abs(result.atoms.cell.array - atoms.cell.array)[:2, :2].max() > 1e-4
     np.testing.assert_array_equal(result.atoms.cell.array[2], atoms.cell.array[2])
     (again,) = geocalc.predict(result.atoms, folders[True], dtype="float64")
     assert again.record.energy == pytest.approx(result.record.energy, abs=1e-9)
-    (kept,) = geocalc.relax(atoms, folders[False], keep_symmetry=True, steps=2, fmax=1e-4, dtype="float64")
+    (kept,) = geocalc.relax(
+        atoms, folders[False], keep_symmetry=True, steps=2, fmax=1e-4, dtype="float64"
+    )
     assert kept.record.error is None
     np.testing.assert_array_equal(kept.atoms.cell.array, atoms.cell.array)
 
@@ -134,14 +165,36 @@ def test_the_command_line(tmp_path: Path, folders: dict[bool, Path]) -> None:
     atoms = adslab("O", size=(1, 1, 2))
     atoms.info = {}
     write(tmp_path / "slab.xyz", atoms)
-    common = ["relax", str(tmp_path / "slab.xyz"), "--workers", "1", "--steps", "1", "--cell", "frechet"]
-    refused = CliRunner().invoke(main, [*common, "--model", str(folders[False]), "--out", str(tmp_path / "no")])
+    common = [
+        "relax",
+        str(tmp_path / "slab.xyz"),
+        "--workers",
+        "1",
+        "--steps",
+        "1",
+        "--cell",
+        "frechet",
+    ]
+    refused = CliRunner().invoke(
+        main, [*common, "--model", str(folders[False]), "--out", str(tmp_path / "no")]
+    )
     assert refused.exit_code == 1
     assert "was not trained on stress, so it cannot relax a cell" in refused.output
     assert not (tmp_path / "no").exists()
-    options = ["--cell-mask", "xx,yy,xy", "--pressure", "0.001", "--model", str(folders[True]), "--out", str(tmp_path / "run")]
+    options = [
+        "--cell-mask",
+        "xx,yy,xy",
+        "--pressure",
+        "0.001",
+        "--model",
+        str(folders[True]),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     done = CliRunner().invoke(main, [*common, *options])
     assert done.exit_code == 3, done.output
-    assert not np.array_equal(read(tmp_path / "run" / "relaxed.extxyz").cell.array, atoms.cell.array)
+    assert not np.array_equal(
+        read(tmp_path / "run" / "relaxed.extxyz").cell.array, atoms.cell.array
+    )
     shipped = CliRunner().invoke(main, [*common, "--out", str(tmp_path / "shipped")])
     assert "faenet-sfa was not trained on stress" in shipped.output

@@ -9,7 +9,9 @@ from geocalc.core.process import one_thread
 
 def blas_threads() -> list[int]:
     assert scipy.linalg.blas.dgemm is not None  # loaded
-    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+    return [
+        library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+    ]
 
 
 def test_one_thread_holds_torch_and_every_blas_and_lets_them_go():

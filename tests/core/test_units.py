@@ -19,7 +19,8 @@ JOULE = {
 
 @pytest.mark.parametrize("name", IN_EV)
 def test_every_unit_is_what_its_definition_says(name: str) -> None:
-    assert in_ev(name) == pytest.approx(JOULE[name] / constants.e, rel=1e-7)  # constants are known that well since 2014
+    # constants are known that well since 2014
+    assert in_ev(name) == pytest.approx(JOULE[name] / constants.e, rel=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,10 @@ def test_every_unit_is_what_its_definition_says(name: str) -> None:
 )
 def test_a_misspelt_unit_names_the_near_ones(name: str, meant: str) -> None:
     with pytest.raises(
-        InputError, match=rf"no unit of energy is called '{name}'; did you mean .*\b{meant}\b.*\? Known are eV, "
+        InputError,
+        match=(
+            rf"no unit of energy is called '{name}'; did you mean .*\b{meant}\b.*\? Known are eV, "
+        ),
     ):
         in_ev(name)
 

@@ -31,7 +31,10 @@ def path_of(seed: int) -> list[Atoms]:
 
     def keep() -> None:
         copy = atoms.copy()
-        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(apply_constraint=False)}
+        results = {
+            "energy": atoms.get_potential_energy(),
+            "forces": atoms.get_forces(apply_constraint=False),
+        }
         copy.calc = SinglePointCalculator(copy, **results)
         copy.info = {"sid": f"r{seed}"}
         frames.append(copy)
@@ -73,16 +76,27 @@ def test_sound_data_pass_in_silence(samples: list[Sample]) -> None:
         (1 / 27.21139, 1.0, "looks like energies in Hartree"),
         (23.06055, 1.0, "looks like energies in kcal/mol"),
         (1.0, -1.0, "gradients in place of forces"),
-        (3.3, 1.0, r"changes by 3\.\d+ times the work of the forces \(median of \d+\), where 1 is expected; convert"),
+        (
+            3.3,
+            1.0,
+            (
+                r"changes by 3\.\d+ times the work of the forces \(median of \d+\), where 1 is"
+                r" expected; convert"
+            ),
+        ),
     ],
 )
-def test_units_that_do_not_fit(samples: list[Sample], energy: float, forces: float, message: str) -> None:
+def test_units_that_do_not_fit(
+    samples: list[Sample], energy: float, forces: float, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         check_samples(scaled(samples, energy, forces), ["d"])
 
 
 def test_energies_per_atom(samples: list[Sample]) -> None:
-    with pytest.raises(InputError, match="d: the energies follow the forces once multiplied by the number of atoms"):
+    with pytest.raises(
+        InputError, match="d: the energies follow the forces once multiplied by the number of atoms"
+    ):
         check_samples([replace(s, energy=s.energy / len(s.numbers)) for s in samples], ["d"])
 
 
@@ -106,10 +120,14 @@ def test_a_run_does_not_start_with_wrong_units(paths: list[Atoms], tmp_path: Pat
     wrong = []
     for frame in paths:
         copy, old = frame.copy(), frame.calc.results
-        copy.calc = SinglePointCalculator(copy, energy=old["energy"], forces=old["forces"] / 51.42208)
+        copy.calc = SinglePointCalculator(
+            copy, energy=old["energy"], forces=old["forces"] / 51.42208
+        )
         wrong.append(copy)
     write(tmp_path / "d.extxyz", wrong)
-    with pytest.raises(InputError, match=r"d.extxyz: between neighbouring frames .* forces in Hartree/Bohr"):
+    with pytest.raises(
+        InputError, match=r"d.extxyz: between neighbouring frames .* forces in Hartree/Bohr"
+    ):
         load_samples(make_recipe(tmp_path / "d.extxyz"), tmp_path / "data", cpu_fabric())
 
 
@@ -120,6 +138,10 @@ def test_mixed_levels_of_theory(paths: list[Atoms], tmp_path: Path) -> None:
     for frame in paths:
         del frame.info["functional"]
     with pytest.raises(
-        InputError, match=r"mixes levels of theory: (R?PBE) \(\d+\), (R?PBE) \(\d+\); energies of different levels"
+        InputError,
+        match=(
+            r"mixes levels of theory: (R?PBE) \(\d+\), (R?PBE) \(\d+\); energies of different"
+            r" levels"
+        ),
     ):
         prepare(make_recipe(tmp_path / "d.extxyz"), tmp_path / "data")

@@ -15,7 +15,9 @@ from geocalc.train.recipe import Recipe
 from geocalc.train.schedule import Schedule
 
 
-def sample(group: str, frame: int, source: int = 0, validation: bool = False, n_atoms: int = 2) -> Sample:
+def sample(
+    group: str, frame: int, source: int = 0, validation: bool = False, n_atoms: int = 2
+) -> Sample:
     rng = np.random.default_rng((int(group), frame, source))
     return Sample(
         numbers=np.full(n_atoms, 29),
@@ -38,9 +40,14 @@ def samples(n_groups: int, n_frames: int, source: int = 0) -> list[Sample]:
     return [sample(str(g), k, source) for g in range(n_groups) for k in range(n_frames)]
 
 
-def recipe_of(batch_size: int = 4, frames: int = 3, weights: tuple[float, ...] = (1.0,), seed: int = 0) -> Recipe:
+def recipe_of(
+    batch_size: int = 4, frames: int = 3, weights: tuple[float, ...] = (1.0,), seed: int = 0
+) -> Recipe:
     values = recipe_values(Path("d"), batch_size=batch_size, seed=seed)
-    values["data"] |= {"frames_per_group": frames, "sources": [{"path": f"d{k}", "weight": w} for k, w in enumerate(weights)]}
+    values["data"] |= {
+        "frames_per_group": frames,
+        "sources": [{"path": f"d{k}", "weight": w} for k, w in enumerate(weights)],
+    }
     return Recipe.parse(values, "test")
 
 
@@ -56,10 +63,15 @@ def test_a_batch_is_a_function_of_seed_and_step_alone():
     steps = list(range(3 * straight.batches_per_epoch))
     batches = [straight.batch(step) for step in steps]
     again = Schedule(index_of(given), recipe)
-    assert {step: again.batch(step) for step in reversed(steps)} == dict(zip(steps, batches, strict=True))
+    assert {step: again.batch(step) for step in reversed(steps)} == dict(
+        zip(steps, batches, strict=True)
+    )
     other = Schedule(index_of(given), recipe_of(seed=1))
     assert [other.batch(step) for step in steps] != batches
-    assert batches[: straight.batches_per_epoch] != batches[straight.batches_per_epoch : 2 * straight.batches_per_epoch]
+    assert (
+        batches[: straight.batches_per_epoch]
+        != batches[straight.batches_per_epoch : 2 * straight.batches_per_epoch]
+    )
 
 
 def test_an_epoch_draws_first_last_and_others_of_each_relaxation():
@@ -80,7 +92,9 @@ def test_an_epoch_draws_first_last_and_others_of_each_relaxation():
 
 def test_short_relaxations_are_taken_whole():
     drawn = epoch(samples(8, 2), recipe_of(frames=4))
-    assert Counter((s.group, s.frame) for s in drawn) == Counter((str(g), k) for g in range(8) for k in range(2))
+    assert Counter((s.group, s.frame) for s in drawn) == Counter(
+        (str(g), k) for g in range(8) for k in range(2)
+    )
 
 
 @pytest.mark.parametrize("frames", [1, 2])

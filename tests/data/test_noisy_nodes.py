@@ -1,4 +1,6 @@
-"""Noisy Nodes: what the network receives is the disturbed structure, with edges and frames of its own."""
+"""Noisy Nodes: what the network receives is the disturbed structure, with edges and frames of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -83,9 +85,13 @@ def received(folder: Path, noise: dict | None) -> tuple[NetworkInput, Systems, G
 def in_frames(systems: Systems, graph: Graph) -> Tensor:
     """Edge vectors in the frames of the structures as they are."""
     vectors = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
-    frames = make_frames(systems.positions, systems.cell, systems, graph, vectors, frame_policy(POLICY))
+    frames = make_frames(
+        systems.positions, systems.cell, systems, graph, vectors, frame_policy(POLICY)
+    )
     assert len(frames.rotations) == systems.n_systems
-    return torch.einsum("ei,eij->ej", vectors, frames.rotations[systems.system_idx[graph.receivers]])
+    return torch.einsum(
+        "ei,eij->ej", vectors, frames.rotations[systems.system_idx[graph.receivers]]
+    )
 
 
 def test_the_network_receives_the_noise(tmp_path: Path) -> None:
@@ -95,7 +101,9 @@ def test_the_network_receives_the_noise(tmp_path: Path) -> None:
     assert (moved[~systems.fixed] > 0).all()
     assert moved[systems.fixed].max() == 0
     assert float(moved[~systems.fixed].mean()) > 0.1  # Angstrom
-    assert noisy.edge_vec.shape != plain.edge_vec.shape or not torch.allclose(noisy.edge_vec, plain.edge_vec)
+    assert noisy.edge_vec.shape != plain.edge_vec.shape or not torch.allclose(
+        noisy.edge_vec, plain.edge_vec
+    )
 
 
 def test_edges_and_frames_are_those_of_the_disturbed_structure(tmp_path: Path) -> None:
@@ -108,7 +116,9 @@ def test_edges_and_frames_are_those_of_the_disturbed_structure(tmp_path: Path) -
 
 
 def read_as_published(sample: Sample, noise: Noise, seed: int) -> tuple[Tensor, np.ndarray]:
-    """Input and target of the published data set: the pose is part of the transform, and the noise comes after the transform."""
+    """Input and target of the published data set: the pose is part of the transform, and the noise
+    comes after the transform.
+    """
     pose = pose_of(sample)
     (noisy,) = disturbed([sample], noise, [np.random.default_rng(seed)])
     return pose, noisy.relaxed - noisy.positions
@@ -137,7 +147,9 @@ def test_targets_are_what_is_left_of_the_way(tmp_path: Path) -> None:
     (still,) = quiet.batch(0)
     free = ~part.systems.fixed.all(1)
     ends = part.systems.positions + part.labels.displacement
-    assert torch.allclose(ends[free], (still.systems.positions + still.labels.displacement)[free], atol=1e-12)
+    assert torch.allclose(
+        ends[free], (still.systems.positions + still.labels.displacement)[free], atol=1e-12
+    )
     assert quiet_run.model.displaces
 
 
@@ -146,15 +158,26 @@ def test_noise_without_interpolation_has_its_width_alone(tmp_path: Path) -> None
     sample = feed.samples[0]
     moves = []
     for k in range(200):
-        (one,) = disturbed([sample], Noise(probability=1.0, sigma=0.1, interpolate=False), [np.random.default_rng(k)])
+        (one,) = disturbed(
+            [sample],
+            Noise(probability=1.0, sigma=0.1, interpolate=False),
+            [np.random.default_rng(k)],
+        )
         moves.append((one.positions - sample.positions)[~sample.fixed])
     assert abs(np.mean(moves)) < 0.01
     assert np.std(moves) == pytest.approx(0.1, rel=0.05)
 
 
 def test_the_weight_of_displacements_goes_along_a_line(tmp_path: Path) -> None:
-    training = recipe_with(tmp_path, None, steps=11, displacement_weight=15.0, displacement_weight_end=1.0).training
+    training = recipe_with(
+        tmp_path, None, steps=11, displacement_weight=15.0, displacement_weight_end=1.0
+    ).training
     assert [training.displacement_weight_at(k) for k in (0, 5, 10)] == [15.0, 8.0, 1.0]
-    assert recipe_with(tmp_path, None, displacement_weight=3.0).training.displacement_weight_at(7) == 3.0
-    with pytest.raises(RecipeError, match=r"displacement_weight_end is where displacement_weight goes"):
+    assert (
+        recipe_with(tmp_path, None, displacement_weight=3.0).training.displacement_weight_at(7)
+        == 3.0
+    )
+    with pytest.raises(
+        RecipeError, match=r"displacement_weight_end is where displacement_weight goes"
+    ):
         recipe_with(tmp_path, None, displacement_weight=0.0, displacement_weight_end=1.0)

@@ -79,7 +79,8 @@ def pairs(tmp_path: Path) -> Path:
 def test_a_record_of_is2re_is_a_pair(pairs: Path, tmp_path: Path) -> None:
     samples = samples_of(pair_values(pairs), tmp_path)
     assert [s.group for s in samples] == [str(100 + k) for k in range(12)]
-    assert [s.energy for s in samples] == [-1.0 - k for k in range(12)]  # relaxed, not that of the structure as it came
+    # relaxed, not that of the structure as it came
+    assert [s.energy for s in samples] == [-1.0 - k for k in range(12)]
     for k, sample in enumerate(samples):
         np.testing.assert_array_equal(sample.positions, record(k).pos.numpy().astype(float))
         move = sample.relaxed - sample.positions
@@ -97,7 +98,12 @@ def test_pairs_may_be_named_in_two_ways(pairs: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_pairs_train(pairs: Path, tmp_path: Path) -> None:
-    run = train(parse_recipe(pair_values(pairs, steps=4), "test"), tmp_path / "run", tmp_path / "data", cpu_fabric())
+    run = train(
+        parse_recipe(pair_values(pairs, steps=4), "test"),
+        tmp_path / "run",
+        tmp_path / "data",
+        cpu_fabric(),
+    )
     assert "position_mae" in (run / "metrics.json").read_text()
 
 
@@ -106,7 +112,9 @@ def test_a_record_that_is_no_pair_is_named(missing: str, tmp_path: Path) -> None
     records = [pair(k) for k in range(3)]
     delattr(records[1], missing)
     path = write_lmdb(tmp_path / "is2re.lmdb", records)
-    with pytest.raises(InputError, match=r"structure 1 of .*is2re.lmdb: there are no pos_relaxed and y_relaxed"):
+    with pytest.raises(
+        InputError, match=r"structure 1 of .*is2re.lmdb: there are no pos_relaxed and y_relaxed"
+    ):
         list(relaxed_pairs(Source(path=path, relaxed=path), Counter()))
 
 
@@ -115,7 +123,9 @@ def test_frames_of_s2ef(tmp_path: Path) -> None:
     frames = []
     for number, k in enumerate((0, 1, 2, 0, 3, 1, 2, 4, 5, 0, 6, 7)):
         force = torch.full((13, 3), 0.1 * (number + 1))
-        data = record(k, y=torch.tensor([-3.0 - number], dtype=torch.float64), force=force, fid=number)
+        data = record(
+            k, y=torch.tensor([-3.0 - number], dtype=torch.float64), force=force, fid=number
+        )
         frames.append(data)
     path = write_lmdb(tmp_path / "s2ef.lmdb", frames)
     samples = samples_of(recipe_values(path), tmp_path)

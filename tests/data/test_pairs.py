@@ -1,4 +1,6 @@
-"""Relaxed energies and geometries from unrelaxed structures: pairs, noise, training, and the model that comes of it."""
+"""Relaxed energies and geometries from unrelaxed structures: pairs, noise, training, and the model
+that comes of it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,14 @@ from ase.io import read, write
 from click.testing import CliRunner
 from helpers.models import write_model
 from helpers.structures import adslab, rattled
-from helpers.training import TINY, assert_equal_to_rounding, cpu_fabric, recipe_values, weights_after, write_recipe
+from helpers.training import (
+    TINY,
+    assert_equal_to_rounding,
+    cpu_fabric,
+    recipe_values,
+    weights_after,
+    write_recipe,
+)
 
 import geocalc
 from geocalc import GeoCalc, load_model
@@ -36,7 +45,9 @@ from geocalc.train.task import train
 
 
 def pair(number: int) -> tuple[Atoms, Atoms]:
-    """An unrelaxed slab with O or CO on it, and what it relaxes to: 0.1 Angstrom up, at an energy that the adsorbate decides."""
+    """An unrelaxed slab with O or CO on it, and what it relaxes to: 0.1 Angstrom up, at an energy
+    that the adsorbate decides.
+    """
     name = ("O", "CO")[number % 2]
     start = rattled(adslab(name, "fcc", size=(2, 2, 3)), 0.03, number)
     start.set_constraint(FixAtoms(np.flatnonzero(start.get_tags() == 0)))
@@ -88,7 +99,8 @@ def test_pairs_hold_the_relaxed_energy_and_the_way_there(tmp_path: Path) -> None
     assert [s.energy for s in samples] == [(-1.0, -2.0)[k % 2] + 0.01 * k for k in range(12)]
     for sample in samples:
         move = sample.relaxed - sample.positions
-        assert np.abs(move[sample.tags > 0] - (0.0, 0.0, 0.1)).max() < 1e-6  # also of atoms that were wrapped into the cell
+        # also of atoms that were wrapped into the cell
+        assert np.abs(move[sample.tags > 0] - (0.0, 0.0, 0.1)).max() < 1e-6
         assert np.abs(move[sample.tags == 0]).max() < 1e-7  # what a file rounds
         assert np.isnan(sample.forces).all()
 
@@ -122,7 +134,9 @@ def test_noise_moves_only_what_may_move_and_leaves_targets(tmp_path: Path) -> No
         assert np.array_equal(after.positions[before.fixed], before.positions[before.fixed])
         assert (after.positions[~before.fixed] != before.positions[~before.fixed]).all()
         assert np.array_equal(after.relaxed, before.relaxed)
-    quiet = disturbed(samples, Noise(probability=0.0), [np.random.default_rng(k) for k in range(len(samples))])
+    quiet = disturbed(
+        samples, Noise(probability=0.0), [np.random.default_rng(k) for k in range(len(samples))]
+    )
     assert quiet == samples
 
 
@@ -137,7 +151,9 @@ def test_without_noise_a_structure_lies_between_unrelaxed_and_relaxed(tmp_path: 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("is2re")
-    recipe = Recipe.parse(values_of(folder, steps=150, learning_rate=0.01, evaluate_every=150, ema_decay=0.5), "test")
+    recipe = Recipe.parse(
+        values_of(folder, steps=150, learning_rate=0.01, evaluate_every=150, ema_decay=0.5), "test"
+    )
     return train(recipe, folder / "run", folder / "data", cpu_fabric())
 
 
@@ -157,11 +173,18 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path: Path) -> None:
     recipe = Recipe.parse(values_of(tmp_path, steps=6), "test")
     whole = train(recipe, tmp_path / "whole", tmp_path / "data", cpu_fabric())
     part = recipe.model_copy(
-        update={"training": recipe.training.model_copy(update={"max_seconds": 1e-9, "checkpoint_every": 1})}
+        update={
+            "training": recipe.training.model_copy(
+                update={"max_seconds": 1e-9, "checkpoint_every": 1}
+            )
+        }
     )
     for _ in range(6):
         train(part, tmp_path / "parts", tmp_path / "data", cpu_fabric())
-    files = [next((folder / "checkpoint").glob("state-*.safetensors")) for folder in (whole, tmp_path / "parts")]
+    files = [
+        next((folder / "checkpoint").glob("state-*.safetensors"))
+        for folder in (whole, tmp_path / "parts")
+    ]
     assert files[0].name == files[1].name == "state-6.safetensors"
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -201,7 +224,9 @@ def test_its_card_and_its_calculator(model: Path) -> None:
 
 
 def test_it_cannot_relax(model: Path) -> None:
-    with pytest.raises(InputError, match=r"direct predicts relaxed energies .* use `geocalc predict`"):
+    with pytest.raises(
+        InputError, match=r"direct predicts relaxed energies .* use `geocalc predict`"
+    ):
         geocalc.relax(pair(0)[0], str(model))
 
 
@@ -215,13 +240,19 @@ def test_commands(model: Path, run: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert [atoms.info["geocalc_status"] for atoms in final] == ["PREDICTED"] * 2
     assert "geocalc_forces" not in final[0].arrays
     measured = CliRunner().invoke(
-        main, ["evaluate", str(model), str(run / "recipe.yaml"), "--task", "is2re", "--out", "measured"]
+        main,
+        ["evaluate", str(model), str(run / "recipe.yaml"), "--task", "is2re", "--out", "measured"],
     )
     assert measured.exit_code == 0, measured.output
-    (results,) = json.loads((tmp_path / "measured" / "metrics.json").read_text())["results"].values()
+    (results,) = json.loads((tmp_path / "measured" / "metrics.json").read_text())[
+        "results"
+    ].values()
     assert results["n"] == 4
     assert len((tmp_path / "measured").glob("*.csv").__next__().read_text().splitlines()) == 5
-    assert {path.name.split("-")[-1] for path in (tmp_path / "measured").glob("*.png")} == {"is2re.png", "is2rs.png"}
+    assert {path.name.split("-")[-1] for path in (tmp_path / "measured").glob("*.png")} == {
+        "is2re.png",
+        "is2rs.png",
+    }
 
 
 @pytest.mark.parametrize(
@@ -251,7 +282,10 @@ def test_a_pair_without_its_file(tmp_path: Path) -> None:
 
 def test_the_network_computes_the_same_in_float64(model: Path) -> None:
     start = pair(4)[0]
-    single, double = (geocalc.predict(start, str(model), dtype=name)[0].record.energy for name in ("float32", "float64"))
+    single, double = (
+        geocalc.predict(start, str(model), dtype=name)[0].record.energy
+        for name in ("float32", "float64")
+    )
     assert abs(single - double) < 1e-4
     assert single != double
     assert torch.get_default_dtype() is torch.float32
@@ -262,11 +296,16 @@ def potential(tmp_path: Path) -> Path:
     return write_model(tmp_path / "models")
 
 
-def test_a_relaxation_starts_where_the_model_thinks_that_it_ends(model: Path, potential: Path) -> None:
+def test_a_relaxation_starts_where_the_model_thinks_that_it_ends(
+    model: Path, potential: Path
+) -> None:
     starts = [pair(k)[0] for k in range(3)]
     options = {"steps": 1, "fmax": 1e-9, "dtype": "float64"}
     plain = geocalc.relax(starts, str(potential), **options)
-    warm = [geocalc.relax(starts, str(potential), **options, warm_start=str(model), workers=n) for n in (1, 2)]
+    warm = [
+        geocalc.relax(starts, str(potential), **options, warm_start=str(model), workers=n)
+        for n in (1, 2)
+    ]
     assert [r.record.energy for r in warm[0]] == [r.record.energy for r in warm[1]]
     predicted = geocalc.predict(starts, str(model))
     for start, before, after, end in zip(starts, plain, warm[0], predicted, strict=True):
@@ -274,7 +313,9 @@ def test_a_relaxation_starts_where_the_model_thinks_that_it_ends(model: Path, po
         tried = geocalc.predict(end.atoms, str(potential), dtype="float64")[0].record
         first = geocalc.predict(start, str(potential), dtype="float64")[0].record
         taken = tried.energy <= first.energy and tried.fmax <= first.fmax
-        assert after.record.energy == pytest.approx(tried.energy if taken else first.energy, abs=1e-6)
+        assert after.record.energy == pytest.approx(
+            tried.energy if taken else first.energy, abs=1e-6
+        )
         assert before.record.n_steps == 1
 
 
@@ -282,7 +323,8 @@ def test_what_the_model_does_not_know_starts_as_it_is(model: Path, potential: Pa
     bare = pair(0)[0]
     bare = bare[bare.get_tags() < 2]
     plain, warm = (
-        geocalc.relax(bare, str(potential), steps=2, fmax=1e-9, warm_start=start)[0].record for start in (None, str(model))
+        geocalc.relax(bare, str(potential), steps=2, fmax=1e-9, warm_start=start)[0].record
+        for start in (None, str(model))
     )
     assert (plain.energy, plain.n_evaluations) == (warm.energy, warm.n_evaluations)
 
@@ -292,17 +334,35 @@ def test_models_that_cannot_be_started_from(potential: Path) -> None:
         geocalc.relax(pair(0)[0], str(potential), warm_start=str(potential))
 
 
-def test_warm_starts_on_the_command_line(model: Path, potential: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_starts_on_the_command_line(
+    model: Path, potential: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "new.extxyz", [pair(20)[0]])
-    words = ["relax", "new.extxyz", "--model", str(potential), "--warm-start", str(model), "--steps", "2", "--fmax", "1e-9"]
+    words = [
+        "relax",
+        "new.extxyz",
+        "--model",
+        str(potential),
+        "--warm-start",
+        str(model),
+        "--steps",
+        "2",
+        "--fmax",
+        "1e-9",
+    ]
     told = CliRunner().invoke(main, words)
     assert told.exit_code == 3, told.output  # two steps are not enough
-    assert "ModelStart(model=DirectModel(folder=" in (tmp_path / "new-relax" / "settings.yaml").read_text()
+    assert (
+        "ModelStart(model=DirectModel(folder="
+        in (tmp_path / "new-relax" / "settings.yaml").read_text()
+    )
 
 
 def test_references_are_those_of_the_atoms_that_are_seen(tmp_path: Path) -> None:
-    """Total energies: what a network must learn is what the composition of the atoms that it sees leaves over."""
+    """Total energies: what a network must learn is what the composition of the atoms that it sees
+    leaves over.
+    """
     values = values_of(tmp_path)
     values["references"] = {"elements": []}
     recipe = Recipe.parse(values, "test")

@@ -15,7 +15,14 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLength
 from ase.db import connect
 from ase.io import write
-from helpers.training import labelled, recipe_values, relaxation, relaxations, under_ref_keys, write_data
+from helpers.training import (
+    labelled,
+    recipe_values,
+    relaxation,
+    relaxations,
+    under_ref_keys,
+    write_data,
+)
 
 from geocalc.data.prepare import is_validation, prepare, reference_relaxations, samples_of_file
 from geocalc.data.read import relaxations as read_relaxations
@@ -28,7 +35,9 @@ DATA = os.environ.get("GEOCALC_DATA")
 SHIPPED = Path(__file__).parents[2] / "models" / "faenet-sfa" / "recipe.yaml"
 
 
-def recipe_of(path: Path, source: dict | None = None, training: dict | None = None, **data) -> Recipe:
+def recipe_of(
+    path: Path, source: dict | None = None, training: dict | None = None, **data
+) -> Recipe:
     values = recipe_values(path, **(training or {}))
     values["data"] |= data
     values["data"]["sources"][0] |= source or {}
@@ -79,7 +88,9 @@ def write_gz(path: Path, frames) -> None:
 def test_every_kind_of_file_gives_the_same_samples(tmp_path, frames, name, save):
     save(tmp_path / name, frames)
     samples = prepared(tmp_path, tmp_path / name)
-    assert [(s.group, s.frame) for s in samples] == [(f.info["sid"], f.info["frame"]) for f in frames]
+    assert [(s.group, s.frame) for s in samples] == [
+        (f.info["sid"], f.info["frame"]) for f in frames
+    ]
     for sample, frame in zip(samples, frames, strict=True):
         assert sample.energy == pytest.approx(frame.calc.results["energy"], abs=1e-6)
         np.testing.assert_allclose(sample.forces, frame.calc.results["forces"], atol=1e-6)
@@ -117,7 +128,9 @@ def test_own_keys_of_labels(tmp_path, frames):
         copy.set_array("dft_forces", frame.calc.results["forces"])
         own.append(copy)
     path = write_data(tmp_path / "d.extxyz", own)
-    samples = prepared(tmp_path, path, source={"energy_key": "dft_energy", "forces_key": "dft_forces"})
+    samples = prepared(
+        tmp_path, path, source={"energy_key": "dft_energy", "forces_key": "dft_forces"}
+    )
     assert {s.energy for s in samples} == {-1.25}
 
 
@@ -148,17 +161,28 @@ def test_where_nothing_reads_tags_none_is_judged(tmp_path):
 
 
 def test_the_training_energy_is_stored_plus_one_key_minus_another(tmp_path):
-    frames = [labelled(f, **f.info, e_ads=0.5, e_relaxed=f.calc.results["energy"] + 0.25) for f in relaxation("a")]
+    frames = [
+        labelled(f, **f.info, e_ads=0.5, e_relaxed=f.calc.results["energy"] + 0.25)
+        for f in relaxation("a")
+    ]
     path = write_data(tmp_path / "d.extxyz", frames)
-    samples = prepared(tmp_path, path, source={"add_energy": "e_ads", "subtract_energy": "e_relaxed"})
+    samples = prepared(
+        tmp_path, path, source={"add_energy": "e_ads", "subtract_energy": "e_relaxed"}
+    )
     np.testing.assert_allclose([s.energy for s in samples], 0.25, atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [None, "none", float("nan"), True])
 def test_an_energy_rule_without_its_number_is_told(tmp_path, value):
-    frames = [labelled(f, **f.info, **({} if value is None else {"e_ads": value})) for f in relaxation("a")]
+    frames = [
+        labelled(f, **f.info, **({} if value is None else {"e_ads": value}))
+        for f in relaxation("a")
+    ]
     path = write_data(tmp_path / "d.traj", frames)
-    with pytest.raises(InputError, match=r"structure 0 of .*d.traj: add_energy names the info key 'e_ads', .* in eV; got"):
+    with pytest.raises(
+        InputError,
+        match=r"structure 0 of .*d.traj: add_energy names the info key 'e_ads', .* in eV; got",
+    ):
         prepared(tmp_path, path, source={"add_energy": "e_ads"})
 
 
@@ -166,7 +190,11 @@ def test_flags_groups_and_large_forces_are_filtered_and_counted(tmp_path, frames
     chosen = []
     for frame in frames:
         number = int(frame.info["sid"][1:])
-        chosen.append(labelled(frame, **frame.info, converged=number != 3, metal="Fe" if number == 4 else "Cu"))
+        chosen.append(
+            labelled(
+                frame, **frame.info, converged=number != 3, metal="Fe" if number == 4 else "Cu"
+            )
+        )
     largest = sorted(np.linalg.norm(f.calc.results["forces"], axis=1).max() for f in chosen)
     path = write_data(tmp_path / "d.extxyz", chosen)
     rules = {"require": {"converged": True}, "exclude_groups": ["Fe"]}
@@ -202,7 +230,10 @@ def test_frames_before_an_energy_jump_are_cut_off(tmp_path):
 
 def test_filters_that_leave_nothing_say_what_they_left_out(tmp_path, frames):
     path = write_data(tmp_path / "d.extxyz", frames)
-    with pytest.raises(InputError, match=r"no labelled frame of .*d.extxyz passed the filters .*'not converged': 30"):
+    with pytest.raises(
+        InputError,
+        match=r"no labelled frame of .*d.extxyz passed the filters .*'not converged': 30",
+    ):
         prepared(tmp_path, path, source={"require": {"converged": True}})
     assert not (tmp_path / "data").exists()
 
@@ -225,7 +256,9 @@ def test_the_split_depends_on_names_alone(tmp_path, frames):
     forwards = sides(write_data(tmp_path / "d.extxyz", frames))
     backwards = sides(write_data(tmp_path / "e.extxyz", frames[::-1]))
     fewer = sides(write_data(tmp_path / "f.extxyz", frames[6:]))
-    scattered = sides(write_data(tmp_path / "g.extxyz", [*frames[::3], *frames[1::3], *frames[2::3]]))
+    scattered = sides(
+        write_data(tmp_path / "g.extxyz", [*frames[::3], *frames[1::3], *frames[2::3]])
+    )
     assert forwards == backwards == scattered
     assert fewer == {name: side for name, side in forwards.items() if name in fewer}
 
@@ -235,7 +268,9 @@ def test_the_share_held_out_is_about_the_one_asked_for():
     share = np.mean([is_validation(f"relaxation-{k}", data) for k in range(5000)])
     assert share == pytest.approx(0.2, abs=0.02)
     other = recipe_of(Path("d"), validation_share=0.2, split_salt="other").data
-    assert [is_validation(f"{k}", data) for k in range(50)] != [is_validation(f"{k}", other) for k in range(50)]
+    assert [is_validation(f"{k}", data) for k in range(50)] != [
+        is_validation(f"{k}", other) for k in range(50)
+    ]
 
 
 def test_what_shares_a_split_key_falls_on_one_side(tmp_path, frames):
@@ -243,9 +278,14 @@ def test_what_shares_a_split_key_falls_on_one_side(tmp_path, frames):
         frame.info["slab_id"] = f"slab{number // 6}"  # of two relaxations each
     path = write_data(tmp_path / "d.extxyz", frames)
     recipe = recipe_of(path)
-    by_slab = recipe.data.model_copy(update={"sources": (recipe.data.sources[0].model_copy(update={"split_key": "slab_id"}),)})
+    by_slab = recipe.data.model_copy(
+        update={"sources": (recipe.data.sources[0].model_copy(update={"split_key": "slab_id"}),)}
+    )
     samples = read_store(prepare(recipe.model_copy(update={"data": by_slab}), tmp_path / "data"))
-    slabs = {f"slab{k}": {s.validation for s in samples if int(s.group.removeprefix("r")) // 2 == k} for k in range(5)}
+    slabs = {
+        f"slab{k}": {s.validation for s in samples if int(s.group.removeprefix("r")) // 2 == k}
+        for k in range(5)
+    }
     assert slabs == {name: {is_validation(name, by_slab)} for name in slabs}
     held = {int(r.first.group.removeprefix("r")) // 2 for r in reference_relaxations(by_slab, 0)}
     assert held == {k for k in range(5) if is_validation(f"slab{k}", by_slab)}
@@ -255,7 +295,9 @@ def test_what_shares_a_split_key_falls_on_one_side(tmp_path, frames):
 def test_reference_relaxations_are_whole_and_of_one_side(tmp_path, frames):
     data = recipe_of(write_data(tmp_path / "d.extxyz", frames)).data
     held, used, both = (reference_relaxations(data, 0, side) for side in (True, False, None))
-    assert {r.first.group for r in held} == {f"r{k}" for k in range(10) if is_validation(f"r{k}", data)}
+    assert {r.first.group for r in held} == {
+        f"r{k}" for k in range(10) if is_validation(f"r{k}", data)
+    }
     assert len(held) + len(used) == len(both) == 10
     assert all((len(r.frames), r.first.frame, r.last.frame) == (3, 0, 2) for r in both)
 
@@ -266,7 +308,10 @@ def test_reference_relaxations_are_whole_and_of_one_side(tmp_path, frames):
 def test_data_without_labels_are_refused_with_the_keys(tmp_path, frames):
     path = write_data(tmp_path / "d.extxyz", [f.copy() for f in frames])
     with pytest.raises(
-        InputError, match=r"none of the 30 structures in .*d.extxyz .* looked for REF_energy .* REF_forces .*calc"
+        InputError,
+        match=(
+            r"none of the 30 structures in .*d.extxyz .* looked for REF_energy .* REF_forces .*calc"
+        ),
     ):
         prepared(tmp_path, path)
     assert not (tmp_path / "data").exists()
@@ -301,7 +346,9 @@ def zeroed(frames):
 
 def test_forces_that_a_reader_zeroed_are_refused(tmp_path, frames):
     path = write_data(tmp_path / "d.extxyz", zeroed(frames))
-    with pytest.raises(InputError, match=r"forces on fixed atoms are exactly zero.*apply_constraint=False"):
+    with pytest.raises(
+        InputError, match=r"forces on fixed atoms are exactly zero.*apply_constraint=False"
+    ):
         prepared(tmp_path, path)
     with pytest.raises(InputError, match="exactly zero"):
         samples_of_file(path)
@@ -317,7 +364,8 @@ def test_zeroed_forces_are_allowed_where_fixed_atoms_are_left_out_and_only_there
 
 def test_traj_keeps_the_forces_of_fixed_atoms(tmp_path):
     frame = relaxation("a", n_frames=1)[0]
-    assert not frame.get_forces()[frame.constraints[0].index].any()  # what ASE says unless told otherwise
+    # what ASE says unless told otherwise
+    assert not frame.get_forces()[frame.constraints[0].index].any()
     path = write_data(tmp_path / "d.traj", [frame])
     assert samples_of_file(path)[0].forces[frame.constraints[0].index].any()
 
@@ -325,10 +373,22 @@ def test_traj_keeps_the_forces_of_fixed_atoms(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda f: f.positions.__setitem__((0, 0), np.nan), "structure 4 of .*: a position or the cell is not a number"),
-        (lambda f: f.set_cell(np.zeros((3, 3))), "structure 4 of .*: pbc is on along a cell vector that is zero"),
-        (lambda f: f.info.__setitem__("REF_energy", np.inf), "structure 4 of .*: the energy under REF_energy holds"),
-        (lambda f: f.arrays["REF_forces"].__setitem__((0, 0), np.nan), "structure 4 of .*: the forces under REF_forces hold"),
+        (
+            lambda f: f.positions.__setitem__((0, 0), np.nan),
+            "structure 4 of .*: a position or the cell is not a number",
+        ),
+        (
+            lambda f: f.set_cell(np.zeros((3, 3))),
+            "structure 4 of .*: pbc is on along a cell vector that is zero",
+        ),
+        (
+            lambda f: f.info.__setitem__("REF_energy", np.inf),
+            "structure 4 of .*: the energy under REF_energy holds",
+        ),
+        (
+            lambda f: f.arrays["REF_forces"].__setitem__((0, 0), np.nan),
+            "structure 4 of .*: the forces under REF_forces hold",
+        ),
     ],
 )
 def test_a_spoilt_frame_is_named_by_file_and_place(tmp_path, spoil, sentence):
@@ -446,12 +506,16 @@ def test_a_file_for_evaluation_keeps_its_own_energies(tmp_path):
 
 
 @pytest.mark.data
-@pytest.mark.skipif(DATA is None, reason="GEOCALC_DATA, the folder of published data sets, is not set")
+@pytest.mark.skipif(
+    DATA is None, reason="GEOCALC_DATA, the folder of published data sets, is not set"
+)
 def test_a_published_relaxation_ends_at_its_adsorption_energy():
     source = read_recipe(SHIPPED).data.sources[0]
     some = list(itertools.islice(read_relaxations(source, None, Counter()), 60))
     ended = [frames[-1] for _, frames in some if frames]
     assert len(ended) > 40
-    np.testing.assert_allclose([f.energy for f in ended], [f.atoms.info["e_ads"] for f in ended], atol=1e-6)
+    np.testing.assert_allclose(
+        [f.energy for f in ended], [f.atoms.info["e_ads"] for f in ended], atol=1e-6
+    )
     assert {tag for f in ended for tag in f.tags.tolist()} == {0, 1, 2}
     assert all(f.forces[f.fixed].any() for f in ended)

@@ -22,7 +22,9 @@ from geocalc.graphs.neighbors import build_graph
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> Samples:
     folder = tmp_path_factory.mktemp("store")
-    return read_store(prepare(make_recipe(write_data(folder / "d.traj", relaxations(6))), folder / "data"))
+    return read_store(
+        prepare(make_recipe(write_data(folder / "d.traj", relaxations(6))), folder / "data")
+    )
 
 
 def names(some) -> list[tuple[str, int]]:
@@ -67,7 +69,9 @@ def test_going_through_all_samples_takes_the_memory_of_a_few(tmp_path):
 
 
 def test_the_index_knows_relaxations_and_edges(samples):
-    known = index_of([replace(sample, source=1 if sample.group == "r3" else 0) for sample in samples])
+    known = index_of(
+        [replace(sample, source=1 if sample.group == "r3" else 0) for sample in samples]
+    )
     assert known.relaxation.tolist() == [k for k in range(6) for _ in range(3)]
     assert known.source.tolist() == [0] * 9 + [1] * 3 + [0] * 6
     assert known.validation.tolist() == [sample.validation for sample in samples]
@@ -83,7 +87,9 @@ def test_a_structure_without_neighbour_list_is_named(samples):
 
 
 def test_a_store_that_is_gone_or_cut_is_one_sentence(samples, tmp_path):
-    with pytest.raises(InputError, match=r"cannot read the prepared data .* delete the file to prepare it again"):
+    with pytest.raises(
+        InputError, match=r"cannot read the prepared data .* delete the file to prepare it again"
+    ):
         read_store(tmp_path / "none.lmdb")
     copy = tmp_path / "copy.lmdb"
     copy.write_bytes(Path(samples._path).read_bytes())

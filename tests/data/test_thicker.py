@@ -12,7 +12,14 @@ from ase import Atoms
 from ase.build import add_adsorbate, bulk, fcc111, hcp0001, surface
 from ase.constraints import FixAtoms
 from ase.geometry import find_mic
-from helpers.training import assert_equal_to_rounding, labelled, recipe_values, relaxation, weights_after, write_data
+from helpers.training import (
+    assert_equal_to_rounding,
+    labelled,
+    recipe_values,
+    relaxation,
+    weights_after,
+    write_data,
+)
 
 from geocalc.core.systems import Prediction
 from geocalc.data.augment import stacking, thickened
@@ -32,24 +39,38 @@ def sample_of(atoms: Atoms, folder: Path, n_fixed: int) -> Sample:
     atoms.set_constraint(FixAtoms(order[:n_fixed]))
     free = order[n_fixed:]
     atoms.positions[free] += np.random.default_rng(0).normal(0, 0.05, (len(free), 3))
-    (sample,) = samples_of_file(write_data(folder / "one.traj", [labelled(atoms, sid="one")]), use_tags=False)
+    (sample,) = samples_of_file(
+        write_data(folder / "one.traj", [labelled(atoms, sid="one")]), use_tags=False
+    )
     return sample
 
 
 def with_more(sample: Sample, n_layers: int) -> Sample:
     """The sample with so many layers of four atoms more."""
     drawn = (thickened([sample], 1.0, [np.random.default_rng(seed)])[0] for seed in range(40))
-    return next(found for found in drawn if len(found.numbers) == len(sample.numbers) + 4 * n_layers)
+    return next(
+        found for found in drawn if len(found.numbers) == len(sample.numbers) + 4 * n_layers
+    )
 
 
 def assert_same_structure(found: Sample, wanted: Atoms, apart: float) -> None:
     """Equal but for order, a shift and lattice vectors."""
-    shift = found.positions[np.argmin(found.positions[:, 2])] - wanted.positions[np.argmin(wanted.positions[:, 2])]
+    shift = (
+        found.positions[np.argmin(found.positions[:, 2])]
+        - wanted.positions[np.argmin(wanted.positions[:, 2])]
+    )
     candidates = wanted.positions - wanted.positions[np.argmin(wanted.positions[:, 2])]
     lowest = np.flatnonzero(candidates[:, 2] < 0.3)
     for start in lowest:
-        moved = wanted.positions - wanted.positions[start] + wanted.positions[np.argmin(wanted.positions[:, 2])] + shift
-        gaps = np.array([find_mic(moved - p, found.cell, [True, True, False])[1] for p in found.positions])
+        moved = (
+            wanted.positions
+            - wanted.positions[start]
+            + wanted.positions[np.argmin(wanted.positions[:, 2])]
+            + shift
+        )
+        gaps = np.array(
+            [find_mic(moved - p, found.cell, [True, True, False])[1] for p in found.positions]
+        )
         near = gaps < apart
         near &= found.numbers[:, None] == wanted.numbers[None]
         if near.any(0).all() and near.any(1).all():
@@ -67,7 +88,8 @@ def test_they_are_the_slabs_that_a_builder_makes(n_layers: int, tmp_path: Path) 
 def test_the_order_of_an_alloy_goes_on(tmp_path: Path) -> None:
     crystal = bulk("Cu", cubic=True)
     crystal.symbols[0] = "Au"
-    whole = surface(crystal, (1, 1, 1), 6, vacuum=12.0, periodic=True)  # half a layer below and above
+    # half a layer below and above
+    whole = surface(crystal, (1, 1, 1), 6, vacuum=12.0, periodic=True)
     heights = whole.positions[:, 2] - whole.positions[:, 2].min()
     thick = whole[(heights > 1.0) & (heights < 9.5)]
     thin = thick[thick.positions[:, 2] > thick.positions[:, 2].min() + 1.0]
@@ -131,7 +153,9 @@ def test_a_slab_without_room_stays_as_it_is(tmp_path: Path) -> None:
 def test_unknown_forces_do_not_count(tmp_path: Path) -> None:
     sample = sample_of(fcc111("Cu", (2, 2, 3), vacuum=12.0), tmp_path, 8)
     systems, labels = collate([sample])
-    forces = torch.randn(12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    forces = torch.randn(
+        12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     told = Prediction(energy=labels.energy + 1.0, forces=forces, atom_energies=None)
     unknown = type(labels)(
         energy=labels.energy,
@@ -139,7 +163,9 @@ def test_unknown_forces_do_not_count(tmp_path: Path) -> None:
         displacement=labels.displacement,
     )
     masked = loss(told, None, systems, unknown, Training(steps=1), 1.0).total
-    without = loss(told, None, systems, labels, Training(steps=1, fixed_force_weight=0.0), 1.0).total
+    without = loss(
+        told, None, systems, labels, Training(steps=1, fixed_force_weight=0.0), 1.0
+    ).total
     assert float(masked.detach()) == pytest.approx(float(without.detach()), rel=1e-12)
     (slope,) = torch.autograd.grad(masked, forces)
     assert slope.isfinite().all()
@@ -152,13 +178,17 @@ def recipe_of(folder: Path, thicker: float = 0.5, **training: Any) -> Recipe:
     thick.set_tags([int(tag == 1) for tag in thick.get_tags()])
     thick.set_constraint(FixAtoms(range(8)))
     frames += [labelled(thick, sid=f"s{k}") for k in range(8)]
-    values = recipe_values(write_data(folder / "d.traj", frames), thicker=thicker, batch_size=8, **training)
+    values = recipe_values(
+        write_data(folder / "d.traj", frames), thicker=thicker, batch_size=8, **training
+    )
     values["about"]["energy_kind"] = "adsorption"
     return parse_recipe(values, "test")
 
 
 def test_parts_of_a_batch_learn_what_the_whole_does(tmp_path: Path) -> None:
-    weights = [weights_after(recipe_of(tmp_path, accumulate=n), tmp_path / "data", 3)[0] for n in (1, 3)]
+    weights = [
+        weights_after(recipe_of(tmp_path, accumulate=n), tmp_path / "data", 3)[0] for n in (1, 3)
+    ]
     assert_equal_to_rounding(*weights)
     plain, _ = weights_after(recipe_of(tmp_path, thicker=0.0), tmp_path / "data", 3)
     assert any(not torch.equal(value, plain[name]) for name, value in weights[0].items())
@@ -166,5 +196,7 @@ def test_parts_of_a_batch_learn_what_the_whole_does(tmp_path: Path) -> None:
 
 def test_total_energies_are_refused(tmp_path: Path) -> None:
     values = recipe_values(write_data(tmp_path / "d.traj", relaxation("r")), thicker=0.5)
-    with pytest.raises(RecipeError, match="since other energies change with every layer; set it to 0"):
+    with pytest.raises(
+        RecipeError, match="since other energies change with every layer; set it to 0"
+    ):
         parse_recipe(values, "test")

@@ -1,4 +1,6 @@
-"""Metrics against what their definitions say by hand; those that others compute too are in test_fairchem_metrics.py."""
+"""Metrics against what their definitions say by hand; those that others compute too are in
+test_fairchem_metrics.py.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,12 @@ REFERENCE = AsePotential(calculator=EMT())
 
 def test_thresholds_are_strict() -> None:
     assert metrics.energy_within_threshold(np.array([0.0, -0.0199, 0.02, 0.3])) == 0.5
-    assert metrics.energy_forces_within_threshold(np.array([0.0, 0.0, 0.0, 0.02]), np.array([0.0, 0.0299, 0.03, 0.0])) == 0.5
+    assert (
+        metrics.energy_forces_within_threshold(
+            np.array([0.0, 0.0, 0.0, 0.02]), np.array([0.0, 0.0299, 0.03, 0.0])
+        )
+        == 0.5
+    )
     assert metrics.distance_within_threshold(np.array([0.1, 0.0999]), 0.1) == 0.5
     assert metrics.forces_below_threshold(np.array([0.05, 0.0499])) == 0.5
 
@@ -41,7 +48,8 @@ def test_averages_run_over_the_thresholds_they_name() -> None:
     assert metrics.DISTANCE_THRESHOLDS[[0, -1]] == pytest.approx([0.010, 0.499])
     assert metrics.average_distance_within_threshold(np.array([0.0])) == 1.0
     assert metrics.average_distance_within_threshold(np.array([0.0095, 0.4995])) == 0.5
-    assert metrics.average_distance_within_threshold(np.array([0.1005])) == 399 / 490  # 0.101 to 0.499
+    # 0.101 to 0.499
+    assert metrics.average_distance_within_threshold(np.array([0.1005])) == 399 / 490
     assert metrics.RELAXED_THRESHOLDS[[0, -1]] == pytest.approx([0.010, 0.400])
     assert len(metrics.RELAXED_THRESHOLDS) == 391
     assert metrics.average_forces_below_threshold(np.array([0.0, 0.4])) == 0.5
@@ -50,20 +58,28 @@ def test_averages_run_over_the_thresholds_they_name() -> None:
 
 def test_a_force_that_is_no_number_is_not_below() -> None:
     fmax = np.array([0.0, np.nan])
-    assert metrics.forces_below_threshold(fmax) == metrics.average_forces_below_threshold(fmax) == 0.5
+    assert (
+        metrics.forces_below_threshold(fmax) == metrics.average_forces_below_threshold(fmax) == 0.5
+    )
 
 
 def test_the_largest_component_is_that_of_free_atoms_in_each_structure() -> None:
     error = np.array([[0.1, -0.4, 0.2], [5.0, 5.0, 5.0], [0.0, 0.0, 0.3], [9.0, 0.0, 0.0]])
-    largest = metrics.largest_component(error, np.array([True, False, True, False]), np.array([2, 1, 1]))
+    largest = metrics.largest_component(
+        error, np.array([True, False, True, False]), np.array([2, 1, 1])
+    )
     np.testing.assert_array_equal(largest, [0.4, 0.3, 0.0])
 
 
 def test_a_lattice_vector_is_no_way_at_all() -> None:
     whole = np.array([[1, -2, 0], [0, 3, 0]]) @ SKEWED
     assert metrics.position_mae(whole, np.zeros((2, 3))) > 1.0
-    assert metrics.position_mae_minimum_image(whole, np.zeros((2, 3)), SKEWED, SLAB) == pytest.approx(0.0, abs=1e-12)
-    np.testing.assert_allclose(metrics.fractional_minimum_image(whole, SKEWED, SLAB), 0.0, atol=1e-12)
+    assert metrics.position_mae_minimum_image(
+        whole, np.zeros((2, 3)), SKEWED, SLAB
+    ) == pytest.approx(0.0, abs=1e-12)
+    np.testing.assert_allclose(
+        metrics.fractional_minimum_image(whole, SKEWED, SLAB), 0.0, atol=1e-12
+    )
     across = SKEWED[2:]
     for image in (metrics.minimum_image, metrics.fractional_minimum_image):
         np.testing.assert_allclose(image(across, SKEWED, SLAB), across)
@@ -74,8 +90,12 @@ def test_the_nearest_image_of_a_skewed_cell_is_not_that_of_the_nearest_fractions
     way = 0.45 * (SKEWED[0] - SKEWED[1])[None]  # fractions 0.45 and -0.45; Angstrom 0.45 and -0.9
     np.testing.assert_allclose(metrics.minimum_image(way, SKEWED, SLAB), way, atol=1e-12)
     further = 0.45 * (SKEWED[0] + SKEWED[1])[None]
-    np.testing.assert_allclose(metrics.fractional_minimum_image(further, SKEWED, SLAB), further, atol=1e-12)
-    np.testing.assert_allclose(metrics.minimum_image(further, SKEWED, SLAB), further - SKEWED[1], atol=1e-12)
+    np.testing.assert_allclose(
+        metrics.fractional_minimum_image(further, SKEWED, SLAB), further, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        metrics.minimum_image(further, SKEWED, SLAB), further - SKEWED[1], atol=1e-12
+    )
 
 
 def test_a_slab_without_a_third_vector_has_images_too() -> None:
@@ -101,9 +121,16 @@ def predictions(energy: list[float], forces: np.ndarray) -> Predictions:
 
 @pytest.mark.parametrize(
     ("energy", "force", "share"),
-    [([0.01, -0.01], 0.0, 1.0), ([0.01, 0.05], 0.0, 0.5), ([0.01, 0.01], 0.04, 0.5), ([0.05, 0.01], 0.04, 0.0)],
+    [
+        ([0.01, -0.01], 0.0, 1.0),
+        ([0.01, 0.05], 0.0, 0.5),
+        ([0.01, 0.01], 0.04, 0.5),
+        ([0.05, 0.01], 0.04, 0.0),
+    ],
 )
-def test_errors_of_frames_hold_the_share_within_both_thresholds(energy: list[float], force: float, share: float) -> None:
+def test_errors_of_frames_hold_the_share_within_both_thresholds(
+    energy: list[float], force: float, share: float
+) -> None:
     forces = np.array([[0.0, 0.0, 0.029], [7.0, 0.0, 0.0], [0.0, -force, 0.0]])
     assert errors_of(predictions(energy, forces)).efwt == share
 
@@ -137,15 +164,21 @@ def test_relaxed_geometries_are_compared_with_and_without_minimum_image() -> Non
     near, far = last + [[0.0, 0.0, 0.09], [0.0, 0.0, 0.09], [0.0, 0.0, 7.0]], last + [0.0, 0.0, 0.2]
     near[0] += SKEWED[0]
     pairs = [
-        relaxed_pair(reference, p, energy=-0.99, status="CONVERGED", n_evaluations=1, at_reference=-1.0) for p in (near, far)
+        relaxed_pair(
+            reference, p, energy=-0.99, status="CONVERGED", n_evaluations=1, at_reference=-1.0
+        )
+        for p in (near, far)
     ]
-    np.testing.assert_allclose([pairs[0].distance, pairs[0].null_distance, pairs[1].distance], [0.09, 0.5, 0.2], atol=1e-12)
+    np.testing.assert_allclose(
+        [pairs[0].distance, pairs[0].null_distance, pairs[1].distance], [0.09, 0.5, 0.2], atol=1e-12
+    )
     assert pairs[0].position_mae == pytest.approx((4.0 + 2 * 0.09) / 6)
     assert pairs[0].position_mae_mic == pytest.approx(2 * 0.09 / 6)
     errors = summarise(pairs)
     assert (errors.dwt_0p1, errors.within_0p02) == (0.5, 1.0)
     assert errors.position_mae_mic == pytest.approx((0.03 + 0.2 / 3) / 2)
-    assert errors.adwt == pytest.approx((410 + 300) / 2 / 490, abs=2 / 490)  # thresholds above 0.09 and above 0.2
+    # thresholds above 0.09 and above 0.2
+    assert errors.adwt == pytest.approx((410 + 300) / 2 / 490, abs=2 / 490)
 
 
 def relaxable(seed: int) -> Systems:

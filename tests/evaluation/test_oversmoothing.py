@@ -23,7 +23,9 @@ from geocalc.graphs.reduction import Rewiring
 from geocalc.potentials.network import NetworkPotential
 from geocalc.structures.transforms import random_order, reordered, singles, supercell
 
-SLABS = systems_of(rattled(adslab("CO", size=(1, 1, 2))), rattled(adslab("O", size=(1, 2, 2)), seed=3))
+SLABS = systems_of(
+    rattled(adslab("CO", size=(1, 1, 2))), rattled(adslab("O", size=(1, 2, 2)), seed=3)
+)
 ONE = torch.zeros(3, dtype=torch.int64)
 
 
@@ -31,7 +33,9 @@ def rows(*features: tuple[float, ...]) -> Tensor:
     return torch.tensor(features, dtype=torch.float64)
 
 
-def mad(potential: NetworkPotential, systems: Systems, frames: str | None = None, batch: int = 32) -> list[LayerMad]:
+def mad(
+    potential: NetworkPotential, systems: Systems, frames: str | None = None, batch: int = 32
+) -> list[LayerMad]:
     policy = potential.policy if frames is None else frame_policy(frames)
     return layer_mad(potential.model, systems, policy, batch=batch)
 
@@ -43,9 +47,11 @@ def numbers(layers: list[LayerMad]) -> np.ndarray:
 
 
 def test_right_and_opposite_angles_are_counted_by_hand() -> None:
-    features = rows((2.0, 0.0), (0.0, 5.0), (-1.0, 0.0))  # distances 1, 1 and 2, whatever the lengths
+    # distances 1, 1 and 2, whatever the lengths
+    features = rows((2.0, 0.0), (0.0, 5.0), (-1.0, 0.0))
     assert mean_average_distance(features, ONE, 1).item() == pytest.approx(4 / 3, rel=1e-14)
-    pairs = (torch.tensor([0, 1, 1, 2, 2]), torch.tensor([1, 0, 2, 1, 2]))  # the last is an atom's own image
+    # the last is an atom's own image
+    pairs = (torch.tensor([0, 1, 1, 2, 2]), torch.tensor([1, 0, 2, 1, 2]))
     assert mean_average_distance(features, ONE, 1, pairs).item() == pytest.approx(4 / 5, rel=1e-14)
 
 
@@ -56,15 +62,21 @@ def test_each_structure_has_its_own() -> None:
     np.testing.assert_allclose(found[:2], [1 - math.sqrt(0.5), 2.0], rtol=1e-14)
     assert found[2:].isnan().all()  # one atom, and none
     pairs = (torch.tensor([2, 3]), torch.tensor([3, 2]))
-    np.testing.assert_allclose(mean_average_distance(features, owner, 4, pairs), [math.nan, 2.0, math.nan, math.nan])
+    np.testing.assert_allclose(
+        mean_average_distance(features, owner, 4, pairs), [math.nan, 2.0, math.nan, math.nan]
+    )
 
 
 def test_all_pairs_are_what_a_list_of_all_pairs_gives() -> None:
     features = torch.randn((20, 6), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     owner = torch.tensor([0] * 12 + [1] * 8)
-    first, second = torch.nonzero((owner[:, None] == owner) & ~torch.eye(20, dtype=torch.bool), as_tuple=True)
+    first, second = torch.nonzero(
+        (owner[:, None] == owner) & ~torch.eye(20, dtype=torch.bool), as_tuple=True
+    )
     listed = mean_average_distance(features, owner, 2, (first, second))
-    torch.testing.assert_close(mean_average_distance(features, owner, 2), listed, rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(
+        mean_average_distance(features, owner, 2), listed, rtol=1e-12, atol=0.0
+    )
 
 
 def test_features_that_point_one_way_have_none() -> None:
@@ -77,7 +89,11 @@ def test_features_that_point_one_way_have_none() -> None:
 def test_a_feature_of_nothing_is_in_no_pair() -> None:
     features = rows((1.0, 0.0), (0.0, 0.0), (0.0, 2.0))
     pairs = (torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0]))
-    assert mean_average_distance(features, ONE, 1).item() == mean_average_distance(features, ONE, 1, pairs).item() == 1.0
+    assert (
+        mean_average_distance(features, ONE, 1).item()
+        == mean_average_distance(features, ONE, 1, pairs).item()
+        == 1.0
+    )
     assert mean_average_distance(torch.zeros_like(features), ONE, 1).isnan().all()
 
 
@@ -91,14 +107,18 @@ def test_layers_are_the_features_from_which_the_energy_is_read(architecture: str
     assert np.isnan(found[0, 2:]).all()
     assert (found[0, :2] > 0.01).all()
     assert ((found[1:] > 1e-3) & (found[1:] < 2.0)).all()
-    moved = numbers(mad(potential, systems_of(*[rattled(adslab(*s), 0.1, 9) for s in (("CO",), ("O",))])))
+    moved = numbers(
+        mad(potential, systems_of(*[rattled(adslab(*s), 0.1, 9) for s in (("CO",), ("O",))]))
+    )
     same = numbers(mad(potential, systems_of(adslab("CO"), adslab("O"))))
     np.testing.assert_allclose(moved[0, 1], same[0, 1], rtol=1e-12)
     assert abs(moved[2, 1] - same[2, 1]) > 1e-5
 
 
 def test_layers_add_up_from_their_updates() -> None:
-    """The features are those of the network's own pass: what enters the energy head is the last of them."""
+    """The features are those of the network's own pass: what enters the energy head is the last of
+    them.
+    """
     network = random_potential("none", skip_co="none").model.network
     seen: list[Tensor] = []
     network.energy.register_forward_hook(lambda module, given, told: seen.append(given[0]))
@@ -115,7 +135,9 @@ def test_order_batches_and_poses_leave_it() -> None:
     expected = numbers(mad(potential, SLABS))
     order = random_order(SLABS, torch.Generator().manual_seed(4))
     for systems, batch in ((reordered(SLABS, order), 32), (SLABS, 1)):
-        np.testing.assert_allclose(numbers(mad(potential, systems, batch=batch)), expected, rtol=1e-10)
+        np.testing.assert_allclose(
+            numbers(mad(potential, systems, batch=batch)), expected, rtol=1e-10
+        )
     singly = [numbers(mad(potential, single)) for single in singles(SLABS)]
     np.testing.assert_allclose(np.mean(singly, axis=0), expected, rtol=1e-10)
 
@@ -124,9 +146,14 @@ def test_several_frames_are_the_mean_over_them() -> None:
     """A molecule seen in its four poses weighs as much as a structure that is seen in one."""
     potential = random_potential("none")
     both = systems_of(rattled(adslab("O", size=(1, 2, 2))), cloud(5))
-    parts = [numbers(mad(potential, one, "cell")) for one in singles(both)]  # one pose of the slab, four of the molecule
-    np.testing.assert_allclose(numbers(mad(potential, both, "cell")), np.mean(parts, axis=0), rtol=1e-10)
-    assert not np.allclose(parts[1][1:], numbers(mad(potential, systems_of(cloud(5)), "none"))[1:], rtol=1e-6)
+    # one pose of the slab, four of the molecule
+    parts = [numbers(mad(potential, one, "cell")) for one in singles(both)]
+    np.testing.assert_allclose(
+        numbers(mad(potential, both, "cell")), np.mean(parts, axis=0), rtol=1e-10
+    )
+    assert not np.allclose(
+        parts[1][1:], numbers(mad(potential, systems_of(cloud(5)), "none"))[1:], rtol=1e-6
+    )
 
 
 def test_a_larger_cell_of_the_same_crystal_has_the_same_neighbours() -> None:
@@ -146,7 +173,9 @@ def test_lonely_atoms_have_no_pairs_and_spoil_no_mean() -> None:
     assert np.isnan(numbers(mad(potential, systems_of(atom)))).all()
     assert mad(potential, systems_of(atom))[1].all_pairs is None
     np.testing.assert_allclose(
-        numbers(mad(potential, systems_of(atom, pair))), numbers(mad(potential, systems_of(pair))), rtol=1e-10
+        numbers(mad(potential, systems_of(atom, pair))),
+        numbers(mad(potential, systems_of(pair))),
+        rtol=1e-10,
     )
 
 
@@ -156,7 +185,9 @@ def test_atoms_out_of_sight_are_in_no_pair() -> None:
     potential.model.rewiring = Rewiring(drop_subsurface=True)
     rewired = numbers(mad(potential, systems_of(slab)))
     potential.model.rewiring = Rewiring()
-    np.testing.assert_allclose(rewired, numbers(mad(potential, systems_of(slab[slab.get_tags() > 0]))), rtol=1e-10)
+    np.testing.assert_allclose(
+        rewired, numbers(mad(potential, systems_of(slab[slab.get_tags() > 0]))), rtol=1e-10
+    )
 
 
 def test_networks_without_layers_and_empty_batches_are_refused() -> None:

@@ -26,7 +26,14 @@ def values(n: int, outliers: int = 0, seed: int = 0) -> tuple[np.ndarray, np.nda
 
 def parity(n: int, outliers: int = 0) -> Parity:
     predicted, reference = values(n, outliers)
-    return Parity(predicted=predicted, reference=reference, quantity="energy", unit="eV", threshold=0.02, title="m on d")
+    return Parity(
+        predicted=predicted,
+        reference=reference,
+        quantity="energy",
+        unit="eV",
+        threshold=0.02,
+        title="m on d",
+    )
 
 
 def drawn(panel: Panel) -> Any:
@@ -63,7 +70,12 @@ def test_many_values_are_a_density_and_none_is_silently_left_out() -> None:
     panel = parity(20_000, outliers=3)
     axis = drawn(panel)
     low, high = axis.get_xlim()
-    outside = ~((panel.predicted >= low) & (panel.predicted <= high) & (panel.reference >= low) & (panel.reference <= high))
+    outside = ~(
+        (panel.predicted >= low)
+        & (panel.predicted <= high)
+        & (panel.reference >= low)
+        & (panel.reference <= high)
+    )
     assert 3 <= outside.sum() < 400
     assert f"{outside.sum():,} not shown" in told(axis)
     assert int(axis.collections[0].get_array().sum()) == 20_000 - outside.sum()
@@ -81,7 +93,9 @@ def test_a_distribution_holds_all_but_the_largest_errors() -> None:
 @pytest.mark.parametrize("n", [1, 2, 80, 4000, 40_000])
 def test_files_are_small_whatever_they_show(n: int, tmp_path: Path) -> None:
     predicted, reference = values(n)
-    errors = Distribution(errors=predicted - reference, quantity="energy", unit="eV", threshold=0.02)
+    errors = Distribution(
+        errors=predicted - reference, quantity="energy", unit="eV", threshold=0.02
+    )
     path = draw_panels([parity(n), errors], tmp_path / "new" / "p.png")
     assert 1 * KB < path.stat().st_size < 150 * KB
 
@@ -89,7 +103,9 @@ def test_files_are_small_whatever_they_show(n: int, tmp_path: Path) -> None:
 def test_equal_values_can_be_drawn(tmp_path: Path) -> None:
     same = np.ones(5)
     panel = Parity(predicted=same, reference=same, quantity="energy", unit="eV")
-    assert draw_panels([panel, Distribution(errors=same - same, quantity="energy", unit="eV")], tmp_path / "p.png").exists()
+    assert draw_panels(
+        [panel, Distribution(errors=same - same, quantity="energy", unit="eV")], tmp_path / "p.png"
+    ).exists()
 
 
 def test_four_panels_make_a_square(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ from geocalc.potentials.network import ForceMode, NetworkPotential
 EXACT = 1e-9  # eV; rounding in float64 stays below
 VISIBLE = 1e-3  # eV; what is broken is broken by more
 NAMES = [f.name for f in fields(SymmetryErrors)]
-SLABS = systems_of(rattled(adslab("CO", size=(1, 1, 2))), rattled(adslab("O", size=(1, 2, 2)), seed=3))
+SLABS = systems_of(
+    rattled(adslab("CO", size=(1, 1, 2))), rattled(adslab("O", size=(1, 2, 2)), seed=3)
+)
 MIXED = systems_of(rattled(adslab("CO", size=(1, 1, 2))), cloud(5))
 MOLECULES = systems_of(cloud(4), cloud(6, seed=2))
 
@@ -48,7 +50,9 @@ def broken(errors: SymmetryErrors) -> set[str]:
 
 @dataclass(frozen=True)
 class Slope:
-    """The sum of the coordinates along x, whose force is the same everywhere; each moves by a displacement along x too."""
+    """The sum of the coordinates along x, whose force is the same everywhere; each moves by a
+    displacement along x too.
+    """
 
     def __call__(self, systems: Systems) -> Prediction:
         along = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).expand(systems.n_atoms, 3)
@@ -59,13 +63,19 @@ class Slope:
 def test_means_are_those_of_uniform_turns_and_mirrors() -> None:
     """An atom at (1, 0, 0) whose energy is x.
 
-    A turn by phi about z changes it by 1 - cos phi and leaves the force 2 |sin(phi / 2)| off; a turn in space takes the atom anywhere
-    on the sphere; a mirror across n changes it by 2 n_x^2 and leaves the force 2 |n_x| off.
+    A turn by phi about z changes it by 1 - cos phi and leaves the force 2 |sin(phi / 2)| off; a
+    turn in space takes the atom anywhere on the sphere; a mirror across n changes it by 2 n_x^2 and
+    leaves the force 2 |n_x| off.
     """
     atoms = systems_of(*[Atoms("H", positions=[(1.0, 0.0, 0.0)])] * 100)
     found = by_name(symmetry_errors(Slope(), atoms, n_rotations=60, batch=100))
     energies = {"rotation_z": 1.0, "rotation": 1.0, "reflection_z": 1.0, "reflection": 2 / 3}
-    forces = {"rotation_z": 4 / math.pi, "rotation": 4 / 3, "reflection_z": 4 / math.pi, "reflection": 1.0}
+    forces = {
+        "rotation_z": 4 / math.pi,
+        "rotation": 4 / 3,
+        "reflection_z": 4 / math.pi,
+        "reflection": 1.0,
+    }
     for name, mean in energies.items():
         one = found[name]
         assert one.n == 6000
@@ -76,12 +86,17 @@ def test_means_are_those_of_uniform_turns_and_mirrors() -> None:
         assert one.displacement.mean == pytest.approx(one.forces.mean / 2, rel=1e-12)
         assert 1.95 < one.energy.maximum <= 2.0
         assert 1.95 < one.forces.maximum <= 2.0 + EXACT
-    assert found["translation"].energy.mean == pytest.approx(3.0 * math.sqrt(2 / math.pi), abs=0.1)  # of a normal shift
+    # of a normal shift
+    assert found["translation"].energy.mean == pytest.approx(3.0 * math.sqrt(2 / math.pi), abs=0.1)
     assert found["translation"].forces == found["repeat"].forces == found["batch"].forces
     assert found["repeat"].energy.maximum == found["permutation"].energy.maximum == 0.0
 
 
-@pytest.mark.parametrize("potential", [AsePotential(calculator=EMT()), random_potential("lattice")], ids=["EMT", "lattice"])
+@pytest.mark.parametrize(
+    "potential",
+    [AsePotential(calculator=EMT()), random_potential("lattice")],
+    ids=["EMT", "lattice"],
+)
 def test_exact_potentials_have_rounding_alone(potential: Potential) -> None:
     errors = symmetry_errors(potential, SLABS, n_rotations=2)
     assert set(by_name(errors)) == set(NAMES)
@@ -102,12 +117,16 @@ FRAMES: list[tuple[str, Systems, set[str]]] = [
 
 
 @pytest.mark.parametrize(("frames", "systems", "lost"), FRAMES, ids=[name for name, _, _ in FRAMES])
-def test_frames_lose_what_they_are_known_to_lose_and_nothing_else(frames: str, systems: Systems, lost: set[str]) -> None:
+def test_frames_lose_what_they_are_known_to_lose_and_nothing_else(
+    frames: str, systems: Systems, lost: set[str]
+) -> None:
     assert broken(symmetry_errors(random_potential(frames), systems, n_rotations=2)) == lost
 
 
 def test_norms_over_a_batch_make_a_structure_depend_on_others() -> None:
-    assert broken(symmetry_errors(random_potential(norm="legacy_graph"), SLABS, n_rotations=1)) == {"batch"}
+    assert broken(symmetry_errors(random_potential(norm="legacy_graph"), SLABS, n_rotations=1)) == {
+        "batch"
+    }
 
 
 def stochastic(seed: int) -> NetworkPotential:
@@ -144,7 +163,9 @@ def test_what_does_not_apply_is_none_and_the_rest_counts_what_does() -> None:
 
 
 def test_errors_are_of_structures_that_have_the_operation() -> None:
-    """Molecules in the batch take nothing from the mean: a potential that reads their box errs by what a slab's is."""
+    """Molecules in the batch take nothing from the mean: a potential that reads their box errs by
+    what a slab's is.
+    """
 
     def stored(systems: Systems) -> Prediction:
         energy = systems.cell[:, 0].norm(dim=1) + 0.0 * systems.counts
@@ -153,7 +174,10 @@ def test_errors_are_of_structures_that_have_the_operation() -> None:
     slab, molecule = rattled(adslab("CO", size=(1, 1, 2))), cloud(4)
     boxed = molecule.copy()
     boxed.cell = [9.0, 9.0, 9.0]
-    one, both = (symmetry_errors(stored, systems_of(*s), n_rotations=1).basis for s in ([slab], [slab, boxed]))
+    one, both = (
+        symmetry_errors(stored, systems_of(*s), n_rotations=1).basis
+        for s in ([slab], [slab, boxed])
+    )
     assert one is not None
     assert one == both
     assert one.forces is None
@@ -166,14 +190,18 @@ def test_direct_models_are_measured_by_their_displacements() -> None:
     assert exact.forces is None
     assert exact.displacement is not None
     assert exact.displacement.maximum < EXACT
-    plain = by_name(symmetry_errors(replace(potential, policy=frame_policy("none")), SLABS, n_rotations=2))["rotation"]
+    plain = by_name(
+        symmetry_errors(replace(potential, policy=frame_policy("none")), SLABS, n_rotations=2)
+    )["rotation"]
     assert plain.displacement is not None
     assert plain.displacement.maximum > VISIBLE
 
 
 def test_draws_follow_the_seed_and_not_the_batches() -> None:
     potential = random_potential("none")
-    first, again, other = (symmetry_errors(potential, SLABS, n_rotations=2, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (
+        symmetry_errors(potential, SLABS, n_rotations=2, seed=seed) for seed in (0, 0, 1)
+    )
     assert first == again
     assert first.rotation != other.rotation
     told: list[int] = []
@@ -199,7 +227,9 @@ def test_sums_in_another_order_leave_the_rounding_of_float32() -> None:
 
 
 def test_forces_are_turned_back_with_the_structure() -> None:
-    """Forces of a spring to the centroid follow every operation; without turning them back they would not agree."""
+    """Forces of a spring to the centroid follow every operation; without turning them back they
+    would not agree.
+    """
 
     def spring(systems: Systems) -> Prediction:
         centre = sum_per_system(systems.positions, systems) / systems.counts[:, None]

@@ -28,9 +28,13 @@ from geocalc.graphs.neighbors import build_graph, edge_vectors
 EXACT = 1e-12
 
 
-def lattice_of(cell: object, pbc: tuple[bool, bool, bool], pick: FramePick = FramePick.ALL) -> torch.Tensor:
+def lattice_of(
+    cell: object, pbc: tuple[bool, bool, bool], pick: FramePick = FramePick.ALL
+) -> torch.Tensor:
     """Rotations from the lattice of one cell."""
-    return lattice_frames(torch.tensor(cell, dtype=torch.float64)[None], torch.tensor([pbc]), pick).rotations
+    return lattice_frames(
+        torch.tensor(cell, dtype=torch.float64)[None], torch.tensor([pbc]), pick
+    ).rotations
 
 
 def same_set(first: torch.Tensor, second: torch.Tensor) -> bool:
@@ -67,13 +71,18 @@ def test_no_two_names_mean_the_same_policy_and_aliases_resolve() -> None:
     assert all(target in POLICIES and alias not in POLICIES for alias, target in ALIASES.items())
 
 
-@pytest.mark.parametrize(("wrong", "near"), [("latice", "lattice"), ("pca-3d-se-on", "pca-3d-se-one"), ("qqq", "rotations-2d")])
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [("latice", "lattice"), ("pca-3d-se-on", "pca-3d-se-one"), ("qqq", "rotations-2d")],
+)
 def test_an_unknown_name_lists_near_ones(wrong: str, near: str) -> None:
     with pytest.raises(InputError, match=f"{wrong}.*{near}"):
         frame_policy(wrong)
 
 
-@pytest.mark.parametrize(("field", "value"), [("dimensions", 4), ("reach", 0.0), ("reach", float("nan"))])
+@pytest.mark.parametrize(
+    ("field", "value"), [("dimensions", 4), ("reach", 0.0), ("reach", float("nan"))]
+)
 def test_a_policy_refuses_what_cannot_be_built(field: str, value: float) -> None:
     with pytest.raises(InputError, match=field):
         FramePolicy(FrameSource.POSITIONS, **{field: value})
@@ -85,12 +94,16 @@ def test_random_policies_need_a_generator(name: str) -> None:
     graph = build_graph(systems, CUTOFF)
     edge_vec = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
     with pytest.raises(InputError, match="generator"):
-        make_frames(systems.positions, systems.cell, systems, graph, edge_vec, frame_policy(name), None)
+        make_frames(
+            systems.positions, systems.cell, systems, graph, edge_vec, frame_policy(name), None
+        )
 
 
 def test_none_leaves_the_pose() -> None:
     frames = frames_of(systems_of(cloud(), adslab()), "none")
-    torch.testing.assert_close(frames.rotations, torch.eye(3, dtype=torch.float64).expand(2, 3, 3), rtol=0, atol=0)
+    torch.testing.assert_close(
+        frames.rotations, torch.eye(3, dtype=torch.float64).expand(2, 3, 3), rtol=0, atol=0
+    )
     assert frames.system_idx.tolist() == [0, 1]
     assert not frames.degenerate.any()
 
@@ -117,23 +130,35 @@ def test_sizes_of_lattice_sets(a: tuple[float, float], b: tuple[float, float], s
     rotations = lattice_of([[*a, 0], [*b, 0], [0, 0, 20]], (True, True, False))
     assert len(rotations) == size
     assert int((torch.linalg.det(rotations) > 0).sum()) == size // 2
-    torch.testing.assert_close(rotations[:, :, 2], torch.tensor([[0.0, 0, 1]], dtype=torch.float64).expand(size, 3))
+    torch.testing.assert_close(
+        rotations[:, :, 2], torch.tensor([[0.0, 0, 1]], dtype=torch.float64).expand(size, 3)
+    )
 
 
-@pytest.mark.parametrize("change", [[[1, 1], [0, 1]], [[2, 1], [1, 1]], [[0, 1], [1, 0]], [[-1, 0], [0, 1]], [[5, 2], [7, 3]]])
+@pytest.mark.parametrize(
+    "change",
+    [[[1, 1], [0, 1]], [[2, 1], [1, 1]], [[0, 1], [1, 0]], [[-1, 0], [0, 1]], [[5, 2], [7, 3]]],
+)
 @pytest.mark.parametrize("third", [(0.0, 0.0, 20.0), (1.3, -2.0, 20.0), (0.4, 0.2, -20.0)])
-def test_another_in_plane_basis_gives_the_same_set(change: list[list[int]], third: tuple[float, float, float]) -> None:
+def test_another_in_plane_basis_gives_the_same_set(
+    change: list[list[int]], third: tuple[float, float, float]
+) -> None:
     for atoms in (fcc111("Cu", (2, 2, 2), vacuum=8.0), adslab(square=True), adslab(size=(2, 3, 2))):
         cell = atoms.cell.array.copy()
         cell[2] = third
         other = cell.copy()
         other[:2] = np.array(change) @ cell[:2]
-        assert same_set(lattice_of(cell, (True, True, False)), lattice_of(other, (True, True, True)))
+        assert same_set(
+            lattice_of(cell, (True, True, False)), lattice_of(other, (True, True, True))
+        )
 
 
 def test_one_lattice_frame_puts_a_along_x_and_b_on_the_side_of_y() -> None:
     for sign, up in ((1.0, 1.0), (-1.0, 1.0), (1.0, -1.0)):  # the second and third are left-handed
-        cell = np.array([[2.5, 0.3, 0], [sign * 0.4, sign * 3.1, 0], [0.5, 0.2, up * 15.0]]) @ rotation_z(0.7).numpy()
+        cell = (
+            np.array([[2.5, 0.3, 0], [sign * 0.4, sign * 3.1, 0], [0.5, 0.2, up * 15.0]])
+            @ rotation_z(0.7).numpy()
+        )
         frames = lattice_of(cell, (True, True, False), FramePick.ONE)
         assert frames.shape == (1, 3, 3)
         pose = torch.tensor(cell) @ frames[0]
@@ -153,7 +178,9 @@ def test_the_slab_normal_may_be_any_cell_vector() -> None:
     cell = np.array([[2.5, 0, 0], [0, 0, 14.0], [0, 3.1, 0]])
     frames = lattice_of(cell, (True, False, True))
     assert same_set(frames, lattice_of(cell[[0, 2, 1]], (True, True, False)))
-    torch.testing.assert_close(frames[:, :, 2], torch.tensor([[0.0, 0, 1]], dtype=torch.float64).expand(4, 3))
+    torch.testing.assert_close(
+        frames[:, :, 2], torch.tensor([[0.0, 0, 1]], dtype=torch.float64).expand(4, 3)
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +191,9 @@ def test_the_slab_normal_may_be_any_cell_vector() -> None:
         ([[1, 0, 0], [0, 0, 0], [0, 0, 1]], (True, True, False), "no plane"),
     ],
 )
-def test_cells_without_a_plane_lattice_are_refused(cell: object, pbc: tuple[bool, bool, bool], message: str) -> None:
+def test_cells_without_a_plane_lattice_are_refused(
+    cell: object, pbc: tuple[bool, bool, bool], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         lattice_of(np.array(cell, dtype=float), pbc)
 
@@ -176,13 +205,23 @@ def test_molecules_and_slabs_share_a_batch_under_lattice_policies() -> None:
     frames = frames_of(systems_of(*parts), "lattice")
     assert torch.bincount(frames.system_idx).tolist() == [8, 12, 24, 8, 8, 8]
     assert frames.degenerate.tolist() == [False, False, True, False, False, False]
-    expected = [("pca-3d", 0), ("lattice", 1), ("pca-3d", 2), ("pca-edges-3d", 3), ("lattice", 4), ("pca-3d", 5)]
+    expected = [
+        ("pca-3d", 0),
+        ("lattice", 1),
+        ("pca-3d", 2),
+        ("pca-edges-3d", 3),
+        ("lattice", 4),
+        ("pca-3d", 5),
+    ]
     for policy, k in expected:
         alone = frames_of(systems_of(parts[k]), policy).rotations
-        torch.testing.assert_close(frames.rotations[frames.system_idx == k], alone, rtol=0, atol=EXACT)
+        torch.testing.assert_close(
+            frames.rotations[frames.system_idx == k], alone, rtol=0, atol=EXACT
+        )
     for policy in ("cell", "lattice-stochastic"):
         one = frames_of(systems_of(*parts), policy, seed=4)
-        alike = [8, 1, 24, 8, 1, 8] if policy == "cell" else [1] * 6  # `cell` averages where there is no plane lattice
+        # `cell` averages where there is no plane lattice
+        alike = [8, 1, 24, 8, 1, 8] if policy == "cell" else [1] * 6
         assert torch.bincount(one.system_idx).tolist() == alike
         for rotation, owner in zip(one.rotations, one.system_idx, strict=True):
             members = frames.rotations[frames.system_idx == owner]
@@ -197,14 +236,20 @@ def test_molecules_and_slabs_share_a_batch_under_lattice_policies() -> None:
 def test_random_rotations_are_uniform(dimensions: int, proper: bool) -> None:
     rotations = random_rotations(20000, dimensions, proper, seeded())
     torch.testing.assert_close(
-        rotations @ rotations.transpose(1, 2), torch.eye(3, dtype=torch.float64).expand_as(rotations), rtol=0, atol=EXACT
+        rotations @ rotations.transpose(1, 2),
+        torch.eye(3, dtype=torch.float64).expand_as(rotations),
+        rtol=0,
+        atol=EXACT,
     )
     turned_over = float((torch.linalg.det(rotations) < 0).double().mean())
     assert turned_over == 0 if proper else abs(turned_over - 0.5) < 0.015
     if dimensions == 2:
-        torch.testing.assert_close(rotations[:, 2], torch.tensor([[0.0, 0, 1]], dtype=torch.float64).expand(20000, 3))
+        torch.testing.assert_close(
+            rotations[:, 2], torch.tensor([[0.0, 0, 1]], dtype=torch.float64).expand(20000, 3)
+        )
         rotations = rotations[:, :2, :2]
-    # moments of one coordinate of a uniform unit vector: 1/d and 3/(d (d + 2)); angles drawn by Euler fail them
+    # moments of one coordinate of a uniform unit vector: 1/d and 3/(d (d + 2)); angles drawn by
+    # Euler fail them
     second, fourth = (rotations**2).mean(0), (rotations**4).mean(0)
     assert float((second - 1 / dimensions).abs().max()) < 0.012
     assert float((fourth - 3 / (dimensions * (dimensions + 2))).abs().max()) < 0.012
@@ -223,22 +268,33 @@ def test_random_frames_follow_the_seed() -> None:
 # Principal axes
 
 
-@pytest.mark.parametrize(("policy", "size"), [("pca-2d", 4), ("pca-2d-se", 2), ("pca-3d", 8), ("pca-3d-se", 4)])
+@pytest.mark.parametrize(
+    ("policy", "size"), [("pca-2d", 4), ("pca-2d-se", 2), ("pca-3d", 8), ("pca-3d-se", 4)]
+)
 def test_generic_structures_have_one_frame_for_each_choice_of_signs(policy: str, size: int) -> None:
     for name in (policy, policy.replace("pca", "pca-edges")):
         frames = frames_of(systems_of(cloud()), name)
         assert len(frames.rotations) == size
         assert not frames.degenerate.any()
         if "2d" in name:
-            torch.testing.assert_close(frames.rotations[:, 2], torch.tensor([[0.0, 0, 1]], dtype=torch.float64).expand(size, 3))
+            torch.testing.assert_close(
+                frames.rotations[:, 2],
+                torch.tensor([[0.0, 0, 1]], dtype=torch.float64).expand(size, 3),
+            )
 
 
 def test_axes_of_positions_are_ordered_by_extent() -> None:
     systems = systems_of(cloud())
-    pose = (systems.positions - systems.positions.mean(0)) @ frames_of(systems, "pca-3d-one").rotations[0]
+    pose = (systems.positions - systems.positions.mean(0)) @ frames_of(
+        systems, "pca-3d-one"
+    ).rotations[0]
     covariance = pose.T @ pose
-    torch.testing.assert_close(covariance, torch.diag(torch.diagonal(covariance)), rtol=0, atol=EXACT)
-    assert torch.equal(torch.diagonal(covariance), torch.diagonal(covariance).sort(descending=True).values)
+    torch.testing.assert_close(
+        covariance, torch.diag(torch.diagonal(covariance)), rtol=0, atol=EXACT
+    )
+    assert torch.equal(
+        torch.diagonal(covariance), torch.diagonal(covariance).sort(descending=True).values
+    )
     assert bool(((pose**3).sum(0) > 0).all())
 
 
@@ -246,7 +302,9 @@ def test_the_last_axis_of_one_proper_frame_is_the_cross_product() -> None:
     for seed in range(8):
         systems = systems_of(cloud(seed=seed))
         rotation = frames_of(systems, "pca-3d-se-one").rotations[0]
-        torch.testing.assert_close(torch.linalg.cross(rotation[:, 0], rotation[:, 1]), rotation[:, 2], rtol=0, atol=EXACT)
+        torch.testing.assert_close(
+            torch.linalg.cross(rotation[:, 0], rotation[:, 1]), rotation[:, 2], rtol=0, atol=EXACT
+        )
         pose = (systems.positions - systems.positions.mean(0)) @ rotation
         assert bool(((pose[:, :2] ** 3).sum(0) > 0).all())
 
@@ -259,7 +317,9 @@ def test_edges_with_one_element_still_have_a_preferred_end() -> None:
         systems = systems_of(atoms)
         expected = energies_of(systems, policy)
         mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64))
-        torch.testing.assert_close(energies_of(turned(systems, mirror), policy), expected, rtol=0, atol=EXACT)
+        torch.testing.assert_close(
+            energies_of(turned(systems, mirror), policy), expected, rtol=0, atol=EXACT
+        )
 
 
 def test_a_two_fold_axis_leaves_signs_that_only_joint_moments_decide() -> None:
@@ -269,7 +329,9 @@ def test_a_two_fold_axis_leaves_signs_that_only_joint_moments_decide() -> None:
     for policy in ("pca-3d-one", "pca-2d-one", "pca-edges-3d-one", "pca-edges-2d-one"):
         expected = energies_of(systems, policy)
         for matrix in random_rotations(6, 2, False, seeded(5)):
-            torch.testing.assert_close(energies_of(turned(systems, matrix), policy), expected, rtol=0, atol=EXACT)
+            torch.testing.assert_close(
+                energies_of(turned(systems, matrix), policy), expected, rtol=0, atol=EXACT
+            )
 
 
 @pytest.mark.parametrize(
@@ -292,12 +354,17 @@ def test_a_two_fold_axis_leaves_signs_that_only_joint_moments_decide() -> None:
         (adslab("CO", "ontop"), "pca-2d", 4, False),
     ],
 )
-def test_symmetric_and_small_structures(atoms: Atoms, policy: str, size: int, degenerate: bool) -> None:
+def test_symmetric_and_small_structures(
+    atoms: Atoms, policy: str, size: int, degenerate: bool
+) -> None:
     frames = frames_of(systems_of(atoms), policy)
     assert len(frames.rotations) == size
     assert frames.degenerate.tolist() == [degenerate]
-    if len(atoms) == 1:  # no direction is better than its opposite, so no vector may survive the average
-        torch.testing.assert_close(frames.rotations.mean(0), torch.zeros(3, 3, dtype=torch.float64), rtol=0, atol=0)
+    # no direction is better than its opposite, so no vector may survive the average
+    if len(atoms) == 1:
+        torch.testing.assert_close(
+            frames.rotations.mean(0), torch.zeros(3, 3, dtype=torch.float64), rtol=0, atol=0
+        )
 
 
 @pytest.mark.parametrize("numbers", [[8, 8, 1, 1], [1, 8, 1, 8]])
@@ -307,13 +374,16 @@ def test_a_tied_covariance_is_split_by_atomic_numbers(numbers: list[int]) -> Non
     frames = frames_of(systems_of(square), "pca-2d")
     facing = numbers[0] == numbers[2]
     assert frames.degenerate.tolist() == [True]
-    assert len(frames.rotations) == (4 if facing else 8)  # side by side the weighted tensor is round too: anchors at corners
+    # side by side the weighted tensor is round too: anchors at corners
+    assert len(frames.rotations) == (4 if facing else 8)
 
 
 def test_a_tied_covariance_is_split_by_fourth_moments() -> None:
     """Two atoms far out along x, four nearer along y, scaled to the same second moment."""
     far, near = 2.0, 2.0**0.5
-    positions = [(s * far, 0.1 * s, 0) for s in (1, -1)] + [(0.05 * k, s * near, 0) for s in (1, -1) for k in (-1, 1)]
+    positions = [(s * far, 0.1 * s, 0) for s in (1, -1)] + [
+        (0.05 * k, s * near, 0) for s in (1, -1) for k in (-1, 1)
+    ]
     points = np.array(positions) - np.mean(positions, axis=0)
     whiten = np.linalg.inv(np.linalg.cholesky(points[:, :2].T @ points[:, :2])).T
     points[:, :2] = points[:, :2] @ whiten
@@ -367,13 +437,21 @@ def test_gradients_of_axes_are_right_and_finite_at_a_tie() -> None:
     assert float(grad.abs().max()) < 10
 
 
-@pytest.mark.parametrize("policy", ["lattice", "cell", "pca-3d", "pca-edges-2d-one", "rotations-2d", "none"])
+@pytest.mark.parametrize(
+    "policy", ["lattice", "cell", "pca-3d", "pca-edges-2d-one", "rotations-2d", "none"]
+)
 def test_frames_have_the_type_of_the_structures(policy: str) -> None:
     systems = systems_of(rattled(adslab()))
     graph = build_graph(systems, CUTOFF)
     edge_vec = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
     frames = make_frames(
-        systems.positions.float(), systems.cell.float(), systems, graph, edge_vec.float(), frame_policy(policy), seeded()
+        systems.positions.float(),
+        systems.cell.float(),
+        systems,
+        graph,
+        edge_vec.float(),
+        frame_policy(policy),
+        seeded(),
     )
     assert frames.rotations.dtype == torch.float32
     assert frames.system_idx.dtype == torch.int64

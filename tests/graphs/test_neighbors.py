@@ -1,4 +1,6 @@
-"""Neighbour lists against ASE's, as sets of (receiver, sender, shift), and the skin cache against fresh lists."""
+"""Neighbour lists against ASE's, as sets of (receiver, sender, shift), and the skin cache against
+fresh lists.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from geocalc.structures.convert import from_atoms
 
 
 def raw(atoms: Atoms) -> Systems:
-    """A batch without the checks of `from_atoms`, so that odd cells and dense structures can be tried."""
+    """A batch without the checks of `from_atoms`, so that odd cells and dense structures can be
+    tried.
+    """
     n = len(atoms)
     return Systems(
         positions=torch.tensor(atoms.positions),
@@ -58,13 +62,20 @@ def recelled(atoms: Atoms, matrix: list[list[int]]) -> Atoms:
 
 def spread(seed: int) -> Atoms:
     rng = np.random.default_rng(seed)
-    return Atoms("C6", positions=6 * rng.normal(size=(6, 3)), cell=3 * rng.normal(size=(3, 3)), pbc=rng.random(3) < 0.6)
+    return Atoms(
+        "C6",
+        positions=6 * rng.normal(size=(6, 3)),
+        cell=3 * rng.normal(size=(3, 3)),
+        pbc=rng.random(3) < 0.6,
+    )
 
 
 BEYOND = {  # structures that end the process, or fill its memory, inside the search
     "atoms in a plane": Atoms("CO", positions=[[0.0, 0.0, 0.0], [2000.0, 2000.0, 0.0]]),
     "atoms in a line": Atoms("CO", positions=[[0.0, 0.0, 0.0], [1e6, 0.0, 0.0]]),
-    "far images": Atoms("CO", positions=[[0.0, 0.0, 0.0], [1e10, 0.0, 1.0]], cell=[4.0] * 3, pbc=True),
+    "far images": Atoms(
+        "CO", positions=[[0.0, 0.0, 0.0], [1e10, 0.0, 1.0]], cell=[4.0] * 3, pbc=True
+    ),
     "wide cell": Atoms("C", cell=[1e6, 4.0, 4.0], pbc=True),
     "vanishing cell": Atoms("C", cell=[1e-3] * 3, pbc=True),
     "flat cell": Atoms("C", cell=[[30.0, 0, 0], [30.0, 1e-4, 0], [0, 0, 30.0]], pbc=True),
@@ -144,7 +155,9 @@ def test_mixed_batch_is_its_members() -> None:
 
 def test_far_jumps_sort_the_same() -> None:
     atoms = bulk("Cu", cubic=True) * (2, 1, 1)
-    atoms.positions += np.array([10**5, 0, -(10**5)])[:, None][[0, 1, 2, 0, 1, 2, 0, 1]] * atoms.cell[2]
+    atoms.positions += (
+        np.array([10**5, 0, -(10**5)])[:, None][[0, 1, 2, 0, 1, 2, 0, 1]] * atoms.cell[2]
+    )
     graph = build_graph(raw(atoms), 3.0)
     keys = np.column_stack([graph.receivers, graph.senders, graph.shifts])
     assert graph.n_edges == 8 * 12
@@ -165,7 +178,9 @@ def test_nearest_are_kept() -> None:
     for atom in range(systems.n_atoms):
         mine = full.receivers == atom
         seventh = length[mine].sort()[0][6]
-        kept = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph).norm(dim=1)[graph.receivers == atom]
+        kept = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph).norm(dim=1)[
+            graph.receivers == atom
+        ]
         assert len(kept) == 7
         assert kept.max() == seventh
 
@@ -224,7 +239,9 @@ def test_cache_equals_fresh_lists(name: str, max_neighbors: int | None) -> None:
 
 def test_cache_of_a_batch() -> None:
     cache = NeighborCache(4.0, skin=0.6)
-    batch = concatenate([raw(CASES[name]) for name in ("slab TTF", "molecule", "one-atom cell", "left-handed")])
+    batch = concatenate(
+        [raw(CASES[name]) for name in ("slab TTF", "molecule", "one-atom cell", "left-handed")]
+    )
     path = walk(batch, 10, 0.02)
     for systems in path:
         assert same(cache(systems), build_graph(systems, 4.0))
@@ -235,7 +252,12 @@ def test_cache_searches_only_what_moved_or_entered() -> None:
     cache = NeighborCache(4.0, skin=0.6)
     first, second, third = (raw(CASES[name]) for name in ("slab TTF", "molecule", "one-atom cell"))
     away = replace(second, positions=second.positions + 1.0)
-    for batch, n_searches in [([first, second], 2), ([third, second, first], 3), ([away, first], 4), ([first, away, away], 4)]:
+    for batch, n_searches in [
+        ([first, second], 2),
+        ([third, second, first], 3),
+        ([away, first], 4),
+        ([first, away, away], 4),
+    ]:
         systems = concatenate(batch)
         assert same(cache(systems), build_graph(systems, 4.0))
         assert cache.n_searches == n_searches
@@ -244,7 +266,10 @@ def test_cache_searches_only_what_moved_or_entered() -> None:
 def test_cache_tells_structures_of_one_cell_apart() -> None:
     cache = NeighborCache(4.0, skin=0.4)
     still = raw(slab())
-    other = replace(still, positions=still.positions + 0.3 * torch.sin(torch.arange(still.n_atoms * 3).reshape(-1, 3)))
+    other = replace(
+        still,
+        positions=still.positions + 0.3 * torch.sin(torch.arange(still.n_atoms * 3).reshape(-1, 3)),
+    )
     for batch in ([still, other], [other, still], [other]):
         systems = concatenate(batch)
         assert same(cache(systems), build_graph(systems, 4.0))
@@ -270,7 +295,11 @@ def test_cache_sees_what_changed() -> None:
 
 def test_cache_starts_anew_for_other_batches() -> None:
     cache = NeighborCache(4.0, skin=0.5)
-    for systems in (raw(slab()), raw(molecule("H2O")), concatenate([raw(slab()), raw(molecule("H2O"))])):
+    for systems in (
+        raw(slab()),
+        raw(molecule("H2O")),
+        concatenate([raw(slab()), raw(molecule("H2O"))]),
+    ):
         assert same(cache(systems), build_graph(systems, 4.0))
     assert cache.n_searches == 3
 
@@ -312,24 +341,36 @@ def test_pairs_join_an_edge_and_its_reverse(name: str, max_neighbors: int | None
     systems = concatenate([raw(CASES[name]), raw(slab())])
     graph = build_graph(systems, 5.0, max_neighbors)
     pair_of = pair_edges(graph, systems.n_atoms)
-    ends = zip(graph.receivers.tolist(), graph.senders.tolist(), graph.shifts.to(torch.int64).tolist(), strict=True)
+    ends = zip(
+        graph.receivers.tolist(),
+        graph.senders.tolist(),
+        graph.shifts.to(torch.int64).tolist(),
+        strict=True,
+    )
     wanted: dict[frozenset[tuple[int, ...]], set[int]] = {}
     for edge, (i, j, shift) in enumerate(ends):
-        wanted.setdefault(frozenset({(i, j, *shift), (j, i, *(-s for s in shift))}), set()).add(edge)
+        wanted.setdefault(frozenset({(i, j, *shift), (j, i, *(-s for s in shift))}), set()).add(
+            edge
+        )
     found: dict[int, set[int]] = {}
     for edge, pair in enumerate(pair_of.tolist()):
         found.setdefault(pair, set()).add(edge)
     assert sorted(map(sorted, found.values())) == sorted(map(sorted, wanted.values()))
     assert set(found) == set(range(len(found)))
     assert max_neighbors is not None or graph.n_edges == 2 * len(found)
-    owners = [systems.system_idx[graph.receivers[min(found[pair])]].item() for pair in range(len(found))]
+    owners = [
+        systems.system_idx[graph.receivers[min(found[pair])]].item() for pair in range(len(found))
+    ]
     assert owners == sorted(owners)
 
 
 @pytest.mark.parametrize("name", BEYOND)
 def test_sizes_beyond_all_measure_are_refused(name: str) -> None:
     with pytest.raises(
-        InputError, match=r"(check the cell|check the file (it|they) came from|choose shorter lattice vectors)$"
+        InputError,
+        match=(
+            r"(check the cell|check the file (it|they) came from|choose shorter lattice vectors)$"
+        ),
     ):
         build_graph(raw(BEYOND[name]), 2.0)
     with pytest.raises(InputError, match=r"^[A-Z]\w*: "):

@@ -19,7 +19,10 @@ BOTH = Rewiring(drop_subsurface=True, adsorbate_edges=True)
 
 
 def slabs() -> Systems:
-    built = [rattled(adslab("O", "fcc", size=(2, 2, 3)), 0.1, 1), rattled(adslab("CO", "ontop", size=(2, 2, 3)), 0.1, 2)]
+    built = [
+        rattled(adslab("O", "fcc", size=(2, 2, 3)), 0.1, 1),
+        rattled(adslab("CO", "ontop", size=(2, 2, 3)), 0.1, 2),
+    ]
     systems = [systems_of(one) for one in built]
     assert all({0, 1, 2} == set(one.tags.tolist()) for one in systems)
     return concatenate(systems)
@@ -37,7 +40,11 @@ def test_every_edge_that_is_kept_touches_an_adsorbate_and_none_of_those_is_lost(
     kept = Rewiring(adsorbate_edges=True).edges(graph, systems)
     adsorbate = systems.tags == 2
     assert bool((adsorbate[kept.receivers] | adsorbate[kept.senders]).all())
-    assert kept.n_edges == int((adsorbate[graph.receivers] | adsorbate[graph.senders]).sum()) < graph.n_edges
+    assert (
+        kept.n_edges
+        == int((adsorbate[graph.receivers] | adsorbate[graph.senders]).sum())
+        < graph.n_edges
+    )
     assert bool((kept.receivers.diff() >= 0).all())
 
 

@@ -1,4 +1,6 @@
-"""Graph strategies: what they connect, against counting by hand, and the laws that potentials on them obey."""
+"""Graph strategies: what they connect, against counting by hand, and the laws that potentials on
+them obey.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,14 @@ from helpers.training import make_recipe, recipe_values, relaxations, weights_af
 from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError, RecipeError
 from geocalc.graphs.neighbors import Graph, build_graph, edge_vectors
-from geocalc.graphs.strategies import GraphSettings, Strategy, edge_weights, expected_edges, graph_maker, make_graph
+from geocalc.graphs.strategies import (
+    GraphSettings,
+    Strategy,
+    edge_weights,
+    expected_edges,
+    graph_maker,
+    make_graph,
+)
 from geocalc.graphs.truncation import EDGE, SHELL, TIE_TOLERANCE, Truncation
 from geocalc.potentials.card import ModelCard
 from geocalc.potentials.network import NetworkPotential
@@ -44,7 +53,12 @@ def sparse(pbc: tuple[bool, bool, bool]) -> Atoms:
     """Ten random atoms in a skewed cell."""
     rng = np.random.default_rng(3)
     cell = [[6.0, 0.4, 0.0], [-1.0, 5.5, 0.3], [0.5, 0.0, 7.0]]
-    return Atoms(rng.choice([1, 6, 8], 10), scaled_positions=rng.uniform(-0.6, 1.4, (10, 3)), cell=cell, pbc=pbc)
+    return Atoms(
+        rng.choice([1, 6, 8], 10),
+        scaled_positions=rng.uniform(-0.6, 1.4, (10, 3)),
+        cell=cell,
+        pbc=pbc,
+    )
 
 
 STRUCTURES = {
@@ -67,7 +81,9 @@ def settings(strategy: str = "radius", truncation: str = "per-atom") -> GraphSet
 
 def edge_list(graph: Graph) -> list[tuple[int, ...]]:
     shifts = graph.shifts.to(torch.int64)
-    return list(zip(graph.receivers.tolist(), graph.senders.tolist(), *shifts.T.tolist(), strict=True))
+    return list(
+        zip(graph.receivers.tolist(), graph.senders.tolist(), *shifts.T.tolist(), strict=True)
+    )
 
 
 def reversed_edges(graph: Graph) -> list[tuple[int, ...]]:
@@ -91,7 +107,9 @@ def by_hand(atoms: Atoms, n: int, reach: float) -> dict[int, list[tuple[float, t
 @pytest.mark.parametrize("truncation", [SYMMETRIC, SMOOTH])
 @pytest.mark.parametrize("strategy", [RADIUS, NEAREST])
 @pytest.mark.parametrize("n", [3, 7])
-def test_graphs_that_should_be_are_symmetric(name: str, truncation: Truncation, strategy: Strategy, n: int) -> None:
+def test_graphs_that_should_be_are_symmetric(
+    name: str, truncation: Truncation, strategy: Strategy, n: int
+) -> None:
     systems = systems_of(STRUCTURES[name])
     graph = make_graph(systems, 4.5, n, GraphSettings(strategy=strategy, truncation=truncation))
     assert graph.n_edges > 0
@@ -101,25 +119,34 @@ def test_graphs_that_should_be_are_symmetric(name: str, truncation: Truncation, 
     if truncation is SMOOTH:
         assert weights is not None
         by_edge = dict(zip(edge_list(graph), weights.tolist(), strict=True))
-        there_and_back = [(by_edge[edge], by_edge[back]) for edge, back in zip(by_edge, reversed_edges(graph), strict=True)]
+        there_and_back = [
+            (by_edge[edge], by_edge[back])
+            for edge, back in zip(by_edge, reversed_edges(graph), strict=True)
+        ]
         assert max(abs(a - b) for a, b in there_and_back) < 1e-12
         assert 0 < min(by_edge.values()) <= max(by_edge.values()) <= 1
 
 
 def test_truncation_of_each_atom_is_not_symmetric_and_the_union_is_its_closure() -> None:
     systems = systems_of(STRUCTURES["adslab"])
-    plain, both = (make_graph(systems, 4.5, 5, settings("radius", name)) for name in ("per-atom", "symmetric"))
+    plain, both = (
+        make_graph(systems, 4.5, 5, settings("radius", name)) for name in ("per-atom", "symmetric")
+    )
     assert sorted(edge_list(plain)) != sorted(reversed_edges(plain))
     assert sorted(edge_list(both)) == sorted(set(edge_list(plain)) | set(reversed_edges(plain)))
     full = build_graph(systems, 4.5)
-    assert (plain.n_truncated, both.n_truncated) == (full.n_edges - plain.n_edges, full.n_edges - both.n_edges)
+    assert (plain.n_truncated, both.n_truncated) == (
+        full.n_edges - plain.n_edges,
+        full.n_edges - both.n_edges,
+    )
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.parametrize("n", [1, 4, 9, 20])
 def test_nearest_neighbours_are_those_found_by_hand(name: str, n: int) -> None:
     atoms = STRUCTURES[name]
-    graph = make_graph(systems_of(atoms), 0.5, n, settings("nearest"))  # a cutoff that would leave nothing
+    # a cutoff that would leave nothing
+    graph = make_graph(systems_of(atoms), 0.5, n, settings("nearest"))
     expected = []
     for near in by_hand(atoms, n, 14.0).values():
         limit = near[n - 1][0] + TIE_TOLERANCE if len(near) >= n else np.inf
@@ -127,12 +154,16 @@ def test_nearest_neighbours_are_those_found_by_hand(name: str, n: int) -> None:
     assert sorted(edge_list(graph)) == sorted(expected)
     assert graph.n_truncated == 0
     everything = len(atoms) * (len(atoms) - 1)
-    assert graph.n_edges >= (min(everything, len(atoms) * n) if not atoms.pbc.any() else len(atoms) * n)
+    assert graph.n_edges >= (
+        min(everything, len(atoms) * n) if not atoms.pbc.any() else len(atoms) * n
+    )
 
 
 def test_perfect_crystals_keep_whole_shells() -> None:
     systems = systems_of(bulk("Cu"))
-    assert [make_graph(systems, 1.0, n, settings("nearest")).n_edges for n in (1, 12, 13, 18, 19)] == [12, 12, 18, 18, 42]
+    assert [
+        make_graph(systems, 1.0, n, settings("nearest")).n_edges for n in (1, 12, 13, 18, 19)
+    ] == [12, 12, 18, 18, 42]
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -144,10 +175,16 @@ def test_complete_graphs_have_every_pair_at_its_nearest_images(name: str) -> Non
     wanted = get_distances(atoms.positions, cell=atoms.cell, pbc=atoms.pbc)[1]
     i, j = graph.receivers.numpy(), graph.senders.numpy()
     assert np.abs(lengths.numpy() - wanted[i, j]).max() < 2 * TIE_TOLERANCE
-    assert set(zip(i.tolist(), j.tolist(), strict=True)) == set(itertools.permutations(range(len(atoms)), 2))
+    assert set(zip(i.tolist(), j.tolist(), strict=True)) == set(
+        itertools.permutations(range(len(atoms)), 2)
+    )
     images = [range(-2, 3) if periodic else (0,) for periodic in atoms.pbc]
     offsets = np.array(list(itertools.product(*images))) @ np.array(atoms.cell)
-    wrapped = atoms.get_positions(wrap=True, pretty_translation=False, eps=0) if atoms.pbc.any() else atoms.positions
+    wrapped = (
+        atoms.get_positions(wrap=True, pretty_translation=False, eps=0)
+        if atoms.pbc.any()
+        else atoms.positions
+    )
     ways = wrapped[None] - wrapped[:, None]
     every = np.sqrt(((ways[:, :, None] + offsets) ** 2).sum(-1))
     n_ties = (every <= every.min(axis=2, keepdims=True) + TIE_TOLERANCE).sum(axis=2)
@@ -173,32 +210,48 @@ def test_the_strategies_of_a_batch_are_those_of_its_members() -> None:
         assert edge_list(graph) == expected
         if which.truncation is SMOOTH:
             joined = weights_of(concatenate(members), graph)
-            torch.testing.assert_close(joined, torch.cat([w for w in weights if w is not None]), rtol=0, atol=1e-12)
+            torch.testing.assert_close(
+                joined, torch.cat([w for w in weights if w is not None]), rtol=0, atol=1e-12
+            )
 
 
 @pytest.mark.parametrize("truncation", Truncation)
 def test_kept_lists_give_the_graphs_of_searches(truncation: Truncation) -> None:
     which = GraphSettings(truncation=truncation)
-    maker, systems = graph_maker(4.0, 6, which), systems_of(STRUCTURES["adslab"], STRUCTURES["cloud"])
+    maker, systems = (
+        graph_maker(4.0, 6, which),
+        systems_of(STRUCTURES["adslab"], STRUCTURES["cloud"]),
+    )
     for _ in range(4):
-        systems = replace(systems, positions=systems.positions + 0.03 * torch.sin(17 * systems.positions))
+        systems = replace(
+            systems, positions=systems.positions + 0.03 * torch.sin(17 * systems.positions)
+        )
         kept, searched = maker(systems), make_graph(systems, 4.0, 6, which)
         assert edge_list(kept) == edge_list(searched)
         assert kept.n_truncated == searched.n_truncated
         if truncation is SMOOTH:
-            torch.testing.assert_close(weights_of(systems, kept), weights_of(systems, searched), rtol=0, atol=1e-12)
+            torch.testing.assert_close(
+                weights_of(systems, kept), weights_of(systems, searched), rtol=0, atol=1e-12
+            )
 
 
 def test_fading_neighbours_add_up_to_their_number() -> None:
-    """Each atom's own fades sum to N - 1/2 where it has neighbours enough; the equation that defines its radius."""
+    """Each atom's own fades sum to N - 1/2 where it has neighbours enough; the equation that
+    defines its radius.
+    """
     systems = systems_of(STRUCTURES["adslab"])
     n, cutoff = 5, 6.0
-    full, graph = build_graph(systems, cutoff), make_graph(systems, cutoff, n, settings("radius", "smooth"))
+    full, graph = (
+        build_graph(systems, cutoff),
+        make_graph(systems, cutoff, n, settings("radius", "smooth")),
+    )
     assert graph.fading is not None
     radii = graph.fading.radii
     lengths = edge_vectors(systems.positions, systems.cell, systems.system_idx, full).norm(dim=1)
     u = ((lengths / radii[full.receivers] - (1 - SHELL)) / SHELL).clamp(0, 1)
-    sums = torch.zeros(systems.n_atoms, dtype=torch.float64).index_add(0, full.receivers, 1 - u**3 * (10 - 15 * u + 6 * u**2))
+    sums = torch.zeros(systems.n_atoms, dtype=torch.float64).index_add(
+        0, full.receivers, 1 - u**3 * (10 - 15 * u + 6 * u**2)
+    )
     crowded = radii < (1 - EDGE) * cutoff
     assert bool(crowded.any())
     assert float((sums[crowded] - (n - 0.5)).abs().max()) < 1e-9
@@ -217,7 +270,9 @@ def moving(atoms: Atoms, way: np.ndarray) -> Callable[[float], Systems]:
     return at
 
 
-def events(path: Callable[[float], Systems], made: Callable[[Systems], Graph]) -> list[tuple[float, float]]:
+def events(
+    path: Callable[[float], Systems], made: Callable[[Systems], Graph]
+) -> list[tuple[float, float]]:
     """Shares of a path on both sides, 1e-9 apart, of the first five places where the graph changes."""
     grid = np.linspace(0.0, 1.0, 16)
     graphs = [sorted(edge_list(made(path(x)))) for x in grid]
@@ -247,19 +302,33 @@ def jumps(
     return energy, forces
 
 
-@pytest.mark.parametrize(("architecture", "strategy"), [("faenet", "nearest"), ("schnet", "radius")])
+@pytest.mark.parametrize(
+    ("architecture", "strategy"), [("faenet", "nearest"), ("schnet", "radius")]
+)
 def test_neighbours_that_overtake_each_other(architecture: str, strategy: str) -> None:
-    """As published, energies jump there; with smooth truncation neither they nor forces do, nor where edges come and go."""
+    """As published, energies jump there; with smooth truncation neither they nor forces do, nor
+    where edges come and go.
+    """
     path = moving(cloud(9), 0.8 * np.random.default_rng(1).normal(size=(9, 3)))
     n = 4
 
     def with_truncation(name: str) -> NetworkPotential:
-        extra = {"smooth_cutoff": False} if architecture == "faenet" and strategy == "nearest" else {}
-        return on(settings(strategy, name), policy="none", architecture=architecture, max_neighbors=n, **extra)
+        extra = (
+            {"smooth_cutoff": False} if architecture == "faenet" and strategy == "nearest" else {}
+        )
+        return on(
+            settings(strategy, name),
+            policy="none",
+            architecture=architecture,
+            max_neighbors=n,
+            **extra,
+        )
 
     cutoff = with_truncation("smooth").model.network.cutoff
     overtaking = events(path, lambda systems: make_graph(systems, cutoff, n, settings(strategy)))
-    appearing = events(path, lambda systems: make_graph(systems, cutoff, n, settings(strategy, "smooth")))
+    appearing = events(
+        path, lambda systems: make_graph(systems, cutoff, n, settings(strategy, "smooth"))
+    )
     assert len(overtaking) == 5
     assert len(appearing) == 5
     for name in ("per-atom", "symmetric"):
@@ -271,7 +340,9 @@ def test_neighbours_that_overtake_each_other(architecture: str, strategy: str) -
     assert forces < 1e-5
 
 
-def on(which: GraphSettings, policy: str = "lattice", architecture: str = "faenet", **options: object) -> NetworkPotential:
+def on(
+    which: GraphSettings, policy: str = "lattice", architecture: str = "faenet", **options: object
+) -> NetworkPotential:
     """A random potential on a graph strategy."""
     potential = random_potential(policy, architecture=architecture, **options)  # type: ignore[arg-type]
     potential.model.graph = which
@@ -293,7 +364,10 @@ WITH = [
 def test_symmetries(which: GraphSettings, n: int | None, architecture: str) -> None:
     policy = "lattice" if architecture == "faenet" else "none"
     potential = on(which, policy, architecture, max_neighbors=n)
-    systems = systems_of(rattled(adslab("CO", "fcc", size=(2, 2, 2)), 0.1), rattled(adslab("O", "fcc", size=(2, 2, 2)), 0.1))
+    systems = systems_of(
+        rattled(adslab("CO", "fcc", size=(2, 2, 2)), 0.1),
+        rattled(adslab("O", "fcc", size=(2, 2, 2)), 0.1),
+    )
     assert_rotation_invariant(potential, systems, axis="z", n_rotations=1)
     assert_reflection_invariant(potential, systems, axis="z")
     assert_translation_invariant(potential, systems)
@@ -308,8 +382,13 @@ def test_symmetries(which: GraphSettings, n: int | None, architecture: str) -> N
 @pytest.mark.parametrize("architecture", ["faenet", "schnet"])
 @pytest.mark.parametrize(("which", "n"), WITH)
 def test_forces_are_the_gradient(which: GraphSettings, n: int | None, architecture: str) -> None:
-    for policy, atoms in (("lattice", rattled(adslab("CO", "fcc", size=(2, 2, 2)), 0.1)), ("pca-edges-3d", cloud(9))):
-        potential = on(which, policy if architecture == "faenet" else "none", architecture, max_neighbors=n)
+    for policy, atoms in (
+        ("lattice", rattled(adslab("CO", "fcc", size=(2, 2, 2)), 0.1)),
+        ("pca-edges-3d", cloud(9)),
+    ):
+        potential = on(
+            which, policy if architecture == "faenet" else "none", architecture, max_neighbors=n
+        )
         assert_forces_are_gradient(potential, systems_of(atoms), n_directions=2)
 
 
@@ -327,7 +406,9 @@ def test_nothing_jumps_at_the_cutoff(architecture: str) -> None:
 
 
 def test_second_derivatives_of_fading_weights() -> None:
-    """Training on gradient forces differentiates weights twice; the Hessian of a weighted sum against differences of its gradient."""
+    """Training on gradient forces differentiates weights twice; the Hessian of a weighted sum
+    against differences of its gradient.
+    """
     systems = systems_of(cloud(8))
     graph = make_graph(systems, 5.0, 3, settings("radius", "smooth"))
 
@@ -338,7 +419,9 @@ def test_second_derivatives_of_fading_weights() -> None:
         return (weights * torch.cos(vec.sum(1))).sum()
 
     assert torch.autograd.gradcheck(value, systems.positions.clone().requires_grad_(), atol=1e-6)
-    assert torch.autograd.gradgradcheck(value, systems.positions.clone().requires_grad_(), atol=1e-5)
+    assert torch.autograd.gradgradcheck(
+        value, systems.positions.clone().requires_grad_(), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("cutoff", [1.0, 2.0, 6.0, 15.0, 30.0])
@@ -346,7 +429,13 @@ def test_cutoffs_from_1_to_30_angstrom(cutoff: float) -> None:
     systems = systems_of(rattled(adslab("CO", size=(2, 2, 3)), 0.02))
     for truncation in ("per-atom", "smooth"):
         for architecture, policy in (("faenet", "lattice"), ("schnet", "none")):
-            potential = on(settings("radius", truncation), policy, architecture, cutoff=cutoff, max_neighbors=20)
+            potential = on(
+                settings("radius", truncation),
+                policy,
+                architecture,
+                cutoff=cutoff,
+                max_neighbors=20,
+            )
             told = potential(systems)
             assert told.forces is not None
             assert bool(told.energy.isfinite().all())
@@ -372,7 +461,9 @@ def test_expected_edges_are_those_of_graphs_without_ties() -> None:
     structure = (atoms.positions, np.array(atoms.cell), atoms.pbc)
     cases = ((settings(), None), (settings("nearest"), 7), (settings("complete"), None))
     for which, n in cases:
-        assert expected_edges(*structure, 4.0, n, which) == make_graph(systems, 4.0, n, which).n_edges
+        assert (
+            expected_edges(*structure, 4.0, n, which) == make_graph(systems, 4.0, n, which).n_edges
+        )
     assert expected_edges(*structure, 12.0, 7, settings()) == make_graph(systems, 12.0, 7).n_edges
 
 
@@ -391,11 +482,17 @@ def test_settings_that_make_no_sense() -> None:
     [
         (
             {"strategy": "nearst"},
-            r"`model.graph.strategy` is 'nearst'.*'radius', 'nearest' or 'complete'; did you mean `nearest`",
+            (
+                r"`model.graph.strategy` is 'nearst'.*'radius', 'nearest' or 'complete'; did you"
+                r" mean `nearest`"
+            ),
         ),
         ({"truncation": "smoth"}, "did you mean `smooth`"),
         ({"strategie": "nearest"}, "unknown key `model.graph.strategie`; did you mean `strategy`"),
-        ({"strategy": "nearest"}, "model.graph: .* set max_neighbors in the settings of the network"),
+        (
+            {"strategy": "nearest"},
+            "model.graph: .* set max_neighbors in the settings of the network",
+        ),
     ],
 )
 def test_recipes_that_make_no_sense(graph: dict, message: str, tmp_path: object) -> None:
@@ -406,16 +503,22 @@ def test_recipes_that_make_no_sense(graph: dict, message: str, tmp_path: object)
 
 
 @pytest.mark.parametrize(
-    ("graph", "n"), [({"strategy": "nearest"}, 6), ({"truncation": "smooth"}, 6), ({"strategy": "complete"}, None)]
+    ("graph", "n"),
+    [({"strategy": "nearest"}, 6), ({"truncation": "smooth"}, 6), ({"strategy": "complete"}, None)],
 )
 def test_training_learns_on_every_graph(graph: dict, n: int | None, tmp_path: object) -> None:
     data = write_data(tmp_path / "data.extxyz", relaxations(4))  # type: ignore[operator]
     recipe = make_recipe(data, force_weight=1.0, learning_rate=0.01)
-    wanted = {"graph": GraphSettings(**graph), "settings": {**recipe.model.settings, "max_neighbors": n}}
+    wanted = {
+        "graph": GraphSettings(**graph),
+        "settings": {**recipe.model.settings, "max_neighbors": n},
+    }
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=wanted)})
     _, losses = weights_after(recipe, tmp_path / "data", 12)  # type: ignore[operator]
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
 
 
 def test_cards_without_a_graph_have_the_one_of_old() -> None:
-    assert ModelCard.model_fields["graph"].default == GraphSettings() == settings("radius", "per-atom")
+    assert (
+        ModelCard.model_fields["graph"].default == GraphSettings() == settings("radius", "per-atom")
+    )

@@ -1,4 +1,6 @@
-"""Subsurface atoms seen as one node, or as one for each element: where the nodes are, and that nothing arbitrary decides it."""
+"""Subsurface atoms seen as one node, or as one for each element: where the nodes are, and that
+nothing arbitrary decides it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ from ase import Atoms
 from data.test_pairs import values_of
 from helpers.models import random_potential, write_model
 from helpers.structures import adslab, rattled, rotation_z, systems_of, turned
-from helpers.training import cpu_fabric, in_double, make_recipe, relaxations, weights_after, write_data
+from helpers.training import (
+    cpu_fabric,
+    in_double,
+    make_recipe,
+    relaxations,
+    weights_after,
+    write_data,
+)
 
 from geocalc import load_model
 from geocalc.core.systems import Systems, concatenate
@@ -38,7 +47,9 @@ from geocalc.train.recipe import Recipe, parse_recipe
 MERGING = [Supernodes.ONE, Supernodes.PER_ELEMENT]
 
 
-def alloy(adsorbate: str = "CO", seed: int = 1, pbc: tuple[bool, bool, bool] = (True, True, False)) -> Atoms:
+def alloy(
+    adsorbate: str = "CO", seed: int = 1, pbc: tuple[bool, bool, bool] = (True, True, False)
+) -> Atoms:
     """A rattled slab of copper with some oxygen below, and an adsorbate."""
     atoms = rattled(adslab(adsorbate, "fcc", size=(2, 2, 3)), 0.1, seed)
     below = np.flatnonzero(atoms.get_tags() == 0)
@@ -113,12 +124,16 @@ def test_in_a_wide_cell_it_is_there_too() -> None:
 
 
 def test_beneath_the_adsorbate_of_a_perfect_slab() -> None:
-    """A layer that repeats without end has no middle; its node lies below the adsorbate, whose surroundings are symmetric."""
+    """A layer that repeats without end has no middle; its node lies below the adsorbate, whose
+    surroundings are symmetric.
+    """
     for position in ("ontop", "fcc", "bridge"):
         atoms = adslab("O", position, size=(2, 2, 3))
         place = nodes_of(systems_of(atoms), Supernodes.ONE).systems.positions[-1].numpy()
         way = place - atoms.positions[-1]
-        assert np.linalg.norm(way[:2]) < 0.05 if position == "fcc" else np.linalg.norm(way[:2]) < 1e-9
+        assert (
+            np.linalg.norm(way[:2]) < 0.05 if position == "fcc" else np.linalg.norm(way[:2]) < 1e-9
+        )
         assert place[2] == pytest.approx(atoms.positions[atoms.get_tags() == 0, 2].max())
 
 
@@ -135,8 +150,13 @@ def test_up_is_where_the_adsorbate_is() -> None:
     atoms = alloy()
     upside_down = atoms.copy()
     upside_down.positions[:, 2] *= -1
-    places = [nodes_of(systems_of(one), Supernodes.ONE).systems.positions[-1] for one in (atoms, upside_down)]
-    assert (places[0] * torch.tensor([1.0, 1.0, -1.0])).tolist() == pytest.approx(places[1].tolist(), abs=1e-12)
+    places = [
+        nodes_of(systems_of(one), Supernodes.ONE).systems.positions[-1]
+        for one in (atoms, upside_down)
+    ]
+    assert (places[0] * torch.tensor([1.0, 1.0, -1.0])).tolist() == pytest.approx(
+        places[1].tolist(), abs=1e-12
+    )
 
 
 def test_supernodes_are_not_joined_to_each_other() -> None:
@@ -147,15 +167,24 @@ def test_supernodes_are_not_joined_to_each_other() -> None:
         kept = Rewiring(supernodes=kind).edges(graph, seen)
         below = seen.tags == 0
         assert not bool((below[kept.receivers] & below[kept.senders]).any())
-        assert graph.n_edges - kept.n_edges == int((below[graph.receivers] & below[graph.senders]).sum()) > 0
+        assert (
+            graph.n_edges - kept.n_edges
+            == int((below[graph.receivers] & below[graph.senders]).sum())
+            > 0
+        )
         assert bool(below[kept.senders].any())
 
 
 @pytest.mark.parametrize("architecture", ["faenet", "schnet"])
 @pytest.mark.parametrize("kind", MERGING)
 def test_symmetries(kind: Supernodes, architecture: str) -> None:
-    potential = looking_at(kind, policy="lattice" if architecture == "faenet" else "none", architecture=architecture)
-    for systems in (slabs(), systems_of(alloy("CO", 3, (True, True, True)), alloy("O", 4, (True, True, True)))):
+    potential = looking_at(
+        kind, policy="lattice" if architecture == "faenet" else "none", architecture=architecture
+    )
+    for systems in (
+        slabs(),
+        systems_of(alloy("CO", 3, (True, True, True)), alloy("O", 4, (True, True, True))),
+    ):
         assert_rotation_invariant(potential, systems, axis="z", n_rotations=1)
         assert_reflection_invariant(potential, systems, axis="z")
         assert_translation_invariant(potential, systems)
@@ -278,14 +307,22 @@ def test_relaxed_energies_are_learnt(kind: str, tmp_path: Path) -> None:
 def test_a_card_keeps_it(tmp_path: Path) -> None:
     folder = write_model(
         tmp_path,
-        card={"supernodes": "per-element", "repulsion_reach": None, "graph": {"truncation": "smooth"}},
+        card={
+            "supernodes": "per-element",
+            "repulsion_reach": None,
+            "graph": {"truncation": "smooth"},
+        },
         settings={"max_neighbors": 8},
     )
     loaded = load_model(folder, device="cpu", dtype="float64")
     assert loaded.card.supernodes is Supernodes.PER_ELEMENT
     systems = concatenate([systems_of(alloy("CO", 1))])
-    plain = write_model(tmp_path, "plain", card={"repulsion_reach": None}, settings={"max_neighbors": 8})
-    energies = [load_model(one, device="cpu", dtype="float64")(systems).energy for one in (folder, plain)]
+    plain = write_model(
+        tmp_path, "plain", card={"repulsion_reach": None}, settings={"max_neighbors": 8}
+    )
+    energies = [
+        load_model(one, device="cpu", dtype="float64")(systems).energy for one in (folder, plain)
+    ]
     assert float((energies[0] - energies[1]).abs()) > 1e-3
     assert ModelCard.model_fields["supernodes"].default is Supernodes.NONE
 
@@ -298,9 +335,15 @@ def test_a_card_that_contradicts_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", MERGING)
 def test_forces_are_learnt_through_the_nodes(kind: Supernodes, tmp_path: Path) -> None:
-    """Targets of merged atoms are left out; those of the others are met with forces that go through the nodes."""
-    recipe = make_recipe(write_data(tmp_path / "data.extxyz", relaxations(4)), force_weight=1.0, learning_rate=0.01)
-    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"supernodes": kind})})
+    """Targets of merged atoms are left out; those of the others are met with forces that go through
+    the nodes.
+    """
+    recipe = make_recipe(
+        write_data(tmp_path / "data.extxyz", relaxations(4)), force_weight=1.0, learning_rate=0.01
+    )
+    recipe = recipe.model_copy(
+        update={"model": recipe.model.model_copy(update={"supernodes": kind})}
+    )
     run, samples = in_double(recipe, tmp_path / "data")
     (part,) = feed_of(samples, recipe, run.model, cpu_fabric()).batch(0)
     below = part.systems.tags == 0

@@ -16,7 +16,9 @@ from geocalc.potentials.ase import AsePotential
 
 @dataclass
 class FaultyEmt:
-    """EMT that kills its process in the third evaluation of a structure of `deadly` atoms, and takes its time."""
+    """EMT that kills its process in the third evaluation of a structure of `deadly` atoms, and
+    takes its time.
+    """
 
     deadly: int | None = None
     pause: float = 0.0

@@ -8,7 +8,9 @@ from geocalc.properties.glass.configuration import GlassConfiguration
 
 
 def small_configuration(edge: int = 6, noise: float = 0.03, seed: int = 0) -> GlassConfiguration:
-    """A simple cubic lattice (edge^3 particles, density 1.2) with Gaussian noise, every fifth particle B, and a made-up motion."""
+    """A simple cubic lattice (edge^3 particles, density 1.2) with Gaussian noise, every fifth
+    particle B, and a made-up motion.
+    """
     generator = np.random.default_rng(seed)
     n, spacing = edge**3, (1 / 1.2) ** (1 / 3)
     lattice = np.stack(np.meshgrid(*[np.arange(edge)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)

@@ -18,17 +18,28 @@ NAMES = ("g0", "g1", "g2", "g3", "g4", "g5")
 
 
 def glass(seed: int, n_times: int = 1) -> GlassConfiguration:
-    """125 particles on a shaken lattice, a fifth of them B; the propensity grows with the neighbours and is larger for B."""
+    """125 particles on a shaken lattice, a fifth of them B; the propensity grows with the
+    neighbours and is larger for B.
+    """
     rng = np.random.default_rng(seed)
     n, length = SIDE**3, SIDE / DENSITY ** (1 / 3)
     lattice = np.stack(np.meshgrid(*[np.arange(SIDE)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     positions = length / SIDE * (lattice + rng.uniform(-0.2, 0.2, (n, 3)))
     types = (rng.permutation(n) < n // 5).astype(np.int64)
     tree = cKDTree(positions % length, boxsize=length)
-    neighbors = np.array([len(found) - 1 for found in tree.query_ball_point(positions % length, CUTOFF)])
+    neighbors = np.array(
+        [len(found) - 1 for found in tree.query_ball_point(positions % length, CUTOFF)]
+    )
     propensity = np.stack([(k + 1) * (0.1 * neighbors + types) + 0.3 * k for k in range(n_times)])
     times, box = 10.0 ** np.arange(n_times), np.full(3, length)
-    return GlassConfiguration(name=f"g{seed}", positions=positions, types=types, box=box, times=times, propensity=propensity)
+    return GlassConfiguration(
+        name=f"g{seed}",
+        positions=positions,
+        types=types,
+        box=box,
+        times=times,
+        propensity=propensity,
+    )
 
 
 def write_glasses(folder: Path, names: Sequence[str] = NAMES, n_times: int = 1) -> Path:
@@ -44,8 +55,17 @@ def recipe_values(folder: Path, **training: Any) -> dict[str, Any]:
     return {
         "name": "tiny-glass",
         "task": "node",
-        "about": {"target": "propensity", "unit": "sigma_AA", "domain": "tests", "data": ["made up"], "limits": ["no physics"]},
-        "model": {"architecture": "graph-network", "settings": {"hidden_channels": 8, "num_layers": 1}},
+        "about": {
+            "target": "propensity",
+            "unit": "sigma_AA",
+            "domain": "tests",
+            "data": ["made up"],
+            "limits": ["no physics"],
+        },
+        "model": {
+            "architecture": "graph-network",
+            "settings": {"hidden_channels": 8, "num_layers": 1},
+        },
         "data": {
             "kind": "glass",
             "folder": str(folder),
@@ -73,4 +93,6 @@ def write_recipe(path: Path, values: dict[str, Any]) -> Path:
 
 def make_recipe(folder: Path, **training: Any) -> PropertyRecipe:
     """The recipe of `recipe_values`, read from a file beside the configurations."""
-    return read_property_recipe(write_recipe(folder / "recipe.yaml", recipe_values(folder, **training)))
+    return read_property_recipe(
+        write_recipe(folder / "recipe.yaml", recipe_values(folder, **training))
+    )

@@ -1,4 +1,6 @@
-"""Small models with random weights, in memory and as folders, so that no test depends on a model that was trained."""
+"""Small models with random weights, in memory and as folders, so that no test depends on a model
+that was trained.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ REFERENCES = {1: -1.5, 6: -4.0, 8: -3.0, 29: 0.5}
 
 
 def random_network(seed: int = 0, architecture: str = "faenet", **settings: object) -> Network:
-    """A small network in evaluation mode with every weight and bias random, so that no part of it is silent."""
+    """A small network in evaluation mode with every weight and bias random, so that no part of it
+    is silent.
+    """
     kind = ARCHITECTURES[architecture]
     with torch.random.fork_rng(devices=[]):
         network = kind.build(kind.settings.model_validate({**SIZES[architecture], **settings}))
@@ -76,9 +80,14 @@ def random_potential(
     for number, energy in REFERENCES.items():
         references[0, number] = energy
     scales = Scales(energy=1.7, forces=1.3, references=references)
-    model = EnergyModel(random_network(seed, architecture, **settings).double(), scales, repulsion_reach)
+    model = EnergyModel(
+        random_network(seed, architecture, **settings).double(), scales, repulsion_reach
+    )
     return NetworkPotential(
-        model=model.eval().requires_grad_(False), policy=frame_policy(policy), force_mode=force_mode, stress=stress
+        model=model.eval().requires_grad_(False),
+        policy=frame_policy(policy),
+        force_mode=force_mode,
+        stress=stress,
     )
 
 
@@ -90,10 +99,17 @@ def write_model(
     card: dict[str, object] | None = None,
     settings: dict[str, object] | None = None,
 ) -> Path:
-    """A model folder `parent/name`; `card` replaces entries of model.yaml, `settings` those of the network."""
+    """A model folder `parent/name`; `card` replaces entries of model.yaml, `settings` those of the
+    network.
+    """
     folder = parent / name
     folder.mkdir(parents=True)
-    content = save({key: value.contiguous() for key, value in random_network(seed, **(settings or {})).state_dict().items()})
+    content = save(
+        {
+            key: value.contiguous()
+            for key, value in random_network(seed, **(settings or {})).state_dict().items()
+        }
+    )
     (folder / WEIGHTS).write_bytes(content)
     values = {
         "name": name,

@@ -28,12 +28,20 @@ TINY = {  # of each architecture
         "tag_hidden_channels": 0,
         "pg_hidden_channels": 0,
     },
-    "schnet": {"cutoff": 4.0, "hidden_channels": 16, "num_filters": 8, "num_interactions": 1, "num_gaussians": 6},
+    "schnet": {
+        "cutoff": 4.0,
+        "hidden_channels": 16,
+        "num_filters": 8,
+        "num_interactions": 1,
+        "num_gaussians": 6,
+    },
 }
 
 
 def molecules(n: int = 40) -> list[Atoms]:
-    """Stretched and slightly rattled molecules of H, C, N and O, one after the other, with labels of EMT and a name each."""
+    """Stretched and slightly rattled molecules of H, C, N and O, one after the other, with labels
+    of EMT and a name each.
+    """
     made = []
     for k, size in enumerate(np.random.default_rng(0).uniform(0.95, 1.1, n)):
         atoms = rattled(molecule(NAMES[k % len(NAMES)]), 0.01, k)
@@ -49,7 +57,14 @@ def dynamics(n: int = 40) -> list[Atoms]:
 
 def write_energies(path: Path, frames: Sequence[Atoms], key: str, ev: float) -> Path:
     """A file as QM7's: names and energies, in a unit that is `ev` eV, no forces."""
-    bare = [Atoms(f.numbers, f.positions, info={"name": f.info["name"], key: f.calc.results["energy"] / ev}) for f in frames]
+    bare = [
+        Atoms(
+            f.numbers,
+            f.positions,
+            info={"name": f.info["name"], key: f.calc.results["energy"] / ev},
+        )
+        for f in frames
+    ]
     write(path, bare)
     return path
 

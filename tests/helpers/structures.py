@@ -19,12 +19,21 @@ def systems_of(*structures: Atoms) -> Systems:
     """A batch: float64, tags as they are, nothing fixed."""
     counts = [len(atoms) for atoms in structures]
     return Systems(
-        positions=torch.tensor(np.concatenate([atoms.positions for atoms in structures]).reshape(-1, 3), dtype=torch.float64),
-        numbers=torch.tensor(np.concatenate([atoms.numbers for atoms in structures]), dtype=torch.int64),
-        tags=torch.tensor(np.concatenate([atoms.get_tags() for atoms in structures]), dtype=torch.int64),
+        positions=torch.tensor(
+            np.concatenate([atoms.positions for atoms in structures]).reshape(-1, 3),
+            dtype=torch.float64,
+        ),
+        numbers=torch.tensor(
+            np.concatenate([atoms.numbers for atoms in structures]), dtype=torch.int64
+        ),
+        tags=torch.tensor(
+            np.concatenate([atoms.get_tags() for atoms in structures]), dtype=torch.int64
+        ),
         fixed=torch.zeros((sum(counts), 3), dtype=torch.bool),
         system_idx=torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)),
-        cell=torch.tensor(np.stack([atoms.cell.array for atoms in structures]), dtype=torch.float64),
+        cell=torch.tensor(
+            np.stack([atoms.cell.array for atoms in structures]), dtype=torch.float64
+        ),
         pbc=torch.tensor(np.stack([atoms.pbc for atoms in structures])),
     )
 
@@ -42,7 +51,11 @@ def rattled(atoms: Atoms, size: float = 0.05, seed: int = SEED) -> Atoms:
 
 
 def adslab(
-    adsorbate: str = "CO", position: str = "ontop", *, size: tuple[int, int, int] = (2, 2, 3), square: bool = False
+    adsorbate: str = "CO",
+    position: str = "ontop",
+    *,
+    size: tuple[int, int, int] = (2, 2, 3),
+    square: bool = False,
 ) -> Atoms:
     """An fcc slab of copper with one adsorbate, pbc in the plane, OC20 tags."""
     slab = fcc100("Cu", size, vacuum=8.0) if square else fcc111("Cu", size, vacuum=8.0)
@@ -59,7 +72,9 @@ def adslab(
 def cloud(n_atoms: int = 7, seed: int = SEED) -> Atoms:
     """A random molecule of C, N, O and H atoms without any symmetry."""
     rng = np.random.default_rng(seed)
-    return Atoms(rng.choice([1, 6, 7, 8], size=n_atoms), positions=rng.normal(scale=1.5, size=(n_atoms, 3)))
+    return Atoms(
+        rng.choice([1, 6, 7, 8], size=n_atoms), positions=rng.normal(scale=1.5, size=(n_atoms, 3))
+    )
 
 
 def rotation_z(angle: float) -> Tensor:

@@ -48,7 +48,9 @@ def labelled(atoms: Atoms, **info: Any) -> Atoms:
 
 
 def relaxation(name: str, n_frames: int = 3, seed: int = 0) -> list[Atoms]:
-    """Frames of something like a relaxation of O on a Cu slab whose lower layer is fixed: ever smaller displacements."""
+    """Frames of something like a relaxation of O on a Cu slab whose lower layer is fixed: ever
+    smaller displacements.
+    """
     slab = adslab("O", "fcc", size=(2, 2, 2))
     slab.set_constraint(FixAtoms(np.flatnonzero(slab.get_tags() == 0)))
     sizes = np.linspace(0.15, 0.02, n_frames)
@@ -89,7 +91,12 @@ def recipe_values(data: Path, **training: Any) -> dict[str, Any]:
             "data": ["made by the tests"],
         },
         "model": {"architecture": "faenet", "settings": dict(TINY)},
-        "data": {"sources": [{"path": str(data)}], "validation_share": 0.3, "frames_per_group": 3, "max_force": 100.0},
+        "data": {
+            "sources": [{"path": str(data)}],
+            "validation_share": 0.3,
+            "frames_per_group": 3,
+            "max_force": 100.0,
+        },
         "training": {
             "steps": 12,
             "batch_size": 4,
@@ -119,7 +126,9 @@ def cpu_fabric() -> Fabric:
 
 
 def in_double(recipe: Recipe, folder: Path) -> tuple[Run, Samples]:
-    """A run in float64 before its first step, in which the order of sums is all but forgotten, and its samples."""
+    """A run in float64 before its first step, in which the order of sums is all but forgotten, and
+    its samples.
+    """
     samples = read_store(prepare(recipe, folder))
     run = start(recipe, samples.training)
     run.model.network.double()
@@ -127,15 +136,26 @@ def in_double(recipe: Recipe, folder: Path) -> tuple[Run, Samples]:
     return run, samples
 
 
-def weights_after(recipe: Recipe, folder: Path, steps: int) -> tuple[dict[str, torch.Tensor], list[float]]:
+def weights_after(
+    recipe: Recipe, folder: Path, steps: int
+) -> tuple[dict[str, torch.Tensor], list[float]]:
     """Weights of a run in float64 after some steps, and the loss of each."""
     run, samples = in_double(recipe, folder)
     feed = feed_of(samples, recipe, run.model, cpu_fabric())
-    losses = [float(update(run, feed.batch(step), recipe, step, cpu_fabric()).total) for step in range(steps)]
+    losses = [
+        float(update(run, feed.batch(step), recipe, step, cpu_fabric()).total)
+        for step in range(steps)
+    ]
     return dict(run.model.network.state_dict()), losses
 
 
-def assert_equal_to_rounding(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> None:
-    """Weights agree to 1e-9: sums in another order move gradients by 1e-16 of their size, and AdamW's quotients make 1e-12 of it."""
+def assert_equal_to_rounding(
+    one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]
+) -> None:
+    """Weights agree to 1e-9: sums in another order move gradients by 1e-16 of their size, and
+    AdamW's quotients make 1e-12 of it.
+    """
     for name, value in one.items():
-        torch.testing.assert_close(other[name], value, rtol=0.0, atol=1e-9, msg=lambda told, name=name: f"{name}: {told}")
+        torch.testing.assert_close(
+            other[name], value, rtol=0.0, atol=1e-9, msg=lambda told, name=name: f"{name}: {told}"
+        )

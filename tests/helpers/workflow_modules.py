@@ -16,7 +16,9 @@ WORKFLOWS = Path(__file__).parents[2] / "workflows"
 
 @contextmanager
 def workflow_modules(workflow: str, names: Sequence[str]) -> Iterator[dict[str, ModuleType]]:
-    """Modules of `workflows/<workflow>` by name, each after those that it imports; forgotten afterwards."""
+    """Modules of `workflows/<workflow>` by name, each after those that it imports; forgotten
+    afterwards.
+    """
     found: dict[str, ModuleType] = {}
     for name in names:
         spec = importlib.util.spec_from_file_location(name, WORKFLOWS / workflow / f"{name}.py")

@@ -19,8 +19,14 @@ from geocalc.graphs.neighbors import build_graph
 
 EXACT = 1e-12
 
-PCA = [name for name, policy in POLICIES.items() if policy.source in (FrameSource.POSITIONS, FrameSource.EDGES)]
-DETERMINISTIC = [name for name in (*PCA, "lattice", "cell") if POLICIES[name].pick is not FramePick.STOCHASTIC]
+PCA = [
+    name
+    for name, policy in POLICIES.items()
+    if policy.source in (FrameSource.POSITIONS, FrameSource.EDGES)
+]
+DETERMINISTIC = [
+    name for name in (*PCA, "lattice", "cell") if POLICIES[name].pick is not FramePick.STOCHASTIC
+]
 ALL = [name for name in DETERMINISTIC if POLICIES[name].pick is FramePick.ALL]
 
 
@@ -60,7 +66,9 @@ STRUCTURES = {
 
 
 def group_elements(policy: str, n: int = 2) -> Tensor:
-    """Random members of the group that the policy claims for a molecule or, turned about z, for a slab."""
+    """Random members of the group that the policy claims for a molecule or, turned about z, for a
+    slab.
+    """
     chosen = frame_policy(policy)
     flat = chosen.dimensions == 2 and chosen.source is not FrameSource.LATTICE
     return random_rotations(n, 2 if flat else 3, chosen.proper, seeded(11))
@@ -68,11 +76,15 @@ def group_elements(policy: str, n: int = 2) -> Tensor:
 
 @pytest.mark.parametrize("policy", DETERMINISTIC)
 @pytest.mark.parametrize("name", STRUCTURES)
-def test_poses_are_the_same_however_the_structure_is_turned_or_mirrored(name: str, policy: str) -> None:
+def test_poses_are_the_same_however_the_structure_is_turned_or_mirrored(
+    name: str, policy: str
+) -> None:
     systems = systems_of(STRUCTURES[name])
     expected = energies_of(systems, policy)
     for matrix in group_elements(policy):
-        torch.testing.assert_close(energies_of(turned(systems, matrix), policy), expected, rtol=0, atol=EXACT)
+        torch.testing.assert_close(
+            energies_of(turned(systems, matrix), policy), expected, rtol=0, atol=EXACT
+        )
 
 
 @pytest.mark.parametrize("policy", ALL)
@@ -80,16 +92,24 @@ def test_the_average_over_all_frames_is_invariant_where_one_pose_is_not(policy: 
     systems = systems_of(cloud(), rattled(adslab()), lying("CH4"))
     expected = mean_energies(systems, policy)
     for matrix in group_elements(policy):
-        torch.testing.assert_close(mean_energies(turned(systems, matrix), policy), expected, rtol=0, atol=EXACT)
-        moved = (mean_energies(turned(systems, matrix), "none") - mean_energies(systems, "none")).abs()
+        torch.testing.assert_close(
+            mean_energies(turned(systems, matrix), policy), expected, rtol=0, atol=EXACT
+        )
+        moved = (
+            mean_energies(turned(systems, matrix), "none") - mean_energies(systems, "none")
+        ).abs()
         assert float(moved.min()) > 1e-4
 
 
-@pytest.mark.parametrize("policy", [name for name in DETERMINISTIC if name.endswith(("-se", "-se-one"))])
+@pytest.mark.parametrize(
+    "policy", [name for name in DETERMINISTIC if name.endswith(("-se", "-se-one"))]
+)
 def test_proper_frames_are_rotations_and_tell_mirror_images_apart(policy: str) -> None:
     systems = systems_of(cloud())
     frames = frames_of(systems, policy)
-    torch.testing.assert_close(torch.linalg.det(frames.rotations), torch.ones(len(frames.rotations), dtype=torch.float64))
+    torch.testing.assert_close(
+        torch.linalg.det(frames.rotations), torch.ones(len(frames.rotations), dtype=torch.float64)
+    )
     mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64))
     difference = energies_of(turned(systems, mirror), policy) - energies_of(systems, policy)
     assert float(difference.abs().max()) > 1e-3
@@ -104,7 +124,9 @@ def test_poses_do_not_depend_on_origin_or_order(name: str, policy: str) -> None:
     moved.positions += (3.1, -20.7, 0.9)
     torch.testing.assert_close(energies_of(systems_of(moved), policy), expected, rtol=0, atol=EXACT)
     shuffled = atoms[np.random.default_rng(2).permutation(len(atoms))]
-    torch.testing.assert_close(energies_of(systems_of(shuffled), policy), expected, rtol=0, atol=EXACT)
+    torch.testing.assert_close(
+        energies_of(systems_of(shuffled), policy), expected, rtol=0, atol=EXACT
+    )
 
 
 def rewrapped(atoms: Atoms) -> Atoms:
@@ -116,12 +138,16 @@ def rewrapped(atoms: Atoms) -> Atoms:
     return copy
 
 
-@pytest.mark.parametrize("policy", [p for p in DETERMINISTIC if POLICIES[p].source is not FrameSource.POSITIONS])
+@pytest.mark.parametrize(
+    "policy", [p for p in DETERMINISTIC if POLICIES[p].source is not FrameSource.POSITIONS]
+)
 @pytest.mark.parametrize("name", ["on top", "rattled"])
 def test_poses_do_not_depend_on_the_stored_images(name: str, policy: str) -> None:
     atoms = STRUCTURES[name]
     expected = energies_of(systems_of(atoms), policy)
-    torch.testing.assert_close(energies_of(systems_of(rewrapped(atoms)), policy), expected, rtol=0, atol=EXACT)
+    torch.testing.assert_close(
+        energies_of(systems_of(rewrapped(atoms)), policy), expected, rtol=0, atol=EXACT
+    )
 
 
 @pytest.mark.parametrize("policy", ["lattice", "cell"])
@@ -130,12 +156,16 @@ def test_a_wire_does_not_depend_on_the_stored_images(policy: str) -> None:
     wire.cell, wire.pbc = [[6.0, 0, 0], [0, 0, 0], [0, 0, 0]], (True, False, False)
     expected = energies_of(systems_of(wire), policy)
     assert len(expected) == 8
-    torch.testing.assert_close(energies_of(systems_of(rewrapped(wire)), policy), expected, rtol=0, atol=EXACT)
+    torch.testing.assert_close(
+        energies_of(systems_of(rewrapped(wire)), policy), expected, rtol=0, atol=EXACT
+    )
 
 
 @pytest.mark.parametrize("name", ["cloud", "CH4", "benzene", "CO2", "rattled", "clean"])
 @pytest.mark.parametrize("policy", [name for name in POLICIES if name.endswith("-stochastic")])
-def test_a_stochastic_frame_is_a_member_of_the_set_and_follows_the_seed(name: str, policy: str) -> None:
+def test_a_stochastic_frame_is_a_member_of_the_set_and_follows_the_seed(
+    name: str, policy: str
+) -> None:
     systems = systems_of(STRUCTURES[name])
     members = frames_of(systems, policy.removesuffix("-stochastic")).rotations
     drawn = [frames_of(systems, policy, seed).rotations for seed in range(12)]
@@ -151,15 +181,21 @@ def test_a_batch_gives_the_frames_of_its_structures(policy: str) -> None:
     names = ["cloud", "on top", "atom", "CH4", "square", "CO2"]
     together = frames_of(systems_of(*[STRUCTURES[name] for name in names]), policy)
     alone = [frames_of(systems_of(STRUCTURES[name]), policy) for name in names]
-    torch.testing.assert_close(together.rotations, torch.cat([f.rotations for f in alone]), rtol=0, atol=EXACT)
+    torch.testing.assert_close(
+        together.rotations, torch.cat([f.rotations for f in alone]), rtol=0, atol=EXACT
+    )
     assert together.system_idx.tolist() == [k for k, f in enumerate(alone) for _ in f.rotations]
     assert together.degenerate.tolist() == [bool(f.degenerate[0]) for f in alone]
     gram = together.rotations.transpose(1, 2) @ together.rotations
-    torch.testing.assert_close(gram, torch.eye(3, dtype=torch.float64).expand_as(gram), rtol=0, atol=EXACT)
+    torch.testing.assert_close(
+        gram, torch.eye(3, dtype=torch.float64).expand_as(gram), rtol=0, atol=EXACT
+    )
 
 
 def energy_of_positions(systems: Systems, policy: str) -> tuple[object, Tensor]:
-    """Frame-averaged energy as a function of positions for a fixed graph, and where to take its gradient."""
+    """Frame-averaged energy as a function of positions for a fixed graph, and where to take its
+    gradient.
+    """
     graph = build_graph(systems, CUTOFF)
 
     def energy(positions: Tensor) -> Tensor:
@@ -170,7 +206,11 @@ def energy_of_positions(systems: Systems, policy: str) -> tuple[object, Tensor]:
 
 GRADIENT_CASES = [(name, policy) for name in ("cloud", "H2O", "rattled pair") for policy in ALL]
 GRADIENT_CASES += [(name, "pca-3d-one") for name in ("cloud", "H2O", "rattled pair")]
-GRADIENT_CASES += [("cloud", "pca-edges-3d-se-one"), ("cloud", "pca-2d-one"), ("rattled pair", "cell")]
+GRADIENT_CASES += [
+    ("cloud", "pca-edges-3d-se-one"),
+    ("cloud", "pca-2d-one"),
+    ("rattled pair", "cell"),
+]
 TIED_CASES = [(name, policy) for name in ("CH4", "CO2", "upright CO") for policy in ALL]
 TIED_CASES += [("benzene", "pca-3d-se"), ("benzene", "pca-edges-2d")]
 
@@ -178,7 +218,9 @@ TIED_CASES += [("benzene", "pca-3d-se"), ("benzene", "pca-edges-2d")]
 def small(name: str) -> Systems:
     """A structure with few atoms."""
     if name == "rattled pair":
-        atoms = Atoms("CuCuO", positions=[(0, 0, 5), (1.4, 1.2, 5.2), (0.3, 0.7, 6.6)], cell=(2.6, 3.1, 12))
+        atoms = Atoms(
+            "CuCuO", positions=[(0, 0, 5), (1.4, 1.2, 5.2), (0.3, 0.7, 6.6)], cell=(2.6, 3.1, 12)
+        )
         atoms.pbc = (True, True, False)
         return systems_of(rattled(atoms, 0.1))
     return systems_of(cloud(5) if name == "cloud" else STRUCTURES[name])
@@ -211,14 +253,17 @@ def test_the_frames_turn_with_strain(name: str, policy: str) -> None:
     def energy(strain: Tensor) -> Tensor:
         deform = torch.eye(3, dtype=torch.float64) + strain
         return mean_energies(
-            replace(systems, positions=systems.positions @ deform, cell=systems.cell @ deform), policy, graph=graph
+            replace(systems, positions=systems.positions @ deform, cell=systems.cell @ deform),
+            policy,
+            graph=graph,
         )
 
     strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(energy, strain, eps=1e-6, atol=1e-6, rtol=1e-6)
     (grad,) = torch.autograd.grad(energy(strain).sum(), strain)
     assert float(grad.abs().max()) > 1e-2
-    torch.testing.assert_close(grad[0, 1], grad[1, 0], rtol=0, atol=1e-10)  # turning about z costs nothing
+    # turning about z costs nothing
+    torch.testing.assert_close(grad[0, 1], grad[1, 0], rtol=0, atol=1e-10)
 
 
 def test_lattice_frames_follow_the_cell_gradient() -> None:
@@ -229,7 +274,9 @@ def test_lattice_frames_follow_the_cell_gradient() -> None:
         frames = frames_of(replace(systems, cell=cell), "lattice")
         return torch.sin(frames.rotations * weights).sum()
 
-    assert torch.autograd.gradcheck(tilt, systems.cell.clone().requires_grad_(), eps=1e-7, atol=1e-6)
+    assert torch.autograd.gradcheck(
+        tilt, systems.cell.clone().requires_grad_(), eps=1e-7, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("policy", DETERMINISTIC)
@@ -239,7 +286,9 @@ def test_forces_on_symmetric_structures_are_numbers_and_as_symmetric(policy: str
         energy, positions = energy_of_positions(systems, policy)
         (grad,) = torch.autograd.grad(energy(positions).sum(), positions)
         assert bool(torch.isfinite(grad).all())
-        torch.testing.assert_close(grad.sum(0), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-10)
+        torch.testing.assert_close(
+            grad.sum(0), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-10
+        )
         for matrix in group_elements(policy, 1):
             energy, positions = energy_of_positions(turned(systems, matrix), policy)
             (rotated,) = torch.autograd.grad(energy(positions).sum(), positions)

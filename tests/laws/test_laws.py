@@ -16,7 +16,14 @@ from geocalc.core.systems import Potential, Systems, concatenate, select
 from geocalc.frames import frame_policy
 from geocalc.nn.interaction import MessageType
 from geocalc.potentials.network import ForceMode, NetworkPotential
-from geocalc.potentials.registry import card_values, is_property, list_models, load_model, read_card, shipped_folder
+from geocalc.potentials.registry import (
+    card_values,
+    is_property,
+    list_models,
+    load_model,
+    read_card,
+    shipped_folder,
+)
 from geocalc.testing import (
     assert_basis_invariant,
     assert_batch_equals_singles,
@@ -57,8 +64,17 @@ RANDOM = {
     "graph norm": {"norm": "graph", "mp_type": "base", "skip_co": "none", "phys_embeds": False},
     "schnet": {"architecture": "schnet", "tag_hidden_channels": 4, "message_scale": 0.3},
     "relaxed": {"architecture": "relaxed-e3nn", "tag_hidden_channels": 2},
-    "equivariant": {"architecture": "relaxed-e3nn", "l_relaxed": 0, "features": "6x0e + 4x1o + 2x2e"},
-    "rich": {"repulsion_reach": 1.1, "directional_gaussians": 3, "second_layer_MLP": True, "phys_hidden_channels": 4},
+    "equivariant": {
+        "architecture": "relaxed-e3nn",
+        "l_relaxed": 0,
+        "features": "6x0e + 4x1o + 2x2e",
+    },
+    "rich": {
+        "repulsion_reach": 1.1,
+        "directional_gaussians": 3,
+        "second_layer_MLP": True,
+        "phys_hidden_channels": 4,
+    },
     "ewald": {"ewald": {}},
     "ewald schnet": {"architecture": "schnet", "ewald": {"k_cutoff": 1.7, "num_hidden": 1}},
 }
@@ -66,18 +82,24 @@ RANDOM["simple"] |= {"num_filters": SMALL["hidden_channels"]}
 SHIPPED = sorted(
     name
     for name, places in list_models().items()
-    if shipped_folder() in [place.parent for place in places] and not is_property(card_values(shipped_folder() / name))
+    if shipped_folder() in [place.parent for place in places]
+    and not is_property(card_values(shipped_folder() / name))
 )
 POTENTIALS = [*RANDOM, *SHIPPED]
 ADSORBED_ONLY = [name for name in SHIPPED if read_card(shipped_folder() / name).adsorbate_edges]
-CONSERVATIVE = [*RANDOM, *(name for name in SHIPPED if read_card(shipped_folder() / name).conservative)]
+CONSERVATIVE = [
+    *RANDOM,
+    *(name for name in SHIPPED if read_card(shipped_folder() / name).conservative),
+]
 
 
 @cache
 def potential(name: str, policy: str, stress: bool = False) -> NetworkPotential:
     if name in RANDOM:
         return random_potential(policy, stress=stress, **RANDOM[name])
-    return load_model(shipped_folder() / name, device="cpu", dtype="float64", frames=policy, stress=stress).potential
+    return load_model(
+        shipped_folder() / name, device="cpu", dtype="float64", frames=policy, stress=stress
+    ).potential
 
 
 def left_handed(atoms: Atoms) -> Atoms:
@@ -93,7 +115,11 @@ def unwrapped(atoms: Atoms) -> Atoms:
 
 
 def wire() -> Atoms:
-    atoms = Atoms("CuCuOH", positions=[(0, 0, 0), (2.4, 0.3, 0.1), (3.0, 2.0, 0.2), (0.3, -0.2, 1.8)], cell=(4.9, 0, 0))
+    atoms = Atoms(
+        "CuCuOH",
+        positions=[(0, 0, 0), (2.4, 0.3, 0.1), (3.0, 2.0, 0.2), (0.3, -0.2, 1.8)],
+        cell=(4.9, 0, 0),
+    )
     atoms.pbc = (True, False, False)
     return atoms
 
@@ -105,9 +131,14 @@ def turned_about_all_axes(atoms: Atoms) -> Atoms:
 
 
 def rectangular() -> Atoms:
-    """A slab that is periodic along all three vectors, with an adsorbate; the lattice has four frames."""
+    """A slab that is periodic along all three vectors, with an adsorbate; the lattice has four
+    frames.
+    """
     atoms = fcc110("Cu", (2, 2, 2), vacuum=4.0)
-    atoms += Atoms("CO", positions=[atoms.positions[-1] + (0.3, 0.2, 1.8), atoms.positions[-1] + (0.4, 0.1, 2.95)])
+    atoms += Atoms(
+        "CO",
+        positions=[atoms.positions[-1] + (0.3, 0.2, 1.8), atoms.positions[-1] + (0.4, 0.1, 2.95)],
+    )
     atoms.set_tags([0] * 4 + [1] * 4 + [2] * 2)
     atoms.pbc = True
     return atoms
@@ -115,18 +146,31 @@ def rectangular() -> Atoms:
 
 @cache
 def slabs() -> Systems:
-    """Plane lattices of all kinds: hexagonal, square, rectangular; one turned, one left-handed, one with unwrapped atoms."""
+    """Plane lattices of all kinds: hexagonal, square, rectangular; one turned, one left-handed, one
+    with unwrapped atoms.
+    """
     hexagonal = rattled(adslab("CO", "fcc", size=(2, 2, 2)))
     square = rattled(adslab("O", "bridge", size=(2, 2, 2), square=True))
-    return systems_of(turned_about_all_axes(hexagonal), left_handed(square), unwrapped(rattled(rectangular())))
+    return systems_of(
+        turned_about_all_axes(hexagonal), left_handed(square), unwrapped(rattled(rectangular()))
+    )
 
 
 @cache
 def others() -> Systems:
-    """What is no slab: molecules, one of them symmetric, an atom, a wire, a crystal of one atom, two atoms out of reach."""
+    """What is no slab: molecules, one of them symmetric, an atom, a wire, a crystal of one atom,
+    two atoms out of reach.
+    """
     bulk = Atoms("Cu", cell=[[0, 1.8, 1.8], [1.8, 0, 1.8], [1.8, 1.8, 0]], pbc=True)
     apart = Atoms("HO", positions=[(0, 0, 0), (30, 0, 0)])
-    guests = Atoms("CO2", positions=cloud(3).positions), turned_about_all_axes(molecule("CH4")), Atoms("H"), wire(), bulk, apart
+    guests = (
+        Atoms("CO2", positions=cloud(3).positions),
+        turned_about_all_axes(molecule("CH4")),
+        Atoms("H"),
+        wire(),
+        bulk,
+        apart,
+    )
     return systems_of(*guests)
 
 
@@ -137,7 +181,9 @@ def everything() -> Systems:
 
 
 def seen_by(name: str, systems: Systems) -> Systems:
-    """What a model takes of a batch: all, or for one that sees only adsorbates on slabs, those; Ewald knows no wires."""
+    """What a model takes of a batch: all, or for one that sees only adsorbates on slabs, those;
+    Ewald knows no wires.
+    """
     if "ewald" in name:
         return select(systems, systems, systems.pbc.sum(1) != 1)
     return slabs() if name in ADSORBED_ONLY else systems
@@ -170,21 +216,27 @@ def test_an_invariant_network_obeys_every_law_without_frames(name: str, law: str
 
 @pytest.mark.parametrize("name", [name for name in POTENTIALS if name not in ADSORBED_ONLY])
 def test_a_three_by_three_supercell_is_nine_cells(name: str) -> None:
-    systems = systems_of(rattled(adslab("", size=(1, 1, 2)), 0.1), Atoms("Cu", cell=(2.5, 2.5, 2.6), pbc=True))
+    systems = systems_of(
+        rattled(adslab("", size=(1, 1, 2)), 0.1), Atoms("Cu", cell=(2.5, 2.5, 2.6), pbc=True)
+    )
     assert_supercell_extensive(potential(name, "lattice"), systems, repeats=3, tolerance=EXACT)
 
 
 @pytest.mark.parametrize("policy", ["lattice", "cell"])
 @pytest.mark.parametrize("name", CONSERVATIVE)
 def test_forces_are_the_gradient(name: str, policy: str) -> None:
-    assert_forces_are_gradient(potential(name, policy), seen_by(name, generic()), n_directions=2, tolerance=GRADIENT)
+    assert_forces_are_gradient(
+        potential(name, policy), seen_by(name, generic()), n_directions=2, tolerance=GRADIENT
+    )
 
 
 @pytest.mark.parametrize("policy", ["lattice", "cell"])
 @pytest.mark.parametrize("name", POTENTIALS)
 def test_energy_and_forces_are_continuous_at_the_cutoff(name: str, policy: str) -> None:
     chosen = potential(name, policy)
-    assert_smooth_at_cutoff(chosen, seen_by(name, generic()), chosen.model.network.cutoff, tolerance=GRADIENT)
+    assert_smooth_at_cutoff(
+        chosen, seen_by(name, generic()), chosen.model.network.cutoff, tolerance=GRADIENT
+    )
 
 
 @pytest.mark.parametrize("policy", ["lattice", "cell"])
@@ -192,7 +244,9 @@ def test_energy_and_forces_are_continuous_at_the_cutoff(name: str, policy: str) 
 def test_stress_is_the_derivative_by_strain(name: str, policy: str) -> None:
     chosen = potential(name, policy, stress=True)
     slab = rattled(adslab("O", "fcc", size=(1, 2, 2)))
-    assert_stress_is_gradient(chosen, systems_of(slab, left_handed(rattled(rectangular()))), tolerance=1e-8)
+    assert_stress_is_gradient(
+        chosen, systems_of(slab, left_handed(rattled(rectangular()))), tolerance=1e-8
+    )
 
 
 def test_stress_turns_with_the_structure() -> None:

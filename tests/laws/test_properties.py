@@ -1,4 +1,6 @@
-"""What must hold for any structure whatever: random cells, constraints, tags and batches, and faults among them."""
+"""What must hold for any structure whatever: random cells, constraints, tags and batches, and
+faults among them.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,18 @@ EXACT = 1e-12  # Angstrom
 SPACING = 2.3  # Angstrom between atoms before they are shaken
 SMALL_FAENET = random_potential()
 METALS, LIGHT, FOREIGN = (29, 47, 78), (1, 6, 8), (0, 10, 54, 118, 119, -3)
-CELLS = ("box", "skewed", "left-handed", "none", "tiny", "thin", "flat", "huge", "vanishing", "not a number")
+CELLS = (
+    "box",
+    "skewed",
+    "left-handed",
+    "none",
+    "tiny",
+    "thin",
+    "flat",
+    "huge",
+    "vanishing",
+    "not a number",
+)
 SOUND_CELLS = CELLS[:4]
 FAULTS = ("same place", "near", "not a number", "endless", "far", "very far", "foreign")
 TAGS = ("none", "zero", "oc20", "random", "negative", "fractions", "not a number")
@@ -80,7 +93,11 @@ def a_cell(kind: str, rng: np.random.Generator) -> np.ndarray:
         cell = cell @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
     if kind == "left-handed":
         cell = cell[[1, 0, 2]] if np.linalg.det(cell) > 0 else cell
-    small = {"tiny": rng.uniform(0.3, 2.5), "vanishing": 10.0 ** rng.uniform(-9, -1), "huge": 10.0 ** rng.uniform(2, 9)}
+    small = {
+        "tiny": rng.uniform(0.3, 2.5),
+        "vanishing": 10.0 ** rng.uniform(-9, -1),
+        "huge": 10.0 ** rng.uniform(2, 9),
+    }
     if kind == "thin":
         cell[2] = cell[0] + cell[1] * 10.0 ** rng.uniform(-7, -1)
     if kind == "flat":
@@ -104,7 +121,9 @@ def spoil(atoms: Atoms, fault: str | None, rng: np.random.Generator) -> None:
     elif fault in ("not a number", "endless"):
         last[rng.integers(3)] = np.nan if fault == "not a number" else -np.inf
     elif fault in ("far", "very far"):
-        last += 10.0 ** rng.uniform(*((2, 4) if fault == "far" else (4, 16))) * rng.choice([-1, 0, 1], size=3)
+        last += 10.0 ** rng.uniform(*((2, 4) if fault == "far" else (4, 16))) * rng.choice(
+            [-1, 0, 1], size=3
+        )
     elif fault == "foreign":
         atoms.numbers[-1] = rng.choice(FOREIGN)
 
@@ -131,13 +150,27 @@ def constraints(draw, n: int) -> FixConstraint:
         return FixAtoms([k - n for k in who] if draw(st.booleans()) else who)
     if kind in (FixCartesian, FixScaled):
         return kind(who, draw(st.tuples(*[st.booleans()] * 3).filter(any)))
-    way = draw(st.sampled_from(((0, 0, 1), (1, 0, 0), (0, -3, 0), (1, 1, 0), (1.0, -2.0, 0.7), (1e-3, 1e3, 5.0), (1e-5, 0, 1))))
+    way = draw(
+        st.sampled_from(
+            (
+                (0, 0, 1),
+                (1, 0, 0),
+                (0, -3, 0),
+                (1, 1, 0),
+                (1.0, -2.0, 0.7),
+                (1e-3, 1e3, 5.0),
+                (1e-5, 0, 1),
+            )
+        )
+    )
     return kind(who, way)
 
 
 @st.composite
 def structures(draw, faulty: bool = False, numbers=METALS + LIGHT, max_atoms: int = 6) -> Atoms:
-    """A structure with any cell, periodicity, constraints and tags; with something wrong in it now and then if `faulty`."""
+    """A structure with any cell, periodicity, constraints and tags; with something wrong in it now
+    and then if `faulty`.
+    """
     n, rng = draw(st.integers(1, max_atoms)), np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     kind = draw(st.sampled_from(CELLS if faulty else SOUND_CELLS))
     pbc = draw(st.tuples(*[st.booleans()] * 3)) if faulty or kind != "none" else (False,) * 3
@@ -167,7 +200,9 @@ def quiet_tags() -> Iterator[None]:
 
 
 def usable(given: list[Atoms], use_tags: bool = False) -> list[tuple[Atoms, Systems]]:
-    """Those of the structures that can be used; the others are refused by the error that is meant for it."""
+    """Those of the structures that can be used; the others are refused by the error that is meant
+    for it.
+    """
     found = []
     for atoms in given:
         before = atoms.copy()
@@ -198,13 +233,23 @@ class Emt:
     emt: AsePotential = field(default_factory=lambda: AsePotential(calculator=EMT()))
 
     def __call__(self, systems: Systems) -> Prediction:
-        cell = systems.cell * systems.pbc[:, :, None]  # EMT refuses flat cells even where they mean nothing
+        # EMT refuses flat cells even where they mean nothing
+        cell = systems.cell * systems.pbc[:, :, None]
         found = self.emt(replace(systems, cell=cell))
         if not self.wrong:
             return found
         self.seen += 1
-        factor = torch.tensor([self.wrong.get(n, 1.0) if self.seen > self.after else 1.0 for n in systems.counts.tolist()])
-        return replace(found, energy=found.energy * factor, forces=found.forces * factor[systems.system_idx, None])
+        factor = torch.tensor(
+            [
+                self.wrong.get(n, 1.0) if self.seen > self.after else 1.0
+                for n in systems.counts.tolist()
+            ]
+        )
+        return replace(
+            found,
+            energy=found.energy * factor,
+            forces=found.forces * factor[systems.system_idx, None],
+        )
 
 
 def same(one: Relaxation, other: Relaxation) -> bool:
@@ -216,7 +261,12 @@ def same(one: Relaxation, other: Relaxation) -> bool:
 def equal(a: object, b: object) -> bool:
     """Bitwise equality of tensors, ragged items and dataclasses of them; NaN equals itself."""
     if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.shape == b.shape and a.dtype == b.dtype and _bits(a) == _bits(b)
+        return (
+            isinstance(b, torch.Tensor)
+            and a.shape == b.shape
+            and a.dtype == b.dtype
+            and _bits(a) == _bits(b)
+        )
     if isinstance(a, np.ndarray):
         return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
     if isinstance(a, Ragged | tuple | list):
@@ -245,13 +295,20 @@ def assert_constraints_hold(atoms: Atoms, end: Relaxation) -> None:
         elif isinstance(constraint, FixedPlane):
             assert np.abs(moved @ constraint.dir).max() <= exact
         elif isinstance(constraint, FixedLine):
-            assert np.linalg.norm(moved - np.outer(moved @ constraint.dir, constraint.dir), axis=1).max() <= 2 * exact
+            assert (
+                np.linalg.norm(
+                    moved - np.outer(moved @ constraint.dir, constraint.dir), axis=1
+                ).max()
+                <= 2 * exact
+            )
         elif constraint.mask.all():
             assert np.array_equal(final[index], atoms.positions[index])
         else:
             dual = np.linalg.inv(atoms.cell.complete())[:, constraint.mask]
             assert np.abs(moved @ (dual / np.linalg.norm(dual, axis=0))).max() <= 2 * exact
-    assert np.array_equal(final[end.systems.fixed.numpy()], atoms.positions[end.systems.fixed.numpy()])
+    assert np.array_equal(
+        final[end.systems.fixed.numpy()], atoms.positions[end.systems.fixed.numpy()]
+    )
 
 
 def assert_sound(end: Relaxation, fmax: float, max_steps: int) -> None:
@@ -270,22 +327,40 @@ def assert_sound(end: Relaxation, fmax: float, max_steps: int) -> None:
 
 @examples(150)
 @given(structures(faulty=True), st.sampled_from((2.0, 3.0, 4.2)))
-def test_neighbours_are_those_of_ase_and_each_edge_has_its_reverse(atoms: Atoms, cutoff: float) -> None:
+def test_neighbours_are_those_of_ase_and_each_edge_has_its_reverse(
+    atoms: Atoms, cutoff: float
+) -> None:
     for _, systems in usable([atoms]):
         graph = build_graph(systems, cutoff)
-        edges = list(zip(graph.receivers.tolist(), graph.senders.tolist(), *graph.shifts.T.int().tolist(), strict=True))
+        edges = list(
+            zip(
+                graph.receivers.tolist(),
+                graph.senders.tolist(),
+                *graph.shifts.T.int().tolist(),
+                strict=True,
+            )
+        )
         assert len(set(edges)) == len(edges)
         assert {(j, i, -x, -y, -z) for i, j, x, y, z in edges} == set(edges)
-        lengths = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph).norm(dim=1)
+        lengths = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph).norm(
+            dim=1
+        )
         assert bool((lengths < cutoff * (1 + 1e-12)).all())
         assert len(pair_edges(graph, len(atoms)).unique()) == len(edges) / 2
         again = NeighborCache(cutoff)(systems)
         assert equal(again, graph)
         if graph.n_edges < 20_000:
-            plain = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell.array * atoms.pbc[:, None], pbc=atoms.pbc)
+            plain = Atoms(
+                atoms.numbers,
+                atoms.positions,
+                cell=atoms.cell.array * atoms.pbc[:, None],
+                pbc=atoms.pbc,
+            )
             i, j, shifts, length = neighbor_list("ijSd", plain, cutoff)
             inside = length < cutoff
-            theirs = zip(i[inside].tolist(), j[inside].tolist(), *shifts[inside].T.tolist(), strict=True)
+            theirs = zip(
+                i[inside].tolist(), j[inside].tolist(), *shifts[inside].T.tolist(), strict=True
+            )
             assert set(theirs) == set(edges)
 
 
@@ -297,12 +372,18 @@ def test_neighbours_are_those_of_ase_and_each_edge_has_its_reverse(atoms: Atoms,
     st.sampled_from((1e-8, 0.05, 2.0)),
     st.data(),
 )
-def test_relaxations_of_anything(given: list[Atoms], name: str, max_steps: int, fmax: float, data: st.DataObject) -> None:
+def test_relaxations_of_anything(
+    given: list[Atoms], name: str, max_steps: int, fmax: float, data: st.DataObject
+) -> None:
     kept = [pair for pair in usable(given) if set(pair[0].numbers) <= set(METALS + LIGHT)]
     if not kept:
         return
     wrong = data.draw(
-        st.dictionaries(st.integers(1, 3), st.sampled_from((math.nan, math.inf, -math.inf, 1e30, 0.0)), max_size=1)
+        st.dictionaries(
+            st.integers(1, 3),
+            st.sampled_from((math.nan, math.inf, -math.inf, 1e30, 0.0)),
+            max_size=1,
+        )
     )
     after = data.draw(st.integers(0, 2))
     optimizer, order = make_optimizer(name), data.draw(st.permutations(range(len(kept))))
@@ -314,7 +395,9 @@ def test_relaxations_of_anything(given: list[Atoms], name: str, max_steps: int, 
     together = ends(list(range(len(kept))))
     assert len(together) == len(kept)
     for (atoms, systems), end in zip(kept, together, strict=True):
-        assert equal(replace(end.systems, positions=systems.positions, projector=systems.projector), systems)
+        assert equal(
+            replace(end.systems, positions=systems.positions, projector=systems.projector), systems
+        )
         assert_constraints_hold(atoms, end)
         assert_sound(end, fmax, max_steps)
         event(end.status.value)
@@ -326,7 +409,9 @@ def test_relaxations_of_anything(given: list[Atoms], name: str, max_steps: int, 
 
 @examples(25)
 @given(
-    st.lists(structures(numbers=(1, 6, 8, 29)), min_size=1, max_size=3), st.sampled_from(sorted(OPTIMIZERS)), st.integers(0, 2)
+    st.lists(structures(numbers=(1, 6, 8, 29)), min_size=1, max_size=3),
+    st.sampled_from(sorted(OPTIMIZERS)),
+    st.integers(0, 2),
 )
 def test_relaxations_with_a_network(given: list[Atoms], name: str, max_steps: int) -> None:
     kept = usable(given, use_tags=True)
@@ -339,7 +424,9 @@ def test_relaxations_with_a_network(given: list[Atoms], name: str, max_steps: in
         assert_constraints_hold(atoms, end)
         assert_sound(end, 0.05, max_steps)
         (alone,) = relax_systems(systems, SMALL_FAENET, make_optimizer(name), 0.05, 0)
-        first = SMALL_FAENET(batch).energy[next(k for k, pair in enumerate(kept) if pair[1] is systems)]
+        first = SMALL_FAENET(batch).energy[
+            next(k for k, pair in enumerate(kept) if pair[1] is systems)
+        ]
         assert alone.energy == pytest.approx(float(first), abs=1e-9)
 
 
@@ -370,7 +457,9 @@ def test_what_is_selected_and_joined_is_the_batch_again(
     mixed = flight.select(mask).join(flight.select(~mask)) if 0 < int(mask.sum()) < n else flight
     for place, k in enumerate(order if mixed is not flight else range(n)):
         assert equal(mixed.select(torch.arange(n) == place), flight.select(torch.arange(n) == k))
-    assert equal(select(flight.systems, flight.systems, torch.ones(n, dtype=torch.bool)), flight.systems)
+    assert equal(
+        select(flight.systems, flight.systems, torch.ones(n, dtype=torch.bool)), flight.systems
+    )
 
 
 def by_emt(wrong: dict[int, float]) -> NamedPotential:
@@ -397,7 +486,14 @@ def test_every_structure_has_one_record_whatever_it_is(
     given: list[Atoms], name: str, batch_edges: int | None, nan: bool, steps: int
 ) -> None:
     model = by_emt({2: math.nan} if nan else {})
-    chosen = RelaxSettings(model="emt", optimizer=name, steps=steps, traj="full", dtype="float64", batch_edges=batch_edges)
+    chosen = RelaxSettings(
+        model="emt",
+        optimizer=name,
+        steps=steps,
+        traj="full",
+        dtype="float64",
+        batch_edges=batch_edges,
+    )
     jobs = [Job(sid=f"s{k}", atoms=atoms) for k, atoms in enumerate(given)]
     with tempfile.TemporaryDirectory() as folder, quiet_tags():
         run = open_run_folder(folder, model, chosen)
@@ -415,7 +511,9 @@ def test_every_structure_has_one_record_whatever_it_is(
         event(record.status if record.error is None else record.error.split(":")[0][:40])
 
 
-def _resumed(folder: str, jobs: list[Job], model: NamedPotential, chosen: RelaxSettings) -> RunFolder:
+def _resumed(
+    folder: str, jobs: list[Job], model: NamedPotential, chosen: RelaxSettings
+) -> RunFolder:
     run = open_run_folder(folder, model, chosen, resume=True)
     list(run_relaxation(jobs, model, chosen, run))
     return run

@@ -1,4 +1,6 @@
-"""The edge step: values against a plain sum, first and second derivatives against finite differences."""
+"""The edge step: values against a plain sum, first and second derivatives against finite
+differences.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,16 @@ def inputs(n_edges: int, n_atoms: int = N_ATOMS) -> list[Tensor]:
     """Edge, shared, center, neighbor, value and envelope, float64 and differentiable."""
     generator = torch.Generator().manual_seed(2)
     shapes = [(n_edges, WIDTH), (n_pairs(n_edges), WIDTH), *[(n_atoms, WIDTH)] * 3, (n_edges, 1)]
-    return [torch.randn(shape, generator=generator, dtype=torch.double).requires_grad_() for shape in shapes]
+    return [
+        torch.randn(shape, generator=generator, dtype=torch.double).requires_grad_()
+        for shape in shapes
+    ]
 
 
 def edges(n_edges: int, n_atoms: int = N_ATOMS) -> EdgeIndex:
-    """Random edges, an edge to itself and a repeated one among them; the last atom receives nothing."""
+    """Random edges, an edge to itself and a repeated one among them; the last atom receives
+    nothing.
+    """
     generator = torch.Generator().manual_seed(3)
     receivers = torch.sort(torch.randint(0, n_atoms - 1, (n_edges,), generator=generator))[0]
     senders = torch.randint(0, n_atoms, (n_edges,), generator=generator)
@@ -36,7 +43,14 @@ def edges(n_edges: int, n_atoms: int = N_ATOMS) -> EdgeIndex:
 
 
 def plain(
-    edge: Tensor, shared: Tensor, center: Tensor, neighbor: Tensor, value: Tensor, envelope: Tensor, index: EdgeIndex, act: bool
+    edge: Tensor,
+    shared: Tensor,
+    center: Tensor,
+    neighbor: Tensor,
+    value: Tensor,
+    envelope: Tensor,
+    index: EdgeIndex,
+    act: bool,
 ) -> Tensor:
     z = edge + shared[index.pair_of] + center[index.receivers] + neighbor[index.senders]
     message = envelope * (functional.silu(z) if act else z) * value[index.senders]
@@ -65,15 +79,20 @@ def test_second_derivatives_of_a_subset_of_inputs(activate: bool) -> None:
     edge.requires_grad_()
     value.requires_grad_()
     assert torch.autograd.gradgradcheck(
-        lambda e, v: aggregate(e, shared, center, neighbor, v, envelope, index, activate), [edge, value]
+        lambda e, v: aggregate(e, shared, center, neighbor, v, envelope, index, activate),
+        [edge, value],
     )
 
 
 def test_without_shared_products() -> None:
     (edge, shared, *others), index = inputs(9), edges(9)
-    assert torch.autograd.gradgradcheck(lambda e, *a: aggregate(e, None, *a, index, True), [edge, *others])
+    assert torch.autograd.gradgradcheck(
+        lambda e, *a: aggregate(e, None, *a, index, True), [edge, *others]
+    )
     spread = aggregate(edge + shared[index.pair_of], None, *others, index, True)
-    torch.testing.assert_close(spread, aggregate(edge, shared, *others, index, True), rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(
+        spread, aggregate(edge, shared, *others, index, True), rtol=1e-14, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("activate", [True, False])

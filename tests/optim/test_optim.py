@@ -27,11 +27,18 @@ ASE = {"fire": FIRE, "fire2": FIRE2, "bfgs": BFGS, "lbfgs": LBFGS}
 
 
 def mixed_batch() -> list[Atoms]:
-    """Structures of several sizes: fixed layers, single fixed components, clean slabs, free molecules."""
+    """Structures of several sizes: fixed layers, single fixed components, clean slabs, free
+    molecules.
+    """
     rng = np.random.default_rng(3)
     batch = []
     for metal in ("Cu", "Pt", "Ni", "Au"):
-        for build, guest, height in ((fcc111, "CO", 1.8), (fcc100, "O", 1.2), (fcc111, "H", 1.0), (fcc100, "", 0.0)):
+        for build, guest, height in (
+            (fcc111, "CO", 1.8),
+            (fcc100, "O", 1.2),
+            (fcc111, "H", 1.0),
+            (fcc100, "", 0.0),
+        ):
             slab = build(metal, (2, 2, 3 if (metal, guest) == ("Cu", "CO") else 2), vacuum=6.0)
             tags = (slab.get_tags() == 1).astype(int)
             if guest:
@@ -49,15 +56,26 @@ def mixed_batch() -> list[Atoms]:
     return batch
 
 
-def relax_with_paths(batch: list[Atoms], name: str) -> tuple[list[Relaxation], list[list[np.ndarray]]]:
+def relax_with_paths(
+    batch: list[Atoms], name: str
+) -> tuple[list[Relaxation], list[list[np.ndarray]]]:
     """Relaxations, and the positions of every structure after every step."""
     paths: list[list[np.ndarray]] = [[] for _ in batch]
 
     def observe(live: Systems, now, progress) -> None:
-        for k, rows in zip(progress.index.tolist(), torch.split(live.positions, live.counts.tolist()), strict=True):
+        for k, rows in zip(
+            progress.index.tolist(), torch.split(live.positions, live.counts.tolist()), strict=True
+        ):
             paths[k].append(rows.numpy())
 
-    ends = relax_systems(from_atoms(batch), AsePotential(calculator=EMT()), make_optimizer(name), 0.05, STEPS, observe)
+    ends = relax_systems(
+        from_atoms(batch),
+        AsePotential(calculator=EMT()),
+        make_optimizer(name),
+        0.05,
+        STEPS,
+        observe,
+    )
     return ends, paths
 
 
@@ -96,10 +114,15 @@ def test_every_step_of_a_mixed_batch_equals_ase(relaxed) -> None:
     for atoms, end, path in zip(batch, ends, paths, strict=True):
         evaluated, converged = path_of_ase(atoms, name)
         assert len(path) == end.n_evaluations == end.n_steps + 1
-        assert max(np.abs(ours - theirs).max() for ours, theirs in zip(path, evaluated, strict=False)) < PARITY
+        assert (
+            max(np.abs(ours - theirs).max() for ours, theirs in zip(path, evaluated, strict=False))
+            < PARITY
+        )
         if len(path) == len(evaluated):
             assert end.converged == converged
-        else:  # ASE's FIRE2 evaluates twice in a step that goes back, and looks only once whether it has converged
+        # ASE's FIRE2 evaluates twice in a step that goes back, and looks only once whether it has
+        # converged
+        else:
             assert len(path) < len(evaluated)
             assert end.converged or end.n_steps == STEPS
             different += 1
@@ -123,8 +146,12 @@ def test_batch_mates_do_not_matter(relaxed) -> None:
         assert np.array_equal(np.stack(together), np.stack(other))
 
 
-def quadratic_path(optimizer: Optimizer, systems: Systems, n_steps: int, stiffness: float = 1.0) -> list[Tensor]:
-    """Positions before and after every step on the energy stiffness |positions|^2 / 2, without any model."""
+def quadratic_path(
+    optimizer: Optimizer, systems: Systems, n_steps: int, stiffness: float = 1.0
+) -> list[Tensor]:
+    """Positions before and after every step on the energy stiffness |positions|^2 / 2, without any
+    model.
+    """
     state, path = optimizer.init(systems), [systems.positions]
     for _ in range(n_steps):
         forces = (-stiffness * systems.positions).masked_fill(systems.fixed, 0.0)
@@ -152,14 +179,23 @@ def test_finds_the_minimum_of_a_quadratic_and_holds_fixed_components(name: str) 
 
 @pytest.mark.parametrize(
     ("optimizer", "norm"),
-    [(Fire(), "structure"), (Fire2(), "structure"), (Bfgs(), "atom"), (Lbfgs(), "atom"), (GradientDescent(), "atom")],
+    [
+        (Fire(), "structure"),
+        (Fire2(), "structure"),
+        (Bfgs(), "atom"),
+        (Lbfgs(), "atom"),
+        (GradientDescent(), "atom"),
+    ],
 )
 def test_no_step_is_longer_than_allowed(optimizer, norm: str) -> None:
     systems = from_atoms([molecule("CH3OH"), molecule("CO")])
     strong = systems.system_idx[:, None] == 0
     forces = torch.where(strong, 1e4, 1e-4) * torch.ones_like(systems.positions)
     displacement, _ = optimizer.step(systems, torch.zeros(2), forces, optimizer.init(systems))
-    length, weak = displacement[:6].norm() if norm == "structure" else displacement[:6].norm(dim=1).max(), displacement[6:]
+    length, weak = (
+        displacement[:6].norm() if norm == "structure" else displacement[:6].norm(dim=1).max(),
+        displacement[6:],
+    )
     assert float(length) == pytest.approx(0.2, abs=1e-12)
     assert 0.0 < float(weak.max()) < 1e-5
 
@@ -178,13 +214,17 @@ def test_fire2_goes_half_a_step_back_from_an_ascent() -> None:
     forces = torch.ones_like(systems.positions)
     first, state = optimizer.step(systems, torch.zeros(1), forces, optimizer.init(systems))
     back, rested = optimizer.step(systems, torch.zeros(1), -forces, state)
-    assert torch.allclose(back, -0.25 * first, atol=1e-15, rtol=0)  # half the way of a time step that is half as long
+    # half the way of a time step that is half as long
+    assert torch.allclose(back, -0.25 * first, atol=1e-15, rtol=0)
     assert float(rested.velocity.abs().max()) == 0.0
     again, _ = optimizer.step(systems, torch.zeros(1), -forces, rested)
-    assert torch.allclose(again, -0.25 * first, atol=1e-15, rtol=0)  # from rest, with that time step
+    # from rest, with that time step
+    assert torch.allclose(again, -0.25 * first, atol=1e-15, rtol=0)
 
 
-def two_loops(pairs: list[tuple[np.ndarray, np.ndarray]], gradient: np.ndarray, curvature: float) -> np.ndarray:
+def two_loops(
+    pairs: list[tuple[np.ndarray, np.ndarray]], gradient: np.ndarray, curvature: float
+) -> np.ndarray:
     """The step of L-BFGS as its recursion is written in textbooks."""
     rest, weights = gradient.copy(), []
     for step, change in reversed(pairs):
@@ -199,7 +239,10 @@ def two_loops(pairs: list[tuple[np.ndarray, np.ndarray]], gradient: np.ndarray, 
 @pytest.mark.parametrize("memory", [1, 3, 100])
 def test_lbfgs_forgets_all_but_its_last_steps(memory: int) -> None:
     systems = from_atoms(molecule("CO"))
-    start, stiffness = systems.positions, torch.linspace(3.0, 40.0, 6, dtype=torch.float64).reshape(2, 3)
+    start, stiffness = (
+        systems.positions,
+        torch.linspace(3.0, 40.0, 6, dtype=torch.float64).reshape(2, 3),
+    )
     optimizer = Lbfgs(memory=memory, max_step=100.0, damping=0.5)
     state, pairs, last = optimizer.init(systems), [], None
     for _ in range(30):
@@ -208,8 +251,13 @@ def test_lbfgs_forgets_all_but_its_last_steps(memory: int) -> None:
         if last is not None:
             pairs = [*pairs, (x.numpy().ravel() - last[0], gradient - last[1])][-memory:]
         last = (x.numpy().ravel(), gradient)
-        displacement, state = optimizer.step(systems, torch.zeros(1), -torch.from_numpy(gradient).reshape(2, 3), state)
-        assert np.abs(displacement.numpy().ravel() - 0.5 * two_loops(pairs, gradient, 70.0)).max() < PARITY
+        displacement, state = optimizer.step(
+            systems, torch.zeros(1), -torch.from_numpy(gradient).reshape(2, 3), state
+        )
+        assert (
+            np.abs(displacement.numpy().ravel() - 0.5 * two_loops(pairs, gradient, 70.0)).max()
+            < PARITY
+        )
         systems = replace(systems, positions=x + displacement)
     assert [len(history.pairs) for history in state.history] == [min(memory, 29)]
 
@@ -225,16 +273,26 @@ def test_a_state_is_not_changed_by_the_steps_taken_from_it(name: str) -> None:
         systems = replace(systems, positions=systems.positions + displacement)
     first, then = optimizer.step(systems, torch.zeros(1), forces, state)
     moved = replace(systems, positions=systems.positions + first)
-    expected, _ = optimizer.step(moved, torch.zeros(1), forces.flip(1).masked_fill(systems.fixed, 0.0), then)
+    expected, _ = optimizer.step(
+        moved, torch.zeros(1), forces.flip(1).masked_fill(systems.fixed, 0.0), then
+    )
     optimizer.step(systems, torch.zeros(1), 3.0 * forces, state)  # another way from the same state
     assert torch.equal(optimizer.step(systems, torch.zeros(1), forces, state)[0], first)
-    assert torch.equal(optimizer.step(moved, torch.zeros(1), forces.flip(1).masked_fill(systems.fixed, 0.0), then)[0], expected)
+    assert torch.equal(
+        optimizer.step(moved, torch.zeros(1), forces.flip(1).masked_fill(systems.fixed, 0.0), then)[
+            0
+        ],
+        expected,
+    )
 
 
 def test_bfgs_takes_negative_curvatures_as_positive() -> None:
     systems = from_atoms(molecule("CO"))
     optimizer = Bfgs(curvature=10.0, max_step=100.0)
-    move, gradient = torch.zeros_like(systems.positions), torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(2, 3)
+    move, gradient = (
+        torch.zeros_like(systems.positions),
+        torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(2, 3),
+    )
     move[0, 0] = 0.1
     _, state = optimizer.step(systems, torch.zeros(1), -gradient, optimizer.init(systems))
     there = replace(systems, positions=systems.positions + move)
@@ -250,7 +308,11 @@ def test_zero_and_constant_forces_give_finite_steps(name: str) -> None:
     systems = from_atoms([molecule("CO"), molecule("H2O")])
     optimizer = make_optimizer(name)
     state = optimizer.init(systems)
-    for forces in (torch.zeros_like(systems.positions), torch.ones_like(systems.positions), torch.ones_like(systems.positions)):
+    for forces in (
+        torch.zeros_like(systems.positions),
+        torch.ones_like(systems.positions),
+        torch.ones_like(systems.positions),
+    ):
         displacement, state = optimizer.step(systems, torch.zeros(2), forces, state)
         assert bool(displacement.isfinite().all())
         systems = replace(systems, positions=systems.positions + displacement)
@@ -273,7 +335,9 @@ def test_free_components_split_and_join() -> None:
     free = FreeComponents.of(systems)
     parts = free.split(systems.positions, 2.0 * systems.positions)
     assert [part.shape for part in parts] == [(2, size) for size in free.sizes] == [(2, 4), (2, 7)]
-    single, double = (free.join([part[k] for part in parts], 100.0, systems.positions) for k in (0, 1))
+    single, double = (
+        free.join([part[k] for part in parts], 100.0, systems.positions) for k in (0, 1)
+    )
     assert torch.equal(single, systems.positions.masked_fill(systems.fixed, 0.0))
     assert torch.equal(double, 2.0 * single)
 

@@ -51,7 +51,9 @@ def untagged(atoms: Atoms) -> Systems:
 
 
 def relax(systems: Systems, **settings: float) -> list[Relaxation]:
-    return relax_systems(systems, AsePotential(calculator=EMT()), QuasiNewton(**settings), FMAX, 200)
+    return relax_systems(
+        systems, AsePotential(calculator=EMT()), QuasiNewton(**settings), FMAX, 200
+    )
 
 
 def test_needs_far_fewer_calls_than_ase_bfgs() -> None:
@@ -86,7 +88,10 @@ def test_fixed_components_stay() -> None:
     assert not torch.equal(ended.systems.positions, systems.positions)
 
 
-@pytest.mark.parametrize("atoms", [Atoms("Cu"), Atoms("Cu2", [[0, 0, 0], [0, 0, 2.4]]), Atoms("H2", [[0, 0, 0], [0, 0, 9.0]])])
+@pytest.mark.parametrize(
+    "atoms",
+    [Atoms("Cu"), Atoms("Cu2", [[0, 0, 0], [0, 0, 2.4]]), Atoms("H2", [[0, 0, 0], [0, 0, 9.0]])],
+)
 def test_molecules_and_lone_atoms(atoms: Atoms) -> None:
     (ended,) = relax(untagged(atoms))
     assert ended.converged
@@ -105,7 +110,9 @@ def test_springs_are_positive_definite_and_know_bonds() -> None:
     assert hessian.shape == (27, 27)
     np.testing.assert_allclose(hessian, hessian.T, atol=1e-12)
     assert np.linalg.eigvalsh(hessian).min() >= ANCHOR - 1e-12
-    stretched, bonded = (spring_hessians(untagged(Atoms("CO", [[0, 0, 0], [0, 0, d]])))[0] for d in (1.4, 1.13))
+    stretched, bonded = (
+        spring_hessians(untagged(Atoms("CO", [[0, 0, 0], [0, 0, d]])))[0] for d in (1.4, 1.13)
+    )
     assert bonded[2, 2] - ANCHOR > 5 * (stretched[2, 2] - ANCHOR) > 5
 
 
@@ -119,7 +126,9 @@ class Swirl:
         x = systems.positions
         turned = torch.stack([-x[:, 1], x[:, 0], torch.zeros_like(x[:, 0])], dim=1)
         energy = 2.0 * (x * x).sum(1).reshape(systems.n_systems, -1).sum(1)
-        return Prediction(energy=energy if self.energy_falls else -energy, forces=-4.0 * x + self.swirl * turned)
+        return Prediction(
+            energy=energy if self.energy_falls else -energy, forces=-4.0 * x + self.swirl * turned
+        )
 
 
 @pytest.mark.parametrize("energy_falls", [True, False])
@@ -178,7 +187,8 @@ def test_a_step_that_is_held_back_is_the_step_of_a_raised_curvature() -> None:
 def test_a_soft_direction_does_not_hold_back_a_stiff_one() -> None:
     atoms = np.array([0, 0, 0, 1, 1, 1])
     inverse = np.asfortranarray(np.diag([100.0, 0.1, 0.1, 0.1, 0.1, 0.1]))
-    forces = np.array([0.5, 0.0, 0.0, 1.0, 0.0, 0.0])  # 50 Angstrom along the soft one, 0.1 along the stiff one
+    # 50 Angstrom along the soft one, 0.1 along the stiff one
+    forces = np.array([0.5, 0.0, 0.0, 1.0, 0.0, 0.0])
     step, _ = _held_back(inverse @ forces, inverse, 0.2, atoms)
     assert 0.07 < step[3] < 0.1
 

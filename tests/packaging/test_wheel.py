@@ -1,4 +1,6 @@
-"""The wheel, built from the checkout and from the sdist: what is inside, and that it finds its models."""
+"""The wheel, built from the checkout and from the sdist: what is inside, and that it finds its
+models.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,17 @@ import pytest
 from helpers.models import write_model
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("geocalc", "models", "tests", "examples", "workflows", "pyproject.toml", ".gitignore", "README.md", "LICENSE")
+SOURCES = (
+    "geocalc",
+    "models",
+    "tests",
+    "examples",
+    "workflows",
+    "pyproject.toml",
+    ".gitignore",
+    "README.md",
+    "LICENSE",
+)
 USE = """
 import json
 from ase.build import molecule
@@ -34,7 +46,9 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what is released, with a small model among the shipped ones and the leftovers that work leaves behind."""
+    """A copy of what is released, with a small model among the shipped ones and the leftovers that
+    work leaves behind.
+    """
     root = tmp_path_factory.mktemp("checkout")
     for name in SOURCES:
         source = ROOT / name
@@ -56,7 +70,10 @@ def wheels(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     with tarfile.open(sdist) as archive:
         archive.extractall(built / "unpacked", filter="data")
     (unpacked,) = (built / "unpacked").iterdir()
-    return {"checkout": build(checkout, "wheel", built / "a"), "sdist": build(unpacked, "wheel", built / "b")}
+    return {
+        "checkout": build(checkout, "wheel", built / "a"),
+        "sdist": build(unpacked, "wheel", built / "b"),
+    }
 
 
 def build(source: Path, target: str, folder: Path) -> Path:
@@ -70,10 +87,16 @@ def build(source: Path, target: str, folder: Path) -> Path:
 
 
 def python(code: str, *, path: Path, cwd: Path) -> str:
-    """Output of a fresh interpreter that imports geocalc from `path` alone, without network, user folder or checkout."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("GEOCALC", "PYTHON"))}
+    """Output of a fresh interpreter that imports geocalc from `path` alone, without network, user
+    folder or checkout.
+    """
+    env = {
+        key: value for key, value in os.environ.items() if not key.startswith(("GEOCALC", "PYTHON"))
+    }
     env |= {"PYTHONPATH": str(path), "XDG_DATA_HOME": str(cwd / "data"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -93,11 +116,18 @@ def test_the_wheel_holds_the_package_with_its_models_and_nothing_else(
     models = models_in(checkout / "models")
     assert "tiny-for-packaging" in models
     for model in models:
-        assert {f"geocalc/_models/{model}/model.yaml", f"geocalc/_models/{model}/weights.safetensors"} <= set(names)
+        assert {
+            f"geocalc/_models/{model}/model.yaml",
+            f"geocalc/_models/{model}/weights.safetensors",
+        } <= set(names)
     assert "geocalc/data/elements.csv" in names
     modules = {str(path.relative_to(checkout)) for path in (checkout / "geocalc").rglob("*.py")}
     assert modules <= set(names)
-    assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".lmdb", ".pt", ".pkl"))]
+    assert not [
+        name
+        for name in names
+        if "__pycache__" in name or name.endswith((".pyc", ".lmdb", ".pt", ".pkl"))
+    ]
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
@@ -105,7 +135,13 @@ def test_both_ways_of_building_give_the_same_files(wheels: dict[str, Path]) -> N
     contents = []
     for wheel in wheels.values():
         archive = zipfile.ZipFile(wheel)
-        contents.append({name: archive.getinfo(name).CRC for name in archive.namelist() if not name.endswith("/RECORD")})
+        contents.append(
+            {
+                name: archive.getinfo(name).CRC
+                for name in archive.namelist()
+                if not name.endswith("/RECORD")
+            }
+        )
     assert contents[0] == contents[1]
 
 
@@ -113,16 +149,32 @@ def test_the_wheel_has_a_command_and_asks_for_no_test_tools(wheels: dict[str, Pa
     archive = zipfile.ZipFile(wheels["checkout"])
     (info,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
     assert "geocalc = geocalc.cli.main:main" in archive.read(f"{info}/entry_points.txt").decode()
-    needed = [line for line in archive.read(f"{info}/METADATA").decode().splitlines() if line.startswith("Requires-Dist")]
+    needed = [
+        line
+        for line in archive.read(f"{info}/METADATA").decode().splitlines()
+        if line.startswith("Requires-Dist")
+    ]
     core = " ".join(line for line in needed if "extra ==" not in line)
     assert "torch<2.14,>=2.8" in core
     assert not any(
-        tool in core for tool in ("pytest", "hatchling", "ruff", "mypy", "matplotlib", "mendeleev", "hydra", "scatter")
+        tool in core
+        for tool in (
+            "pytest",
+            "hatchling",
+            "ruff",
+            "mypy",
+            "matplotlib",
+            "mendeleev",
+            "hydra",
+            "scatter",
+        )
     )
 
 
 @pytest.mark.parametrize("layout", ["wheel", "checkout"])
-def test_models_are_found_in_both_layouts(layout: str, wheels: dict[str, Path], checkout: Path, tmp_path: Path) -> None:
+def test_models_are_found_in_both_layouts(
+    layout: str, wheels: dict[str, Path], checkout: Path, tmp_path: Path
+) -> None:
     home = tmp_path / "home"
     home.mkdir()
     path = checkout

@@ -1,4 +1,6 @@
-"""NetworkPotential: what it refuses, what it accepts at the edges, and what each field of a prediction is."""
+"""NetworkPotential: what it refuses, what it accepts at the edges, and what each field of a
+prediction is.
+"""
 
 from __future__ import annotations
 
@@ -33,19 +35,30 @@ def with_field(systems: Systems, name: str, value: int) -> Systems:
 @pytest.mark.parametrize("mode", list(ForceMode))
 def test_a_batch_without_edges_has_energies_and_no_forces(policy: str, mode: ForceMode) -> None:
     stress = mode is ForceMode.GRADIENT
-    potential = random_potential(policy, force_mode=mode, stress=stress, direct_forces=True, repulsion_reach=0.8)
+    potential = random_potential(
+        policy, force_mode=mode, stress=stress, direct_forces=True, repulsion_reach=0.8
+    )
     found = potential(systems_of(ALONE, APART, SPARSE))
     assert bool(found.energy.isfinite().all())
     if mode is ForceMode.GRADIENT:
-        torch.testing.assert_close(found.forces, torch.zeros(4, 3, dtype=torch.float64), rtol=0, atol=0)
+        torch.testing.assert_close(
+            found.forces, torch.zeros(4, 3, dtype=torch.float64), rtol=0, atol=0
+        )
         assert found.stress is not None
-        torch.testing.assert_close(found.stress[2], torch.zeros(3, 3, dtype=torch.float64), rtol=0, atol=0)
+        torch.testing.assert_close(
+            found.stress[2], torch.zeros(3, 3, dtype=torch.float64), rtol=0, atol=0
+        )
     assert (found.forces is None) == (mode is ForceMode.NONE)
 
 
 def test_an_atom_alone_feels_no_direct_force() -> None:
     potential = random_potential(force_mode=ForceMode.DIRECT, direct_forces=True)
-    torch.testing.assert_close(potential(systems_of(ALONE)).forces, torch.zeros(1, 3, dtype=torch.float64), rtol=0, atol=EXACT)
+    torch.testing.assert_close(
+        potential(systems_of(ALONE)).forces,
+        torch.zeros(1, 3, dtype=torch.float64),
+        rtol=0,
+        atol=EXACT,
+    )
 
 
 def test_stress_is_not_a_number_where_there_is_no_volume() -> None:
@@ -64,7 +77,9 @@ def test_an_atomic_number_beyond_the_table_is_refused(number: int) -> None:
 
 def test_an_element_the_model_was_not_trained_on_is_named() -> None:
     potential = replace(random_potential(), elements=(1, 6, 8, 29))
-    with pytest.raises(InputError, match="contains Au, which this model was not trained on; it knows H C O Cu"):
+    with pytest.raises(
+        InputError, match="contains Au, which this model was not trained on; it knows H C O Cu"
+    ):
         potential(with_field(systems_of(adslab()), "numbers", 79))
     with pytest.raises(InputError, match="contains Z=130, which"):
         potential(with_field(systems_of(adslab()), "numbers", 130))
@@ -113,10 +128,20 @@ def test_stress_needs_gradient_forces() -> None:
 
 def test_references_are_added_for_every_atom() -> None:
     network, policy = random_network().double(), frame_policy("cell")
-    models = [EnergyModel(network, units, None) for units in (replace(scales(), references=references()), scales())]
-    shifted, plain = (NetworkPotential(model=model, policy=policy)(systems_of(adslab("CO"))) for model in models)
+    models = [
+        EnergyModel(network, units, None)
+        for units in (replace(scales(), references=references()), scales())
+    ]
+    shifted, plain = (
+        NetworkPotential(model=model, policy=policy)(systems_of(adslab("CO"))) for model in models
+    )
     expected = REFERENCES[6] + REFERENCES[8] + 12 * REFERENCES[29]
-    torch.testing.assert_close(shifted.energy - plain.energy, torch.tensor([expected], dtype=torch.float64), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        shifted.energy - plain.energy,
+        torch.tensor([expected], dtype=torch.float64),
+        rtol=0,
+        atol=1e-10,
+    )
     torch.testing.assert_close(shifted.forces, plain.forces, rtol=0, atol=EXACT)
 
 
@@ -131,11 +156,20 @@ def test_energy_and_its_spread_are_those_of_single_frames() -> None:
     systems = systems_of(rattled(adslab("CO", size=(2, 2, 2))))
     averaged = random_potential("lattice")
     found = averaged(systems)
-    energies = torch.cat([replace(averaged, policy=frame_policy("stochastic"), seed=s)(systems).energy for s in range(90)])
-    distinct = torch.tensor(sorted({round(energy, 9) for energy in energies.tolist()}), dtype=torch.float64)
+    energies = torch.cat(
+        [
+            replace(averaged, policy=frame_policy("stochastic"), seed=s)(systems).energy
+            for s in range(90)
+        ]
+    )
+    distinct = torch.tensor(
+        sorted({round(energy, 9) for energy in energies.tolist()}), dtype=torch.float64
+    )
     assert len(distinct) == 12
     torch.testing.assert_close(distinct.mean()[None], found.energy, rtol=0, atol=1e-8)
-    torch.testing.assert_close(distinct.std(correction=0)[None], found.energy_std, rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        distinct.std(correction=0)[None], found.energy_std, rtol=0, atol=1e-8
+    )
 
 
 def test_repulsion_keeps_overlapping_atoms_apart() -> None:
@@ -149,14 +183,19 @@ def test_repulsion_keeps_overlapping_atoms_apart() -> None:
 
 
 def test_repulsion_of_the_pairs_that_feel_it_is_that_of_all() -> None:
-    held, bare = (random_potential("none", architecture="schnet", repulsion_reach=reach) for reach in (1.1, None))
+    held, bare = (
+        random_potential("none", architecture="schnet", repulsion_reach=reach)
+        for reach in (1.1, None)
+    )
     systems = systems_of(rattled(adslab("CO", size=(2, 2, 2)), 0.2))
     graph = build_graph(systems, held.model.network.cutoff)
     length = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph).norm(dim=1)
     i, j = systems.numbers[graph.receivers], systems.numbers[graph.senders]
     every = held.model.repulsion(length, i, j)
     assert 0 < int((every > 0).sum()) < graph.n_edges
-    assert float(held(systems).energy - bare(systems).energy) == pytest.approx(float(every.sum()), abs=1e-10)
+    assert float(held(systems).energy - bare(systems).energy) == pytest.approx(
+        float(every.sum()), abs=1e-10
+    )
 
 
 def test_a_prediction_keeps_no_history() -> None:

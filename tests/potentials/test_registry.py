@@ -30,7 +30,9 @@ from geocalc.potentials.registry import (
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A working directory and a user folder without models, and no other places but the shipped folder."""
+    """A working directory and a user folder without models, and no other places but the shipped
+    folder.
+    """
     monkeypatch.delenv("GEOCALC_MODELS", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     (tmp_path / "work").mkdir()
@@ -49,16 +51,23 @@ def test_an_explicit_path_is_taken_as_it_is(tmp_path: Path) -> None:
     assert load_model(Path("tiny")).card.name == "tiny"
 
 
-def test_the_variable_names_several_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_variable_names_several_folders(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     one, two = write_model(tmp_path / "a", "one"), write_model(tmp_path / "b", "two")
-    monkeypatch.setenv("GEOCALC_MODELS", os.pathsep.join([str(tmp_path / "a"), "", str(tmp_path / "b"), str(tmp_path / "a")]))
+    monkeypatch.setenv(
+        "GEOCALC_MODELS",
+        os.pathsep.join([str(tmp_path / "a"), "", str(tmp_path / "b"), str(tmp_path / "a")]),
+    )
     assert search_path()[:2] == [tmp_path / "a", tmp_path / "b"]
     assert find_model("one") == one
     assert find_model("two") == two
     assert list_models()["one"] == [one]
 
 
-def test_the_user_folder_follows_the_data_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_user_folder_follows_the_data_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert user_folder() == tmp_path / "data" / "geocalc" / "models"
     folder = write_model(user_folder(), "mine")
     assert find_model("mine") == folder
@@ -73,10 +82,14 @@ def test_the_order_of_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert search_path() == [tmp_path / "named", user_folder(), shipped_folder()]
 
 
-def test_one_name_twice_is_an_error_that_gives_both_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_one_name_twice_is_an_error_that_gives_both_places(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("GEOCALC_MODELS", str(tmp_path / "named"))
     places = write_model(tmp_path / "named", "twin"), write_model(user_folder(), "twin", seed=1)
-    with pytest.raises(ModelFileError, match=r"two models are named 'twin': .*named/twin and .*models/twin; rename"):
+    with pytest.raises(
+        ModelFileError, match=r"two models are named 'twin': .*named/twin and .*models/twin; rename"
+    ):
         load_model("twin")
     assert load_model(places[1]).folder == places[1]
     assert list_models()["twin"] == list(places)
@@ -101,9 +114,14 @@ def test_a_name_finds_a_model_in_the_working_directory() -> None:
 
 def test_near_names_are_offered(tmp_path: Path) -> None:
     write_model(user_folder(), "faenet-tiny")
-    with pytest.raises(ModelNotFoundError, match=r"no model is named 'faenet-tny'; did you mean faenet-tiny.*looked in .*data"):
+    with pytest.raises(
+        ModelNotFoundError,
+        match=r"no model is named 'faenet-tny'; did you mean faenet-tiny.*looked in .*data",
+    ):
         load_model("faenet-tny")
-    with pytest.raises(ModelNotFoundError, match=r"no model is named 'zzz'; did you mean .*faenet-tiny"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"no model is named 'zzz'; did you mean .*faenet-tiny"
+    ):
         load_model("zzz")
 
 
@@ -118,7 +136,9 @@ def test_a_path_that_is_no_model_folder(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     if kind == "empty":
         folder.mkdir()
-    with pytest.raises(ModelNotFoundError, match=r"folder is not a model folder: it has no model\.yaml"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"folder is not a model folder: it has no model\.yaml"
+    ):
         load_model(folder)
     with pytest.raises(ModelNotFoundError, match="is not a model folder"):
         load_model(str(folder))
@@ -128,7 +148,11 @@ def test_a_path_that_is_no_model_folder(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_loaded_model_says_what_it_is(tmp_path: Path) -> None:
-    folder = write_model(tmp_path, card={"force_mode": "direct", "conservative": False}, settings={"direct_forces": True})
+    folder = write_model(
+        tmp_path,
+        card={"force_mode": "direct", "conservative": False},
+        settings={"direct_forces": True},
+    )
     loaded = load_model(folder, device="cpu")
     assert loaded.hash == hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]
     assert loaded.device == torch.device("cpu")
@@ -198,8 +222,12 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_git_lfs_pointer_is_called_one(tmp_path: Path) -> None:
     folder = write_model(tmp_path)
-    (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n")
-    with pytest.raises(ModelFileError, match="is a Git LFS pointer, not weights; fetch the file itself"):
+    (folder / WEIGHTS).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n"
+    )
+    with pytest.raises(
+        ModelFileError, match="is a Git LFS pointer, not weights; fetch the file itself"
+    ):
         load_model(folder)
 
 
@@ -208,8 +236,13 @@ def test_weights_with_another_hash(damage: str, tmp_path: Path) -> None:
     folder = write_model(tmp_path)
     content = bytearray((folder / WEIGHTS).read_bytes())
     content[-1] ^= 1
-    (folder / WEIGHTS).write_bytes({"truncated": content[:-100], "changed": content, "empty": b""}[damage])
-    with pytest.raises(ModelFileError, match=r"has SHA-256 \w{12}\.\.\., the card says \w{12}\.\.\.: the file is damaged"):
+    (folder / WEIGHTS).write_bytes(
+        {"truncated": content[:-100], "changed": content, "empty": b""}[damage]
+    )
+    with pytest.raises(
+        ModelFileError,
+        match=r"has SHA-256 \w{12}\.\.\., the card says \w{12}\.\.\.: the file is damaged",
+    ):
         load_model(folder)
 
 
@@ -235,31 +268,63 @@ def test_weights_that_are_no_safetensors(tmp_path: Path) -> None:
 
 def test_weights_of_another_network(tmp_path: Path) -> None:
     others = save(random_network(num_interactions=3).state_dict())
-    with pytest.raises(ModelFileError, match=r"the weights of tiny do not fit its card: .*blocks\.2"):
+    with pytest.raises(
+        ModelFileError, match=r"the weights of tiny do not fit its card: .*blocks\.2"
+    ):
         load_model(rehashed(write_model(tmp_path), others))
 
 
 def test_a_newer_schema_asks_for_a_newer_geocalc(tmp_path: Path) -> None:
     folder = write_model(tmp_path)
     edit_card(folder, "schema_version: 1", "schema_version: 2\nsomething_new: true")
-    with pytest.raises(ModelFileError, match="has schema version 2, this geocalc reads up to 1; upgrade geocalc"):
+    with pytest.raises(
+        ModelFileError, match="has schema version 2, this geocalc reads up to 1; upgrade geocalc"
+    ):
         load_model(folder)
 
 
 @pytest.mark.parametrize(
     ("text", "replacement", "message"),
     [
-        ("architecture: faenet", "architecture: gemnet", "needs the architecture 'gemnet', which this geocalc does not have"),
-        ("level_of_theory:", "level_of_theroy:", "unknown key `level_of_theroy`; did you mean `level_of_theory`"),
+        (
+            "architecture: faenet",
+            "architecture: gemnet",
+            "needs the architecture 'gemnet', which this geocalc does not have",
+        ),
+        (
+            "level_of_theory:",
+            "level_of_theroy:",
+            "unknown key `level_of_theroy`; did you mean `level_of_theory`",
+        ),
         ("licence: MIT\n", "", "`licence`.*required"),
-        ("num_filters:", "num_filter:", "card of tiny cannot be used: settings: unknown key `num_filter`; did you mean"),
-        ("hidden_channels: 28", "hidden_channels: 12", "card of tiny cannot be used: hidden_channels=12 leaves"),
-        ("frames: lattice", "frames: latice", "card of tiny cannot be used: no frame policy is called 'latice'"),
-        ("force_mode: gradient", "force_mode: gradeint", "has force_mode 'gradeint'; it must be one of none, gradient, direct"),
+        (
+            "num_filters:",
+            "num_filter:",
+            "card of tiny cannot be used: settings: unknown key `num_filter`; did you mean",
+        ),
+        (
+            "hidden_channels: 28",
+            "hidden_channels: 12",
+            "card of tiny cannot be used: hidden_channels=12 leaves",
+        ),
+        (
+            "frames: lattice",
+            "frames: latice",
+            "card of tiny cannot be used: no frame policy is called 'latice'",
+        ),
+        (
+            "force_mode: gradient",
+            "force_mode: gradeint",
+            "has force_mode 'gradeint'; it must be one of none, gradient, direct",
+        ),
         ("energy_kind: adsorption", "energy_kind: adsorbtion", "`energy_kind` is 'adsorbtion'"),
         ("- Cu", "- Xx", "names the element 'Xx', which does not exist"),
         ("  C: -4.0", "  Q: -4.0", "names the element 'Q', which does not exist"),
-        ("cutoff: 4.2\nelements", "cutoff: 5.0\nelements", r"card of tiny says cutoff 5\.0 Angstrom.* say 4\.2"),
+        (
+            "cutoff: 4.2\nelements",
+            "cutoff: 5.0\nelements",
+            r"card of tiny says cutoff 5\.0 Angstrom.* say 4\.2",
+        ),
         ("name: tiny", "name: [tiny", "is not valid YAML"),
     ],
 )
@@ -274,7 +339,9 @@ def test_a_card_edited_by_hand(text: str, replacement: str, message: str, tmp_pa
 
 def test_a_card_that_runs_code_is_refused(tmp_path: Path) -> None:
     folder = write_model(tmp_path)
-    edit_card_text = (folder / CARD).read_text() + "\nlimits: !!python/object/apply:os.mkdir [made-by-the-card]\n"
+    edit_card_text = (
+        folder / CARD
+    ).read_text() + "\nlimits: !!python/object/apply:os.mkdir [made-by-the-card]\n"
     (folder / CARD).write_text(edit_card_text)
     with pytest.raises(ModelFileError, match="is not valid YAML"):
         read_card(folder)

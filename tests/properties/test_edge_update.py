@@ -1,4 +1,6 @@
-"""The update of edges: its derivative against numerical ones, in one block and in many, and what it keeps in memory."""
+"""The update of edges: its derivative against numerical ones, in one block and in many, and what it
+keeps in memory.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ WIDTH, COLUMNS, FIXED_COLUMNS = 3, 2, 4
 
 
 def arguments(index: EdgeIndex, given: bool, product: bool) -> list[Tensor | None]:
-    """Random arguments of `update_edges`; `given`: there are fixed columns and neighbours; `product`: they have weights."""
+    """Random arguments of `update_edges`; `given`: there are fixed columns and neighbours;
+    `product`: they have weights.
+    """
     torch.manual_seed(0)
     n_edges, n = len(index.senders), index.n_atoms
     fixed = (n_edges, FIXED_COLUMNS if product else WIDTH)
@@ -33,7 +37,10 @@ def arguments(index: EdgeIndex, given: bool, product: bool) -> list[Tensor | Non
         "second": (WIDTH, WIDTH),
         "bias": (WIDTH,),
     }
-    return [None if shape is None else torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes.values()]
+    return [
+        None if shape is None else torch.randn(shape, dtype=torch.float64).requires_grad_()
+        for shape in shapes.values()
+    ]
 
 
 @pytest.mark.parametrize(("given", "product"), [(False, False), (True, False), (True, True)])
@@ -43,7 +50,11 @@ def test_gradients_are_numerical_ones(given: bool, product: bool, outputs: str) 
 
     def update(*values: Tensor | None) -> tuple[Tensor, ...]:
         found = update_edges(*values, index)
-        return {"edges": (found.edges,), "received": (found.received,), "both": (found.edges, found.received)}[outputs]
+        return {
+            "edges": (found.edges,),
+            "received": (found.received,),
+            "both": (found.edges, found.received),
+        }[outputs]
 
     assert gradcheck(update, arguments(index, given, product))
 
@@ -60,7 +71,9 @@ def test_gradients_of_what_updates_share_are_summed(product: bool) -> None:
             edges, fixed = found.edges, found.fixed
         return edges
 
-    assert gradcheck(three, (fixed, torch.randn(len(index.senders), WIDTH, dtype=torch.float64).requires_grad_()))
+    assert gradcheck(
+        three, (fixed, torch.randn(len(index.senders), WIDTH, dtype=torch.float64).requires_grad_())
+    )
 
 
 def test_a_graph_can_be_differentiated_again() -> None:
@@ -74,17 +87,26 @@ def test_a_graph_can_be_differentiated_again() -> None:
 def test_a_second_derivative_is_refused() -> None:
     index = graphs((4,)).index
     values = arguments(index, True, False)
-    (grad,) = torch.autograd.grad(update_edges(*values, index).edges.square().sum(), values[0], create_graph=True)
+    (grad,) = torch.autograd.grad(
+        update_edges(*values, index).edges.square().sum(), values[0], create_graph=True
+    )
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
-def test_blocks_change_nothing(settings: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks end at whole receivers; among these, some have no edges, and one has more than a block holds."""
+def test_blocks_change_nothing(
+    settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks end at whole receivers; among these, some have no edges, and one has more than a block
+    holds.
+    """
     made, inputs = network(graphs((30, 1, 14), loops=False), **settings)
     index = inputs.index
-    receivers, senders = torch.cat([index.receivers, torch.full((90,), 44)]), torch.cat([index.senders, torch.arange(90) % 45])
+    receivers, senders = (
+        torch.cat([index.receivers, torch.full((90,), 44)]),
+        torch.cat([index.senders, torch.arange(90) % 45]),
+    )
     inputs = replace(
         inputs,
         index=EdgeIndex.build(senders, receivers, 45),
@@ -109,7 +131,8 @@ def test_blocks_hold_every_edge_once_at_its_receiver() -> None:
     index = graphs((20, 1, 20), loops=False).index
     blocks = index.blocks(10)
     assert torch.equal(
-        torch.cat([torch.arange(edges.start, edges.stop) for _, edges in blocks]), torch.arange(len(index.senders))
+        torch.cat([torch.arange(edges.start, edges.stop) for _, edges in blocks]),
+        torch.arange(len(index.senders)),
     )
     for nodes, edges in blocks:
         assert set(index.receivers[edges].tolist()) <= set(range(nodes.start, nodes.stop))
@@ -129,16 +152,21 @@ def test_a_step_keeps_its_new_edges_and_nothing_else_of_that_size(shared: bool) 
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda values: values):
         made(inputs)
-    edges_kept = n_layers + (2 if shared else 1)  # each update, the encoded edges, and their product with shared weights
+    # each update, the encoded edges, and their product with shared weights
+    edges_kept = n_layers + (2 if shared else 1)
     assert sum(kept.values()) == n_edges * (edges_kept * width + 3) * 8
 
 
 def test_the_layer_on_everything_side_by_side_is_the_sum_of_its_products() -> None:
     index = graphs((6,)).index
     edges, fixed, center, neighbor, on_edges, on_fixed, second, bias = arguments(index, True, True)
-    first = functional.linear(torch.cat([edges, fixed], dim=1), torch.cat([on_edges, on_fixed], dim=1))
+    first = functional.linear(
+        torch.cat([edges, fixed], dim=1), torch.cat([on_edges, on_fixed], dim=1)
+    )
     hidden = functional.relu(first + center[index.receivers] + neighbor[index.senders])
     expected = functional.relu(functional.linear(hidden, second, bias))
     found = update_edges(edges, fixed, center, neighbor, on_edges, on_fixed, second, bias, index)
     torch.testing.assert_close(found.edges, expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(found.received, torch.zeros(6, WIDTH).double().index_add(0, index.receivers, expected))
+    torch.testing.assert_close(
+        found.received, torch.zeros(6, WIDTH).double().index_add(0, index.receivers, expected)
+    )

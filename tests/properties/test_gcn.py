@@ -25,10 +25,17 @@ def molecules(sizes: tuple[int, ...], n_types: int = 21, loops: bool = False) ->
     n = len(graph_idx)
     linked = (torch.rand(n, n, generator=generator) < 0.4) & (graph_idx[:, None] == graph_idx)
     linked[torch.tensor(sizes).cumsum(0) - 1] = False
-    linked = (linked & linked.T) & ~torch.eye(n, dtype=torch.bool) | (loops & torch.eye(n, dtype=torch.bool))
+    linked = (linked & linked.T) & ~torch.eye(n, dtype=torch.bool) | (
+        loops & torch.eye(n, dtype=torch.bool)
+    )
     receivers, senders = linked.nonzero().unbind(1)
     types = torch.randint(0, n_types, (n,), generator=generator)
-    return GraphInput(types=types, graph_idx=graph_idx, n_graphs=len(sizes), index=EdgeIndex.build(senders, receivers, n))
+    return GraphInput(
+        types=types,
+        graph_idx=graph_idx,
+        n_graphs=len(sizes),
+        index=EdgeIndex.build(senders, receivers, n),
+    )
 
 
 def made(**settings: object) -> GCN:
@@ -48,16 +55,24 @@ def by_matrices(network: GCN, inputs: GraphInput) -> Tensor:
     root = torch.diag(linked.sum(1) ** -0.5)
     hidden = functional.one_hot(inputs.types, network.n_types).double()
     for k, layer in enumerate(network.convolutions):
-        hidden = root @ linked @ root @ (hidden.relu() if k else hidden) @ layer.lin.weight.T + layer.bias
+        hidden = (
+            root @ linked @ root @ (hidden.relu() if k else hidden) @ layer.lin.weight.T
+            + layer.bias
+        )
     if network.level is Level.GRAPH:
-        hidden = torch.stack([hidden[inputs.graph_idx == k].mean(0) for k in range(inputs.n_graphs)])
+        hidden = torch.stack(
+            [hidden[inputs.graph_idx == k].mean(0) for k in range(inputs.n_graphs)]
+        )
     return network.mlp(hidden)
 
 
 @pytest.mark.parametrize("level", list(Level))
 @pytest.mark.parametrize("loops", [False, True])
 def test_it_is_the_dense_formula(level: Level, loops: bool) -> None:
-    network, inputs = made(level=level, conv_channels=(16, 8, 8), n_targets=2), molecules((9, 1, 6), loops=loops)
+    network, inputs = (
+        made(level=level, conv_channels=(16, 8, 8), n_targets=2),
+        molecules((9, 1, 6), loops=loops),
+    )
     found, expected = network(inputs), by_matrices(network, inputs)
     assert found.shape == ((3, 2) if level is Level.GRAPH else (16, 2))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
@@ -68,7 +83,10 @@ def test_it_is_the_dense_formula(level: Level, loops: bool) -> None:
     ("settings", "expected"),
     [
         (GCNSettings(), 22 * 16 + 17 * 16 + 2 * 17 * 16 + 17),
-        (LARGE, 22 * 128 + 129 * 128 + 129 * 64 + 2 * 65 * 64 + 2 * 65 * 64 + 65 * 32 + 33 * 16 + 17),
+        (
+            LARGE,
+            22 * 128 + 129 * 128 + 129 * 64 + 2 * 65 * 64 + 2 * 65 * 64 + 65 * 32 + 33 * 16 + 17,
+        ),
     ],
 )
 def test_numbers_of_weights(settings: GCNSettings, expected: int) -> None:
@@ -88,7 +106,9 @@ def test_a_batch_is_its_graphs_and_their_order_says_nothing() -> None:
 def test_features_stand_beside_types() -> None:
     inputs = molecules((5,))
     network = made(n_features=3)
-    with pytest.raises(InputError, match="nodes come with 0 features, the network expects 3: set n_features=0"):
+    with pytest.raises(
+        InputError, match="nodes come with 0 features, the network expects 3: set n_features=0"
+    ):
         network(inputs)
     told = [network(replace(inputs, features=torch.full((5, 3), value))) for value in (0.0, 1.0)]
     assert float((told[0] - told[1]).detach().abs().max()) > 1e-3
@@ -96,7 +116,9 @@ def test_features_stand_beside_types() -> None:
 
 def test_networks_by_name() -> None:
     for name, kind in NETWORKS.items():
-        network = kind.build(kind.settings.parse({"n_types": 3, "n_targets": 2, "level": "graph"}, name))
+        network = kind.build(
+            kind.settings.parse({"n_types": 3, "n_targets": 2, "level": "graph"}, name)
+        )
         assert (network.n_types, network.n_targets, network.level) == (3, 2, Level.GRAPH)
 
 

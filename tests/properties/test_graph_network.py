@@ -1,4 +1,6 @@
-"""The graph network: against the published equations written out, its numbers of weights, and what each setting does."""
+"""The graph network: against the published equations written out, its numbers of weights, and what
+each setting does.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,21 @@ from geocalc.nn.edges import EdgeIndex
 from geocalc.properties import GraphInput, GraphNetwork, GraphNetworkSettings, Level
 from geocalc.properties.graph_network import TwoLayers
 
-REPORT = GraphNetworkSettings(shared=False, edges_first=False, one_hot=True, decoder_layers=1, initialisation="torch")
+REPORT = GraphNetworkSettings(
+    shared=False, edges_first=False, one_hot=True, decoder_layers=1, initialisation="torch"
+)
 SMALL = {"hidden_channels": 5, "num_layers": 3}
 VARIANTS = [
     {},
     {"shared": False},
     {"edges_first": False},
-    {"shared": False, "edges_first": False, "one_hot": True, "decoder_layers": 1, "initialisation": "torch"},
+    {
+        "shared": False,
+        "edges_first": False,
+        "one_hot": True,
+        "decoder_layers": 1,
+        "initialisation": "torch",
+    },
     {"outgoing": True},
     {"outgoing": True, "edges_first": False},
     {"n_features": 2, "n_targets": 3},
@@ -34,7 +44,11 @@ def graphs(sizes: tuple[int, ...], seed: int = 0, loops: bool = True) -> GraphIn
     graph_idx = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     n = len(graph_idx)
     linked = (torch.rand(n, n, generator=generator) < 0.3) & (graph_idx[:, None] == graph_idx)
-    linked = linked | torch.eye(n, dtype=torch.bool) if loops else linked & ~torch.eye(n, dtype=torch.bool)
+    linked = (
+        linked | torch.eye(n, dtype=torch.bool)
+        if loops
+        else linked & ~torch.eye(n, dtype=torch.bool)
+    )
     receivers, senders = linked.nonzero().unbind(1)
     return GraphInput(
         types=torch.randint(0, 2, (n,), generator=generator),
@@ -46,8 +60,12 @@ def graphs(sizes: tuple[int, ...], seed: int = 0, loops: bool = True) -> GraphIn
     )
 
 
-def network(inputs: GraphInput, seed: int = 0, **settings: object) -> tuple[GraphNetwork, GraphInput]:
-    """A network with larger weights than it begins with, and inputs with as many features as it reads."""
+def network(
+    inputs: GraphInput, seed: int = 0, **settings: object
+) -> tuple[GraphNetwork, GraphInput]:
+    """A network with larger weights than it begins with, and inputs with as many features as it
+    reads.
+    """
     torch.manual_seed(seed)
     made = GraphNetwork(GraphNetworkSettings(**{**SMALL, **settings})).double()
     with torch.no_grad():
@@ -63,10 +81,16 @@ def layers(mlp: TwoLayers, *parts: Tensor) -> Tensor:
 
 
 def published(made: GraphNetwork, inputs: GraphInput) -> Tensor:
-    """The equations, one concatenation each; sums over edges by products with the incidence matrices."""
+    """The equations, one concatenation each; sums over edges by products with the incidence
+    matrices.
+    """
     s, senders, receivers = made.settings, inputs.index.senders, inputs.index.receivers
     types = functional.one_hot(inputs.types, s.n_types) if s.one_hot else inputs.types[:, None]
-    known = types.double() if inputs.features is None else torch.cat([types.double(), inputs.features], dim=1)
+    known = (
+        types.double()
+        if inputs.features is None
+        else torch.cat([types.double(), inputs.features], dim=1)
+    )
     into = functional.one_hot(receivers, len(types)).double().T
     out_of = functional.one_hot(senders, len(types)).double().T
     v0, e0 = layers(made.encode_nodes, known), layers(made.encode_edges, inputs.edge_vec)
@@ -76,7 +100,9 @@ def published(made: GraphNetwork, inputs: GraphInput) -> Tensor:
         new = layers(step.edge, e, e0, v[receivers], v0[receivers], v[senders], v0[senders])
         sent = [new] if s.edges_first else [e, e0]
         # incoming and outgoing sums of the current edges stand before those of the encoded ones
-        sums = [matrix @ part for part in sent for matrix in ([into, out_of] if s.outgoing else [into])]
+        sums = [
+            matrix @ part for part in sent for matrix in ([into, out_of] if s.outgoing else [into])
+        ]
         v, e = layers(step.node, v, v0, *sums), new
     if s.level is Level.GRAPH:
         v = torch.stack([v[inputs.graph_idx == k].mean(0) for k in range(inputs.n_graphs)])
@@ -85,14 +111,20 @@ def published(made: GraphNetwork, inputs: GraphInput) -> Tensor:
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
 @pytest.mark.parametrize("loops", [True, False])
-def test_it_is_the_published_formula_with_its_gradients(settings: dict[str, object], loops: bool) -> None:
+def test_it_is_the_published_formula_with_its_gradients(
+    settings: dict[str, object], loops: bool
+) -> None:
     made, inputs = network(graphs((7, 1, 9), loops=loops), **settings)
     weights = torch.randn(made(inputs).shape, dtype=torch.float64)
     found, expected = made(inputs), published(made, inputs)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     assert expected.std() > 1e-3
-    by_ours = torch.autograd.grad((found * weights).sum(), list(made.parameters()), allow_unused=True)
-    by_theirs = torch.autograd.grad((expected * weights).sum(), list(made.parameters()), allow_unused=True)
+    by_ours = torch.autograd.grad(
+        (found * weights).sum(), list(made.parameters()), allow_unused=True
+    )
+    by_theirs = torch.autograd.grad(
+        (expected * weights).sum(), list(made.parameters()), allow_unused=True
+    )
     for (name, _), ours, theirs in zip(made.named_parameters(), by_ours, by_theirs, strict=True):
         assert (ours is None) == (theirs is None), name
         if ours is not None:
@@ -100,17 +132,26 @@ def test_it_is_the_published_formula_with_its_gradients(settings: dict[str, obje
 
 
 def test_the_defaults_are_published_with_62401_weights_all_in_use() -> None:
-    made, inputs = GraphNetwork(GraphNetworkSettings()).double(), replace(graphs((6, 6)), features=None)
+    made, inputs = (
+        GraphNetwork(GraphNetworkSettings()).double(),
+        replace(graphs((6, 6)), features=None),
+    )
     grads = torch.autograd.grad(made(inputs).square().sum(), list(made.parameters()))
     assert sum(values.numel() for values in grads) == 62_401
 
 
-def test_seven_separate_layers_have_358849_weights_of_which_the_last_update_of_edges_is_not_in_use() -> None:
+def test_seven_separate_layers_have_358849_weights_of_which_the_last_update_of_edges_is_not_in_use() -> (
+    None
+):
     made, inputs = GraphNetwork(REPORT).double(), replace(graphs((6, 6)), features=None)
     values = dict(made.named_parameters())
     assert sum(weight.numel() for weight in values.values()) == 358_849
     grads = torch.autograd.grad(made(inputs).sum(), list(values.values()), allow_unused=True)
-    unused = {name: weight.numel() for (name, weight), grad in zip(values.items(), grads, strict=True) if grad is None}
+    unused = {
+        name: weight.numel()
+        for (name, weight), grad in zip(values.items(), grads, strict=True)
+        if grad is None
+    }
     assert sum(unused.values()) == 28_800
     assert all(name.startswith("steps.6.edge.") for name in unused)
 
@@ -147,12 +188,16 @@ def test_a_batch_is_its_graphs(settings: dict[str, object]) -> None:
                 types=inputs.types[nodes],
                 graph_idx=torch.zeros_like(nodes),
                 n_graphs=1,
-                index=EdgeIndex.build(index.senders[edges] - first, index.receivers[edges] - first, len(nodes)),
+                index=EdgeIndex.build(
+                    index.senders[edges] - first, index.receivers[edges] - first, len(nodes)
+                ),
                 edge_vec=inputs.edge_vec[edges],
                 features=None if inputs.features is None else inputs.features[nodes],
             )
         )
-    torch.testing.assert_close(made(inputs), torch.cat([made(one) for one in alone]), rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        made(inputs), torch.cat([made(one) for one in alone]), rtol=0, atol=1e-11
+    )
 
 
 def test_a_graph_without_edges_is_told_from_its_nodes_alone() -> None:
@@ -172,10 +217,14 @@ def test_a_graph_without_edges_is_told_from_its_nodes_alone() -> None:
 
 
 @pytest.mark.parametrize(("edges_first", "reached"), [(True, 4), (False, 2)])
-def test_a_node_hears_of_an_edge_a_step_later_where_nodes_do_not_wait_for_edges(edges_first: bool, reached: int) -> None:
-    """On a line of nodes that all point one way, four steps carry the vector of the first edge to four nodes.
+def test_a_node_hears_of_an_edge_a_step_later_where_nodes_do_not_wait_for_edges(
+    edges_first: bool, reached: int
+) -> None:
+    """On a line of nodes that all point one way, four steps carry the vector of the first edge to
+    four nodes.
 
-    Where nodes receive edges from before the update, the second node hears of the first only in the third step.
+    Where nodes receive edges from before the update, the second node hears of the first only in the
+    third step.
     """
     n, steps = 9, 4
     chain = torch.arange(n - 1)
@@ -199,7 +248,10 @@ def test_a_node_hears_of_an_edge_a_step_later_where_nodes_do_not_wait_for_edges(
 def test_weights_begin_as_published() -> None:
     torch.manual_seed(0)
     made = GraphNetwork(GraphNetworkSettings(hidden_channels=256))
-    weight, bias = made.steps[0].edge.first.weight.detach(), torch.cat([made.decode[k].bias for k in (0, 2)])
+    weight, bias = (
+        made.steps[0].edge.first.weight.detach(),
+        torch.cat([made.decode[k].bias for k in (0, 2)]),
+    )
     assert float(weight.std()) == pytest.approx((6 * 256) ** -0.5, rel=0.01)
     assert float(bias.detach().std()) == pytest.approx((0.1 / 256) ** 0.5, rel=0.1)
     assert float(weight.abs().max()) <= 2 * (6 * 256) ** -0.5 / 0.8796
@@ -209,7 +261,10 @@ def test_weights_begin_as_published() -> None:
     ("change", "message"),
     [
         ({"edge_vec": None}, "no edge vectors"),
-        ({"types": torch.tensor([0, 1, 2])}, "types of nodes run from 0 to 2; the network knows 0 to 1"),
+        (
+            {"types": torch.tensor([0, 1, 2])},
+            "types of nodes run from 0 to 2; the network knows 0 to 1",
+        ),
         ({"features": torch.zeros(3, 4)}, "nodes come with 4 features, the network expects 0"),
     ],
 )

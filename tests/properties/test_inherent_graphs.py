@@ -1,4 +1,6 @@
-"""Graphs of inherent structures: edges join particles where the nearest minimum of the energy has them."""
+"""Graphs of inherent structures: edges join particles where the nearest minimum of the energy has
+them.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,10 @@ def never(*given: object) -> None:
 def test_edges_are_those_of_the_nearest_minimum(tmp_path: Path) -> None:
     thermal = calm(0)
     minimum = replace(thermal, positions=inherent_structure(thermal).positions)
-    found, expected = graph_of(thermal, INHERENT, tmp_path), neighbourhood(minimum, CUTOFF, self_loops=True)
+    found, expected = (
+        graph_of(thermal, INHERENT, tmp_path),
+        neighbourhood(minimum, CUTOFF, self_loops=True),
+    )
     assert torch.equal(found.senders, expected.senders)
     assert torch.equal(found.edge_vec, expected.edge_vec)
     assert not torch.equal(found.senders, neighbourhood(thermal, CUTOFF, self_loops=True).senders)
@@ -57,10 +62,14 @@ def test_a_minimum_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_where_no_minimum_is_found_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def unfinished(configuration):
-        return replace(inherent_structure(configuration), status=Status.MAX_STEPS, fmax=0.5, n_steps=7)
+        return replace(
+            inherent_structure(configuration), status=Status.MAX_STEPS, fmax=0.5, n_steps=7
+        )
 
     monkeypatch.setattr(glass_graphs, "inherent_structure", unfinished)
-    with pytest.raises(InputError, match=r"no minimum was found near g0: 7 steps left a force of 0\.5"):
+    with pytest.raises(
+        InputError, match=r"no minimum was found near g0: 7 steps left a force of 0\.5"
+    ):
         graph_of(calm(0), INHERENT, None)
 
 
@@ -76,7 +85,11 @@ def test_a_recipe_may_ask_for_them(tmp_path: Path) -> None:
     for k in range(6):
         write_configuration(data / f"g{k}.npz", calm(k))
     recipe = make_recipe(data)
-    split = read_split(recipe.data.model_copy(update={"graph": INHERENT, "training": ("g0",)}), tmp_path)
+    split = read_split(
+        recipe.data.model_copy(update={"graph": INHERENT, "training": ("g0",)}), tmp_path
+    )
     assert len(list(tmp_path.glob("inherent-*.npy"))) == len(split.training) + len(split.validation)
     assert split.training[0].name == "g0"
-    assert torch.equal(split.training[0].edge_vec, graph_of(calm(0), INHERENT, tmp_path).edge_vec.float())
+    assert torch.equal(
+        split.training[0].edge_vec, graph_of(calm(0), INHERENT, tmp_path).edge_vec.float()
+    )

@@ -19,7 +19,8 @@ def test_errors_by_hand() -> None:
     assert errors.mae == pytest.approx((0 + 0 + 1 + 3 + 3) / 5)
     assert errors.rmse == pytest.approx(math.sqrt(19 / 5))
     assert errors.r2 == pytest.approx(1 - 19 / 40)  # known: mean 4, squares 9 + 4 + 1 + 1 + 25
-    # predicted: mean 4.2; covariances 9.6 + 4.4 + 0.2 + 3.8 + 9, squares 10.24 + 4.84 + 0.04 + 14.44 + 3.24
+    # predicted: mean 4.2; covariances 9.6 + 4.4 + 0.2 + 3.8 + 9, squares 10.24 + 4.84 + 0.04 +
+    # 14.44 + 3.24
     assert errors.pearson == pytest.approx(27 / math.sqrt(40 * 32.8))
     assert errors.pearson_each == pytest.approx((3 / math.sqrt(2 * 14 / 3) - 1) / 2)
 
@@ -55,7 +56,9 @@ def test_several_targets_have_means_and_correlations_of_their_own() -> None:
     assert found["pearson_1"] == pytest.approx(-1.0)
     assert found["pearson"] == pytest.approx(0.0, abs=1e-12)
     assert found["mae"] == pytest.approx(0.5 * 14 / 3)
-    alone = named([property_errors([np.array([1.0]), np.array([2.0])], [np.array([1.0]), np.array([2.5])])])
+    alone = named(
+        [property_errors([np.array([1.0]), np.array([2.0])], [np.array([1.0]), np.array([2.5])])]
+    )
     assert "pearson_each" not in alone  # graphs of one value correlate with nothing
     assert "pearson_0" not in alone
 
@@ -67,6 +70,7 @@ def test_reliability_is_that_of_the_mean_of_both_halves() -> None:
     rng = np.random.default_rng(1)
     truth = rng.normal(size=100_000)
     halves = [truth + 0.8 * rng.normal(size=truth.size) for _ in range(2)]
-    assert reliability(*halves) == pytest.approx(1 / (1 + 0.8**2 / 2), abs=0.01)  # share of variance that is not noise
+    # share of variance that is not noise
+    assert reliability(*halves) == pytest.approx(1 / (1 + 0.8**2 / 2), abs=0.01)
     best = pearson(truth, (halves[0] + halves[1]) / 2)  # what a perfect prediction would come to
     assert best == pytest.approx(math.sqrt(reliability(*halves)), abs=0.01)

@@ -1,4 +1,6 @@
-"""Models of properties: registered, listed, predicted with, and refused where they cannot serve or are damaged."""
+"""Models of properties: registered, listed, predicted with, and refused where they cannot serve or
+are damaged.
+"""
 
 from __future__ import annotations
 
@@ -71,17 +73,24 @@ def held_out(seed: int = 9) -> Atoms:
 # register
 
 
-def test_a_registered_model_is_whole_and_predicts_as_the_run_does(runs: list[Path], model: Path, place: Path) -> None:
+def test_a_registered_model_is_whole_and_predicts_as_the_run_does(
+    runs: list[Path], model: Path, place: Path
+) -> None:
     assert {path.name for path in model.iterdir()} == FILES
     assert [path.name for path in place.iterdir()] == ["mine"]
     recipe = read_property_recipe(model / "recipe.yaml")
     (sample,) = read_split(recipe.data, place).validation
     measured = json.loads((model / "metrics.json").read_text())["validation"]["validation"]
     loaded = load_property_model("mine", device="cpu")
-    told, known = predict(loaded.model, sample, CPU)[sample.counted], sample.targets.numpy()[sample.counted]
+    told, known = (
+        predict(loaded.model, sample, CPU)[sample.counted],
+        sample.targets.numpy()[sample.counted],
+    )
     assert measured["n"] == 100
     assert measured["mae"] == pytest.approx(np.abs(told - known).mean(), rel=1e-5)
-    assert measured["pearson"] == pytest.approx(np.corrcoef(told[:, 0], known[:, 0])[0, 1], rel=1e-4)
+    assert measured["pearson"] == pytest.approx(
+        np.corrcoef(told[:, 0], known[:, 0])[0, 1], rel=1e-4
+    )
     assert loaded(atoms_of(glass(4)))[sample.counted] == pytest.approx(told, abs=1e-6)
     assert measured == read_log(runs[0])[-1]["validation"]["validation"]
 
@@ -113,31 +122,54 @@ def test_three_runs_are_their_mean(runs: list[Path], place: Path) -> None:
     assert together.card.members == 3
     measured = json.loads((place / "all" / "metrics.json").read_text())
     found = measured["validation"]["validation"]
-    alone = [json.loads((place / f"one-{k}" / "metrics.json").read_text())["validation"]["validation"] for k in range(3)]
-    assert found["rmse"] < np.mean([one["rmse"] for one in alone])  # convexity: strictly less, as they differ
-    assert "Of the networks together, on what all of them held out." in (place / "all" / "README.md").read_text()
+    alone = [
+        json.loads((place / f"one-{k}" / "metrics.json").read_text())["validation"]["validation"]
+        for k in range(3)
+    ]
+    # convexity: strictly less, as they differ
+    assert found["rmse"] < np.mean([one["rmse"] for one in alone])
+    assert (
+        "Of the networks together, on what all of them held out."
+        in (place / "all" / "README.md").read_text()
+    )
 
 
-def test_runs_that_hold_out_different_structures_have_the_means_of_their_errors(runs: list[Path], place: Path) -> None:
+def test_runs_that_hold_out_different_structures_have_the_means_of_their_errors(
+    runs: list[Path], place: Path
+) -> None:
     values = recipe_values(runs[0].parent / "glass")
     values["data"]["validation"] = ["g3"]
     other = trained(values, runs[0].parent / "other")
     target = register_property([runs[0], other], "both", place, runs[0].parent / "data")
     found = json.loads((target / "metrics.json").read_text())["validation"]["validation"]
-    each = [json.loads((run / "metrics.json").read_text())["validation"]["validation"] for run in (runs[0], other)]
+    each = [
+        json.loads((run / "metrics.json").read_text())["validation"]["validation"]
+        for run in (runs[0], other)
+    ]
     assert found == pytest.approx({name: (each[0][name] + each[1][name]) / 2 for name in each[0]})
-    assert "Of single networks, each on what it held out: means over the networks." in (target / "README.md").read_text()
+    assert (
+        "Of single networks, each on what it held out: means over the networks."
+        in (target / "README.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(
     ("part", "key", "value"),
-    [("data", "graph", {"cutoff": 1.2}), ("data", "counted", [0, 1]), ("model", "settings", {"hidden_channels": 4})],
+    [
+        ("data", "graph", {"cutoff": 1.2}),
+        ("data", "counted", [0, 1]),
+        ("model", "settings", {"hidden_channels": 4}),
+    ],
 )
-def test_runs_of_different_recipes_are_no_model(runs: list[Path], place: Path, part: str, key: str, value: Any) -> None:
+def test_runs_of_different_recipes_are_no_model(
+    runs: list[Path], place: Path, part: str, key: str, value: Any
+) -> None:
     values = recipe_values(runs[0].parent / "glass")
     values[part][key] = value
     other = trained(values, place.parent / "other", steps=1)
-    with pytest.raises(InputError, match=f"differ in `{part}` of their recipes; runs of one recipe make a model"):
+    with pytest.raises(
+        InputError, match=f"differ in `{part}` of their recipes; runs of one recipe make a model"
+    ):
         register_property([runs[0], other], "both", place, place / "data")
     assert not place.exists()
 
@@ -147,7 +179,9 @@ def test_an_unfinished_run_is_no_model(runs: list[Path], place: Path) -> None:
     run = trained(values, place.parent / "short", max_seconds=1e-9)
     done = invoke("register", run, "--name", "short")
     assert done.exit_code == 1
-    assert "has done 1 of 12 steps; finish it with `geocalc train ... --resume` first" in done.output
+    assert (
+        "has done 1 of 12 steps; finish it with `geocalc train ... --resume` first" in done.output
+    )
 
 
 def test_a_name_that_is_taken_is_refused(model: Path, runs: list[Path]) -> None:
@@ -175,7 +209,9 @@ def test_predict_writes_what_the_python_call_gives(model: Path) -> None:
     found = read("config-predict/predicted.extxyz", ":")
     assert len(found) == 2
     for before, after in zip(read("config.extxyz", ":"), found, strict=True):
-        np.testing.assert_allclose(after.arrays["propensity"], loaded(before)[:, 0], rtol=0, atol=1e-7)
+        np.testing.assert_allclose(
+            after.arrays["propensity"], loaded(before)[:, 0], rtol=0, atol=1e-7
+        )
         np.testing.assert_array_equal(after.positions, before.positions)
         np.testing.assert_array_equal(after.arrays["types"], before.arrays["types"])
     assert "propensity (sigma_AA)" in done.output
@@ -216,13 +252,17 @@ def predicted(model: Path) -> Callable[[Atoms], np.ndarray]:
     return load_property_model(model, device="cpu")
 
 
-def test_the_order_of_particles_moves_their_propensity_with_them(predicted: Callable[[Atoms], np.ndarray]) -> None:
+def test_the_order_of_particles_moves_their_propensity_with_them(
+    predicted: Callable[[Atoms], np.ndarray],
+) -> None:
     atoms = held_out()
     order = np.random.default_rng(0).permutation(len(atoms))
     np.testing.assert_allclose(predicted(atoms[order]), predicted(atoms)[order], rtol=0, atol=1e-5)
 
 
-def test_a_translation_and_other_images_change_nothing(predicted: Callable[[Atoms], np.ndarray]) -> None:
+def test_a_translation_and_other_images_change_nothing(
+    predicted: Callable[[Atoms], np.ndarray],
+) -> None:
     atoms, moved = held_out(), held_out()
     moved.positions += [0.7, -1.9, 12.3]
     moved.positions[::7] -= moved.cell.lengths() * [1, 0, 2]
@@ -242,7 +282,9 @@ def test_particles_beyond_reach_do_not_matter(predicted: Callable[[Atoms], np.nd
     assert np.all(change[~near & counted] == 0)  # one step: only neighbours hear of it
 
 
-def test_particles_that_it_was_not_learnt_for_have_no_number(predicted: Callable[[Atoms], np.ndarray]) -> None:
+def test_particles_that_it_was_not_learnt_for_have_no_number(
+    predicted: Callable[[Atoms], np.ndarray],
+) -> None:
     atoms = held_out()
     np.testing.assert_array_equal(np.isnan(predicted(atoms)[:, 0]), atoms.arrays["types"] == 1)
 
@@ -250,7 +292,9 @@ def test_particles_that_it_was_not_learnt_for_have_no_number(predicted: Callable
 def test_types_may_be_told_by_elements(predicted: Callable[[Atoms], np.ndarray]) -> None:
     atoms = held_out()
     del atoms.arrays["types"]
-    named = Atoms(np.where(atoms.numbers == 1, "Ni", "P"), atoms.positions, cell=atoms.cell, pbc=True)
+    named = Atoms(
+        np.where(atoms.numbers == 1, "Ni", "P"), atoms.positions, cell=atoms.cell, pbc=True
+    )
     np.testing.assert_array_equal(predicted(named), predicted(held_out()))
 
 
@@ -270,7 +314,10 @@ def test_a_model_of_a_property_relaxes_nothing(model: Path) -> None:
 
 
 def test_a_model_of_energies_predicts_no_property(place: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"faenet-sfa is a model of energies; GeoCalc\('.*faenet-sfa'\) loads it"):
+    with pytest.raises(
+        ModelFileError,
+        match=r"faenet-sfa is a model of energies; GeoCalc\('.*faenet-sfa'\) loads it",
+    ):
         load_property_model("faenet-sfa")
 
 
@@ -289,17 +336,25 @@ def test_damaged_weights_are_refused(model: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"settings": {"hidden_channels": 9, "num_layers": 1}}, "the weights of mine do not fit its card"),
+        (
+            {"settings": {"hidden_channels": 9, "num_layers": 1}},
+            "the weights of mine do not fit its card",
+        ),
         ({"settings": {"hiden": 9}}, "do not fit its card: .*unknown key `hiden`"),
         ({"members": 2}, "the weights of mine do not fit its card"),
         ({"n_targets": 2}, "the weights of mine do not fit its card"),
         ({"architecture": "none"}, "unknown architecture `none`"),
         ({"counted": "A"}, "`counted` is 'A'"),
         ({"colour": "blue"}, "unknown key `colour`"),
-        ({"schema_version": 99}, "has schema version 99, this geocalc reads up to 1; upgrade geocalc"),
+        (
+            {"schema_version": 99},
+            "has schema version 99, this geocalc reads up to 1; upgrade geocalc",
+        ),
     ],
 )
-def test_a_card_that_was_changed_is_refused(model: Path, change: dict[str, Any], sentence: str) -> None:
+def test_a_card_that_was_changed_is_refused(
+    model: Path, change: dict[str, Any], sentence: str
+) -> None:
     card = yaml.safe_load((model / "model.yaml").read_text())
     (model / "model.yaml").write_text(yaml.safe_dump(card | change))
     with pytest.raises(ModelFileError, match=sentence):
@@ -335,20 +390,30 @@ def replace_positions(atoms: Atoms, factor: float) -> Atoms:
 # the command
 
 
-def test_the_curve_of_a_property_is_of_what_is_measured(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_curve_of_a_property_is_of_what_is_measured(
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(curve, "learning_curve", lambda *given: seen.extend(given))
     curve.draw_curve(runs[0])
     points, path, measures = seen
-    errors = [entry["validation"]["validation"] for entry in read_log(runs[0]) if "validation" in entry]
-    assert points == {"validation": [(6 * (k + 1), 1 - one["r2"], one["pearson"]) for k, one in enumerate(errors)]}
+    errors = [
+        entry["validation"]["validation"] for entry in read_log(runs[0]) if "validation" in entry
+    ]
+    assert points == {
+        "validation": [(6 * (k + 1), 1 - one["r2"], one["pearson"]) for k, one in enumerate(errors)]
+    }
     assert len(errors) == 2
     assert path == runs[0] / "learning-curve.png"
     assert [measure.label for measure in measures] == ["1 − R²", "Pearson correlation"]
 
 
-def test_train_draws_the_curve_of_a_property_and_says_how_to_go_on(runs: list[Path], place: Path) -> None:
-    recipe = write_recipe(Path("recipe.yaml"), recipe_values(runs[0].parent / "glass", steps=4, evaluate_every=2))
+def test_train_draws_the_curve_of_a_property_and_says_how_to_go_on(
+    runs: list[Path], place: Path
+) -> None:
+    recipe = write_recipe(
+        Path("recipe.yaml"), recipe_values(runs[0].parent / "glass", steps=4, evaluate_every=2)
+    )
     done = invoke("train", recipe, "--out", "run", "--device", "cpu")
     torch.set_flush_denormal(False)  # what the command sets for its process
     assert done.exit_code == 0, done.output

@@ -1,4 +1,6 @@
-"""The learning rate of a property's recipe: that it falls where it is said to, and stays where it is said to stay."""
+"""The learning rate of a property's recipe: that it falls where it is said to, and stays where it
+is said to stay.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ def test_a_constant_stage_stays_and_stairs_fall() -> None:
         {"steps": 40, "learning_rate": 1e-3, "decay": "stairs", "every": 10, "factor": 0.3},
         {"steps": 20, "learning_rate": 5e-4, "decay": "cosine"},
     ]
-    settings = training(steps=90, learning_rate=9.0, stages=stages)  # the rate outside of stages is not looked at
+    # the rate outside of stages is not looked at
+    settings = training(steps=90, learning_rate=9.0, stages=stages)
     rates = [settings.rate_at(step) for step in range(90)]
     assert set(rates[:30]) == {1e-4}
     for k in range(4):
@@ -58,17 +61,27 @@ def test_stages_by_epochs_as_a_study_had_them() -> None:
 
 
 @pytest.mark.parametrize("n", [11, 13])
-def test_stages_that_do_not_fill_the_steps_are_refused_in_a_sentence(tmp_path: Path, n: int) -> None:
-    values = recipe_values(tmp_path, stages=[{"steps": n - 4, "learning_rate": 1e-3}, {"steps": 4, "learning_rate": 1e-4}])
+def test_stages_that_do_not_fill_the_steps_are_refused_in_a_sentence(
+    tmp_path: Path, n: int
+) -> None:
+    values = recipe_values(
+        tmp_path,
+        stages=[{"steps": n - 4, "learning_rate": 1e-3}, {"steps": 4, "learning_rate": 1e-4}],
+    )
     path = write_recipe(tmp_path / "recipe.yaml", values)
     with pytest.raises(RecipeError) as caught:
         read_property_recipe(path)
-    sentence = f"`training`: the stages have {n} steps together, training.steps is 12; they must be equal"
+    sentence = (
+        f"`training`: the stages have {n} steps together, training.steps is 12; they must be equal"
+    )
     assert str(caught.value) == f"{path}: {sentence}"
 
 
 def test_the_optimiser_is_given_these_rates(tmp_path: Path) -> None:
-    stages = [{"steps": 4, "learning_rate": 1e-3}, {"steps": 8, "learning_rate": 1e-3, "decay": "cosine"}]
+    stages = [
+        {"steps": 4, "learning_rate": 1e-3},
+        {"steps": 8, "learning_rate": 1e-3, "decay": "cosine"},
+    ]
     recipe = make_recipe(write_glasses(tmp_path / "glass"), stages=stages)
     lesson = PropertyLesson(recipe, read_split(recipe.data, tmp_path), cpu_fabric())
     run, seen = lesson.start(), []

@@ -1,4 +1,6 @@
-"""How properties are learnt: what counts, how graphs are turned and dealt, and that nothing but the recipe decides."""
+"""How properties are learnt: what counts, how graphs are turned and dealt, and that nothing but the
+recipe decides.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,13 @@ from geocalc.nn.edges import EdgeIndex
 from geocalc.properties import lesson as lesson_module
 from geocalc.properties.base import GraphInput
 from geocalc.properties.data import Split, read_split
-from geocalc.properties.lesson import PropertyLesson, errors_of, predict, predictions, train_property
+from geocalc.properties.lesson import (
+    PropertyLesson,
+    errors_of,
+    predict,
+    predictions,
+    train_property,
+)
 from geocalc.properties.model import PropertyModel, spread_of
 from geocalc.properties.recipe import PropertyRecipe
 from geocalc.properties.samples import GraphBatch, GraphSample, collate, signed_permutations, turned
@@ -51,7 +59,8 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert {name.split(".")[0] for name in found} == {"weights", "average", "optimizer"}
     assert [name for name, tensor in expected.items() if not torch.equal(tensor, found[name])] == []
     timeless = [
-        [{k: v for k, v in e.items() if k not in ("seconds", "done_here")} for e in read_log(run)] for run in (one, other)
+        [{k: v for k, v in e.items() if k not in ("seconds", "done_here")} for e in read_log(run)]
+        for run in (one, other)
     ]
     assert timeless[0] == timeless[1]
     assert (one / "metrics.json").read_text() == (other / "metrics.json").read_text()
@@ -73,7 +82,9 @@ def test_targets_of_b_change_neither_the_loss_nor_its_gradient(glasses: Path, lo
     batch = collate(lesson.split.training[:2])
     assert torch.equal(batch.counted, batch.inputs.types == 0)
     value, slopes = gradients(lesson, batch)
-    other = replace(batch, targets=torch.where(batch.counted[:, None], batch.targets, torch.tensor(1e6)))
+    other = replace(
+        batch, targets=torch.where(batch.counted[:, None], batch.targets, torch.tensor(1e6))
+    )
     changed, changed_slopes = gradients(lesson, other)
     assert torch.equal(value, changed)
     assert all(torch.equal(a, b) for a, b in zip(slopes, changed_slopes, strict=True))
@@ -82,11 +93,15 @@ def test_targets_of_b_change_neither_the_loss_nor_its_gradient(glasses: Path, lo
 
 
 @pytest.mark.parametrize(("loss", "power"), [("squared", 2), ("absolute", 1)])
-def test_the_loss_is_the_mean_over_what_counts_in_units_of_the_spread(glasses: Path, loss: str, power: int) -> None:
+def test_the_loss_is_the_mean_over_what_counts_in_units_of_the_spread(
+    glasses: Path, loss: str, power: int
+) -> None:
     lesson = lesson_of(glasses, loss=loss)
     batch, model = collate(lesson.split.training[:3]), lesson.start().model
     with torch.no_grad():
-        off = ((model(batch.inputs) - batch.targets) / model.spread)[batch.inputs.types == 0].abs() ** power
+        off = ((model(batch.inputs) - batch.targets) / model.spread)[
+            batch.inputs.types == 0
+        ].abs() ** power
     value, _ = gradients(lesson, batch)
     torch.testing.assert_close(value[0], off.mean())
 
@@ -101,7 +116,9 @@ def test_mean_and_spread_are_those_of_what_is_learnt(glasses: Path) -> None:
         model.network.decode[-1].weight.zero_()
         model.network.decode[-1].bias.fill_(2.0)
     (sample,) = lesson.split.validation
-    assert predict(model, sample, CPU) == pytest.approx(float(values.mean() + 2 * values.std(unbiased=False)), rel=1e-5)
+    assert predict(model, sample, CPU) == pytest.approx(
+        float(values.mean() + 2 * values.std(unbiased=False)), rel=1e-5
+    )
 
 
 def test_the_unit_of_the_targets_does_not_matter(glasses: Path) -> None:
@@ -113,11 +130,19 @@ def test_the_unit_of_the_targets_does_not_matter(glasses: Path) -> None:
 
 
 def scaled(split: Split, change: Callable[[Tensor], Tensor]) -> Split:
-    return Split(*(tuple(replace(s, targets=change(s.targets)) for s in side) for side in (split.training, split.validation)))
+    return Split(
+        *(
+            tuple(replace(s, targets=change(s.targets)) for s in side)
+            for side in (split.training, split.validation)
+        )
+    )
 
 
 def test_a_target_that_does_not_vary_has_a_spread_of_one(glasses: Path) -> None:
-    samples = [replace(s, targets=torch.full_like(s.targets, 0.25)) for s in lesson_of(glasses).split.training]
+    samples = [
+        replace(s, targets=torch.full_like(s.targets, 0.25))
+        for s in lesson_of(glasses).split.training
+    ]
     assert [values.tolist() for values in spread_of(samples)] == [[0.25], [1.0]]
 
 
@@ -126,7 +151,9 @@ def test_a_loss_that_is_no_number_ends_the_run_in_a_sentence(glasses: Path) -> N
     run = lesson.start()
     with torch.no_grad():
         run.model.network.decode[-1].bias.fill_(float("inf"))
-    with pytest.raises(NonFiniteError, match="the loss is inf at step 0; go on from the last checkpoint"):
+    with pytest.raises(
+        NonFiniteError, match="the loss is inf at step 0; go on from the last checkpoint"
+    ):
         lesson.update(run, collate(lesson.split.training[:1]), 0)
 
 
@@ -163,7 +190,10 @@ def test_turning_may_be_left_out_and_is_drawn_anew_each_time(glasses: Path) -> N
         found = []
         for _, batch in lesson.batches(lesson.start(), range(3)):
             lengths = sorted(batch.inputs.edge_vec[:, 0].abs().tolist())
-            found.append(lengths == sorted(x for s in by_name.values() for x in s.edge_vec[:, 0].abs().tolist()))
+            found.append(
+                lengths
+                == sorted(x for s in by_name.values() for x in s.edge_vec[:, 0].abs().tolist())
+            )
         return found
 
     assert turns_seen(turn=False) == [True] * 3
@@ -184,7 +214,9 @@ def test_every_epoch_goes_through_all_graphs_in_an_order_of_its_own(glasses: Pat
     assert len({tuple(epoch) for epoch in epochs}) > 3
 
 
-def test_a_batch_gives_each_graph_what_it_gets_alone(glasses: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_gives_each_graph_what_it_gets_alone(
+    glasses: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lesson = lesson_of(glasses)
     samples = [*lesson.split.training, *lesson.split.validation]
     model = trained(lesson, 4).model.double()
@@ -192,7 +224,9 @@ def test_a_batch_gives_each_graph_what_it_gets_alone(glasses: Path, monkeypatch:
     with torch.no_grad():
         together = model(collate(doubled).inputs)
     alone = [predict(model, sample, CPU) for sample in doubled]
-    torch.testing.assert_close(together, torch.from_numpy(np.concatenate(alone)), rtol=0.0, atol=1e-12)
+    torch.testing.assert_close(
+        together, torch.from_numpy(np.concatenate(alone)), rtol=0.0, atol=1e-12
+    )
     monkeypatch.setattr(lesson_module, "NODES", 250)  # two at a time
     by_twos = list(predictions(model, doubled, CPU))
     assert [rows.shape for rows in by_twos] == [(125, 1)] * 5
@@ -247,7 +281,10 @@ def test_a_run_that_is_broken_off_and_resumed_equals_the_uninterrupted_one(
 def test_a_run_in_pieces_equals_the_whole_one(glasses: Path, tmp_path: Path) -> None:
     whole = learn(make_recipe(glasses, steps=3, patience=2, evaluate_every=1), tmp_path / "whole")
     for _ in range(3):
-        pieces = learn(make_recipe(glasses, steps=3, patience=2, evaluate_every=1, max_seconds=1e-6), tmp_path / "pieces")
+        pieces = learn(
+            make_recipe(glasses, steps=3, patience=2, evaluate_every=1, max_seconds=1e-6),
+            tmp_path / "pieces",
+        )
     assert_same_run(whole, pieces)
 
 
@@ -260,8 +297,13 @@ def test_a_seed_decides_and_nothing_else_does(glasses: Path, tmp_path: Path) -> 
     assert not any(torch.equal(tensors_of(one)[name], other[name]) for name in weights)
 
 
-@pytest.mark.parametrize(("part", "key", "value"), [("model", "settings", {"num_layers": 2}), ("data", "counted", [0, 1])])
-def test_a_run_of_another_recipe_is_not_continued(glasses: Path, tmp_path: Path, part: str, key: str, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [("model", "settings", {"num_layers": 2}), ("data", "counted", [0, 1])],
+)
+def test_a_run_of_another_recipe_is_not_continued(
+    glasses: Path, tmp_path: Path, part: str, key: str, value: Any
+) -> None:
     run = learn(make_recipe(glasses, steps=3), tmp_path / "run")
     values = recipe_values(glasses, steps=6)
     values[part][key] = value
@@ -286,7 +328,11 @@ def test_a_number_of_each_graph_is_learnt() -> None:
     values = recipe_values(Path("nowhere"), steps=200, learning_rate=0.02, batch_size=10, turn=True)
     values |= {"task": "graph", "model": {"architecture": "gcn", "settings": {"n_types": 2}}}
     values["data"] = {"kind": "zinc", "path": "nowhere"}
-    lesson = PropertyLesson(PropertyRecipe.parse(values, "test"), Split(tuple(samples[:24]), tuple(samples[24:])), cpu_fabric())
+    lesson = PropertyLesson(
+        PropertyRecipe.parse(values, "test"),
+        Split(tuple(samples[:24]), tuple(samples[24:])),
+        cpu_fabric(),
+    )
     model = trained(lesson, 200).averaged()
     assert errors_of(model, lesson.split.validation, CPU)[0].r2 > 0.9
     batch = collate(lesson.split.validation)
@@ -295,9 +341,16 @@ def test_a_number_of_each_graph_is_learnt() -> None:
 
 def chain(n: int, seed: int) -> GraphSample:
     """Nodes in a row, of two types; the property is the share of the second."""
-    types = (torch.rand(n, generator=torch.Generator().manual_seed(100 * n + seed)) < 0.1 + 0.08 * (n - 4)).long()
+    types = (
+        torch.rand(n, generator=torch.Generator().manual_seed(100 * n + seed))
+        < 0.1 + 0.08 * (n - 4)
+    ).long()
     ends = torch.cat(
-        [torch.stack([torch.arange(n - 1), torch.arange(1, n)]), torch.stack([torch.arange(1, n), torch.arange(n - 1)])], 1
+        [
+            torch.stack([torch.arange(n - 1), torch.arange(1, n)]),
+            torch.stack([torch.arange(1, n), torch.arange(n - 1)]),
+        ],
+        1,
     )
     senders, receivers = ends[:, torch.argsort(ends[1], stable=True)]
     share = types.float().mean().reshape(1, 1)
@@ -317,4 +370,6 @@ def test_moving_to_a_device_keeps_everything(glasses: Path) -> None:
     assert there.targets.device.type == there.inputs.edge_vec.device.type == "meta"
     assert isinstance(there.inputs, GraphInput)
     assert isinstance(there.inputs.index, EdgeIndex)
-    assert {t.device.type for t in vars(there.inputs.index).values() if isinstance(t, Tensor)} == {"meta"}
+    assert {t.device.type for t in vars(there.inputs.index).values() if isinstance(t, Tensor)} == {
+        "meta"
+    }

@@ -10,7 +10,11 @@ from geocalc.potentials.registry import card_values, is_property, shipped_folder
 from geocalc.properties.glass.configuration import atoms_of
 from geocalc.properties.registry import load_property_model
 
-SHIPPED = sorted(card.parent for card in shipped_folder().glob("*/model.yaml") if is_property(card_values(card.parent)))
+SHIPPED = sorted(
+    card.parent
+    for card in shipped_folder().glob("*/model.yaml")
+    if is_property(card_values(card.parent))
+)
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
@@ -27,4 +31,5 @@ def test_it_says_the_same_of_a_configuration_that_is_turned_moved_and_wrapped(fo
     other = atoms.copy()
     other.positions = other.positions[:, [1, 2, 0]] * [1, -1, 1] + [0.4, 9.0, -2.0]
     other.wrap()
-    np.testing.assert_allclose(model(other), expected, rtol=0, atol=2e-3)  # minima are found to a finite force
+    # minima are found to a finite force
+    np.testing.assert_allclose(model(other), expected, rtol=0, atol=2e-3)

@@ -1,13 +1,15 @@
 """Record what the evaluator of fairchem-core computes, for `tests/test_fairchem_metrics.py`.
 
-The evaluator is one file that needs numpy and torch alone, so the rest of the package is not installed:
+The evaluator is one file that needs numpy and torch alone, so the rest of the package is not
+installed:
 
     pip download --no-deps fairchem-core==2.24.0
     python tests/reference/make_fairchem_metrics.py fairchem_core-2.24.0-py3-none-any.whl
 
-Random structures in orthogonal and in skewed cells, with errors on both sides of every threshold and atoms that were wrapped to
-other images. The evaluator takes the axes that are periodic once for a whole batch: positions are compared once with all three,
-once as slabs. What it is given are atoms free to move, as its users are told to.
+Random structures in orthogonal and in skewed cells, with errors on both sides of every threshold
+and atoms that were wrapped to other images. The evaluator takes the axes that are periodic once for
+a whole batch: positions are compared once with all three, once as slabs. What it is given are atoms
+free to move, as its users are told to.
 """
 
 from __future__ import annotations
@@ -38,8 +40,11 @@ def made_up(rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Predicted and true energies, forces and positions of structures, atoms one after the other."""
     n_atoms = rng.integers(3, 13, size=N_SYSTEMS)
     total = int(n_atoms.sum())
-    cell = np.tile(np.diag([5.0, 6.0, 20.0]), (N_SYSTEMS, 1, 1)) + rng.normal(scale=0.3, size=(N_SYSTEMS, 3, 3))
-    cell[1::2, 1, 0] += 2.4  # every second cell is so skewed that the nearest image is not the one of nearest fractions
+    cell = np.tile(np.diag([5.0, 6.0, 20.0]), (N_SYSTEMS, 1, 1)) + rng.normal(
+        scale=0.3, size=(N_SYSTEMS, 3, 3)
+    )
+    # every second cell is so skewed that the nearest image is not the one of nearest fractions
+    cell[1::2, 1, 0] += 2.4
     owner = np.repeat(np.arange(N_SYSTEMS), n_atoms)
     size = np.geomspace(0.003, 2.0, N_SYSTEMS)[owner, None]  # Angstrom
     positions_target = np.einsum("ai,aij->aj", rng.random((total, 3)) * [1, 1, 0.4], cell[owner])
@@ -49,7 +54,8 @@ def made_up(rng: np.random.Generator) -> dict[str, np.ndarray]:
     forces_target = rng.normal(scale=0.5, size=(total, 3))
     forces_target[0] = 0.0
     free = rng.random(total) < 0.7
-    free[np.cumsum(n_atoms) - 1] = True  # the evaluator has no answer for a structure without free atoms
+    # the evaluator has no answer for a structure without free atoms
+    free[np.cumsum(n_atoms) - 1] = True
     size_of_force_errors = rng.choice([0.005, 0.012, 0.05], size=N_SYSTEMS)[owner, None]
     size_of_force_errors[~free] = 0.3
     energy_target = rng.normal(scale=3.0, size=N_SYSTEMS)
@@ -82,7 +88,9 @@ def told(module: ModuleType, made: dict[str, np.ndarray]) -> dict[str, np.ndarra
         "energy_within_threshold": module.energy_within_threshold(theirs, target)["metric"],
         "forces_mae": module.mae(theirs, target, "forces")["metric"],
         "forces_cosine_similarity": module.cosine_similarity(theirs, target, "forces")["metric"],
-        "energy_forces_within_threshold": module.energy_forces_within_threshold(theirs, target)["metric"],
+        "energy_forces_within_threshold": module.energy_forces_within_threshold(theirs, target)[
+            "metric"
+        ],
         "positions_mae": module.mae(theirs, target, "positions")["metric"],
     }
     arrays = {f"told/{name}": np.array(value) for name, value in found.items()}
@@ -91,7 +99,10 @@ def told(module: ModuleType, made: dict[str, np.ndarray]) -> dict[str, np.ndarra
         target["pbc"] = torch.tensor(pbc)
         share = module.average_distance_within_threshold(theirs, target)["metric"]
         arrays[f"told/average_distance_within_threshold/{kind}"] = np.array(share)
-        parts = [module.min_diff(predicted[owner == k], wanted[owner == k], cell[k], pbc) for k in range(N_SYSTEMS)]
+        parts = [
+            module.min_diff(predicted[owner == k], wanted[owner == k], cell[k], pbc)
+            for k in range(N_SYSTEMS)
+        ]
         arrays[f"told/min_diff/{kind}"] = np.concatenate(parts)
     return arrays
 

@@ -9,9 +9,10 @@ The package and its requirements are no part of this project; give them an envir
 
 Later torch-geometric refuses the keyword with which updown_local_env sends messages.
 
-Small networks with random weights run in float64 on small structures, each alone and two together. Gaussian spacings are
-powers of two, so that the width the package rounds to float32 is exact. `torch_scatter` and `mendeleev.fetch` are stood in for
-by the few lines below: a sum per index, and the two tables read from the database that mendeleev carries.
+Small networks with random weights run in float64 on small structures, each alone and two together.
+Gaussian spacings are powers of two, so that the width the package rounds to float32 is exact.
+`torch_scatter` and `mendeleev.fetch` are stood in for by the few lines below: a sum per index, and
+the two tables read from the database that mendeleev carries.
 """
 
 from __future__ import annotations
@@ -33,27 +34,82 @@ from torch import Tensor, nn
 
 OUTPUT = Path(__file__).with_name("published_faenet.npz")
 CUTOFF = 4.0
-COMMON = {"cutoff": CUTOFF, "num_gaussians": 17, "hidden_channels": 48, "num_filters": 36, "num_interactions": 2}
+COMMON = {
+    "cutoff": CUTOFF,
+    "num_gaussians": 17,
+    "hidden_channels": 48,
+    "num_filters": 36,
+    "num_interactions": 2,
+}
 FINAL, INITIAL = "weighted-av-final-embeds", "weighted-av-initial-embeds"
 
 
 def decoder(kind: str, channels: int, norm: str | None) -> dict[str, object]:
     """Settings of a direct force head."""
     head = {kind: {"hidden_channels": channels, "norm": norm}}
-    return {"regress_forces": "direct", "force_decoder_type": kind, "force_decoder_model_config": head}
+    return {
+        "regress_forces": "direct",
+        "force_decoder_type": kind,
+        "force_decoder_model_config": head,
+    }
 
 
 CONFIGS = {
-    "is2re": {"mp_type": "base", "graph_norm": True, "complex_mp": True, "phys_embeds": True, "energy_head": FINAL}
-    | {"skip_co": "concat", "second_layer_MLP": False, "tag_hidden_channels": 6, "pg_hidden_channels": 7},
-    "s2ef": {"mp_type": "updownscale_base", "graph_norm": True, "complex_mp": True, "phys_embeds": False, "energy_head": FINAL}
-    | {"skip_co": False, "second_layer_MLP": False, "tag_hidden_channels": 5, "pg_hidden_channels": 8}
+    "is2re": {
+        "mp_type": "base",
+        "graph_norm": True,
+        "complex_mp": True,
+        "phys_embeds": True,
+        "energy_head": FINAL,
+    }
+    | {
+        "skip_co": "concat",
+        "second_layer_MLP": False,
+        "tag_hidden_channels": 6,
+        "pg_hidden_channels": 7,
+    },
+    "s2ef": {
+        "mp_type": "updownscale_base",
+        "graph_norm": True,
+        "complex_mp": True,
+        "phys_embeds": False,
+        "energy_head": FINAL,
+    }
+    | {
+        "skip_co": False,
+        "second_layer_MLP": False,
+        "tag_hidden_channels": 5,
+        "pg_hidden_channels": 8,
+    }
     | decoder("mlp", 24, "batch1d"),
-    "qm7x": {"mp_type": "updownscale_base", "graph_norm": False, "complex_mp": True, "phys_embeds": True, "energy_head": None}
-    | {"skip_co": "concat", "second_layer_MLP": True, "tag_hidden_channels": 0, "pg_hidden_channels": 6}
+    "qm7x": {
+        "mp_type": "updownscale_base",
+        "graph_norm": False,
+        "complex_mp": True,
+        "phys_embeds": True,
+        "energy_head": None,
+    }
+    | {
+        "skip_co": "concat",
+        "second_layer_MLP": True,
+        "tag_hidden_channels": 0,
+        "pg_hidden_channels": 6,
+    }
     | decoder("res_updown", 20, "batch1d"),
-    "simple": {"mp_type": "simple", "graph_norm": True, "complex_mp": False, "phys_embeds": False, "energy_head": INITIAL}
-    | {"skip_co": "add", "second_layer_MLP": False, "tag_hidden_channels": 4, "pg_hidden_channels": 0, "num_filters": 48}
+    "simple": {
+        "mp_type": "simple",
+        "graph_norm": True,
+        "complex_mp": False,
+        "phys_embeds": False,
+        "energy_head": INITIAL,
+    }
+    | {
+        "skip_co": "add",
+        "second_layer_MLP": False,
+        "tag_hidden_channels": 4,
+        "pg_hidden_channels": 0,
+        "num_filters": 48,
+    }
     | decoder("simple", 16, None),
     "updownscale": {
         "mp_type": "updownscale",
@@ -62,13 +118,34 @@ CONFIGS = {
         "phys_embeds": True,
         "energy_head": FINAL,
     }
-    | {"skip_co": "concat_atom", "second_layer_MLP": True, "tag_hidden_channels": 0, "pg_hidden_channels": 5}
+    | {
+        "skip_co": "concat_atom",
+        "second_layer_MLP": True,
+        "tag_hidden_channels": 0,
+        "pg_hidden_channels": 5,
+    }
     | {"phys_hidden_channels": 6}
     | decoder("res", 16, "layer"),
-    "updown_local_env": {"mp_type": "updown_local_env", "graph_norm": True, "complex_mp": False, "phys_embeds": False}
-    | {"energy_head": None, "skip_co": False, "second_layer_MLP": False, "tag_hidden_channels": 4, "pg_hidden_channels": 4}
+    "updown_local_env": {
+        "mp_type": "updown_local_env",
+        "graph_norm": True,
+        "complex_mp": False,
+        "phys_embeds": False,
+    }
+    | {
+        "energy_head": None,
+        "skip_co": False,
+        "second_layer_MLP": False,
+        "tag_hidden_channels": 4,
+        "pg_hidden_channels": 4,
+    }
     | decoder("mlp", 16, None),
-    "updown_local_env_complex": {"mp_type": "updown_local_env", "graph_norm": False, "complex_mp": True, "phys_embeds": True}
+    "updown_local_env_complex": {
+        "mp_type": "updown_local_env",
+        "graph_norm": False,
+        "complex_mp": True,
+        "phys_embeds": True,
+    }
     | {
         "energy_head": INITIAL,
         "skip_co": "concat",
@@ -94,13 +171,18 @@ def stand_in() -> None:
             return pd.read_sql_query(f"select * from {name}", connection)
 
     def fetch_ionization_energies(degree: list[int]) -> pd.DataFrame:
-        table = fetch_table("ionizationenergies").pivot(index="atomic_number", columns="degree", values="energy")
+        table = fetch_table("ionizationenergies").pivot(
+            index="atomic_number", columns="degree", values="energy"
+        )
         return table[degree].rename(columns={d: f"IE{d}" for d in degree})
 
     for name, contents in {
         "torch_scatter": {"scatter": scatter},
         "mendeleev": {},
-        "mendeleev.fetch": {"fetch_table": fetch_table, "fetch_ionization_energies": fetch_ionization_energies},
+        "mendeleev.fetch": {
+            "fetch_table": fetch_table,
+            "fetch_ionization_energies": fetch_ionization_energies,
+        },
     }.items():
         module = ModuleType(name)
         vars(module).update(contents)
@@ -120,15 +202,26 @@ def structures() -> dict[str, dict[str, Tensor]]:
     salt.set_tags(1)
     for seed, atoms in enumerate((slab, alcohol, salt)):
         atoms.rattle(0.1, seed=seed)
-    single = {name: graph(atoms) for name, atoms in {"adslab": slab, "molecule": alcohol, "bulk": salt}.items()}
+    single = {
+        name: graph(atoms)
+        for name, atoms in {"adslab": slab, "molecule": alcohol, "bulk": salt}.items()
+    }
     first, second = single["adslab"], single["molecule"]
-    shifted = second | {"edge_index": second["edge_index"] + len(slab), "batch": second["batch"] + 1}
-    both = {key: torch.cat([first[key], shifted[key]], dim=1 if key == "edge_index" else 0) for key in first}
+    shifted = second | {
+        "edge_index": second["edge_index"] + len(slab),
+        "batch": second["batch"] + 1,
+    }
+    both = {
+        key: torch.cat([first[key], shifted[key]], dim=1 if key == "edge_index" else 0)
+        for key in first
+    }
     return single | {"both": both}
 
 
 def graph(atoms: Atoms) -> dict[str, Tensor]:
-    """Edges as in OC20: row 0 is the neighbour, row 1 the centre, and vectors point from centre to neighbour."""
+    """Edges as in OC20: row 0 is the neighbour, row 1 the centre, and vectors point from centre to
+    neighbour.
+    """
     centre, neighbour, vectors = neighbor_list("ijD", atoms, CUTOFF)
     return {
         "numbers": torch.from_numpy(atoms.numbers.astype(np.int64)),
@@ -175,7 +268,9 @@ def main() -> None:
     stand_in()
     from faenet import FAENet
 
-    def preprocess(data: SimpleNamespace, cutoff: float, max_num_neighbors: int) -> tuple[Tensor, ...]:
+    def preprocess(
+        data: SimpleNamespace, cutoff: float, max_num_neighbors: int
+    ) -> tuple[Tensor, ...]:
         return data.numbers, data.batch, data.edge_index, data.rel_pos, data.rel_pos.norm(dim=-1)
 
     record: dict[str, np.ndarray] = {}
@@ -187,11 +282,16 @@ def main() -> None:
         model = FAENet(preprocess=preprocess, **settings)
         randomise(model, seed)
         record[f"settings/{name}"] = np.array(json.dumps(settings))
-        record |= {f"state/{name}/{key}": value.clone().numpy() for key, value in model.state_dict().items()}
+        record |= {
+            f"state/{name}/{key}": value.clone().numpy()
+            for key, value in model.state_dict().items()
+        }
         model = model.double().eval()
         for structure, graph in graphs.items():
             outputs = predict(model, graph)
-            record |= {f"output/{name}/{structure}/{key}": value.numpy() for key, value in outputs.items()}
+            record |= {
+                f"output/{name}/{structure}/{key}": value.numpy() for key, value in outputs.items()
+            }
     np.savez_compressed(OUTPUT, **record)
 
 

@@ -1,7 +1,8 @@
-"""FAENet written plainly: one Linear per block on concat(edge, h_i, h_j), `index_add`, autograd and nothing else.
+"""FAENet written plainly: one Linear per block on concat(edge, h_i, h_j), `index_add`, autograd and
+nothing else.
 
-It takes the settings and the weights of `geocalc.architectures.FAENet`, and is both the numerical oracle of its tests and the
-baseline of speed measurements.
+It takes the settings and the weights of `geocalc.architectures.FAENet`, and is both the numerical
+oracle of its tests and the baseline of speed measurements.
 """
 
 from __future__ import annotations
@@ -30,9 +31,19 @@ class PlainFAENet(nn.Module):
 
     def __init__(self, settings: FAENetSettings, state: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.settings, self.cutoff, self.max_neighbors = settings, settings.cutoff, settings.max_neighbors
-        weights = {name: value.detach().clone() for name, value in state.items() if not name.endswith(STATISTICS)}
-        self.statistics = {name: value.clone() for name, value in state.items() if name.endswith(STATISTICS)}
+        self.settings, self.cutoff, self.max_neighbors = (
+            settings,
+            settings.cutoff,
+            settings.max_neighbors,
+        )
+        weights = {
+            name: value.detach().clone()
+            for name, value in state.items()
+            if not name.endswith(STATISTICS)
+        }
+        self.statistics = {
+            name: value.clone() for name, value in state.items() if name.endswith(STATISTICS)
+        }
         self.columns: dict[str, list[int]] = {}
         for block in (f"blocks.{k}" for k in range(settings.num_interactions)):
             if f"{block}.center.weight" in weights:
@@ -40,7 +51,9 @@ class PlainFAENet(nn.Module):
                 self.columns[block] = [part.shape[1] for part in parts]
                 weights[f"{block}.joined.weight"] = torch.cat(parts, dim=1)
                 weights[f"{block}.joined.bias"] = weights.pop(f"{block}.edge.bias")
-        self.weights = nn.ParameterDict({name.replace(".", "/"): nn.Parameter(value) for name, value in weights.items()})
+        self.weights = nn.ParameterDict(
+            {name.replace(".", "/"): nn.Parameter(value) for name, value in weights.items()}
+        )
 
     def gradients(self) -> dict[str, Tensor | None]:
         """Gradients by the parameter names of `geocalc.architectures.FAENet`."""
@@ -49,7 +62,12 @@ class PlainFAENet(nn.Module):
             joined = found.pop(f"{block}.joined.weight")
             found[f"{block}.edge.bias"] = found.pop(f"{block}.joined.bias")
             pieces = [None] * len(JOINED) if joined is None else joined.split(widths, dim=1)
-            found.update({f"{block}.{part}.weight": piece for part, piece in zip(JOINED, pieces, strict=True)})
+            found.update(
+                {
+                    f"{block}.{part}.weight": piece
+                    for part, piece in zip(JOINED, pieces, strict=True)
+                }
+            )
         return found
 
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
@@ -67,14 +85,22 @@ class PlainFAENet(nn.Module):
             energy = self._energy(hidden, layers[0], inputs)
         else:
             energies = [self._energy(layer, layers[0], inputs) for layer in layers]
-            energy = sum(energies) if s.skip_co == "add" else self._linear("mix", torch.stack(energies, dim=1))[:, 0]
-        return NetworkOutput(energy=energy, forces=self._forces(hidden) if s.direct_forces else None)
+            energy = (
+                sum(energies)
+                if s.skip_co == "add"
+                else self._linear("mix", torch.stack(energies, dim=1))[:, 0]
+            )
+        return NetworkOutput(
+            energy=energy, forces=self._forces(hidden) if s.direct_forces else None
+        )
 
     def _weight(self, name: str) -> Tensor | None:
         return self.weights.get(name.replace(".", "/"), None)
 
     def _linear(self, name: str, values: Tensor) -> Tensor:
-        return functional.linear(values, self._weight(f"{name}.weight"), self._weight(f"{name}.bias"))
+        return functional.linear(
+            values, self._weight(f"{name}.weight"), self._weight(f"{name}.bias")
+        )
 
     def _edges(self, edge_vec: Tensor) -> tuple[Tensor, Tensor]:
         s = self.settings
@@ -82,7 +108,9 @@ class PlainFAENet(nn.Module):
         vector = edge_vec
         if s.directional_gaussians:
             bumps = _gaussians(length, s.directional_gaussians, s.cutoff)
-            pieces = [edge_vec / length * bumps[:, k : k + 1] for k in range(s.directional_gaussians)]
+            pieces = [
+                edge_vec / length * bumps[:, k : k + 1] for k in range(s.directional_gaussians)
+            ]
             vector = torch.cat([vector, torch.stack(pieces, dim=2).flatten(1)], dim=1)
         radial = self._linear("edge_length", _gaussians(length, s.num_gaussians, s.cutoff))
         edge = functional.silu(torch.cat([self._linear("edge_vector", vector), radial], dim=1))
@@ -98,27 +126,46 @@ class PlainFAENet(nn.Module):
         if s.tag_hidden_channels:
             parts.append(self._weight("embedding.tag.weight")[inputs.tags])
         if s.phys_embeds and s.phys_hidden_channels:
-            parts.append(self._linear("embedding.project", self._weight("embedding.properties")[numbers]))
+            parts.append(
+                self._linear("embedding.project", self._weight("embedding.properties")[numbers])
+            )
         elif s.phys_embeds:
             parts.append(torch.from_numpy(elements.properties()).float().to(parts[0])[numbers])
         if s.pg_hidden_channels:
             first = 1 if s.compact_tables else 0
             parts.append(
-                self._weight("embedding.period.weight")[torch.from_numpy(elements.periods()).to(numbers)[numbers] - first]
+                self._weight("embedding.period.weight")[
+                    torch.from_numpy(elements.periods()).to(numbers)[numbers] - first
+                ]
             )
             parts.append(
-                self._weight("embedding.group.weight")[torch.from_numpy(elements.groups()).to(numbers)[numbers] - first]
+                self._weight("embedding.group.weight")[
+                    torch.from_numpy(elements.groups()).to(numbers)[numbers] - first
+                ]
             )
         hidden = functional.silu(self._linear("embedding.linear", torch.cat(parts, dim=1)))
-        return functional.silu(self._linear("embedding.second", hidden)) if s.second_layer_MLP else hidden
+        return (
+            functional.silu(self._linear("embedding.second", hidden))
+            if s.second_layer_MLP
+            else hidden
+        )
 
-    def _block(self, name: str, hidden: Tensor, edge: Tensor, envelope: Tensor, inputs: NetworkInput) -> Tensor:
+    def _block(
+        self, name: str, hidden: Tensor, edge: Tensor, envelope: Tensor, inputs: NetworkInput
+    ) -> Tensor:
         s, kind = self.settings, self.settings.mp_type
         senders, receivers = inputs.index.senders, inputs.index.receivers
         if s.norm == "layer":
-            weight, bias = self._weight(f"{name}.layer_norm.weight"), self._weight(f"{name}.layer_norm.bias")
+            weight, bias = (
+                self._weight(f"{name}.layer_norm.weight"),
+                self._weight(f"{name}.layer_norm.bias"),
+            )
             hidden = functional.layer_norm(hidden, hidden.shape[1:], weight, bias)
-        value = hidden if kind in ("simple", "base") else functional.silu(self._linear(f"{name}.down", hidden))
+        value = (
+            hidden
+            if kind in ("simple", "base")
+            else functional.silu(self._linear(f"{name}.down", hidden))
+        )
         if kind in ("base", "updownscale_base"):
             joined = torch.cat([edge, hidden[receivers], hidden[senders]], dim=1)
             filters = functional.silu(self._linear(f"{name}.joined", joined))
@@ -127,7 +174,9 @@ class PlainFAENet(nn.Module):
         else:
             filters = edge if kind == "simple" else self._linear(f"{name}.edge", edge)
         nothing = torch.zeros_like(value)
-        update = s.message_scale * nothing.index_add(0, receivers, envelope * filters * value[senders])
+        update = s.message_scale * nothing.index_add(
+            0, receivers, envelope * filters * value[senders]
+        )
         if s.norm in ("graph", "legacy_graph"):
             update = functional.silu(self._graph_norm(f"{name}.graph_norm", update, inputs))
         if kind == "updown_local_env":
@@ -139,7 +188,9 @@ class PlainFAENet(nn.Module):
 
     def _graph_norm(self, name: str, values: Tensor, inputs: NetworkInput) -> Tensor:
         whole = self.settings.norm == "legacy_graph"
-        parts = [values] if whole else [values[inputs.system_idx == k] for k in range(inputs.n_systems)]
+        parts = (
+            [values] if whole else [values[inputs.system_idx == k] for k in range(inputs.n_systems)]
+        )
         scaled = []
         for part in parts:
             part = part - self._weight(f"{name}.mean_scale") * part.mean(0)
@@ -147,11 +198,15 @@ class PlainFAENet(nn.Module):
         return self._weight(f"{name}.weight") * torch.cat(scaled) + self._weight(f"{name}.bias")
 
     def _energy(self, hidden: Tensor, first: Tensor, inputs: NetworkInput) -> Tensor:
-        per_atom = self._linear("energy.last", functional.silu(self._linear("energy.first", hidden)))
+        per_atom = self._linear(
+            "energy.last", functional.silu(self._linear("energy.first", hidden))
+        )
         if self.settings.energy_head != "none":
             initial = self.settings.energy_head == "weighted-av-initial-embeds"
             per_atom = per_atom * self._linear("alpha", first if initial else hidden)
-        return torch.zeros_like(per_atom[: inputs.n_systems, 0]).index_add(0, inputs.system_idx, per_atom[:, 0])
+        return torch.zeros_like(per_atom[: inputs.n_systems, 0]).index_add(
+            0, inputs.system_idx, per_atom[:, 0]
+        )
 
     def _forces(self, hidden: Tensor) -> Tensor:
         depth = {"res": 2, "res_updown": 3}.get(self.settings.force_decoder_type, 0)
@@ -167,7 +222,9 @@ class PlainFAENet(nn.Module):
         weight, bias = self._weight(f"{name}.norm.weight"), self._weight(f"{name}.norm.bias")
         mean, variance = (self.statistics.get(f"{name}.norm.{kind}") for kind in STATISTICS[:2])
         if mean is not None:
-            values = functional.batch_norm(values, mean, variance, weight, bias, training=self.training)
+            values = functional.batch_norm(
+                values, mean, variance, weight, bias, training=self.training
+            )
         elif weight is not None:
             values = functional.layer_norm(values, values.shape[1:], weight, bias)
         return functional.silu(values)

@@ -1,7 +1,9 @@
-"""The published canonicalizers in our words, their defects included: a reference for counts, and for what ours do otherwise.
+"""The published canonicalizers in our words, their defects included: a reference for counts, and
+for what ours do otherwise.
 
-Layers after Deng et al., Vector neurons (2021), as they were used with FAENet in the branch `learn-cano-func` of RolnickLab/ocp: a
-cloud (n, 3) gives a (3, 3) matrix whose rows are the vectors of the frame. Features are (n, 3, channels).
+Layers after Deng et al., Vector neurons (2021), as they were used with FAENet in the branch
+`learn-cano-func` of RolnickLab/ocp: a cloud (n, 3) gives a (3, 3) matrix whose rows are the vectors
+of the frame. Features are (n, 3, channels).
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ class Layer(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         features, direction = normed(self.feature(values), self.norm), self.direction(values)
         along = (features * direction).sum(-2, keepdim=True)
-        inside = features - along.clamp(max=0) * direction / ((direction**2).sum(-2, keepdim=True) + 1e-6)
+        inside = features - along.clamp(max=0) * direction / (
+            (direction**2).sum(-2, keepdim=True) + 1e-6
+        )
         return self.leak * features + (1 - self.leak) * inside
 
 
@@ -36,7 +40,9 @@ def normed(values: Tensor, norm: nn.BatchNorm1d) -> Tensor:
 
 
 def neighbours(cloud: Tensor, k: int = N_NEIGHBOURS) -> Tensor:
-    """Indices (n, k) of the smallest negated squared distances: meant are the nearest, found are the farthest."""
+    """Indices (n, k) of the smallest negated squared distances: meant are the nearest, found are
+    the farthest.
+    """
     return (-(torch.cdist(cloud, cloud) ** 2)).topk(k, dim=1, largest=False).indices
 
 
@@ -66,7 +72,9 @@ class DGCNN(nn.Module):
         shapes = ((2, 21), (42, 21), (42, 42), (84, 85))
         self.convolutions = nn.ModuleList(Layer(n_in, n_out, 0.2) for n_in, n_out in shapes)
         self.fusion = Layer(169, 341, 0.2, shared=True)
-        self.head = nn.Sequential(Layer(682, 341, 0.2), Layer(341, 170, 0.2), nn.Linear(170, 3, bias=False))
+        self.head = nn.Sequential(
+            Layer(682, 341, 0.2), Layer(341, 170, 0.2), nn.Linear(170, 3, bias=False)
+        )
         self.last = Layer(682, 3, 0.2, shared=True)
 
     def forward(self, cloud: Tensor) -> Tensor:
@@ -78,7 +86,8 @@ class DGCNN(nn.Module):
             found.append(values)
         atoms = self.fusion(torch.cat(found, dim=-1))
         atoms = torch.cat([atoms, atoms.mean(0, keepdim=True).expand_as(atoms)], dim=-1)
-        invariant = torch.einsum("nxc,nxk->nkc", atoms, self.head(atoms))  # scalar products: no rotation changes them
+        # scalar products: no rotation changes them
+        invariant = torch.einsum("nxc,nxk->nkc", atoms, self.head(atoms))
         return orthonormal(self.last(invariant).mean(0).T)
 
 
@@ -87,7 +96,9 @@ class SignNetMLP(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kappa, self.mu = (nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, 3)) for _ in range(2))
+        self.kappa, self.mu = (
+            nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, 3)) for _ in range(2)
+        )
 
     def forward(self, axes: Tensor) -> Tensor:
         return orthonormal(self.mu(self.kappa(axes) + self.kappa(-axes)))

@@ -45,7 +45,14 @@ LAYERS = {
     "output_block.w_lin": "alpha",
     "w_lin": "alpha",
 }
-BLOCK = {"lin_geom": "edge", "lin_down": "down", "lin_up": "up", "lin_h": "up", "other_mlp": "last", "graph_norm": "graph_norm"}
+BLOCK = {
+    "lin_geom": "edge",
+    "lin_down": "down",
+    "lin_up": "up",
+    "lin_h": "up",
+    "other_mlp": "last",
+    "graph_norm": "graph_norm",
+}
 UNUSED = ("distance_expansion.offset", "embed_block.phys_emb.group", "embed_block.phys_emb.period")
 
 
@@ -63,13 +70,19 @@ def translate_settings(published: Mapping[str, Any], norm: str) -> FAENetSetting
     if published.get("regress_forces"):
         kind = published["force_decoder_type"]
         head = published["force_decoder_model_config"][kind]
-        values |= {"direct_forces": True, "force_decoder_type": kind, "force_decoder_channels": head["hidden_channels"]}
+        values |= {
+            "direct_forces": True,
+            "force_decoder_type": kind,
+            "force_decoder_channels": head["hidden_channels"],
+        }
         values["force_decoder_norm"] = head.get("norm", "batch1d") or "none"
     return FAENetSettings.model_validate(values)
 
 
 def translate_state(state: Mapping[str, Tensor], settings: FAENetSettings) -> dict[str, Tensor]:
-    """Our weights for those of the package; `embedding.properties` is among them also where it is a buffer."""
+    """Our weights for those of the package; `embedding.properties` is among them also where it is a
+    buffer.
+    """
     found: dict[str, Tensor] = {}
     for name, value in state.items():
         if name in UNUSED:
@@ -78,7 +91,8 @@ def translate_state(state: Mapping[str, Tensor], settings: FAENetSettings) -> di
         if name == "embed_block.phys_emb.properties":
             found[LAYERS[name]] = value[: settings.n_elements, PROPERTY_ORDER]
         elif owner in ("embed_block.period_embedding", "embed_block.group_embedding"):
-            found[f"{LAYERS[owner]}.{kind}"] = torch.roll(value, -1, 0)  # ours starts at period 1, theirs leaves row 0 unused
+            # ours starts at period 1, theirs leaves row 0 unused
+            found[f"{LAYERS[owner]}.{kind}"] = torch.roll(value, -1, 0)
         elif owner == "mlp_skip_co":
             found[f"{'mix' if settings.skip_co == 'concat' else 'join'}.{kind}"] = value
         elif owner.startswith("interaction_blocks."):
@@ -101,7 +115,11 @@ def _block(owner: str, kind: str, value: Tensor, settings: FAENetSettings) -> di
     """One weight of an interaction block; columns of its joint Linear are edge, neighbour, centre."""
     _, k, layer = owner.split(".")
     block = f"blocks.{k}"
-    if layer == "lin_geom" and kind == "weight" and settings.mp_type in ("base", "updownscale_base"):
+    if (
+        layer == "lin_geom"
+        and kind == "weight"
+        and settings.mp_type in ("base", "updownscale_base")
+    ):
         widths = [settings.num_filters, settings.hidden_channels, settings.hidden_channels]
         parts = zip(("edge", "neighbor", "center"), value.split(widths, dim=1), strict=True)
         return {f"{block}.{part}.weight": columns for part, columns in parts}
@@ -109,7 +127,9 @@ def _block(owner: str, kind: str, value: Tensor, settings: FAENetSettings) -> di
 
 
 def _decoder(owner: str, kind: str) -> str:
-    """Our name of a layer of the force head: the last stage is Linear, norm, activation, Linear; earlier ones are residual."""
+    """Our name of a layer of the force head: the last stage is Linear, norm, activation, Linear;
+    earlier ones are residual.
+    """
     stage, layer = re.fullmatch(r"decoder\.(\w+)\.(\d)", owner).groups()
     stages = {"res": 3, "res_updown": 4}.get(kind, 1)
     number = 1 if stage == "model" else int(stage.removeprefix("mlp_"))

@@ -34,7 +34,9 @@ IN_PLANE, AXES = (1, 1, 0, 0, 0, 1), (1, 1, 1, 0, 0, 0)
 
 
 def crystal(element: str, seed: int, strain: float = 0.03) -> Atoms:
-    """A cubic cell of four atoms, or an alloy of copper and gold, rattled and strained in every direction."""
+    """A cubic cell of four atoms, or an alloy of copper and gold, rattled and strained in every
+    direction.
+    """
     atoms = bulk("Cu" if element == "CuAu" else element, cubic=True)
     if element == "CuAu":
         atoms.symbols[:2] = "Au"
@@ -61,7 +63,9 @@ def batch() -> list[Atoms]:
 Path = list[tuple[np.ndarray, np.ndarray]]
 
 
-def ours(given: list[Atoms], name: str, cell_filter: CellFilter, steps: int = STEPS) -> tuple[list[CellRelaxation], list[Path]]:
+def ours(
+    given: list[Atoms], name: str, cell_filter: CellFilter, steps: int = STEPS
+) -> tuple[list[CellRelaxation], list[Path]]:
     """Relaxations, and positions and cell of every structure at every evaluation."""
     paths: list[Path] = [[] for _ in given]
 
@@ -72,7 +76,9 @@ def ours(given: list[Atoms], name: str, cell_filter: CellFilter, steps: int = ST
             paths[k].append((positions.numpy(), cell.numpy()))
 
     potential = AsePotential(calculator=EMT(), stress=True)
-    ends = relax_cells(from_atoms(given), potential, make_optimizer(name), cell_filter, 0.02, steps, observe)
+    ends = relax_cells(
+        from_atoms(given), potential, make_optimizer(name), cell_filter, 0.02, steps, observe
+    )
     return ends, paths
 
 
@@ -104,8 +110,18 @@ CASES = [
     ("bfgs", "unit", {}, {}),
     ("fire", "unit", {}, {}),
     ("lbfgs", "unit", {}, {}),
-    ("bfgs", "frechet", {"mask": IN_PLANE, "pressure": 0.02}, {"mask": IN_PLANE, "scalar_pressure": 0.02}),
-    ("bfgs", "unit", {"mask": (0, 1, 1, 1, 0, 1), "pressure": -0.02}, {"mask": (0, 1, 1, 1, 0, 1), "scalar_pressure": -0.02}),
+    (
+        "bfgs",
+        "frechet",
+        {"mask": IN_PLANE, "pressure": 0.02},
+        {"mask": IN_PLANE, "scalar_pressure": 0.02},
+    ),
+    (
+        "bfgs",
+        "unit",
+        {"mask": (0, 1, 1, 1, 0, 1), "pressure": -0.02},
+        {"mask": (0, 1, 1, 1, 0, 1), "scalar_pressure": -0.02},
+    ),
     ("fire", "frechet", {"mask": AXES}, {"mask": AXES}),
     ("lbfgs", "frechet", {"mask": (0,) * 6}, {"mask": (0,) * 6}),
     ("bfgs", "frechet", {"hydrostatic": True}, {"hydrostatic_strain": True}),
@@ -136,7 +152,9 @@ def test_fractional_coordinates_that_are_held_stay(kind: str) -> None:
     (end,), _ = ours([atoms], "bfgs", CellFilter(kind=kind))
     assert np.abs(end.systems.cell[0].numpy() - atoms.cell.array).max() > 0.01
     after = np.linalg.solve(end.systems.cell[0].numpy().T, end.systems.positions.numpy().T).T
-    np.testing.assert_allclose(after[[1, 2]][:, [0, 2]], before[[1, 2]][:, [0, 2]], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(
+        after[[1, 2]][:, [0, 2]], before[[1, 2]][:, [0, 2]], rtol=0, atol=1e-13
+    )
     assert np.abs(after[1, 1] - before[1, 1]) > 1e-4
 
 
@@ -154,12 +172,20 @@ def test_batch_mates_do_not_matter(name: str) -> None:
 @pytest.mark.parametrize("pressure", [0.0, 0.03])
 def test_results_belong_to_the_final_cell(pressure: float) -> None:
     (end,), _ = ours([crystal("Cu", 6, strain=0.01)], "bfgs", CellFilter(pressure=pressure), 60)
-    atoms = Atoms("Cu4", end.systems.positions.numpy(), cell=end.systems.cell[0].numpy(), pbc=True, calculator=EMT())
+    atoms = Atoms(
+        "Cu4",
+        end.systems.positions.numpy(),
+        cell=end.systems.cell[0].numpy(),
+        pbc=True,
+        calculator=EMT(),
+    )
     assert end.status is Status.CONVERGED
     assert end.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
     assert end.enthalpy == pytest.approx(end.energy + pressure * atoms.get_volume(), abs=1e-10)
     np.testing.assert_allclose(end.forces.numpy(), atoms.get_forces(), rtol=0, atol=1e-10)
-    np.testing.assert_allclose(end.stress.numpy(), atoms.get_stress(voigt=False), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        end.stress.numpy(), atoms.get_stress(voigt=False), rtol=0, atol=1e-12
+    )
     assert np.abs(end.stress.numpy() + pressure * np.eye(3)).max() < 0.02 * 4 / atoms.get_volume()
     assert end.systems.numbers.tolist() == [29] * 4
     assert not bool(end.systems.fixed.any())
@@ -168,18 +194,26 @@ def test_results_belong_to_the_final_cell(pressure: float) -> None:
 @pytest.mark.parametrize("kind", ["frechet", "unit"])
 def test_forces_are_minus_the_gradient_of_the_enthalpy(kind: str) -> None:
     cell_filter = CellFilter(kind=kind, pressure=0.02)
-    potential = CellPotential(potential=AsePotential(calculator=EMT(), stress=True), cell_filter=cell_filter)
+    potential = CellPotential(
+        potential=AsePotential(calculator=EMT(), stress=True), cell_filter=cell_filter
+    )
     systems = cell_filter.extend(from_atoms(crystal("CuAu", 8)))
     rng, step = np.random.default_rng(0), 1e-5
     away = torch.from_numpy(rng.normal(0, 0.1, (10, 3)))
     away[7:] = 0.0
-    systems = replace(systems, positions=systems.positions + away)  # off the start, where logarithm and strain differ
+    # off the start, where logarithm and strain differ
+    systems = replace(systems, positions=systems.positions + away)
     forces = potential(systems).forces
     for _ in range(4):
         along = torch.from_numpy(rng.normal(size=(10, 3)))
         along[7:] = 0.0
-        up, down = (potential(replace(systems, positions=systems.positions + s * step * along)).energy for s in (1, -1))
-        assert float((up - down) / (2 * step)) == pytest.approx(-float((forces * along).sum()), abs=1e-6)
+        up, down = (
+            potential(replace(systems, positions=systems.positions + s * step * along)).energy
+            for s in (1, -1)
+        )
+        assert float((up - down) / (2 * step)) == pytest.approx(
+            -float((forces * along).sum()), abs=1e-6
+        )
 
 
 def test_masks_that_steps_would_leave_are_refused() -> None:
@@ -201,7 +235,12 @@ def test_structures_without_a_cell_and_potentials_without_stress_are_refused() -
     with pytest.raises(InputError, match="a periodic direction"):
         ours([box], "bfgs", CellFilter())
     with pytest.raises(InputError, match="gives no stress"):
-        relax_cells(from_atoms(crystal("Cu", 1)), AsePotential(calculator=EMT()), make_optimizer("bfgs"), CellFilter())
+        relax_cells(
+            from_atoms(crystal("Cu", 1)),
+            AsePotential(calculator=EMT()),
+            make_optimizer("bfgs"),
+            CellFilter(),
+        )
 
 
 def test_a_cell_that_runs_away_has_exploded() -> None:
@@ -210,12 +249,15 @@ def test_a_cell_that_runs_away_has_exploded() -> None:
         energy = torch.zeros(systems.n_systems, dtype=torch.float64)
         return Prediction(energy=energy, forces=torch.zeros_like(systems.positions), stress=stress)
 
-    (end,) = relax_cells(from_atoms(crystal("Al", 1)), pulled, make_optimizer("bfgs"), CellFilter(), 0.01, 300)
+    (end,) = relax_cells(
+        from_atoms(crystal("Al", 1)), pulled, make_optimizer("bfgs"), CellFilter(), 0.01, 300
+    )
     assert end.status is Status.EXPLODED
     assert end.n_steps < 100
     big = from_atoms(crystal("Al", 1).repeat(3))
     (end,) = relax_cells(big, pulled, make_optimizer("lbfgs"), CellFilter(), 0.01, 60)
-    assert end.status is Status.MAX_STEPS  # 12 Angstrom in the rows of 108 atoms are a strain of 11 %
+    # 12 Angstrom in the rows of 108 atoms are a strain of 11 %
+    assert end.status is Status.MAX_STEPS
 
 
 def matrices(seed: int) -> Tensor:
@@ -232,4 +274,9 @@ def test_small_matrices_equal_those_of_scipy() -> None:
         np.testing.assert_allclose(slope[k].numpy(), derivative, rtol=0, atol=1e-14)
     torch.testing.assert_close(times(given, along), given @ along, rtol=0, atol=1e-14)
     torch.testing.assert_close(determinant(given), torch.linalg.det(given), rtol=0, atol=1e-14)
-    torch.testing.assert_close(inverse(value) @ value, torch.eye(3, dtype=torch.float64).expand(5, 3, 3), rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        inverse(value) @ value,
+        torch.eye(3, dtype=torch.float64).expand(5, 3, 3),
+        rtol=0,
+        atol=1e-13,
+    )

@@ -28,7 +28,9 @@ STIFFNESS = 5.0  # eV/Angstrom^2
 class Springs:
     """Every atom on a spring to the origin; `spoil` may change what is said of it."""
 
-    spoil: Callable[[Systems, Tensor, Tensor], tuple[Tensor, Tensor]] = lambda systems, energy, forces: (energy, forces)
+    spoil: Callable[[Systems, Tensor, Tensor], tuple[Tensor, Tensor]] = (
+        lambda systems, energy, forces: (energy, forces)
+    )
 
     def __call__(self, systems: Systems) -> Prediction:
         energy = 0.5 * STIFFNESS * sum_per_system((systems.positions**2).sum(1), systems)
@@ -38,7 +40,9 @@ class Springs:
 
 @dataclass(frozen=True)
 class Slope:
-    """The same force on every atom for ever: energy falls (or rises, for `steepness` below zero) by its size per Angstrom."""
+    """The same force on every atom for ever: energy falls (or rises, for `steepness` below zero) by
+    its size per Angstrom.
+    """
 
     steepness: float
     force: float
@@ -60,7 +64,9 @@ def dimer(x: float = 1.0) -> Systems:
     return systems_of(Atoms("CO", positions=[[x, 0, 0], [0, x, 0]]))
 
 
-def relax_one(systems: Systems, potential, name: str = "bfgs", fmax: float = 0.05, max_steps: int = 100) -> Relaxation:
+def relax_one(
+    systems: Systems, potential, name: str = "bfgs", fmax: float = 0.05, max_steps: int = 100
+) -> Relaxation:
     ends = relax_systems(systems, potential, make_optimizer(name), fmax, max_steps)
     assert len(ends) == 1
     return ends[0]
@@ -73,7 +79,9 @@ def test_fixed_components_end_bit_for_bit_where_they_started(name: str) -> None:
     assert end.status is Status.CONVERGED
     assert end.n_steps > 3
     start, final = systems.positions, end.systems.positions
-    assert torch.equal(start[systems.fixed].view(torch.int64), final[systems.fixed].view(torch.int64))
+    assert torch.equal(
+        start[systems.fixed].view(torch.int64), final[systems.fixed].view(torch.int64)
+    )
     assert bool((start[~systems.fixed] != final[~systems.fixed]).all())
 
 
@@ -84,7 +92,8 @@ def test_results_belong_to_the_final_positions() -> None:
     assert end.energy == pytest.approx(float(again.energy), abs=1e-12)
     assert end.fmax == pytest.approx(float(again.fmax), abs=1e-12)
     assert torch.allclose(end.forces, again.forces, atol=1e-12, rtol=0)
-    assert end.fmax < 0.05 < float(again.forces.norm(dim=1).max())  # forces on fixed atoms are there, and do not count
+    # forces on fixed atoms are there, and do not count
+    assert end.fmax < 0.05 < float(again.forces.norm(dim=1).max())
 
 
 def test_converged_at_once_and_no_steps_allowed() -> None:
@@ -104,7 +113,12 @@ def test_a_structure_that_cannot_move_has_converged() -> None:
 
 def test_steps_and_evaluations_are_counted() -> None:
     end = relax_one(dimer(), Springs(), "fire", fmax=1e-6, max_steps=7)
-    assert (end.status, end.n_steps, end.n_evaluations, end.converged) == (Status.MAX_STEPS, 7, 8, False)
+    assert (end.status, end.n_steps, end.n_evaluations, end.converged) == (
+        Status.MAX_STEPS,
+        7,
+        8,
+        False,
+    )
 
 
 @dataclass(frozen=True)
@@ -118,14 +132,21 @@ class Stride:
     def init(self, systems: Systems) -> Nothing:
         return Nothing()
 
-    def step(self, systems: Systems, energy: Tensor, forces: Tensor, state: Nothing) -> tuple[Tensor, Nothing]:
+    def step(
+        self, systems: Systems, energy: Tensor, forces: Tensor, state: Nothing
+    ) -> tuple[Tensor, Nothing]:
         return torch.full_like(systems.positions, -0.15), state
 
 
 def test_without_convergence_the_lowest_energy_is_kept() -> None:
     seen: list[tuple[float, Tensor]] = []
     end = relax_systems(
-        dimer(), Springs(), Stride(), 1e-9, 7, lambda live, now, _: seen.append((float(now.energy[0]), live.positions))
+        dimer(),
+        Springs(),
+        Stride(),
+        1e-9,
+        7,
+        lambda live, now, _: seen.append((float(now.energy[0]), live.positions)),
     )[0]
     lowest, where = min(seen, key=lambda pair: pair[0])
     assert seen[-1][0] > lowest + 1.0
@@ -162,7 +183,9 @@ def test_nan_from_the_start_leaves_the_start() -> None:
 def test_nan_forces_on_fixed_atoms_alone_do_no_harm() -> None:
     systems = dimer()
     systems = replace(systems, fixed=torch.tensor([[True] * 3, [False] * 3]))
-    end = relax_one(systems, Springs(lambda s, energy, forces: (energy, forces.masked_fill(s.fixed, torch.nan))))
+    end = relax_one(
+        systems, Springs(lambda s, energy, forces: (energy, forces.masked_fill(s.fixed, torch.nan)))
+    )
     assert end.status is Status.CONVERGED
     assert bool(end.systems.positions.isfinite().all())
 
@@ -186,7 +209,8 @@ def test_explosions_are_stopped(potential: Slope, why: str, name: str) -> None:
     moved = end.systems.positions - systems.positions
     assert float(moved.norm(dim=1).max()) <= MOVE_LIMIT
     fallen = float(potential(systems).energy) - end.energy
-    assert 0 <= fallen <= FALL_LIMIT * systems.n_atoms  # the geometry that was judged is not the one that is kept
+    # the geometry that was judged is not the one that is kept
+    assert 0 <= fallen <= FALL_LIMIT * systems.n_atoms
 
 
 def test_order_of_the_batch_is_kept() -> None:
@@ -194,8 +218,13 @@ def test_order_of_the_batch_is_kept() -> None:
     ends = relax_systems(batch, Springs(), make_optimizer("fire"), 0.05, 300)
     assert [end.systems.n_atoms for end in ends] == [2, 2, 3, 2]
     assert len({end.n_steps for end in ends}) == 4  # they left at different times
-    for end, systems in zip(ends, (dimer(1.0), dimer(0.001), systems_of(molecule("H2O")), dimer(0.5)), strict=True):
-        assert torch.equal(end.systems.positions, relax_one(systems, Springs(), "fire", max_steps=300).systems.positions)
+    for end, systems in zip(
+        ends, (dimer(1.0), dimer(0.001), systems_of(molecule("H2O")), dimer(0.5)), strict=True
+    ):
+        assert torch.equal(
+            end.systems.positions,
+            relax_one(systems, Springs(), "fire", max_steps=300).systems.positions,
+        )
 
 
 def test_inputs_are_not_changed() -> None:
@@ -211,7 +240,9 @@ def test_every_status_has_a_sentence() -> None:
         assert status.value == status.name
 
 
-@pytest.mark.parametrize(("fmax", "max_steps"), [(0.0, 10), (-1.0, 10), (float("nan"), 10), (0.05, -1)])
+@pytest.mark.parametrize(
+    ("fmax", "max_steps"), [(0.0, 10), (-1.0, 10), (float("nan"), 10), (0.05, -1)]
+)
 def test_impossible_limits_are_refused(fmax: float, max_steps: int) -> None:
     with pytest.raises(InputError, match="fmax must be positive"):
         relax_one(dimer(), Springs(), fmax=fmax, max_steps=max_steps)

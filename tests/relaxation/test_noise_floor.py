@@ -18,7 +18,15 @@ from geocalc.core.systems import Potential, Prediction, Systems, concatenate, se
 from geocalc.optim import OPTIMIZERS, make_optimizer
 from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.loop import relax_systems
-from geocalc.relaxation.noise_floor import HEAD_START, WINDOW, Trail, Visit, follow, no_trails, noise_floors
+from geocalc.relaxation.noise_floor import (
+    HEAD_START,
+    WINDOW,
+    Trail,
+    Visit,
+    follow,
+    no_trails,
+    noise_floors,
+)
 from geocalc.relaxation.status import Status
 from geocalc.runs.engine import NamedPotential
 from geocalc.runs.runner import Job, relax_jobs
@@ -39,14 +47,19 @@ class Bowl:
     """Atoms in hollows far from each other, soft along x and stiffer outside."""
 
     def __call__(self, systems: Systems) -> Prediction:
-        x, stiffness = in_hollow(systems.positions), torch.tensor([2.0, 10.0, 20.0], dtype=torch.float64)
+        x, stiffness = (
+            in_hollow(systems.positions),
+            torch.tensor([2.0, 10.0, 20.0], dtype=torch.float64),
+        )
         energy = sum_per_system((0.5 * stiffness * x**2 + x**4).sum(1), systems)
         return Prediction(energy=energy, forces=-stiffness * x - 4 * x**3)
 
 
 @dataclass(frozen=True)
 class Noisy:
-    """Forces with errors that are a function of the positions of each structure, but follow no rule."""
+    """Forces with errors that are a function of the positions of each structure, but follow no
+    rule.
+    """
 
     potential: Potential = Bowl()
     size: float = NOISE
@@ -58,7 +71,9 @@ class Noisy:
             positions = systems.positions[systems.system_idx == k].numpy()
             seed = int.from_bytes(hashlib.sha256(positions.tobytes()).digest()[:8], "big")
             errors.append(np.random.default_rng(seed).normal(scale=self.size, size=positions.shape))
-        return replace(prediction, forces=prediction.forces + torch.from_numpy(np.concatenate(errors)))
+        return replace(
+            prediction, forces=prediction.forces + torch.from_numpy(np.concatenate(errors))
+        )
 
 
 @dataclass(frozen=True)
@@ -70,7 +85,9 @@ class Whirl:
 
     def __call__(self, systems: Systems) -> Prediction:
         prediction, x = self.potential(systems), in_hollow(systems.positions)
-        curl = torch.stack((torch.sin(4 * x[:, 1] + 1), -torch.sin(4 * x[:, 0] + 1), torch.sin(4 * x[:, 0])), dim=1)
+        curl = torch.stack(
+            (torch.sin(4 * x[:, 1] + 1), -torch.sin(4 * x[:, 0] + 1), torch.sin(4 * x[:, 0])), dim=1
+        )
         return replace(prediction, forces=prediction.forces + self.size * curl)
 
 
@@ -108,7 +125,9 @@ def test_what_converges_above_the_noise_does_so() -> None:
 
 @pytest.mark.parametrize("name", ["bfgs", "fire", "quasi-newton"])
 def test_slow_progress_on_emt_is_no_noise(name: str) -> None:
-    ends = relax_systems(slab("CO", 1), AsePotential(calculator=EMT()), make_optimizer(name), 0.001, 250)
+    ends = relax_systems(
+        slab("CO", 1), AsePotential(calculator=EMT()), make_optimizer(name), 0.001, 250
+    )
     assert ends[0].status is Status.CONVERGED
     assert ends[0].n_evaluations > WINDOW
 
@@ -116,7 +135,9 @@ def test_slow_progress_on_emt_is_no_noise(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_no_smooth_potential_has_a_noise_floor(name: str) -> None:
     for potential, fmax in ((Bowl(), 1e-11), (Valley(), 1e-3)):
-        end = relax_systems(scattered(size=1.0, n_atoms=3), potential, make_optimizer(name), fmax, 150)[0]
+        end = relax_systems(
+            scattered(size=1.0, n_atoms=3), potential, make_optimizer(name), fmax, 150
+        )[0]
         assert end.status in (Status.CONVERGED, Status.MAX_STEPS)
 
 
@@ -147,7 +168,11 @@ def test_it_does_not_depend_on_batch_mates(name: str) -> None:
     assert len({end.n_evaluations for end in together}) > 1
     for systems, end in zip(alone, together, strict=True):
         expected = relax_systems(systems, Noisy(), make_optimizer(name), 0.02, 150)[0]
-        assert (end.status, end.n_evaluations, end.noise) == (expected.status, expected.n_evaluations, expected.noise)
+        assert (end.status, end.n_evaluations, end.noise) == (
+            expected.status,
+            expected.n_evaluations,
+            expected.noise,
+        )
         assert torch.equal(end.systems.positions, expected.systems.positions)
 
 
@@ -155,7 +180,9 @@ def test_atoms_that_are_fixed_are_not_counted() -> None:
     systems = scattered(n_atoms=30)
     fixed = torch.zeros_like(systems.fixed)
     fixed[5:] = True
-    end = relax_systems(replace(systems, fixed=fixed), Noisy(), make_optimizer("bfgs"), 0.02, 300)[0]
+    end = relax_systems(replace(systems, fixed=fixed), Noisy(), make_optimizer("bfgs"), 0.02, 300)[
+        0
+    ]
     assert end.status is Status.NOISE_FLOOR
     assert NOISE / 2 < end.noise < 2 * NOISE
 
@@ -173,7 +200,9 @@ def test_the_record_says_what_the_noise_is() -> None:
 def test_a_trail_keeps_a_window_and_the_lowest_before() -> None:
     trail = Trail()
     for k in range(WINDOW + 3):
-        trail = trail.add(Visit(energy=10.0 - k, fmax=1.0 + k, force=1.0, work=0.0, step=0.0, change=0.0))
+        trail = trail.add(
+            Visit(energy=10.0 - k, fmax=1.0 + k, force=1.0, work=0.0, step=0.0, change=0.0)
+        )
     assert len(trail.visits) == WINDOW
     assert (trail.energy, trail.fmax) == (8.0, 1.0)
 
@@ -182,7 +211,9 @@ def test_the_first_evaluations_are_not_looked_at_whatever_batch_mates_do() -> No
     batch = concatenate([scattered(3), scattered(5, seed=1)])
     now = Bowl()(batch)
     for counts, lengths in (([1, HEAD_START], [0, 0]), ([HEAD_START, HEAD_START + 1], [0, 1])):
-        trails = follow(no_trails(batch), batch, now.energy, now.forces, now.energy, torch.tensor(counts))
+        trails = follow(
+            no_trails(batch), batch, now.energy, now.forces, now.energy, torch.tensor(counts)
+        )
         assert [len(trail.visits) for trail in trails.trails] == lengths
         assert torch.equal(trails.forces, now.forces)
 
@@ -198,7 +229,9 @@ def test_trails_are_sliced_with_their_batch() -> None:
     second = select(trails, batch, torch.tensor([False, True]))
     (trail,) = second.trails
     assert trail.visits[1].step == pytest.approx(15 * 0.1**2)
-    assert trail.visits[1].work == pytest.approx(trail.visits[0].energy - trail.visits[1].energy, rel=0.1)
+    assert trail.visits[1].work == pytest.approx(
+        trail.visits[0].energy - trail.visits[1].energy, rel=0.1
+    )
     assert second.positions.shape == (5, 3)
     assert second.n_free.tolist() == [5.0]
     assert all(math.isnan(noise) for noise in noise_floors(trails))

@@ -28,12 +28,16 @@ from geocalc.runs.engine import NamedPotential, Outcome, Task, relax_task
 from geocalc.runs.runner import Job, open_run_folder, relax_jobs
 from geocalc.runs.settings import RelaxSettings
 
-SETTINGS = RelaxSettings(optimizer="bfgs", model="bowl", dtype="float64", traj="full", fmax=0.01, workers=1)
+SETTINGS = RelaxSettings(
+    optimizer="bfgs", model="bowl", dtype="float64", traj="full", fmax=0.01, workers=1
+)
 
 
 def bowl(systems: Systems) -> Prediction:
     x = systems.positions
-    return Prediction(energy=sum_per_system((x**2 + x**4).sum(1), systems), forces=-2 * x - 4 * x**3)
+    return Prediction(
+        energy=sum_per_system((x**2 + x**4).sum(1), systems), forces=-2 * x - 4 * x**3
+    )
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,12 @@ class Towards:
 
 
 def inwards_or_outwards(systems: Systems) -> Tensor:
-    """A good proposal for structures of an even number of atoms, a bad one for 5 and 9, none for the others."""
-    factors = torch.tensor([-0.8 if n % 2 == 0 else 0.5 if n in (5, 9) else torch.nan for n in systems.counts.tolist()])
+    """A good proposal for structures of an even number of atoms, a bad one for 5 and 9, none for
+    the others.
+    """
+    factors = torch.tensor(
+        [-0.8 if n % 2 == 0 else 0.5 if n in (5, 9) else torch.nan for n in systems.counts.tolist()]
+    )
     return factors[systems.system_idx, None] * systems.positions
 
 
@@ -57,8 +65,12 @@ def shorter_bonds(systems: Systems) -> Tensor:
     return -0.01 * (systems.positions - systems.positions.mean(dim=0))
 
 
-def relax(systems: Systems, warm_start: Proposal | None, name: str = "bfgs", max_steps: int = 100) -> list[Relaxation]:
-    return relax_systems(systems, bowl, make_optimizer(name), 0.01, max_steps, warm_start=warm_start)
+def relax(
+    systems: Systems, warm_start: Proposal | None, name: str = "bfgs", max_steps: int = 100
+) -> list[Relaxation]:
+    return relax_systems(
+        systems, bowl, make_optimizer(name), 0.01, max_steps, warm_start=warm_start
+    )
 
 
 def start(n_atoms: int = 6, seed: int = 0) -> Systems:
@@ -76,7 +88,11 @@ def test_a_proposal_that_is_the_answer_costs_one_evaluation() -> None:
 @pytest.mark.parametrize("name", ["bfgs", "fire", "quasi-newton"])
 def test_after_a_good_proposal_the_path_is_as_from_there(name: str) -> None:
     there = replace(start(), positions=start().positions + Towards(0.9)(start()))
-    end, expected, cold = relax(start(), Towards(0.9), name)[0], relax(there, None, name)[0], relax(start(), None, name)[0]
+    end, expected, cold = (
+        relax(start(), Towards(0.9), name)[0],
+        relax(there, None, name)[0],
+        relax(start(), None, name)[0],
+    )
     assert end.n_evaluations == expected.n_evaluations + 1 < cold.n_evaluations
     assert torch.equal(end.systems.positions, expected.systems.positions)
 
@@ -102,7 +118,14 @@ def test_a_lower_energy_with_larger_forces_is_refused_and_the_other_way_round() 
     atom = systems_of(Atoms("H", positions=[[0.5, 0, 0]]))
     for target in (2.0, -3.0):
         move = torch.tensor([[target - 0.5, 0.0, 0.0]], dtype=torch.float64)
-        end = relax_systems(atom, double_well, make_optimizer("bfgs"), 0.01, 50, warm_start=lambda s, move=move: move)[0]
+        end = relax_systems(
+            atom,
+            double_well,
+            make_optimizer("bfgs"),
+            0.01,
+            50,
+            warm_start=lambda s, move=move: move,
+        )[0]
         assert end.status is Status.CONVERGED
         assert abs(float(end.systems.positions[0, 0])) < 0.02
 
@@ -124,7 +147,9 @@ def test_a_proposal_at_which_the_model_breaks_down_is_refused() -> None:
         prediction, far = bowl(systems), systems.positions.abs().max() > 20
         return replace(prediction, energy=prediction.energy * torch.nan) if far else prediction
 
-    end = relax_systems(start(), broken, make_optimizer("bfgs"), 0.01, 100, warm_start=Towards(-100.0))[0]
+    end = relax_systems(
+        start(), broken, make_optimizer("bfgs"), 0.01, 100, warm_start=Towards(-100.0)
+    )[0]
     assert end.status is Status.CONVERGED
     assert torch.equal(end.systems.positions, relax(start(), None)[0].systems.positions)
 
@@ -179,11 +204,15 @@ def test_no_path_depends_on_batch_mates() -> None:
             assert (one.n_evaluations, one.n_steps) == (alone.n_evaluations, alone.n_steps)
             assert torch.equal(one.systems.positions, alone.relaxation.systems.positions)
         steps = [step for step, _ in alone.path]
-        assert steps == [step for step, _ in found[task.number].path] == list(range(alone.n_steps + 1))
+        assert (
+            steps == [step for step, _ in found[task.number].path] == list(range(alone.n_steps + 1))
+        )
 
 
 def named(warm_start: Proposal | None) -> NamedPotential:
-    return NamedPotential(potential=FaultyEmt(), name="emt", hash="emt", opener=FaultyEmt, warm_start=warm_start)
+    return NamedPotential(
+        potential=FaultyEmt(), name="emt", hash="emt", opener=FaultyEmt, warm_start=warm_start
+    )
 
 
 def test_workers_give_the_same() -> None:
@@ -220,7 +249,10 @@ def test_a_warm_start_is_part_of_what_a_run_is(tmp_path: Path) -> None:
         folder.close()
         identities.add(folder.identity)
     assert len(identities) == 4
-    assert "warm_start: test_warm_start.shorter_bonds" in (tmp_path / "3" / "settings.yaml").read_text()
+    assert (
+        "warm_start: test_warm_start.shorter_bonds"
+        in (tmp_path / "3" / "settings.yaml").read_text()
+    )
     assert "warm_start: null" in (tmp_path / "0" / "settings.yaml").read_text()
 
 

@@ -1,4 +1,6 @@
-"""A folder of a thousand files with a few bad ones among them, and a disk that fills up on the way: the whole command line."""
+"""A folder of a thousand files with a few bad ones among them, and a disk that fills up on the way:
+the whole command line.
+"""
 
 from __future__ import annotations
 

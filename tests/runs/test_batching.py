@@ -21,7 +21,9 @@ SETTINGS = RelaxSettings(model="bowl", dtype="float64", traj="every:4")
 
 @dataclass
 class Watched:
-    """A bowl, steeper outside, that notes its batches and fails where there are too many atoms or a structure of an odd size."""
+    """A bowl, steeper outside, that notes its batches and fails where there are too many atoms or a
+    structure of an odd size.
+    """
 
     most_atoms: int = 10**6
     refused: int | None = None  # a structure of so many atoms

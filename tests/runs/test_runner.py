@@ -57,7 +57,9 @@ def named(potential=None) -> NamedPotential:
 
 
 def jobs(n: int = 6) -> list[Job]:
-    """Small slabs and a molecule; the labels and calculators they come with belong to other geometries."""
+    """Small slabs and a molecule; the labels and calculators they come with belong to other
+    geometries.
+    """
     result = []
     for k in range(n - 1):
         atoms = rattled(adslab("CO" if k % 2 else "O", size=(2, 2, 2)), seed=k)
@@ -352,7 +354,9 @@ def by_sid(records: Iterable[Record]) -> dict[str, Record]:
 
 
 def test_results_do_not_depend_on_workers_or_order(tmp_path: Path, whole: tuple[Path, list[Record]]) -> None:
-    """Three processes that take the input backwards, against one that takes it forwards: the same to the last bit."""
+    """Three processes that take the input backwards, against one that takes it forwards: the same
+    to the last bit.
+    """
     model = in_workers()
     folder = open_run_folder(tmp_path, model, many(3))
     records = list(run_relaxation(reversed(jobs()), model, many(3), folder))
@@ -390,7 +394,8 @@ def test_a_structure_that_kills_its_worker_twice_has_an_error_and_the_others_do_
     assert len(records) == 3
     assert taken == [job.sid for job in given]
     again = named()
-    resumed = by_sid(run(tmp_path, given, again, resume=True))  # the structure that was lost is tried again, and only that
+    # the structure that was lost is tried again, and only that
+    resumed = by_sid(run(tmp_path, given, again, resume=True))
     assert again.potential.calls == resumed["water.xyz#0"].n_evaluations > 0
     assert resumed == {sid: one for sid, one in by_sid(whole[1]).items() if sid in resumed}
     assert by_sid(stored(tmp_path)) == resumed

@@ -1,4 +1,6 @@
-"""What constraints hold, from ASE objects through a relaxation to its files, against ASE and against plain minimisation."""
+"""What constraints hold, from ASE objects through a relaxation to its files, against ASE and
+against plain minimisation.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,15 @@ from pymatgen.core import Lattice, Structure
 from scipy.optimize import minimize
 
 import geocalc
-from geocalc.core.systems import Prediction, Systems, allowed, concatenate, moved, select, sum_per_system
+from geocalc.core.systems import (
+    Prediction,
+    Systems,
+    allowed,
+    concatenate,
+    moved,
+    select,
+    sum_per_system,
+)
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
 from geocalc.potentials.ase import AsePotential
@@ -44,7 +54,12 @@ HOLD = {  # constraints on a slab of 8 copper atoms (bottom layer first) with ca
     "axis plane": [FixAtoms(range(4)), FixedPlane([5, 8], (0, 1, 0))],
     "line": [FixAtoms(range(4)), FixedLine([4, 6, 8], OBLIQUE)],
     "scaled height": [FixScaled(range(4)), FixScaled([4, 5, 8], (False, False, True))],
-    "many": [FixAtoms(range(4)), FixedPlane([5, 9], OBLIQUE), FixedLine(8, (1, 1, 0)), FixCartesian(4, (True, False, False))],
+    "many": [
+        FixAtoms(range(4)),
+        FixedPlane([5, 9], OBLIQUE),
+        FixedLine(8, (1, 1, 0)),
+        FixCartesian(4, (True, False, False)),
+    ],
 }
 
 
@@ -55,9 +70,13 @@ def slab(constraints: Sequence[FixConstraint] = (), turn: float = 0.0) -> Atoms:
     return atoms
 
 
-def relaxed(given: Systems | Atoms, name: str = "bfgs", fmax: float = 0.05, max_steps: int = 300) -> list[Relaxation]:
+def relaxed(
+    given: Systems | Atoms, name: str = "bfgs", fmax: float = 0.05, max_steps: int = 300
+) -> list[Relaxation]:
     systems = from_atoms(given) if isinstance(given, Atoms) else given
-    return relax_systems(systems, AsePotential(calculator=EMT()), make_optimizer(name), fmax, max_steps)
+    return relax_systems(
+        systems, AsePotential(calculator=EMT()), make_optimizer(name), fmax, max_steps
+    )
 
 
 def strayed(atoms: Atoms, end: np.ndarray) -> float:
@@ -74,7 +93,10 @@ def strayed(atoms: Atoms, end: np.ndarray) -> float:
         elif isinstance(constraint, FixedLine):
             held = np.cross(mine, constraint.dir)
         else:
-            held = np.linalg.solve(atoms.cell.array.T, mine.T)[constraint.mask] * atoms.cell.lengths()[constraint.mask, None]
+            held = (
+                np.linalg.solve(atoms.cell.array.T, mine.T)[constraint.mask]
+                * atoms.cell.lengths()[constraint.mask, None]
+            )
         worst = max(worst, float(np.abs(held).max()))
     return worst
 
@@ -103,10 +125,11 @@ def test_the_path_is_that_of_ase_and_what_is_held_stays(kind: str, name: str) ->
 
 @pytest.mark.parametrize("mask", [(True, False, False), (False, True, True)])
 def test_scaled_coordinates_in_an_oblique_cell(mask: tuple[bool, bool, bool]) -> None:
-    """The forces along the free lattice vectors vanish, whichever way the structure is turned; ASE agrees where it is right.
+    """The forces along the free lattice vectors vanish, whichever way the structure is turned; ASE
+    agrees where it is right.
 
-    ASE projects forces with the cell in place of its transpose, so its end is a minimum only where the cell is symmetric: 15
-    degrees from the usual setting of a hexagonal one.
+    ASE projects forces with the cell in place of its transpose, so its end is a minimum only where
+    the cell is symmetric: 15 degrees from the usual setting of a hexagonal one.
     """
     hold, held = [FixAtoms(range(4)), FixScaled([4, 5, 8], mask)], [4, 5, 8]
     ends = {}
@@ -138,7 +161,8 @@ def test_two_planes_on_one_atom_leave_their_line_and_a_third_nothing() -> None:
     assert end.converged
     assert strayed(atoms, positions) < EXACT
 
-    along, normal = np.cross(planes[0].dir, planes[1].dir), planes[1].dir  # the minimum over the three numbers that are left
+    # the minimum over the three numbers that are left
+    along, normal = np.cross(planes[0].dir, planes[1].dir), planes[1].dir
     in_plane = np.linalg.svd(normal[None])[2][1:]
     trial = atoms.copy()
     trial.set_constraint()
@@ -159,12 +183,21 @@ def test_two_planes_on_one_atom_leave_their_line_and_a_third_nothing() -> None:
 def test_planes_that_are_one_count_once() -> None:
     once, twice = molecule("H2O"), molecule("H2O")
     once.set_constraint(FixedPlane(0, OBLIQUE))
-    twice.set_constraint([FixedPlane(0, OBLIQUE), FixedPlane(0, np.round(np.array(OBLIQUE) / np.linalg.norm(OBLIQUE), 8))])
-    assert torch.allclose(from_atoms(once).projector, from_atoms(twice).projector, atol=1e-7, rtol=0)
+    twice.set_constraint(
+        [
+            FixedPlane(0, OBLIQUE),
+            FixedPlane(0, np.round(np.array(OBLIQUE) / np.linalg.norm(OBLIQUE), 8)),
+        ]
+    )
+    assert torch.allclose(
+        from_atoms(once).projector, from_atoms(twice).projector, atol=1e-7, rtol=0
+    )
 
 
 def test_a_fixed_component_and_a_plane() -> None:
-    atoms = slab([FixAtoms(range(8)), FixCartesian(8, (True, False, False)), FixedPlane(8, (3.0, 1.0, 1.0))])
+    atoms = slab(
+        [FixAtoms(range(8)), FixCartesian(8, (True, False, False)), FixedPlane(8, (3.0, 1.0, 1.0))]
+    )
     (end,) = relaxed(atoms)
     move = end.systems.positions.numpy()[8] - atoms.positions[8]
     assert move[0] == 0.0
@@ -175,7 +208,10 @@ def test_a_fixed_component_and_a_plane() -> None:
 @pytest.mark.parametrize("name", sorted(ASE))
 def test_a_mixed_batch_is_its_structures_one_by_one(name: str) -> None:
     loose = rattled(molecule("H2O"))
-    given = [slab(HOLD[kind]) for kind in ("atoms", "plane", "many")] + [loose, slab([FixScaled([4, 8], (True, False, False))])]
+    given = [slab(HOLD[kind]) for kind in ("atoms", "plane", "many")] + [
+        loose,
+        slab([FixScaled([4, 8], (True, False, False))]),
+    ]
     given.append(slab(HOLD["line"]))
     together = relaxed(from_atoms(given), name, max_steps=20)
     joined = relaxed(concatenate([from_atoms(atoms) for atoms in given]), name, max_steps=20)
@@ -184,18 +220,27 @@ def test_a_mixed_batch_is_its_structures_one_by_one(name: str) -> None:
         for end in (one, other):
             assert torch.equal(end.systems.positions, alone.systems.positions)
             assert torch.equal(end.forces, alone.forces)
-            assert (end.energy, end.fmax, end.n_steps, end.status) == (alone.energy, alone.fmax, alone.n_steps, alone.status)
+            assert (end.energy, end.fmax, end.n_steps, end.status) == (
+                alone.energy,
+                alone.fmax,
+                alone.n_steps,
+                alone.status,
+            )
 
 
 def test_many_steps_of_any_optimiser_do_not_drift() -> None:
-    given = [slab(HOLD[kind]) for kind in ("plane", "line", "many")] + [slab([FixScaled([4, 8], (True, False, False))])]
+    given = [slab(HOLD[kind]) for kind in ("plane", "line", "many")] + [
+        slab([FixScaled([4, 8], (True, False, False))])
+    ]
     for atoms in given:
         atoms.positions += (40.0, -70.0, 30.0)  # where a unit in the last place is 1.4e-14 Angstrom
     start = from_atoms(given)
     noise = torch.Generator().manual_seed(1)
     systems = start
     for _ in range(1000):
-        displacement = 0.2 * torch.randn(systems.positions.shape, generator=noise, dtype=torch.float64)
+        displacement = 0.2 * torch.randn(
+            systems.positions.shape, generator=noise, dtype=torch.float64
+        )
         systems = replace(systems, positions=moved(systems, displacement, start.positions))
     for atoms, end in zip(given, to_atoms(systems), strict=True):
         assert strayed(atoms, end.positions) < 5e-14
@@ -243,9 +288,16 @@ def test_the_projected_force_is_the_gradient_along_allowed_displacements() -> No
     potential = AsePotential(calculator=EMT())
     forces = allowed(evaluate(systems, potential).forces, systems)
     for seed in range(3):
-        noise = torch.randn(systems.positions.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        noise = torch.randn(
+            systems.positions.shape,
+            generator=torch.Generator().manual_seed(seed),
+            dtype=torch.float64,
+        )
         step = 1e-4 * allowed(noise, systems)
-        up, down = (potential(replace(systems, positions=systems.positions + sign * step)).energy for sign in (1, -1))
+        up, down = (
+            potential(replace(systems, positions=systems.positions + sign * step)).energy
+            for sign in (1, -1)
+        )
         assert float(down - up) / 2 == pytest.approx(float((forces * step).sum()), abs=1e-9)
     assert torch.allclose(allowed(forces, systems), forces, atol=1e-14, rtol=0)
 
@@ -258,7 +310,9 @@ def test_only_structures_that_need_a_projector_have_one() -> None:
     both = concatenate([plain, plane, plain])
     assert both.projector is not None
     assert torch.equal(both.projector[:10], torch.eye(3, dtype=torch.float64).expand(10, 3, 3))
-    assert torch.equal(select(both, both, torch.tensor([False, True, False])).projector, plane.projector)
+    assert torch.equal(
+        select(both, both, torch.tensor([False, True, False])).projector, plane.projector
+    )
     assert concatenate([plain, plain]).projector is None
     assert torch.equal(both.to("cpu").projector, both.projector)
     assert plain.to("cpu").projector is None
@@ -301,7 +355,9 @@ def test_partial_selective_dynamics_of_pymatgen() -> None:
     for site, flags in zip(structure, movable, strict=True):
         site.properties |= {"selective_dynamics": flags, "tags": 1}
     systems = from_structure(structure)
-    atoms = Atoms("PtO2", positions=structure.cart_coords, cell=cell.matrix, pbc=True, tags=[1, 1, 1])
+    atoms = Atoms(
+        "PtO2", positions=structure.cart_coords, cell=cell.matrix, pbc=True, tags=[1, 1, 1]
+    )
     atoms.set_constraint([FixScaled([k], ~np.array(flags)) for k, flags in enumerate(movable)])
     expected = from_atoms(atoms)
     assert torch.equal(systems.fixed, expected.fixed)
@@ -341,7 +397,9 @@ def test_a_mask_alone_cannot_say_what_a_plane_holds() -> None:
     atoms = slab([FixedPlane([5], (0, 0, 1))])
     assert fixed_mask(atoms)[5].tolist() == [False, False, True]
     atoms.set_constraint([FixAtoms([0]), FixedPlane([5], OBLIQUE)])
-    with pytest.raises(InputError, match="FixedPlane holds atom 5 in directions that are not Cartesian axes"):
+    with pytest.raises(
+        InputError, match="FixedPlane holds atom 5 in directions that are not Cartesian axes"
+    ):
         fixed_mask(atoms)
 
 

@@ -8,7 +8,15 @@ import torch
 from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
 from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms, FixBondLengths, FixCartesian, FixCom, FixInternals, FixScaled, Hookean
+from ase.constraints import (
+    FixAtoms,
+    FixBondLengths,
+    FixCartesian,
+    FixCom,
+    FixInternals,
+    FixScaled,
+    Hookean,
+)
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -30,7 +38,9 @@ def test_arrays_of_a_batch() -> None:
     systems = from_atoms([slab, water])
     assert systems.n_systems == 2
     assert systems.counts.tolist() == [13, 3]
-    np.testing.assert_array_equal(systems.positions.numpy(), np.vstack([slab.positions, water.positions]))
+    np.testing.assert_array_equal(
+        systems.positions.numpy(), np.vstack([slab.positions, water.positions])
+    )
     assert systems.positions.dtype == systems.cell.dtype == torch.float64
     assert systems.numbers.tolist() == [78] * 12 + [8, 8, 1, 1]
     assert systems.tags.tolist() == slab.get_tags().tolist() + [2, 2, 2]
@@ -122,9 +132,15 @@ def test_fix_cartesian() -> None:
 
 @pytest.mark.parametrize(
     ("mask", "expected"),
-    [((True, True, True), [True, True, True]), ((False, False, True), [False, False, True]), ((True, True, False), None)],
+    [
+        ((True, True, True), [True, True, True]),
+        ((False, False, True), [False, False, True]),
+        ((True, True, False), None),
+    ],
 )
-def test_partial_selective_dynamics(mask: tuple[bool, bool, bool], expected: list[bool] | None) -> None:
+def test_partial_selective_dynamics(
+    mask: tuple[bool, bool, bool], expected: list[bool] | None
+) -> None:
     atoms = adslab()
     atoms.set_cell(atoms.cell + np.array([[0, 0, 0], [0, 0, 0], [0.5, 0, 20.0]]))
     atoms.set_constraint(FixScaled([3], mask))
@@ -138,7 +154,12 @@ def test_partial_selective_dynamics(mask: tuple[bool, bool, bool], expected: lis
 
 @pytest.mark.parametrize(
     "constraint",
-    [FixBondLengths([(0, 1)]), Hookean(0, 1, 1.0, rt=1.2), FixInternals(bonds=[(1.1, (0, 1))]), FixCom()],
+    [
+        FixBondLengths([(0, 1)]),
+        Hookean(0, 1, 1.0, rt=1.2),
+        FixInternals(bonds=[(1.1, (0, 1))]),
+        FixCom(),
+    ],
     ids=lambda c: type(c).__name__,
 )
 def test_other_constraints_are_named(constraint: object) -> None:
@@ -152,7 +173,9 @@ def test_other_constraints_are_named(constraint: object) -> None:
 def test_position_that_is_not_a_number(value: float) -> None:
     atoms = adslab()
     atoms.positions[7, 0] = value
-    with pytest.raises(InputError, match=r"structure 1 \(Pt12O\): the position of atom 7 is not a number"):
+    with pytest.raises(
+        InputError, match=r"structure 1 \(Pt12O\): the position of atom 7 is not a number"
+    ):
         from_atoms([adslab(), atoms])
 
 
@@ -164,7 +187,9 @@ def test_cell_that_is_not_a_number() -> None:
 
 
 def test_zero_cell_with_pbc() -> None:
-    with pytest.raises(InputError, match=r"CO|OC: pbc is on along a and b and c but that cell vector is zero"):
+    with pytest.raises(
+        InputError, match=r"CO|OC: pbc is on along a and b and c but that cell vector is zero"
+    ):
         from_atoms(Atoms("CO", positions=[[0, 0, 0], [1.1, 0, 0]], pbc=True))
 
 
@@ -182,7 +207,9 @@ def test_dependent_cell_vectors() -> None:
 def test_overlapping_atoms() -> None:
     atoms = adslab()
     atoms.positions[12] = atoms.positions[9] + [0, 0, 0.3]
-    with pytest.raises(InputError, match=r"Pt12O: atom 9 \(Pt\) and atom 12 \(O\) are 0\.30 Å apart"):
+    with pytest.raises(
+        InputError, match=r"Pt12O: atom 9 \(Pt\) and atom 12 \(O\) are 0\.30 Å apart"
+    ):
         from_atoms(atoms)
 
 
@@ -241,7 +268,12 @@ def test_from_structure_of_several_with_partial_freedom() -> None:
 
 def test_from_structure_keeps_open_directions() -> None:
     cell = Lattice.orthorhombic(4, 4, 20)
-    structure = Structure(Lattice(cell.matrix, pbc=(True, True, False)), ["Pt"], [[0, 0, 0]], site_properties={"tags": [1]})
+    structure = Structure(
+        Lattice(cell.matrix, pbc=(True, True, False)),
+        ["Pt"],
+        [[0, 0, 0]],
+        site_properties={"tags": [1]},
+    )
     assert from_structure(structure).pbc.tolist() == [[True, True, False]]
 
 

@@ -70,7 +70,11 @@ def test_info_keeps_values_and_types() -> None:
 
 
 def test_columns_of_text_and_whole_numbers() -> None:
-    arrays = {"label": np.array(["a", "b c", ""]), "count": np.array([1, 2, 3]), "on": np.array([True, False, True])}
+    arrays = {
+        "label": np.array(["a", "b c", ""]),
+        "count": np.array([1, 2, 3]),
+        "on": np.array([True, False, True]),
+    }
     back = read_back(format_frame(systems_of(molecule("H2O")), {}, arrays))
     assert back.arrays["label"].tolist() == ["a", "b_c", "_"]
     assert back.arrays["count"].tolist() == [1, 2, 3]

@@ -34,7 +34,11 @@ def test_own_keys_come_first() -> None:
     atoms.info["REF_energy"] = -1.5
     atoms.set_array("REF_forces", np.full((4, 3), 0.25))
     found = labels(atoms)
-    assert (found.energy, found.energy_source, found.forces_source) == (-1.5, "REF_energy", "REF_forces")
+    assert (found.energy, found.energy_source, found.forces_source) == (
+        -1.5,
+        "REF_energy",
+        "REF_forces",
+    )
     assert found.forces is not None
     assert (found.forces == 0.25).all()
 
@@ -43,7 +47,11 @@ def test_other_keys() -> None:
     atoms = constrained()
     atoms.info["dft_energy"] = np.float32(-2.5)
     found = labels(atoms, energy_key="dft_energy", forces_key="dft_forces")
-    assert (found.energy, found.energy_source, found.forces_source) == (-2.5, "dft_energy", "calculator")
+    assert (found.energy, found.energy_source, found.forces_source) == (
+        -2.5,
+        "dft_energy",
+        "calculator",
+    )
 
 
 @pytest.mark.parametrize("name", ["a.extxyz", "a.traj", "a.db", "a.json"])

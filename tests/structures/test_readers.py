@@ -1,4 +1,6 @@
-"""Reading structures from every kind of file, with faults told by file and frame, and pickles that cannot run code."""
+"""Reading structures from every kind of file, with faults told by file and frame, and pickles that
+cannot run code.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,13 @@ from geocalc.errors import InputError
 from geocalc.structures.convert import from_atoms
 from geocalc.structures.formats.oc20 import oc20_atoms, unpickle
 from geocalc.structures.labels import labels
-from geocalc.structures.readers import LossyFormat, Source, Unreadable, count_structures, read_structures
+from geocalc.structures.readers import (
+    LossyFormat,
+    Source,
+    Unreadable,
+    count_structures,
+    read_structures,
+)
 
 with warnings.catch_warnings():  # torch-geometric uses what torch has deprecated
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -191,7 +199,18 @@ def test_nothing_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a.traj", "a.extxyz", "a.extxyz.gz", "a.db", "a.json", "POSCAR.out", "a.lmdb", "a.aselmdb", "a.xsf"]
+    "name",
+    [
+        "a.traj",
+        "a.extxyz",
+        "a.extxyz.gz",
+        "a.db",
+        "a.json",
+        "POSCAR.out",
+        "a.lmdb",
+        "a.aselmdb",
+        "a.xsf",
+    ],
 )
 @pytest.mark.parametrize("content", [b"", b"this is not a structure\n" * 9])
 def test_damaged_file(name: str, content: bytes, tmp_path: Path) -> None:
@@ -273,14 +292,24 @@ def ase_row(atoms: Atoms, plain: bool, pairs: dict[str, Any]) -> bytes:
         "constraints": [constraint.todict() for constraint in atoms.constraints],
     }
     if plain:
-        row = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in row.items()}
+        row = {
+            key: value.tolist() if isinstance(value, np.ndarray) else value
+            for key, value in row.items()
+        }
     return zlib.compress(encode(row).encode())
 
 
 @pytest.mark.parametrize("plain", [True, False])
 def test_aselmdb(plain: bool, tmp_path: Path) -> None:
-    rows = {str(k): ase_row(adslab(k), plain, {"sid": f"s{k}"} if k == 12 else {}) for k in (*range(1, 4), *range(5, 13))}
-    special = {"nextid": zlib.compress(b"13"), "deleted_ids": zlib.compress(b"[4]"), "metadata": zlib.compress(b"{}")}
+    rows = {
+        str(k): ase_row(adslab(k), plain, {"sid": f"s{k}"} if k == 12 else {})
+        for k in (*range(1, 4), *range(5, 13))
+    }
+    special = {
+        "nextid": zlib.compress(b"13"),
+        "deleted_ids": zlib.compress(b"[4]"),
+        "metadata": zlib.compress(b"{}"),
+    }
     path = fill(tmp_path / "a.aselmdb", rows | special)
     found = sources(path)
     assert [s.sid for s in found] == [f"a.aselmdb#{k}" for k in range(10)] + ["s12"]
@@ -315,7 +344,11 @@ class _OldData:
         self.__dict__.update(values)
 
 
-_OldData.__module__, _OldData.__qualname__, _OldData.__name__ = "torch_geometric.data.data", "Data", "Data"
+_OldData.__module__, _OldData.__qualname__, _OldData.__name__ = (
+    "torch_geometric.data.data",
+    "Data",
+    "Data",
+)
 
 
 def old_pickle(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> bytes:
@@ -326,9 +359,15 @@ def old_pickle(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> bytes
 
 @pytest.mark.parametrize("layout", ["old", "new"])
 @pytest.mark.parametrize("folder", [True, False])
-def test_oc20_lmdb(layout: str, folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oc20_lmdb(
+    layout: str, folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def dump(k: int) -> bytes:
-        return old_pickle(oc20_data(k), monkeypatch) if layout == "old" else pickle.dumps(Data(**oc20_data(k)), protocol=-1)
+        return (
+            old_pickle(oc20_data(k), monkeypatch)
+            if layout == "old"
+            else pickle.dumps(Data(**oc20_data(k)), protocol=-1)
+        )
 
     records = {str(k): dump(k) for k in range(11)}
     if folder:
@@ -351,7 +390,9 @@ def test_oc20_lmdb(layout: str, folder: bool, tmp_path: Path, monkeypatch: pytes
 
 
 def test_s2ef_record() -> None:
-    values = {key: value for key, value in oc20_data().items() if not key.startswith(("y_", "pos_"))}
+    values = {
+        key: value for key, value in oc20_data().items() if not key.startswith(("y_", "pos_"))
+    }
     atoms = oc20_atoms(pickle.dumps(Data(**values, y=torch.tensor([-3.25]), fid=torch.tensor([7]))))
     assert labels(atoms).energy == -3.25
     assert atoms.info["fid"] == 7
@@ -369,10 +410,14 @@ def test_shared_and_strided_tensors() -> None:
 def test_reading_imports_no_torch_geometric(tmp_path: Path) -> None:
     path = fill(tmp_path / "a.lmdb", {"0": pickle.dumps(Data(**oc20_data()))})
     code = (
-        "import sys; from geocalc.structures.readers import read_structures; n = len(list(read_structures(sys.argv[1])))\n"
-        "sys.exit(0 if n == 1 and 'torch_geometric' not in sys.modules else 1)"
+        "import sys; from geocalc.structures.readers import read_structures; n ="
+        " len(list(read_structures(sys.argv[1])))\nsys.exit(0 if n == 1 and 'torch_geometric' not"
+        " in sys.modules else 1)"
     )
-    assert subprocess.run([sys.executable, "-c", code, str(path)], timeout=120, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code, str(path)], timeout=120, check=False).returncode
+        == 0
+    )
 
 
 class _Calls:
@@ -397,9 +442,13 @@ class _Calls:
     ],
     ids=["system", "eval", "getattr", "torch.load", "nested", "numpy"],
 )
-def test_other_names_are_refused(payload: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_names_are_refused(
+    payload: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    records = {str(k): pickle.dumps(Data(**oc20_data(k), extra=payload if k == 1 else 0)) for k in range(3)}
+    records = {
+        str(k): pickle.dumps(Data(**oc20_data(k), extra=payload if k == 1 else 0)) for k in range(3)
+    }
     path = fill(tmp_path / "a.lmdb", records)
     found = list(read_structures(path, tolerant=True))
     assert [isinstance(item, Source) for item in found] == [True, False, True]
@@ -408,7 +457,9 @@ def test_other_names_are_refused(payload: Any, tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "ran").exists()
 
 
-def test_pickle_inside_a_storage_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickle_inside_a_storage_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(_Calls(os.system, "touch ran"), "inner.pt")
     inner = _Calls(torch.storage._load_from_bytes, Path("inner.pt").read_bytes())
@@ -421,11 +472,18 @@ def test_tensor_beyond_its_storage_is_refused() -> None:
     function, args = torch.zeros(3).__reduce_ex__(2)
     for offset, size in ((0, (4,)), (2, (2,)), (-1, (2,))):
         with pytest.raises(pickle.UnpicklingError, match="reaches beyond"):
-            unpickle(pickle.dumps(_Calls(function, args[0], offset, size, (1,), False, OrderedDict())))
+            unpickle(
+                pickle.dumps(_Calls(function, args[0], offset, size, (1,), False, OrderedDict()))
+            )
 
 
 @pytest.mark.parametrize(
-    "name", [b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch_geometric.data.data\nData\n", b"ccollections\nOrderedDict\n"]
+    "name",
+    [
+        b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"ctorch_geometric.data.data\nData\n",
+        b"ccollections\nOrderedDict\n",
+    ],
 )
 @pytest.mark.parametrize("state", [b"}Vstate\nI1\ns", b"(N}V__call__\nI1\nst"])
 def test_records_cannot_change_the_reader(name: bytes, state: bytes) -> None:
@@ -452,7 +510,11 @@ def test_lmdb_of_something_else(tmp_path: Path) -> None:
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    "name", ["gamenet-fg-adsorption/fg_adslab_init.extxyz.gz", "oc20-trajectories-sample/oc20_traj.extxyz.gz"]
+    "name",
+    [
+        "gamenet-fg-adsorption/fg_adslab_init.extxyz.gz",
+        "oc20-trajectories-sample/oc20_traj.extxyz.gz",
+    ],
 )
 def test_real_data_sets(name: str) -> None:
     root = os.environ.get("GEOCALC_DATA")

@@ -25,7 +25,8 @@ from geocalc.structures.convert import from_atoms
 from geocalc.structures.space_groups import find_symmetry, symmetrize
 
 ALL = (True,) * 6
-pytestmark = pytest.mark.filterwarnings("ignore:.*OLD_ERROR_HANDLING:DeprecationWarning")  # spglib's, in the tests' own calls
+# spglib's, in the tests' own calls
+pytestmark = pytest.mark.filterwarnings("ignore:.*OLD_ERROR_HANDLING:DeprecationWarning")
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,17 @@ def relaxed(given: list[Atoms], keep: bool = True, steps: int = 8) -> list[Syste
         for k, index in enumerate(progress.index.tolist()):
             last[index] = cell_filter.real(select(live, live, torch.arange(live.n_systems) == k))
 
-    relax_cells(from_atoms(given), Perturbed(), make_optimizer("bfgs"), cell_filter, 1e-4, steps, observe)
+    relax_cells(
+        from_atoms(given), Perturbed(), make_optimizer("bfgs"), cell_filter, 1e-4, steps, observe
+    )
     return [last[k] for k in range(len(given))]
 
 
 def group(systems: Systems, symprec: float = 1e-6) -> int:
     scaled = np.linalg.solve(systems.cell[0].numpy().T, systems.positions.numpy().T).T
-    return spglib.get_symmetry_dataset((systems.cell[0].numpy(), scaled, systems.numbers.numpy()), symprec=symprec).number
+    return spglib.get_symmetry_dataset(
+        (systems.cell[0].numpy(), scaled, systems.numbers.numpy()), symprec=symprec
+    ).number
 
 
 def test_the_space_group_stays_although_forces_are_noisy() -> None:
@@ -83,7 +88,10 @@ def test_the_space_group_stays_although_forces_are_noisy() -> None:
     assert len(set(before)) == 3
     kept = relaxed(given)
     assert [group(end) for end in kept] == before
-    assert all(np.abs(end.cell[0].numpy() - atoms.cell.array).max() > 1e-3 for end, atoms in zip(kept, given, strict=True))
+    assert all(
+        np.abs(end.cell[0].numpy() - atoms.cell.array).max() > 1e-3
+        for end, atoms in zip(kept, given, strict=True)
+    )
     assert [group(end, 1e-3) for end in relaxed(given, keep=False)] == [1, 1, 1]
     for atoms, end in zip(given, kept, strict=True):
         (alone,) = relaxed([atoms])
@@ -100,7 +108,9 @@ class PerturbedEmt(EMT):
         self.results["forces"] = self.results["forces"] + rng.normal(0, 0.2, (len(atoms), 3))
         noise = rng.normal(0, 0.02, (3, 3))
         noise = noise + noise.T
-        self.results["stress"] = self.results["stress"] + noise[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        self.results["stress"] = (
+            self.results["stress"] + noise[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        )
 
 
 @pytest.mark.parametrize("atoms", [strained("Cu"), alloy()], ids=["cubic", "layers"])
@@ -121,12 +131,16 @@ def test_averages_equal_those_of_fix_symmetry() -> None:
     forces, stress = rng.normal(size=(len(atoms), 3)), rng.normal(size=6)
     systems = from_atoms(atoms)
     tensor = stress[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
-    smooth, averaged = symmetrize(torch.from_numpy(forces), torch.from_numpy(tensor)[None], systems, systems, ALL, 0.01)
+    smooth, averaged = symmetrize(
+        torch.from_numpy(forces), torch.from_numpy(tensor)[None], systems, systems, ALL, 0.01
+    )
     constraint = FixSymmetry(atoms)
     constraint.adjust_forces(atoms, forces)
     constraint.adjust_stress(atoms, stress)
     np.testing.assert_allclose(smooth.numpy(), forces, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(averaged[0].numpy(), stress[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        averaged[0].numpy(), stress[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]], rtol=0, atol=1e-12
+    )
 
 
 def order(atoms: Atoms, free: tuple[bool, ...] = ALL) -> int:
@@ -136,7 +150,8 @@ def order(atoms: Atoms, free: tuple[bool, ...] = ALL) -> int:
 def test_what_is_held_breaks_the_symmetry() -> None:
     atoms = bulk("Cu", cubic=True)
     assert order(atoms) == 192
-    assert order(atoms, (True, True, False, False, False, True)) == 64  # the axis along z is another one
+    # the axis along z is another one
+    assert order(atoms, (True, True, False, False, False, True)) == 64
     assert order(atoms, (False,) * 6) == 192
     atoms.set_constraint(FixAtoms([0]))
     assert order(atoms) == 48  # no translation takes the fixed atom to another one

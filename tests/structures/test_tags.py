@@ -146,9 +146,13 @@ def test_narrow_vacuum_is_still_a_surface() -> None:
     assert read(atoms).tags.tolist() == oc20(3)
 
 
-@pytest.mark.parametrize("slab", [bcc110("Fe", (2, 2, 3), vacuum=8.0), hcp0001("Ru", (2, 2, 3), vacuum=8.0)])
+@pytest.mark.parametrize(
+    "slab", [bcc110("Fe", (2, 2, 3), vacuum=8.0), hcp0001("Ru", (2, 2, 3), vacuum=8.0)]
+)
 def test_hydrogen_in_a_hollow_is_an_adsorbate(slab: Atoms) -> None:
-    add_adsorbate(slab, "H", 0.6, "hollow" if "hollow" in slab.info["adsorbate_info"]["sites"] else "fcc")
+    add_adsorbate(
+        slab, "H", 0.6, "hollow" if "hollow" in slab.info["adsorbate_info"]["sites"] else "fcc"
+    )
     slab.set_tags(0)
     assert read(slab).tags.tolist() == oc20(3)[:-1]
 

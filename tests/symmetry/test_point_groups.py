@@ -1,4 +1,6 @@
-"""Point groups: the 32 crystal classes, their names in any orientation, and the groups of structures."""
+"""Point groups: the 32 crystal classes, their names in any orientation, and the groups of
+structures.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,42 @@ from geocalc.symmetry.structure_groups import group_of
 
 R = Rotation.from_rotvec([0.3, -0.8, 0.5]).as_matrix()
 ORDERS = {
-    **{"C1": 1, "Ci": 2, "C2": 2, "Cs": 2, "C2h": 4, "D2": 4, "C2v": 4, "D2h": 8, "C4": 4, "S4": 4, "C4h": 8, "D4": 8},
-    **{"C4v": 8, "D2d": 8, "D4h": 16, "C3": 3, "S6": 6, "D3": 6, "C3v": 6, "D3d": 12, "C6": 6, "C3h": 6, "C6h": 12},
+    **{
+        "C1": 1,
+        "Ci": 2,
+        "C2": 2,
+        "Cs": 2,
+        "C2h": 4,
+        "D2": 4,
+        "C2v": 4,
+        "D2h": 8,
+        "C4": 4,
+        "S4": 4,
+        "C4h": 8,
+        "D4": 8,
+    },
+    **{
+        "C4v": 8,
+        "D2d": 8,
+        "D4h": 16,
+        "C3": 3,
+        "S6": 6,
+        "D3": 6,
+        "C3v": 6,
+        "D3d": 12,
+        "C6": 6,
+        "C3h": 6,
+        "C6h": 12,
+    },
     **{"D6": 12, "C6v": 12, "D3h": 12, "D6h": 24, "T": 12, "Th": 24, "O": 24, "Td": 24, "Oh": 48},
 }
 
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two sets of matrices are one, whatever their order."""
-    return len(one) == len(other) and bool((np.abs(one[:, None] - other[None]).max(axis=(2, 3)).min(axis=1) < 1e-9).all())
+    return len(one) == len(other) and bool(
+        (np.abs(one[:, None] - other[None]).max(axis=(2, 3)).min(axis=1) < 1e-9).all()
+    )
 
 
 def cyclic(*generators: np.ndarray) -> np.ndarray:
@@ -47,16 +76,24 @@ def test_a_group_is_closed_orthogonal_and_found_again_by_its_name(name: str) -> 
     group = point_group(name)
     assert group.shape == (ORDERS[name], 3, 3)
     np.testing.assert_array_equal(group[0], np.eye(3))
-    np.testing.assert_allclose(group @ group.transpose(0, 2, 1), np.broadcast_to(np.eye(3), group.shape), atol=1e-14)
+    np.testing.assert_allclose(
+        group @ group.transpose(0, 2, 1), np.broadcast_to(np.eye(3), group.shape), atol=1e-14
+    )
     products = np.einsum("aij,bjk->abik", group, group).reshape(-1, 3, 3)
     assert np.abs(products[:, None] - group[None]).max(axis=(2, 3)).min(axis=1).max() < 1e-14
     assert same(group, point_group(HERMANN_MAUGUIN[name].upper()))
     for found in (identify(group), identify(point_group(name.lower(), R)), identify(group[::-1])):
-        assert (found.schoenflies, found.hermann_mauguin, found.order) == (name, HERMANN_MAUGUIN[name], ORDERS[name])
+        assert (found.schoenflies, found.hermann_mauguin, found.order) == (
+            name,
+            HERMANN_MAUGUIN[name],
+            ORDERS[name],
+        )
 
 
 def test_axes_lie_as_in_the_international_tables() -> None:
-    quarter, third = (Rotation.from_euler("z", angle, degrees=True).as_matrix() for angle in (90, 120))
+    quarter, third = (
+        Rotation.from_euler("z", angle, degrees=True).as_matrix() for angle in (90, 120)
+    )
     x, y, z = (np.diag(1.0 - 2.0 * axis) for axis in np.eye(3))
     assert same(point_group("D4h"), cyclic(quarter, x, z))
     assert same(point_group("3m"), cyclic(third, x))
@@ -67,7 +104,9 @@ def test_axes_lie_as_in_the_international_tables() -> None:
 def test_a_group_turns_with_its_axes() -> None:
     assert same(turned(point_group("D4h"), R), point_group("4/mmm", R))
     field = R @ [0.0, 0.0, 1.0]
-    np.testing.assert_allclose(point_group("C4v", R) @ field, np.broadcast_to(field, (8, 3)), atol=1e-14)
+    np.testing.assert_allclose(
+        point_group("C4v", R) @ field, np.broadcast_to(field, (8, 3)), atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("n", [5, 7, 8])
@@ -75,8 +114,18 @@ def test_groups_that_no_crystal_has_have_names_too(n: int) -> None:
     turn = Rotation.from_euler("z", 2 * np.pi / n).as_matrix()
     x, z = np.diag([-1.0, 1.0, 1.0]), np.diag([1.0, 1.0, -1.0])
     half = Rotation.from_euler("z", np.pi / n).as_matrix()
-    made = {f"C{n}": [turn], f"C{n}v": [turn, x], f"C{n}h": [turn, z], f"D{n}": [turn, x @ z], f"D{n}h": [turn, x, z]}
-    made |= {f"S{2 * n}" if n % 2 == 0 else f"C{n}h": [half @ z], f"D{n}d": [half @ z, x]} if n % 2 == 0 else {}
+    made = {
+        f"C{n}": [turn],
+        f"C{n}v": [turn, x],
+        f"C{n}h": [turn, z],
+        f"D{n}": [turn, x @ z],
+        f"D{n}h": [turn, x, z],
+    }
+    made |= (
+        {f"S{2 * n}" if n % 2 == 0 else f"C{n}h": [half @ z], f"D{n}d": [half @ z, x]}
+        if n % 2 == 0
+        else {}
+    )
     for name, generators in made.items():
         found = identify(turned(cyclic(*generators), R))
         assert (found.schoenflies, found.hermann_mauguin) == (name, None)
@@ -101,7 +150,8 @@ def test_what_is_no_group_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["H2O", "NH3", "CH4", "C6H6", "C2H4", "C2H6", "C3H4_D2d", "HCOOH", "bicyclobutane", "C3H4_C3v"]
+    "name",
+    ["H2O", "NH3", "CH4", "C6H6", "C2H4", "C2H6", "C3H4_D2d", "HCOOH", "bicyclobutane", "C3H4_C3v"],
 )
 def test_molecules_have_the_group_that_pymatgen_finds(name: str) -> None:
     atoms = molecule(name)
@@ -115,7 +165,9 @@ def test_a_molecule_s_group_takes_atoms_to_atoms_and_turns_with_it() -> None:
     atoms.positions = atoms.positions @ R.T + [1.0, 2.0, 3.0]
     group, centred = group_of(atoms), atoms.positions - atoms.positions.mean(axis=0)
     assert same(group, turned(group_of(molecule("C6H6")), R))
-    away = np.linalg.norm((centred @ group.transpose(0, 2, 1))[:, :, None] - centred[None, None], axis=3)
+    away = np.linalg.norm(
+        (centred @ group.transpose(0, 2, 1))[:, :, None] - centred[None, None], axis=3
+    )
     assert away.min(axis=2).max() < 1e-3
     assert (atoms.numbers[away.argmin(axis=2)] == atoms.numbers).all()
 
@@ -160,7 +212,9 @@ def test_a_strained_cell_has_an_exact_group() -> None:
     atoms = bulk("Cu", cubic=True)
     atoms.set_cell(atoms.cell[:] @ np.diag([1.0, 1.001, 0.9995]), scale_atoms=True)
     group = group_of(atoms)
-    np.testing.assert_allclose(group @ group.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (48, 3, 3)), atol=1e-12)
+    np.testing.assert_allclose(
+        group @ group.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (48, 3, 3)), atol=1e-12
+    )
     assert identify(group).schoenflies == "Oh"
 
 

@@ -33,10 +33,16 @@ from geocalc.symmetry.report import SymmetryBreaking, symmetry_breaking
 
 R = Rotation.from_rotvec([0.3, -0.8, 0.5]).as_matrix()
 ALL = "0e + 0o + 1o + 1e + 2e + 2o + 3e + 3o + 4e + 4o"
-ENOUGH = ALL + " + 5e + 5o + 6e + 6o + 7e + 9o"  # of which every crystal class leaves something that no larger one does
+# of which every crystal class leaves something that no larger one does
+ENOUGH = ALL + " + 5e + 5o + 6e + 6o + 7e + 9o"
 
 
-def theta_of(irreps: str, group: str | np.ndarray | None = None, rotation: np.ndarray | None = None, seed: int = 0) -> Theta:
+def theta_of(
+    irreps: str,
+    group: str | np.ndarray | None = None,
+    rotation: np.ndarray | None = None,
+    seed: int = 0,
+) -> Theta:
     """Weights drawn at random from what a group leaves, then turned; as new without a group."""
     theta, rng = Theta(o3.Irreps(irreps)).double(), np.random.default_rng(seed)
     for block, rows in zip(theta.blocks, theta.parts(), strict=True):
@@ -44,14 +50,20 @@ def theta_of(irreps: str, group: str | np.ndarray | None = None, rotation: np.nd
             continue
         basis = allowed(group, block.degree, block.parity)
         drawn = rng.normal(size=(block.copies, len(basis))) @ basis
-        turn = np.eye(block.width) if rotation is None else wigner(block.degree, block.parity, rotation[None])[0]
+        turn = (
+            np.eye(block.width)
+            if rotation is None
+            else wigner(block.degree, block.parity, rotation[None])[0]
+        )
         rows.data.copy_(torch.from_numpy(drawn @ turn.T))
     return theta
 
 
 def set_irrep(theta: Theta, name: str, *copies: list[float]) -> Theta:
     """The same weights with those of one irrep set."""
-    rows = next(rows for block, rows in zip(theta.blocks, theta.parts(), strict=True) if block.name == name)
+    rows = next(
+        rows for block, rows in zip(theta.blocks, theta.parts(), strict=True) if block.name == name
+    )
     rows.data.copy_(torch.tensor(copies))
     return theta
 
@@ -61,7 +73,8 @@ def one(breaking: SymmetryBreaking, irrep: str) -> list:
 
 
 @pytest.mark.parametrize(
-    ("group", "even"), [("Oh", (1, 0, 0, 1)), ("D4h", (1, 1, 0, 2)), ("D2h", (1, 2, 1, 3)), ("C1", (1, 5, 7, 9))]
+    ("group", "even"),
+    [("Oh", (1, 0, 0, 1)), ("D4h", (1, 1, 0, 2)), ("D2h", (1, 2, 1, 3)), ("C1", (1, 5, 7, 9))],
 )
 def test_how_much_of_each_irrep_a_group_leaves(group: str, even: tuple[int, ...]) -> None:
     assert tuple(len(allowed(group, degree, 1)) for degree in (0, 2, 3, 4)) == even
@@ -88,17 +101,23 @@ def test_exact_ratios_of_cube_and_prism() -> None:
         small, large = sorted(values[np.abs(values) > 1e-12], key=abs)
         assert (np.abs(values) > 1e-12).sum() == 2
         assert (small / large == pytest.approx(ratio)) or (large / small == pytest.approx(ratio))
-    np.testing.assert_allclose(matrix_of(prism) / matrix_of(prism)[0, 0], np.diag([1.0, 1.0, -2.0]), atol=1e-12)
+    np.testing.assert_allclose(
+        matrix_of(prism) / matrix_of(prism)[0, 0], np.diag([1.0, 1.0, -2.0]), atol=1e-12
+    )
 
 
-@pytest.mark.parametrize(("degree", "parity"), [(0, 1), (0, -1), (1, -1), (1, 1), (2, 1), (3, -1), (4, -1)])
+@pytest.mark.parametrize(
+    ("degree", "parity"), [(0, 1), (0, -1), (1, -1), (1, 1), (2, 1), (3, -1), (4, -1)]
+)
 def test_irreps_turn_as_those_of_e3nn_do(degree: int, parity: int) -> None:
     matrices = np.stack([R, -R, R @ np.diag([1.0, 1.0, -1.0])])
     expected = o3.Irrep(degree, parity).D_from_matrix(torch.from_numpy(matrices)).numpy()
     turns = wigner(degree, parity, matrices)
     np.testing.assert_allclose(turns, expected, atol=1e-5)  # those of e3nn go through angles
     np.testing.assert_allclose(
-        turns @ turns.transpose(0, 2, 1), np.broadcast_to(np.eye(2 * degree + 1), turns.shape), atol=1e-13
+        turns @ turns.transpose(0, 2, 1),
+        np.broadcast_to(np.eye(2 * degree + 1), turns.shape),
+        atol=1e-13,
     )
 
 
@@ -109,7 +128,9 @@ def test_vectors_are_vectors_and_degree_two_is_a_matrix() -> None:
     matrix = matrix_of(values)
     assert np.trace(matrix) == pytest.approx(0, abs=1e-14)
     assert direction @ matrix @ direction == pytest.approx(harmonics(2, direction) @ values)
-    np.testing.assert_allclose(matrix_of(wigner(2, 1, R[None])[0] @ values), R @ matrix @ R.T, atol=1e-14)
+    np.testing.assert_allclose(
+        matrix_of(wigner(2, 1, R[None])[0] @ values), R @ matrix @ R.T, atol=1e-14
+    )
 
 
 def test_a_projector_projects_and_its_image_stays() -> None:
@@ -117,14 +138,19 @@ def test_a_projector_projects_and_its_image_stays() -> None:
     np.testing.assert_allclose(space @ space, space, atol=1e-14)
     kept = allowed("C3v", 3, -1)
     np.testing.assert_allclose(
-        wigner(3, -1, point_group("C3v")) @ kept.T, np.broadcast_to(kept.T, (6, *kept.T.shape)), atol=1e-14
+        wigner(3, -1, point_group("C3v")) @ kept.T,
+        np.broadcast_to(kept.T, (6, *kept.T.shape)),
+        atol=1e-14,
     )
 
 
 @pytest.mark.parametrize("name", ["Cs", "D2", "D2d", "S6", "C6h", "D3h", "T", "O"])
 def test_weights_that_a_group_leaves_are_reported_with_that_group(name: str) -> None:
     breaking = symmetry_breaking(theta_of(ENOUGH, name), name)
-    assert (breaking.symmetry.schoenflies, breaking.symmetry.hermann_mauguin) == (name, HERMANN_MAUGUIN[name])
+    assert (breaking.symmetry.schoenflies, breaking.symmetry.hermann_mauguin) == (
+        name,
+        HERMANN_MAUGUIN[name],
+    )
     assert breaking.layers[0].share == pytest.approx(1.0)
     assert breaking.symmetry.order == len(point_group(name))
     assert identify(breaking.symmetry.matrices).schoenflies == name
@@ -135,7 +161,9 @@ def test_turned_weights_are_reported_with_the_same_group_where_they_have_an_axis
     found = symmetry_breaking(theta_of(ALL, name, R)).symmetry
     assert found.schoenflies == name
     matrices = point_group(name, R)
-    assert np.abs(matrices[:, None] - found.matrices[None]).max(axis=(2, 3)).min(axis=1).max() < 1e-6
+    assert (
+        np.abs(matrices[:, None] - found.matrices[None]).max(axis=(2, 3)).min(axis=1).max() < 1e-6
+    )
 
 
 def test_what_has_no_axis_of_its_own_is_found_in_the_orientation_given() -> None:
@@ -161,17 +189,24 @@ def test_the_best_orientation_is_that_of_the_task(name: str) -> None:
 def test_the_best_orientation_of_several_layers_is_one_for_all() -> None:
     layers = [theta_of("0e + 2e + 4e", "D4h", R, seed) for seed in (1, 2)]
     assert best_orientation(layers, "D4h").share == pytest.approx(1.0)
-    across = [theta_of("0e + 2e", "D4h"), theta_of("0e + 2e", "D4h", Rotation.from_euler("x", 90, degrees=True).as_matrix())]
+    across = [
+        theta_of("0e + 2e", "D4h"),
+        theta_of("0e + 2e", "D4h", Rotation.from_euler("x", 90, degrees=True).as_matrix()),
+    ]
     assert best_orientation(across, "D4h").share < 0.95
     with pytest.raises(InputError, match="break no symmetry"):
         best_orientation(theta_of(ALL), "D4h")
 
 
 def test_fields_are_told_by_direction_and_parity() -> None:
-    """A polar vector E across an axial vector B leaves the mirror plane that holds E and is normal to B."""
+    """A polar vector E across an axial vector B leaves the mirror plane that holds E and is normal
+    to B.
+    """
     electric, magnetic = R[:, 0], R[:, 1]
     theta = set_irrep(
-        set_irrep(theta_of("0e + 0o + 1o + 1e"), "1o", (0.7 * electric).tolist()), "1e", (-0.2 * magnetic).tolist()
+        set_irrep(theta_of("0e + 0o + 1o + 1e"), "1o", (0.7 * electric).tolist()),
+        "1e",
+        (-0.2 * magnetic).tolist(),
     )
     breaking = symmetry_breaking(theta)
     (polar,), (axial,) = one(breaking, "1o"), one(breaking, "1e")
@@ -187,7 +222,8 @@ def test_fields_are_told_by_direction_and_parity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("irreps", "name"), [("1o", "C∞v"), ("1e", "C∞h"), ("2e", "D∞h"), ("2o", "D∞"), ("1o + 1e", "C∞"), ("0o", "SO(3)")]
+    ("irreps", "name"),
+    [("1o", "C∞v"), ("1e", "C∞h"), ("2e", "D∞h"), ("2o", "D∞"), ("1o + 1e", "C∞"), ("0o", "SO(3)")],
 )
 def test_what_only_an_axis_breaks_has_a_group_about_it(irreps: str, name: str) -> None:
     theta = theta_of(f"0e + {irreps}")
@@ -204,13 +240,17 @@ def test_what_only_an_axis_breaks_has_a_group_about_it(irreps: str, name: str) -
 def test_the_axes_of_degree_two_tell_the_normal() -> None:
     theta = set_irrep(theta_of("0e + 2e"), "2e", harmonics(2, R[:, 2]).tolist())
     (component,) = one(symmetry_breaking(theta), "2e")
-    np.testing.assert_allclose(component.axes.values / component.axes.values[0], [1.0, -0.5, -0.5], atol=1e-6)
+    np.testing.assert_allclose(
+        component.axes.values / component.axes.values[0], [1.0, -0.5, -0.5], atol=1e-6
+    )
     assert component.angle(R[:, 2]) == pytest.approx(0.0, abs=1e-3)
     assert component.angle(-3 * R[:, 0]) == pytest.approx(90.0, abs=1e-3)
 
 
 def test_layers_are_told_apart_and_together() -> None:
-    network = nn.ModuleDict({"first": theta_of(ALL, "D4h"), "second": theta_of(ALL, "C4v"), "third": theta_of(ALL)})
+    network = nn.ModuleDict(
+        {"first": theta_of(ALL, "D4h"), "second": theta_of(ALL, "C4v"), "third": theta_of(ALL)}
+    )
     breaking = geocalc.symmetry_breaking(network, "4/mmm")
     assert [layer.name for layer in breaking.layers] == ["first", "second", "third"]
     assert [layer.symmetry.schoenflies for layer in breaking.layers] == ["D4h", "C4v", "O(3)"]
@@ -218,17 +258,30 @@ def test_layers_are_told_apart_and_together() -> None:
     first, second, third = breaking.layers
     assert (first.share, third.share, third.broken) == (pytest.approx(1.0), None, 0.0)
     squared = {component.irrep: component.length**2 for component in second.components}
-    expected = (squared["2e"] + squared["4e"]) / sum(size for irrep, size in squared.items() if irrep != "0e")
+    expected = (squared["2e"] + squared["4e"]) / sum(
+        size for irrep, size in squared.items() if irrep != "0e"
+    )
     assert second.share == pytest.approx(expected)
     text = str(breaking)
     assert "the symmetry left is C4v (4mm)" in text
     assert "nothing is broken: O(3)" in text
-    assert len({len(line[: line.index(" of ")]) for line in text.splitlines() if re.search(r"%  \d of", line)}) == 1
+    assert (
+        len(
+            {
+                len(line[: line.index(" of ")])
+                for line in text.splitlines()
+                if re.search(r"%  \d of", line)
+            }
+        )
+        == 1
+    )
 
 
 def test_crossed_prisms_leave_what_both_have() -> None:
     across = Rotation.from_euler("x", 90, degrees=True).as_matrix()
-    network = nn.ModuleDict({"a": theta_of("0e + 2e + 4e", "D4h"), "b": theta_of("0e + 2e + 4e", "D4h", across)})
+    network = nn.ModuleDict(
+        {"a": theta_of("0e + 2e + 4e", "D4h"), "b": theta_of("0e + 2e + 4e", "D4h", across)}
+    )
     breaking = symmetry_breaking(network)
     assert [layer.symmetry.schoenflies for layer in breaking.layers] == ["D4h", "D4h"]
     assert breaking.symmetry.schoenflies == "D2h"
@@ -256,7 +309,9 @@ def test_an_untouched_network_is_equivariant() -> None:
 def test_noise_below_the_tolerance_is_not_read_as_symmetry_breaking() -> None:
     theta = theta_of(ALL, "D4h", seed=3)
     generator = torch.Generator().manual_seed(0)
-    theta.values.data += 2e-4 * torch.randn(theta.values.shape, generator=generator, dtype=torch.float64)
+    theta.values.data += 2e-4 * torch.randn(
+        theta.values.shape, generator=generator, dtype=torch.float64
+    )
     assert symmetry_breaking(theta).symmetry.schoenflies == "D4h"
     assert symmetry_breaking(theta, tolerance=1e-6, zero=0.0).symmetry.schoenflies == "C1"
 
@@ -290,7 +345,13 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(monkeypatch: pytest.Monkey
 
 
 def test_a_picture_shows_kept_and_changed_parts(tmp_path: Path) -> None:
-    network = nn.ModuleDict({"first": theta_of(ALL, "C4v"), "second": theta_of("0e + 2x2e", "C1"), "third": theta_of("0e")})
+    network = nn.ModuleDict(
+        {
+            "first": theta_of(ALL, "C4v"),
+            "second": theta_of("0e + 2x2e", "C1"),
+            "third": theta_of("0e"),
+        }
+    )
     path = plot_breaking(symmetry_breaking(network, "D4h"), tmp_path / "of" / "breaking.png")
     with Image.open(path) as image:
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
@@ -320,10 +381,32 @@ def folder(tmp_path: Path) -> Path:
     place.mkdir()
     (place / WEIGHTS).write_bytes(content)
     values = {
-        **{"name": "prism", "architecture": "relaxed-e3nn", "settings": settings, "cutoff": 3.0, "elements": ("H",)},
-        **{"energy_kind": "adsorption", "level_of_theory": "none", "references": "none", "reference_energies": {"H": 0.0}},
-        **{"energy_scale": 1.0, "force_scale": 1.0, "frames": "none", "force_mode": "gradient", "conservative": True},
-        **{"repulsion_reach": 0.8, "weights_sha256": hashlib.sha256(content).hexdigest(), "licence": "MIT", "domain": "tests"},
+        **{
+            "name": "prism",
+            "architecture": "relaxed-e3nn",
+            "settings": settings,
+            "cutoff": 3.0,
+            "elements": ("H",),
+        },
+        **{
+            "energy_kind": "adsorption",
+            "level_of_theory": "none",
+            "references": "none",
+            "reference_energies": {"H": 0.0},
+        },
+        **{
+            "energy_scale": 1.0,
+            "force_scale": 1.0,
+            "frames": "none",
+            "force_mode": "gradient",
+            "conservative": True,
+        },
+        **{
+            "repulsion_reach": 0.8,
+            "weights_sha256": hashlib.sha256(content).hexdigest(),
+            "licence": "MIT",
+            "domain": "tests",
+        },
     }
     write_card(place, ModelCard.parse(values, CARD))
     return place
@@ -332,7 +415,10 @@ def folder(tmp_path: Path) -> Path:
 def test_models_and_calculators_are_read_alike(folder: Path) -> None:
     loaded, calculator = load_model(folder, device="cpu"), geocalc.GeoCalc(folder, device="cpu")
     network = loaded.potential.model.network
-    texts = {str(symmetry_breaking(model, "D4h")) for model in (loaded, calculator, network, folder, str(folder))}
+    texts = {
+        str(symmetry_breaking(model, "D4h"))
+        for model in (loaded, calculator, network, folder, str(folder))
+    }
     assert len(texts) == 1
     assert symmetry_breaking(loaded).symmetry.schoenflies == "D∞h"
 
@@ -361,7 +447,9 @@ def test_the_command_tells_draws_and_turns(folder: Path, tmp_path: Path) -> None
 
 
 def test_the_shipped_model_knows_up_from_down() -> None:
-    """It has learnt of slabs turned about their normals, which leaves theta their axis only; that up is not down it has found."""
+    """It has learnt of slabs turned about their normals, which leaves theta their axis only; that
+    up is not down it has found.
+    """
     found = symmetry_breaking("relaxed-e3nn", "C6v")
     assert found.symmetry.schoenflies == "C∞v"
     assert all(layer.share is not None and layer.share > 0.99 for layer in found.layers)

@@ -23,14 +23,21 @@ def test_every_structure_is_dealt_once_and_nobody_goes_without(sizes, n):
     assert sorted(place for share in shares for place in share) == list(range(len(sizes)))
     assert all(share and share == sorted(share) for share in shares)
     work = [max(1, size) for size in sizes]  # an empty structure counts as one edge
-    assert max(sums(work, shares)) <= sum(work) / n + max(work) * (1 - 1 / n) + 1e-9  # the last one went to the smallest share
+    # the last one went to the smallest share
+    assert max(sums(work, shares)) <= sum(work) / n + max(work) * (1 - 1 / n) + 1e-9
 
 
 @settings(deadline=None, derandomize=True, database=None)
 @given(st.lists(st.integers(1, 100), min_size=4, max_size=6), st.integers(1, 4))
 def test_the_largest_share_is_within_a_third_of_the_best_that_there_is(sizes, n):
     ways = itertools.product(range(n), repeat=len(sizes))
-    best = min(max(sum(size for size, share in zip(sizes, way, strict=True) if share == k) for k in range(n)) for way in ways)
+    best = min(
+        max(
+            sum(size for size, share in zip(sizes, way, strict=True) if share == k)
+            for k in range(n)
+        )
+        for way in ways
+    )
     assert max(sums(sizes, deal(sizes, n))) <= (4 / 3 - 1 / (3 * n)) * best + 1e-9
 
 
@@ -59,7 +66,10 @@ def test_on_a_mixed_set_the_largest_share_is_hardly_larger_than_the_mean():
 def test_a_limit_makes_more_shares(sizes, n, limit):
     shares = deal_within(sizes, n, limit)
     assert len(shares) >= n
-    assert all(total <= limit or len(share) == 1 for total, share in zip(sums(sizes, shares), shares, strict=True))
+    assert all(
+        total <= limit or len(share) == 1
+        for total, share in zip(sums(sizes, shares), shares, strict=True)
+    )
 
 
 @pytest.mark.parametrize(("limit", "n"), [(10**6, 2), (30, 2), (29, 3), (1, 6)])

@@ -38,12 +38,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def models(runs: list[Path]) -> list[Path]:
     folder, data = runs[0].parent / "models", runs[0].parent / "data"
-    return [register(run, f"one-{k}", folder, data) for k, run in enumerate(runs)] + [register(runs, "all", folder, data)]
+    return [register(run, f"one-{k}", folder, data) for k, run in enumerate(runs)] + [
+        register(runs, "all", folder, data)
+    ]
 
 
-def test_an_ensemble_is_the_mean_of_its_members_and_says_how_far_they_differ(models: list[Path]) -> None:
-    systems = concatenate([from_atoms(rattled(adslab("O", "fcc", size=(2, 2, 2)), 0.1, seed)) for seed in (1, 2)])
-    *alone, together = [load_model(model, dtype="float64", device="cpu")(systems) for model in models]
+def test_an_ensemble_is_the_mean_of_its_members_and_says_how_far_they_differ(
+    models: list[Path],
+) -> None:
+    systems = concatenate(
+        [from_atoms(rattled(adslab("O", "fcc", size=(2, 2, 2)), 0.1, seed)) for seed in (1, 2)]
+    )
+    *alone, together = [
+        load_model(model, dtype="float64", device="cpu")(systems) for model in models
+    ]
     energies = np.array([one.energy.numpy() for one in alone])
     np.testing.assert_allclose(together.energy, energies.mean(0), atol=1e-9)
     np.testing.assert_allclose(together.energy_std, energies.std(0, ddof=1), atol=1e-9)
@@ -81,7 +89,11 @@ def test_runs_that_do_not_belong_together_are_refused(runs: list[Path], tmp_path
     other = make_recipe(write_data(tmp_path / "other.traj", relaxations(10)), steps=2)
     strange = train(other, tmp_path / "strange", tmp_path / "data", cpu_fabric())
     with pytest.raises(
-        InputError, match=r"strange and .*run-0 differ in `data` of their recipes; an ensemble differs in seeds, or"
+        InputError,
+        match=(
+            r"strange and .*run-0 differ in `data` of their recipes; an ensemble differs in"
+            r" seeds, or"
+        ),
     ):
         register([runs[0], strange], "mixed", tmp_path / "models", runs[0].parent / "data")
     assert not (tmp_path / "models").exists()
@@ -89,7 +101,9 @@ def test_runs_that_do_not_belong_together_are_refused(runs: list[Path], tmp_path
 
 @pytest.fixture(scope="module")
 def crossed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs, each of which holds out what the other has learnt from; energies of the halves are 3 eV an oxygen apart."""
+    """Two runs, each of which holds out what the other has learnt from; energies of the halves are
+    3 eV an oxygen apart.
+    """
     folder = tmp_path_factory.mktemp("crossed")
     frames = relaxations(10)
     for frame in frames:
@@ -107,21 +121,28 @@ def crossed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_members_with_units_of_their_own_are_averaged_in_electronvolts(crossed: list[Path]) -> None:
     folder, data = crossed[0].parent / "models", crossed[0].parent / "data"
-    models = [register(run, run.name, folder, data) for run in crossed] + [register(crossed, "both", folder, data)]
-    systems = concatenate([from_atoms(rattled(adslab("O", "fcc", size=(2, 2, 2)), 0.1, seed)) for seed in (1, 2)])
+    models = [register(run, run.name, folder, data) for run in crossed] + [
+        register(crossed, "both", folder, data)
+    ]
+    systems = concatenate(
+        [from_atoms(rattled(adslab("O", "fcc", size=(2, 2, 2)), 0.1, seed)) for seed in (1, 2)]
+    )
     loaded = [load_model(model, dtype="float64", device="cpu") for model in models]
     assert loaded[0].card.energy_scale != loaded[1].card.energy_scale
     *alone, together = [model(systems) for model in loaded]
     energies = np.array([one.energy.numpy() for one in alone])
     assert (np.abs(energies[0] - energies[1]) > 1.0).all()
-    np.testing.assert_allclose(together.energy, energies.mean(0), atol=1e-4)  # offsets are kept in float32
+    # offsets are kept in float32
+    np.testing.assert_allclose(together.energy, energies.mean(0), atol=1e-4)
     np.testing.assert_allclose(together.energy_std, energies.std(0, ddof=1), atol=1e-4)
     shares = np.mean([one.atom_energies.numpy() for one in alone], axis=0)
     np.testing.assert_allclose(together.atom_energies, shares, atol=1e-4)
     assert_forces_are_gradient(loaded[-1], systems)
 
 
-def test_what_is_said_of_it_was_measured_by_members_that_had_not_seen_it(crossed: list[Path]) -> None:
+def test_what_is_said_of_it_was_measured_by_members_that_had_not_seen_it(
+    crossed: list[Path],
+) -> None:
     folder = crossed[0].parent / "measured"
     model = register(crossed, "both", folder, crossed[0].parent / "data")
     measured = json.loads((model / "metrics.json").read_text())
@@ -129,5 +150,8 @@ def test_what_is_said_of_it_was_measured_by_members_that_had_not_seen_it(crossed
     (errors,) = measured["validation"].values()
     own = [json.loads((run / "metrics.json").read_text())["validation"] for run in crossed]
     assert errors["n"] == sum(one["n"] for (one,) in (part.values() for part in own)) == 30
-    assert errors["energy_mae"] == pytest.approx(np.mean([one["energy_mae"] for (one,) in (p.values() for p in own)]), rel=1e-6)
-    assert errors["energy_mae"] > 1.0  # of members that have seen it the error would be near half of 3 eV
+    assert errors["energy_mae"] == pytest.approx(
+        np.mean([one["energy_mae"] for (one,) in (p.values() for p in own)]), rel=1e-6
+    )
+    # of members that have seen it the error would be near half of 3 eV
+    assert errors["energy_mae"] > 1.0

@@ -36,8 +36,15 @@ SHIFTS = {29: 7.0, 8: -3.0}  # eV an atom, between the level of the model and th
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
-    recipe = make_recipe(write_data(folder / "d.traj", relaxations(10)), steps=60, learning_rate=0.01)
-    return register(train(recipe, folder / "run", folder / "data", cpu_fabric()), "base", folder, folder / "data")
+    recipe = make_recipe(
+        write_data(folder / "d.traj", relaxations(10)), steps=60, learning_rate=0.01
+    )
+    return register(
+        train(recipe, folder / "run", folder / "data", cpu_fabric()),
+        "base",
+        folder,
+        folder / "data",
+    )
 
 
 def shifted(frames: list[Atoms]) -> list[Atoms]:
@@ -67,22 +74,29 @@ def samples_of(recipe: Recipe, folder: Path) -> list[Sample]:
     return [s for s in read_store(prepare(recipe, folder)) if not s.validation]
 
 
-def test_it_begins_with_the_weights_and_with_references_of_the_new_level(model: Path, data: Path, tmp_path: Path) -> None:
+def test_it_begins_with_the_weights_and_with_references_of_the_new_level(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
     recipe = recipe_of(model, data)
     samples = samples_of(recipe, tmp_path / "data")
     begun, old = start(recipe, samples).model, load_model(model).potential.model
-    for (name, new), (_, before) in zip(begun.network.named_parameters(), old.network.named_parameters(), strict=True):
+    for (name, new), (_, before) in zip(
+        begun.network.named_parameters(), old.network.named_parameters(), strict=True
+    ):
         assert torch.equal(new, before), name
         assert new.requires_grad
     shift = (begun.references - old.references)[0].numpy()
     counts = np.bincount(samples[0].numbers, minlength=119)
-    assert counts @ shift == pytest.approx(sum(SHIFTS[z] for z in samples[0].numbers), abs=1.0)  # as far as the model is right
+    # as far as the model is right
+    assert counts @ shift == pytest.approx(sum(SHIFTS[z] for z in samples[0].numbers), abs=1.0)
     assert (begun.energy_scale, begun.force_scale) == (old.energy_scale, old.force_scale)
 
 
 def test_zeros_of_adsorption_energies_are_held(model: Path, data: Path, tmp_path: Path) -> None:
     free = recipe_of(model, data).model_copy(update={"references": References(elements=("O",))})
-    held = free.model_copy(update={"about": free.about.model_copy(update={"energy_kind": EnergyKind.ADSORPTION})})
+    held = free.model_copy(
+        update={"about": free.about.model_copy(update={"energy_kind": EnergyKind.ADSORPTION})}
+    )
     samples = samples_of(free, tmp_path / "data")
     one = [s for s in samples if s.group == samples[0].group]
     old = load_model(model).potential.model.references
@@ -90,15 +104,29 @@ def test_zeros_of_adsorption_energies_are_held(model: Path, data: Path, tmp_path
     def moved(recipe: Recipe, some: list[Sample]) -> float:
         return float((start(recipe, some).model.references - old).norm())
 
-    assert moved(held, one) == pytest.approx(moved(free, one) / (HOLD + 1))  # one relaxation is little to go by
+    # one relaxation is little to go by
+    assert moved(held, one) == pytest.approx(moved(free, one) / (HOLD + 1))
     assert moved(held, one) < moved(held, samples)
     again = [s for s in one for _ in range(5)]
     assert moved(held, again) == pytest.approx(moved(held, one))  # its frames are not independent
 
 
-def test_the_command_says_what_was_gained(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_says_what_was_gained(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["train", str(data), "--from", str(model), "--out", "runs/mine", "--device", "cpu", "--set", "training.steps=80"]
+    words = [
+        "train",
+        str(data),
+        "--from",
+        str(model),
+        "--out",
+        "runs/mine",
+        "--device",
+        "cpu",
+        "--set",
+        "training.steps=80",
+    ]
     told = CliRunner().invoke(main, [*words, "--set", "training.learning_rate=0.003"])
     assert told.exit_code == 0, told.output
     assert "held-out structures" in told.output
@@ -107,24 +135,35 @@ def test_the_command_says_what_was_gained(model: Path, data: Path, tmp_path: Pat
     (before,), (after,) = measured["before"].values(), measured["validation"].values()
     assert after["force_mae"] < before["force_mae"]
     assert before["energy_mae"] < 2.0  # the levels are 50 eV apart
-    told = CliRunner().invoke(main, ["register", "runs/mine", "--name", "mine", "--folder", "models"])
+    told = CliRunner().invoke(
+        main, ["register", "runs/mine", "--name", "mine", "--folder", "models"]
+    )
     assert told.exit_code == 0, told.output
     frame = shifted(relaxations(1))[0]
     tuned = load_model(tmp_path / "models" / "mine")
     assert tuned.card.energy_kind == "total"
     wanted = frame.get_potential_energy()
-    assert GeoCalc(tmp_path / "models" / "mine").get_potential_energy(frame) == pytest.approx(wanted, abs=2.0)
+    assert GeoCalc(tmp_path / "models" / "mine").get_potential_energy(frame) == pytest.approx(
+        wanted, abs=2.0
+    )
 
 
 def test_a_killed_run_goes_on_to_the_same_end(model: Path, data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(model, data, steps=6, checkpoint_every=1)
     whole = train(recipe, tmp_path / "whole", tmp_path / "data", cpu_fabric())
-    part = recipe.model_copy(update={"training": recipe.training.model_copy(update={"max_seconds": 1e-9})})
+    part = recipe.model_copy(
+        update={"training": recipe.training.model_copy(update={"max_seconds": 1e-9})}
+    )
     for _ in range(6):
         train(part, tmp_path / "parts", tmp_path / "data", cpu_fabric())
-    states = [next((run / "checkpoint").glob("state-6.safetensors")).read_bytes() for run in (whole, tmp_path / "parts")]
+    states = [
+        next((run / "checkpoint").glob("state-6.safetensors")).read_bytes()
+        for run in (whole, tmp_path / "parts")
+    ]
     assert states[0] == states[1]
-    metrics = [json.loads((run / "metrics.json").read_text()) for run in (whole, tmp_path / "parts")]
+    metrics = [
+        json.loads((run / "metrics.json").read_text()) for run in (whole, tmp_path / "parts")
+    ]
     assert metrics[0] == metrics[1]
     assert set(metrics[0]) == {"validation", "steps", "before"}
 
@@ -132,12 +171,20 @@ def test_a_killed_run_goes_on_to_the_same_end(model: Path, data: Path, tmp_path:
 def test_frozen_parts_stay(model: Path, data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(model, data, steps=3, freeze=["embedding", "blocks.0.edge"])
     run = train(recipe, tmp_path / "run", tmp_path / "data", cpu_fabric())
-    tuned = load_model(register(run, "frozen", tmp_path / "models", tmp_path / "data")).potential.model.network
+    tuned = load_model(
+        register(run, "frozen", tmp_path / "models", tmp_path / "data")
+    ).potential.model.network
     old = dict(load_model(model).potential.model.network.named_parameters())
-    changed = {name for name, value in tuned.named_parameters() if not torch.allclose(value, old[name], rtol=1e-5, atol=1e-7)}
+    changed = {
+        name
+        for name, value in tuned.named_parameters()
+        if not torch.allclose(value, old[name], rtol=1e-5, atol=1e-7)
+    }
     assert changed
     assert not any(name.startswith(("embedding.", "blocks.0.edge.")) for name in changed)
-    with pytest.raises(RecipeError, match="names 'nose', which the network does not have; its parts: blocks, "):
+    with pytest.raises(
+        RecipeError, match="names 'nose', which the network does not have; its parts: blocks, "
+    ):
         start(recipe_of(model, data, freeze=["nose"]), samples_of(recipe, tmp_path / "data"))
 
 
@@ -159,14 +206,21 @@ def test_little_data_is_said_to_be_little(model: Path, tmp_path: Path) -> None:
         begin_with(recipe, recipe.start, samples_of(recipe, tmp_path / "data"))
 
 
-def test_steps_grow_with_the_data_and_few_energies_move_the_references_alone(model: Path, tmp_path: Path) -> None:
+def test_steps_grow_with_the_data_and_few_energies_move_the_references_alone(
+    model: Path, tmp_path: Path
+) -> None:
     found = {}
     for n in (2, 12, 40):
         path = tmp_path / f"{n}.extxyz"
         write(path, shifted(relaxations(n)))
         found[n] = tuned_values(str(model), path)["training"]
     n_frames = len(relaxations(40))
-    assert found[2]["steps"] == FEWEST < found[40]["steps"] == PASSES * n_frames // TRAINING["batch_size"]
+    assert (
+        found[2]["steps"]
+        == FEWEST
+        < found[40]["steps"]
+        == PASSES * n_frames // TRAINING["batch_size"]
+    )
     assert [found[n].get("energy_weight", 1.0) for n in (2, 12, 40)] == [0.0, 1.0, 1.0]
 
 
@@ -181,11 +235,15 @@ def test_two_relaxations_are_enough_to_split(model: Path, tmp_path: Path) -> Non
         assert {s.validation for s in samples} == {True, False}
 
 
-def test_another_network_or_a_changed_model_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
+def test_another_network_or_a_changed_model_is_refused(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
     recipe = recipe_of(model, data)
     samples = samples_of(recipe, tmp_path / "data")
     assert recipe.start is not None
-    wider = recipe.model_copy(update={"model": recipe.model.model_copy(update={"repulsion_reach": 0.5})})
+    wider = recipe.model_copy(
+        update={"model": recipe.model.model_copy(update={"repulsion_reach": 0.5})}
+    )
     with pytest.raises(RecipeError, match=r"model.repulsion_reach is not that of base"):
         start(wider, samples)
     with pytest.raises(InputError, match="it was changed, so start anew"):

@@ -11,7 +11,13 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
-from helpers.training import assert_equal_to_rounding, cpu_fabric, recipe_values, relaxations, weights_after
+from helpers.training import (
+    assert_equal_to_rounding,
+    cpu_fabric,
+    recipe_values,
+    relaxations,
+    weights_after,
+)
 
 from geocalc.errors import RecipeError
 from geocalc.train.recipe import Recipe, parse_recipe
@@ -45,7 +51,9 @@ def parsed(folder: Path, energy: float = 0.0, **training: Any) -> Recipe:
 def test_such_energies_change_nothing(tmp_path: Path) -> None:
     for accumulate in (1, 2):
         (one, losses), (other, same) = (
-            weights_after(parsed(tmp_path / name, energy, accumulate=accumulate), tmp_path / name / "data", 4)
+            weights_after(
+                parsed(tmp_path / name, energy, accumulate=accumulate), tmp_path / name / "data", 4
+            )
             for name, energy in (("plain", 0.0), ("shifted", 1000.0))
         )
         assert losses == same
@@ -54,16 +62,23 @@ def test_such_energies_change_nothing(tmp_path: Path) -> None:
 
 def test_their_forces_are_learnt(tmp_path: Path) -> None:
     with_them = parsed(tmp_path, 1000.0)
-    without = parse_recipe({**with_them.model_dump(mode="json"), "data": with_them.data.model_dump(mode="json")}, "test")
+    without = parse_recipe(
+        {**with_them.model_dump(mode="json"), "data": with_them.data.model_dump(mode="json")},
+        "test",
+    )
     assert without == with_them  # survives being written down
-    alone = with_them.model_copy(update={"data": with_them.data.model_copy(update={"sources": with_them.data.sources[:1]})})
+    alone = with_them.model_copy(
+        update={"data": with_them.data.model_copy(update={"sources": with_them.data.sources[:1]})}
+    )
     told = [weights_after(recipe, tmp_path / "data", 2)[0] for recipe in (with_them, alone)]
     assert any(not torch.equal(value, told[1][name]) for name, value in told[0].items())
 
 
 def test_parts_of_a_batch_learn_what_the_whole_does(tmp_path: Path) -> None:
     whole, parts = (parsed(tmp_path, 1000.0, accumulate=accumulate) for accumulate in (1, 3))
-    assert_equal_to_rounding(*(weights_after(recipe, tmp_path / "data", 3)[0] for recipe in (whole, parts)))
+    assert_equal_to_rounding(
+        *(weights_after(recipe, tmp_path / "data", 3)[0] for recipe in (whole, parts))
+    )
 
 
 def test_their_energy_errors_are_not_told(tmp_path: Path) -> None:
@@ -80,11 +95,19 @@ def test_their_energy_errors_are_not_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v["data"]["sources"][0].update(energies=False), "no source has energies of the level ''"),
-        (lambda v: v.update(start={"model": "faenet-sfa", "hash": "0" * 16}), "leave energies: false out"),
+        (
+            lambda v: v["data"]["sources"][0].update(energies=False),
+            "no source has energies of the level ''",
+        ),
+        (
+            lambda v: v.update(start={"model": "faenet-sfa", "hash": "0" * 16}),
+            "leave energies: false out",
+        ),
     ],
 )
-def test_recipes_that_need_the_energies_are_refused(change: Any, message: str, tmp_path: Path) -> None:
+def test_recipes_that_need_the_energies_are_refused(
+    change: Any, message: str, tmp_path: Path
+) -> None:
     values = values_of(tmp_path)
     change(values)
     with pytest.raises(RecipeError, match=message):

@@ -1,4 +1,6 @@
-"""Levels of theory: one network learns several, each with energies of a zero of its own, and is asked for one by name."""
+"""Levels of theory: one network learns several, each with energies of a zero of its own, and is
+asked for one by name.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,12 @@ def values_of(folder: Path, **training: Any) -> dict[str, Any]:
     values = recipe_values(folder / "soft.traj", **training)
     values["about"]["level"] = "soft"
     values["other_levels"] = [
-        {"level": "stiff", "energy_kind": "relative", "level_of_theory": "EMT, stiffer", "references": "made up"}
+        {
+            "level": "stiff",
+            "energy_kind": "relative",
+            "level_of_theory": "EMT, stiffer",
+            "references": "made up",
+        }
     ]
     values["data"]["sources"].append({"path": str(folder / "stiff.traj"), "level": "stiff"})
     values["model"]["settings"]["n_levels"] = 2
@@ -55,8 +62,12 @@ def values_of(folder: Path, **training: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("levels")
-    recipe = parse_recipe(values_of(folder, steps=300, learning_rate=0.01, evaluate_every=300, batch_size=8), "test")
-    return register(train(recipe, folder / "run", folder / "data", cpu_fabric()), "two", folder, folder / "data")
+    recipe = parse_recipe(
+        values_of(folder, steps=300, learning_rate=0.01, evaluate_every=300, batch_size=8), "test"
+    )
+    return register(
+        train(recipe, folder / "run", folder / "data", cpu_fabric()), "two", folder, folder / "data"
+    )
 
 
 def test_references_are_fitted_level_by_level(tmp_path: Path) -> None:
@@ -73,12 +84,18 @@ def test_one_network_answers_at_both_levels(model: Path) -> None:
     soft, stiff = GeoCalc(model), GeoCalc(model, level="stiff")
     wanted = frame.get_potential_energy()
     assert soft.get_potential_energy(frame) == pytest.approx(wanted, abs=0.3)
-    assert stiff.get_potential_energy(frame) == pytest.approx(STIFF * wanted + SHIFT * len(frame), abs=0.5)
-    ratio = (stiff.get_forces(frame) * soft.get_forces(frame)).sum() / (soft.get_forces(frame) ** 2).sum()
+    assert stiff.get_potential_energy(frame) == pytest.approx(
+        STIFF * wanted + SHIFT * len(frame), abs=0.5
+    )
+    ratio = (stiff.get_forces(frame) * soft.get_forces(frame)).sum() / (
+        soft.get_forces(frame) ** 2
+    ).sum()
     assert 1.1 < ratio < 2.0  # the network itself tells them apart, and not the references alone
     assert (soft.energy_kind, stiff.energy_kind) == ("total", "relative")
     assert stiff.parameters["level_of_theory"] == "EMT, stiffer"
-    assert GeoCalc(model, level="soft").get_potential_energy(frame) == soft.get_potential_energy(frame)
+    assert GeoCalc(model, level="soft").get_potential_energy(frame) == soft.get_potential_energy(
+        frame
+    )
 
 
 def test_records_and_runs_are_of_the_level_that_was_asked_for(
@@ -105,9 +122,14 @@ def test_records_and_runs_are_of_the_level_that_was_asked_for(
 def test_an_unknown_level_is_refused_with_those_there_are(model: Path) -> None:
     with pytest.raises(InputError, match="two has no level 'hard'; it has soft, stiff"):
         load_model(model, level="hard")
-    with pytest.raises(InputError, match=r"faenet-sfa has one level of theory \(BEEF-vdW.*\), not 'RPBE'; leave level out"):
+    with pytest.raises(
+        InputError,
+        match=r"faenet-sfa has one level of theory \(BEEF-vdW.*\), not 'RPBE'; leave level out",
+    ):
         GeoCalc("faenet-sfa", level="RPBE")
-    with pytest.raises(InputError, match="answers at several levels of theory; fine-tune a model of one level"):
+    with pytest.raises(
+        InputError, match="answers at several levels of theory; fine-tune a model of one level"
+    ):
         tuned_values(str(model), model / "x.traj")
 
 
@@ -115,12 +137,20 @@ def test_an_unknown_level_is_refused_with_those_there_are(model: Path) -> None:
     ("change", "message"),
     [
         (lambda v: v["about"].pop("level"), "need a name each, all different; got '', 'stiff'"),
-        (lambda v: v["data"]["sources"][1].update(level="sharp"), "name the level 'sharp'; describe it"),
+        (
+            lambda v: v["data"]["sources"][1].update(level="sharp"),
+            "name the level 'sharp'; describe it",
+        ),
         (lambda v: v["data"]["sources"][1].pop("level"), "no source has the level 'stiff'"),
-        (lambda v: v["model"]["settings"].pop("n_levels"), "there are 2 levels of theory; set model.settings.n_levels: 2"),
+        (
+            lambda v: v["model"]["settings"].pop("n_levels"),
+            "there are 2 levels of theory; set model.settings.n_levels: 2",
+        ),
     ],
 )
-def test_recipes_whose_levels_do_not_fit_are_refused(change: Any, message: str, tmp_path: Path) -> None:
+def test_recipes_whose_levels_do_not_fit_are_refused(
+    change: Any, message: str, tmp_path: Path
+) -> None:
     values = values_of(tmp_path)
     change(values)
     with pytest.raises(RecipeError, match=message):

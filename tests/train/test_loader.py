@@ -35,7 +35,8 @@ from geocalc.train.run import start
 from geocalc.train.steps import update
 from geocalc.train.task import train
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
+# more workers than cores
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,9 @@ def data(tmp_path_factory) -> Path:
     """Slabs of nine and of thirty-three atoms, and small bulk cells."""
     frames = [frame for k in range(6) for frame in relaxation(f"r{k}", seed=k)]
     for k in range(6):
-        frames.append(labelled(rattled(adslab("O", "fcc", size=(3, 3, 4)), 0.05, k), sid=f"large{k}"))
+        frames.append(
+            labelled(rattled(adslab("O", "fcc", size=(3, 3, 4)), 0.05, k), sid=f"large{k}")
+        )
         frames.append(labelled(rattled(bulk("Cu", cubic=True), 0.05, k), sid=f"bulk{k}"))
     return write_data(tmp_path_factory.mktemp("mixed") / "d.traj", frames)
 
@@ -63,7 +66,9 @@ def assert_same(one: Batch, other: Batch) -> None:
 def tensors(batch: Batch) -> list[torch.Tensor]:
     parts = [getattr(part, name) for part in batch for name in ("systems", "labels", "graph")]
     found = [getattr(part, f.name) for part in parts for f in fields(part)]
-    return [value for value in found if isinstance(value, torch.Tensor)] + [part.draws for part in batch]
+    return [value for value in found if isinstance(value, torch.Tensor)] + [
+        part.draws for part in batch
+    ]
 
 
 # micro-batches
@@ -133,7 +138,9 @@ def weights_of_two(recipe, folder: Path, steps: int) -> dict[str, torch.Tensor]:
     return found[0]
 
 
-@pytest.mark.parametrize("settings", [{"balance": False}, {"balance": True}, {"balance": True, "accumulate": 2}])
+@pytest.mark.parametrize(
+    "settings", [{"balance": False}, {"balance": True}, {"balance": True, "accumulate": 2}]
+)
 def test_two_processes_learn_what_one_does(tmp_path, data, settings):
     recipe = make_recipe(data, batch_size=7, **settings)
     whole, _ = weights_after(make_recipe(data, batch_size=7), tmp_path, 4)
@@ -146,7 +153,12 @@ def test_balanced_processes_have_about_equal_edges(tmp_path, data):
     for balance in (True, False):
         recipe = make_recipe(data, batch_size=8, balance=balance)
         shares = [replace(feed, recipe=recipe, rank=rank, n_processes=2) for rank in range(2)]
-        edges = np.array([[part.graph.n_edges for share in shares for part in share.batch(step)] for step in range(12)])
+        edges = np.array(
+            [
+                [part.graph.n_edges for share in shares for part in share.batch(step)]
+                for step in range(12)
+            ]
+        )
         unequal[balance] = (edges.max(1) / edges.mean(1)).mean()
     assert unequal[True] < 1.12
     assert unequal[True] < 1 + 0.5 * (unequal[False] - 1)
@@ -184,7 +196,12 @@ def test_a_run_with_workers_stopped_and_resumed_is_the_run_without(tmp_path, dat
     ahead = tmp_path / "ahead"
     for steps in (3, 6):
         train(
-            make_recipe(data, steps=6, workers=2, **({"max_seconds": 1e-9, "checkpoint_every": 3} if steps == 3 else {})),
+            make_recipe(
+                data,
+                steps=6,
+                workers=2,
+                **({"max_seconds": 1e-9, "checkpoint_every": 3} if steps == 3 else {}),
+            ),
             ahead,
             tmp_path / "data",
             cpu_fabric(),
@@ -222,5 +239,8 @@ def test_what_is_wrong_with_a_structure_is_one_sentence(tmp_path, data, workers)
 
 def test_a_worker_that_is_killed_is_one_sentence(tmp_path, data):
     feed = in_place(feed_for(data, tmp_path), Dying)
-    with pytest.raises(RunFolderError, match=r"a process that prepares batches has ended .* with fewer training.workers"):
+    with pytest.raises(
+        RunFolderError,
+        match=r"a process that prepares batches has ended .* with fewer training.workers",
+    ):
         next(batches(feed, range(2), 1))

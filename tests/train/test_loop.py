@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers.training import cpu_fabric, make_recipe, recipe_values, relaxations, write_data, write_recipe
+from helpers.training import (
+    cpu_fabric,
+    make_recipe,
+    recipe_values,
+    relaxations,
+    write_data,
+    write_recipe,
+)
 from safetensors.torch import load_file
 
 from geocalc.cli.main import main
@@ -87,7 +94,10 @@ def invoke(*arguments: object):
 
 
 def errors_without_time(run: Path) -> list[dict]:
-    return [{k: v for k, v in entry.items() if k not in ("seconds", "done_here")} for entry in read_log(run)]
+    return [
+        {k: v for k, v in entry.items() if k not in ("seconds", "done_here")}
+        for entry in read_log(run)
+    ]
 
 
 # resuming
@@ -98,8 +108,12 @@ def test_a_run_killed_in_the_middle_and_resumed_equals_the_uninterrupted_one(tmp
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = invoke("train", recipe, "--out", whole, "--device", "cpu")
     assert done.exit_code == 0, done.output
-    code = KILLED.format(step=8, arguments=["train", str(recipe), "--out", str(broken), "--device", "cpu"])
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    code = KILLED.format(
+        step=8, arguments=["train", str(recipe), "--out", str(broken), "--device", "cpu"]
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert steps_done(broken / "checkpoint") == 6
     assert steps_logged(broken) == [1, 2, 3, 4, 5, 6, 7, 8]  # two more than the checkpoint knows
@@ -129,7 +143,10 @@ def test_a_run_killed_in_the_middle_and_resumed_equals_the_uninterrupted_one(tmp
             "metrics.json",
             "recipe.yaml",
         }
-        assert {p.name for p in (run / "checkpoint").iterdir()} == {"state.json", "state-12.safetensors"}
+        assert {p.name for p in (run / "checkpoint").iterdir()} == {
+            "state.json",
+            "state-12.safetensors",
+        }
 
 
 def test_a_kill_while_the_checkpoint_is_written_leaves_the_one_before(tmp_path, data, monkeypatch):
@@ -141,7 +158,10 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_one_before(tmp_path, 
 
     folder = tmp_path / "broken"
     with monkeypatch.context() as patch:
-        patch.setattr("geocalc.train.checkpoint.write_whole", lambda path, parts: path.write_text("".join(parts)))
+        patch.setattr(
+            "geocalc.train.checkpoint.write_whole",
+            lambda path, parts: path.write_text("".join(parts)),
+        )
         original = save_checkpoint
 
         def save_or_die(place, step, *rest):
@@ -155,7 +175,9 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_one_before(tmp_path, 
     assert steps_done(folder / "checkpoint") == 6
     assert (folder / "checkpoint" / "state-9.safetensors").exists()
     train(recipe, folder, tmp_path / "data", cpu_fabric())
-    assert all(torch.equal(tensor, tensors_of(folder)[name]) for name, tensor in tensors_of(whole).items())
+    assert all(
+        torch.equal(tensor, tensors_of(folder)[name]) for name, tensor in tensors_of(whole).items()
+    )
 
 
 def test_a_run_stopped_by_its_clock_goes_on_as_if_nothing_had_happened(tmp_path, data):
@@ -166,7 +188,9 @@ def test_a_run_stopped_by_its_clock_goes_on_as_if_nothing_had_happened(tmp_path,
         assert steps_done(pieces / "checkpoint") == expected
         assert not (pieces / "metrics.json").exists()
     train(parsed(data), pieces, tmp_path / "data", cpu_fabric())
-    assert all(torch.equal(tensor, tensors_of(pieces)[name]) for name, tensor in tensors_of(whole).items())
+    assert all(
+        torch.equal(tensor, tensors_of(pieces)[name]) for name, tensor in tensors_of(whole).items()
+    )
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path, data):
@@ -181,14 +205,24 @@ def test_the_weights_do_not_depend_on_what_was_drawn_before(tmp_path, data):
     torch.rand(10)
     np.random.default_rng().random()
     two = train(parsed(data, steps=3), tmp_path / "two", tmp_path / "data", cpu_fabric())
-    assert all(torch.equal(tensor, tensors_of(two)[name]) for name, tensor in tensors_of(one).items())
-    other = train(parsed(data, steps=3, seed=5), tmp_path / "other", tmp_path / "data", cpu_fabric())
-    assert any(not torch.equal(tensor, tensors_of(other)[name]) for name, tensor in tensors_of(one).items())
+    assert all(
+        torch.equal(tensor, tensors_of(two)[name]) for name, tensor in tensors_of(one).items()
+    )
+    other = train(
+        parsed(data, steps=3, seed=5), tmp_path / "other", tmp_path / "data", cpu_fabric()
+    )
+    assert any(
+        not torch.equal(tensor, tensors_of(other)[name]) for name, tensor in tensors_of(one).items()
+    )
 
 
 @pytest.mark.parametrize(
     ("part", "entries"),
-    [("model", {"repulsion_reach": 0.5}), ("data", {"max_force": 5.0}), ("references", {"elements": ["O"]})],
+    [
+        ("model", {"repulsion_reach": 0.5}),
+        ("data", {"max_force": 5.0}),
+        ("references", {"elements": ["O"]}),
+    ],
 )
 def test_a_run_of_another_recipe_is_not_continued(tmp_path, data, part, entries):
     run = train(parsed(data, steps=3), tmp_path / "run", tmp_path / "data", cpu_fabric())
@@ -248,22 +282,33 @@ def test_the_log_is_cut_after_the_checkpoint(tmp_path):
 # what can go wrong
 
 
-def test_a_loss_that_is_no_number_ends_the_run_before_it_spoils_anything(tmp_path, data, monkeypatch):
+def test_a_loss_that_is_no_number_ends_the_run_before_it_spoils_anything(
+    tmp_path, data, monkeypatch
+):
     def with_nan(run, batch, recipe, step, fabric):
         if step == 7:
             (part,) = batch
-            batch = (replace(part, labels=replace(part.labels, energy=part.labels.energy * float("inf"))),)
+            batch = (
+                replace(
+                    part, labels=replace(part.labels, energy=part.labels.energy * float("inf"))
+                ),
+            )
         return update(run, batch, recipe, step, fabric)
 
     whole = train(parsed(data), tmp_path / "whole", tmp_path / "data", cpu_fabric())
     with monkeypatch.context() as patch:
         patch.setattr(energies, "update", with_nan)
-        with pytest.raises(NonFiniteError, match=r"the loss is inf at step 7; .*--resume and a lower training.learning_rate"):
+        with pytest.raises(
+            NonFiniteError,
+            match=r"the loss is inf at step 7; .*--resume and a lower training.learning_rate",
+        ):
             train(parsed(data), tmp_path / "run", tmp_path / "data", cpu_fabric())
     assert steps_done(tmp_path / "run" / "checkpoint") == 6
     assert all(t.isfinite().all() for t in tensors_of(tmp_path / "run").values())
     run = train(parsed(data), tmp_path / "run", tmp_path / "data", cpu_fabric())
-    assert all(torch.equal(tensor, tensors_of(run)[name]) for name, tensor in tensors_of(whole).items())
+    assert all(
+        torch.equal(tensor, tensors_of(run)[name]) for name, tensor in tensors_of(whole).items()
+    )
 
 
 def test_a_gradient_that_is_no_number_does_not_reach_the_weights(tmp_path, data):
@@ -274,7 +319,9 @@ def test_a_gradient_that_is_no_number_does_not_reach_the_weights(tmp_path, data)
     before = {name: value.clone() for name, value in run.model.network.state_dict().items()}
     with pytest.raises(NonFiniteError, match="the gradient of the loss is"):
         update(run, first_batch(run, samples, recipe), recipe, 0, cpu_fabric())
-    assert all(torch.equal(before[name], value) for name, value in run.model.network.state_dict().items())
+    assert all(
+        torch.equal(before[name], value) for name, value in run.model.network.state_dict().items()
+    )
     assert run.average.n_updates == 0
 
 
@@ -282,7 +329,10 @@ def test_a_gradient_that_is_no_number_does_not_reach_the_weights(tmp_path, data)
 def test_a_split_with_an_empty_side_is_refused(tmp_path, data, share, empty):
     values = recipe_values(data)
     values["data"]["validation_share"] = share
-    with pytest.raises(InputError, match=rf"the split leaves no frame to {empty} on \(30 frames of 10 relaxations\)"):
+    with pytest.raises(
+        InputError,
+        match=rf"the split leaves no frame to {empty} on \(30 frames of 10 relaxations\)",
+    ):
         train(Recipe.parse(values, "test"), tmp_path / "run", tmp_path / "data", cpu_fabric())
     assert not (tmp_path / "run").exists()
 
@@ -294,7 +344,9 @@ def mean_losses(recipe: Recipe, tmp_path: Path, n_steps: int) -> tuple[float, fl
     """Total loss of the first and of the last five steps."""
     run, samples = run_of(recipe, tmp_path)
     feed = feed_of(samples, recipe, run.model, cpu_fabric())
-    found = [float(update(run, feed.batch(k), recipe, k, cpu_fabric()).total) for k in range(n_steps)]
+    found = [
+        float(update(run, feed.batch(k), recipe, k, cpu_fabric()).total) for k in range(n_steps)
+    ]
     return float(np.mean(found[:5])), float(np.mean(found[-5:]))
 
 
@@ -314,7 +366,11 @@ HEAD = {"settings": {"direct_forces": True}}
 def test_training_lowers_the_loss(tmp_path, data, model, training):
     steps = 60
     recipe = parsed(
-        data, model={**model, "settings": dict(model.get("settings", {}))}, steps=steps, learning_rate=0.01, **training
+        data,
+        model={**model, "settings": dict(model.get("settings", {}))},
+        steps=steps,
+        learning_rate=0.01,
+        **training,
     )
     first, last = mean_losses(recipe, tmp_path, steps)
     assert last < 0.6 * first
@@ -355,23 +411,38 @@ FINISH = {"steps": 20, "learning_rate": 0.3, "frames": "cell"}
 
 def test_the_finish_has_frames_and_a_falling_rate_of_its_own():
     alone = make_recipe(Path("d"), steps=80, learning_rate=0.5).training
-    settings = make_recipe(Path("d"), steps=100, learning_rate=0.5, frames="rotations-2d", finish=FINISH).training
-    assert [settings.rate_at(step) for step in range(80)] == [alone.rate_at(step) for step in range(80)]
+    settings = make_recipe(
+        Path("d"), steps=100, learning_rate=0.5, frames="rotations-2d", finish=FINISH
+    ).training
+    assert [settings.rate_at(step) for step in range(80)] == [
+        alone.rate_at(step) for step in range(80)
+    ]
     rates = [settings.rate_at(step) for step in range(80, 100)]
     assert rates[0] == 0.3
     assert all(a > b for a, b in itertools.pairwise(rates))
     assert 0 < rates[-1] < 0.003
-    assert [settings.frames_at(step) for step in (0, 79, 80, 99)] == ["rotations-2d", "rotations-2d", "cell", "cell"]
+    assert [settings.frames_at(step) for step in (0, 79, 80, 99)] == [
+        "rotations-2d",
+        "rotations-2d",
+        "cell",
+        "cell",
+    ]
 
 
 def test_a_finish_may_be_added_to_a_run_that_has_ended(tmp_path, data):
     finish = {"steps": 3, "learning_rate": 0.001, "frames": "cell"}
-    whole = train(parsed(data, steps=9, finish=finish), tmp_path / "whole", tmp_path / "data", cpu_fabric())
+    whole = train(
+        parsed(data, steps=9, finish=finish), tmp_path / "whole", tmp_path / "data", cpu_fabric()
+    )
     begun = train(parsed(data, steps=6), tmp_path / "begun", tmp_path / "data", cpu_fabric())
     other = train(parsed(data, steps=9), tmp_path / "other", tmp_path / "data", cpu_fabric())
     train(parsed(data, steps=9, finish=finish), begun, tmp_path / "data", cpu_fabric())
-    assert all(torch.equal(tensor, tensors_of(begun)[name]) for name, tensor in tensors_of(whole).items())
-    assert not all(torch.equal(tensor, tensors_of(other)[name]) for name, tensor in tensors_of(whole).items())
+    assert all(
+        torch.equal(tensor, tensors_of(begun)[name]) for name, tensor in tensors_of(whole).items()
+    )
+    assert not all(
+        torch.equal(tensor, tensors_of(other)[name]) for name, tensor in tensors_of(whole).items()
+    )
 
 
 # the average
@@ -407,14 +478,17 @@ def test_the_average_follows_its_formula(tmp_path, data):
 
 def test_the_average_of_a_short_run_is_not_held_back_by_its_beginning(tmp_path, data):
     run, _ = run_of(parsed(data), tmp_path)
-    assert averaged_ramp(run, 0.999, 1000) > 850  # a decay that remembers a thousand updates would be at 580
+    # a decay that remembers a thousand updates would be at 580
+    assert averaged_ramp(run, 0.999, 1000) > 850
 
 
 def test_the_average_is_restored_and_is_what_is_scored(tmp_path, data):
     recipe = parsed(data)
     folder = train(recipe, tmp_path / "run", tmp_path / "data", cpu_fabric())
     run, samples = run_of(recipe, tmp_path)
-    assert load_checkpoint(folder / "checkpoint", run.model.network, run.optimizer, run.average) == 12
+    assert (
+        load_checkpoint(folder / "checkpoint", run.model.network, run.optimizer, run.average) == 12
+    )
     assert run.average.n_updates == 12
     held_out = samples.held_out
     own = score(run.model.eval(), recipe, held_out, torch.device("cpu"))

@@ -19,19 +19,27 @@ from geocalc.train.settings import Training
 
 
 def settings(**weights: float) -> Training:
-    return make_recipe(Path("d"), **({"energy_weight": 0.0, "force_weight": 0.0} | weights)).training
+    return make_recipe(
+        Path("d"), **({"energy_weight": 0.0, "force_weight": 0.0} | weights)
+    ).training
 
 
 @pytest.fixture
 def case():
-    """Two slabs of nine atoms, the lower layers fixed: errors of 0.5 and 1.5 eV, and of (0.3, 0, 0.4) eV/A on every atom."""
+    """Two slabs of nine atoms, the lower layers fixed: errors of 0.5 and 1.5 eV, and of (0.3, 0,
+    0.4) eV/A on every atom.
+    """
     systems = systems_of(adslab("O", size=(2, 2, 2)), adslab("O", size=(2, 2, 2)))
     systems = replace(systems, fixed=(systems.tags == 0)[:, None].expand(-1, 3).clone())
     labels = Labels(
-        energy=torch.tensor([1.0, 2.0]).double(), forces=torch.ones(18, 3).double(), displacement=torch.zeros(18, 3)
+        energy=torch.tensor([1.0, 2.0]).double(),
+        forces=torch.ones(18, 3).double(),
+        displacement=torch.zeros(18, 3),
     )
     error = torch.tensor([0.3, 0.0, 0.4]).double()
-    prediction = Prediction(energy=labels.energy + torch.tensor([0.5, -1.5]).double(), forces=labels.forces + error)
+    prediction = Prediction(
+        energy=labels.energy + torch.tensor([0.5, -1.5]).double(), forces=labels.forces + error
+    )
     return systems, labels, prediction
 
 
@@ -50,12 +58,15 @@ def test_the_force_term_is_the_mean_norm_of_the_error(case):
 
 
 @pytest.mark.parametrize(
-    ("weight", "expected"), [(0.0, 0.5), (1.0, 4 * 2.0 / 9 + 5 * 0.5 / 9), (0.25, (1 * 2.0 + 5 * 0.5) / 6)]
+    ("weight", "expected"),
+    [(0.0, 0.5), (1.0, 4 * 2.0 / 9 + 5 * 0.5 / 9), (0.25, (1 * 2.0 + 5 * 0.5) / 6)],
 )
 def test_fixed_atoms_count_as_much_as_they_are_told_to(case, weight, expected):
     systems, labels, prediction = case
     wrong = prediction.forces.clone()
-    wrong[systems.fixed.all(1)] = labels.forces[systems.fixed.all(1)] + torch.tensor([0.0, 2.0, 0.0]).double()
+    wrong[systems.fixed.all(1)] = (
+        labels.forces[systems.fixed.all(1)] + torch.tensor([0.0, 2.0, 0.0]).double()
+    )
     chosen = settings(force_weight=1.0, fixed_force_weight=weight)
     found = loss(replace(prediction, forces=wrong), None, systems, labels, chosen, scale=1.0)
     assert float(found.total) == pytest.approx(expected)
@@ -64,14 +75,28 @@ def test_fixed_atoms_count_as_much_as_they_are_told_to(case, weight, expected):
 def test_a_batch_of_fixed_atoms_alone_is_a_number(case):
     systems, labels, prediction = case
     systems = replace(systems, fixed=torch.ones_like(systems.fixed))
-    found = loss(prediction, None, systems, labels, settings(force_weight=1.0, fixed_force_weight=0.0), scale=1.0)
+    found = loss(
+        prediction,
+        None,
+        systems,
+        labels,
+        settings(force_weight=1.0, fixed_force_weight=0.0),
+        scale=1.0,
+    )
     assert float(found.total) == 0.0
 
 
 def test_the_gradient_of_the_force_term_is_finite_where_the_error_is_zero(case):
     systems, labels, prediction = case
     forces = labels.forces.clone().requires_grad_()
-    loss(replace(prediction, forces=forces), None, systems, labels, settings(force_weight=1.0), scale=1.0).total.backward()
+    loss(
+        replace(prediction, forces=forces),
+        None,
+        systems,
+        labels,
+        settings(force_weight=1.0),
+        scale=1.0,
+    ).total.backward()
     assert forces.grad.isfinite().all()
 
 
@@ -99,14 +124,29 @@ def test_the_gradient_target_pulls_the_head_and_never_the_gradient(case):
 def test_the_substrate_term_holds_shares_below_the_surface_and_of_clean_slabs_at_zero(case):
     _, _, prediction = case
     systems = systems_of(adslab("O", size=(2, 2, 2)), adslab("", size=(2, 2, 2)))
-    labels = Labels(energy=prediction.energy, forces=torch.zeros(17, 3).double(), displacement=torch.zeros(17, 3))
-    shares = torch.where(systems.tags == 2, 100.0, torch.where(systems.tags == 1, 10.0, 1.0)).double()
+    labels = Labels(
+        energy=prediction.energy,
+        forces=torch.zeros(17, 3).double(),
+        displacement=torch.zeros(17, 3),
+    )
+    shares = torch.where(
+        systems.tags == 2, 100.0, torch.where(systems.tags == 1, 10.0, 1.0)
+    ).double()
     told = replace(prediction, forces=None, atom_energies=shares)
-    found = loss(told, None, systems, labels, settings(energy_weight=0.0, substrate_weight=1.0), scale=1.0)
+    found = loss(
+        told, None, systems, labels, settings(energy_weight=0.0, substrate_weight=1.0), scale=1.0
+    )
     below, clean = 4 * [1.0], 4 * [1.0] + 4 * [10.0]
     assert float(found.total) == pytest.approx(np.mean(below + clean))
     with pytest.raises(RecipeError, match="substrate_weight"):
-        loss(replace(told, atom_energies=None), None, systems, labels, settings(substrate_weight=1.0), scale=1.0)
+        loss(
+            replace(told, atom_energies=None),
+            None,
+            systems,
+            labels,
+            settings(substrate_weight=1.0),
+            scale=1.0,
+        )
 
 
 def with_energies(energy_of) -> list[Sample]:
@@ -136,7 +176,9 @@ def with_energies(energy_of) -> list[Sample]:
 
 
 def test_references_are_found_where_energies_are_sums_over_atoms():
-    samples = with_energies(lambda atoms, n: -3.0 * np.sum(atoms.numbers == 29) + 2.0 * np.sum(atoms.numbers == 8))
+    samples = with_energies(
+        lambda atoms, n: -3.0 * np.sum(atoms.numbers == 29) + 2.0 * np.sum(atoms.numbers == 8)
+    )
     scales = fit_scales(samples)
     assert scales.references[0, [29, 8]].tolist() == pytest.approx([-3.0, 2.0])
     assert scales.energy == 1.0  # nothing is left to scale
@@ -162,7 +204,9 @@ def test_the_pair_loss_counts_moves_of_free_atoms_alone_each_term_in_its_own_uni
     systems = replace(systems, fixed=fixed)
     wrong = labels.displacement + torch.tensor([0.0, 0.3, 0.4]).double()
     wrong[:3] += 100.0
-    prediction = Prediction(energy=labels.energy + torch.tensor([0.5, -1.5]).double(), displacement=wrong)
+    prediction = Prediction(
+        energy=labels.energy + torch.tensor([0.5, -1.5]).double(), displacement=wrong
+    )
     settings = Training(steps=1, energy_weight=2.0, displacement_weight=3.0)
     found = pair_loss(prediction, systems, labels, settings, 4.0, 0.1)
     assert float(found.energy) == pytest.approx(1.0)

@@ -14,14 +14,29 @@ import pytest
 import torch
 from ase.io import read, write
 from click.testing import CliRunner
-from helpers.molecules import KCAL, dynamics, energies_alone, molecule_values, molecules, rmd17_arrays, write_energies
+from helpers.molecules import (
+    KCAL,
+    dynamics,
+    energies_alone,
+    molecule_values,
+    molecules,
+    rmd17_arrays,
+    write_energies,
+)
 from helpers.structures import systems_of, turned
 from helpers.training import cpu_fabric, recipe_values, relaxations, under_ref_keys
 from scipy.spatial.transform import Rotation
 
 from geocalc import GeoCalc, load_model
 from geocalc.cli.main import main
-from geocalc.data.prepare import is_test, is_validation, locate, prepare, reference_relaxations, samples_of_test
+from geocalc.data.prepare import (
+    is_test,
+    is_validation,
+    locate,
+    prepare,
+    reference_relaxations,
+    samples_of_test,
+)
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError, RecipeError
 from geocalc.evaluation.single_points import errors_of, predictions
@@ -84,7 +99,11 @@ def test_energies_that_are_added_are_of_the_same_unit(tmp_path: Path) -> None:
 def test_an_unknown_unit_is_refused(tmp_path: Path) -> None:
     values = energies_alone(molecule_values(tmp_path / "m.extxyz"), "hof", "kcal")
     with pytest.raises(
-        RecipeError, match=r"`data.sources.0.energy_unit`: no unit of energy is called 'kcal'; did you mean kcal/mol"
+        RecipeError,
+        match=(
+            r"`data.sources.0.energy_unit`: no unit of energy is called 'kcal'; did you mean"
+            r" kcal/mol"
+        ),
     ):
         parse_recipe(values, "test")
 
@@ -93,7 +112,10 @@ def test_a_file_that_knows_its_unit_takes_no_other(tmp_path: Path) -> None:
     values = molecule_values(write_rmd17(tmp_path / "m.npz"))
     values["data"]["sources"][0]["energy_unit"] = "kcal/mol"
     with pytest.raises(
-        InputError, match=r"m.npz is of rMD17 and so known to be in kcal/mol; leave data.sources.energy_unit out"
+        InputError,
+        match=(
+            r"m.npz is of rMD17 and so known to be in kcal/mol; leave data.sources.energy_unit out"
+        ),
     ):
         samples_of(values, tmp_path)
 
@@ -112,7 +134,9 @@ def energy_recipe(qm7: Path, *of: str, **training: Any) -> dict[str, Any]:
 
 
 def test_energies_alone_are_learnt(qm7: Path, tmp_path: Path) -> None:
-    values = energy_recipe(qm7, "schnet", "none", steps=120, learning_rate=0.01, batch_size=16, evaluate_every=120)
+    values = energy_recipe(
+        qm7, "schnet", "none", steps=120, learning_rate=0.01, batch_size=16, evaluate_every=120
+    )
     run = train(parse_recipe(values, "test"), tmp_path / "run", tmp_path / "data", cpu_fabric())
     (errors,) = json.loads((run / "metrics.json").read_text())["validation"].values()
     assert {"force_mae", "force_null", "force_cosine"}.isdisjoint(errors)
@@ -121,7 +145,10 @@ def test_energies_alone_are_learnt(qm7: Path, tmp_path: Path) -> None:
     model = register(run, "energies", tmp_path / "models", tmp_path / "data")
     loaded = load_model(model)
     references = loaded.potential.model.references[0]
-    plain = [abs(float(references[torch.from_numpy(s.numbers)].sum()) - s.energy) for s in samples.held_out]
+    plain = [
+        abs(float(references[torch.from_numpy(s.numbers)].sum()) - s.energy)
+        for s in samples.held_out
+    ]
     assert errors["energy_mae"] < 0.7 * np.mean(plain)  # of what the elements tell
     assert "| none | none |" in (model / "README.md").read_text()
     assert GeoCalc(model).implemented_properties == ["energy", "free_energy"]
@@ -130,11 +157,17 @@ def test_energies_alone_are_learnt(qm7: Path, tmp_path: Path) -> None:
     for one in atoms:
         one.info = {"REF_energy": one.info["hof"] * KCAL}
     write(path, atoms)
-    told = CliRunner().invoke(main, ["evaluate", str(model), str(path), "--out", str(tmp_path / "measured")])
+    told = CliRunner().invoke(
+        main, ["evaluate", str(model), str(path), "--out", str(tmp_path / "measured")]
+    )
     assert told.exit_code == 0, told.output
-    (results,) = json.loads((tmp_path / "measured" / "metrics.json").read_text())["results"].values()
+    (results,) = json.loads((tmp_path / "measured" / "metrics.json").read_text())[
+        "results"
+    ].values()
     energies = loaded(from_atoms(atoms, use_tags=False)).energy.tolist()
-    wrong = [abs(energy - one.info["REF_energy"]) for energy, one in zip(energies, atoms, strict=True)]
+    wrong = [
+        abs(energy - one.info["REF_energy"]) for energy, one in zip(energies, atoms, strict=True)
+    ]
     assert results["energy_mae"] == pytest.approx(np.mean(wrong), abs=1e-5)
     assert {"force_mae", "force_null"}.isdisjoint(results)
 
@@ -142,21 +175,27 @@ def test_energies_alone_are_learnt(qm7: Path, tmp_path: Path) -> None:
 def test_a_model_with_forces_says_how_to_learn_without(qm7: Path, tmp_path: Path) -> None:
     values = energy_recipe(qm7)
     values["model"]["force_mode"] = "gradient"
-    with pytest.raises(InputError, match=r"energies alone: model.force_mode: none and training.force_weight: 0"):
+    with pytest.raises(
+        InputError, match=r"energies alone: model.force_mode: none and training.force_weight: 0"
+    ):
         samples_of(values, tmp_path)
 
 
 def test_a_wrong_key_names_what_was_looked_for(qm7: Path, tmp_path: Path) -> None:
     values = energy_recipe(qm7)
     values["data"]["sources"][0]["energy_key"] = "hofs"
-    with pytest.raises(InputError, match=r"none of the 60 structures of .* has an energy: looked for hofs"):
+    with pytest.raises(
+        InputError, match=r"none of the 60 structures of .* has an energy: looked for hofs"
+    ):
         samples_of(values, tmp_path)
 
 
 def test_energies_cannot_be_compared_with_forces_that_are_not_read(qm7: Path) -> None:
     values = energy_recipe(qm7)
     values["data"]["max_jump"] = 0.3
-    with pytest.raises(RecipeError, match="max_jump compares energies with forces, which are not read here"):
+    with pytest.raises(
+        RecipeError, match="max_jump compares energies with forces, which are not read here"
+    ):
         parse_recipe(values, "test")
 
 
@@ -175,28 +214,42 @@ def test_every_frame_is_its_own_group(rmd17: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "frames"), [("faenet", "pca-3d-stochastic"), ("faenet", "rotations-3d"), ("schnet", "none")]
+    ("architecture", "frames"),
+    [("faenet", "pca-3d-stochastic"), ("faenet", "rotations-3d"), ("schnet", "none")],
 )
 def test_dynamics_is_learnt_and_does_not_depend_on_the_pose(
     architecture: str, frames: str, rmd17: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rotations and mirror images leave energies as they are and turn forces along, whatever the network saw in training."""
-    monkeypatch.chdir(rmd17.parent)  # groups are named by the path as the recipe has it, and the split goes by names
+    """Rotations and mirror images leave energies as they are and turn forces along, whatever the
+    network saw in training.
+    """
+    # groups are named by the path as the recipe has it, and the split goes by names
+    monkeypatch.chdir(rmd17.parent)
     values = molecule_values(
-        Path(rmd17.name), architecture, frames, steps=400, learning_rate=0.005, batch_size=8, evaluate_every=400
+        Path(rmd17.name),
+        architecture,
+        frames,
+        steps=400,
+        learning_rate=0.005,
+        batch_size=8,
+        evaluate_every=400,
     )
     values["data"]["validation_share"] = 0.2
     recipe = parse_recipe(values, "test")
     run = train(recipe, tmp_path / "run", tmp_path / "data", cpu_fabric())
     (errors,) = json.loads((run / "metrics.json").read_text())["validation"].values()
     assert errors["force_mae"] < 0.7 * errors["force_null"]
-    potential = load_model(register(run, "m", tmp_path / "models", tmp_path / "data"), dtype="float64").potential
+    potential = load_model(
+        register(run, "m", tmp_path / "models", tmp_path / "data"), dtype="float64"
+    ).potential
     here = systems_of(dynamics(1)[0])
     before = potential(here)
     for matrix in (Rotation.random(rng=1).as_matrix(), -Rotation.random(rng=2).as_matrix()):
         after = potential(turned(here, torch.from_numpy(matrix)))
         torch.testing.assert_close(after.energy, before.energy, rtol=0, atol=1e-8)
-        torch.testing.assert_close(after.forces, before.forces @ torch.from_numpy(matrix), rtol=0, atol=1e-7)
+        torch.testing.assert_close(
+            after.forces, before.forces @ torch.from_numpy(matrix), rtol=0, atol=1e-7
+        )
 
 
 # a test set
@@ -211,7 +264,8 @@ def test_the_test_set_is_apart(qm7: Path, tmp_path: Path) -> None:
     assert 8 < len(tested) < 30
     assert tested.isdisjoint(rest)
     assert tested | rest.keys() == whole.keys()
-    assert all(whole[name] == validation for name, validation in rest.items())  # who validates does not change
+    # who validates does not change
+    assert all(whole[name] == validation for name, validation in rest.items())
     assert not any(whole[name] for name in tested)
 
 
@@ -221,7 +275,10 @@ def test_relaxations_of_the_test_set_are_not_taken(tmp_path: Path) -> None:
     values["data"]["test_share"] = 0.4
     recipe = Recipe.parse(values, "test")
     tested = {s.group for s in samples_of_test(recipe)}
-    sides = [{r.first.group for r in reference_relaxations(recipe.data, 0, side)} for side in (True, False, None)]
+    sides = [
+        {r.first.group for r in reference_relaxations(recipe.data, 0, side)}
+        for side in (True, False, None)
+    ]
     assert tested
     assert sides[0] | sides[1] | tested == sides[2]
     assert len(sides[0]) + len(sides[1]) + len(tested) == 12
@@ -231,7 +288,10 @@ def test_relaxations_of_the_test_set_are_not_taken(tmp_path: Path) -> None:
     ("data", "message"),
     [
         ({"test_share": 0.8}, "leave nothing to train on"),
-        ({"test_share": 0.1, "validation_key": "fold"}, "leave the test out with data.sources.exclude_key"),
+        (
+            {"test_share": 0.1, "validation_key": "fold"},
+            "leave the test out with data.sources.exclude_key",
+        ),
     ],
 )
 def test_test_sets_that_cannot_be(data: dict, message: str, qm7: Path) -> None:
@@ -262,19 +322,32 @@ def test_a_model_without_forces_has_no_errors_of_them(rmd17: Path, tmp_path: Pat
 
 
 @pytest.mark.data
-@pytest.mark.skipif("GEOCALC_DATA" not in os.environ, reason="GEOCALC_DATA, the folder of published data sets, is not set")
+@pytest.mark.skipif(
+    "GEOCALC_DATA" not in os.environ,
+    reason="GEOCALC_DATA, the folder of published data sets, is not set",
+)
 @pytest.mark.parametrize(
     ("names", "sizes"),
-    [(("qm7-faenet", "qm7-schnet"), (5500, 500, 1101)), (("rmd17-ethanol-faenet", "rmd17-ethanol-schnet"), (950, 50, 0))],
+    [
+        (("qm7-faenet", "qm7-schnet"), (5500, 500, 1101)),
+        (("rmd17-ethanol-faenet", "rmd17-ethanol-schnet"), (950, 50, 0)),
+    ],
 )
-def test_recipes_of_molecules_are_split_as_they_say(names: tuple[str, str], sizes: tuple[int, int, int]) -> None:
+def test_recipes_of_molecules_are_split_as_they_say(
+    names: tuple[str, str], sizes: tuple[int, int, int]
+) -> None:
     one, other = (read_recipe(RECIPES / f"{name}.yaml") for name in names)
     assert one.data == other.data
     path, parts = one.data.sources[0].path, [0, 0, 0]
     if path.suffix == ".npz":
         groups = [f"{path}#{k}" for k in range(1000)]
     else:
-        groups = [str(int(name)) for name in re.findall(r" name=(\d+)", gzip.decompress(locate(path).read_bytes()).decode())]
+        groups = [
+            str(int(name))
+            for name in re.findall(
+                r" name=(\d+)", gzip.decompress(locate(path).read_bytes()).decode()
+            )
+        ]
     for group in groups:
         parts[1 if is_validation(group, one.data) else 2 if is_test(group, one.data) else 0] += 1
     assert tuple(parts) == sizes

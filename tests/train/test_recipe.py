@@ -36,7 +36,9 @@ def test_a_recipe_is_read_with_its_defaults(tmp_path, values):
 
 def test_what_a_run_writes_is_the_same_recipe(tmp_path, values):
     recipe = read_recipe(write_recipe(tmp_path / "recipe.yaml", values))
-    assert read_recipe(write_recipe(tmp_path / "again.yaml", recipe.model_dump(mode="json"))) == recipe
+    assert (
+        read_recipe(write_recipe(tmp_path / "again.yaml", recipe.model_dump(mode="json"))) == recipe
+    )
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
@@ -53,40 +55,59 @@ def test_models_that_are_compared_learn_from_the_same_data():
     recipes = {path.parent.name: read_recipe(path) for path in SHIPPED}
     reference = recipes["faenet-sfa"]
     for name in ("faenet-sfa-small", "schnet"):
-        assert (recipes[name].data, recipes[name].references) == (reference.data, reference.references)
+        assert (recipes[name].data, recipes[name].references) == (
+            reference.data,
+            reference.references,
+        )
 
 
 @pytest.mark.parametrize(
     ("part", "key", "near"),
-    [("training", "learning_rat", "learning_rate"), ("data", "max_jumps", "max_jump"), ("model", "frame", "frames")],
+    [
+        ("training", "learning_rat", "learning_rate"),
+        ("data", "max_jumps", "max_jump"),
+        ("model", "frame", "frames"),
+    ],
 )
 def test_a_misspelt_key_is_answered_with_the_nearest_one(tmp_path, values, part, key, near):
     path = changed(tmp_path, values, part, **{key: 1})
-    with pytest.raises(RecipeError, match=rf"recipe.yaml: unknown key `{part}.{key}`; did you mean `{near}`\?"):
+    with pytest.raises(
+        RecipeError, match=rf"recipe.yaml: unknown key `{part}.{key}`; did you mean `{near}`\?"
+    ):
         read_recipe(path)
 
 
 def test_a_misspelt_key_of_a_source_is_found(tmp_path, values):
     values["data"]["sources"][0]["groupkey"] = "sid"
-    with pytest.raises(RecipeError, match=r"unknown key `data.sources.0.groupkey`; did you mean `group_key`\?"):
+    with pytest.raises(
+        RecipeError, match=r"unknown key `data.sources.0.groupkey`; did you mean `group_key`\?"
+    ):
         read_recipe(write_recipe(tmp_path / "recipe.yaml", values))
 
 
 def test_every_fault_is_told_at_once(tmp_path, values):
     values["training"] |= {"steps": 0, "bathc_size": 3}
     with pytest.raises(
-        RecipeError, match=r"`training.steps` is 0.*`training.bathc_size`|`training.bathc_size`.*`training.steps`"
+        RecipeError,
+        match=(
+            r"`training.steps` is 0.*`training.bathc_size`|`training.bathc_size`.*`training.steps`"
+        ),
     ):
         read_recipe(write_recipe(tmp_path / "recipe.yaml", values))
 
 
 def test_unknown_settings_of_the_architecture_are_refused(tmp_path, values):
     values["model"]["settings"]["hidden_chanels"] = 8
-    with pytest.raises(RecipeError, match=r"model.settings: unknown key `hidden_chanels`; did you mean `hidden_channels`\?"):
+    with pytest.raises(
+        RecipeError,
+        match=r"model.settings: unknown key `hidden_chanels`; did you mean `hidden_channels`\?",
+    ):
         read_recipe(write_recipe(tmp_path / "recipe.yaml", values))
 
 
-def test_settings_that_no_network_can_be_built_from_are_refused_before_any_data_are_read(tmp_path, values):
+def test_settings_that_no_network_can_be_built_from_are_refused_before_any_data_are_read(
+    tmp_path, values
+):
     values["model"]["settings"]["hidden_channels"] = 12
     with pytest.raises(RecipeError, match=r"model.settings: hidden_channels=12 leaves"):
         read_recipe(write_recipe(tmp_path / "recipe.yaml", values))
@@ -95,8 +116,16 @@ def test_settings_that_no_network_can_be_built_from_are_refused_before_any_data_
 @pytest.mark.parametrize(
     ("part", "entries", "sentence"),
     [
-        ("model", {"architecture": "faenett"}, "unknown architecture `faenett`; did you mean `faenet`?"),
-        ("model", {"frames": "latice"}, "`model.frames`: no frame policy is called 'latice'; near names: lattice"),
+        (
+            "model",
+            {"architecture": "faenett"},
+            "unknown architecture `faenett`; did you mean `faenet`?",
+        ),
+        (
+            "model",
+            {"frames": "latice"},
+            "`model.frames`: no frame policy is called 'latice'; near names: lattice",
+        ),
         ("training", {"frames": "sometimes"}, "`training.frames`: no frame policy"),
         (
             "training",
@@ -109,14 +138,46 @@ def test_settings_that_no_network_can_be_built_from_are_refused_before_any_data_
             "`training.finish.steps` must be fewer than training.steps (12)",
         ),
         ("training", {"precision": "bf16-true"}, "`training.precision` is 'bf16-true'"),
-        ("training", {"accumulate": 5}, "`training.accumulate` is 5, more micro-batches than training.batch_size has"),
-        ("training", {"max_edges": 0}, "`training.max_edges` is 0: input should be greater than or equal to 1"),
-        ("training", {"workers": -1}, "`training.workers` is -1: input should be greater than or equal to 0"),
-        ("training", {"patience": 0}, "`training.patience` is 0: input should be greater than or equal to 1"),
-        ("training", {"balance": "edges"}, "`training.balance` is 'edges': input should be a valid boolean"),
-        ("training", {"direct_force_weight": 1.0}, "`direct_force_weight` needs a network with a force head"),
-        ("training", {"gradient_target_weight": 1.0}, "`gradient_target_weight` needs a network with a force head"),
-        ("model", {"force_mode": "direct"}, "`model.force_mode: direct` needs a network with a force head"),
+        (
+            "training",
+            {"accumulate": 5},
+            "`training.accumulate` is 5, more micro-batches than training.batch_size has",
+        ),
+        (
+            "training",
+            {"max_edges": 0},
+            "`training.max_edges` is 0: input should be greater than or equal to 1",
+        ),
+        (
+            "training",
+            {"workers": -1},
+            "`training.workers` is -1: input should be greater than or equal to 0",
+        ),
+        (
+            "training",
+            {"patience": 0},
+            "`training.patience` is 0: input should be greater than or equal to 1",
+        ),
+        (
+            "training",
+            {"balance": "edges"},
+            "`training.balance` is 'edges': input should be a valid boolean",
+        ),
+        (
+            "training",
+            {"direct_force_weight": 1.0},
+            "`direct_force_weight` needs a network with a force head",
+        ),
+        (
+            "training",
+            {"gradient_target_weight": 1.0},
+            "`gradient_target_weight` needs a network with a force head",
+        ),
+        (
+            "model",
+            {"force_mode": "direct"},
+            "`model.force_mode: direct` needs a network with a force head",
+        ),
         ("training", {"energy_weight": 0.0, "force_weight": 0.0}, "every loss weight is zero"),
     ],
 )
@@ -128,8 +189,20 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(tmp_path, values, part,
 
 def test_assignments_override_and_are_read_as_yaml(tmp_path, values):
     path = write_recipe(tmp_path / "recipe.yaml", values)
-    recipe = read_recipe(path, ("training.steps=7", "data.max_jump=0.3", "references.elements=[O]", "data.sources.0.weight=2"))
-    assert (recipe.training.steps, recipe.data.max_jump, recipe.references.elements) == (7, 0.3, ("O",))
+    recipe = read_recipe(
+        path,
+        (
+            "training.steps=7",
+            "data.max_jump=0.3",
+            "references.elements=[O]",
+            "data.sources.0.weight=2",
+        ),
+    )
+    assert (recipe.training.steps, recipe.data.max_jump, recipe.references.elements) == (
+        7,
+        0.3,
+        ("O",),
+    )
     assert recipe.data.sources[0].weight == 2
     assert read_recipe(path).training.steps == 12
     assert read_recipe(path, ("model.repulsion_reach=null",)).model.repulsion_reach is None

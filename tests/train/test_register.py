@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers.training import cpu_fabric, make_recipe, recipe_values, relaxation, relaxations, write_data, write_recipe
+from helpers.training import (
+    cpu_fabric,
+    make_recipe,
+    recipe_values,
+    relaxation,
+    relaxations,
+    write_data,
+    write_recipe,
+)
 
 from geocalc import GeoCalc, load_model
 from geocalc.cli.main import main
@@ -69,7 +77,9 @@ def test_a_registered_model_gives_the_energies_of_the_averaged_weights(finished,
     load_checkpoint(finished / "checkpoint", run.model.network, run.optimizer, run.average)
     batch, _ = collate(samples[:6])
     policy = frame_policy("lattice")
-    averaged, last = (NetworkPotential(model=m, policy=policy)(batch) for m in (run.averaged(), run.model.eval()))
+    averaged, last = (
+        NetworkPotential(model=m, policy=policy)(batch) for m in (run.averaged(), run.model.eval())
+    )
     found = load_model(target)(batch)
     torch.testing.assert_close(found.energy, averaged.energy, rtol=0, atol=0)
     torch.testing.assert_close(found.forces, averaged.forces, rtol=0, atol=0)
@@ -79,9 +89,19 @@ def test_a_registered_model_gives_the_energies_of_the_averaged_weights(finished,
 def test_the_card_says_what_the_recipe_and_the_data_say(finished, place):
     target = register(finished, "mine", place, data_of(finished))
     card = read_card(target)
-    assert (card.name, card.elements, card.energy_kind.value, card.level_of_theory) == ("mine", ("O", "Cu"), "total", "EMT")
+    assert (card.name, card.elements, card.energy_kind.value, card.level_of_theory) == (
+        "mine",
+        ("O", "Cu"),
+        "total",
+        "EMT",
+    )
     assert set(card.reference_energies) == {"O"}
-    assert (card.force_mode, card.conservative, card.frames, card.repulsion_reach) == ("gradient", True, "lattice", 0.7)
+    assert (card.force_mode, card.conservative, card.frames, card.repulsion_reach) == (
+        "gradient",
+        True,
+        "lattice",
+        0.7,
+    )
     assert read_recipe(target / "recipe.yaml") == read_recipe(finished / "recipe.yaml")
     measured = json.loads((target / "metrics.json").read_text())["validation"]
     readme = (target / "README.md").read_text()
@@ -90,11 +110,15 @@ def test_the_card_says_what_the_recipe_and_the_data_say(finished, place):
 
 
 @pytest.mark.parametrize(("frames", "conservative"), [("cell", True), ("pca-2d-stochastic", False)])
-def test_forces_of_random_frames_are_not_called_conservative(finished, place, tmp_path, frames, conservative):
+def test_forces_of_random_frames_are_not_called_conservative(
+    finished, place, tmp_path, frames, conservative
+):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     recipe = read_recipe(run / "recipe.yaml")
-    changed = recipe.model_copy(update={"model": recipe.model.model_copy(update={"frames": frames})})
+    changed = recipe.model_copy(
+        update={"model": recipe.model.model_copy(update={"frames": frames})}
+    )
     write_recipe(run / "recipe.yaml", changed.model_dump(mode="json"))
     assert read_card(register(run, "mine", place, data_of(finished))).conservative is conservative
 
@@ -108,15 +132,23 @@ def test_a_folder_that_holds_only_a_recipe_is_filled(finished, place):
 
 def test_an_unfinished_run_is_refused(finished, place, tmp_path):
     run = train(
-        make_recipe(finished.parent / "d.traj", steps=8, max_seconds=1e-6), tmp_path / "r", tmp_path / "data", cpu_fabric()
+        make_recipe(finished.parent / "d.traj", steps=8, max_seconds=1e-6),
+        tmp_path / "r",
+        tmp_path / "data",
+        cpu_fabric(),
     )
-    with pytest.raises(InputError, match=r"has done 1 of 8 steps; finish it with `geocalc train ... --resume` first"):
+    with pytest.raises(
+        InputError,
+        match=r"has done 1 of 8 steps; finish it with `geocalc train ... --resume` first",
+    ):
         register(run, "mine", place, tmp_path / "data")
     assert not place.exists()
 
 
 def test_a_folder_that_is_no_run_is_refused(place, tmp_path):
-    with pytest.raises(InputError, match=r"is not a training run: it needs recipe.yaml and a checkpoint"):
+    with pytest.raises(
+        InputError, match=r"is not a training run: it needs recipe.yaml and a checkpoint"
+    ):
         register(tmp_path, "mine", place, tmp_path / "data")
     assert not place.exists()
 
@@ -129,7 +161,9 @@ def test_a_taken_name_is_refused(finished, place):
     assert {p: p.read_bytes() for p in target.iterdir()} == before
 
 
-def test_a_name_that_another_searched_folder_holds_is_refused(finished, place, tmp_path, monkeypatch):
+def test_a_name_that_another_searched_folder_holds_is_refused(
+    finished, place, tmp_path, monkeypatch
+):
     register(finished, "mine", tmp_path / "others", data_of(finished))
     monkeypatch.setenv("GEOCALC_MODELS", str(tmp_path / "others"))
     with pytest.raises(InputError, match=r"a model named 'mine' is installed already, in .*others"):

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers.training import cpu_fabric, make_recipe, recipe_values, relaxations, write_data, write_recipe
+from helpers.training import (
+    cpu_fabric,
+    make_recipe,
+    recipe_values,
+    relaxations,
+    write_data,
+    write_recipe,
+)
 from safetensors.torch import load_file
 
 from geocalc.cli.main import main
@@ -40,7 +47,13 @@ def log_of(errors: list[float]) -> list[dict]:
 
 @pytest.mark.parametrize(
     ("errors", "step", "since"),
-    [([], None, 0), ([2.0], 10, 0), ([2.0, 2.0], 10, 1), ([5, 3, 4, 3.5], 20, 2), ([float("nan"), 1.0, float("nan")], 20, 1)],
+    [
+        ([], None, 0),
+        ([2.0], 10, 0),
+        ([2.0, 2.0], 10, 1),
+        ([5, 3, 4, 3.5], 20, 2),
+        ([float("nan"), 1.0, float("nan")], 20, 1),
+    ],
 )
 def test_the_log_tells_how_it_stands(errors, step, since):
     found = standing(log_of(errors))
@@ -72,7 +85,9 @@ def curve(monkeypatch):
 
 
 def recipe_for(data: Path, **training):
-    return make_recipe(data, **{"steps": 40, "evaluate_every": 2, "checkpoint_every": 3, "patience": 3} | training)
+    return make_recipe(
+        data, **{"steps": 40, "evaluate_every": 2, "checkpoint_every": 3, "patience": 3} | training
+    )
 
 
 def best_files(run: Path) -> list[str]:
@@ -81,7 +96,9 @@ def best_files(run: Path) -> list[str]:
 
 def test_a_run_ends_early_and_its_best_weights_are_registered(tmp_path, data, curve):
     told: list[Evaluation] = []
-    run = train(recipe_for(data), tmp_path / "run", tmp_path / "data", cpu_fabric(), judge=told.append)
+    run = train(
+        recipe_for(data), tmp_path / "run", tmp_path / "data", cpu_fabric(), judge=told.append
+    )
     assert [one.error for one in told] == list(CURVE)
     assert [one.step for one in told if one.kept] == [2, 4, 10]
     assert best_files(run) == ["best-10.safetensors"]
@@ -92,7 +109,10 @@ def test_a_run_ends_early_and_its_best_weights_are_registered(tmp_path, data, cu
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
     target = register(run, "early", tmp_path / "models", tmp_path / "data")
-    best, shipped = load_file(run / "checkpoint" / "best-10.safetensors"), load_file(target / "weights.safetensors")
+    best, shipped = (
+        load_file(run / "checkpoint" / "best-10.safetensors"),
+        load_file(target / "weights.safetensors"),
+    )
     assert best.keys() == shipped.keys()
     assert all(torch.equal(best[name], shipped[name]) for name in best)
     (run / "checkpoint" / "best-10.safetensors").write_bytes(b"damaged")
@@ -108,20 +128,31 @@ def test_metrics_are_those_of_the_best_weights(tmp_path, data, curve):
 
 
 def test_a_run_with_patience_stopped_anywhere_and_resumed_is_the_undisturbed_one(tmp_path, data):
-    options = {"learning_rate": 0.05, "ema_decay": 0.0, "patience": 2, "evaluate_every": 1, "seed": 3}  # so that it gets worse
+    # so that it gets worse
+    options = {
+        "learning_rate": 0.05,
+        "ema_decay": 0.0,
+        "patience": 2,
+        "evaluate_every": 1,
+        "seed": 3,
+    }
     whole = train(recipe_for(data, **options), tmp_path / "whole", tmp_path / "data", cpu_fabric())
     ended = json.loads((whole / "checkpoint" / "state.json").read_text())["step"]
     assert 2 < ended < 40
     broken = tmp_path / "broken"
     for _ in range(ended):
-        train(recipe_for(data, **options, max_seconds=1e-9), broken, tmp_path / "data", cpu_fabric())
+        train(
+            recipe_for(data, **options, max_seconds=1e-9), broken, tmp_path / "data", cpu_fabric()
+        )
     assert best_files(broken) == best_files(whole)
     for path in (whole / "checkpoint").glob("*.safetensors"):
         assert path.read_bytes() == (broken / "checkpoint" / path.name).read_bytes()
     assert (whole / "metrics.json").read_text() == (broken / "metrics.json").read_text()
 
 
-def test_a_kill_before_the_checkpoint_that_knows_of_it_leaves_the_best_weights_before(tmp_path, data, curve, monkeypatch):
+def test_a_kill_before_the_checkpoint_that_knows_of_it_leaves_the_best_weights_before(
+    tmp_path, data, curve, monkeypatch
+):
     save = loop.save_checkpoint
 
     def die(folder, step, *rest):
@@ -144,7 +175,9 @@ def test_more_patience_goes_on_with_a_run_that_had_ended(tmp_path, data, curve):
 def test_the_command_says_why_it_ended(tmp_path, data, curve):
     values = recipe_values(data, steps=40, evaluate_every=2, patience=3)
     recipe = write_recipe(tmp_path / "r.yaml", values)
-    done = CliRunner().invoke(main, ["train", str(recipe), "--out", str(tmp_path / "run"), "--device", "cpu"])
+    done = CliRunner().invoke(
+        main, ["train", str(recipe), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    )
     torch.set_flush_denormal(False)
     assert done.exit_code == 0, done.output
     assert "done after 16 of 40 steps, since 3 evaluations brought no smaller error" in done.output
@@ -154,6 +187,9 @@ def test_the_validation_error_is_in_the_units_of_the_loss(tmp_path, data):
     recipe = make_recipe(data, energy_weight=2.0, force_weight=3.0)
     model = start(recipe, read_store(prepare(recipe, tmp_path)).training).model
     model.energy_scale, model.force_scale = 4.0, 4.0
-    errors = {"a": {"n": 30, "energy_mae": 0.1, "force_mae": 0.2}, "b": {"n": 10, "energy_mae": 0.5, "force_mae": 0.6}}
+    errors = {
+        "a": {"n": 30, "energy_mae": 0.1, "force_mae": 0.2},
+        "b": {"n": 10, "energy_mae": 0.5, "force_mae": 0.6},
+    }
     assert mean_error(errors, "energy_mae") == pytest.approx(0.2)
     assert validation_error(errors, recipe, model) == pytest.approx((2.0 * 0.2 + 3.0 * 0.3) / 4.0)

@@ -17,7 +17,9 @@ INSTALLED = importlib.util.find_spec("tensorboard") is not None
 
 def run(tmp_path: Path, *options: str, **training):
     recipe = write_recipe(tmp_path / "r.yaml", recipe_values(tmp_path / "d.traj", **training))
-    done = CliRunner().invoke(main, ["train", str(recipe), "--out", str(tmp_path / "run"), "--device", "cpu", *options])
+    done = CliRunner().invoke(
+        main, ["train", str(recipe), "--out", str(tmp_path / "run"), "--device", "cpu", *options]
+    )
     torch.set_flush_denormal(False)
     return done
 
@@ -27,7 +29,10 @@ def test_without_the_package_one_sentence_says_what_to_install(tmp_path, monkeyp
     write_data(tmp_path / "d.traj", relaxations(10))
     done = run(tmp_path, "--tensorboard")
     assert done.exit_code == 1
-    assert done.output == "geocalc: --tensorboard needs tensorboard; install it with: pip install 'geocalc[tensorboard]'\n"
+    assert (
+        done.output == "geocalc: --tensorboard needs tensorboard; install it with: pip install"
+        " 'geocalc[tensorboard]'\n"
+    )
     assert not (tmp_path / "run").exists()
 
 

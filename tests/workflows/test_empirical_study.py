@@ -1,4 +1,6 @@
-"""Every row of the empirical study trains and is measured, and its verdicts say what the numbers say."""
+"""Every row of the empirical study trains and is measured, and its verdicts say what the numbers
+say.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,24 @@ def study() -> Iterator[dict[str, ModuleType]]:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_every_row_trains_and_is_measured(table: str, tmp_path: Path, study: dict[str, ModuleType]) -> None:
-    command = [sys.executable, str(STUDY / "run.py"), "smoke", "--tables", table, "--out", str(tmp_path)]
+def test_every_row_trains_and_is_measured(
+    table: str, tmp_path: Path, study: dict[str, ModuleType]
+) -> None:
+    command = [
+        sys.executable,
+        str(STUDY / "run.py"),
+        "smoke",
+        "--tables",
+        table,
+        "--out",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     names = [line.split(":")[0] for line in done.stdout.splitlines()]
-    assert names == [f"{table} {row.name}" for row in study["rows"].read_tables().rows if row.table == table]
+    assert names == [
+        f"{table} {row.name}" for row in study["rows"].read_tables().rows if row.table == table
+    ]
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -52,7 +66,11 @@ def test_claims_are_about_rows_that_there_are(study: dict[str, ModuleType]) -> N
 
 
 def results_of(study: dict[str, ModuleType], first: list[float], second: list[float]) -> object:
-    values = {("t", name, seed, "x"): v for name, some in (("a", first), ("b", second)) for seed, v in enumerate(some)}
+    values = {
+        ("t", name, seed, "x"): v
+        for name, some in (("a", first), ("b", second))
+        for seed, v in enumerate(some)
+    }
     return study["results"].Results(values)
 
 
@@ -71,7 +89,9 @@ def results_of(study: dict[str, ModuleType], first: list[float], second: list[fl
         ("less", [0.8], "not run"),
     ],
 )
-def test_verdicts(relation: str, first: list[float], word: str, study: dict[str, ModuleType]) -> None:
+def test_verdicts(
+    relation: str, first: list[float], word: str, study: dict[str, ModuleType]
+) -> None:
     claims = study["claims"]
     claim = claims.Claim(
         table="t",
@@ -92,7 +112,9 @@ def test_the_interval_holds_the_mean_as_often_as_it_says(study: dict[str, Module
     assert np.mean(covered) == pytest.approx(0.95, abs=0.012)
 
 
-def test_numbers_survive_a_report_without_their_runs(tmp_path: Path, study: dict[str, ModuleType]) -> None:
+def test_numbers_survive_a_report_without_their_runs(
+    tmp_path: Path, study: dict[str, ModuleType]
+) -> None:
     results, path = study["results"], tmp_path / "results.csv"
     kept = results_of(study, [0.25, 0.5], [1.0, 2.0])
     results.write_results(kept, path)

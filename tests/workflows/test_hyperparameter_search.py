@@ -66,7 +66,9 @@ def write_space(folder: Path, **changes) -> Path:
 def test_the_space_of_the_workflow_fits_the_shipped_recipe(spaces):
     space = spaces.read_space(HERE / "space.yaml")
     values = spaces.draw(space, Lowest())
-    recipe = spaces.recipe_of(HERE.parents[1] / "models" / "faenet-sfa" / "recipe.yaml", space, values)
+    recipe = spaces.recipe_of(
+        HERE.parents[1] / "models" / "faenet-sfa" / "recipe.yaml", space, values
+    )
     assert recipe.training.learning_rate == 0.0003
     assert recipe.training.finish is None
     assert recipe.model.settings["hidden_channels"] == 128
@@ -76,20 +78,42 @@ def test_a_trial_is_a_recipe_with_other_values(spaces, tmp_path):
     space = spaces.read_space(write_space(tmp_path))
     base = write_recipe(tmp_path / "r.yaml", recipe_values(tmp_path / "d.traj"))
     recipe = spaces.recipe_of(base, space, spaces.draw(space, Lowest()))
-    changed = {"learning_rate": 1e-5, "batch_size": 2, "frames": "lattice-stochastic", "steps": 4, "max_seconds": None}
+    changed = {
+        "learning_rate": 1e-5,
+        "batch_size": 2,
+        "frames": "lattice-stochastic",
+        "steps": 4,
+        "max_seconds": None,
+    }
     assert recipe.training == read_recipe(base).training.model_copy(update=changed)
     again = spaces.recipe_of(base, space, spaces.draw(space, Lowest()))
-    assert spaces.folder_name(again) == spaces.folder_name(recipe) != spaces.folder_name(read_recipe(base))
+    assert (
+        spaces.folder_name(again)
+        == spaces.folder_name(recipe)
+        != spaces.folder_name(read_recipe(base))
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"parameters": {"training.seed": {"low": 1}}}, "give low and a larger high, or choices"),
-        ({"parameters": {"training.seed": {"low": 1, "high": 2, "choices": [1]}}}, "low and high, or choices, not both"),
-        ({"parameters": {"training.seed": {"low": 0, "high": 2, "log": True}}}, "needs a low above 0"),
-        ({"parameters": {"training.seed": {"lo": 0, "high": 2}}}, "unknown key `parameters.training.seed.lo`"),
-        ({"fixed": {"training.learning_rate": 1e-3}}, "training.learning_rate is both searched and fixed"),
+        (
+            {"parameters": {"training.seed": {"low": 1, "high": 2, "choices": [1]}}},
+            "low and high, or choices, not both",
+        ),
+        (
+            {"parameters": {"training.seed": {"low": 0, "high": 2, "log": True}}},
+            "needs a low above 0",
+        ),
+        (
+            {"parameters": {"training.seed": {"lo": 0, "high": 2}}},
+            "unknown key `parameters.training.seed.lo`",
+        ),
+        (
+            {"fixed": {"training.learning_rate": 1e-3}},
+            "training.learning_rate is both searched and fixed",
+        ),
         ({"vector_wait": 1}, "unknown key `vector_wait`; did you mean `vector_weight`"),
     ],
 )
@@ -99,16 +123,25 @@ def test_spaces_that_make_no_sense(spaces, tmp_path, changes, sentence):
 
 
 def test_a_key_that_recipes_do_not_have_is_refused(spaces, tmp_path):
-    space = spaces.read_space(write_space(tmp_path, parameters={"training.learning_rat": {"low": 1, "high": 2}}))
+    space = spaces.read_space(
+        write_space(tmp_path, parameters={"training.learning_rat": {"low": 1, "high": 2}})
+    )
     base = write_recipe(tmp_path / "r.yaml", recipe_values(tmp_path / "d.traj"))
-    with pytest.raises(RecipeError, match=r"a trial of r.yaml: unknown key `training.learning_rat`"):
+    with pytest.raises(
+        RecipeError, match=r"a trial of r.yaml: unknown key `training.learning_rat`"
+    ):
         spaces.recipe_of(base, space, spaces.draw(space, Lowest()))
 
 
 def test_trials_are_compared_by_errors_of_all_sources(spaces):
-    errors = {"a": {"n": 3, "energy_mae": 0.1, "force_mae": 0.2}, "b": {"n": 1, "energy_mae": 0.5, "force_mae": 0.6}}
+    errors = {
+        "a": {"n": 3, "energy_mae": 0.1, "force_mae": 0.2},
+        "b": {"n": 1, "energy_mae": 0.5, "force_mae": 0.6},
+    }
     assert spaces.objective(errors, 2.0) == pytest.approx(0.2 + 2.0 * 0.3)
-    assert spaces.objective({"a": {"n": 3, "energy_mae": 0.1, "position_mae": float("nan")}}, 0.0) == pytest.approx(0.1)
+    assert spaces.objective(
+        {"a": {"n": 3, "energy_mae": 0.1, "position_mae": float("nan")}}, 0.0
+    ) == pytest.approx(0.1)
 
 
 def test_without_optuna_one_sentence_says_what_to_install(search, tmp_path, monkeypatch):
@@ -118,10 +151,15 @@ def test_without_optuna_one_sentence_says_what_to_install(search, tmp_path, monk
 
 
 @pytest.mark.filterwarnings("ignore")  # those of another package
-def test_a_search_that_is_killed_goes_on_with_the_trial_it_was_at(search, spaces, tmp_path, monkeypatch):
+def test_a_search_that_is_killed_goes_on_with_the_trial_it_was_at(
+    search, spaces, tmp_path, monkeypatch
+):
     pytest.importorskip("optuna")
     write_data(tmp_path / "d.traj", relaxations(8))
-    base = write_recipe(tmp_path / "r.yaml", recipe_values(tmp_path / "d.traj", evaluate_every=2, checkpoint_every=1))
+    base = write_recipe(
+        tmp_path / "r.yaml",
+        recipe_values(tmp_path / "d.traj", evaluate_every=2, checkpoint_every=1),
+    )
     space, out, update = spaces.read_space(write_space(tmp_path)), tmp_path / "out", energies.update
     trained = []
 

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def variants() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("s2ef_variants", ROOT / "workflows" / "s2ef-study" / "variants.py")
+    spec = importlib.util.spec_from_file_location(
+        "s2ef_variants", ROOT / "workflows" / "s2ef-study" / "variants.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # its dataclasses look themselves up
     spec.loader.exec_module(module)

@@ -1,4 +1,6 @@
-"""Relaxed weights learn the right symmetry breaking: what group theory says they may become, in experiments whose answers are known."""
+"""Relaxed weights learn the right symmetry breaking: what group theory says they may become, in
+experiments whose answers are known.
+"""
 
 from __future__ import annotations
 
@@ -64,11 +66,16 @@ def shape(study: Modules, name: str) -> Any:
 
 
 def signed_permutations(keep_z: bool) -> Tensor:
-    """The symmetries of a cube, (48, 3, 3), or those that do not mix z with x and y, (16, 3, 3), by an own count."""
+    """The symmetries of a cube, (48, 3, 3), or those that do not mix z with x and y, (16, 3, 3), by
+    an own count.
+    """
     found = []
     for order, signs in product(permutations(range(3)), product((1.0, -1.0), repeat=3)):
         if not keep_z or order[2] == 2:
-            found.append(torch.eye(3, dtype=torch.float64)[list(order)] * torch.tensor(signs, dtype=torch.float64))
+            found.append(
+                torch.eye(3, dtype=torch.float64)[list(order)]
+                * torch.tensor(signs, dtype=torch.float64)
+            )
     return torch.stack(found)
 
 
@@ -77,13 +84,19 @@ def invariant(matrices: Tensor, irrep: o3.Irrep) -> Tensor:
     return irrep.D_from_matrix(matrices).mean(0)
 
 
-@pytest.mark.parametrize(("name", "keep_z", "dimension_of_4e"), [("cube", False, 1), ("prism", True, 2)])
+@pytest.mark.parametrize(
+    ("name", "keep_z", "dimension_of_4e"), [("cube", False, 1), ("prism", True, 2)]
+)
 def test_theta_is_in_the_subspace_that_symmetry_allows(
     study: Modules, prism: Any, name: str, keep_z: bool, dimension_of_4e: int
 ) -> None:
     group = signed_permutations(keep_z)
     assert len(group) == (16 if keep_z else 48)
-    fit = prism if name == "prism" else study["shapes"].fit_shape(shape(study, name), relaxed=True, seed=3)
+    fit = (
+        prism
+        if name == "prism"
+        else study["shapes"].fit_shape(shape(study, name), relaxed=True, seed=3)
+    )
     assert fit.loss < 1e-18
     for part in fit.parts:
         space = invariant(group, o3.Irrep(part.degree, part.parity))
@@ -103,7 +116,9 @@ def test_theta_is_in_the_subspace_that_symmetry_allows(
 
 
 def gradients(study: Modules, name: str) -> list[tuple[str, int, Tensor, Tensor]]:
-    """Irrep, dimension of what the task allows, gradient of theta at the start, and the projector; of all layers."""
+    """Irrep, dimension of what the task allows, gradient of theta at the start, and the projector;
+    of all layers.
+    """
     task = study["shapes"].make_task(shape(study, name))
     network = study["shapes"].make_network(task.cluster, 2, 4, 5)
     (network(task.cluster) - task.target).square().mean().backward()
@@ -112,20 +127,31 @@ def gradients(study: Modules, name: str) -> list[tuple[str, int, Tensor, Tensor]
     for _, theta in thetas(network):
         for block in theta.blocks:
             space = invariant(group, o3.Irrep(block.degree, block.parity))
-            found.append((block.name, round(float(space.trace())), theta.values.grad[block.start : block.stop], space))
+            found.append(
+                (
+                    block.name,
+                    round(float(space.trace())),
+                    theta.values.grad[block.start : block.stop],
+                    space,
+                )
+            )
     return found
 
 
 @pytest.mark.parametrize(
-    ("name", "allowed"), [("cube", {"0e", "4e"}), ("prism", {"0e", "2e", "4e"}), ("brick", {"0e", "2e", "3e", "4e"})]
+    ("name", "allowed"),
+    [("cube", {"0e", "4e"}), ("prism", {"0e", "2e", "4e"}), ("brick", {"0e", "2e", "3e", "4e"})],
 )
-def test_nothing_pulls_at_what_the_data_do_not_break(study: Modules, name: str, allowed: set[str]) -> None:
+def test_nothing_pulls_at_what_the_data_do_not_break(
+    study: Modules, name: str, allowed: set[str]
+) -> None:
     pulled = set()
     for irrep, dimension, gradient, space in gradients(study, name):
         if dimension == 0:
             assert gradient.abs().max() < 1e-12, irrep
         else:
-            assert (gradient - space @ gradient).abs().max() < 1e-6  # e3nn's turns by Euler angles are good to seven digits
+            # e3nn's turns by Euler angles are good to seven digits
+            assert (gradient - space @ gradient).abs().max() < 1e-6
             pulled |= {irrep} if gradient.abs().max() > 1e-6 else set()
     assert pulled <= allowed
     assert {"0e", "4e"} <= pulled
@@ -136,18 +162,27 @@ def test_a_turned_task_turns_theta(study: Modules, prism: Any) -> None:
     turn = torch.from_numpy(study["shapes"].TURN)
     assert turned.recovered == prism.recovered
     for before, after in zip(prism.parts, turned.parts, strict=True):
-        there = o3.Irrep(before.degree, before.parity).D_from_matrix(turn) @ torch.tensor(before.values, dtype=torch.float64)
-        assert torch.allclose(there, torch.tensor(after.values, dtype=torch.float64), atol=2e-6, rtol=0)
+        there = o3.Irrep(before.degree, before.parity).D_from_matrix(turn) @ torch.tensor(
+            before.values, dtype=torch.float64
+        )
+        assert torch.allclose(
+            there, torch.tensor(after.values, dtype=torch.float64), atol=2e-6, rtol=0
+        )
         if before.irrep == "2e" and before.length > 0.1:
-            assert float((there - torch.tensor(before.values)).norm()) > 0.1  # the turn is no symmetry of the prism
+            # the turn is no symmetry of the prism
+            assert float((there - torch.tensor(before.values)).norm()) > 0.1
 
 
 def test_without_relaxed_weights_the_prism_is_out_of_reach(study: Modules) -> None:
-    """The best answer is the mean of the target over the cube's symmetries, here from the invariants of a corner: a ray each."""
+    """The best answer is the mean of the target over the cube's symmetries, here from the
+    invariants of a corner: a ray each.
+    """
     fit = study["shapes"].fit_shape(shape(study, "prism"), relaxed=False, seed=3)
     cube = study["shapes"].CUBE
     target = study["shapes"].peaks(shape(study, "prism").corners)
-    rays = o3.spherical_harmonics(study["shapes"].FEATURES, cube, normalize=True, normalization="component")
+    rays = o3.spherical_harmonics(
+        study["shapes"].FEATURES, cube, normalize=True, normalization="component"
+    )
     best = torch.zeros_like(target)
     for place in study["shapes"].FEATURES.slices():
         ray = rays[:, place]
@@ -177,7 +212,9 @@ def test_the_simulator_keeps_the_energy_in_the_field_and_its_start(study: Module
     path = study["field"].trajectories(start, torch.zeros(3, dtype=torch.float64), field, 50)
     assert torch.equal(start, copy)
     assert torch.equal(path[:, 0], start)
-    assert torch.allclose(path.norm(dim=2), start.norm(dim=1)[:, None].expand(-1, 50), rtol=1e-12, atol=0)
+    assert torch.allclose(
+        path.norm(dim=2), start.norm(dim=1)[:, None].expand(-1, 50), rtol=1e-12, atol=0
+    )
     along = path @ field / field.norm()
     turned = math.degrees(float(along[0, 0] - along[0, 1]))
     assert turned == pytest.approx(0, abs=1e-9)  # what is along B stays
@@ -188,9 +225,16 @@ def test_the_simulator_keeps_the_energy_in_the_field_and_its_start(study: Module
 
 
 @pytest.mark.data
-@pytest.mark.skipif(DATA is None, reason="GEOCALC_DATA, the folder of published data sets, is not set")
-@pytest.mark.parametrize(("name", "group", "axis"), [("TETRAGONAL", "4mm", (0, 0, 1)), ("ORTHORHOMBIC", "mm2", (1, 1, 0))])
-def test_the_phases_of_barium_titanate(study: Modules, name: str, group: str, axis: tuple[int, int, int]) -> None:
+@pytest.mark.skipif(
+    DATA is None, reason="GEOCALC_DATA, the folder of published data sets, is not set"
+)
+@pytest.mark.parametrize(
+    ("name", "group", "axis"),
+    [("TETRAGONAL", "4mm", (0, 0, 1)), ("ORTHORHOMBIC", "mm2", (1, 1, 0))],
+)
+def test_the_phases_of_barium_titanate(
+    study: Modules, name: str, group: str, axis: tuple[int, int, int]
+) -> None:
     phase = getattr(study["phases"], name)
     fit = study["phases"].fit_phase(phase, Path(DATA), relaxed=True, seed=0, steps=6)
     assert group in fit.group
@@ -206,20 +250,30 @@ def test_the_phases_of_barium_titanate(study: Modules, name: str, group: str, ax
 
 
 @pytest.mark.data
-@pytest.mark.skipif(DATA is None, reason="GEOCALC_DATA, the folder of published data sets, is not set")
+@pytest.mark.skipif(
+    DATA is None, reason="GEOCALC_DATA, the folder of published data sets, is not set"
+)
 def test_no_equivariant_network_moves_the_barium_atom(study: Modules) -> None:
     task = study["phases"].transition(study["phases"].TETRAGONAL, Path(DATA))
-    fit = study["phases"].fit_phase(study["phases"].TETRAGONAL, Path(DATA), relaxed=False, seed=0, steps=4)
+    fit = study["phases"].fit_phase(
+        study["phases"].TETRAGONAL, Path(DATA), relaxed=False, seed=0, steps=4
+    )
     assert fit.loss >= task.floor * (1 - 1e-9)
     assert task.floor > 0.5 * fit.target
 
 
-def test_the_study_goes_through(study: Modules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_study_goes_through(
+    study: Modules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A few steps of each experiment; the phases are made up."""
     monkeypatch.setattr(study["run"], "shapes", lambda: study["shapes"].shapes()[:2])
     monkeypatch.setattr(study["run"], "TETRAGONAL", study["phases"].CUBIC)
     monkeypatch.setattr(study["run"], "ORTHORHOMBIC", study["phases"].CUBIC)
-    monkeypatch.setattr(study["run"], "fit_phase", lambda *_, relaxed, seed, steps: fake_phase(study, relaxed, seed, steps))
+    monkeypatch.setattr(
+        study["run"],
+        "fit_phase",
+        lambda *_, relaxed, seed, steps: fake_phase(study, relaxed, seed, steps),
+    )
     shutil.copy(STUDY / "README.md", tmp_path / "README.md")
     options = ["--seeds", "0", "--out", str(tmp_path / "runs")]
     early = CliRunner().invoke(study["run"].main, ["report", *options, "--to", str(tmp_path)])
@@ -227,10 +281,14 @@ def test_the_study_goes_through(study: Modules, tmp_path: Path, monkeypatch: pyt
     assert "run shapes with the same options first" in early.output
     for command in (["shapes"], ["field"], ["phases"]):
         for _ in range(2):
-            done = CliRunner().invoke(study["run"].main, [*command, *options, "--steps", "2"], catch_exceptions=False)
+            done = CliRunner().invoke(
+                study["run"].main, [*command, *options, "--steps", "2"], catch_exceptions=False
+            )
             assert done.exit_code == 0, done.output
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.json")}
-    done = CliRunner().invoke(study["run"].main, ["report", *options, "--to", str(tmp_path)], catch_exceptions=False)
+    done = CliRunner().invoke(
+        study["run"].main, ["report", *options, "--to", str(tmp_path)], catch_exceptions=False
+    )
     assert done.exit_code == 0, done.output
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.json")}
     numbers = json.loads((tmp_path / "results.json").read_text())
@@ -264,4 +322,6 @@ def test_theta_begins_with_every_symmetry(study: Modules) -> None:
     theta = next(part for part in network.modules() if isinstance(part, Theta))
     with torch.no_grad():
         theta.values[2:5] = 0.3  # 1e or 1o along [111]
-    assert "3" in study["broken"].recovered(study["broken"].read_theta(network, task.after), task.before)
+    assert "3" in study["broken"].recovered(
+        study["broken"].read_theta(network, task.after), task.before
+    )

@@ -1,4 +1,6 @@
-"""The study of relaxed weights on adslabs runs from its recipes to its tables, on made-up relaxations."""
+"""The study of relaxed weights on adslabs runs from its recipes to its tables, on made-up
+relaxations.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from PIL import Image
 from geocalc.potentials.registry import shipped_folder
 
 SHORT = tuple(
-    f"training.{name}" for name in ("steps=2", "evaluate_every=2", "checkpoint_every=1", "log_every=1", "batch_size=2")
+    f"training.{name}"
+    for name in ("steps=2", "evaluate_every=2", "checkpoint_every=1", "log_every=1", "batch_size=2")
 )
 
 
@@ -35,7 +38,12 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study: dict[str, Modul
     last = {atoms.info["sid"]: atoms.calc.results["energy"] for atoms in frames}
     for atoms in frames:
         energy, forces = (atoms.calc.results[name] for name in ("energy", "forces"))
-        atoms.info = {"sid": atoms.info["sid"], "converged": True, "e_ads": -1.0, "e_relaxed": last[atoms.info["sid"]]}
+        atoms.info = {
+            "sid": atoms.info["sid"],
+            "converged": True,
+            "e_ads": -1.0,
+            "e_relaxed": last[atoms.info["sid"]],
+        }
         atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
     path = tmp_path / "data" / study["adslabs"].DATA
     path.parent.mkdir(parents=True)
@@ -55,7 +63,10 @@ def test_the_study_on_made_up_relaxations(study: dict[str, ModuleType], data: Pa
     assert [(one.network, one.size) for one in judged] == [
         (name, size) for name in ("faenet", "equivariant", "relaxed", "turned") for size in (4, 8)
     ]
-    assert all(one.steps == 2 and one.energy_mae > 0 and one.force_mae > 0 and one.seconds > 0 for one in judged)
+    assert all(
+        one.steps == 2 and one.energy_mae > 0 and one.force_mae > 0 and one.seconds > 0
+        for one in judged
+    )
     assert [len(one.theta) for one in judged[::2]] == [0, 2, 2, 2]
     nothing = report.read_no_force(out)
     assert 0 < nothing.straight < 10
@@ -79,12 +90,16 @@ def test_the_study_on_made_up_relaxations(study: dict[str, ModuleType], data: Pa
 
 
 def test_no_relaxation_is_on_two_sides(study: dict[str, ModuleType], data: Path) -> None:
-    small, large, other = (study["adslabs"].parts(size, seed) for size, seed in ((4, 0), (8, 0), (4, 1)))
+    small, large, other = (
+        study["adslabs"].parts(size, seed) for size, seed in ((4, 0), (8, 0), (4, 1))
+    )
     for part in ("test", "validate"):
         names = {name for name, own in small.items() if own == part}
         assert names
         assert names == {name for name, own in other.items() if own == part}
-    learnt = [{name for name, own in chosen.items() if own == "learn"} for chosen in (small, large, other)]
+    learnt = [
+        {name for name, own in chosen.items() if own == "learn"} for chosen in (small, large, other)
+    ]
     assert [len(names) for names in learnt] == [4, 8, 4]
     assert learnt[0] < learnt[1]
     assert learnt[0] != learnt[2]
@@ -93,8 +108,13 @@ def test_no_relaxation_is_on_two_sides(study: dict[str, ModuleType], data: Path)
 def test_askew_slabs_are_the_same_slabs(study: dict[str, ModuleType], data: Path) -> None:
     adslabs = study["adslabs"]
     name = next(iter(adslabs.relaxations()))
-    plain, askew = (adslabs._frame(adslabs.relaxations()[name][0], "learn", turn) for turn in (None, adslabs.TURN))
-    assert askew.get_all_distances(mic=True) == pytest.approx(plain.get_all_distances(mic=True), abs=1e-9)
+    plain, askew = (
+        adslabs._frame(adslabs.relaxations()[name][0], "learn", turn)
+        for turn in (None, adslabs.TURN)
+    )
+    assert askew.get_all_distances(mic=True) == pytest.approx(
+        plain.get_all_distances(mic=True), abs=1e-9
+    )
     before, after = (atoms.calc.results["forces"] for atoms in (plain, askew))
     assert after == pytest.approx(before @ adslabs.TURN.T)
     assert np.linalg.norm(adslabs.normal()) == pytest.approx(1.0)
@@ -102,7 +122,9 @@ def test_askew_slabs_are_the_same_slabs(study: dict[str, ModuleType], data: Path
     assert area / np.linalg.norm(area) == pytest.approx(adslabs.normal(), abs=1e-9)
 
 
-def test_lengths_inside_what_the_surface_allows_are_told_apart(study: dict[str, ModuleType]) -> None:
+def test_lengths_inside_what_the_surface_allows_are_told_apart(
+    study: dict[str, ModuleType],
+) -> None:
     report = study["adslabs_report"]
     axis = np.array([1.0, 2.0, 2.0]) / 3
     assert report.turn_to(axis) @ (0, 0, 1) == pytest.approx(axis)
@@ -119,12 +141,21 @@ def test_models_beside_each_other(study: dict[str, ModuleType], tmp_path: Path) 
     assert longer.read_longer(tmp_path) == []
     schnet = longer.carded("schnet", shipped_folder() / "schnet")
     assert schnet.theta == []
-    head, _, line = (row.strip("| ").split(" | ") for row in longer.model_table([schnet]).splitlines())
+    head, _, line = (
+        row.strip("| ").split(" | ") for row in longer.model_table([schnet]).splitlines()
+    )
     told = dict(zip(head, line, strict=True))
     pure, _ = schnet.measured["single_points"].values()
     assert told["model"] == "schnet"
     assert told["force (meV/Å)"] == f"{1000 * pure['force_mae']:.1f}"
-    theta = {"0e": [2.0], "0o": [0.0], "1e": [0.0] * 3, "1o": [0.0, 0.0, -1.0], "2e": [0.0] * 5, "2o": [0.0] * 5}
+    theta = {
+        "0e": [2.0],
+        "0o": [0.0],
+        "1e": [0.0] * 3,
+        "1o": [0.0, 0.0, -1.0],
+        "2e": [0.0] * 5,
+        "2o": [0.0] * 5,
+    }
     relaxed = longer.Carded("relaxed-e3nn", 1, schnet.measured, [theta])
     assert longer.normal_table([schnet, relaxed]).splitlines()[2] == (
         "| 1 | 0.000 | 0.000 | 0.500 | 0.000 | 0.000 | 1.00 | 180° | – |"

@@ -1,4 +1,6 @@
-"""The study of ZINC runs from its recipes to its page: a few steps, on made-up molecules and on those at hand."""
+"""The study of ZINC runs from its recipes to its page: a few steps, on made-up molecules and on
+those at hand.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def study() -> Iterator[dict[str, ModuleType]]:
 
 
 def write_molecules(path: Path, n: int) -> None:
-    """Rings of carbon, type 0, and some other atoms in both parts; the property is the share of the others."""
+    """Rings of carbon, type 0, and some other atoms in both parts; the property is the share of the
+    others.
+    """
     rng, arrays = np.random.default_rng(0), {}
     for part in ("val", "test"):
         sizes = rng.integers(3, 9, n)
@@ -40,7 +44,9 @@ def write_molecules(path: Path, n: int) -> None:
         starts = np.concatenate([[0], np.cumsum(sizes)])
         arrays |= {
             f"{part}_x": np.concatenate(types)[:, None],
-            f"{part}_edge_index": np.concatenate([np.concatenate([s, s[::-1]], axis=1) for s in steps], axis=1),
+            f"{part}_edge_index": np.concatenate(
+                [np.concatenate([s, s[::-1]], axis=1) for s in steps], axis=1
+            ),
             f"{part}_edge_attr": np.ones(2 * sizes.sum(), dtype=np.int64),
             f"{part}_y": np.array([one.mean() for one in types])[:, None],
             f"{part}_x_slices": starts,
@@ -65,10 +71,14 @@ def go_through(study: dict[str, ModuleType], place: Path, folds: str) -> list[di
     return json.loads((place / "results.json").read_text())
 
 
-def test_the_study_on_made_up_molecules(study: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_study_on_made_up_molecules(
+    study: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_molecules(tmp_path / "data" / FILE, 30)
     monkeypatch.setenv("GEOCALC_DATA", str(tmp_path / "data"))
-    early = CliRunner().invoke(study["run"].main, ["report", "--steps", "2", "--out", str(tmp_path / "runs")])
+    early = CliRunner().invoke(
+        study["run"].main, ["report", "--steps", "2", "--out", str(tmp_path / "runs")]
+    )
     assert early.exit_code == 1
     assert "is not finished; run train with the same options first" in early.output
     rows = go_through(study, tmp_path, "0,1")
@@ -79,7 +89,13 @@ def test_the_study_on_made_up_molecules(study: dict[str, ModuleType], tmp_path: 
         ("big", 1, 12),
     ]
     assert [row["weights"] for row in rows] == [1185, 1185, 46849, 46849]
-    table = (tmp_path / "README.md").read_text().split("<!-- table -->")[1].split("<!-- /table -->")[0].splitlines()
+    table = (
+        (tmp_path / "README.md")
+        .read_text()
+        .split("<!-- table -->")[1]
+        .split("<!-- /table -->")[0]
+        .splitlines()
+    )
     (small,) = [line for line in table if line.startswith("| small | 1,185 | 2 | ")]
     mae = [row["mae"] for row in rows[:2]]
     assert f"| {np.mean(mae):.3f} ± {abs(mae[0] - mae[1]) / 2:.3f} |" in small
@@ -89,7 +105,9 @@ def test_the_study_on_made_up_molecules(study: dict[str, ModuleType], tmp_path: 
 
 
 @pytest.mark.data
-@pytest.mark.skipif(DATA is None, reason="GEOCALC_DATA, the folder of published data sets, is not set")
+@pytest.mark.skipif(
+    DATA is None, reason="GEOCALC_DATA, the folder of published data sets, is not set"
+)
 def test_the_study_on_the_molecules_at_hand(study: dict[str, ModuleType], tmp_path: Path) -> None:
     rows = go_through(study, tmp_path, "3")
     assert [row["n"] for row in rows] == [400, 400]
@@ -109,9 +127,12 @@ def test_the_recipes_are_those_of_the_report() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "text"), [([0.5], "0.500"), ([1.0, 3.0], "2.000 ± 1.000"), ([1.0, 2.0, 3.0], "2.000 ± 0.577")]
+    ("values", "text"),
+    [([0.5], "0.500"), ([1.0, 3.0], "2.000 ± 1.000"), ([1.0, 2.0, 3.0], "2.000 ± 0.577")],
 )
-def test_the_standard_error_of_folds(study: dict[str, ModuleType], values: list[float], text: str) -> None:
+def test_the_standard_error_of_folds(
+    study: dict[str, ModuleType], values: list[float], text: str
+) -> None:
     assert study["page"].with_error(values) == text
 
 

@@ -1,4 +1,6 @@
-"""The loop that someone with ASE writes: GeoCalc as a calculator, one relaxation after the other, in a process of its own."""
+"""The loop that someone with ASE writes: GeoCalc as a calculator, one relaxation after the other,
+in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def make() -> Callable[[dict[str, Any]], dict[str, Any]]:
 
     def reply(question: dict[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(question["threads"] or torch.get_num_threads())
-        structures = emt_set(question["n"], question["seed"], KINDS["model"])[question["first"] : question["last"]]
+        structures = emt_set(question["n"], question["seed"], KINDS["model"])[
+            question["first"] : question["last"]
+        ]
         energies, calls, converged = [], [], []
         start, processor = time.perf_counter(), time.process_time()
         for atoms in structures:

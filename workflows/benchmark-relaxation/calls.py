@@ -19,7 +19,12 @@ from geocalc.relaxation.loop import relax_systems
 
 FMAX, CALLS = 0.05, 300
 SAME_BASIN = 0.01  # eV
-THEIRS = {"ASE FIRE": FIRE, "ASE BFGS": BFGS, "ASE LBFGS": LBFGS, "ASE BFGSLineSearch": BFGSLineSearch}
+THEIRS = {
+    "ASE FIRE": FIRE,
+    "ASE BFGS": BFGS,
+    "ASE LBFGS": LBFGS,
+    "ASE BFGSLineSearch": BFGSLineSearch,
+}
 OURS = ("fire", "bfgs", "lbfgs", "quasi-newton")
 REFERENCE = "ASE BFGS"
 
@@ -35,7 +40,9 @@ class CountingEMT(EMT):
         super().calculate(*arguments)
 
     def reset(self) -> None:
-        """Keep the list of neighbours, half of the cost of a call: each calculator here sees one structure only."""
+        """Keep the list of neighbours, half of the cost of a call: each calculator here sees one
+        structure only.
+        """
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,9 @@ class Ended:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; `other_basin` and `lower` are shares of structures that end over 10 meV from and below ASE's BFGS."""
+    """One line of the table; `other_basin` and `lower` are shares of structures that end over 10
+    meV from and below ASE's BFGS.
+    """
 
     kind: str
     seed: int
@@ -74,25 +83,43 @@ def by_ase(optimizer: type, atoms: Atoms) -> Ended:
 def by_geocalc(name: str, atoms: Atoms) -> Ended:
     """A relaxation by an optimiser of geocalc with its defaults."""
     systems = from_atoms(atoms, use_tags=False)
-    (ended,) = relax_systems(systems, AsePotential(calculator=CountingEMT()), OPTIMIZERS[name](), FMAX, CALLS)
+    (ended,) = relax_systems(
+        systems, AsePotential(calculator=CountingEMT()), OPTIMIZERS[name](), FMAX, CALLS
+    )
     return Ended(ended.n_evaluations, ended.energy, ended.converged)
 
 
 def measure(kind: str, seed: int, sizes: list[int]) -> list[Row]:
     """Every optimiser on the largest set; smaller ones of the same kind and seed are how it begins."""
     structures = emt_set(max(sizes), seed, KINDS[kind])
-    ways: dict[str, Callable[[Atoms], Ended]] = {name: partial(by_ase, optimizer) for name, optimizer in THEIRS.items()}
+    ways: dict[str, Callable[[Atoms], Ended]] = {
+        name: partial(by_ase, optimizer) for name, optimizer in THEIRS.items()
+    }
     ways |= {f"geocalc {name}": partial(by_geocalc, name) for name in OURS}
     found: dict[str, list[Ended]] = {}
     for name, way in ways.items():
         found[name] = [way(atoms) for atoms in structures]
-        print(kind, seed, len(structures), name, f"{np.mean([e.calls for e in found[name]]):.1f}", flush=True)
+        print(
+            kind,
+            seed,
+            len(structures),
+            name,
+            f"{np.mean([e.calls for e in found[name]]):.1f}",
+            flush=True,
+        )
     reference = np.array([e.energy for e in found[REFERENCE]])
-    return [_row(kind, seed, name, ended[:n], reference[:n]) for n in sizes for name, ended in found.items()]
+    return [
+        _row(kind, seed, name, ended[:n], reference[:n])
+        for n in sizes
+        for name, ended in found.items()
+    ]
 
 
 def _row(kind: str, seed: int, name: str, ended: list[Ended], reference: np.ndarray) -> Row:
-    calls, above = np.array([e.calls for e in ended]), np.array([e.energy for e in ended]) - reference
+    calls, above = (
+        np.array([e.calls for e in ended]),
+        np.array([e.energy for e in ended]) - reference,
+    )
     return Row(
         kind=kind,
         seed=seed,

@@ -1,6 +1,8 @@
-"""CHGNet, a pretrained model of others, on a few slabs: its own ASE calculator in ASE's loop and in ours.
+"""CHGNet, a pretrained model of others, on a few slabs: its own ASE calculator in ASE's loop and in
+ours.
 
-Runs in an environment that has chgnet; geocalc is taken from this checkout, of which its loop needs no more than torch, scipy and ASE.
+Runs in an environment that has chgnet; geocalc is taken from this checkout, of which its loop needs
+no more than torch, scipy and ASE.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ FMAX, STEPS = 0.05, 200
 
 
 def relax(calculator: Any, way: str, structures: list[Atoms]) -> dict[str, Any]:
-    """Seconds, model calls, energies and convergence of `structures` relaxed by ASE's BFGS or by an optimiser of ours."""
+    """Seconds, model calls, energies and convergence of `structures` relaxed by ASE's BFGS or by an
+    optimiser of ours.
+    """
     calls, energies, converged = [], [], []
     start = time.perf_counter()
     for atoms in structures:
@@ -41,19 +45,30 @@ def relax(calculator: Any, way: str, structures: list[Atoms]) -> dict[str, Any]:
             energies.append(float(atoms.get_potential_energy()))
         else:
             systems = from_atoms(atoms, use_tags=False)
-            (ended,) = relax_systems(systems, AsePotential(calculator=calculator), OPTIMIZERS[way](), FMAX, STEPS)
+            (ended,) = relax_systems(
+                systems, AsePotential(calculator=calculator), OPTIMIZERS[way](), FMAX, STEPS
+            )
             converged.append(ended.converged)
             calls.append(ended.n_evaluations)
             energies.append(ended.energy)
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "calls": float(np.mean(calls)), "energies": energies, "converged": float(np.mean(converged))}
+    return {
+        "seconds": seconds,
+        "calls": float(np.mean(calls)),
+        "energies": energies,
+        "converged": float(np.mean(converged)),
+    }
 
 
 def make() -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Load the model."""
     torch.set_num_threads(1)
     calculator = CHGNetCalculator(use_device="cpu")
-    return lambda asked: relax(calculator, asked["way"], emt_set(asked["n"], asked["seed"], KINDS["model"])[asked["first"] :])
+    return lambda asked: relax(
+        calculator,
+        asked["way"],
+        emt_set(asked["n"], asked["seed"], KINDS["model"])[asked["first"] :],
+    )
 
 
 if __name__ == "__main__":

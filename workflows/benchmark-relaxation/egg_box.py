@@ -1,7 +1,9 @@
-"""A potential that costs next to nothing, so that what remains of the time of a relaxation is the engine's own.
+"""A potential that costs next to nothing, so that what remains of the time of a relaxation is the
+engine's own.
 
-E = sum over coordinates of D (1 - cos(2 pi x / L)), with another depth D along each axis: a curvature that differs thirtyfold, so that
-no optimiser is done after a few steps. This module imports nothing but torch: the script that runs torch-sim shares it.
+E = sum over coordinates of D (1 - cos(2 pi x / L)), with another depth D along each axis: a
+curvature that differs thirtyfold, so that no optimiser is done after a few steps. This module
+imports nothing but torch: the script that runs torch-sim shares it.
 """
 
 from __future__ import annotations
@@ -26,11 +28,15 @@ def egg_box(positions: Tensor, owner: Tensor, n_systems: int) -> tuple[Tensor, T
     """
     depths, phase = positions.new_tensor(DEPTHS), WAVE * positions
     energies = ((1 - phase.cos()) * depths).sum(1)
-    return positions.new_zeros(n_systems).index_add_(0, owner, energies), -WAVE * depths * phase.sin()
+    return positions.new_zeros(n_systems).index_add_(
+        0, owner, energies
+    ), -WAVE * depths * phase.sin()
 
 
 class Clock:
-    """Seconds (of processor time) spent in a potential, calls, structures evaluated: what is to be told apart from the engine."""
+    """Seconds (of processor time) spent in a potential, calls, structures evaluated: what is to be
+    told apart from the engine.
+    """
 
     def __init__(self) -> None:
         self.seconds, self.calls, self.structures = 0.0, 0, 0

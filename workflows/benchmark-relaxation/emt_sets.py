@@ -1,4 +1,6 @@
-"""The EMT sets: small adsorbates on stepped and flat surfaces of seven metals, the same for everyone who gives the same seed."""
+"""The EMT sets: small adsorbates on stepped and flat surfaces of seven metals, the same for
+everyone who gives the same seed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from ase.build import add_adsorbate, fcc100, fcc111, fcc211, molecule
 from ase.constraints import FixAtoms
 
 METALS = ("Cu", "Ni", "Pt", "Pd", "Ag", "Au", "Al")
-HEIGHTS = {"O": 1.3, "N": 1.2, "C": 1.3, "H": 1.1, "CO": 1.5}  # Angstrom above a hollow; bridges and tops are higher
+# Angstrom above a hollow; bridges and tops are higher
+HEIGHTS = {"O": 1.3, "N": 1.2, "C": 1.3, "H": 1.1, "CO": 1.5}
 SITES = {"hollow": 0.0, "bridge": 0.2, "ontop": 0.5}
 SIZES = ((2, 2, 3), (3, 3, 4), (2, 3, 4), (3, 2, 3))
 FIXED = 0.45  # share of the slab's height, from below, that is held
@@ -23,7 +26,8 @@ class Kind:
     Attributes:
         rattle: Angstrom, standard deviation of every coordinate that is not fixed.
         lift: Angstrom that adsorbates are put higher than usual.
-        sites: to choose from. facets, sizes, adsorbates: likewise.
+        sites: to choose from.
+        facets, sizes, adsorbates: likewise.
     """
 
     rattle: float = 0.1
@@ -37,7 +41,8 @@ class Kind:
 KINDS = {
     "plain": Kind(),
     "hard": Kind(rattle=0.2, lift=0.3),
-    "model": Kind(facets=("111",), adsorbates=("O", "N", "C", "H")),  # what faenet-sfa was trained for
+    # what faenet-sfa was trained for
+    "model": Kind(facets=("111",), adsorbates=("O", "N", "C", "H")),
 }
 
 
@@ -48,8 +53,14 @@ def emt_set(n: int, seed: int = 0, kind: Kind = KINDS["plain"]) -> list[Atoms]:
 
 
 def _adslab(rng: np.random.Generator, number: int, kind: Kind) -> Atoms:
-    metal, adsorbate = METALS[rng.integers(len(METALS))], kind.adsorbates[rng.integers(len(kind.adsorbates))]
-    facet, size = kind.facets[rng.integers(len(kind.facets))], kind.sizes[rng.integers(len(kind.sizes))]
+    metal, adsorbate = (
+        METALS[rng.integers(len(METALS))],
+        kind.adsorbates[rng.integers(len(kind.adsorbates))],
+    )
+    facet, size = (
+        kind.facets[rng.integers(len(kind.facets))],
+        kind.sizes[rng.integers(len(kind.sizes))],
+    )
     site = kind.sites[rng.integers(len(kind.sites))]
     guest = molecule("CO") if adsorbate == "CO" else Atoms(adsorbate)
     anchor = 1 if adsorbate == "CO" else 0  # carbon points down

@@ -1,4 +1,6 @@
-"""What engines cost outside the model: milliseconds for each slab and model call, with a potential that costs next to nothing."""
+"""What engines cost outside the model: milliseconds for each slab and model call, with a potential
+that costs next to nothing.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from geocalc.optim import OPTIMIZERS
 from geocalc.relaxation.loop import relax_systems
 
 OURS = ("fire", "bfgs", "lbfgs", "quasi-newton")
-STEPS, NEVER = 20, 1e-9  # every structure takes all the steps, so that batches stay as large as they are
+# every structure takes all the steps, so that batches stay as large as they are
+STEPS, NEVER = 20, 1e-9
 SHAPES = {37: (3, 3, 4), 101: (5, 5, 4)}
 ROUNDS = 15
 
@@ -35,7 +38,9 @@ class EggBoxPotential:
 
     def __call__(self, systems: Systems) -> Prediction:
         """Energy and forces."""
-        energy, forces = self.clock.egg_box(systems.positions, systems.system_idx, systems.n_systems)
+        energy, forces = self.clock.egg_box(
+            systems.positions, systems.system_idx, systems.n_systems
+        )
         return Prediction(energy=energy, forces=forces)
 
 
@@ -94,7 +99,9 @@ def slabs(n: int, n_atoms: int, constrained: bool = True, seed: int = 0) -> list
     return found
 
 
-def by_geocalc(name: str, structures: list[Atoms], fmax: float = NEVER, steps: int = STEPS) -> tuple[float, Clock]:
+def by_geocalc(
+    name: str, structures: list[Atoms], fmax: float = NEVER, steps: int = STEPS
+) -> tuple[float, Clock]:
     """Seconds of one batched relaxation, all included, and the clock of its potential."""
     systems = concatenate([from_atoms(atoms, use_tags=False) for atoms in structures])
     potential = EggBoxPotential()
@@ -103,7 +110,9 @@ def by_geocalc(name: str, structures: list[Atoms], fmax: float = NEVER, steps: i
     return time.thread_time() - start, potential.clock
 
 
-def by_ase(optimizer: type, structures: list[Atoms], fmax: float = NEVER, steps: int = STEPS) -> tuple[float, Clock]:
+def by_ase(
+    optimizer: type, structures: list[Atoms], fmax: float = NEVER, steps: int = STEPS
+) -> tuple[float, Clock]:
     """The same of a loop over ASE relaxations."""
     calculator = EggBoxCalculator()
     copies = [atoms.copy() for atoms in structures]
@@ -127,7 +136,9 @@ def later(whole: tuple[float, Clock], half: tuple[float, Clock]) -> float:
 
 
 def measure(rounds: int = ROUNDS) -> list[Overhead]:
-    """Every optimiser, in turn within every round; ASE on one slab at a time, as it takes them anyway."""
+    """Every optimiser, in turn within every round; ASE on one slab at a time, as it takes them
+    anyway.
+    """
     rows = []
     for n_atoms, batch in ((37, 32), (37, 1), (101, 1)):
         structures = slabs(batch, n_atoms)

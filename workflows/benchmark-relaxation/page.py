@@ -14,7 +14,11 @@ Rows = list[dict[str, Any]]
 
 def write(folder: Path) -> None:
     """Fill in the tables whose results are there, and draw the plot if all of them are."""
-    found = {piece: json.loads(path.read_text()) for piece in TABLES if (path := folder / f"{piece}.json").exists()}
+    found = {
+        piece: json.loads(path.read_text())
+        for piece in TABLES
+        if (path := folder / f"{piece}.json").exists()
+    }
     readme = folder / "README.md"
     text = readme.read_text()
     for piece, content in found.items():
@@ -25,7 +29,9 @@ def write(folder: Path) -> None:
         text = f"{head}{begin}{TABLES[piece](content['rows'])}\n\n{note}\n{end}{rest.split(end)[1]}"
     readme.write_text(text)
     if {"calls", "model", "overhead", "scaling", "torch-sim"} <= found.keys():
-        draw({piece: content["rows"] for piece, content in found.items()}, folder / "relaxation.png")
+        draw(
+            {piece: content["rows"] for piece, content in found.items()}, folder / "relaxation.png"
+        )
 
 
 def calls(rows: Rows) -> str:
@@ -52,8 +58,14 @@ def model(rows: Rows) -> str:
 
 def overhead(rows: Rows) -> str:
     """Time outside the model."""
-    body = [f"{r['n_atoms']} | {r['batch']} | {r['optimizer']} | {r['ms']:.3f} | {r['ms_later']:.3f}" for r in rows]
-    return _table("atoms | slabs together | optimiser | ms for each slab and model call | in the second half", body)
+    body = [
+        f"{r['n_atoms']} | {r['batch']} | {r['optimizer']} | {r['ms']:.3f} | {r['ms_later']:.3f}"
+        for r in rows
+    ]
+    return _table(
+        "atoms | slabs together | optimiser | ms for each slab and model call | in the second half",
+        body,
+    )
 
 
 def scaling(rows: Rows) -> str:
@@ -76,7 +88,10 @@ def memory(rows: Rows) -> str:
 def torch_sim(rows: Rows) -> str:
     """Next to torch-sim."""
     body = [f"{r['way']} | {r['batch']} | {r['calls_mean']:.1f} | {r['ms']:.3f}" for r in rows]
-    return _table("way | slabs together | model calls for each slab | ms outside the model for each slab and call", body)
+    return _table(
+        "way | slabs together | model calls for each slab | ms outside the model for each slab and call",
+        body,
+    )
 
 
 def chgnet(rows: Rows) -> str:
@@ -86,7 +101,10 @@ def chgnet(rows: Rows) -> str:
         f"{r['difference_mev']:.2f}"
         for r in rows
     ]
-    return _table("way | slabs | calls, mean | converged | seconds | same basin | largest difference in it (meV)", body)
+    return _table(
+        "way | slabs | calls, mean | converged | seconds | same basin | largest difference in it (meV)",
+        body,
+    )
 
 
 def _table(head: str, body: Sequence[str]) -> str:

@@ -1,4 +1,6 @@
-"""The plot: bars of calls, of time with the shipped model and of overhead, and the time of each structure against their number."""
+"""The plot: bars of calls, of time with the shipped model and of overhead, and the time of each
+structure against their number.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ def draw(found: dict[str, Rows], path: Path) -> None:
 
 
 def _calls(axis: Axes, rows: Rows) -> None:
-    chosen = [r for r in rows if r["kind"] == "hard" and r["seed"] == 0 and r["n"] == max(r["n"] for r in rows)]
+    chosen = [
+        r
+        for r in rows
+        if r["kind"] == "hard" and r["seed"] == 0 and r["n"] == max(r["n"] for r in rows)
+    ]
     by_name = {r["optimizer"]: r["calls_mean"] for r in chosen}
     names = ["ASE FIRE", "ASE BFGS", "ASE LBFGS", "ASE BFGSLineSearch", "geocalc quasi-newton"]
     values, base = [by_name[name] for name in names], by_name["ASE BFGS"]
@@ -44,9 +50,14 @@ def _calls(axis: Axes, rows: Rows) -> None:
 
 
 def _model(axis: Axes, rows: Rows) -> None:
-    names = [r["way"].replace(" (", "\n(").replace(", ", ",\n", 1).replace("geocalc.relax ", "geocalc ") for r in rows]
+    names = [
+        r["way"].replace(" (", "\n(").replace(", ", ",\n", 1).replace("geocalc.relax ", "geocalc ")
+        for r in rows
+    ]
     labels = [
-        f"{r['seconds']:.0f} s" + (f"   {r['faster']:.1f}x faster" if r["way"].startswith("geocalc") else "") for r in rows
+        f"{r['seconds']:.0f} s"
+        + (f"   {r['faster']:.1f}x faster" if r["way"].startswith("geocalc") else "")
+        for r in rows
     ]
     _bars(axis, names, [r["seconds"] for r in rows], labels)
     _title(axis, "128 adslabs with faenet-sfa on two cores")
@@ -68,7 +79,8 @@ def _overhead(axis: Axes, rows: Rows, torch_sim: Rows) -> None:
     }
     base = shown["ASE BFGS"]
     labels = [
-        f"{ms:.3f}" + (f"   {base / ms:.0f}x less than ASE BFGS" if name.startswith("geocalc") else "")
+        f"{ms:.3f}"
+        + (f"   {base / ms:.0f}x less than ASE BFGS" if name.startswith("geocalc") else "")
         for name, ms in shown.items()
     ]
     _bars(axis, list(shown), list(shown.values()), labels)
@@ -94,7 +106,10 @@ def _title(axis: Axes, text: str) -> None:
 
 
 def _bars(axis: Axes, names: Sequence[str], values: Sequence[float], labels: Sequence[str]) -> None:
-    colors = [OURS if name.startswith("geocalc") else ASE if name.startswith("ASE") else OTHER for name in names]
+    colors = [
+        OURS if name.startswith("geocalc") else ASE if name.startswith("ASE") else OTHER
+        for name in names
+    ]
     bars = axis.barh(range(len(names)), values, color=colors, height=0.7)
     for text in axis.bar_label(bars, labels, padding=4, fontsize=9):
         text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})

@@ -14,7 +14,9 @@ REFERENCE, SAME_BASIN = "ASE BFGS", 0.01
 
 @dataclass(frozen=True)
 class Peer:
-    """One line; `difference_mev` is the largest difference of energy from ASE's BFGS among `same_basin`, those within 10 meV of it."""
+    """One line; `difference_mev` is the largest difference of energy from ASE's BFGS among
+    `same_basin`, those within 10 meV of it.
+    """
 
     way: str
     n: int
@@ -26,7 +28,9 @@ class Peer:
 
 
 def measure(python: str, n: int = 8, seed: int = 0) -> list[Peer]:
-    """`python` is the interpreter of an environment with chgnet; each way on one structure at a time, in turn."""
+    """`python` is the interpreter of an environment with chgnet; each way on one structure at a
+    time, in turn.
+    """
     replies: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     with Side("chgnet_side.py", python) as other:
         other.ask(way="bfgs", n=1, seed=seed, first=0)  # warms up

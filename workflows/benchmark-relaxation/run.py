@@ -1,7 +1,8 @@
 """Benchmarks of the relaxation engine, side by side with others in one run.
 
-Usage: python workflows/benchmark-relaxation/run.py PIECE, where PIECE is calls, model, overhead, scaling, memory, torch-sim, chgnet or page.
-Each piece but the last writes PIECE.json beside this file; all write the tables of README.md and relaxation.png from what there is.
+Usage: python workflows/benchmark-relaxation/run.py PIECE, where PIECE is calls, model, overhead,
+scaling, memory, torch-sim, chgnet or page. Each piece but the last writes PIECE.json beside this
+file; all write the tables of README.md and relaxation.png from what there is.
 """
 
 from __future__ import annotations
@@ -40,11 +41,20 @@ def main() -> None:
 @click.option("--seeds", default="0,1", show_default=True)
 @click.option("--kinds", default="plain,hard", show_default=True)
 def calls_command(sizes: str, seeds: str, kinds: str) -> None:
-    """Model calls of our optimisers and ASE's on the EMT sets; each set is written when it is done, beside those measured before."""
+    """Model calls of our optimisers and ASE's on the EMT sets; each set is written when it is done,
+    beside those measured before.
+    """
     for kind in kinds.split(","):
         for seed in map(int, seeds.split(",")):
-            new = [asdict(row) for row in calls.measure(kind, seed, [int(size) for size in sizes.split(",")])]
-            old = json.loads((HERE / "calls.json").read_text())["rows"] if (HERE / "calls.json").exists() else []
+            new = [
+                asdict(row)
+                for row in calls.measure(kind, seed, [int(size) for size in sizes.split(",")])
+            ]
+            old = (
+                json.loads((HERE / "calls.json").read_text())["rows"]
+                if (HERE / "calls.json").exists()
+                else []
+            )
             kept = [row for row in old if (row["kind"], row["seed"]) != (kind, seed)]
             write("calls", sorted(kept + new, key=lambda row: (row["kind"], row["seed"], row["n"])))
 
@@ -55,7 +65,13 @@ def calls_command(sizes: str, seeds: str, kinds: str) -> None:
 @click.option("--threads", default="default,1", show_default=True, help="Of the loop.")
 def model_command(n: int, blocks: int, threads: str) -> None:
     """The shipped model: `geocalc.relax` with two workers against a loop over ASE's BFGS."""
-    write("model", shipped_model.measure(n, blocks=blocks, rounds=min(2, blocks), threads=tuple(threads.split(","))), n=n)
+    write(
+        "model",
+        shipped_model.measure(
+            n, blocks=blocks, rounds=min(2, blocks), threads=tuple(threads.split(","))
+        ),
+        n=n,
+    )
 
 
 @main.command("overhead")
@@ -67,7 +83,9 @@ def overhead_command(rounds: int) -> None:
 
 @main.command("scaling")
 @click.option("--most", default=10_000, show_default=True, help="Structures without a model.")
-@click.option("--most-model", default=100, show_default=True, help="Structures with the shipped model.")
+@click.option(
+    "--most-model", default=100, show_default=True, help="Structures with the shipped model."
+)
 def scaling_command(most: int, most_model: int) -> None:
     """Time of each structure, from one to ten thousand."""
     counts = (1, 10, 100, 1000, 10_000)
@@ -83,7 +101,11 @@ def memory_command(n: int) -> None:
 
 
 @main.command("torch-sim")
-@click.option("--torch-sim-python", required=True, help="Python of an environment with torch-sim-atomistic 0.3.0.")
+@click.option(
+    "--torch-sim-python",
+    required=True,
+    help="Python of an environment with torch-sim-atomistic 0.3.0.",
+)
 @click.option("--rounds", default=overhead.ROUNDS, show_default=True)
 def torch_sim_command(torch_sim_python: str, rounds: int) -> None:
     """FIRE without constraints, next to torch-sim."""
@@ -91,7 +113,9 @@ def torch_sim_command(torch_sim_python: str, rounds: int) -> None:
 
 
 @main.command("chgnet")
-@click.option("--chgnet-python", required=True, help="Python of an environment with chgnet, vesin and ASE.")
+@click.option(
+    "--chgnet-python", required=True, help="Python of an environment with chgnet, vesin and ASE."
+)
 @click.option("--n", default=8, show_default=True)
 def chgnet_command(chgnet_python: str, n: int) -> None:
     """CHGNet in our loop and in ASE's."""
@@ -113,7 +137,9 @@ def write(piece: str, rows: Sequence[Any], **more: object) -> None:
         "load": round(os.getloadavg()[1], 1),
     }
     plain = [row if isinstance(row, dict) else asdict(row) for row in rows]
-    (HERE / f"{piece}.json").write_text(json.dumps({"machine": machine, **more, "rows": plain}, indent=1) + "\n")
+    (HERE / f"{piece}.json").write_text(
+        json.dumps({"machine": machine, **more, "rows": plain}, indent=1) + "\n"
+    )
     page.write(HERE)
 
 

@@ -52,12 +52,18 @@ def stream(n: int, kind: str = "plain", seed: int = 0) -> Iterator[Atoms]:
 
 
 def without_cost(counts: tuple[int, ...] = (1, 10, 100, 1000, 10_000)) -> list[Scale]:
-    """A potential that costs next to nothing: what everything around the model takes, one by one and in batches."""
+    """A potential that costs next to nothing: what everything around the model takes, one by one
+    and in batches.
+    """
     rows = []
     for way, edges in (("egg box, one by one", None), ("egg box, in batches", EDGES)):
         for n in counts:
-            model = NamedPotential(potential=EggBoxPotential(), name="egg box", hash=f"egg box {n}", reads_tags=False)
-            settings = RelaxSettings(optimizer="quasi-newton", traj="none", workers=1, batch_edges=edges)
+            model = NamedPotential(
+                potential=EggBoxPotential(), name="egg box", hash=f"egg box {n}", reads_tags=False
+            )
+            settings = RelaxSettings(
+                optimizer="quasi-newton", traj="none", workers=1, batch_edges=edges
+            )
             jobs = [Job(sid=atoms.info["sid"], atoms=atoms) for atoms in stream(n)]
             rows.append(_timed(way, n, partial(relax_jobs, jobs, model, settings)))
     return rows
@@ -67,7 +73,13 @@ def with_model(counts: tuple[int, ...] = (1, 10, 100), workers: int = 2) -> list
     """The shipped model, start of the worker processes included."""
     rows = []
     for n in counts:
-        run = partial(geocalc.relax, list(stream(n, "model")), "faenet-sfa", optimizer="quasi-newton", workers=workers)
+        run = partial(
+            geocalc.relax,
+            list(stream(n, "model")),
+            "faenet-sfa",
+            optimizer="quasi-newton",
+            workers=workers,
+        )
         rows.append(_timed(f"faenet-sfa, {workers} workers", n, run))
     return rows
 
@@ -83,13 +95,17 @@ def _timed(way: str, n: int, run: Callable[[], Iterable[Any]]) -> Scale:
 
 
 def memory(n: int = 10_000, n_shipped: int = 300) -> list[dict[str, Any]]:
-    """MB of fresh processes that stream structures through `geocalc.iter_relax`, see `memory_side.py`.
+    """MB of fresh processes that stream structures through `geocalc.iter_relax`, see
+    `memory_side.py`.
 
-    `n` of them with a small network of random weights, for the shipped model takes minutes for a thousand; `n_shipped` with that.
+    `n` of them with a small network of random weights, for the shipped model takes minutes for a
+    thousand; `n_shipped` with that.
     """
     rows = []
     with TemporaryDirectory() as folder:
-        small = write_model(Path(folder), "random-weights", card={"elements": (*METALS, "H", "C", "N", "O")})
+        small = write_model(
+            Path(folder), "random-weights", card={"elements": (*METALS, "H", "C", "N", "O")}
+        )
         for model, count, steps in ((str(small), n, 3), ("faenet-sfa", n_shipped, 3)):
             with Side("memory_side.py", arguments=(model,)) as other:
                 found = other.ask(n=count, steps=steps)

@@ -1,4 +1,6 @@
-"""The shipped model on adslabs: `geocalc.relax` with worker processes against the loop that someone with ASE writes."""
+"""The shipped model on adslabs: `geocalc.relax` with worker processes against the loop that someone
+with ASE writes.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Way:
         way: its name.
         seconds: wall time, of the start of worker processes too.
         processor_s: of all cores together, which a busy machine changes little.
-        start_s: how much of it was spent until the workers had started; 0 for the loop, whose model is loaded beforehand.
+        start_s: how much of it was spent until the workers had started; 0 for the loop, whose model
+            is loaded beforehand.
         calls_mean: model calls for each structure.
         converged: share.
         same_basin: share that ends within 10 meV of the last loop.
@@ -55,14 +58,22 @@ class _Run:
 
 
 def measure(
-    n: int = 128, seed: int = 0, blocks: int = 4, rounds: int = 2, threads: tuple[str, ...] = ("default", "1")
+    n: int = 128,
+    seed: int = 0,
+    blocks: int = 4,
+    rounds: int = 2,
+    threads: tuple[str, ...] = ("default", "1"),
 ) -> list[Way]:
-    """The loop with each setting of threads in turn, block by block; `geocalc.relax` on everything, `rounds` times between."""
+    """The loop with each setting of threads in turn, block by block; `geocalc.relax` on everything,
+    `rounds` times between.
+    """
     structures = emt_set(n, seed, KINDS["model"])
     ours: dict[str, list[_Run]] = {name: [] for name in OURS}
     loops: dict[str, list[_Run]] = {name: [] for name in threads}
     with Side("ase_loop.py", threads=None) as loop:
-        default_threads = loop.ask(n=1, seed=seed, first=0, last=1, threads=None, fmax=FMAX, steps=1)["threads"]
+        default_threads = loop.ask(
+            n=1, seed=seed, first=0, last=1, threads=None, fmax=FMAX, steps=1
+        )["threads"]
         edges = np.linspace(0, n, blocks + 1).astype(int).tolist()
         for k in range(blocks):
             if k * rounds % blocks < rounds:
@@ -71,27 +82,48 @@ def measure(
                     print(name, f"{ours[name][-1].seconds:.1f} s", flush=True)
             for name in threads:
                 used = default_threads if name == "default" else int(name)
-                found = loop.ask(n=n, seed=seed, first=edges[k], last=edges[k + 1], threads=used, fmax=FMAX, steps=STEPS)
+                found = loop.ask(
+                    n=n,
+                    seed=seed,
+                    first=edges[k],
+                    last=edges[k + 1],
+                    threads=used,
+                    fmax=FMAX,
+                    steps=STEPS,
+                )
                 loops[name].append(_Run(*(found[f.name] for f in fields(_Run))))
                 print("ASE BFGS, threads", name, f"{found['seconds']:.1f} s", flush=True)
     whole = {label: _joined(runs) for label, runs in loops.items()}
     base, reference = whole[threads[0]].seconds, np.array(whole[threads[-1]].energies)
     told = {"default": f"default threads ({default_threads} here)", "1": "1 thread"}
-    rows = [_way(f"ASE BFGS loop, {told.get(label, label)}", run, 0.0, base, reference) for label, run in whole.items()]
+    rows = [
+        _way(f"ASE BFGS loop, {told.get(label, label)}", run, 0.0, base, reference)
+        for label, run in whole.items()
+    ]
     start_s = float(np.median([_start(structures[:WORKERS]) for _ in range(3)]))
     for name, runs in ours.items():
         middle = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
-        rows.append(_way(f"geocalc.relax {name}, {WORKERS} workers", middle, start_s, base, reference))
+        rows.append(
+            _way(f"geocalc.relax {name}, {WORKERS} workers", middle, start_s, base, reference)
+        )
     return rows
 
 
 def _by_geocalc(structures: list[Atoms], optimizer: str) -> _Run:
     start, processor = time.perf_counter(), _processor()
-    results = geocalc.relax(structures, "faenet-sfa", optimizer=optimizer, fmax=FMAX, steps=STEPS, workers=WORKERS)
+    results = geocalc.relax(
+        structures, "faenet-sfa", optimizer=optimizer, fmax=FMAX, steps=STEPS, workers=WORKERS
+    )
     seconds, processor_s = time.perf_counter() - start, _processor() - processor
     records = [result.record for result in results]
     energies = [float("nan") if r.energy is None else r.energy for r in records]
-    return _Run(seconds, processor_s, energies, [r.n_evaluations for r in records], [r.converged for r in records])
+    return _Run(
+        seconds,
+        processor_s,
+        energies,
+        [r.n_evaluations for r in records],
+        [r.converged for r in records],
+    )
 
 
 def _processor() -> float:

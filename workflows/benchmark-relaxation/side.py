@@ -1,4 +1,6 @@
-"""Talking to a script that runs in another process, perhaps with another Python: one line of JSON there, one back."""
+"""Talking to a script that runs in another process, perhaps with another Python: one line of JSON
+there, one back.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,19 @@ class Side:
     """
 
     def __init__(
-        self, script: str, python: str = sys.executable, threads: int | None = 1, arguments: tuple[str, ...] = ()
+        self,
+        script: str,
+        python: str = sys.executable,
+        threads: int | None = 1,
+        arguments: tuple[str, ...] = (),
     ) -> None:
         limits = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
         set_by_hand = ("NUM_THREADS", "MALLOC_")
-        free = {k: v for k, v in os.environ.items() if threads is not None or not any(word in k for word in set_by_hand)}
+        free = {
+            k: v
+            for k, v in os.environ.items()
+            if threads is not None or not any(word in k for word in set_by_hand)
+        }
         self._process = subprocess.Popen(
             [python, str(HERE / script), *arguments],
             stdin=subprocess.PIPE,
@@ -42,7 +52,12 @@ class Side:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._process.communicate()
 
     def ask(self, **question: Any) -> Any:
@@ -62,7 +77,9 @@ class Side:
 
 
 def answer(make: Callable[[], Callable[[dict[str, Any]], Any]]) -> None:
-    """Answer every question with what `make` makes; whatever else is printed, also by that, goes to standard error."""
+    """Answer every question with what `make` makes; whatever else is printed, also by that, goes to
+    standard error.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     reply = make()

@@ -1,7 +1,8 @@
-"""The torch-sim side of the comparison: runs in an environment that has torch-sim 0.3.0, and needs nothing of geocalc.
+"""The torch-sim side of the comparison: runs in an environment that has torch-sim 0.3.0, and needs
+nothing of geocalc.
 
-Answers a batch of structures with the time of its FIRE relaxation by `torch_sim.optimize`, as anyone would call it, or of
-bare FIRE steps.
+Answers a batch of structures with the time of its FIRE relaxation by `torch_sim.optimize`, as
+anyone would call it, or of bare FIRE steps.
 """
 
 from __future__ import annotations
@@ -40,9 +41,13 @@ def state_of(question: dict[str, Any]) -> Any:
     counts = [len(numbers) for numbers in question["numbers"]]
     numbers = torch.tensor([z for structure in question["numbers"] for z in structure])
     return ts.SimState(
-        positions=torch.tensor([place for structure in question["positions"] for place in structure], dtype=torch.float64),
+        positions=torch.tensor(
+            [place for structure in question["positions"] for place in structure],
+            dtype=torch.float64,
+        ),
         masses=torch.full((len(numbers),), MASS, dtype=torch.float64),
-        cell=torch.tensor(question["cells"], dtype=torch.float64).mT.contiguous(),  # its cells hold vectors in columns
+        # its cells hold vectors in columns
+        cell=torch.tensor(question["cells"], dtype=torch.float64).mT.contiguous(),
         pbc=True,
         atomic_numbers=numbers,
         system_idx=torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)),
@@ -57,12 +62,19 @@ def relaxed(question: dict[str, Any]) -> dict[str, float]:
         state,
         model,
         optimizer=fire,
-        convergence_fn=ts.generate_force_convergence_fn(force_tol=question["fmax"], include_cell_forces=False),
+        convergence_fn=ts.generate_force_convergence_fn(
+            force_tol=question["fmax"], include_cell_forces=False
+        ),
         max_steps=question["steps"],
     )
     seconds, clock = time.thread_time() - start, model.clock
     worst = float(model(final)["forces"].norm(dim=1).max())
-    return {"seconds": seconds, "model_seconds": clock.seconds, "structures": clock.structures, "fmax": worst}
+    return {
+        "seconds": seconds,
+        "model_seconds": clock.seconds,
+        "structures": clock.structures,
+        "fmax": worst,
+    }
 
 
 def stepped(question: dict[str, Any], steps: int) -> dict[str, float]:
@@ -75,13 +87,19 @@ def stepped(question: dict[str, Any], steps: int) -> dict[str, float]:
     for _ in range(steps):
         state = step(state)
     seconds = time.thread_time() - start
-    return {"seconds": seconds, "model_seconds": model.clock.seconds, "structures": model.clock.structures}
+    return {
+        "seconds": seconds,
+        "model_seconds": model.clock.seconds,
+        "structures": model.clock.structures,
+    }
 
 
 def make() -> Callable[[dict[str, Any]], dict[str, float]]:
     """On one thread, as the other side."""
     torch.set_num_threads(1)
-    return lambda question: stepped(question, question["bare"]) if "bare" in question else relaxed(question)
+    return lambda question: (
+        stepped(question, question["bare"]) if "bare" in question else relaxed(question)
+    )
 
 
 if __name__ == "__main__":

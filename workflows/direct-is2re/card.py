@@ -1,4 +1,6 @@
-"""The shipped direct model: the networks of the folds together, with what the cross-validation says of each of them."""
+"""The shipped direct model: the networks of the folds together, with what the cross-validation says
+of each of them.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +32,27 @@ FOLDER = ROOT / "models" / NAME
 PICTURE = "parity.png"
 
 
-def ship(runs: Sequence[Path], results: dict[str, Any], predictions: Sequence[Sequence[page.Predicted]]) -> None:
-    """Make the model folder from finished runs, their results and what each predicted for what it had not seen."""
+def ship(
+    runs: Sequence[Path], results: dict[str, Any], predictions: Sequence[Sequence[page.Predicted]]
+) -> None:
+    """Make the model folder from finished runs, their results and what each predicted for what it
+    had not seen.
+    """
     made = runs[0].parent / "models" / NAME
     shutil.rmtree(made, ignore_errors=True)
     register(runs, NAME, made.parent, runs[0].parent / "data")
     recipe = read_recipe(FOLDER / "recipe.yaml")
     about = recipe.about  # may say more of the domain and its limits than when the runs began
-    card = read_card(made).model_copy(update={"domain": about.domain, "data": about.data, "limits": about.limits})
+    card = read_card(made).model_copy(
+        update={"domain": about.domain, "data": about.data, "limits": about.limits}
+    )
     shutil.copy(made / "weights.safetensors", FOLDER)
     write_card(FOLDER, card)
-    folds = [row for row in results["rows"] if row["target"] == "e_ads" and row["split"].startswith("fold")]
+    folds = [
+        row
+        for row in results["rows"]
+        if row["target"] == "e_ads" and row["split"].startswith("fold")
+    ]
     measured = {
         "machine": f"one thread, float32, torch {torch.__version__}",
         "command": "python workflows/direct-is2re/run.py ship",
@@ -51,12 +63,17 @@ def ship(runs: Sequence[Path], results: dict[str, Any], predictions: Sequence[Se
         "folds": folds,
         "peers": results["peers"],
         "large": results["large"],
-        "intervals": crossed_coverage([np.array([one.error for one in fold]) for fold in predictions]),
+        "intervals": crossed_coverage(
+            [np.array([one.error for one in fold]) for fold in predictions]
+        ),
         "milliseconds": milliseconds(),
     }
     (FOLDER / "metrics.json").write_text(json.dumps(measured, indent=1) + "\n")
     pooled = [one for fold in predictions for one in fold]
-    told, wanted = np.array([one.energy for one in pooled]), np.array([one.reference for one in pooled])
+    told, wanted = (
+        np.array([one.energy for one in pooled]),
+        np.array([one.reference for one in pooled]),
+    )
     panels = [
         energy_parity(told, wanted, "adsorption energy", "held-out structures"),
         energy_distribution(told - wanted, "adsorption energy"),
@@ -66,7 +83,9 @@ def ship(runs: Sequence[Path], results: dict[str, Any], predictions: Sequence[Se
 
 
 def crossed_coverage(errors: Sequence[np.ndarray]) -> dict[str, float]:
-    """Shares inside intervals that were calibrated on the other folds, and their half widths (eV), means over folds."""
+    """Shares inside intervals that were calibrated on the other folds, and their half widths (eV),
+    means over folds.
+    """
     found = []
     for k, here in enumerate(errors):
         others = np.concatenate([one for j, one in enumerate(errors) if j != k])
@@ -93,7 +112,9 @@ def milliseconds() -> dict[str, float]:
 
 def readme(card: ModelCard, recipe: Recipe, measured: dict[str, Any]) -> str:
     """The page of the model."""
-    n_weights = sum(p.numel() for p in load_model(FOLDER, device="cpu").potential.model.network.parameters())
+    n_weights = sum(
+        p.numel() for p in load_model(FOLDER, device="cpu").potential.model.network.parameters()
+    )
     training, bars = recipe.training, measured["intervals"]
     rows = [page.Row(**row) for row in measured["folds"]]
     lines = [
@@ -137,7 +158,9 @@ def readme(card: ModelCard, recipe: Recipe, measured: dict[str, Any]) -> str:
         "",
         page.large_text(measured["large"]),
         "",
-        "Time of one call on one thread: " + "; ".join(f"{k}: {v:.0f} ms" for k, v in measured["milliseconds"].items()) + ".",
+        "Time of one call on one thread: "
+        + "; ".join(f"{k}: {v:.0f} ms" for k, v in measured["milliseconds"].items())
+        + ".",
         "",
         "## Data",
         "",

@@ -1,7 +1,8 @@
-"""The 30 large molecules on surfaces that the authors of the data set apart: up to 52 atoms, where training has seen up to 20 or so.
+"""The 30 large molecules on surfaces that the authors of the data set apart: up to 52 atoms, where
+training has seen up to 20 or so.
 
-No energies of their clean slabs are given, so adsorption energies are compared within the molecules of one slab: from each, and from
-each prediction, the mean over its slab is taken off.
+No energies of their clean slabs are given, so adsorption energies are compared within the molecules
+of one slab: from each, and from each prediction, the mean over its slab is taken off.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ LIGHT = ("H", "C", "N", "O", "S")
 
 @dataclass(frozen=True, kw_only=True)
 class Large:
-    """An unrelaxed structure, the slab it shares with others, and its relaxed energy less that of the free molecule (eV)."""
+    """An unrelaxed structure, the slab it shares with others, and its relaxed energy less that of
+    the free molecule (eV).
+    """
 
     sid: str
     slab: str
@@ -40,7 +43,11 @@ def structures() -> Iterator[Large]:
     path = Path(os.environ["GEOCALC_DATA"]) / splits.DATA / FILE
     with gzip.open(path, "rt") as handle:
         frames = read(io.StringIO(handle.read()), ":", format="extxyz")
-    relaxed = {str(a.info["sid"]): float(a.info["e_relaxed"]) for a in frames if a.info["state"] == "relaxed"}
+    relaxed = {
+        str(a.info["sid"]): float(a.info["e_relaxed"])
+        for a in frames
+        if a.info["state"] == "relaxed"
+    }
     for atoms in frames:
         sid = str(atoms.info["sid"])
         metal, _, molecule = sid.removeprefix("bm_").partition("-")
@@ -48,11 +55,18 @@ def structures() -> Iterator[Large]:
             continue
         n_metal = sum(symbol not in LIGHT for symbol in atoms.symbols)
         tagged = _tagged(atoms)
-        yield Large(sid=sid, slab=f"{metal}{n_metal}", atoms=tagged, energy=relaxed[sid] - relaxed[f"bm_{molecule}"])
+        yield Large(
+            sid=sid,
+            slab=f"{metal}{n_metal}",
+            atoms=tagged,
+            energy=relaxed[sid] - relaxed[f"bm_{molecule}"],
+        )
 
 
 def _tagged(atoms: Atoms) -> Atoms:
-    """With the upper half of the slab as its surface, as in the training data; the tags of the file differ from slab to slab."""
+    """With the upper half of the slab as its surface, as in the training data; the tags of the file
+    differ from slab to slab.
+    """
     metal = np.array([symbol not in LIGHT for symbol in atoms.symbols])
     height = atoms.positions[:, 2]
     tags = np.where(height > np.median(height[metal]), 1, 0)
@@ -63,10 +77,15 @@ def _tagged(atoms: Atoms) -> Atoms:
 
 
 def errors(potentials: Sequence[NetworkPotential]) -> dict[str, float]:
-    """Errors of the mean over networks, eV: `null` is that of predicting one energy for all molecules of a slab."""
+    """Errors of the mean over networks, eV: `null` is that of predicting one energy for all
+    molecules of a slab.
+    """
     chosen = list(structures())
     told = np.array(
-        [np.mean([float(potential(from_atoms(one.atoms)).energy[0]) for potential in potentials]) for one in chosen]
+        [
+            np.mean([float(potential(from_atoms(one.atoms)).energy[0]) for potential in potentials])
+            for one in chosen
+        ]
     )
     wanted = np.array([one.energy for one in chosen])
     slabs = np.array([one.slab for one in chosen])
@@ -74,4 +93,8 @@ def errors(potentials: Sequence[NetworkPotential]) -> dict[str, float]:
         here = slabs == slab
         told[here] -= told[here].mean()
         wanted[here] -= wanted[here].mean()
-    return {"n": len(chosen), "mae": float(np.abs(told - wanted).mean()), "null": float(np.abs(wanted).mean())}
+    return {
+        "n": len(chosen),
+        "mae": float(np.abs(told - wanted).mean()),
+        "null": float(np.abs(wanted).mean()),
+    }

@@ -54,7 +54,9 @@ class Predicted:
 
 
 def collect(runs: Path, before: dict[str, Any]) -> dict[str, Any]:
-    """All there is: rows by split, and by family and metal over the folds; from `before` where `runs` has nothing."""
+    """All there is: rows by split, and by family and metal over the folds; from `before` where
+    `runs` has nothing.
+    """
     known = {str(atoms.info["sid"]): atoms.info for atoms in splits.structures()}
     rows = {(row["target"], row["split"]): row for row in before["rows"]}
     groups: dict[str, dict[str, dict[str, float]]] = before["groups"]
@@ -64,11 +66,19 @@ def collect(runs: Path, before: dict[str, Any]) -> dict[str, Any]:
             name, predicted = file.parent.name.removeprefix(f"{target}-"), read_predictions(file)
             rows[target, name] = asdict(_row(target, name, predicted))
             pooled += predicted if name.startswith("fold") else []
-        if len(pooled) == sum(row["n"] for row in rows.values() if row["target"] == target and row["split"].startswith("fold")):
+        if len(pooled) == sum(
+            row["n"]
+            for row in rows.values()
+            if row["target"] == target and row["split"].startswith("fold")
+        ):
             for key in ("group", "metal"):
-                groups[f"{target} by {key}"] = _by(pooled, lambda sid, key=key: str(known[sid][key]))
+                groups[f"{target} by {key}"] = _by(
+                    pooled, lambda sid, key=key: str(known[sid][key])
+                )
     large = json.loads((runs / LARGE).read_text()) if (runs / LARGE).exists() else before["large"]
-    ordered = sorted(rows.values(), key=lambda row: (list(TARGETS).index(row["target"]), row["split"]))
+    ordered = sorted(
+        rows.values(), key=lambda row: (list(TARGETS).index(row["target"]), row["split"])
+    )
     return {"rows": ordered, "groups": groups, "peers": _peers(), "large": large}
 
 
@@ -76,13 +86,20 @@ def read_predictions(path: Path) -> list[Predicted]:
     """What a network said of structures that it had not seen."""
     with path.open() as handle:
         return [
-            Predicted(sid=line.pop("sid"), n_free=int(line.pop("n_free")), **{k: float(v) for k, v in line.items()})
+            Predicted(
+                sid=line.pop("sid"),
+                n_free=int(line.pop("n_free")),
+                **{k: float(v) for k, v in line.items()},
+            )
             for line in csv.DictReader(handle)
         ]
 
 
 def _row(target: str, name: str, predicted: Sequence[Predicted]) -> Row:
-    error, weight = np.array([p.error for p in predicted]), np.array([p.n_free for p in predicted], dtype=float)
+    error, weight = (
+        np.array([p.error for p in predicted]),
+        np.array([p.n_free for p in predicted], dtype=float),
+    )
     return Row(
         target=target,
         split=name,
@@ -96,7 +113,9 @@ def _row(target: str, name: str, predicted: Sequence[Predicted]) -> Row:
     )
 
 
-def _by(predicted: Iterable[Predicted], name_of: Callable[[str], str]) -> dict[str, dict[str, float]]:
+def _by(
+    predicted: Iterable[Predicted], name_of: Callable[[str], str]
+) -> dict[str, dict[str, float]]:
     found: dict[str, list[float]] = {}
     for one in predicted:
         found.setdefault(name_of(one.sid), []).append(abs(one.error))
@@ -117,10 +136,15 @@ def _group(errors: np.ndarray) -> dict[str, float]:
 
 
 def _peers() -> dict[str, float]:
-    """Mean error of each published peer over its runs on folds 1 to 4; four runs, one for each inner split, belong to a fold."""
+    """Mean error of each published peer over its runs on folds 1 to 4; four runs, one for each
+    inner split, belong to a fold.
+    """
     path = Path(os.environ["GEOCALC_DATA"]) / splits.DATA / "published_ocp_baselines_mae_eV.json"
     published = json.loads(path.read_text())
-    return {name: float(np.mean(published[key]["mae_per_run_adslab_only"][4:])) for name, key in PEERS.items()}
+    return {
+        name: float(np.mean(published[key]["mae_per_run_adslab_only"][4:]))
+        for name, key in PEERS.items()
+    }
 
 
 def write(results: dict[str, Any], readme: Path) -> None:
@@ -139,9 +163,7 @@ def write(results: dict[str, Any], readme: Path) -> None:
     readme.write_text(text)
 
 
-HEAD = (
-    "| what is predicted | held out | structures | MAE (eV) | median | RMSE | within 0.02 eV | position MAE (Å) | staying put |"
-)
+HEAD = "| what is predicted | held out | structures | MAE (eV) | median | RMSE | within 0.02 eV | position MAE (Å) | staying put |"
 LINE = "|---|---|---|---|---|---|---|---|---|"
 
 
@@ -154,7 +176,12 @@ def mean_line(rows: Sequence[Row]) -> str:
     """The row of the means over folds, with their standard errors."""
     mae_error = _standard_error([row.mae for row in rows])
     within_error = _standard_error([row.within_0p02 for row in rows])
-    return _line(_mean(rows), f"mean of {len(rows)} folds", f" ± {mae_error:.3f}", f" ± {100 * within_error:.0f}")
+    return _line(
+        _mean(rows),
+        f"mean of {len(rows)} folds",
+        f" ± {mae_error:.3f}",
+        f" ± {100 * within_error:.0f}",
+    )
 
 
 def _line(row: Row, held_out: str, spread: str, within_spread: str) -> str:
@@ -172,7 +199,9 @@ def _folds(rows: Sequence[Row], peers: dict[str, float]) -> str:
         if len(folds) > 1:
             lines.append(mean_line(folds))
     for name, value in peers.items():
-        lines.append(f"| total energy, {name} as published | mean of folds 1 to 4 | | {value:.3f} | | | | | |")
+        lines.append(
+            f"| total energy, {name} as published | mean of folds 1 to 4 | | {value:.3f} | | | | | |"
+        )
     return "\n".join(lines)
 
 
@@ -188,7 +217,9 @@ def _mean(rows: Sequence[Row]) -> Row:
 
 def _harder(rows: Sequence[Row]) -> str:
     chosen = [row for row in rows if not row.split.startswith("fold")]
-    return "\n".join([HEAD, LINE, *(line(row) for row in chosen)]) if chosen else "Not measured yet."
+    return (
+        "\n".join([HEAD, LINE, *(line(row) for row in chosen)]) if chosen else "Not measured yet."
+    )
 
 
 def _group_cells(found: dict[str, float]) -> str:
@@ -209,7 +240,11 @@ def large_text(found: dict[str, float] | None) -> str:
 def _groups(groups: dict[str, dict[str, dict[str, float]]]) -> str:
     tables = []
     for key in ("group", "metal"):
-        measured = {target: groups[f"{target} by {key}"] for target in TARGETS if groups[f"{target} by {key}"]}
+        measured = {
+            target: groups[f"{target} by {key}"]
+            for target in TARGETS
+            if groups[f"{target} by {key}"]
+        }
         if not measured:
             continue
         lines = [

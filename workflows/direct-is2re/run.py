@@ -1,9 +1,12 @@
-"""Relaxed energies straight from unrelaxed structures: cross-validation on GAME-Net FG, beside the published peers.
+"""Relaxed energies straight from unrelaxed structures: cross-validation on GAME-Net FG, beside the
+published peers.
 
-Usage: GEOCALC_DATA=... python workflows/direct-is2re/run.py train|predict|large|page [--splits fold1,fold2] [--targets e_ads,total]
-`train` fits one network for each split and target from the recipe of faenet-is2re, in runs/direct-is2re, and goes on where it was
-stopped; `predict` applies them to what they did not see, `large` those of the folds to large molecules; `page` writes results.json and
-the tables of README.md; `ship` makes the model folder of the networks of the folds.
+Usage: GEOCALC_DATA=... python workflows/direct-is2re/run.py train|predict|large|page [--splits
+fold1,fold2] [--targets e_ads,total] `train` fits one network for each split and target from the
+recipe of faenet-is2re, in runs/direct-is2re, and goes on where it was stopped; `predict` applies
+them to what they did not see, `large` those of the folds to large molecules; `page` writes
+results.json and the tables of README.md; `ship` makes the model folder of the networks of the
+folds.
 """
 
 from __future__ import annotations
@@ -45,13 +48,15 @@ FRAMES, FOLDS = "lattice", "fold1,fold2,fold3,fold4"
 def recipe_for(split: splits.Split, target: str, steps: int | None) -> Recipe:
     """The recipe of the shipped model with another split, and perhaps another target.
 
-    Nothing is chosen by what is held out: the steps are fixed and the last weights are taken, so it is a test set.
+    Nothing is chosen by what is held out: the steps are fixed and the last weights are taken, so it
+    is a test set.
     """
     values: dict[str, Any] = read_yaml(RECIPE)
     values["data"] |= {"validation_key": split.key, "validation_values": list(split.values)}
     if target == "total":
         values["about"] |= {"energy_kind": "total", "references": "none"}
-        values["data"]["sources"][0]["energy_key"] = "REF_energy"  # absent: the energy stored with the relaxed structure
+        # absent: the energy stored with the relaxed structure
+        values["data"]["sources"][0]["energy_key"] = "REF_energy"
         values["references"] = {"elements": []}
     if steps is not None:
         values["training"]["steps"] = steps
@@ -66,7 +71,9 @@ def main() -> None:
 
 
 def _each(names: str, targets: str) -> list[tuple[splits.Split, str]]:
-    return [(splits.find(name), target) for name in names.split(",") for target in targets.split(",")]
+    return [
+        (splits.find(name), target) for name in names.split(",") for target in targets.split(",")
+    ]
 
 
 @main.command("train")
@@ -90,7 +97,9 @@ def train_command(names: str, targets: str, steps: int | None) -> None:
 @click.option("--targets", default="e_ads,total", show_default=True)
 @click.option("--steps", type=int, default=None, help="As for train.")
 def predict_command(names: str, targets: str, steps: int | None) -> None:
-    """Predictions for what each finished network did not see, with all frames, into predictions.csv of its run."""
+    """Predictions for what each finished network did not see, with all frames, into predictions.csv
+    of its run.
+    """
     for split, target in _each(names, targets):
         folder, recipe = RUNS / f"{target}-{split.name}", recipe_for(split, target, steps)
         samples = read_store(prepare(recipe, RUNS / "data"))
@@ -107,7 +116,9 @@ def finished(folder: Path, recipe: Recipe, samples: Samples) -> NetworkPotential
         raise SystemExit(f"{folder} is not finished; run train first")
     run = start(recipe, samples.training)
     load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
-    return NetworkPotential(model=run.averaged(), policy=frame_policy(FRAMES), force_mode=recipe.model.force_mode)
+    return NetworkPotential(
+        model=run.averaged(), policy=frame_policy(FRAMES), force_mode=recipe.model.force_mode
+    )
 
 
 @main.command("large")
@@ -117,7 +128,11 @@ def large_command(steps: int | None) -> None:
     potentials = []
     for split, target in _each(FOLDS, "e_ads"):
         recipe = recipe_for(split, target, steps)
-        potentials.append(finished(RUNS / f"{target}-{split.name}", recipe, read_store(prepare(recipe, RUNS / "data"))))
+        potentials.append(
+            finished(
+                RUNS / f"{target}-{split.name}", recipe, read_store(prepare(recipe, RUNS / "data"))
+            )
+        )
     (RUNS / page.LARGE).write_text(json.dumps(large.errors(potentials)))
 
 
@@ -127,10 +142,19 @@ def _write(path: Path, samples: Sequence[Any], told: Any, counts: Sequence[int])
     with path.open("w", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(["sid", "energy", "reference", "position_mae", "position_null", "n_free"])
-        for sample, energy, wanted, n in zip(samples, told.energy, told.energy_reference, counts, strict=True):
+        for sample, energy, wanted, n in zip(
+            samples, told.energy, told.energy_reference, counts, strict=True
+        ):
             rows = slice(first, first + n)
             writer.writerow(
-                [sample.group, f"{energy:.5f}", f"{wanted:.5f}", f"{errors[rows].mean():.5f}", f"{null[rows].mean():.5f}", n]
+                [
+                    sample.group,
+                    f"{energy:.5f}",
+                    f"{wanted:.5f}",
+                    f"{errors[rows].mean():.5f}",
+                    f"{null[rows].mean():.5f}",
+                    n,
+                ]
             )
             first += n
 

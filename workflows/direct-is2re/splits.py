@@ -39,7 +39,9 @@ def find(name: str) -> Split:
     if name.startswith("molecules"):
         part = int(name.removeprefix("molecules"))
         return Split(name, "molecule", tuple(sorted(m for m in molecules() if _part(m) == part)))
-    raise ValueError(f"no split is called {name}; there are fold1 to fold4, metal-<symbol>, molecules0 to molecules{PARTS - 1}")
+    raise ValueError(
+        f"no split is called {name}; there are fold1 to fold4, metal-<symbol>, molecules0 to molecules{PARTS - 1}"
+    )
 
 
 def _part(molecule: str) -> int:

@@ -28,9 +28,14 @@ class Claim:
     """One sentence about rows of a table.
 
     Attributes:
-        table: where the rows are. text: the sentence. quantity: what is compared. relation: how. pairs: rows, first against second.
+        table: where the rows are.
+        text: the sentence.
+        quantity: what is compared.
+        relation: how.
+        pairs: rows, first against second.
         margin: share of the second rows' mean within which two are the same.
-        unit: of the difference on the page. scale: factor to that unit.
+        unit: of the difference on the page.
+        scale: factor to that unit.
     """
 
     table: str
@@ -45,7 +50,9 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """On a claim: one of four words, and the difference that says so with its 95 % interval and number of pairs of runs."""
+    """On a claim: one of four words, and the difference that says so with its 95 % interval and
+    number of pairs of runs.
+    """
 
     word: str
     difference: float
@@ -74,10 +81,16 @@ def judge(claim: Claim, results: Results) -> Verdict:
     """What the differences say; an effect counts where its 95 % interval leaves out zero."""
     found = results.differences(claim.table, claim.pairs, claim.quantity)
     if len(found) < 2:
-        return Verdict(word=UNTESTED, difference=float("nan"), half_width=float("nan"), n=len(found))
+        return Verdict(
+            word=UNTESTED, difference=float("nan"), half_width=float("nan"), n=len(found)
+        )
     mean, half = fmean(found), interval(found)
     if claim.relation in (Relation.SAME, Relation.NO_MORE):
-        levels = [value for _, row in claim.pairs for value in results.seeds(claim.table, row, claim.quantity).values()]
+        levels = [
+            value
+            for _, row in claim.pairs
+            for value in results.seeds(claim.table, row, claim.quantity).values()
+        ]
         margin = claim.margin * abs(fmean(levels))
         above = mean if claim.relation is Relation.NO_MORE else abs(mean)
         word = HOLDS if above + half <= margin else FAILS if above - half > margin else OPEN

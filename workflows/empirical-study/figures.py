@@ -24,9 +24,15 @@ ROW_HEIGHT, WIDTH = 0.27, 7.2  # inches
 
 
 def draw(tables: Tables, results: Results, folder: Path) -> None:
-    """One picture for each table that has numbers: energy errors of single seeds and their mean, and EwT."""
+    """One picture for each table that has numbers: energy errors of single seeds and their mean,
+    and EwT.
+    """
     for table, title in TITLES.items():
-        rows = [row for row in tables.rows if row.table == table and results.seeds(table, row.name, COLUMNS[table][0].quantity)]
+        rows = [
+            row
+            for row in tables.rows
+            if row.table == table and results.seeds(table, row.name, COLUMNS[table][0].quantity)
+        ]
         if rows:
             _draw_table(rows, results, title, folder / FILE.format(table))
 
@@ -36,7 +42,10 @@ def _draw_table(rows: Sequence[Row], results: Results, title: str, path: Path) -
     panels = figure.subplots(1, 2, sharey=True)
     for axes, column in zip(panels, COLUMNS[rows[0].table][:2], strict=True):
         for place, row in enumerate(reversed(rows)):
-            values = [column.scale * value for value in results.seeds(row.table, row.name, column.quantity).values()]
+            values = [
+                column.scale * value
+                for value in results.seeds(row.table, row.name, column.quantity).values()
+            ]
             axes.plot(values, [place] * len(values), "|", color=GREY, markersize=7)
             axes.plot([sum(values) / len(values)], [place], "o", color=BLUE, markersize=5)
         _finish(axes, column.heading)

@@ -1,4 +1,6 @@
-"""What a trained row is worth: errors on what it has not seen, symmetry, speed, and how features differ along its layers."""
+"""What a trained row is worth: errors on what it has not seen, symmetry, speed, and how features
+differ along its layers.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,16 @@ N_SYMMETRY, N_TIMED, N_MAD = 8, 64, 32  # structures
 Numbers = dict[str, float | None]  # None and NaN are left out of what is written
 
 
-def measure(row: Row, recipe: Recipe, folder: Path, data: Path, limit: int | None = None) -> Numbers:
+def measure(
+    row: Row, recipe: Recipe, folder: Path, data: Path, limit: int | None = None
+) -> Numbers:
     """What is measured of a run of a row, by name.
 
     Args:
-        row, recipe: of the run. folder: of the run. data: where prepared data are kept. limit: of held-out structures, for a trial.
+        row, recipe: of the run.
+        folder: of the run.
+        data: where prepared data are kept.
+        limit: of held-out structures, for a trial.
     """
     samples = read_store(prepare(recipe, data))
     potential = finished(recipe, folder, samples, row.frames or recipe.model.frames)
@@ -59,11 +66,17 @@ def measure(row: Row, recipe: Recipe, folder: Path, data: Path, limit: int | Non
     if "mad" in row.also:
         found |= _mad(potential, _spread(held_out, N_MAD))
     found["structures_per_s"] = _speed(potential, _spread(held_out, N_TIMED))
-    return {name: float(value) for name, value in found.items() if value is not None and np.isfinite(value)}
+    return {
+        name: float(value)
+        for name, value in found.items()
+        if value is not None and np.isfinite(value)
+    }
 
 
 def _direct(potential: NetworkPotential, held_out: Samples) -> Numbers:
-    """Errors of relaxed energies, and of geometries where displacements are predicted, under the names of `_iterative` too."""
+    """Errors of relaxed energies, and of geometries where displacements are predicted, under the
+    names of `_iterative` too.
+    """
     told = pair_predictions(potential, held_out)
     errors = pair_errors(told)
     found: Numbers = vars(errors) | {"e_mae": errors.energy_mae, "ewt": errors.within_0p02}
@@ -72,7 +85,10 @@ def _direct(potential: NetworkPotential, held_out: Samples) -> Numbers:
     away = np.linalg.norm(told.displacement - told.displacement_reference, axis=1)
     ends = np.cumsum([int((~sample.fixed).any(1).sum()) for sample in held_out])
     distances = np.array([part.mean() for part in np.split(away, ends[:-1])])
-    return found | {"x_mae": errors.position_mae, "adwt": average_distance_within_threshold(distances)}
+    return found | {
+        "x_mae": errors.position_mae,
+        "adwt": average_distance_within_threshold(distances),
+    }
 
 
 @lru_cache(maxsize=1)
@@ -95,7 +111,9 @@ def finished(recipe: Recipe, folder: Path, samples: Samples, frames: str) -> Net
     load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     policy = frame_policy(frames)
     seed = 0 if policy.pick is FramePick.STOCHASTIC else None
-    return NetworkPotential(model=run.model.eval(), policy=policy, force_mode=recipe.model.force_mode, seed=seed)
+    return NetworkPotential(
+        model=run.model.eval(), policy=policy, force_mode=recipe.model.force_mode, seed=seed
+    )
 
 
 def _count(module: nn.Module) -> float:
@@ -135,7 +153,9 @@ def _systems(samples: Sequence[Sample]) -> Systems:
 
 
 def _speed(potential: NetworkPotential, samples: Sequence[Sample]) -> float:
-    """Structures each second of processor time on one thread, one after the other, in float32; the median of them."""
+    """Structures each second of processor time on one thread, one after the other, in float32; the
+    median of them.
+    """
     potential.model.network.float()
     seconds = []
     for sample in samples:
@@ -147,11 +167,17 @@ def _speed(potential: NetworkPotential, samples: Sequence[Sample]) -> float:
 
 
 def _mad(potential: NetworkPotential, samples: Sequence[Sample]) -> Numbers:
-    """Mean average distance of the features after the first, the middle and the last block, over neighbours and over all pairs."""
+    """Mean average distance of the features after the first, the middle and the last block, over
+    neighbours and over all pairs.
+    """
     potential.model.network.float()
     with torch.no_grad():
         layers = layer_mad(potential.model, _systems(samples), potential.policy)
     found: Numbers = {}
-    for place, layer in (("first", layers[1]), ("middle", layers[len(layers) // 2]), ("last", layers[-1])):
+    for place, layer in (
+        ("first", layers[1]),
+        ("middle", layers[len(layers) // 2]),
+        ("last", layers[-1]),
+    ):
         found |= {f"mad_{place}": layer.neighbours, f"mad_{place}_all": layer.all_pairs}
     return found

@@ -24,10 +24,17 @@ class Column:
     decimals: int = 3
 
 
-ENERGY = (Column("energy MAE (meV)", "energy_mae", 1000, 0), Column("EwT (%)", "within_0p02", 100, 1))
+ENERGY = (
+    Column("energy MAE (meV)", "energy_mae", 1000, 0),
+    Column("EwT (%)", "within_0p02", 100, 1),
+)
 SPEED = Column("structures/s", "structures_per_s", 1, 0)
 COLUMNS: dict[str, tuple[Column, ...]] = {
-    "canonicalization": (*ENERGY, Column("parameters of it", "canonicalizer_parameters", 1, 0), SPEED),
+    "canonicalization": (
+        *ENERGY,
+        Column("parameters of it", "canonicalizer_parameters", 1, 0),
+        SPEED,
+    ),
     "graphs": (*ENERGY, SPEED),
     "ewald": (*ENERGY, Column("parameters (1000)", "parameters", 0.001, 0), SPEED),
     "noisy-nodes": (
@@ -62,7 +69,11 @@ def write_page(tables: Tables, results: Results, path: Path) -> None:
     for table in dict.fromkeys(row.table for row in tables.rows):
         rows = [row for row in tables.rows if row.table == table]
         text = _between(text, table, _table(rows, results))
-    text = _between(text, "symmetry", _symmetry([row for row in tables.rows if row.table == "canonicalization"], results))
+    text = _between(
+        text,
+        "symmetry",
+        _symmetry([row for row in tables.rows if row.table == "canonicalization"], results),
+    )
     text = _between(text, "claims", _claims(results))
     path.write_text(text)
 
@@ -79,9 +90,13 @@ def _table(rows: Sequence[Row], results: Results) -> str:
     if not shown:
         return "Not measured yet."
     poster = any(row.poster for row in shown)
-    lines = [["row", *(column.heading for column in columns), *(["poster"] if poster else []), "seeds"]]
+    lines = [
+        ["row", *(column.heading for column in columns), *(["poster"] if poster else []), "seeds"]
+    ]
     for row in shown:
-        cells = [_cell(results.mean(row.table, row.name, column.quantity), column) for column in columns]
+        cells = [
+            _cell(results.mean(row.table, row.name, column.quantity), column) for column in columns
+        ]
         n = len(results.seeds(row.table, row.name, columns[0].quantity))
         lines.append([row.label, *cells, *([row.poster or NOTHING] if poster else []), str(n)])
     return f"{_markdown(lines)}\n\n![{table}: energy MAE and EwT of each row]({table}.png)"
@@ -91,7 +106,11 @@ def _cell(mean: Mean | None, column: Column) -> str:
     if mean is None:
         return NOTHING
     value = f"{mean.value * column.scale:.{column.decimals}f}"
-    return value if math.isnan(mean.error) or mean.error == 0 else f"{value} ± {mean.error * column.scale:.{column.decimals}f}"
+    return (
+        value
+        if math.isnan(mean.error) or mean.error == 0
+        else f"{value} ± {mean.error * column.scale:.{column.decimals}f}"
+    )
 
 
 def _symmetry(rows: Sequence[Row], results: Results) -> str:
@@ -100,7 +119,9 @@ def _symmetry(rows: Sequence[Row], results: Results) -> str:
     for row in rows:
         means = [results.mean(row.table, row.name, quantity) for quantity in SYMMETRY]
         if any(means):
-            lines.append([row.label, *(NOTHING if mean is None else _small(mean.value) for mean in means)])
+            lines.append(
+                [row.label, *(NOTHING if mean is None else _small(mean.value) for mean in means)]
+            )
     return _markdown(lines)
 
 

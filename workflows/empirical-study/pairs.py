@@ -1,4 +1,6 @@
-"""First and last frames of the relaxations of potential.yaml, as pairs for a direct model; what is held out stays held out."""
+"""First and last frames of the relaxations of potential.yaml, as pairs for a direct model; what is
+held out stays held out.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +39,8 @@ def write_pairs(recipe: Recipe, folder: Path) -> None:
 
 
 def _atoms(sample: Sample) -> Atoms:
-    atoms = Atoms(sample.numbers, sample.positions, cell=sample.cell, pbc=sample.pbc, tags=sample.tags)
+    atoms = Atoms(
+        sample.numbers, sample.positions, cell=sample.cell, pbc=sample.pbc, tags=sample.tags
+    )
     atoms.set_constraint(FixAtoms(np.flatnonzero(sample.fixed.all(1))))
     return atoms

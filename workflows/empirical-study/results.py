@@ -1,4 +1,6 @@
-"""Numbers of all rows and seeds: results.csv, which keeps what was not measured anew, and statistics of it."""
+"""Numbers of all rows and seeds: results.csv, which keeps what was not measured anew, and
+statistics of it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ class Results:
 
     def seeds(self, table: str, row: str, quantity: str) -> dict[int, float]:
         """The number of each seed that has it."""
-        return {key[2]: value for key, value in self.values.items() if (key[0], key[1], key[3]) == (table, row, quantity)}
+        return {
+            key[2]: value
+            for key, value in self.values.items()
+            if (key[0], key[1], key[3]) == (table, row, quantity)
+        }
 
     def mean(self, table: str, row: str, quantity: str) -> Mean | None:
         """Over seeds; None where there is nothing."""
@@ -44,7 +50,9 @@ class Results:
             return None
         return Mean(value=fmean(found), error=standard_error(found), n=len(found))
 
-    def differences(self, table: str, pairs: Sequence[tuple[str, str]], quantity: str) -> list[float]:
+    def differences(
+        self, table: str, pairs: Sequence[tuple[str, str]], quantity: str
+    ) -> list[float]:
         """First minus second row of each pair, for every seed that both have."""
         found = []
         for first, second in pairs:
@@ -59,10 +67,14 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def interval(differences: Sequence[float]) -> float:
-    """Half the width of the 95 % confidence interval of the mean of differences, by Student's t; infinite for fewer than two."""
+    """Half the width of the 95 % confidence interval of the mean of differences, by Student's t;
+    infinite for fewer than two.
+    """
     if len(differences) < 2:
         return math.inf
-    return float(student.ppf(0.5 + CONFIDENCE / 2, len(differences) - 1)) * standard_error(differences)
+    return float(student.ppf(0.5 + CONFIDENCE / 2, len(differences) - 1)) * standard_error(
+        differences
+    )
 
 
 def read_results(path: Path) -> Results:
@@ -71,7 +83,9 @@ def read_results(path: Path) -> Results:
         return Results({})
     with path.open(newline="") as handle:
         rows = list(csv.DictReader(handle))
-    return Results({(r["table"], r["row"], int(r["seed"]), r["quantity"]): float(r["value"]) for r in rows})
+    return Results(
+        {(r["table"], r["row"], int(r["seed"]), r["quantity"]): float(r["value"]) for r in rows}
+    )
 
 
 def write_results(results: Results, path: Path) -> None:
@@ -84,7 +98,9 @@ def write_results(results: Results, path: Path) -> None:
 
 
 def collect(runs: Path, before: Results, tables: Tables) -> Results:
-    """`before`, with the numbers of whole runs renewed where `runs` holds measurements, at TABLE/ROW-SEED."""
+    """`before`, with the numbers of whole runs renewed where `runs` holds measurements, at
+    TABLE/ROW-SEED.
+    """
     values = dict(before.values)
     for row in tables.rows:
         for seed in tables.seeds:
@@ -92,5 +108,7 @@ def collect(runs: Path, before: Results, tables: Tables) -> Results:
             if path.exists():
                 key = (row.table, row.name, seed)
                 values = {other: value for other, value in values.items() if other[:3] != key}
-                values |= {(*key, name): value for name, value in json.loads(path.read_text()).items()}
+                values |= {
+                    (*key, name): value for name, value in json.loads(path.read_text()).items()
+                }
     return Results(values)

@@ -1,4 +1,6 @@
-"""The rows of the study's tables: each is a recipe, made from a base file and what the row changes in it."""
+"""The rows of the study's tables: each is a recipe, made from a base file and what the row changes
+in it.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,10 @@ class Row:
     """One line of a table.
 
     Attributes:
-        table, name: where it stands, and its name in files. label: its name on the page.
-        recipe: file that it starts from. changes: dotted keys of the recipe and their values.
+        table, name: where it stands, and its name in files.
+        label: its name on the page.
+        recipe: file that it starts from.
+        changes: dotted keys of the recipe and their values.
         run: table and name of the row whose runs it shares, its own unless both recipes are one.
         poster: what the poster has for it, where that is known to us.
         also: what is measured beside errors and speed, `symmetry` or `mad`.
@@ -63,9 +67,14 @@ class Tables:
         wanted = [None if text is None else set(text.split(",")) for text in (tables, names)]
         for some, there in zip(wanted, known, strict=True):
             if some is not None and some - there:
-                raise SystemExit(f"there is no {min(some - there)!r}; there are {', '.join(sorted(there))}")
+                raise SystemExit(
+                    f"there is no {min(some - there)!r}; there are {', '.join(sorted(there))}"
+                )
         for row in self.rows:
-            if all(some is None or at in some for some, at in zip(wanted, (row.table, row.name), strict=True)):
+            if all(
+                some is None or at in some
+                for some, at in zip(wanted, (row.table, row.name), strict=True)
+            ):
                 yield row
 
 
@@ -74,13 +83,19 @@ def read_tables(path: Path = HERE / "tables.yaml", full: bool = False) -> Tables
     values = read_yaml(path)
     sizes = values["full"] if full else {}
     rows = [
-        _row(table, name, values["tables"], sizes) for table, content in values["tables"].items() for name in content["rows"]
+        _row(table, name, values["tables"], sizes)
+        for table, content in values["tables"].items()
+        for name in content["rows"]
     ]
     return Tables(rows=tuple(rows), seeds=tuple(values["seeds"]))
 
 
-def _row(table: str, name: str, tables: Mapping[str, Any], sizes: Mapping[str, Mapping[str, Any]]) -> Row:
-    """The row of that name; one that is the same as another has the recipe of that. `sizes` change recipes before rows do."""
+def _row(
+    table: str, name: str, tables: Mapping[str, Any], sizes: Mapping[str, Mapping[str, Any]]
+) -> Row:
+    """The row of that name; one that is the same as another has the recipe of that. `sizes` change
+    recipes before rows do.
+    """
     row = tables[table]["rows"][name]
     run_table, run_name = row.get("same_as", f"{table}/{name}").split("/")
     content, run = tables[run_table], tables[run_table]["rows"][run_name]
@@ -99,10 +114,15 @@ def _row(table: str, name: str, tables: Mapping[str, Any], sizes: Mapping[str, M
 
 
 def recipe_of(row: Row, seed: int, pairs: Path, more: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of a row with a seed; `pairs` is the folder of `PAIRS`' data, `more` changes after those of the row, for another scale."""
+    """The recipe of a row with a seed; `pairs` is the folder of `PAIRS`' data, `more` changes after
+    those of the row, for another scale.
+    """
     changes = {**row.changes, "training.seed": seed, **(more or {})}
     if row.recipe == PAIRS:
-        changes |= {"data.sources.0.path": str(pairs / FIRST), "data.sources.0.relaxed": str(pairs / LAST)}
+        changes |= {
+            "data.sources.0.path": str(pairs / FIRST),
+            "data.sources.0.relaxed": str(pairs / LAST),
+        }
     assignments = tuple(f"{key}={json.dumps(value)}" for key, value in changes.items())
     name = "-".join(row.run)
     return parse_recipe(override(read_yaml(HERE / row.recipe), assignments) | {"name": name}, name)

@@ -1,10 +1,13 @@
-"""The empirical study: canonicalization, graphs, Ewald, Noisy Nodes, and iterative against direct prediction, row by row.
+"""The empirical study: canonicalization, graphs, Ewald, Noisy Nodes, and iterative against direct
+prediction, row by row.
 
-Usage: GEOCALC_DATA=... python workflows/empirical-study/run.py train|measure|report [--tables canonicalization,graphs] [--rows sfa] [--seeds 0,1,2]
-`train` fits every row of tables.yaml with every seed, in runs/empirical-study, and goes on where it was stopped; `measure` takes
-the errors of what is fitted and not measured yet; `report` writes results.csv, the tables of README.md and the pictures; `smoke` runs
-every row for two steps on a few EMT slabs. With `--full`, before the command, rows have the sizes of tables.yaml for a GPU, and the report
-goes into runs/empirical-study-full.
+Usage: GEOCALC_DATA=... python workflows/empirical-study/run.py train|measure|report [--tables
+canonicalization,graphs] [--rows sfa] [--seeds 0,1,2] `train` fits every row of tables.yaml with
+every seed, in runs/empirical-study, and goes on where it was stopped; `measure` takes the errors of
+what is fitted and not measured yet; `report` writes results.csv, the tables of README.md and the
+pictures; `smoke` runs every row for two steps on a few EMT slabs. With `--full`, before the
+command, rows have the sizes of tables.yaml for a GPU, and the report goes into
+runs/empirical-study-full.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ CSV = "results.csv"
 
 @dataclass(frozen=True)
 class Study:
-    """The study at one scale: its rows, the folder of its runs, the folder of its report, and what it computes on."""
+    """The study at one scale: its rows, the folder of its runs, the folder of its report, and what
+    it computes on.
+    """
 
     tables: Tables
     runs: Path
@@ -59,7 +64,9 @@ class Study:
         """The folder of the pairs that pairs.py writes."""
         return self.runs / "pairs"
 
-    def each(self, tables: str | None, names: str | None, seeds: str | None) -> list[tuple[Row, int]]:
+    def each(
+        self, tables: str | None, names: str | None, seeds: str | None
+    ) -> list[tuple[Row, int]]:
         """Chosen rows, seed after seed, so that a study that is cut short has all rows."""
         chosen = [int(seed) for seed in seeds.split(",")] if seeds else self.tables.seeds
         return [(row, seed) for seed in chosen for row in self.tables.chosen(tables, names)]
@@ -72,12 +79,18 @@ def main(context: click.Context, full: bool) -> None:
     """The empirical study."""
     settle_process()
     runs = RUNS / ("empirical-study-full" if full else "empirical-study")
-    context.obj = Study(read_tables(full=full), runs, runs if full else HERE, "auto" if full else "cpu")
+    context.obj = Study(
+        read_tables(full=full), runs, runs if full else HERE, "auto" if full else "cpu"
+    )
 
 
-SOME_TABLES = click.option("--tables", default=None, help="Some tables, with commas between them; by default all.")
+SOME_TABLES = click.option(
+    "--tables", default=None, help="Some tables, with commas between them; by default all."
+)
 SOME_ROWS = click.option("--rows", "names", default=None, help="Some rows; by default all.")
-SOME_SEEDS = click.option("--seeds", default=None, help="Some seeds; by default those of tables.yaml.")
+SOME_SEEDS = click.option(
+    "--seeds", default=None, help="Some seeds; by default those of tables.yaml."
+)
 
 
 @main.command("train")
@@ -110,7 +123,9 @@ def measure_command(study: Study, tables: str | None, names: str | None, seeds: 
 @main.command("report")
 @click.pass_obj
 def report_command(study: Study) -> None:
-    """results.csv, the tables and the pictures, of all that is measured; what is not measured anew stays as it was."""
+    """results.csv, the tables and the pictures, of all that is measured; what is not measured anew
+    stays as it was.
+    """
     if study.report != HERE:
         shutil.copy(HERE / PAGE, study.report / PAGE)
     results = collect(study.runs, read_results(study.report / CSV), study.tables)
@@ -122,17 +137,28 @@ def report_command(study: Study) -> None:
 @main.command("smoke")
 @SOME_TABLES
 @SOME_ROWS
-@click.option("--out", type=click.Path(path_type=Path), default=RUNS / "empirical-study-smoke", help="Folder of the runs.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=RUNS / "empirical-study-smoke",
+    help="Folder of the runs.",
+)
 @click.pass_obj
 def smoke_command(study: Study, tables: str | None, names: str | None, out: Path) -> None:
     """Two steps of every row on EMT slabs, and their measurement."""
     write_data(out / "pairs")
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     for row in study.tables.chosen(tables, names):
-        folder, recipe = out / f"{row.table}-{row.name}", recipe_of(row, 0, out / "pairs", changes(row, out / "pairs"))
+        folder, recipe = (
+            out / f"{row.table}-{row.name}",
+            recipe_of(row, 0, out / "pairs", changes(row, out / "pairs")),
+        )
         train(recipe, folder, out / "data", fabric)
         found = measure(row, recipe, folder, out / "data", limit=2)
-        print(f"{row.table} {row.name}: {len(found)} numbers, {found['energy_mae']:.3f} eV", flush=True)
+        print(
+            f"{row.table} {row.name}: {len(found)} numbers, {found['energy_mae']:.3f} eV",
+            flush=True,
+        )
 
 
 def fit(study: Study, row: Row, seed: int, fabric: Fabric) -> None:

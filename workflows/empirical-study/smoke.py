@@ -1,4 +1,6 @@
-"""Every row once, on a handful of EMT slabs: that it trains, is measured, and can be read, not that it learns."""
+"""Every row once, on a handful of EMT slabs: that it trains, is measured, and can be read, not that
+it learns.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,14 @@ SHORT = {
 
 
 def write_data(folder: Path) -> None:
-    """Relaxations, and their first and last frames, with every label that a recipe of the study asks for."""
+    """Relaxations, and their first and last frames, with every label that a recipe of the study
+    asks for.
+    """
     relaxations = [
         _relaxation(metal, adsorbate, site, number)
-        for number, (metal, adsorbate, site) in enumerate((m, a, s) for m in METALS for a in ADSORBATES for s in SITES)
+        for number, (metal, adsorbate, site) in enumerate(
+            (m, a, s) for m in METALS for a in ADSORBATES for s in SITES
+        )
     ]
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / TRAJECTORY, [frame for frames in relaxations for frame in frames])
@@ -88,4 +94,7 @@ def changes(row: Row, folder: Path) -> Mapping[str, Any]:
     if row.recipe == "potential.yaml":
         by_fold = {"data.validation_key": "cv_fold", "data.validation_values": ["4"]}
         return SHORT | by_fold | {"data.sources.0.path": str(folder / TRAJECTORY)}
-    return SHORT | {"data.sources.0.path": str(folder / FIRST), "data.sources.0.relaxed": str(folder / LAST)}
+    return SHORT | {
+        "data.sources.0.path": str(folder / FIRST),
+        "data.sources.0.relaxed": str(folder / LAST),
+    }

@@ -1,4 +1,6 @@
-"""Write examples/data/ from the data sets in $GEOCALC_DATA; see examples/data/README.md for sources and licences."""
+"""Write examples/data/ from the data sets in $GEOCALC_DATA; see examples/data/README.md for sources
+and licences.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ CHOSEN = (
     ("GAME-Net", "pt-2612-a"),
     ("OC20", "random1000169"),
 )
-LIFT = np.array([0.15, 0.10, 0.30])  # Angstrom; takes a relaxed adsorbate off its site, so that there is something to relax
+# Angstrom; takes a relaxed adsorbate off its site, so that there is something to relax
+LIFT = np.array([0.15, 0.10, 0.30])
 
 
 def find(name: str, path: Path) -> Atoms:
@@ -43,7 +46,9 @@ def prepared(origin: str, name: str, root: Path) -> Atoms:
     """The structure without labels, its adsorbate lifted if it came relaxed."""
     path = root / SETS[origin]
     source = find(name, path)
-    atoms = Atoms(source.numbers, source.positions, cell=source.cell, pbc=source.pbc, tags=source.get_tags())
+    atoms = Atoms(
+        source.numbers, source.positions, cell=source.cell, pbc=source.pbc, tags=source.get_tags()
+    )
     atoms.set_constraint(source.constraints)
     atoms.info = {"sid": name, "source": origin}
     if origin == "WWL-GPR":

@@ -41,7 +41,10 @@ class Point:
     """Runs of one kind on equally many relaxations.
 
     Attributes:
-        kind, relaxations: which. frames: mean number to learn from. runs: how many. values: of each of `COLUMNS`, one for each run.
+        kind, relaxations: which.
+        frames: mean number to learn from.
+        runs: how many.
+        values: of each of `COLUMNS`, one for each run.
     """
 
     kind: str
@@ -70,21 +73,35 @@ def _points(results: Sequence[dict[str, Any]]) -> list[Point]:
 def _table(results: Sequence[dict[str, Any]]) -> str:
     lines = [
         "| "
-        + " | ".join(["model", "relaxations on palladium", "draws", "frames", *(label for label, _ in COLUMNS.values())])
+        + " | ".join(
+            [
+                "model",
+                "relaxations on palladium",
+                "draws",
+                "frames",
+                *(label for label, _ in COLUMNS.values()),
+            ]
+        )
         + " |"
     ]
     lines.append("|---" * (len(COLUMNS) + 4) + "|")
     for point in _points(results):
         name = KINDS[point.kind][0] if point.kind in KINDS else "without palladium"
         cells = [_cell(point.values[key], digits) for key, (_, digits) in COLUMNS.items()]
-        lines.append(f"| {name} | {point.relaxations} | {point.runs} | {point.frames:.0f} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {name} | {point.relaxations} | {point.runs} | {point.frames:.0f} | {' | '.join(cells)} |"
+        )
     return "\n".join(lines)
 
 
 def _cell(values: Sequence[float], digits: int) -> str:
     """Mean, and from smallest to largest where there are several."""
     mean = f"{np.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return (
+        mean
+        if len(values) == 1
+        else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    )
 
 
 def _draw(results: Sequence[dict[str, Any]], path: Path) -> None:
@@ -93,12 +110,17 @@ def _draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     for axis, key in zip(figure.subplots(1, len(shown)), shown, strict=True):
         for kind, (word, colour) in KINDS.items():
             some = [point for point in points if point.kind == kind]
-            at, means = [point.frames for point in some], [float(np.mean(point.values[key])) for point in some]
+            at, means = (
+                [point.frames for point in some],
+                [float(np.mean(point.values[key])) for point in some],
+            )
             axis.plot(at, means, "-", color=colour, label=word)
             for point in some:
                 axis.plot([point.frames] * point.runs, point.values[key], "o", ms=4, color=colour)
         for point in (point for point in points if not point.relaxations):
-            axis.axhline(point.values[key][0], color="grey", lw=1, ls="--", label="without palladium")
+            axis.axhline(
+                point.values[key][0], color="grey", lw=1, ls="--", label="without palladium"
+            )
             axis.axhline(point.values[key][0] / 2, color="grey", lw=1, ls=":", label="half of it")
         scale = "log" if any(point.relaxations for point in points) else "linear"
         axis.set(xlabel="own DFT frames", ylabel=COLUMNS[key][0], xscale=scale, yscale="log")

@@ -1,10 +1,11 @@
 """How many DFT frames of one's own does a model need on a metal that it has never seen?
 
-Usage: GEOCALC_DATA=... python workflows/fine-tuning/run.py tune|scratch|page
-The base is the variant `without-pd` of the s2ef-study, which has to be trained first (python workflows/s2ef-study/run.py train
-without-pd): faenet-sfa's recipe without any structure that contains palladium. `tune` goes on from it with ever more relaxations on
-palladium; `scratch` trains the same network on those alone; `page` writes results.json, the table and the picture. Every piece goes on
-where it was stopped.
+Usage: GEOCALC_DATA=... python workflows/fine-tuning/run.py tune|scratch|page The base is the
+variant `without-pd` of the s2ef-study, which has to be trained first (python
+workflows/s2ef-study/run.py train without-pd): faenet-sfa's recipe without any structure that
+contains palladium. `tune` goes on from it with ever more relaxations on palladium; `scratch` trains
+the same network on those alone; `page` writes results.json, the table and the picture. Every piece
+goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ BASE = ROOT / "runs" / "s2ef-study" / "models" / "without-pd"
 
 
 def own_data(n: int, draw: int = 0, held_out: bool = True) -> Path:
-    """A file of `n` relaxations on the metal to learn from, and of those that are held out, always the same; `part` says which."""
+    """A file of `n` relaxations on the metal to learn from, and of those that are held out, always
+    the same; `part` says which.
+    """
     source = read_yaml(ROOT / "models" / "faenet-sfa" / "recipe.yaml")["data"]["sources"][0]
     groups: dict[str, list[Any]] = {}
     for found in structures_of(locate(Path(source["path"]))):
@@ -56,13 +59,17 @@ def own_data(n: int, draw: int = 0, held_out: bool = True) -> Path:
     names = sorted(groups, key=_shuffled)
     learnt = names[: round(len(names) * (1 - HELD_OUT))]
     drawn = sorted(learnt, key=lambda name: _shuffled(f"{draw}:{name}"))[:n]
-    parts = {name: "held-out" for name in names if name not in learnt and held_out} | dict.fromkeys(drawn, "learn")
+    parts = {name: "held-out" for name in names if name not in learnt and held_out} | dict.fromkeys(
+        drawn, "learn"
+    )
     path = RUNS / f"{METAL.lower()}-{n}-{draw}{'' if held_out else '-learn'}.extxyz"
     RUNS.mkdir(parents=True, exist_ok=True)
     frames = []
     for name, part in parts.items():
         for atoms in groups[name]:
-            atoms.info = {key: atoms.info[key] for key in ("sid", "e_ads", "e_relaxed")} | {"part": part}
+            atoms.info = {key: atoms.info[key] for key in ("sid", "e_ads", "e_relaxed")} | {
+                "part": part
+            }
             frames.append(atoms)
     write(path, frames)
     return path
@@ -74,15 +81,24 @@ def _shuffled(name: str) -> int:
 
 
 def tuned_recipe(n: int, draw: int, begin: bool) -> Recipe:
-    """Fine-tuning of the base with its defaults, or without `begin` the same network from random weights."""
+    """Fine-tuning of the base with its defaults, or without `begin` the same network from random
+    weights.
+    """
     values, path = tuned_values(str(BASE), own_data(n, draw, held_out=False)), own_data(n, draw)
-    values["data"]["sources"] = [{"path": str(path), "add_energy": "e_ads", "subtract_energy": "e_relaxed"}]
+    values["data"]["sources"] = [
+        {"path": str(path), "add_energy": "e_ads", "subtract_energy": "e_relaxed"}
+    ]
     values["about"]["energy_kind"] = "adsorption"
-    values["data"] |= {"validation_key": "part", "validation_values": ["held-out"]}  # nothing is chosen by it
+    # nothing is chosen by it
+    values["data"] |= {"validation_key": "part", "validation_values": ["held-out"]}
     values["references"] = {"elements": ["C", "H", "N", "O", "S"]}
     if not begin:
         del values["start"]
-        values["training"] |= {"learning_rate": 1.5e-3, "energy_weight": 1.0, "steps": SCRATCH_STEPS}
+        values["training"] |= {
+            "learning_rate": 1.5e-3,
+            "energy_weight": 1.0,
+            "steps": SCRATCH_STEPS,
+        }
     return parse_recipe(values, path.name)
 
 
@@ -105,16 +121,22 @@ def _say(name: str) -> Any:
 
 
 def errors_of(model: Path) -> dict[str, Any]:
-    """Errors on the relaxations that are held out: of their frames, and of relaxations with the model from their first frames.
+    """Errors on the relaxations that are held out: of their frames, and of relaxations with the
+    model from their first frames.
 
     The model without the metal would refuse it; here it has to answer.
     """
     source = Source(path=own_data(0), add_energy="e_ads", subtract_energy="e_relaxed")
     loaded = load_model(model, device="cpu")
     potential = replace(loaded.potential, elements=())
-    references = reference_relaxations(Data(sources=(source,)), 0, validation=None, use_tags=loaded.card.reads_tags)
+    references = reference_relaxations(
+        Data(sources=(source,)), 0, validation=None, use_tags=loaded.card.reads_tags
+    )
     frames = [frame for reference in references for frame in reference.frames]
-    return {"errors": asdict(measure(potential, frames)), "relaxed": asdict(summarise(relax_references(potential, references)))}
+    return {
+        "errors": asdict(measure(potential, frames)),
+        "relaxed": asdict(summarise(relax_references(potential, references))),
+    }
 
 
 def _fit(kind: str, sizes: tuple[int, ...], draws: int) -> None:
@@ -122,7 +144,13 @@ def _fit(kind: str, sizes: tuple[int, ...], draws: int) -> None:
         if draw and n == max(SIZES):
             continue  # there are no others to draw
         name = f"{kind}-{n}-{draw}"
-        train(tuned_recipe(n, draw, kind == "tuned"), RUNS / name, RUNS / "data", _fabric(), _say(name))
+        train(
+            tuned_recipe(n, draw, kind == "tuned"),
+            RUNS / name,
+            RUNS / "data",
+            _fabric(),
+            _say(name),
+        )
         if not (RUNS / "models" / name).exists():
             register(RUNS / name, name, RUNS / "models", RUNS / "data")
         _measure(name, RUNS / "models" / name, n, draw)
@@ -132,8 +160,12 @@ def _measure(name: str, model: Path, n: int, draw: int = 0) -> None:
     """Errors of a model into a file beside its run, once."""
     path = RUNS / f"{name}.json"
     if not path.exists():
-        frames = sum(found.atoms.info["part"] == "learn" for found in structures_of(own_data(n, draw)))
-        path.write_text(json.dumps({"name": name, "relaxations": n, "frames": frames, **errors_of(model)}))
+        frames = sum(
+            found.atoms.info["part"] == "learn" for found in structures_of(own_data(n, draw))
+        )
+        path.write_text(
+            json.dumps({"name": name, "relaxations": n, "frames": frames, **errors_of(model)})
+        )
     print(path.read_text()[:400], flush=True)
 
 

@@ -1,7 +1,9 @@
-"""Does torch.compile pay in training? Steps of the direct model (energy and displacements, no gradient forces), eager and compiled in turn.
+"""Does torch.compile pay in training? Steps of the direct model (energy and displacements, no
+gradient forces), eager and compiled in turn.
 
-Usage: GEOCALC_DATA=... python workflows/forward-speed/compiled.py [--steps 40]
-The recipe of faenet-is2re on its own data. Networks with gradient forces are left out: torch.compile cannot differentiate twice.
+Usage: GEOCALC_DATA=... python workflows/forward-speed/compiled.py [--steps 40] The recipe of
+faenet-is2re on its own data. Networks with gradient forces are left out: torch.compile cannot
+differentiate twice.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ def main(steps: int) -> None:
     recipe = read_recipe(ROOT / "models" / "faenet-is2re" / "recipe.yaml")
     samples = load_samples(recipe, DATA, fabric)
     run = start(recipe, samples.training)
-    drawn = [batch for _, batch in batches(feed_of(samples, recipe, run.model, fabric), range(8), 0)]
+    drawn = [
+        batch for _, batch in batches(feed_of(samples, recipe, run.model, fabric), range(8), 0)
+    ]
 
     def stepping(model: EnergyModel, some: list[Batch]) -> Callable[[], object]:
         ahead = cycle(some)
@@ -52,7 +56,9 @@ def main(steps: int) -> None:
         functions["compiled"]()
     took = time.perf_counter() - begun  # compilers are other processes
     found = interleaved(functions, steps, clock=time.process_time)
-    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, 1 thread, processor time, median of {steps}")
+    print(
+        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, 1 thread, processor time, median of {steps}"
+    )
     print(f"first {len(drawn)} compiled steps, compiling included: {took:.0f} s")
     for name, seconds in found.items():
         print(f"  {name:<10}{seconds * 1e3:8.1f} ms  {seconds / found['eager']:.2f}")

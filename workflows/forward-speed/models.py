@@ -1,7 +1,8 @@
-"""Time of the models of this repository against each other: energy and forces, interleaved in one run, one thread.
+"""Time of the models of this repository against each other: energy and forces, interleaved in one
+run, one thread.
 
-Usage: python workflows/forward-speed/models.py [--repeats 9]
-Networks of the recipes in models/, weights random, under several frames. Medians of processor time, which other work on the machine
+Usage: python workflows/forward-speed/models.py [--repeats 9] Networks of the recipes in models/,
+weights random, under several frames. Medians of processor time, which other work on the machine
 disturbs less than the clock on the wall.
 """
 
@@ -54,13 +55,21 @@ def adslab(number: int, size: tuple[int, int, int]) -> Atoms:
 
 
 def potential(model: Model, frames: str) -> NetworkPotential:
-    """What a recipe trains, before its first step, with neighbours kept between calls as in a relaxation."""
+    """What a recipe trains, before its first step, with neighbours kept between calls as in a
+    relaxation.
+    """
     architecture = ARCHITECTURES[model.architecture]
     network = architecture.build(architecture.settings.model_validate(model.settings))
     scales = Scales(energy=1.0, forces=1.0, references=torch.zeros(1, 119))
-    energies = EnergyModel(network, scales, model.repulsion_reach, model.reads_tags).eval().requires_grad_(False)
+    energies = (
+        EnergyModel(network, scales, model.repulsion_reach, model.reads_tags)
+        .eval()
+        .requires_grad_(False)
+    )
     return NetworkPotential(
-        model=energies, policy=frame_policy(frames), graphs=NeighborCache(network.cutoff, network.max_neighbors)
+        model=energies,
+        policy=frame_policy(frames),
+        graphs=NeighborCache(network.cutoff, network.max_neighbors),
     )
 
 
@@ -70,7 +79,9 @@ def main(repeats: int) -> None:
     """Run and print."""
     settle_process()
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, 1 thread, float32, median of {repeats}")
+    print(
+        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, 1 thread, float32, median of {repeats}"
+    )
     for label, (n, size) in BATCHES.items():
         systems: Systems = concatenate([from_atoms(adslab(number, size)) for number in range(n)])
         functions: dict[str, Callable[[], object]] = {}
@@ -83,7 +94,9 @@ def main(repeats: int) -> None:
         reference = next(iter(times.values()))
         print(f"{label}, energy and forces:")
         for name, seconds in times.items():
-            print(f"  {name:<26}{edges[name]:7d} edges {seconds * 1e3:9.1f} ms   {reference / seconds:5.2f} times as fast")
+            print(
+                f"  {name:<26}{edges[name]:7d} edges {seconds * 1e3:9.1f} ms   {reference / seconds:5.2f} times as fast"
+            )
 
 
 if __name__ == "__main__":

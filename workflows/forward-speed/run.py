@@ -1,8 +1,9 @@
-"""Time of FAENet against the plain formulation with the same weights, interleaved in one run, one thread.
+"""Time of FAENet against the plain formulation with the same weights, interleaved in one run, one
+thread.
 
-Usage: python workflows/forward-speed/run.py [--repeats 15] [--bf16]
-Prints medians and ratios for the S2EF width (256/480/7, direct forces, 65-atom adslabs) and for a training step of the shipped recipe,
-and the share of the machine's float32 matrix rate that the forward pass reaches.
+Usage: python workflows/forward-speed/run.py [--repeats 15] [--bf16] Prints medians and ratios for
+the S2EF width (256/480/7, direct forces, 65-atom adslabs) and for a training step of the shipped
+recipe, and the share of the machine's float32 matrix rate that the forward pass reaches.
 """
 
 from __future__ import annotations
@@ -58,12 +59,18 @@ def adslab(metal: str, seed: int) -> NetworkInput:
     systems = from_atoms(atoms)
     graph = build_graph(systems, 6.0, 30)
     vectors = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
-    frames = make_frames(systems.positions, systems.cell, systems, graph, vectors, frame_policy("cell"))
-    return replicate(systems, graph, torch.zeros_like(systems.counts), frames, vectors, torch.float32)
+    frames = make_frames(
+        systems.positions, systems.cell, systems, graph, vectors, frame_policy("cell")
+    )
+    return replicate(
+        systems, graph, torch.zeros_like(systems.counts), frames, vectors, torch.float32
+    )
 
 
 def interleaved(
-    functions: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+    functions: dict[str, Callable[[], object]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Median seconds of each function, called in turn."""
     times: dict[str, list[float]] = {name: [] for name in functions}
@@ -84,7 +91,10 @@ def matrix_operations(settings: FAENetSettings, inputs: NetworkInput) -> float:
     per_edge = 3 * (f // 2) + settings.num_interactions * f * (f // 2)
     per_length = g * (f - f // 2) + settings.num_interactions * f * (f - f // 2)
     per_atom = (
-        h * h + settings.num_interactions * (3 * h * f + f * h + h * h) + h * h // 2 + h * settings.force_decoder_channels
+        h * h
+        + settings.num_interactions * (3 * h * f + f * h + h * h)
+        + h * h // 2
+        + h * settings.force_decoder_channels
     )
     return 2.0 * (edges * per_edge + lengths * per_length + atoms * per_atom)
 
@@ -99,7 +109,11 @@ def training_step(network: torch.nn.Module, inputs: NetworkInput) -> None:
 
 @click.command()
 @click.option("--repeats", default=15, show_default=True)
-@click.option("--bf16", is_flag=True, help="Also time bfloat16 edges (pointless on a CPU without bfloat16 instructions).")
+@click.option(
+    "--bf16",
+    is_flag=True,
+    help="Also time bfloat16 edges (pointless on a CPU without bfloat16 instructions).",
+)
 def main(repeats: int, bf16: bool) -> None:
     """Run and print."""
     settle_process()
@@ -131,17 +145,30 @@ def main(repeats: int, bf16: bool) -> None:
     print(
         f"machine: {platform.processor() or platform.machine()}, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, 1 thread"
     )
-    print(f"65-atom adslabs, {edges} edges, 256/480/7, energy and direct forces, median of {repeats}:")
+    print(
+        f"65-atom adslabs, {edges} edges, 256/480/7, energy and direct forces, median of {repeats}:"
+    )
     for name in ("plain", "ours", *(["bf16 edges"] if bf16 else [])):
-        print(f"  {name:<12} {times[name] / len(slabs) * 1e3:8.1f} ms   {times[name] / times['plain']:.2f} of plain")
+        print(
+            f"  {name:<12} {times[name] / len(slabs) * 1e3:8.1f} ms   {times[name] / times['plain']:.2f} of plain"
+        )
     print(f"  matrix rate {rate / 1e9:.0f} GFLOP/s, reached by our forward pass: {share:.0%}")
 
-    small = FAENetSettings(hidden_channels=192, num_filters=64, num_interactions=4, num_gaussians=32, second_layer_MLP=True)
+    small = FAENetSettings(
+        hidden_channels=192,
+        num_filters=64,
+        num_interactions=4,
+        num_gaussians=32,
+        second_layer_MLP=True,
+    )
     for label, chosen in (("S2EF width", settings), ("shipped width", small)):
         network = FAENet(chosen)
         oracle = PlainFAENet(chosen, network.state_dict())
         step = interleaved(
-            {"plain": lambda n=oracle: training_step(n, slabs[0]), "ours": lambda n=network: training_step(n, slabs[0])},
+            {
+                "plain": lambda n=oracle: training_step(n, slabs[0]),
+                "ours": lambda n=network: training_step(n, slabs[0]),
+            },
             max(5, repeats // 2),
         )
         print(

@@ -1,8 +1,9 @@
-"""Which frame policy a relaxation can rest on: invariance, continuity along real relaxations, convergence, cost.
+"""Which frame policy a relaxation can rest on: invariance, continuity along real relaxations,
+convergence, cost.
 
-Usage: GEOCALC_DATA=... python workflows/frame-policies/run.py [--model faenet-sfa] [--paths 20] [--relaxations 24]
-Writes workflows/frame-policies/results.json and prints the tables of the README beside this file. Validation relaxations of the
-model's recipe only (first source), float64, CPU.
+Usage: GEOCALC_DATA=... python workflows/frame-policies/run.py [--model faenet-sfa] [--paths 20]
+[--relaxations 24] Writes workflows/frame-policies/results.json and prints the tables of the README
+beside this file. Validation relaxations of the model's recipe only (first source), float64, CPU.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from geocalc.potentials.registry import LoadedModel, find_model
 from geocalc.train.recipe import read_recipe
 
 POLICIES = ("lattice", "cell", "pca-edges-2d-one", "pca-2d-one", "lattice-stochastic")
-COARSE, FINE = 0.01, 0.001  # Angstrom, largest move of any atom between neighbouring points of a path
+# Angstrom, largest move of any atom between neighbouring points of a path
+COARSE, FINE = 0.01, 0.001
 JUMP = 0.001  # eV; a larger difference than the forces explain is a jump
 AT_ONCE = 48  # structures evaluated together
 
@@ -51,16 +53,22 @@ invariant under tilting the slab out of the xy plane."""
 
 
 def between(before: torch.Tensor, after: torch.Tensor, step: float) -> list[torch.Tensor]:
-    """Points from `before` (left out) to `after`, (n_atoms, 3) each, no atom moving more than `step` Angstrom from one to the next."""
+    """Points from `before` (left out) to `after`, (n_atoms, 3) each, no atom moving more than
+    `step` Angstrom from one to the next.
+    """
     n = max(1, int(np.ceil(float((after - before).norm(dim=1).max()) / step)))
     return [before + (after - before) * (k / n) for k in range(1, n + 1)]
 
 
 def unexplained(model: LoadedModel, template: Systems, points: list[torch.Tensor]) -> np.ndarray:
-    """Change of energy from each point to the next less the work of the mean force, (n - 1,) eV, absolute."""
+    """Change of energy from each point to the next less the work of the mean force, (n - 1,) eV,
+    absolute.
+    """
     energy, forces = [], []
     for start in range(0, len(points), AT_ONCE):
-        told = model(concatenate([replace(template, positions=p) for p in points[start : start + AT_ONCE]]))
+        told = model(
+            concatenate([replace(template, positions=p) for p in points[start : start + AT_ONCE]])
+        )
         energy.append(told.energy)
         forces.append(told.forces.reshape(len(told.energy), -1, 3))
     f, x = torch.cat(forces), torch.stack(points)
@@ -69,9 +77,11 @@ def unexplained(model: LoadedModel, template: Systems, points: list[torch.Tensor
 
 
 def jumps_along(model: LoadedModel, frames: tuple[Sample, ...]) -> tuple[int, int, float]:
-    """Points looked at, jumps above `JUMP` that remain at `FINE` spacing, and the largest unexplained change (eV) at `COARSE`.
+    """Points looked at, jumps above `JUMP` that remain at `FINE` spacing, and the largest
+    unexplained change (eV) at `COARSE`.
 
-    A discontinuity shows at any spacing, so only the intervals that show more than `JUMP` are looked at again more closely.
+    A discontinuity shows at any spacing, so only the intervals that show more than `JUMP` are
+    looked at again more closely.
     """
     template, _ = collate(frames[:1])
     places = [torch.from_numpy(f.positions) for f in frames]
@@ -95,11 +105,15 @@ def invariance(model: LoadedModel, samples: list[Sample]) -> dict[str, float]:
     worst: dict[str, float] = {"repeated call": float((model(systems).energy - energy).abs().max())}
     for name, dimensions in (("rotation about z", 2), ("rotation", 3)):
         turns = random_rotations(10, dimensions, True, generator).double()
-        worst[name] = max(float((model(turned(systems, q)).energy - energy).abs().max()) for q in turns)
+        worst[name] = max(
+            float((model(turned(systems, q)).energy - energy).abs().max()) for q in turns
+        )
     shift = torch.tensor([0.31, 0.17, 0.0], dtype=torch.float64)
     worst["shift and re-wrap"] = float((model(wrapped(systems, shift)).energy - energy).abs().max())
     basis = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
-    worst["another lattice basis"] = float((model(replace(systems, cell=basis @ systems.cell)).energy - energy).abs().max())
+    worst["another lattice basis"] = float(
+        (model(replace(systems, cell=basis @ systems.cell)).energy - energy).abs().max()
+    )
     return worst
 
 
@@ -111,7 +125,9 @@ def turned(systems: Systems, rotation: torch.Tensor) -> Systems:
 def wrapped(systems: Systems, shift: torch.Tensor) -> Systems:
     """The batch shifted by fractions of the cell and wrapped in the plane."""
     cell = systems.cell[systems.system_idx]
-    fractional = torch.linalg.solve(cell.transpose(1, 2), systems.positions[:, :, None])[:, :, 0] + shift
+    fractional = (
+        torch.linalg.solve(cell.transpose(1, 2), systems.positions[:, :, None])[:, :, 0] + shift
+    )
     fractional[:, :2] -= fractional[:, :2].floor()
     return replace(systems, positions=torch.einsum("ai,aij->aj", fractional, cell))
 
@@ -131,7 +147,13 @@ def page(about: dict[str, object], policies: dict[str, dict[str, dict[str, float
     ]
     for name, found in policies.items():
         e = found["invariance_eV"]
-        keys = ("repeated call", "rotation about z", "rotation", "shift and re-wrap", "another lattice basis")
+        keys = (
+            "repeated call",
+            "rotation about z",
+            "rotation",
+            "shift and re-wrap",
+            "another lattice basis",
+        )
         lines.append(f"| `{name}` | " + " | ".join(f"{e[key]:.0e}" for key in keys) + " |")
     lines += [
         "",
@@ -167,15 +189,23 @@ def main(model: str, paths: int, relaxations: int, policies: str) -> None:
     results: dict[str, dict[str, dict[str, float]]] = {}
     for policy in policies.split(","):
         loaded = load_model(model, dtype="float64", frames=policy, seed=0)
-        found: dict[str, dict[str, float]] = {"invariance_eV": invariance(loaded, [r.frames[-1] for r in held_out[:8]])}
+        found: dict[str, dict[str, float]] = {
+            "invariance_eV": invariance(loaded, [r.frames[-1] for r in held_out[:8]])
+        }
         jumps, largest, n_points = 0, 0.0, 0
         for path in chosen:
             looked, more, worst = jumps_along(loaded, path.frames)
             n_points, jumps, largest = n_points + looked, jumps + more, max(largest, worst)
-        found["path"] = {"points": n_points, "jumps_above_1meV": jumps, "largest_unexplained_eV": largest}
+        found["path"] = {
+            "points": n_points,
+            "jumps_above_1meV": jumps,
+            "largest_unexplained_eV": largest,
+        }
         for fmax in (0.05, 0.01):
             started = time.perf_counter()
-            summary = summarise(relax_references(loaded, references, optimizer="bfgs", fmax=fmax, steps=200))
+            summary = summarise(
+                relax_references(loaded, references, optimizer="bfgs", fmax=fmax, steps=200)
+            )
             found[f"relax_fmax_{fmax}"] = {
                 "converged": summary.converged,
                 "model_calls": summary.model_calls,
@@ -184,7 +214,12 @@ def main(model: str, paths: int, relaxations: int, policies: str) -> None:
             }
         results[policy] = found
         print(policy, json.dumps(found), flush=True)
-        about = {"model": model, "data": locate(recipe.data.sources[0].path).name, "paths": paths, "relaxations": relaxations}
+        about = {
+            "model": model,
+            "data": locate(recipe.data.sources[0].path).name,
+            "paths": paths,
+            "relaxations": relaxations,
+        }
         folder = Path(__file__).parent
         (folder / "results.json").write_text(
             json.dumps({**about, "steps_A": [COARSE, FINE], "policies": results}, indent=1) + "\n"

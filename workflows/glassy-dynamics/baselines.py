@@ -1,4 +1,6 @@
-"""Baselines without networks: the local energy, and a ridge regression on descriptors, both of thermal and of inherent structures."""
+"""Baselines without networks: the local energy, and a ridge regression on descriptors, both of
+thermal and of inherent structures.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from geocalc.properties.glass.configuration import GlassConfiguration
 from geocalc.properties.glass_graphs import positions_of
 from geocalc.properties.recipe import GlassData, GlassGraph, Structure
 
-STRENGTHS = 10.0 ** np.arange(0, 6.5, 0.5)  # of the ridge, for standardised columns; those of bad fits are included
+# of the ridge, for standardised columns; those of bad fits are included
+STRENGTHS = 10.0 ** np.arange(0, 6.5, 0.5)
 A = 0
 
 
@@ -23,7 +26,9 @@ class Table:
     """What is known of the A particles of a configuration.
 
     Attributes:
-        name: of the configuration. columns: (n, n_columns). known: (n,), propensity.
+        name: of the configuration.
+        columns: (n, n_columns).
+        known: (n,), propensity.
     """
 
     name: str
@@ -36,7 +41,9 @@ class Linear:
     """A linear fit.
 
     Attributes:
-        weights: (n_columns,). offset: what is added. chosen: in words, what was chosen by the configurations fitted to.
+        weights: (n_columns,).
+        offset: what is added.
+        chosen: in words, what was chosen by the configurations fitted to.
     """
 
     weights: np.ndarray
@@ -65,12 +72,16 @@ def tables(baseline: Baseline, data: GlassData, names: Sequence[str], folder: Pa
         positions = positions_of(configuration, GlassGraph(structure=baseline.structure), folder)
         columns = baseline.columns(replace(configuration, positions=positions))
         counted = configuration.types == A
-        found.append(Table(configuration.name, columns[counted], configuration.propensity[0, counted]))
+        found.append(
+            Table(configuration.name, columns[counted], configuration.propensity[0, counted])
+        )
     return found
 
 
 def fit_energy(some: Sequence[Table]) -> Linear:
-    """A straight line on the one column, of averages over one distance, that correlates best with the propensity."""
+    """A straight line on the one column, of averages over one distance, that correlates best with
+    the propensity.
+    """
     columns, known = _joined(some)
     moved = columns - columns.mean(0)
     strengths = np.abs(moved.T @ (known - known.mean())) / np.linalg.norm(moved, axis=0)
@@ -82,7 +93,9 @@ def fit_energy(some: Sequence[Table]) -> Linear:
 
 
 def fit_ridge(some: Sequence[Table]) -> Linear:
-    """A ridge regression whose strength gives the least squared error when each configuration in turn is left out."""
+    """A ridge regression whose strength gives the least squared error when each configuration in
+    turn is left out.
+    """
     errors = np.zeros(len(STRENGTHS))
     for k, out in enumerate(some):
         fits = ridges([table for j, table in enumerate(some) if j != k])
@@ -106,11 +119,16 @@ def ridges(some: Sequence[Table]) -> list[Linear]:
 
 
 def _joined(some: Sequence[Table]) -> tuple[np.ndarray, np.ndarray]:
-    return np.concatenate([table.columns for table in some]), np.concatenate([table.known for table in some])
+    return np.concatenate([table.columns for table in some]), np.concatenate(
+        [table.known for table in some]
+    )
 
 
 BASELINES = tuple(
     Baseline(f"{name}, {structure.value}", structure, columns, fit)
-    for name, columns, fit in (("local energy", local_energies, fit_energy), ("ridge on descriptors", descriptors, fit_ridge))
+    for name, columns, fit in (
+        ("local energy", local_energies, fit_energy),
+        ("ridge on descriptors", descriptors, fit_ridge),
+    )
     for structure in (Structure.THERMAL, Structure.INHERENT)
 )

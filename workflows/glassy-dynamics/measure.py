@@ -30,8 +30,12 @@ class Fit:
     """A finished training.
 
     Attributes:
-        planned: what it is. model: with its last averaged weights, or the best by validation where the recipe has patience.
-        learnt: names of the configurations behind it. seconds: that it took. answers: of what it held out.
+        planned: what it is.
+        model: with its last averaged weights, or the best by validation where the recipe has
+            patience.
+        learnt: names of the configurations behind it.
+        seconds: that it took.
+        answers: of what it held out.
         curve: (epochs, R2, Pearson) of what was held out along the way.
     """
 
@@ -46,18 +50,27 @@ class Fit:
 def finished(planned: Planned) -> bool:
     """Whether a training is at its end."""
     training, folder = planned.recipe.training, planned.folder
-    done = steps_done(folder / CHECKPOINT) >= training.steps or is_over(read_log(folder), training.patience)
+    done = steps_done(folder / CHECKPOINT) >= training.steps or is_over(
+        read_log(folder), training.patience
+    )
     return done and (folder / METRICS).is_file()
 
 
 def read_fit(planned: Planned, folder: Path) -> Fit:
-    """A finished training, and what it says of what it held out; `folder` is that of inherent structures."""
+    """A finished training, and what it says of what it held out; `folder` is that of inherent
+    structures.
+    """
     recipe = planned.recipe
     split = read_split(recipe.data, folder)
     run = start_property(recipe, split.training)
     load_checkpoint(planned.folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
-    model, log = final_model(run, planned.folder, recipe.training.patience), read_log(planned.folder)
-    told = [(entry["step"], entry["validation"][VALIDATION]) for entry in log if "validation" in entry]
+    model, log = (
+        final_model(run, planned.folder, recipe.training.patience),
+        read_log(planned.folder),
+    )
+    told = [
+        (entry["step"], entry["validation"][VALIDATION]) for entry in log if "validation" in entry
+    ]
     epochs = recipe.training.batch_size / len(split.training)  # behind a step
     return Fit(
         planned=planned,
@@ -65,7 +78,9 @@ def read_fit(planned: Planned, folder: Path) -> Fit:
         learnt=tuple(sample.name for sample in split.training),
         seconds=_seconds([entry["seconds"] for entry in log]),
         answers=answers(model, split.validation),
-        curve=tuple((step * epochs, errors["r2"], errors.get("pearson", math.nan)) for step, errors in told),
+        curve=tuple(
+            (step * epochs, errors["r2"], errors.get("pearson", math.nan)) for step, errors in told
+        ),
     )
 
 
@@ -101,7 +116,9 @@ def row_of(fits: Sequence[Fit]) -> Row:
 
 
 def said_of_test(fits: Sequence[Fit], folder: Path) -> tuple[Answer, ...]:
-    """The mean of what the trainings of one recipe say of the configurations that none of them has seen."""
+    """The mean of what the trainings of one recipe say of the configurations that none of them has
+    seen.
+    """
     samples = read_test(fits[0].planned.recipe.data, folder)
     said = [answers(fit.model, samples) for fit in fits]
     return tuple(
@@ -114,7 +131,9 @@ def baseline_row(baseline: Baseline, some: Sequence[Table], learnt: int | None =
     """A baseline on the folds.
 
     Args:
-        baseline: what is fitted. some: all that may be learnt from. learnt: how many of those not held out, None for all.
+        baseline: what is fitted.
+        some: all that may be learnt from.
+        learnt: how many of those not held out, None for all.
     """
     held_out: list[Answer] = []
     for pair in PAIRS:
@@ -132,7 +151,9 @@ def baseline_row(baseline: Baseline, some: Sequence[Table], learnt: int | None =
     )
 
 
-def baseline_of_test(baseline: Baseline, some: Sequence[Table], data: GlassData, folder: Path) -> tuple[Answer, ...]:
+def baseline_of_test(
+    baseline: Baseline, some: Sequence[Table], data: GlassData, folder: Path
+) -> tuple[Answer, ...]:
     """What a baseline, fitted to all of `some`, says of the test configurations."""
     fit = baseline.fit(some)
     return tuple(_answer(fit, table) for table in tables(baseline, data, data.test, folder))

@@ -28,8 +28,11 @@ class Study(Settings):
     """All numbers.
 
     Attributes:
-        rows: of the real configurations. fewer: of a baseline, by the number of configurations. tested: on the test configurations.
-        ceilings: of configurations 9 and 10, of all ten and of the test. generated: of the other set, or None.
+        rows: of the real configurations.
+        fewer: of a baseline, by the number of configurations.
+        tested: on the test configurations.
+        ceilings: of configurations 9 and 10, of all ten and of the test.
+        generated: of the other set, or None.
     """
 
     rows: tuple[Row, ...]
@@ -59,7 +62,9 @@ def _placed(text: str, mark: str, lines: Iterable[str]) -> str:
 
 
 def held_out(study: Study) -> list[str]:
-    """A line for each row, and the ceiling: correlations on what was held out of the ten configurations."""
+    """A line for each row, and the ceiling: correlations on what was held out of the ten
+    configurations.
+    """
     head = ("9, 10: pooled", "within", "pooled at the last step", "all ten: pooled", "within")
     lines = [_cells("", "weights", "steps", "seconds", "learnt from", *head), _rule(10)]
     for row in study.rows:
@@ -68,7 +73,11 @@ def held_out(study: Study) -> list[str]:
         at_end = NOTHING if row.at_end is None else _number(row.at_end)
         numbers = (*_pooled_and_within(row.last), at_end, *_pooled_and_within(whole))
         lines.append(_cells(row.name, f"{row.weights:,}", *trained, str(row.learnt), *numbers))
-    most = [_number(x) for one in study.ceilings[:2] for x in (one.pooled[0], _mean([each[0] for each in one.each]))]
+    most = [
+        _number(x)
+        for one in study.ceilings[:2]
+        for x in (one.pooled[0], _mean([each[0] for each in one.each]))
+    ]
     return [*lines, _cells("**ceiling**", *[NOTHING] * 4, *most[:2], NOTHING, *most[2:])]
 
 
@@ -79,28 +88,48 @@ def tested(study: Study) -> list[str]:
     lines = [_cells("", "learnt from", "pooled", *names, "R2"), _rule(4 + len(names))]
     for one in study.tested:
         score = one.scores[0]
-        lines.append(_cells(one.name, str(one.learnt), *map(_number, (score.pooled, *score.each, score.r2))))
+        lines.append(
+            _cells(one.name, str(one.learnt), *map(_number, (score.pooled, *score.each, score.r2)))
+        )
     numbers = (most.pooled[0], *(each[0] for each in most.each))
-    return [*lines, _cells("**ceiling**", NOTHING, *map(_number, numbers), NOTHING)] if study.tested else ["Not tested yet."]
+    return (
+        [*lines, _cells("**ceiling**", NOTHING, *map(_number, numbers), NOTHING)]
+        if study.tested
+        else ["Not tested yet."]
+    )
 
 
 def beside(published: Sequence[Published]) -> list[str]:
     """A line for each published number."""
     lines = [_cells("published", "learnt from", "Pearson, pooled", "judged by", "source"), _rule(5)]
-    return lines + [_cells(p.name, str(p.learnt or NOTHING), _number(p.pearson), p.judged_by, p.source) for p in published]
+    return lines + [
+        _cells(p.name, str(p.learnt or NOTHING), _number(p.pearson), p.judged_by, p.source)
+        for p in published
+    ]
 
 
 def at_times(generated: Generated) -> list[str]:
     """A line for each kind of number, a column for each time."""
     validation, test = generated.ceilings
     rows = [
-        (f"validation, learnt from {generated.row.learnt}", [score.pooled for score in generated.row.validation]),
+        (
+            f"validation, learnt from {generated.row.learnt}",
+            [score.pooled for score in generated.row.validation],
+        ),
         ("its ceiling", validation.pooled),
     ]
     if generated.tested is not None:
-        rows.append((f"test, learnt from {generated.tested.learnt}", [score.pooled for score in generated.tested.scores]))
+        rows.append(
+            (
+                f"test, learnt from {generated.tested.learnt}",
+                [score.pooled for score in generated.tested.scores],
+            )
+        )
         rows.append(("its ceiling", test.pooled))
-    lines = [_cells("time", *(f"{time:g}" for time in generated.times)), _rule(len(generated.times) + 1)]
+    lines = [
+        _cells("time", *(f"{time:g}" for time in generated.times)),
+        _rule(len(generated.times) + 1),
+    ]
     picture = ["", "![Pearson correlation against time](times.png)"]
     return lines + [_cells(name, *map(_number, numbers)) for name, numbers in rows] + picture
 

@@ -1,4 +1,6 @@
-"""Which trainings there are: recipes of this folder, and folds of the ten configurations that may be learnt from."""
+"""Which trainings there are: recipes of this folder, and folds of the ten configurations that may
+be learnt from.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ LAST = len(PAIRS) - 1  # the fold of recipes that are trained once
 
 @dataclass(frozen=True)
 class Planned:
-    """A training: name of the recipe's file, fold that is held out or None, the recipe with that fold, folder of the run."""
+    """A training: name of the recipe's file, fold that is held out or None, the recipe with that
+    fold, folder of the run.
+    """
 
     name: str
     fold: int | None
@@ -37,8 +41,10 @@ def plan(recipes: str, folds: str | None, steps: int | None, out: Path) -> Itera
     """Every training that is asked for; shortened ones have folders of their own.
 
     Args:
-        recipes: names of files, by commas. folds: numbers, by commas, or None for five of the recipes that are cross-validated and
-            the last for the others; recipes of other configurations have none. steps: instead of the recipe's.
+        recipes: names of files, by commas.
+        folds: numbers, by commas, or None for five of the recipes that are cross-validated and the
+            last for the others; recipes of other configurations have none.
+        steps: instead of the recipe's.
         out: where runs are.
     Raises:
         RecipeError: a fold does not exist, or a recipe is not right.
@@ -51,7 +57,9 @@ def plan(recipes: str, folds: str | None, steps: int | None, out: Path) -> Itera
             continue
         for fold in _folds(folds, name):
             data = recipe.data.model_copy(update={"validation": PAIRS[fold]})
-            yield Planned(name, fold, recipe.model_copy(update={"data": data}), place / f"fold-{fold}")
+            yield Planned(
+                name, fold, recipe.model_copy(update={"data": data}), place / f"fold-{fold}"
+            )
 
 
 def _folds(folds: str | None, name: str) -> Sequence[int]:
@@ -80,7 +88,9 @@ def _scaled(stages: Sequence[Stage], steps: int) -> list[Stage]:
         ends.append(ends[-1] + stage.steps)
     lengths = [round(b * steps / total) - round(a * steps / total) for a, b in pairwise(ends)]
     return [
-        stage.model_copy(update={"steps": length, "every": max(1, round(stage.every * steps / total))})
+        stage.model_copy(
+            update={"steps": length, "every": max(1, round(stage.every * steps / total))}
+        )
         for stage, length in zip(stages, lengths, strict=True)
         if length
     ]

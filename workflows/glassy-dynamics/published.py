@@ -11,8 +11,11 @@ class Published(Settings):
     """A published correlation.
 
     Attributes:
-        name, short: of the method, in words and on a picture. learnt: configurations behind it. pearson: of all particles together.
-        judged_by: what it was measured on. source: where it is from.
+        name, short: of the method, in words and on a picture.
+        learnt: configurations behind it.
+        pearson: of all particles together.
+        judged_by: what it was measured on.
+        source: where it is from.
     """
 
     name: str

@@ -20,7 +20,11 @@ from geocalc.properties.recipe import GlassData, read_property_recipe
 
 BASELINES_FILE, TEST = "baselines.json", "test"
 TESTS_FILE, SAID_FILE = "test.json", "said.npz"
-DRAWN = {"moments": "network of moments", "bapst": "graph network of Bapst et al.", BASELINES[-1].name: "ridge on descriptors"}
+DRAWN = {
+    "moments": "network of moments",
+    "bapst": "graph network of Bapst et al.",
+    BASELINES[-1].name: "ridge on descriptors",
+}
 
 
 def glass_data() -> GlassData:
@@ -40,11 +44,15 @@ def read_fits(planned: Iterable[Planned], out: Path) -> list[Fit]:
 
 def by_name(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
     """The trainings of each recipe, in order."""
-    return {name: [fit for fit in fits if fit.planned.name == name] for name in dict.fromkeys(fit.planned.name for fit in fits)}
+    return {
+        name: [fit for fit in fits if fit.planned.name == name]
+        for name in dict.fromkeys(fit.planned.name for fit in fits)
+    }
 
 
 def judge(fits: Sequence[Fit], out: Path) -> list[str]:
-    """Judge networks and baselines by the test configurations, each of them once; what was judged before is left as it is.
+    """Judge networks and baselines by the test configurations, each of them once; what was judged
+    before is left as it is.
 
     Returns:
         Names of those that had been judged before.
@@ -81,7 +89,9 @@ def _said(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_report(fits: Sequence[Fit], out: Path, to: Path) -> None:
-    """results.json, tables and pictures in the folder `to`, which has a README.md; the test where it is done."""
+    """results.json, tables and pictures in the folder `to`, which has a README.md; the test where
+    it is done.
+    """
     rows = {name: row_of(some) for name, some in by_name(fits).items()}
     own = {fit.planned.name: fit for fit in fits if fit.planned.fold is None}
     tested, baselines = _tested(out / TEST / TESTS_FILE), _baselines(out / BASELINES_FILE)
@@ -91,14 +101,20 @@ def write_report(fits: Sequence[Fit], out: Path, to: Path) -> None:
         rows=(*baselines.rows, *(row for name, row in rows.items() if name not in own)),
         fewer=baselines.fewer,
         tested=_in_order(tested, own),
-        ceilings=tuple(ceiling(configurations(data, names)) for names in (PAIRS[-1], LEARNABLE, data.test)),
+        ceilings=tuple(
+            ceiling(configurations(data, names)) for names in (PAIRS[-1], LEARNABLE, data.test)
+        ),
         generated=generated,
     )
     published = read_published(HERE / "published.yaml")
     page.write(study, published, to)
     real = [fit for fit in fits if fit.planned.fold is not None]
     figures.draw_curves(
-        real, [row for name, row in rows.items() if name not in own], baselines.fewer, published, to / "learning-curve.png"
+        real,
+        [row for name, row in rows.items() if name not in own],
+        baselines.fewer,
+        published,
+        to / "learning-curve.png",
     )
     if generated is not None:
         figures.draw_times(generated, to / "times.png")
@@ -127,7 +143,10 @@ def _draw_test(data: GlassData, path: Path, to: Path) -> None:
             for name, title in DRAWN.items()
             if f"{name}: {some[0].name}" in said
         }
-    maps = [figures.Panel("measured", known[0]), *(figures.Panel(title, values[0]) for title, values in drawn.items())]
+    maps = [
+        figures.Panel("measured", known[0]),
+        *(figures.Panel(title, values[0]) for title, values in drawn.items()),
+    ]
     figures.draw_maps(some[0], maps, to / "maps.png")
     panels = [figures.Panel(title, np.concatenate(values)) for title, values in drawn.items()]
     figures.draw_parity(panels, np.concatenate(known), to / "parity.png")
@@ -136,7 +155,11 @@ def _draw_test(data: GlassData, path: Path, to: Path) -> None:
 def _in_order(tested: Sequence[Tested], own: Mapping[str, Fit]) -> tuple[Tested, ...]:
     """Baselines first, as in the other table, and without configurations that are our own."""
     first = [baseline.name for baseline in BASELINES]
-    return tuple(sorted((one for one in tested if one.name not in own), key=lambda one: one.name not in first))
+    return tuple(
+        sorted(
+            (one for one in tested if one.name not in own), key=lambda one: one.name not in first
+        )
+    )
 
 
 def _tested(path: Path) -> tuple[Tested, ...]:
@@ -144,4 +167,8 @@ def _tested(path: Path) -> tuple[Tested, ...]:
 
 
 def _baselines(path: Path) -> Baselines:
-    return Baselines.model_validate_json(path.read_text()) if path.is_file() else Baselines(rows=(), fewer=())
+    return (
+        Baselines.model_validate_json(path.read_text())
+        if path.is_file()
+        else Baselines(rows=(), fewer=())
+    )

@@ -1,9 +1,12 @@
-"""Glassy dynamics: networks and baselines that predict from the structure of a glass how far its particles will move.
+"""Glassy dynamics: networks and baselines that predict from the structure of a glass how far its
+particles will move.
 
-Usage: GEOCALC_DATA=... python workflows/glassy-dynamics/run.py train|baselines|test|report|ship [--recipes a,b] [--folds 0,1] [--steps N]
-`train` fits recipes of this folder, in runs/glassy-dynamics, and goes on where it was stopped; `baselines` fits what needs no network on
-the same folds; `test` judges each of them by configurations 401 and 402, once; `report` writes results.json, the tables of README.md and
-the pictures; `ship` makes the networks of moments of all folds the model `glass-gn`.
+Usage: GEOCALC_DATA=... python workflows/glassy-dynamics/run.py train|baselines|test|report|ship
+[--recipes a,b] [--folds 0,1] [--steps N] `train` fits recipes of this folder, in
+runs/glassy-dynamics, and goes on where it was stopped; `baselines` fits what needs no network on
+the same folds; `test` judges each of them by configurations 401 and 402, once; `report` writes
+results.json, the tables of README.md and the pictures; `ship` makes the networks of moments of all
+folds the model `glass-gn`.
 """
 
 from __future__ import annotations
@@ -44,7 +47,10 @@ folds_option = click.option(
 )
 steps_option = click.option("--steps", type=int, default=None, help="Instead of the recipe's.")
 out_option = click.option(
-    "--out", type=click.Path(path_type=Path), default=RUNS, help="Where the runs are [default: runs/glassy-dynamics]."
+    "--out",
+    type=click.Path(path_type=Path),
+    default=RUNS,
+    help="Where the runs are [default: runs/glassy-dynamics].",
 )
 
 
@@ -73,10 +79,16 @@ def baselines_command(out: Path) -> None:
         some = tables(baseline, data, LEARNABLE, out / "data")
         rows.append(baseline_row(baseline, some))
         (score,) = rows[-1].validation
-        print(f"{baseline.name}: Pearson {score.pooled:.3f} pooled, {score.mean:.3f} within configurations", flush=True)
+        print(
+            f"{baseline.name}: Pearson {score.pooled:.3f} pooled, {score.mean:.3f} within configurations",
+            flush=True,
+        )
         if baseline is BASELINES[-1]:
             fewer = [*(baseline_row(baseline, some, learnt) for learnt in FEWER), rows[-1]]
-    write_whole(out / BASELINES_FILE, [Baselines(rows=tuple(rows), fewer=tuple(fewer)).model_dump_json(indent=1)])
+    write_whole(
+        out / BASELINES_FILE,
+        [Baselines(rows=tuple(rows), fewer=tuple(fewer)).model_dump_json(indent=1)],
+    )
 
 
 @main.command("test")
@@ -95,18 +107,34 @@ def test_command(recipes: str, folds: str | None, steps: int | None, out: Path) 
 @folds_option
 @steps_option
 @out_option
-@click.option("--to", type=click.Path(path_type=Path), default=HERE, help="Where README.md is [default: beside this file].")
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    default=HERE,
+    help="Where README.md is [default: beside this file].",
+)
 def report_command(recipes: str, folds: str | None, steps: int | None, out: Path, to: Path) -> None:
-    """Numbers, tables and pictures of all that was asked for, every training of which must be finished."""
+    """Numbers, tables and pictures of all that was asked for, every training of which must be
+    finished.
+    """
     write_report(read_fits(plan(recipes, folds, steps, out), out), out, to)
 
 
 @main.command("ship")
 @out_option
-@click.option("--to", type=click.Path(path_type=Path), default=MODELS, help="Where models are kept [default: models].")
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    default=MODELS,
+    help="Where models are kept [default: models].",
+)
 def ship_command(out: Path, to: Path) -> None:
     """Make the networks of moments of all folds the model `glass-gn`, which gives their mean."""
-    print(register_property([one.folder for one in plan("moments", None, None, out)], SHIPPED, to, out / "data"))
+    print(
+        register_property(
+            [one.folder for one in plan("moments", None, None, out)], SHIPPED, to, out / "data"
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ class Answer:
     """What is said of the A particles of a configuration.
 
     Attributes:
-        name: of the configuration. predicted, known: (n, n_times), sigma_AA.
+        name: of the configuration.
+        predicted, known: (n, n_times), sigma_AA.
     """
 
     name: str
@@ -33,7 +34,9 @@ class Score(Settings):
     """How well some configurations are predicted, at one time.
 
     Attributes:
-        names: of the configurations. each: Pearson's correlation within each of them. pooled: of all their particles together.
+        names: of the configurations.
+        each: Pearson's correlation within each of them.
+        pooled: of all their particles together.
         r2: share of the variance of all particles that is explained.
     """
 
@@ -52,11 +55,17 @@ class Row(Settings):
     """What a line of the tables says of a recipe or a baseline.
 
     Attributes:
-        name: of it. weights: numbers that are fitted. steps: of the optimiser. seconds: of one training.
-        folds: how many trainings there were. learnt: configurations behind each of them.
-        chosen: what a baseline chose by the configurations it learnt from: a decay of averages, or the strength of a ridge.
+        name: of it.
+        weights: numbers that are fitted.
+        steps: of the optimiser.
+        seconds: of one training.
+        folds: how many trainings there were.
+        learnt: configurations behind each of them.
+        chosen: what a baseline chose by the configurations it learnt from: a decay of averages, or
+            the strength of a ridge.
         validation: at each time, on all that was held out, by the trainings that have not seen it.
-        last: the same on the last pair alone, which every recipe holds out; empty for configurations of another set.
+        last: the same on the last pair alone, which every recipe holds out; empty for
+            configurations of another set.
         at_end: pooled correlation on that pair by the weights of the last step; None for baselines.
     """
 
@@ -80,7 +89,9 @@ class Baselines(Settings):
 
 
 class Tested(Settings):
-    """A recipe or baseline on the test configurations, at each time; `learnt` configurations are behind it."""
+    """A recipe or baseline on the test configurations, at each time; `learnt` configurations are
+    behind it.
+    """
 
     name: str
     learnt: int
@@ -94,10 +105,13 @@ class Tests(Settings):
 
 
 class Ceiling(Settings):
-    """The most that can be had: roots of the reliability of propensities, which are means over few runs.
+    """The most that can be had: roots of the reliability of propensities, which are means over few
+    runs.
 
     Attributes:
-        names: of configurations. each: of them, at each time. pooled: of all together, at each time.
+        names: of configurations.
+        each: of them, at each time.
+        pooled: of all together, at each time.
     """
 
     names: tuple[str, ...]
@@ -112,7 +126,14 @@ def scores(answers: Sequence[Answer]) -> tuple[Score, ...]:
         predicted, known = ([part[:, time] for part in side] for side in _sides(answers))
         errors = property_errors(predicted, known)
         each = tuple(pearson(a, b) for a, b in zip(predicted, known, strict=True))
-        found.append(Score(names=tuple(one.name for one in answers), each=each, pooled=errors.pearson, r2=errors.r2))
+        found.append(
+            Score(
+                names=tuple(one.name for one in answers),
+                each=each,
+                pooled=errors.pearson,
+                r2=errors.r2,
+            )
+        )
     return tuple(found)
 
 
@@ -129,7 +150,9 @@ def ceiling(some: Sequence[GlassConfiguration]) -> Ceiling:
     halves = []
     for one in some:
         if one.half_a is None or one.half_b is None:
-            raise InputError(f"{one.name} has no propensities of halves of its runs, so their noise is not known; make it anew")
+            raise InputError(
+                f"{one.name} has no propensities of halves of its runs, so their noise is not known; make it anew"
+            )
         halves.append((one.half_a[:, one.types == A], one.half_b[:, one.types == A]))
     times = range(len(halves[0][0]))
     whole = [np.concatenate(side, axis=1) for side in zip(*halves, strict=True)]

@@ -1,8 +1,10 @@
-"""Time and memory of a training step of the graph network against the same network written directly with torch-geometric.
+"""Time and memory of a training step of the graph network against the same network written directly
+with torch-geometric.
 
-Usage: [GEOCALC_DATA=...] python workflows/glassy-dynamics/speed.py [--repeats 9] [--report]
-The graph is a glass of 4096 particles from $GEOCALC_DATA, or random with as many edges. Both networks have the same weights and run in
-turn, on one thread. Memory is the largest resident size of a process of its own (on Linux) that does two training steps, less what it had before.
+Usage: [GEOCALC_DATA=...] python workflows/glassy-dynamics/speed.py [--repeats 9] [--report] The
+graph is a glass of 4096 particles from $GEOCALC_DATA, or random with as many edges. Both networks
+have the same weights and run in turn, on one thread. Memory is the largest resident size of a
+process of its own (on Linux) that does two training steps, less what it had before.
 """
 
 from __future__ import annotations
@@ -30,11 +32,19 @@ from geocalc.properties.graph_network import Step, TwoLayers
 FILE = "glassy-kob-andersen-1config/ka_T044_4096.npz"
 CUTOFF = 2.0  # of the published graphs, in units of the Lennard-Jones potential
 N_NODES, N_EDGES = 4096, 167_000
-REPORT = {"shared": False, "edges_first": False, "one_hot": True, "decoder_layers": 1, "initialisation": "torch"}
+REPORT = {
+    "shared": False,
+    "edges_first": False,
+    "one_hot": True,
+    "decoder_layers": 1,
+    "initialisation": "torch",
+}
 
 
 class DirectStep(MessagePassing):
-    """One step: edges from both ends, then nodes from the sum over their edges, each MLP on one concatenation."""
+    """One step: edges from both ends, then nodes from the sum over their edges, each MLP on one
+    concatenation.
+    """
 
     def __init__(self, step: Step) -> None:
         super().__init__(aggr="add")
@@ -64,14 +74,19 @@ class Direct(nn.Module):
     def __init__(self, ours: GraphNetwork) -> None:
         super().__init__()
         self.settings = ours.settings
-        self.encode_nodes, self.encode_edges = direct_mlp(ours.encode_nodes), direct_mlp(ours.encode_edges)
+        self.encode_nodes, self.encode_edges = (
+            direct_mlp(ours.encode_nodes),
+            direct_mlp(ours.encode_edges),
+        )
         self.steps = nn.ModuleList(DirectStep(step) for step in ours.steps)
         self.decode = ours.decode
 
     def forward(self, inputs: GraphInput) -> Tensor:
         """(n_nodes, n_targets)."""
         s, edge_index = self.settings, torch.stack([inputs.index.senders, inputs.index.receivers])
-        types = nn.functional.one_hot(inputs.types, s.n_types) if s.one_hot else inputs.types[:, None]
+        types = (
+            nn.functional.one_hot(inputs.types, s.n_types) if s.one_hot else inputs.types[:, None]
+        )
         v = v0 = self.encode_nodes(types.to(inputs.edge_vec.dtype))
         e = e0 = self.encode_edges(inputs.edge_vec)
         for k in range(s.num_layers):
@@ -106,7 +121,9 @@ def graph() -> tuple[GraphInput, str]:
         receivers, senders, label = torch.from_numpy(i), torch.from_numpy(j), "a glass at T = 0.44"
     n = len(types)
     index = EdgeIndex.build(senders, receivers, n)
-    return GraphInput(types=types, graph_idx=torch.zeros_like(types), n_graphs=1, index=index, edge_vec=vectors), label
+    return GraphInput(
+        types=types, graph_idx=torch.zeros_like(types), n_graphs=1, index=index, edge_vec=vectors
+    ), label
 
 
 def networks(report: bool) -> dict[str, nn.Module]:
@@ -145,12 +162,18 @@ def resident_mb(field: str) -> float:
 def memory_mb(name: str, report: bool) -> float:
     """What a process of its own needs for training steps."""
     command = [sys.executable, __file__, "--memory-of", name, *(["--report"] if report else [])]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return float(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+    )
 
 
 @click.command()
 @click.option("--repeats", default=9, show_default=True)
-@click.option("--report", is_flag=True, help="The variant with seven separate layers in place of the published network.")
+@click.option(
+    "--report",
+    is_flag=True,
+    help="The variant with seven separate layers in place of the published network.",
+)
 @click.option("--memory-of", type=click.Choice(["ours", "direct"]), hidden=True)
 def main(repeats: int, report: bool, memory_of: str | None) -> None:
     """Run and print."""
@@ -163,15 +186,26 @@ def main(repeats: int, report: bool, memory_of: str | None) -> None:
             training_step(made[memory_of], inputs)
         print(resident_mb("VmHWM") - before)
         return
-    by_direct, by_ours = ([grad.clone() for grad in training_step(made[name], inputs)] for name in ("direct", "ours"))
+    by_direct, by_ours = (
+        [grad.clone() for grad in training_step(made[name], inputs)] for name in ("direct", "ours")
+    )
     off = max(float((a - b).norm() / b.norm()) for a, b in zip(by_ours, by_direct, strict=True))
-    times = interleaved({name: lambda n=network: training_step(n, inputs) for name, network in made.items()}, repeats)
+    times = interleaved(
+        {name: lambda n=network: training_step(n, inputs) for name, network in made.items()},
+        repeats,
+    )
     kind = "seven separate layers" if report else "as published"
-    print(f"machine: {platform.machine()}, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, 1 thread")
-    print(f"{kind}, {len(inputs.types)} nodes, {len(inputs.edge_vec)} edges ({label}), training step, median of {repeats}:")
+    print(
+        f"machine: {platform.machine()}, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, 1 thread"
+    )
+    print(
+        f"{kind}, {len(inputs.types)} nodes, {len(inputs.edge_vec)} edges ({label}), training step, median of {repeats}:"
+    )
     direct = float(np.median(times["direct"]))
     for name, values in times.items():
-        print(f"  {name:<8}{np.median(values):7.2f} s (least {min(values):.2f})   {np.median(values) / direct:.2f} of direct")
+        print(
+            f"  {name:<8}{np.median(values):7.2f} s (least {min(values):.2f})   {np.median(values) / direct:.2f} of direct"
+        )
     ratios = np.array(times["ours"]) / np.array(times["direct"])
     print(
         f"  ratios of neighbouring runs {ratios.min():.2f} to {ratios.max():.2f}; gradients differ by {off:.0e} of their norms at most"

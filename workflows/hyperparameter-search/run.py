@@ -1,8 +1,9 @@
 """Search the settings of a recipe with Optuna; chosen on the validation split alone.
 
-Usage: GEOCALC_DATA=... python workflows/hyperparameter-search/run.py RECIPE [--space space.yaml] [--out runs/search] [--trials 30]
-Needs `pip install 'geocalc[search]'`. The study lives in the folder `--out`: a search that was stopped, or killed, goes on with the
-same command, and so does the trial it was at. Several may work on one study at the same time.
+Usage: GEOCALC_DATA=... python workflows/hyperparameter-search/run.py RECIPE [--space space.yaml]
+[--out runs/search] [--trials 30] Needs `pip install 'geocalc[search]'`. The study lives in the
+folder `--out`: a search that was stopped, or killed, goes on with the same command, and so does the
+trial it was at. Several may work on one study at the same time.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def open_study(out: Path, seed: int) -> Any:
         MissingDependencyError: Optuna is not installed.
     """
     if find_spec("optuna") is None:
-        raise MissingDependencyError("the search needs optuna; install it with: pip install 'geocalc[search]'")
+        raise MissingDependencyError(
+            "the search needs optuna; install it with: pip install 'geocalc[search]'"
+        )
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
@@ -54,7 +57,9 @@ def open_study(out: Path, seed: int) -> Any:
 
 
 def run_trial(trial: Any, recipe_path: Path, space: spaces.Space, out: Path) -> float:
-    """Train the recipe of one trial, or go on with it, and return its error; pruned by its learning curve."""
+    """Train the recipe of one trial, or go on with it, and return its error; pruned by its learning
+    curve.
+    """
     import optuna
 
     recipe = spaces.recipe_of(recipe_path, space, spaces.draw(space, trial))
@@ -73,7 +78,9 @@ def run_trial(trial: Any, recipe_path: Path, space: spaces.Space, out: Path) -> 
         train(recipe, folder, out / "data", fabric, judge=judge)
     except NonFiniteError as error:
         raise optuna.TrialPruned(str(error)) from None
-    return spaces.objective(json.loads((folder / METRICS).read_text())["validation"], space.vector_weight)
+    return spaces.objective(
+        json.loads((folder / METRICS).read_text())["validation"], space.vector_weight
+    )
 
 
 def go_on(study: Any) -> None:
@@ -92,11 +99,23 @@ def go_on(study: Any) -> None:
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--space", "space_path", type=click.Path(path_type=Path), default=HERE / "space.yaml", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/search"), show_default=True)
-@click.option("--trials", default=30, show_default=True, help="Finished trials in all, pruned ones too.")
+@click.option(
+    "--space",
+    "space_path",
+    type=click.Path(path_type=Path),
+    default=HERE / "space.yaml",
+    show_default=True,
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs/search"), show_default=True
+)
+@click.option(
+    "--trials", default=30, show_default=True, help="Finished trials in all, pruned ones too."
+)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--join", is_flag=True, help="Others work on this study now: leave their trials alone.")
+@click.option(
+    "--join", is_flag=True, help="Others work on this study now: leave their trials alone."
+)
 def main(recipe: Path, space_path: Path, out: Path, trials: int, seed: int, join: bool) -> None:
     """Search, and write the best recipe so far after every trial."""
     settle_process()
@@ -120,7 +139,10 @@ def search(study: Any, recipe: Path, space: spaces.Space, out: Path, trials: int
         if study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
             best = spaces.recipe_of(recipe, space, study.best_params)
             write_whole(out / BEST, [yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False)])
-            print(f"best of {len(study.trials)}: {study.best_value:.4f}, {study.best_params}", flush=True)
+            print(
+                f"best of {len(study.trials)}: {study.best_value:.4f}, {study.best_params}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""A search space in YAML, what a trial makes of a recipe, and the number that trials are compared by."""
+"""A search space in YAML, what a trial makes of a recipe, and the number that trials are compared
+by.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ class Parameter(Settings):
 
 
 class Space(Settings):
-    """What is searched: parameters by recipe key, values set in every trial, and the weight of forces or positions."""
+    """What is searched: parameters by recipe key, values set in every trial, and the weight of
+    forces or positions.
+    """
 
     parameters: dict[str, Parameter] = Field(min_length=1)
     fixed: dict[str, Value] = Field(default_factory=dict)
@@ -96,7 +100,9 @@ def recipe_of(base: Path, space: Space, values: Mapping[str, Value]) -> Recipe:
     Raises:
         RecipeError: a key is none of a recipe's, or the values do not go together.
     """
-    assignments = tuple(f"{name}={_as_yaml(value)}" for name, value in {**space.fixed, **values}.items())
+    assignments = tuple(
+        f"{name}={_as_yaml(value)}" for name, value in {**space.fixed, **values}.items()
+    )
     return parse_recipe(override(read_yaml(base), assignments), f"a trial of {base.name}")
 
 
@@ -110,7 +116,9 @@ def folder_name(recipe: Recipe) -> str:
 
 
 def objective(errors: Errors, vector_weight: float) -> float:
-    """Energy MAE in eV plus the weighted MAE of forces (eV/A) or positions (A), over all held-out structures."""
+    """Energy MAE in eV plus the weighted MAE of forces (eV/A) or positions (A), over all held-out
+    structures.
+    """
     energy = mean_error(errors, "energy_mae")
     name = "force_mae" if all("force_mae" in one for one in errors.values()) else "position_mae"
     return energy if not vector_weight else energy + vector_weight * mean_error(errors, name)

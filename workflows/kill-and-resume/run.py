@@ -1,7 +1,9 @@
-"""Kill a run again and again, resume it every time, and compare what it leaves with a run that nobody disturbed.
+"""Kill a run again and again, resume it every time, and compare what it leaves with a run that
+nobody disturbed.
 
-Usage: python workflows/kill-and-resume/run.py [--structures 200] [--kills 20] [--workers 1,2] [--seed 0]
-Writes kills.json and the table of README.md; ends with exit status 1 where anything differs.
+Usage: python workflows/kill-and-resume/run.py [--structures 200] [--kills 20] [--workers 1,2]
+[--seed 0] Writes kills.json and the table of README.md; ends with exit status 1 where anything
+differs.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from geocalc.runs.records import Record
 HERE = Path(__file__).parent
 GEOCALC = (sys.executable, "-c", "from geocalc.cli.main import main; main()")
 METALS, ADSORBATES = ("Cu", "Ag", "Pd", "Pt", "Ni", "Rh"), ("H", "O", "N", "C")
-RATTLE, FMAX, STEPS = 0.1, 0.1, 10  # Angstrom, eV/Angstrom; some converge within the steps, some do not
+# Angstrom, eV/Angstrom; some converge within the steps, some do not
+RATTLE, FMAX, STEPS = 0.1, 0.1, 10
 EARLY = 0.2  # of the kills come while a process starts, whatever is finished by then
 FINISHED = (0, 3)
 
@@ -39,8 +42,10 @@ class Row:
 
     Attributes:
         workers, structures, kills: of the run.
-        in_start, in_line: kills before anything new was finished, and kills that cut a line of the journal.
-        lost, repeated, other_records, other_geometries: structures without a record, with two, with other values, with other geometries.
+        in_start, in_line: kills before anything new was finished, and kills that cut a line of the
+            journal.
+        lost, repeated, other_records, other_geometries: structures without a record, with two, with
+            other values, with other geometries.
         recomputed: journal lines that did not outlive the next start.
         seconds_alone, seconds_killed: undisturbed, and with all kills and starts.
     """
@@ -61,7 +66,9 @@ class Row:
     @property
     def faults(self) -> int:
         """What must be zero."""
-        return self.lost + self.repeated + self.recomputed + self.other_records + self.other_geometries
+        return (
+            self.lost + self.repeated + self.recomputed + self.other_records + self.other_geometries
+        )
 
 
 def structures(n: int, seed: int) -> list[Atoms]:
@@ -81,15 +88,30 @@ def structures(n: int, seed: int) -> list[Atoms]:
 
 def start(source: Path, out: Path, workers: int) -> subprocess.Popen[bytes]:
     """Begin a run, or resume it where its folder is there."""
-    options = ["--out", str(out), "--workers", str(workers), "--fmax", str(FMAX), "--steps", str(STEPS), "--device", "cpu"]
+    options = [
+        "--out",
+        str(out),
+        "--workers",
+        str(workers),
+        "--fmax",
+        str(FMAX),
+        "--steps",
+        str(STEPS),
+        "--device",
+        "cpu",
+    ]
     with open(out.with_suffix(".log"), "ab") as log:
-        return subprocess.Popen([*GEOCALC, "relax", str(source), *options, "--resume"], stdout=log, stderr=log)
+        return subprocess.Popen(
+            [*GEOCALC, "relax", str(source), *options, "--resume"], stdout=log, stderr=log
+        )
 
 
 def finish(process: subprocess.Popen[bytes], out: Path) -> None:
     """Wait for the end of a run that must come to its end."""
     if process.wait() not in FINISHED:
-        raise SystemExit(f"exit status {process.returncode}: {out.with_suffix('.log').read_text()[-2000:]}")
+        raise SystemExit(
+            f"exit status {process.returncode}: {out.with_suffix('.log').read_text()[-2000:]}"
+        )
 
 
 def undisturbed(source: Path, out: Path, workers: int) -> tuple[float, float]:
@@ -103,11 +125,14 @@ def undisturbed(source: Path, out: Path, workers: int) -> tuple[float, float]:
     return first, time.monotonic() - begun
 
 
-def killed(source: Path, out: Path, workers: int, moments: list[tuple[int, float]]) -> tuple[int, int, int, float]:
+def killed(
+    source: Path, out: Path, workers: int, moments: list[tuple[int, float]]
+) -> tuple[int, int, int, float]:
     """Run, kill at each of the moments (finished structures, seconds after that) and resume.
 
     Returns:
-        Kills before anything new was finished, kills inside a line, kills after which the journal lost lines, and seconds.
+        Kills before anything new was finished, kills inside a line, kills after which the journal
+        lost lines, and seconds.
     """
     begun, before, in_start, in_line, recomputed = time.monotonic(), b"", 0, 0, 0
     for finished, delay in moments:
@@ -117,7 +142,9 @@ def killed(source: Path, out: Path, workers: int, moments: list[tuple[int, float
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         if process.wait() != -signal.SIGKILL:
-            raise SystemExit(f"the run ended before it was killed: {out.with_suffix('.log').read_text()[-2000:]}")
+            raise SystemExit(
+                f"the run ended before it was killed: {out.with_suffix('.log').read_text()[-2000:]}"
+            )
         left = journal(out)
         whole = left[: left.rfind(b"\n") + 1]
         recomputed += not whole.startswith(before)
@@ -141,18 +168,27 @@ def records(out: Path) -> list[Record]:
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """Geometries that a run wrote: the relaxed ones and the trajectories, and drafts that should be gone."""
+    """Geometries that a run wrote: the relaxed ones and the trajectories, and drafts that should be
+    gone.
+    """
     found = [out / "relaxed.extxyz", *(out / "trajectory").iterdir(), *out.glob("*.part")]
     return {path.name: path.read_bytes() for path in found}
 
 
 def compare(folder: Path, workers: int, n: int, kills: int, seed: int) -> Row:
     """One undisturbed run and one that is killed."""
-    source, alone, cut = folder / "input.extxyz", folder / f"alone-{workers}", folder / f"cut-{workers}"
+    source, alone, cut = (
+        folder / "input.extxyz",
+        folder / f"alone-{workers}",
+        folder / f"cut-{workers}",
+    )
     first, seconds = undisturbed(source, alone, workers)
     rng, each = np.random.default_rng(seed), (seconds - first) / n
     finished = np.sort(rng.integers(0, max(1, n - 5), kills)).tolist()
-    moments = [(0, rng.uniform(0.0, first)) if rng.random() < EARLY else (k, rng.uniform(0.0, 3 * each)) for k in finished]
+    moments = [
+        (0, rng.uniform(0.0, first)) if rng.random() < EARLY else (k, rng.uniform(0.0, 3 * each))
+        for k in finished
+    ]
     in_start, in_line, recomputed, seconds_killed = killed(source, cut, workers, moments)
     wanted, found = records(alone), records(cut)
     by_sid, theirs, ours = {r.sid: r for r in found}, files(alone), files(cut)
@@ -179,7 +215,11 @@ def table(rows: list[Row]) -> str:
         "|---" * (len(rows) + 1) + "|",
     ]
     for name in list(asdict(rows[0]))[1:]:
-        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(f"{getattr(r, name):g}" for r in rows) + " |")
+        lines.append(
+            f"| {name.replace('_', ' ')} | "
+            + " | ".join(f"{getattr(r, name):g}" for r in rows)
+            + " |"
+        )
     return "\n".join(lines)
 
 
@@ -197,10 +237,14 @@ def main(n: int, kills: int, workers: str, seed: int, dry: bool) -> None:
         rows = [compare(Path(folder), int(word), n, kills, seed) for word in workers.split(",")]
     print(table(rows))
     if not dry:
-        (HERE / "kills.json").write_text(json.dumps({"seed": seed, "rows": [asdict(r) for r in rows]}, indent=1) + "\n")
+        (HERE / "kills.json").write_text(
+            json.dumps({"seed": seed, "rows": [asdict(r) for r in rows]}, indent=1) + "\n"
+        )
         page = HERE / "README.md"
         head, rest = page.read_text().split("<!-- table -->\n")
-        page.write_text(f"{head}<!-- table -->\n{table(rows)}\n<!-- /table -->{rest.split('<!-- /table -->')[1]}")
+        page.write_text(
+            f"{head}<!-- table -->\n{table(rows)}\n<!-- /table -->{rest.split('<!-- /table -->')[1]}"
+        )
     sys.exit(any(r.faults for r in rows))
 
 

@@ -1,7 +1,9 @@
-"""Draw what a shipped model predicts against its held-out references, into parity.png of its folder.
+"""Draw what a shipped model predicts against its held-out references, into parity.png of its
+folder.
 
-Usage: GEOCALC_DATA=... python workflows/model-card/picture.py [faenet-sfa]
-Validation split of the first source of the model's own recipe, default frames; relaxations with the defaults of `geocalc relax`.
+Usage: GEOCALC_DATA=... python workflows/model-card/picture.py [faenet-sfa] Validation split of the
+first source of the model's own recipe, default frames; relaxations with the defaults of `geocalc
+relax`.
 """
 
 from __future__ import annotations
@@ -29,19 +31,31 @@ PICTURE = "parity.png"
 
 def draw(model: LoadedModel, recipe: Recipe) -> Path:
     """The picture of a model."""
-    held_out = [s for s in read_store(prepare(recipe, ROOT / "runs" / "data")) if s.validation and s.source == 0]
+    held_out = [
+        s
+        for s in read_store(prepare(recipe, ROOT / "runs" / "data"))
+        if s.validation and s.source == 0
+    ]
     pictures: dict[str, list[Panel]] = {}
     if recipe.task is Task.IS2RE:
         pictures |= pair_panels(pair_predictions(model, held_out), model.card, "")
         titles = ["held-out structures", "their errors", "ways to the relaxed geometry"]
     else:
         pictures |= single_point_panels(predictions(model, held_out), model.card, "")
-        pairs = relax_references(model, reference_relaxations(recipe.data, 0, use_tags=model.card.reads_tags))
+        pairs = relax_references(
+            model, reference_relaxations(recipe.data, 0, use_tags=model.card.reads_tags)
+        )
         pictures |= relaxed_panels(pairs, model.card, "")
-        titles = ["held-out frames", "free atoms of held-out frames", "held-out relaxations", "their errors"]
+        titles = [
+            "held-out frames",
+            "free atoms of held-out frames",
+            "held-out relaxations",
+            "their errors",
+        ]
     panels = [panel for row in pictures.values() for panel in row]
     return draw_panels(
-        [replace(panel, title=title) for panel, title in zip(panels, titles, strict=True)], model.folder / PICTURE
+        [replace(panel, title=title) for panel, title in zip(panels, titles, strict=True)],
+        model.folder / PICTURE,
     )
 
 

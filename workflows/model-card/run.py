@@ -1,8 +1,9 @@
 """Measure a shipped model and write its metrics.json and README.md (the card).
 
-Usage: GEOCALC_DATA=... python workflows/model-card/run.py [faenet-sfa]
-Validation split of the model's own recipe (relaxations held out by name), and an outside set: adsorbates on (111) surfaces of nine
-metals in larger and thicker slabs than those of training (WWL-GPR, Xu, Reuter, Andersen 2022). float32, CPU, one thread.
+Usage: GEOCALC_DATA=... python workflows/model-card/run.py [faenet-sfa] Validation split of the
+model's own recipe (relaxations held out by name), and an outside set: adsorbates on (111) surfaces
+of nine metals in larger and thicker slabs than those of training (WWL-GPR, Xu, Reuter, Andersen
+2022). float32, CPU, one thread.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ ROOT = Path(__file__).parents[2]
 OUTSIDE = "wwlgpr-simple-adsorbates"
 OPTIMIZERS = {"quasi-newton": "quasi-Newton", "bfgs": "BFGS", "fire": "FIRE"}
 PARTS = ("single_points", "relaxations", "intervals", "outside", "milliseconds")
-KNOWN = {"C", "CH", "CH2", "CH3", "H", "O", "OH"}  # adsorbates of both the training set and the outside set
+# adsorbates of both the training set and the outside set
+KNOWN = {"C", "CH", "CH2", "CH3", "H", "O", "OH"}
 
 
 def single_points(model: LoadedModel, recipe: Recipe) -> dict[str, Any]:
@@ -51,16 +53,29 @@ def single_points(model: LoadedModel, recipe: Recipe) -> dict[str, Any]:
     found = {}
     for number, source in enumerate(recipe.data.sources):
         at_level = replace(model.potential, level=recipe.source_levels[number])
-        told = metrics.predictions(at_level, held_out.where(held_out.known.source == number), energies=source.energies)
+        told = metrics.predictions(
+            at_level, held_out.where(held_out.known.source == number), energies=source.energies
+        )
         found[str(source.path)] = metrics.known_numbers(metrics.errors_of(told))
     return found
 
 
 def ways(default: str) -> list[tuple[str, str, str, float]]:
-    """Label, frames, optimiser and fmax (eV/Angstrom) of the relaxations, the defaults of a model with such frames first."""
-    chosen = [(default, "quasi-newton", 0.05), (default, "bfgs", 0.05), (default, "quasi-newton", 0.01)]
+    """Label, frames, optimiser and fmax (eV/Angstrom) of the relaxations, the defaults of a model
+    with such frames first.
+    """
+    chosen = [
+        (default, "quasi-newton", 0.05),
+        (default, "bfgs", 0.05),
+        (default, "quasi-newton", 0.01),
+    ]
     if default == "lattice":
-        chosen += [("cell", "bfgs", 0.05), ("cell", "quasi-newton", 0.05), ("cell", "fire", 0.05), ("cell", "bfgs", 0.01)]
+        chosen += [
+            ("cell", "bfgs", 0.05),
+            ("cell", "quasi-newton", 0.05),
+            ("cell", "fire", 0.05),
+            ("cell", "bfgs", 0.01),
+        ]
     if default == "cell":
         chosen += [("lattice", "quasi-newton", 0.05), ("lattice", "quasi-newton", 0.01)]
     found = []
@@ -75,20 +90,26 @@ def relaxations(name: str, recipe: Recipe) -> dict[str, Any]:
     references = reference_relaxations(recipe.data, 0)
     found = {}
     for label, frames, optimizer, fmax in ways(load_model(name).card.frames):
-        pairs = relax_references(load_model(name, frames=frames), references, optimizer=optimizer, fmax=fmax, steps=300)
+        pairs = relax_references(
+            load_model(name, frames=frames), references, optimizer=optimizer, fmax=fmax, steps=300
+        )
         found[label] = asdict(summarise(pairs))
         print(label, found[label], flush=True)
     return found
 
 
 def intervals(name: str, recipe: Recipe) -> dict[str, Any]:
-    """How wide intervals around relaxed energies must be, and what they cover: halves of the held-out relaxations against each other.
+    """How wide intervals around relaxed energies must be, and what they cover: halves of the
+    held-out relaxations against each other.
 
     The calibration on all of them goes into the card.
     """
     model = load_model(name)
     pairs = relax_references(model, reference_relaxations(recipe.data, 0))
-    errors, rng = np.array([pair.energy - pair.reference for pair in pairs]), np.random.default_rng(0)
+    errors, rng = (
+        np.array([pair.energy - pair.reference for pair in pairs]),
+        np.random.default_rng(0),
+    )
     spreads = np.array([pair.energy_std for pair in pairs]) if model.card.members > 1 else None
     found = []
     for _ in range(HALVES):
@@ -97,10 +118,15 @@ def intervals(name: str, recipe: Recipe) -> dict[str, Any]:
         found.append(coverage(made, errors[second], _of(spreads, second)))
     made = calibrate(errors, spreads)
     write_card(find_model(name), model.card.model_copy(update={"calibration": made}))
-    told = {key: float(np.mean([one[key] for one in found])) for key in found[0]} | {"halves": HALVES}
+    told = {key: float(np.mean([one[key] for one in found])) for key in found[0]} | {
+        "halves": HALVES
+    }
     if spreads is None:
         return told | {"widths": made.half_widths(None)}
-    return told | {"spread": float(np.median(spreads)), "rank_correlation": float(spearmanr(spreads, np.abs(errors)).statistic)}
+    return told | {
+        "spread": float(np.median(spreads)),
+        "rank_correlation": float(spearmanr(spreads, np.abs(errors)).statistic),
+    }
 
 
 def _of(spreads: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
@@ -111,12 +137,18 @@ def outside(name: str) -> dict[str, Any]:
     """Relaxed adsorption energies on an outside set against its DFT values."""
     chosen: list[Atoms] = []
     for item in read_structures(Path(os.environ["GEOCALC_DATA"]) / OUTSIDE):
-        if isinstance(item, Source) and item.atoms.constraints and str(item.atoms.info["facet"]) == "111":
+        if (
+            isinstance(item, Source)
+            and item.atoms.constraints
+            and str(item.atoms.info["facet"]) == "111"
+        ):
             metals = {a.symbol for a in item.atoms if a.tag != 2}
             if len(metals) == 1 and item.atoms.info["adsorbate"] in KNOWN:
                 chosen.append(item.atoms)
     wanted = np.array([float(a.info["e_ads"]) for a in chosen])
-    results = relax(chosen, name, frames="none" if load_model(name).card.frames == "none" else "cell")
+    results = relax(
+        chosen, name, frames="none" if load_model(name).card.frames == "none" else "cell"
+    )
     energies = np.array([r.record.energy for r in results], dtype=float)
     error = energies - wanted
     return {
@@ -125,7 +157,14 @@ def outside(name: str) -> dict[str, Any]:
         "energy_median": float(np.median(np.abs(error))),
         "energy_mean_error": float(error.mean()),
         "converged": float(np.mean([r.record.converged for r in results])),
-        "inside_95": float(np.mean([abs(e) <= (r.record.energy_error_95 or 0.0) for e, r in zip(error, results, strict=True)])),
+        "inside_95": float(
+            np.mean(
+                [
+                    abs(e) <= (r.record.energy_error_95 or 0.0)
+                    for e, r in zip(error, results, strict=True)
+                ]
+            )
+        ),
     }
 
 
@@ -146,7 +185,9 @@ def speed(name: str) -> dict[str, float]:
                 start = time.process_time()
                 model(systems)
                 durations.append(time.process_time() - start)
-            times[label if frames == "none" else f"{label}, {frames}"] = round(float(np.median(durations[2:])) * 1e3, 1)
+            times[label if frames == "none" else f"{label}, {frames}"] = round(
+                float(np.median(durations[2:])) * 1e3, 1
+            )
     return times
 
 
@@ -154,7 +195,11 @@ def processor() -> str:
     """Name of the CPU."""
     info = Path("/proc/cpuinfo")
     names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
         if info.exists()
         else []
     )
@@ -163,7 +208,9 @@ def processor() -> str:
 
 @click.command()
 @click.argument("name", default="faenet-sfa")
-@click.option("--render", is_flag=True, help="Only write the pages again, from metrics.json as it is.")
+@click.option(
+    "--render", is_flag=True, help="Only write the pages again, from metrics.json as it is."
+)
 @click.option("--only", type=click.Choice(PARTS), help="Measure this part again.")
 def main(name: str, render: bool, only: str | None) -> None:
     """Measure and write."""
@@ -171,7 +218,9 @@ def main(name: str, render: bool, only: str | None) -> None:
     folder = find_model(name)
     recipe = read_recipe(folder / "recipe.yaml")
     model = load_model(name)
-    measured = json.loads((folder / "metrics.json").read_text()) if render or only else about(name, recipe)
+    measured = (
+        json.loads((folder / "metrics.json").read_text()) if render or only else about(name, recipe)
+    )
     measured |= {} if render else measure(name, recipe, model, [only] if only else PARTS)
     if not (render or only):
         picture.draw(model, recipe)

@@ -26,7 +26,11 @@ ATOMS = "65 atoms"
 
 def table(models: Path = ROOT / "models") -> str:
     """The table of every model of energies in a folder, with its last newline."""
-    whole = [card.parent for card in sorted(models.glob(f"*/{CARD}")) if (card.parent / WEIGHTS).is_file()]
+    whole = [
+        card.parent
+        for card in sorted(models.glob(f"*/{CARD}"))
+        if (card.parent / WEIGHTS).is_file()
+    ]
     folders = [folder for folder in whole if not is_property(card_values(folder))]
     return "\n".join([HEAD, *(_row(folder) for folder in folders), ""])
 
@@ -46,7 +50,9 @@ def _row(folder: Path) -> str:
         predicts(card),
         card.domain,
         f"{points['force_mae']:.3f}" if "force_mae" in points else NOTHING,
-        f"{relaxed['energy_mae']:.3f} (median {relaxed['energy_median']:.3f})" if relaxed else NOTHING,
+        f"{relaxed['energy_mae']:.3f} (median {relaxed['energy_median']:.3f})"
+        if relaxed
+        else NOTHING,
         _time(card, measured.get("milliseconds") or {}),
         f"{(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB",
         card.licence,

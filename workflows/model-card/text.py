@@ -39,7 +39,10 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         "",
         f"- **Energy:** {c.energy_kind.value} energy in eV; zero: {c.references}.",
         f"- **Level of theory:** {c.level_of_theory}.",
-        *(f'- **Another level, `level="{o.level}"`:** {o.level_of_theory}; zero: {o.references}.' for o in c.other_levels),
+        *(
+            f'- **Another level, `level="{o.level}"`:** {o.level_of_theory}; zero: {o.references}.'
+            for o in c.other_levels
+        ),
         f"- **Domain:** {c.domain}.",
         f"- **Elements:** {' '.join(c.elements)}.",
         "- **Forces:** exact gradient of the energy (`conservative: true`). No stress: cell relaxation is refused.",
@@ -55,7 +58,10 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         "",
         "| held-out frames | n | energy MAE (eV) | force MAE, free atoms (eV/Å) | predicting zero | cosine |",
         "|---|---|---|---|---|---|",
-        *(_frames_row(Path(name).parent.name, errors) for name, errors in measured["single_points"].items()),
+        *(
+            _frames_row(Path(name).parent.name, errors)
+            for name, errors in measured["single_points"].items()
+        ),
     ]
     lines += [
         "",
@@ -119,9 +125,16 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
 def _first_line(model: LoadedModel, recipe: Recipe) -> str:
     members, training = model.card.members, recipe.training
     n_weights = sum(p.numel() for p in model.potential.model.network.parameters())
-    schemes = [TRAINED[frames] for frames in dict.fromkeys([training.frames_at(0), training.frames_at(training.steps - 1)])]
+    schemes = [
+        TRAINED[frames]
+        for frames in dict.fromkeys([training.frames_at(0), training.frames_at(training.steps - 1)])
+    ]
     name = ARCHITECTURES[model.card.architecture]
-    what = f"{name} potential" if members == 1 else f"ensemble of {members} {name} potentials with error bars"
+    what = (
+        f"{name} potential"
+        if members == 1
+        else f"ensemble of {members} {name} potentials with error bars"
+    )
     return (
         f"A conservative {what} ({n_weights:,} weights) for relaxing small adsorbates on close-packed metal surfaces, trained with "
         f"{' and then '.join(schemes)}."
@@ -130,7 +143,9 @@ def _first_line(model: LoadedModel, recipe: Recipe) -> str:
 
 def _frames_row(name: str, errors: Mapping[str, float]) -> str:
     energy = f"{errors['energy_mae']:.3f}" if "energy_mae" in errors else "–"
-    forces = f"{errors['force_mae']:.4f} | {errors['force_null']:.4f} | {errors['force_cosine']:.2f}"
+    forces = (
+        f"{errors['force_mae']:.4f} | {errors['force_null']:.4f} | {errors['force_cosine']:.2f}"
+    )
     return f"| {name} | {errors['n']:.0f} | {energy} | {forces} |"
 
 
@@ -162,4 +177,7 @@ def _training(name: str, members: int, recipe: Recipe) -> list[str]:
         return [train, f"geocalc register runs/{name} --name {name}"]
     numbers = range(members)
     runs = [f"{train}-{k} --set training.seed={recipe.training.seed + k}" for k in numbers]
-    return [*runs, f"geocalc register {' '.join(f'runs/{name}-{k}' for k in numbers)} --name {name}"]
+    return [
+        *runs,
+        f"geocalc register {' '.join(f'runs/{name}-{k}' for k in numbers)} --name {name}",
+    ]

@@ -1,8 +1,10 @@
-"""Molecules: FAENet and SchNet on QM7 (energies) and on ethanol of rMD17 (energies and forces), each tested once.
+"""Molecules: FAENet and SchNet on QM7 (energies) and on ethanol of rMD17 (energies and forces),
+each tested once.
 
-Usage: GEOCALC_DATA=... python workflows/molecules/run.py train|evaluate|page [--names qm7-faenet,...] [--steps N]
-`train` fits each recipe of this folder in runs/molecules and goes on where it was stopped; `evaluate` measures finished networks on
-the test sets, which neither training nor validation has seen; `page` writes results.json and the tables of README.md.
+Usage: GEOCALC_DATA=... python workflows/molecules/run.py train|evaluate|page [--names
+qm7-faenet,...] [--steps N] `train` fits each recipe of this folder in runs/molecules and goes on
+where it was stopped; `evaluate` measures finished networks on the test sets, which neither training
+nor validation has seen; `page` writes results.json and the tables of README.md.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ HEAD = {
 def _recipes(names: str, steps: int | None) -> Iterator[tuple[Recipe, Path]]:
     """Each recipe and its run folder; shortened ones have folders of their own."""
     for name in names.split(","):
-        cut = () if steps is None else (f"training.steps={steps}", f"training.evaluate_every={steps}")
+        cut = (
+            () if steps is None else (f"training.steps={steps}", f"training.evaluate_every={steps}")
+        )
         recipe = read_recipe(HERE / f"{name}.yaml", cut)
         yield recipe, RUNS / f"{name}-{recipe.training.steps}"
 
@@ -84,18 +88,28 @@ def evaluate_command(names: str, steps: int | None) -> None:
         if steps_done(folder / CHECKPOINT) < recipe.training.steps:
             raise SystemExit(f"{folder} is not finished; run train first")
         if not (folder / "test.json").exists():
-            (folder / "test.json").write_text(json.dumps(_measured(recipe, folder), indent=1) + "\n")
+            (folder / "test.json").write_text(
+                json.dumps(_measured(recipe, folder), indent=1) + "\n"
+            )
         print(folder.name, (folder / "test.json").read_text(), flush=True)
 
 
 def _measured(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Errors of the averaged last weights with all frames, beside those of the per-element references alone."""
+    """Errors of the averaged last weights with all frames, beside those of the per-element
+    references alone.
+    """
     run = start(recipe, read_store(prepare(recipe, RUNS / "data")).training)
     load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     model, samples = run.averaged(), _test_set(recipe)
-    potential = NetworkPotential(model=model, policy=frame_policy(recipe.model.frames), force_mode=recipe.model.force_mode)
+    potential = NetworkPotential(
+        model=model, policy=frame_policy(recipe.model.frames), force_mode=recipe.model.force_mode
+    )
     told = predictions(potential, samples)
-    plain = torch.stack([model.references[0, torch.from_numpy(s.numbers)].sum() for s in samples]).cpu().numpy()
+    plain = (
+        torch.stack([model.references[0, torch.from_numpy(s.numbers)].sum() for s in samples])
+        .cpu()
+        .numpy()
+    )
     return {
         "name": recipe.name,
         "network": recipe.model.architecture,
@@ -108,13 +122,19 @@ def _measured(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 
 def _test_set(recipe: Recipe) -> list[Sample]:
-    return samples_of_test(recipe) if recipe.data.test_share else samples_of_file(locate(TEST_FILE), use_tags=False)
+    return (
+        samples_of_test(recipe)
+        if recipe.data.test_share
+        else samples_of_file(locate(TEST_FILE), use_tags=False)
+    )
 
 
 @main.command("page")
 def page_command() -> None:
     """Tables of all that was measured; what was not measured anew stays as it was."""
-    known = {(row["name"], row["steps"]): row for row in json.loads((HERE / "results.json").read_text())}
+    known = {
+        (row["name"], row["steps"]): row for row in json.loads((HERE / "results.json").read_text())
+    }
     for file in sorted(RUNS.glob("*/test.json")):
         row = json.loads(file.read_text())
         known[row["name"], row["steps"]] = row
@@ -123,7 +143,9 @@ def page_command() -> None:
     text = (HERE / "README.md").read_text()
     for name, head in HEAD.items():
         found = [_line(row) for row in rows if row["name"].startswith(name)]
-        lines = [head, "|---" * (head.count("|") - 1) + "|", *found] if found else ["Not measured yet."]
+        lines = (
+            [head, "|---" * (head.count("|") - 1) + "|", *found] if found else ["Not measured yet."]
+        )
         before, rest = text.split(f"<!-- {name} -->")
         _, after = rest.split(f"<!-- /{name} -->")
         text = f"{before}<!-- {name} -->\n" + "\n".join(lines) + f"\n<!-- /{name} -->{after}"

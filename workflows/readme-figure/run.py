@@ -1,4 +1,6 @@
-"""Draw docs/relaxation.png: the example adslab before and after relaxation with the shipped model, and its energy on the way."""
+"""Draw docs/relaxation.png: the example adslab before and after relaxation with the shipped model,
+and its energy on the way.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Structures handed to peers in environments of their own: files that ASE reads, with the labels and the split of the recipe."""
+"""Structures handed to peers in environments of their own: files that ASE reads, with the labels
+and the split of the recipe.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ ALLOYS = 4  # every fourth frame of clean slabs, as many as an epoch of the reci
 
 def to_atoms(sample: Sample) -> Atoms:
     """A labelled structure; its energy is that of adsorption."""
-    atoms = Atoms(sample.numbers, sample.positions, cell=sample.cell, pbc=sample.pbc, tags=sample.tags)
+    atoms = Atoms(
+        sample.numbers, sample.positions, cell=sample.cell, pbc=sample.pbc, tags=sample.tags
+    )
     atoms.set_constraint(FixAtoms(np.flatnonzero(sample.fixed.all(1))))
     atoms.info = {"REF_energy": sample.energy, "sid": sample.group}
     atoms.arrays["REF_forces"] = sample.forces

@@ -1,9 +1,11 @@
-"""Train MACE (small) on the frames of the recipe for a given time of one core; runs in an environment that has mace-torch.
+"""Train MACE (small) on the frames of the recipe for a given time of one core; runs in an
+environment that has mace-torch.
 
-Usage: python mace_train.py FOLDER SECONDS
-Reads FOLDER/train.extxyz, writes FOLDER/mace.model; goes on from FOLDER/mace.state where it was stopped. Architecture, optimiser
-and batch size are those of MACE's own examples for `small`; loss, schedule over the budget and average of weights are those of our
-recipe, which leave it better off than a schedule of epochs when there is time for a few of them only.
+Usage: python mace_train.py FOLDER SECONDS Reads FOLDER/train.extxyz, writes FOLDER/mace.model; goes
+on from FOLDER/mace.state where it was stopped. Architecture, optimiser and batch size are those of
+MACE's own examples for `small`; loss, schedule over the budget and average of weights are those of
+our recipe, which leave it better off than a schedule of epochs when there is time for a few of them
+only.
 """
 
 from __future__ import annotations
@@ -29,12 +31,18 @@ SAVED_EVERY = 200  # steps
 
 
 def references(frames: list[Any]) -> dict[int, float]:
-    """Least-squares energies of the adsorbate's elements, as the recipe has them; those of metals are zero."""
-    counts = np.array([[list(atoms.symbols).count(s) for s in HEADED] for atoms in frames], dtype=float)
+    """Least-squares energies of the adsorbate's elements, as the recipe has them; those of metals
+    are zero.
+    """
+    counts = np.array(
+        [[list(atoms.symbols).count(s) for s in HEADED] for atoms in frames], dtype=float
+    )
     energies = np.array([atoms.info["REF_energy"] for atoms in frames])
     fitted = np.linalg.lstsq(counts, energies, rcond=None)[0]
     known = {chemical_symbols.index(s): float(e) for s, e in zip(HEADED, fitted, strict=True)}
-    return {z: known.get(z, 0.0) for z in sorted({int(z) for atoms in frames for z in atoms.numbers})}
+    return {
+        z: known.get(z, 0.0) for z in sorted({int(z) for atoms in frames for z in atoms.numbers})
+    }
 
 
 def build(zs: list[int], energies: np.ndarray, neighbours: float, scale: float) -> torch.nn.Module:
@@ -61,7 +69,9 @@ def build(zs: list[int], energies: np.ndarray, neighbours: float, scale: float) 
 
 
 def loss_of(model: torch.nn.Module, batch: Any, scale: float) -> torch.Tensor:
-    """L1 of the energy and mean length of the force error, atoms that are held fixed a fifth, in units of the energy's spread."""
+    """L1 of the energy and mean length of the force error, atoms that are held fixed a fifth, in
+    units of the energy's spread.
+    """
     told = model(batch.to_dict(), training=True, compute_force=True)
     weight = torch.where(batch.charges > 0.5, FIXED, 1.0)  # the field carries who is fixed
     energy = (told["energy"] - batch.energy).abs().mean()
@@ -82,9 +92,16 @@ def main(folder: Path, budget: float) -> None:
         fixed = np.zeros(len(atoms))
         fixed[atoms.constraints[0].index if atoms.constraints else []] = 1.0
         atoms.arrays["fixed"] = fixed
-    keys = data.KeySpecification(info_keys={"energy": "REF_energy"}, arrays_keys={"forces": "REF_forces", "charges": "fixed"})
-    graphs = [data.AtomicData.from_config(data.config_from_atoms(a, keys), z_table=table, cutoff=CUTOFF) for a in frames]
-    residual = [atoms.info["REF_energy"] - sum(e0[int(z)] for z in atoms.numbers) for atoms in frames]
+    keys = data.KeySpecification(
+        info_keys={"energy": "REF_energy"}, arrays_keys={"forces": "REF_forces", "charges": "fixed"}
+    )
+    graphs = [
+        data.AtomicData.from_config(data.config_from_atoms(a, keys), z_table=table, cutoff=CUTOFF)
+        for a in frames
+    ]
+    residual = [
+        atoms.info["REF_energy"] - sum(e0[int(z)] for z in atoms.numbers) for atoms in frames
+    ]
     scale = float(np.std(residual))
     neighbours = float(np.mean([g.edge_index.shape[1] / len(g.positions) for g in graphs]))
     model = build(zs, np.array([e0[z] for z in zs]), neighbours, scale / math.sqrt(len(frames[0])))
@@ -97,10 +114,16 @@ def main(folder: Path, budget: float) -> None:
         optimizer.load_state_dict(state["optimizer"])
         spent, step = state["spent"], state["step"]
     generator = torch.Generator().manual_seed(step + 1)
-    loader = torch_geometric.dataloader.DataLoader(graphs, BATCH, shuffle=True, drop_last=True, generator=generator)
+    loader = torch_geometric.dataloader.DataLoader(
+        graphs, BATCH, shuffle=True, drop_last=True, generator=generator
+    )
 
     def save() -> None:
-        states = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+        states = {
+            "model": model.state_dict(),
+            "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
         torch.save({**states, "spent": spent, "step": step}, folder / "mace.state")
 
     while spent < budget:
@@ -108,7 +131,9 @@ def main(folder: Path, budget: float) -> None:
             began = time.process_time()
             share = spent / budget
             rate = RATE * (
-                share / WARMUP if share < WARMUP else 0.5 * (1 + math.cos(math.pi * (share - WARMUP) / (1 - WARMUP)))
+                share / WARMUP
+                if share < WARMUP
+                else 0.5 * (1 + math.cos(math.pi * (share - WARMUP) / (1 - WARMUP)))
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -129,7 +154,9 @@ def main(folder: Path, budget: float) -> None:
                 break
     save()
     torch.save(average, folder / "mace.model")
-    print(f"done: {step} steps, {step * BATCH / len(frames):.1f} epochs, {sum(p.numel() for p in model.parameters())} weights")
+    print(
+        f"done: {step} steps, {step * BATCH / len(frames):.1f} epochs, {sum(p.numel() for p in model.parameters())} weights"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Errors of a model on held-out frames and relaxations, on the metal that a variant has not seen, and its speed."""
+"""Errors of a model on held-out frames and relaxations, on the metal that a variant has not seen,
+and its speed.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,13 @@ TIGHT, MANY = 0.01, 200  # eV/Angstrom; relaxations
 
 
 def measure(model: str | Path, recipe: Recipe, data: Path) -> dict[str, Any]:
-    """Errors by source at its level, of relaxations of pure metals, and of those on the unseen metal where it is unseen.
+    """Errors by source at its level, of relaxations of pure metals, and of those on the unseen
+    metal where it is unseen.
 
     Args:
-        model: name or folder. recipe: with all sources, whose split is everyone's. data: where prepared data are kept.
+        model: name or folder.
+        recipe: with all sources, whose split is everyone's.
+        data: where prepared data are kept.
     """
     loaded = load_model(model, device="cpu")
     store = read_store(prepare(recipe, data))
@@ -42,16 +47,29 @@ def measure(model: str | Path, recipe: Recipe, data: Path) -> dict[str, Any]:
         level = _level(loaded.card, recipe, number)
         if level is not None:
             one = replace(loaded.potential, level=level)
-            told = predictions(one, _answerable(held_out.where(held_out.known.source == number), one), energies=source.energies)
+            told = predictions(
+                one,
+                _answerable(held_out.where(held_out.known.source == number), one),
+                energies=source.energies,
+            )
             found["frames"][Path(str(source.path)).parent.name] = known_numbers(errors_of(told))
     if _level(loaded.card, recipe, 0) is None:
         return found
     references = held_out_relaxations(recipe)
     if METAL not in loaded.card.elements:
-        unseen = [r for r in reference_relaxations(recipe.data, 0, validation=None) if UNSEEN in r.last.numbers]
-        answering = replace(loaded.potential, elements=())  # it would refuse them; here it has to answer
+        unseen = [
+            r
+            for r in reference_relaxations(recipe.data, 0, validation=None)
+            if UNSEEN in r.last.numbers
+        ]
+        # it would refuse them; here it has to answer
+        answering = replace(loaded.potential, elements=())
         found["unseen"] = {
-            "frames": asdict(errors_on(answering, [s for part in (store.training, held_out) for s in _of_metal(part)])),
+            "frames": asdict(
+                errors_on(
+                    answering, [s for part in (store.training, held_out) for s in _of_metal(part)]
+                )
+            ),
             "relaxed": _relaxed(answering, unseen),
         }
         references = [r for r in references if UNSEEN not in r.last.numbers]
@@ -59,23 +77,33 @@ def measure(model: str | Path, recipe: Recipe, data: Path) -> dict[str, Any]:
     if loaded.card.settings.get("direct_forces"):
         direct = replace(loaded.potential, force_mode=ForceMode.DIRECT)
         points = held_out.where(held_out.known.source == 0)
-        found["direct"] = {"frames": asdict(errors_on(direct, points)), "relaxed": _relaxed(direct, references)}
+        found["direct"] = {
+            "frames": asdict(errors_on(direct, points)),
+            "relaxed": _relaxed(direct, references),
+        }
     return found
 
 
 def _of_metal(samples: Samples) -> Samples:
     """Those of the first source on the metal that a variant has not seen."""
-    return samples.where(np.array([sample.source == 0 and UNSEEN in sample.numbers for sample in samples]))
+    return samples.where(
+        np.array([sample.source == 0 and UNSEEN in sample.numbers for sample in samples])
+    )
 
 
 def _answerable(samples: Samples, potential: NetworkPotential) -> Samples:
     """Those of elements that training has seen; the potential refuses the others."""
-    return samples.where(np.array([bool(np.isin(sample.numbers, potential.elements).all()) for sample in samples]))
+    return samples.where(
+        np.array([bool(np.isin(sample.numbers, potential.elements).all()) for sample in samples])
+    )
 
 
 def _level(card: ModelCard, recipe: Recipe, source: int) -> int | None:
     """The number of a source's level in a model, None where it does not answer at that level."""
-    theories = [recipe.about.level_of_theory, *(other.level_of_theory for other in recipe.other_levels)]
+    theories = [
+        recipe.about.level_of_theory,
+        *(other.level_of_theory for other in recipe.other_levels),
+    ]
     theory = theories[recipe.source_levels[source]]
     there = [card.level_of_theory, *(other.level_of_theory for other in card.other_levels)]
     return there.index(theory) if theory in there else None
@@ -86,20 +114,32 @@ def _relaxed(potential: Potential, references: list[ReferenceRelaxation]) -> dic
 
 
 def tight(model: str | Path, recipe: Recipe) -> dict[str, Any]:
-    """Relaxations to `TIGHT`, all that are held out and as many of training as make `MANY`; where the surface has holes, they fall in.
+    """Relaxations to `TIGHT`, all that are held out and as many of training as make `MANY`; where
+    the surface has holes, they fall in.
 
-    An adsorbate that leaves a site where DFT has kept it may run away from its reference and still be right, so energies are compared
-    with the lowest DFT energy of the same atoms too: `deepest` is how far below that the lowest one ends, eV.
+    An adsorbate that leaves a site where DFT has kept it may run away from its reference and still
+    be right, so energies are compared with the lowest DFT energy of the same atoms too: `deepest`
+    is how far below that the lowest one ends, eV.
     """
-    held_out, trained = held_out_relaxations(recipe), reference_relaxations(recipe.data, 0, validation=False)
+    held_out, trained = (
+        held_out_relaxations(recipe),
+        reference_relaxations(recipe.data, 0, validation=False),
+    )
     lowest: dict[bytes, float] = {}
     for reference in (*held_out, *trained):
-        lowest[_atoms(reference)] = min(lowest.get(_atoms(reference), np.inf), reference.last.energy)
+        lowest[_atoms(reference)] = min(
+            lowest.get(_atoms(reference), np.inf), reference.last.energy
+        )
     drawn = np.random.default_rng(0).permutation(len(trained))[: MANY - len(held_out)]
     potential, found = load_model(model, device="cpu"), {}
     for name, part in (("held_out", held_out), ("trained", [trained[k] for k in drawn])):
         pairs = relax_references(potential, part, fmax=TIGHT)
-        below = np.array([lowest[_atoms(reference)] - pair.energy for reference, pair in zip(part, pairs, strict=True)])
+        below = np.array(
+            [
+                lowest[_atoms(reference)] - pair.energy
+                for reference, pair in zip(part, pairs, strict=True)
+            ]
+        )
         holes = {"below_all_dft": int((below > RUNAWAY).sum()), "deepest": float(below.max())}
         found[name] = asdict(summarise(pairs)) | holes
     return found
@@ -111,7 +151,9 @@ def _atoms(reference: ReferenceRelaxation) -> bytes:
 
 
 def seconds_of(model: str | Path, recipe: Recipe) -> float:
-    """Processor seconds of a structure with forces, one after the other on one thread; median of the starts of held-out relaxations."""
+    """Processor seconds of a structure with forces, one after the other on one thread; median of
+    the starts of held-out relaxations.
+    """
     potential, seconds = load_model(model, device="cpu"), []
     for reference in held_out_relaxations(recipe):
         systems, _ = collate([reference.first])
@@ -143,10 +185,14 @@ def of_peer(path: Path, recipe: Recipe, data: Path) -> dict[str, Any]:
         forces_reference=labels.forces.numpy(),
         free=free,
     )
-    ends = np.split(told["relaxed_positions"], np.cumsum([len(r.last.numbers) for r in references])[:-1])
+    ends = np.split(
+        told["relaxed_positions"], np.cumsum([len(r.last.numbers) for r in references])[:-1]
+    )
     pairs = [
         relaxed_pair(r, p, energy=e, status=str(s), n_evaluations=int(n))
-        for r, e, p, s, n in zip(references, relaxed, ends, told["relaxed_status"], told["relaxed_calls"], strict=True)
+        for r, e, p, s, n in zip(
+            references, relaxed, ends, told["relaxed_status"], told["relaxed_calls"], strict=True
+        )
     ]
     return {
         "name": path.stem,
@@ -155,18 +201,32 @@ def of_peer(path: Path, recipe: Recipe, data: Path) -> dict[str, Any]:
     }
 
 
-def _adsorbate_energies(told: dict[str, np.ndarray], samples: list[Sample], recipe: Recipe) -> np.ndarray:
-    """Energy of each adsorbate element that makes a peer's total energies adsorption energies, fitted on what training sees, (119,)."""
+def _adsorbate_energies(
+    told: dict[str, np.ndarray], samples: list[Sample], recipe: Recipe
+) -> np.ndarray:
+    """Energy of each adsorbate element that makes a peer's total energies adsorption energies,
+    fitted on what training sees, (119,).
+    """
     elements = [symbols().index(name) for name in recipe.references.elements]
-    counts = np.array([[np.count_nonzero(s.numbers == z) for z in elements] for s in samples], dtype=float)
-    missing = told["training_energies"] - _zero(told, samples, np.zeros(len(symbols()))) - [s.energy for s in samples]
+    counts = np.array(
+        [[np.count_nonzero(s.numbers == z) for z in elements] for s in samples], dtype=float
+    )
+    missing = (
+        told["training_energies"]
+        - _zero(told, samples, np.zeros(len(symbols())))
+        - [s.energy for s in samples]
+    )
     table = np.zeros(len(symbols()))
     table[elements] = np.linalg.lstsq(counts, missing, rcond=None)[0]
     return table
 
 
-def _zero(told: dict[str, np.ndarray], samples: list[Sample], of_elements: np.ndarray) -> np.ndarray:
-    """What a peer's energies are counted from: its relaxed clean slab and its energies of the adsorbate's elements, (n,) eV."""
+def _zero(
+    told: dict[str, np.ndarray], samples: list[Sample], of_elements: np.ndarray
+) -> np.ndarray:
+    """What a peer's energies are counted from: its relaxed clean slab and its energies of the
+    adsorbate's elements, (n,) eV.
+    """
     slabs = dict(zip(told["slab_metals"].tolist(), told["slab_energies"].tolist(), strict=True))
     adsorbate = [of_elements[s.numbers[s.tags == 2]].sum() for s in samples]
     return np.array([slabs[symbols()[int(s.numbers[s.tags != 2][0])]] for s in samples]) + adsorbate

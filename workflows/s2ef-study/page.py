@@ -38,7 +38,8 @@ class Measured:
     """All there is.
 
     Attributes:
-        errors, tight: by model, as measure.py gives them. speed: structures with forces each second, by model.
+        errors, tight: by model, as measure.py gives them.
+        speed: structures with forces each second, by model.
         interpolation: of adsorption energies between metals.
     """
 
@@ -51,7 +52,9 @@ class Measured:
 def read_results(folder: Path) -> dict[str, Any]:
     """What results.json says, nothing where there is none."""
     path = folder / RESULTS
-    return json.loads(path.read_text()) if path.exists() else {"errors": {}, "tight": {}, "speed": {}}
+    return (
+        json.loads(path.read_text()) if path.exists() else {"errors": {}, "tight": {}, "speed": {}}
+    )
 
 
 def write_page(measured: Measured, folder: Path) -> None:
@@ -92,7 +95,15 @@ def _models(found: Found, speed: Speed) -> str:
                 f"{speed[name]:.0f}" if name in speed else NOTHING,
             ]
         )
-    head = ["model", "force MAE (eV/Å)", "cosine", "energy MAE (eV)", "e_ads MAE, relaxed (median)", "position MAE (Å)", "ADwT"]
+    head = [
+        "model",
+        "force MAE (eV/Å)",
+        "cosine",
+        "energy MAE (eV)",
+        "e_ads MAE, relaxed (median)",
+        "position MAE (Å)",
+        "ADwT",
+    ]
     return _table([*head, "converged", "runaways", "calls", "structures/s"], rows)
 
 
@@ -115,13 +126,27 @@ def _tight(found: Found) -> str:
                 ]
             )
     return _table(
-        ["model", "relaxations", "n", "converged", "runaways", "below all DFT (deepest)", "e_ads MAE (median)", "calls"], rows
+        [
+            "model",
+            "relaxations",
+            "n",
+            "converged",
+            "runaways",
+            "below all DFT (deepest)",
+            "e_ads MAE (median)",
+            "calls",
+        ],
+        rows,
     )
 
 
 def _levels(found: Found) -> str:
     rows = []
-    sources = dict.fromkeys(source for name in ("alone", "joint", "others") for source in found.get(name, {}).get("frames", {}))
+    sources = dict.fromkeys(
+        source
+        for name in ("alone", "joint", "others")
+        for source in found.get(name, {}).get("frames", {})
+    )
     for source in sources:
         nulls = [
             found[n]["frames"][source]["force_null"]
@@ -132,7 +157,9 @@ def _levels(found: Found) -> str:
         for key in ("force_mae", "energy_mae"):
             for names in (("alone", "others"), ("joint",)):
                 known = [
-                    found[n]["frames"][source][key] for n in names if key in found.get(n, {}).get("frames", {}).get(source, {})
+                    found[n]["frames"][source][key]
+                    for n in names
+                    if key in found.get(n, {}).get("frames", {}).get(source, {})
                 ]
                 row.append(f"{known[0]:.4f}" if known else NOTHING)
         rows.append(row)
@@ -154,7 +181,11 @@ def _unseen(found: Found) -> str:
             continue
         for what, frames, relaxed in (
             ("palladium", found[name]["unseen"]["frames"], found[name]["unseen"]["relaxed"]),
-            ("the other metals, held-out relaxations", found[name]["frames"][PURE], found[name]["relaxed"]),
+            (
+                "the other metals, held-out relaxations",
+                found[name]["frames"][PURE],
+                found[name]["relaxed"],
+            ),
         ):
             rows.append([label, what, *_row(frames, relaxed)])
     return _table(["trained", "measured on", *HEAD], rows)
@@ -200,7 +231,14 @@ def _direct(found: Found) -> str:
             ("gradient of the energy", one["frames"][PURE], one["relaxed"]),
             ("head of its own", one["direct"]["frames"], one["direct"]["relaxed"]),
         ):
-            rows.append([label, *_row(frames, relaxed), f"{relaxed['converged']:.0%}", f"{relaxed['model_calls']:.1f}"])
+            rows.append(
+                [
+                    label,
+                    *_row(frames, relaxed),
+                    f"{relaxed['converged']:.0%}",
+                    f"{relaxed['model_calls']:.1f}",
+                ]
+            )
     return _table(["forces", *HEAD, "converged", "calls"], rows)
 
 
@@ -223,8 +261,20 @@ def _draw(found: Found, speed: Speed, path: Path) -> None:
             value = one["frames"][PURE][key] if part == "frames" else one["relaxed"][key]
             axis.plot(speed[name], value, "o", ms=7, color=OTHER if name in PEERS else OURS)
             across, side = (-6, "right") if name in LEFT else (6, "left")
-            axis.annotate(LABELS[name], (speed[name], value), (across, 4), textcoords="offset points", fontsize=8, ha=side)
-        axis.set(xscale="log", yscale="log", xlabel="structures with forces each second, one core", ylabel=label)
+            axis.annotate(
+                LABELS[name],
+                (speed[name], value),
+                (across, 4),
+                textcoords="offset points",
+                fontsize=8,
+                ha=side,
+            )
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlabel="structures with forces each second, one core",
+            ylabel=label,
+        )
         for direction in (axis.xaxis, axis.yaxis):
             direction.set_major_locator(LogLocator(subs=(1, 2, 5)))
             direction.set_major_formatter("{x:g}")

@@ -1,9 +1,11 @@
-"""Energies, forces and relaxations of a peer; runs in an environment that has it, with geocalc's relaxation loop from this checkout.
+"""Energies, forces and relaxations of a peer; runs in an environment that has it, with geocalc's
+relaxation loop from this checkout.
 
-Usage: python peer_answers.py mace|chgnet FOLDER [speed]
-Writes FOLDER/mace.npz or FOLDER/chgnet.npz: single points of points.extxyz, relaxations of starts.extxyz (quasi-newton, fmax 0.05 eV/A,
-300 steps at most), and, for a peer with total energies, relaxed.extxyz and the clean slabs that energies are counted from. With `speed`
-FOLDER/mace-seconds.npy or the like: seconds of each of the starts.
+Usage: python peer_answers.py mace|chgnet FOLDER [speed] Writes FOLDER/mace.npz or
+FOLDER/chgnet.npz: single points of points.extxyz, relaxations of starts.extxyz (quasi-newton, fmax
+0.05 eV/A, 300 steps at most), and, for a peer with total energies, relaxed.extxyz and the clean
+slabs that energies are counted from. With `speed` FOLDER/mace-seconds.npy or the like: seconds of
+each of the starts.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ def calculator_of(name: str, folder: Path) -> Any:
     if name == "mace":
         from mace.calculators import MACECalculator
 
-        return MACECalculator(model_paths=str(folder / "mace.model"), device="cpu", default_dtype="float32")
+        return MACECalculator(
+            model_paths=str(folder / "mace.model"), device="cpu", default_dtype="float32"
+        )
     from chgnet.model.dynamics import CHGNetCalculator
 
     return CHGNetCalculator(use_device="cpu")
@@ -55,7 +59,13 @@ def relaxed(calculator: Any, frames: list[Atoms]) -> dict[str, np.ndarray]:
     found = []
     for atoms in frames:
         systems = from_atoms(atoms, use_tags=False)
-        (ended,) = relax_systems(systems, AsePotential(calculator=calculator), make_optimizer("quasi-newton"), FMAX, STEPS)
+        (ended,) = relax_systems(
+            systems,
+            AsePotential(calculator=calculator),
+            make_optimizer("quasi-newton"),
+            FMAX,
+            STEPS,
+        )
         found.append(ended)
     return {
         "energy": np.array([e.energy for e in found]),
@@ -70,7 +80,10 @@ def main(name: str, folder: Path, what: str = "answers") -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     calculator = calculator_of(name, folder)
-    read = {part: list(ase.io.iread(folder / f"{part}.extxyz")) for part in ("points", "starts", "relaxed", "slabs")}
+    read = {
+        part: list(ase.io.iread(folder / f"{part}.extxyz"))
+        for part in ("points", "starts", "relaxed", "slabs")
+    }
     if what == "speed":
         np.save(folder / f"{name}-seconds.npy", points(calculator, read["starts"])[2])
         return

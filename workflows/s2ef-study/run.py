@@ -1,10 +1,13 @@
-"""Energies and forces at full strength: levels of theory, an unseen metal, direct forces, and the peers, all on one split.
+"""Energies and forces at full strength: levels of theory, an unseen metal, direct forces, and the
+peers, all on one split.
 
-Usage: GEOCALC_DATA=... python workflows/s2ef-study/run.py train NAME...|measure NAME...|tight NAME...|speed NAME...|export|peer mace|chgnet|page
-`train` fits variants of the recipe of faenet-sfa (variants.py) in runs/s2ef-study, 15 to 30 minutes of one core each, and goes on where it was
-stopped; `measure` takes the errors of variants, or of models by name or folder; `export` writes the frames for the peers, which train
-and answer in environments of their own (mace_train.py, peer_answers.py); `peer` takes their errors; `tight` relaxes further; `speed`
-times models, on an idle machine; `page` writes results.json, the tables and the picture.
+Usage: GEOCALC_DATA=... python workflows/s2ef-study/run.py train NAME...|measure NAME...|tight
+NAME...|speed NAME...|export|peer mace|chgnet|page `train` fits variants of the recipe of faenet-sfa
+(variants.py) in runs/s2ef-study, 15 to 30 minutes of one core each, and goes on where it was
+stopped; `measure` takes the errors of variants, or of models by name or folder; `export` writes the
+frames for the peers, which train and answer in environments of their own (mace_train.py,
+peer_answers.py); `peer` takes their errors; `tight` relaxes further; `speed` times models, on an
+idle machine; `page` writes results.json, the tables and the picture.
 """
 
 from __future__ import annotations
@@ -66,9 +69,17 @@ def measure_command(names: tuple[str, ...]) -> None:
 @click.argument("names", nargs=-1, required=True)
 def speed_command(names: tuple[str, ...]) -> None:
     """Structures each second of models, and of the peers that have been timed, all in one file."""
-    seconds = {Path(name).name: measure.seconds_of(_model(name), recipe_of(VARIANTS["alone"])) for name in names}
-    seconds |= {path.stem.removesuffix("-seconds"): float(np.median(np.load(path))) for path in PEERS.glob("*-seconds.npy")}
-    SPEED.write_text(json.dumps({name: 1 / value for name, value in seconds.items()}, indent=1) + "\n")
+    seconds = {
+        Path(name).name: measure.seconds_of(_model(name), recipe_of(VARIANTS["alone"]))
+        for name in names
+    }
+    seconds |= {
+        path.stem.removesuffix("-seconds"): float(np.median(np.load(path)))
+        for path in PEERS.glob("*-seconds.npy")
+    }
+    SPEED.write_text(
+        json.dumps({name: 1 / value for name, value in seconds.items()}, indent=1) + "\n"
+    )
 
 
 @main.command("tight")
@@ -110,7 +121,8 @@ def page_command() -> None:
     """Tables and picture of what there is; what was not measured anew stays as it was."""
     before = page.read_results(HERE)
     found, far = (
-        {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))} for folder in (RESULTS, FAR)
+        {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+        for folder in (RESULTS, FAR)
     )
     measured = page.Measured(
         errors=before["errors"] | found,

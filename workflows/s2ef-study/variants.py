@@ -1,4 +1,6 @@
-"""The recipes that are compared: that of faenet-sfa, shortened, and what each variant changes in it."""
+"""The recipes that are compared: that of faenet-sfa, shortened, and what each variant changes in
+it.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,26 @@ ROOT = Path(__file__).parents[2]
 STEPS, FINISH = 8_000, 2_000  # about twenty minutes of one core
 METAL = "Pd"  # left out of training
 RPBE = "RPBE"
-SLAB_ID = {"subtract_energy": "e_slab", "split_key": "slab_id", "exclude_key": "adsorbate", "level": RPBE}
+SLAB_ID = {
+    "subtract_energy": "e_slab",
+    "split_key": "slab_id",
+    "exclude_key": "adsorbate",
+    "level": RPBE,
+}
 OTHER_SOURCES: list[dict[str, Any]] = [
-    {"path": "hea-agaucupdpt-co-no-h/hea_cn_relaxed.extxyz.gz", "weight": 0.15, "exclude_groups": ["none"], **SLAB_ID},
+    {
+        "path": "hea-agaucupdpt-co-no-h/hea_cn_relaxed.extxyz.gz",
+        "weight": 0.15,
+        "exclude_groups": ["none"],
+        **SLAB_ID,
+    },
     {"path": "hea-orr-oh-o-adsorption/hea_orr_relaxed.extxyz.gz", "weight": 0.05, **SLAB_ID},
     {"path": "oc20-trajectories-sample/oc20_traj.extxyz.gz", "energies": False, "level": RPBE},
-    {"path": "finetuna-alcohol-adslab-relax/alcohol_traj.extxyz.gz", "energies": False, "level": RPBE},
+    {
+        "path": "finetuna-alcohol-adslab-relax/alcohol_traj.extxyz.gz",
+        "energies": False,
+        "level": RPBE,
+    },
 ]
 ABOUT_RPBE = {
     "level": RPBE,
@@ -55,12 +71,18 @@ def _joint(values: Values) -> None:
 
 def _others(values: Values) -> None:
     values["about"] |= {key: value for key, value in ABOUT_RPBE.items() if key != "level"}
-    values["data"]["sources"] = [{k: v for k, v in source.items() if k != "level"} for source in OTHER_SOURCES]
+    values["data"]["sources"] = [
+        {k: v for k, v in source.items() if k != "level"} for source in OTHER_SOURCES
+    ]
     values["references"] = {"elements": ADSORBATE}
 
 
 def _direct(values: Values) -> None:
-    values["model"]["settings"] |= {"direct_forces": True, "force_decoder_type": "edges", "force_decoder_channels": 64}
+    values["model"]["settings"] |= {
+        "direct_forces": True,
+        "force_decoder_type": "edges",
+        "force_decoder_channels": 64,
+    }
     values["training"]["direct_force_weight"] = values["training"]["force_weight"]
 
 
@@ -75,7 +97,12 @@ VARIANTS = {
         Variant("alone", "the recipe of faenet-sfa, twenty minutes of it", _alone),
         Variant("joint", "does one network of both levels of theory do better than two?", _joint),
         Variant("others", "the other level of theory by itself", _others, steps=1_000),
-        Variant("direct", "forces of a head of their own beside the gradient of the energy", _direct, steps=5_000),
+        Variant(
+            "direct",
+            "forces of a head of their own beside the gradient of the energy",
+            _direct,
+            steps=5_000,
+        ),
         Variant("without-pd", "what is lost on a metal that training has not seen", _without_metal),
     )
 }

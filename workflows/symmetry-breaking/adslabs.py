@@ -1,7 +1,8 @@
-"""Adsorbates on metals: FAENet with frames, an equivariant network and its relaxed twin learn from ever more relaxations.
+"""Adsorbates on metals: FAENet with frames, an equivariant network and its relaxed twin learn from
+ever more relaxations.
 
-All see the same relaxations, drawn by the seed, in batches of the same size, for the same number of steps. A sixth of all relaxations
-is for the test and a tenth for choices, the same ones for all.
+All see the same relaxations, drawn by the seed, in batches of the same size, for the same number of
+steps. A sixth of all relaxations is for the test and a tenth for choices, the same ones for all.
 """
 
 from __future__ import annotations
@@ -47,15 +48,19 @@ DATA = Path("mamun-puremetal-adslab-relax/adslab_traj.extxyz.gz")
 NETWORKS = ("faenet", "equivariant", "relaxed")
 SIZES, SEEDS = (30, 120, 500), (0, 1, 2, 3, 4)
 FRAMES = 6  # of each relaxation: the first, the last and four between
-TEST, VALIDATE = 6, 10  # every sixth relaxation is for the test, of the others every tenth for choices
+# every sixth relaxation is for the test, of the others every tenth for choices
+TEST, VALIDATE = 6, 10
 FOLDER, MEASURED = "adslabs", "test.json"
 TURNED = "turned"
-TURN = Rotation.from_euler("zyz", (40, 55, 100), degrees=True).as_matrix()  # as `turned` sees all slabs
+# as `turned` sees all slabs
+TURN = Rotation.from_euler("zyz", (40, 55, 100), degrees=True).as_matrix()
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A training: name of the recipe's file, relaxations learnt from, seed, the recipe, folder of the run."""
+    """A training: name of the recipe's file, relaxations learnt from, seed, the recipe, folder of
+    the run.
+    """
 
     name: str
     size: int
@@ -72,8 +77,11 @@ class Judged:
     """What became of a training.
 
     Attributes:
-        network, size, seed: which. steps, weights: of it. seconds: of the steps.
-        energy_mae: eV. force_mae: eV/Angstrom, of components of atoms that may move; both on the test.
+        network, size, seed: which.
+        steps, weights: of it.
+        seconds: of the steps.
+        energy_mae: eV.
+        force_mae: eV/Angstrom, of components of atoms that may move; both on the test.
         validation_energy_mae, validation_force_mae: likewise on what choices are made by.
         theta: of each layer, the relaxed weights of each irrep.
     """
@@ -93,7 +101,9 @@ class Judged:
 
 @cache
 def relaxations() -> dict[str, list[Atoms]]:
-    """Converged relaxations by name, in an order that has nothing to do with it, six frames of each."""
+    """Converged relaxations by name, in an order that has nothing to do with it, six frames of
+    each.
+    """
     groups: dict[str, list[Atoms]] = {}
     for found in structures_of(locate(DATA)):
         if found.atoms.info["converged"]:
@@ -116,14 +126,27 @@ def parts(size: int, seed: int) -> dict[str, str]:
     test = names[::TEST]
     rest = [name for name in names if name not in set(test)]
     validate = rest[::VALIDATE]
-    pool = sorted((name for name in rest if name not in set(validate)), key=lambda name: _shuffled(f"{seed}:{name}"))
-    return dict.fromkeys(test, "test") | dict.fromkeys(validate, "validate") | dict.fromkeys(pool[:size], "learn")
+    pool = sorted(
+        (name for name in rest if name not in set(validate)),
+        key=lambda name: _shuffled(f"{seed}:{name}"),
+    )
+    return (
+        dict.fromkeys(test, "test")
+        | dict.fromkeys(validate, "validate")
+        | dict.fromkeys(pool[:size], "learn")
+    )
 
 
 def write_frames(path: Path, chosen: dict[str, str], turn: np.ndarray | None = None) -> Path:
-    """A file of the frames of some relaxations, each of which knows what it is for; all turned by a (3, 3) matrix, if one is given."""
+    """A file of the frames of some relaxations, each of which knows what it is for; all turned by a
+    (3, 3) matrix, if one is given.
+    """
     if not path.is_file():
-        frames = [_frame(atoms, part, turn) for name, part in chosen.items() for atoms in relaxations()[name]]
+        frames = [
+            _frame(atoms, part, turn)
+            for name, part in chosen.items()
+            for atoms in relaxations()[name]
+        ]
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, frames)
     return path
@@ -142,19 +165,29 @@ def _frame(found: Atoms, part: str, turn: np.ndarray | None) -> Atoms:
 def recipe_of(name: str, path: Path, seed: int, changes: tuple[str, ...] = ()) -> Recipe:
     """The recipe of a file of frames."""
     values = override(read_yaml(HERE / "adslabs" / f"{name}.yaml"), changes)
-    values["data"]["sources"] = [{"path": str(path), "add_energy": "e_ads", "subtract_energy": "e_relaxed"}]
+    values["data"]["sources"] = [
+        {"path": str(path), "add_energy": "e_ads", "subtract_energy": "e_relaxed"}
+    ]
     values["training"]["seed"] = seed
     return parse_recipe(values, name)
 
 
 def plan(
-    out: Path, networks: Sequence[str], sizes: Sequence[int], seeds: Sequence[int], changes: tuple[str, ...] = (), tag: str = ""
+    out: Path,
+    networks: Sequence[str],
+    sizes: Sequence[int],
+    seeds: Sequence[int],
+    changes: tuple[str, ...] = (),
+    tag: str = "",
 ) -> Iterator[Planned]:
     """Every training that is asked for.
 
     Args:
-        out: where runs are. networks: names, of which `turned` is the relaxed network on slabs that lie askew.
-        sizes, seeds: of the data. changes: to the recipes, as `key=value`. tag: tells folders with changes apart.
+        out: where runs are.
+        networks: names, of which `turned` is the relaxed network on slabs that lie askew.
+        sizes, seeds: of the data.
+        changes: to the recipes, as `key=value`.
+        tag: tells folders with changes apart.
     """
     for size, seed, name in product(sizes, seeds, networks):
         askew = name == TURNED
@@ -163,7 +196,13 @@ def plan(
         write_frames(path, learnt, TURN if askew else None)
         more = (*changes, "model.frames=none", "training.frames=none") if askew else changes
         recipe = recipe_of("relaxed" if askew else name, path, seed, more)
-        yield Planned(name + tag, size, seed, recipe, out / f"{name}{tag}-{recipe.training.steps}" / f"{size}-{seed}")
+        yield Planned(
+            name + tag,
+            size,
+            seed,
+            recipe,
+            out / f"{name}{tag}-{recipe.training.steps}" / f"{size}-{seed}",
+        )
 
 
 def normal() -> np.ndarray:
@@ -216,7 +255,10 @@ def judge(one: Planned, out: Path) -> Judged:
 def theta_of(network: nn.Module) -> list[dict[str, list[float]]]:
     """Of each layer, the relaxed weights of each irrep."""
     return [
-        {block.name: part.detach().flatten().tolist() for block, part in zip(theta.blocks, theta.parts(), strict=True)}
+        {
+            block.name: part.detach().flatten().tolist()
+            for block, part in zip(theta.blocks, theta.parts(), strict=True)
+        }
         for _, theta in thetas(network)
     ]
 
@@ -224,12 +266,15 @@ def theta_of(network: nn.Module) -> list[dict[str, list[float]]]:
 def unseen(out: Path, askew: bool = False) -> list[Sample]:
     """Structures of the test."""
     own = {name: "validate" for name, part in parts(0, 0).items() if part == "test"}
-    path = write_frames(out / "data" / f"test{'-turned' if askew else ''}.extxyz", own, TURN if askew else None)
+    path = write_frames(
+        out / "data" / f"test{'-turned' if askew else ''}.extxyz", own, TURN if askew else None
+    )
     return list(read_store(prepare(recipe_of("relaxed", path, 0), out / "prepared")).held_out)
 
 
 def no_force(out: Path, askew: bool = False) -> float:
-    """Mean size of a component of the forces on atoms that may move, eV/Angstrom, of the test: the error of predicting none.
+    """Mean size of a component of the forces on atoms that may move, eV/Angstrom, of the test: the
+    error of predicting none.
 
     Components in other axes have another mean.
     """
@@ -238,15 +283,36 @@ def no_force(out: Path, askew: bool = False) -> float:
 
 
 @click.command("adslabs")
-@click.option("--networks", default=",".join(NETWORKS), show_default=True, help=f"Recipes of adslabs/, or {TURNED}.")
-@click.option("--sizes", default=",".join(map(str, SIZES)), show_default=True, help="Relaxations to learn from.")
-@click.option("--seeds", default=",".join(map(str, SEEDS)), show_default=True)
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Another value in the recipes.")
-@click.option("--tag", default="", help="End of the names of folders, for trainings with --set; the report leaves them out.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=RUNS, help="Where the runs are [default: runs/symmetry-breaking]."
+    "--networks",
+    default=",".join(NETWORKS),
+    show_default=True,
+    help=f"Recipes of adslabs/, or {TURNED}.",
 )
-def adslabs_command(networks: str, sizes: str, seeds: str, changes: tuple[str, ...], tag: str, out: Path) -> None:
+@click.option(
+    "--sizes",
+    default=",".join(map(str, SIZES)),
+    show_default=True,
+    help="Relaxations to learn from.",
+)
+@click.option("--seeds", default=",".join(map(str, SEEDS)), show_default=True)
+@click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Another value in the recipes."
+)
+@click.option(
+    "--tag",
+    default="",
+    help="End of the names of folders, for trainings with --set; the report leaves them out.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=RUNS,
+    help="Where the runs are [default: runs/symmetry-breaking].",
+)
+def adslabs_command(
+    networks: str, sizes: str, seeds: str, changes: tuple[str, ...], tag: str, out: Path
+) -> None:
     """Adsorbates on metals: train what is not trained yet, and judge it by the test."""
     settle_process()
     folder = out / FOLDER

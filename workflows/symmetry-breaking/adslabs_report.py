@@ -1,4 +1,6 @@
-"""What the trainings on adslabs say: errors against the number of relaxations, and where relaxed weights point."""
+"""What the trainings on adslabs say: errors against the number of relaxations, and where relaxed
+weights point.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,21 @@ LABELS = {
     TURNED: "relaxed, slabs askew",
 }
 COLOURS = {"faenet": "#7a5195", "equivariant": "#2f6690", "relaxed": "#d1495b"}
-THETA_HEAD = ("layer", "0o", "1e", "1o", "2e", "2o", "share that C∞v allows", "1o to the normal", "2e to it")
+THETA_HEAD = (
+    "layer",
+    "0o",
+    "1e",
+    "1o",
+    "2e",
+    "2o",
+    "share that C∞v allows",
+    "1o to the normal",
+    "2e to it",
+)
 ABSENT = 1e-3  # of 0e; what is shorter has no direction worth telling
 UP = np.array([0.0, 0.0, 1.0])
-SURFACE = "C6v"  # turns about the normal and mirrors that hold it, up to degree 2 those of any angle
+# turns about the normal and mirrors that hold it, up to degree 2 those of any angle
+SURFACE = "C6v"
 
 
 def read_judged(folder: Path) -> list[Judged]:
@@ -40,7 +53,9 @@ def read_judged(folder: Path) -> list[Judged]:
 
 @dataclass(frozen=True)
 class NoForce:
-    """Errors of predicting no force, eV/Angstrom: mean components in the axes of the slabs, and where slabs lie askew."""
+    """Errors of predicting no force, eV/Angstrom: mean components in the axes of the slabs, and
+    where slabs lie askew.
+    """
 
     straight: float
     askew: float
@@ -52,7 +67,9 @@ def read_no_force(folder: Path) -> NoForce:
 
 
 def error_table(judged: Sequence[Judged], nothing: NoForce) -> str:
-    """Mean errors of the test over seeds, with their standard errors, and those of predicting no force."""
+    """Mean errors of the test over seeds, with their standard errors, and those of predicting no
+    force.
+    """
     sizes = sorted({one.size for one in judged})
     lines = [
         [
@@ -65,12 +82,21 @@ def error_table(judged: Sequence[Judged], nothing: NoForce) -> str:
     ]
     for name in (name for name in LABELS if any(one.network == name for one in judged)):
         own = [one for one in judged if one.network == name]
-        cells = [LABELS[name], f"{own[0].weights:,}", f"{fmean(one.seconds / one.steps for one in own):.2f}"]
+        cells = [
+            LABELS[name],
+            f"{own[0].weights:,}",
+            f"{fmean(one.seconds / one.steps for one in own):.2f}",
+        ]
         for quantity in ("energy_mae", "force_mae"):
             for size in sizes:
-                cells.append(_mean([1000 * getattr(one, quantity) for one in own if one.size == size]))
+                cells.append(
+                    _mean([1000 * getattr(one, quantity) for one in own if one.size == size])
+                )
         lines.append(cells)
-    for label, value in (("no force at all", nothing.straight), ("no force at all, slabs askew", nothing.askew)):
+    for label, value in (
+        ("no force at all", nothing.straight),
+        ("no force at all, slabs askew", nothing.askew),
+    ):
         lines.append([label, "", "", *("" for _ in sizes), *(f"{1000 * value:.1f}" for _ in sizes)])
     return markdown(lines)
 
@@ -88,7 +114,10 @@ def difference_table(judged: Sequence[Judged]) -> str:
             ]
             if pairs:
                 told = [
-                    _mean([1000 * (getattr(a, quantity) - getattr(b, quantity)) for a, b in pairs], sign=True)
+                    _mean(
+                        [1000 * (getattr(a, quantity) - getattr(b, quantity)) for a, b in pairs],
+                        sign=True,
+                    )
                     for quantity in ("energy_mae", "force_mae")
                 ]
                 lines.append([LABELS[other], str(size), *told, str(len(pairs))])
@@ -96,12 +125,17 @@ def difference_table(judged: Sequence[Judged]) -> str:
 
 
 def theta_table(judged: Sequence[Judged]) -> str:
-    """Of each layer the lengths of relaxed weights by that of 0e, what of them the surface allows, and the angle to its normal."""
+    """Of each layer the lengths of relaxed weights by that of 0e, what of them the surface allows,
+    and the angle to its normal.
+    """
     lines = [["slabs", "relaxations", "seed", *THETA_HEAD]]
     for one in judged:
         if one.network in ("relaxed", TURNED):
             slabs, axis = ("askew", normal()) if one.network == TURNED else ("as they are", UP)
-            lines += [[slabs, str(one.size), str(one.seed), *cells] for cells in theta_cells(one.theta, axis)]
+            lines += [
+                [slabs, str(one.size), str(one.seed), *cells]
+                for cells in theta_cells(one.theta, axis)
+            ]
     return markdown(lines)
 
 
@@ -109,7 +143,10 @@ def theta_cells(thetas: Sequence[dict[str, list[float]]], axis: np.ndarray) -> l
     """A line of cells for each layer, under THETA_HEAD."""
     found = []
     for number, theta in enumerate(thetas, 1):
-        lengths = {name: float(np.linalg.norm(theta[name])) / abs(theta["0e"][0]) for name in THETA_HEAD[1:6]}
+        lengths = {
+            name: float(np.linalg.norm(theta[name])) / abs(theta["0e"][0])
+            for name in THETA_HEAD[1:6]
+        }
         polar = f"{_angle(theta['1o'], axis):.0f}°" if lengths["1o"] > ABSENT else "–"
         even = f"{_axis_angle(theta['2e'], axis):.0f}°" if lengths["2e"] > ABSENT else "–"
         told = [f"{length:.3f}" for length in lengths.values()]
@@ -118,7 +155,9 @@ def theta_cells(thetas: Sequence[dict[str, list[float]]], axis: np.ndarray) -> l
 
 
 def allowed_share(theta: dict[str, list[float]], axis: np.ndarray) -> float:
-    """Share of the squared length of all but 0e that turns about `axis` and mirrors that hold it leave as it is."""
+    """Share of the squared length of all but 0e that turns about `axis` and mirrors that hold it
+    leave as it is.
+    """
     group = turned(point_group(SURFACE), turn_to(axis))
     kept, total = 0.0, 0.0
     for name, values in theta.items():
@@ -138,7 +177,9 @@ def turn_to(axis: np.ndarray) -> np.ndarray:
 
 def _angle(values: Sequence[float], axis: np.ndarray) -> float:
     """Degrees between a vector and an axis."""
-    return float(np.degrees(np.arccos(np.clip(np.dot(values, axis) / np.linalg.norm(values), -1, 1))))
+    return float(
+        np.degrees(np.arccos(np.clip(np.dot(values, axis) / np.linalg.norm(values), -1, 1)))
+    )
 
 
 def _axis_angle(values: Sequence[float], axis: np.ndarray) -> float:
@@ -156,7 +197,13 @@ def draw(judged: Sequence[Judged], nothing: NoForce, path: Path) -> None:
     axes[0].legend(frameon=False)
     axes[1].axhline(1000 * nothing.straight, color="0.5", lw=1, ls="--")
     axes[1].text(
-        axes[1].get_xlim()[1], 1000 * nothing.straight, "no force at all", ha="right", va="bottom", color="0.4", fontsize=8
+        axes[1].get_xlim()[1],
+        1000 * nothing.straight,
+        "no force at all",
+        ha="right",
+        va="bottom",
+        color="0.4",
+        fontsize=8,
     )
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -166,7 +213,10 @@ def _draw_errors(axis: Axes, judged: Sequence[Judged], quantity: str, label: str
     for name, aside in zip(NETWORKS, (0.95, 1.0, 1.05), strict=True):
         own = [one for one in judged if one.network == name]
         sizes = sorted({one.size for one in own})
-        means = [fmean(1000 * getattr(one, quantity) for one in own if one.size == size) for size in sizes]
+        means = [
+            fmean(1000 * getattr(one, quantity) for one in own if one.size == size)
+            for size in sizes
+        ]
         axis.plot(sizes, means, "-", color=COLOURS[name], label=LABELS[name])
         axis.plot(
             [aside * one.size for one in own],
@@ -196,4 +246,6 @@ def _mean(values: Sequence[float], sign: bool = False) -> str:
 def markdown(lines: Sequence[Sequence[str]]) -> str:
     """A table, its first line the head."""
     head, *rest = lines
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rest))
+    return "\n".join(
+        "| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rest)
+    )

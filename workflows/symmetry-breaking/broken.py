@@ -22,8 +22,11 @@ class ThetaPart:
     """One irrep in the relaxed weights of one layer.
 
     Attributes:
-        layer: from 1. degree, parity: of the irrep. values: (2l + 1) components of e3nn.
-        dimension: of the space that the symmetry of the task allows. forbidden: length outside of it, by that of the layer's weights.
+        layer: from 1.
+        degree, parity: of the irrep.
+        values: (2l + 1) components of e3nn.
+        dimension: of the space that the symmetry of the task allows.
+        forbidden: length outside of it, by that of the layer's weights.
         share: of the squared length inside of it; None where the length is zero.
     """
 
@@ -52,7 +55,9 @@ class ThetaPart:
 
 
 def read_theta(network: nn.Module, group: np.ndarray) -> tuple[ThetaPart, ...]:
-    """Every irrep of every layer; `group` (n, 3, 3) is what the task leaves of the symmetry of the input."""
+    """Every irrep of every layer; `group` (n, 3, 3) is what the task leaves of the symmetry of the
+    input.
+    """
     found = []
     for layer, (_, theta) in enumerate(thetas(network), 1):
         total = float(theta.values.detach().norm())
@@ -74,7 +79,9 @@ def read_theta(network: nn.Module, group: np.ndarray) -> tuple[ThetaPart, ...]:
 
 
 def changes(parts: Sequence[ThetaPart], matrices: np.ndarray) -> np.ndarray:
-    """How much matrices (n, 3, 3) change the layer that they change most, (n,), as a part of what is not 0e there."""
+    """How much matrices (n, 3, 3) change the layer that they change most, (n,), as a part of what
+    is not 0e there.
+    """
     worst = np.zeros(len(matrices))
     for layer in {part.layer for part in parts}:
         own = [part for part in parts if part.layer == layer]
@@ -92,7 +99,9 @@ def changes(parts: Sequence[ThetaPart], matrices: np.ndarray) -> np.ndarray:
 
 
 def recovered(parts: Sequence[ThetaPart], before: np.ndarray) -> str:
-    """Name of the group of those symmetries of the input, (n, 3, 3), that the relaxed weights of all layers keep."""
+    """Name of the group of those symmetries of the input, (n, 3, 3), that the relaxed weights of
+    all layers keep.
+    """
     return str(identify(before[changes(parts, before) < SAME]))
 
 
@@ -101,12 +110,17 @@ def worst_forbidden(parts: Sequence[ThetaPart]) -> float:
     return max(part.forbidden for part in parts)
 
 
-def symmetric_part(field: np.ndarray, positions: np.ndarray, matrices: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """The part of a field on points that symmetries leave as it is: all that an equivariant network can answer.
+def symmetric_part(
+    field: np.ndarray, positions: np.ndarray, matrices: np.ndarray, turns: np.ndarray
+) -> np.ndarray:
+    """The part of a field on points that symmetries leave as it is: all that an equivariant network
+    can answer.
 
     Args:
-        field: (n, dim). positions: (n, 3), which every matrix maps onto themselves. matrices: (m, 3, 3). turns: (m, dim, dim), what
-            they do to the field.
+        field: (n, dim).
+        positions: (n, 3), which every matrix maps onto themselves.
+        matrices: (m, 3, 3).
+        turns: (m, dim, dim), what they do to the field.
     """
     mean = np.zeros_like(field)
     for matrix, turn in zip(matrices, turns, strict=True):
@@ -119,5 +133,7 @@ def sources(positions: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     away = np.linalg.norm(positions[:, None] - (positions @ matrix.T)[None], axis=2)
     found: np.ndarray = away.argmin(axis=1)
     if away.min(axis=1).max() > PLACE or len(set(found.tolist())) < len(found):
-        raise ValueError("this matrix does not map the points onto themselves; give symmetries of the points")
+        raise ValueError(
+            "this matrix does not map the points onto themselves; give symmetries of the points"
+        )
     return found

@@ -1,8 +1,10 @@
 """Levenberg-Marquardt for a network with more weights than there are numbers to fit.
 
-A step is made of inner products of gradients, so a task that is turned in space makes the same steps, turned, and what symmetry forbids
-stays zero to rounding. Adam scales every component of a tensor by itself: it depends on axes, and where a gradient is zero by symmetry it
-makes steps of rounding errors. L-BFGS, which may overshoot where it has not yet measured the curvature, lets rounding errors grow.
+A step is made of inner products of gradients, so a task that is turned in space makes the same
+steps, turned, and what symmetry forbids stays zero to rounding. Adam scales every component of a
+tensor by itself: it depends on axes, and where a gradient is zero by symmetry it makes steps of
+rounding errors. L-BFGS, which may overshoot where it has not yet measured the curvature, lets
+rounding errors grow.
 """
 
 from __future__ import annotations
@@ -31,16 +33,21 @@ def descend(network: nn.Module, residual: Callable[[], Tensor], steps: int) -> D
     """Make the mean square of some numbers small, in place.
 
     Args:
-        network: whose parameters change. residual: the numbers, fewer than the parameters. steps: at most so many.
+        network: whose parameters change.
+        residual: the numbers, fewer than the parameters.
+        steps: at most so many.
 
-    Source: Marquardt, J. SIAM 11, 431 (1963), with the step J^T (J J^T + mu)^-1 r of an underdetermined problem.
+    Source: Marquardt, J. SIAM 11, 431 (1963), with the step J^T (J J^T + mu)^-1 r of an
+    underdetermined problem.
     """
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     losses, damping = [float(residual().detach().square().mean())], FIRST_DAMPING
     for _ in range(steps):
         numbers = residual().flatten()
         unit = torch.eye(len(numbers), dtype=numbers.dtype)
-        rows = torch.autograd.grad(numbers, weights, unit, is_grads_batched=True, allow_unused=True, materialize_grads=True)
+        rows = torch.autograd.grad(
+            numbers, weights, unit, is_grads_batched=True, allow_unused=True, materialize_grads=True
+        )
         jacobian = torch.cat([row.flatten(1) for row in rows], dim=1)
         kernel, now = jacobian @ jacobian.T, numbers.detach()
         size, before = kernel.diagonal().mean(), [weight.detach().clone() for weight in weights]

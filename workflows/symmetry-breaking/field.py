@@ -1,7 +1,7 @@
 """A charged particle in electric and magnetic fields that the network is not told: a = E + v x B.
 
-One point, which knows a one and its velocity and sends messages to itself: gated layers whose filters are relaxed weights alone. A vector
-(1o) can stand for E, a pseudovector (1e) for B.
+One point, which knows a one and its velocity and sends messages to itself: gated layers whose
+filters are relaxed weights alone. A vector (1o) can stand for E, a pseudovector (1e) for B.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from geocalc.nn.relaxed_weights import breaking_penalty
 
 BEFORE, AFTER = "0e + 1o", "1o"
 RELAXED, EQUIVARIANT = "0e + 0o + 1o + 1e", "0e"
-BETWEEN = {RELAXED: "4x0e + 4x0o + 4x1o + 4x1e", EQUIVARIANT: "4x0e + 4x1o"}  # 0e alone makes no 0o and no 1e of a vector
+# 0e alone makes no 0o and no 1e of a vector
+BETWEEN = {RELAXED: "4x0e + 4x0o + 4x1o + 4x1e", EQUIVARIANT: "4x0e + 4x1o"}
 DT, STEPS_EACH = 0.1, 40  # of a trajectory
 N_TRAJECTORIES, N_LEARNT = 64, 48  # of which so many are learnt from
 BATCH, STEPS, RATE = 64, 400, 0.02
@@ -38,10 +39,12 @@ E_ALONG, B_ALONG = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
 
 
 class FieldNetwork(nn.Module):
-    """Acceleration of a particle from its velocity, by gated layers of messages from the particle to itself.
+    """Acceleration of a particle from its velocity, by gated layers of messages from the particle
+    to itself.
 
     Args:
-        layers: how many, one or more. theta: irreps of the relaxed weights, `RELAXED` or `EQUIVARIANT`.
+        layers: how many, one or more.
+        theta: irreps of the relaxed weights, `RELAXED` or `EQUIVARIANT`.
     """
 
     def __init__(self, layers: int, theta: str) -> None:
@@ -49,7 +52,13 @@ class FieldNetwork(nn.Module):
         irreps = [o3.Irreps(text) for text in (BEFORE, *[BETWEEN[theta]] * (layers - 1), AFTER)]
         self.layers = nn.ModuleList(
             RelaxedLayer(
-                before, after, RelaxedFilters(o3.Irreps("0e"), o3.Irreps(theta)), n_basis=1, hidden=4, n_radial=2, neighbours=1
+                before,
+                after,
+                RelaxedFilters(o3.Irreps("0e"), o3.Irreps(theta)),
+                n_basis=1,
+                hidden=4,
+                n_radial=2,
+                neighbours=1,
             )
             for before, after in pairwise(irreps)
         )
@@ -57,7 +66,10 @@ class FieldNetwork(nn.Module):
     def forward(self, velocities: Tensor) -> Tensor:
         """Accelerations (n, 3) of velocities (n, 3)."""
         every = torch.arange(len(velocities))
-        index, one = EdgeIndex.build(every, every, len(velocities)), velocities.new_ones(len(velocities), 1)
+        index, one = (
+            EdgeIndex.build(every, every, len(velocities)),
+            velocities.new_ones(len(velocities), 1),
+        )
         hidden = torch.cat([one, velocities], dim=1)
         for layer in self.layers:
             hidden = layer(hidden, one, one, one, index)
@@ -73,7 +85,8 @@ class Samples:
 
 
 def trajectories(start: Tensor, electric: Tensor, magnetic: Tensor, steps: int) -> Tensor:
-    """Velocities (n, steps, 3) along trajectories that begin with `start` (n, 3), which stays as it is.
+    """Velocities (n, steps, 3) along trajectories that begin with `start` (n, 3), which stays as it
+    is.
 
     Source: Boris, Proc. 4th Conf. Numerical Simulation of Plasmas (1970); charge and mass are one.
     """
@@ -88,7 +101,9 @@ def trajectories(start: Tensor, electric: Tensor, magnetic: Tensor, steps: int) 
     return torch.stack(found, dim=1)
 
 
-def simulate(electric: Tensor, magnetic: Tensor, generator: torch.Generator) -> tuple[Samples, Samples]:
+def simulate(
+    electric: Tensor, magnetic: Tensor, generator: torch.Generator
+) -> tuple[Samples, Samples]:
     """What is learnt from and what is not: whole trajectories are one or the other."""
     start = torch.randn(N_TRAJECTORIES, 3, generator=generator, dtype=torch.float64)
     velocities = trajectories(start, electric, magnetic, STEPS_EACH)
@@ -116,7 +131,11 @@ def fit_field(kind: str, *, layers: int, relaxed: bool, seed: int, steps: int = 
     """Train a network on minibatches, with a lasso on what is not 0e that grows from zero.
 
     Args:
-        kind: of fields, see `draw_fields`. layers: of the network. relaxed: or equivariant. seed: of all. steps: of Adam.
+        kind: of fields, see `draw_fields`.
+        layers: of the network.
+        relaxed: or equivariant.
+        seed: of all.
+        steps: of Adam.
     """
     generator = torch.Generator().manual_seed(SEEDS + seed)
     electric, magnetic = draw_fields(kind, generator)
@@ -151,7 +170,9 @@ def angle(parts: Sequence[ThetaPart], layer: int, irrep: str, direction: Sequenc
     """Degrees between a vector or pseudovector of a layer and a direction, up to sign."""
     (part,) = (part for part in parts if (part.layer, part.irrep) == (layer, irrep))
     own, given = np.array(part.values), np.array(direction)
-    return math.degrees(math.atan2(float(np.linalg.norm(np.cross(own, given))), abs(float(own @ given))))
+    return math.degrees(
+        math.atan2(float(np.linalg.norm(np.cross(own, given))), abs(float(own @ given)))
+    )
 
 
 def _batches(n: int, steps: int, generator: torch.Generator) -> list[Tensor]:

@@ -1,4 +1,6 @@
-"""The shipped relaxed model, its equivariant twin and two others, by the cards that workflows/model-card has measured for all."""
+"""The shipped relaxed model, its equivariant twin and two others, by the cards that
+workflows/model-card has measured for all.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Carded:
-    """A model and what its card says: name, number of weights, figures of metrics.json, relaxed weights of each layer by irrep."""
+    """A model and what its card says: name, number of weights, figures of metrics.json, relaxed
+    weights of each layer by irrep.
+    """
 
     name: str
     weights: int

@@ -1,4 +1,6 @@
-"""The networks of these experiments: a cluster of points, and relaxed convolutions one after the other without anything in between."""
+"""The networks of these experiments: a cluster of points, and relaxed convolutions one after the
+other without anything in between.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Cluster:
     """Points in space and what they know.
 
     Attributes:
-        features: (n, dim of their irreps). edge_vec: (n_edges, 3) from receiver to sender. index: who sends to whom.
+        features: (n, dim of their irreps).
+        edge_vec: (n_edges, 3) from receiver to sender.
+        index: who sends to whom.
     """
 
     features: Tensor
@@ -47,7 +51,9 @@ class Cluster:
         near = (vectors.norm(dim=2) < cutoff) & ~torch.eye(len(positions), dtype=torch.bool)
         receivers, senders = near.nonzero().T
         return cls(
-            features=features, edge_vec=vectors[receivers, senders], index=EdgeIndex.build(senders, receivers, len(positions))
+            features=features,
+            edge_vec=vectors[receivers, senders],
+            index=EdgeIndex.build(senders, receivers, len(positions)),
         )
 
     @property
@@ -57,32 +63,60 @@ class Cluster:
 
 
 class RelaxedStack(nn.Module):
-    """h -> sum_j TP(h_j, e_ij; MLP(r_ij)) / neighbours^1/2, again and again, e_ij = TP(theta, Y(r_ij)); linear in the first h.
+    """h -> sum_j TP(h_j, e_ij; MLP(r_ij)) / neighbours^1/2, again and again, e_ij = TP(theta,
+    Y(r_ij)); linear in the first h.
 
     Args:
-        irreps: of features before, between and after the convolutions. l_harmonics: highest degree of Y.
-        l_relaxed: highest degree of theta, 0 for an equivariant network. cutoff: of the radial basis. neighbours: of a point.
+        irreps: of features before, between and after the convolutions.
+        l_harmonics: highest degree of Y.
+        l_relaxed: highest degree of theta, 0 for an equivariant network.
+        cutoff: of the radial basis.
+        neighbours: of a point.
 
     Source: Hofgard et al., arXiv 2407.20471 (2024).
     """
 
-    def __init__(self, irreps: tuple[str, ...], *, l_harmonics: int, l_relaxed: int, cutoff: float, neighbours: float) -> None:
+    def __init__(
+        self,
+        irreps: tuple[str, ...],
+        *,
+        l_harmonics: int,
+        l_relaxed: int,
+        cutoff: float,
+        neighbours: float,
+    ) -> None:
         super().__init__()
         self.harmonics = o3.Irreps.spherical_harmonics(l_harmonics)
         self.basis = GaussianBasis(N_BASIS, cutoff)
         self.scale = 1 / math.sqrt(neighbours)
-        self.filters, self.radial, self.convolutions = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.filters, self.radial, self.convolutions = (
+            nn.ModuleList(),
+            nn.ModuleList(),
+            nn.ModuleList(),
+        )
         for before, after in pairwise(irreps):
             filters = RelaxedFilters(self.harmonics, all_irreps(l_relaxed))
             self.filters.append(filters)
-            self.radial.append(nn.Sequential(nn.Linear(N_BASIS, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, N_RADIAL), nn.SiLU()))
-            self.convolutions.append(Convolution(o3.Irreps(before), filters.irreps_out, o3.Irreps(after), N_RADIAL))
+            self.radial.append(
+                nn.Sequential(
+                    nn.Linear(N_BASIS, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, N_RADIAL), nn.SiLU()
+                )
+            )
+            self.convolutions.append(
+                Convolution(o3.Irreps(before), filters.irreps_out, o3.Irreps(after), N_RADIAL)
+            )
 
     def forward(self, cluster: Cluster) -> Tensor:
         """Features after the last convolution, (n, dim)."""
         basis = self.basis(cluster.edge_vec.norm(dim=1))
-        harmonics = o3.spherical_harmonics(self.harmonics, cluster.edge_vec, normalize=True, normalization="component")
+        harmonics = o3.spherical_harmonics(
+            self.harmonics, cluster.edge_vec, normalize=True, normalization="component"
+        )
         hidden = cluster.features
-        for filters, radial, convolution in zip(self.filters, self.radial, self.convolutions, strict=True):
-            hidden = convolution(hidden, radial(basis) * self.scale, harmonics, filters(), cluster.index)
+        for filters, radial, convolution in zip(
+            self.filters, self.radial, self.convolutions, strict=True
+        ):
+            hidden = convolution(
+                hidden, radial(basis) * self.scale, harmonics, filters(), cluster.index
+            )
         return hidden

@@ -43,7 +43,12 @@ def write(
     """results.json, and the tables between their marks in README.md"""
     runs = {
         name: [_short(asdict(fit)) for fit in fits]
-        for name, fits in (("shapes", shapes), ("field", fields), ("phases", phases), ("adslabs", judged))
+        for name, fits in (
+            ("shapes", shapes),
+            ("field", fields),
+            ("phases", phases),
+            ("adslabs", judged),
+        )
     }
     (folder / "results.json").write_text(json.dumps(runs) + "\n")
     text = (folder / "README.md").read_text()
@@ -70,7 +75,10 @@ def fit_table(fits: Sequence[Fit]) -> list[str]:
     lines = _head(SHAPE_HEAD)
     for name, group in groupby(fits, lambda fit: fit.name):
         some = list(group)
-        plain, relaxed = ([fit for fit in some if fit.network == network] for network in ("equivariant", "relaxed"))
+        plain, relaxed = (
+            [fit for fit in some if fit.network == network]
+            for network in ("equivariant", "relaxed")
+        )
         row = (
             name,
             some[0].group,
@@ -111,7 +119,9 @@ def field_table(fits: Sequence[FieldFit]) -> list[str]:
         for layer in layers:
             electric = [_angle(fit, layer, "1o", fit.electric) for fit in some]
             magnetic = [_angle(fit, layer, "1e", fit.magnetic) for fit in some]
-            lines.append(f"| {kind} | {name} | {error} | {layer} | {', '.join(electric)} | {', '.join(magnetic)} |")
+            lines.append(
+                f"| {kind} | {name} | {error} | {layer} | {', '.join(electric)} | {', '.join(magnetic)} |"
+            )
         if not layers:
             lines.append(f"| {kind} | {name} | {error} | – | – | – |")
     return lines

@@ -1,4 +1,6 @@
-"""BaTiO3 leaves its cubic phase: the displacements of 45 atoms around a Ba atom to the tetragonal and the orthorhombic phase."""
+"""BaTiO3 leaves its cubic phase: the displacements of 45 atoms around a Ba atom to the tetragonal
+and the orthorhombic phase.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from geocalc.symmetry.point_groups import identify, point_group
 FOLDER = "batio3-phases"
 SPECIES = (56, 22, 8)
 IRREPS = ("3x0e", "2x0e + 2x1o + 1x2e", "1x1o")
-CUTOFF, L_HARMONICS, L_RELAXED = 3.6, 2, 2  # Angstrom; every atom hears the Ba atom in the middle after two convolutions
+# Angstrom; every atom hears the Ba atom in the middle after two convolutions
+CUTOFF, L_HARMONICS, L_RELAXED = 3.6, 2, 2
 STEPS = 20
 SAME = 1e-4  # Angstrom
 OTHER_SPECIES = 1e3  # Angstrom; no atom is matched with one of another element
@@ -34,7 +37,9 @@ class Phase:
     """A phase and how its cell lies in the cubic one.
 
     Attributes:
-        name: of it. file: of its atoms. basis: (3, 3) rows, the vectors that were a, b and c of the cubic cell in those of the file.
+        name: of it.
+        file: of its atoms.
+        basis: (3, 3) rows, the vectors that were a, b and c of the cubic cell in those of the file.
     """
 
     name: str
@@ -54,7 +59,9 @@ class Surroundings:
     """Atoms about a Ba atom.
 
     Attributes:
-        numbers: (45,). positions: (45, 3) Angstrom, from the Ba atom, along the cubic axes. space_group: of the crystal, from spglib.
+        numbers: (45,).
+        positions: (45, 3) Angstrom, from the Ba atom, along the cubic axes.
+        space_group: of the crystal, from spglib.
     """
 
     numbers: np.ndarray
@@ -63,12 +70,19 @@ class Surroundings:
 
 
 def read_phase(phase: Phase, data: Path) -> Surroundings:
-    """The atoms of a phase, along cubic axes: those that a and b, or their sum and difference, show."""
+    """The atoms of a phase, along cubic axes: those that a and b, or their sum and difference,
+    show.
+    """
     atoms = ase.io.read(data / FOLDER / phase.file, format="vasp")
     numbers, cell, basis = atoms.numbers, atoms.cell.array, np.array(phase.basis)
     place = atoms.positions - atoms.positions[list(numbers).index(SPECIES[0])]
-    turn = (basis / np.linalg.norm(basis, axis=1, keepdims=True)).T  # the cell of the file is along Cartesian axes
-    return Surroundings(numbers=numbers, positions=place @ turn, space_group=_space_group(numbers, place, basis @ cell))
+    # the cell of the file is along Cartesian axes
+    turn = (basis / np.linalg.norm(basis, axis=1, keepdims=True)).T
+    return Surroundings(
+        numbers=numbers,
+        positions=place @ turn,
+        space_group=_space_group(numbers, place, basis @ cell),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +90,11 @@ class Transition:
     """From the cubic phase to another.
 
     Attributes:
-        cluster: the cubic atoms. displacements: (45, 3) Angstrom, their mean is zero. floor: mean squared error (Angstrom^2) of the
-            best equivariant answer. before, after: (n, 3, 3) symmetries of the cubic atoms, and those that the displacements keep.
+        cluster: the cubic atoms.
+        displacements: (45, 3) Angstrom, their mean is zero.
+        floor: mean squared error (Angstrom^2) of the best equivariant answer.
+        before, after: (n, 3, 3) symmetries of the cubic atoms, and those that the displacements
+            keep.
         space_group: of the other phase.
     """
 
@@ -97,7 +114,9 @@ def transition(phase: Phase, data: Path) -> Transition:
     moved = other.positions[linear_sum_assignment(away)[1]] - cubic.positions
     moved -= moved.mean(axis=0)
     before = point_group("Oh")
-    kept = [g for g in before if np.abs(moved[sources(cubic.positions, g)] @ g.T - moved).max() < SAME]
+    kept = [
+        g for g in before if np.abs(moved[sources(cubic.positions, g)] @ g.T - moved).max() < SAME
+    ]
     best = symmetric_part(moved, cubic.positions, before, before)
     species = torch.from_numpy((cubic.numbers[:, None] == np.array(SPECIES)).astype(np.float64))
     return Transition(
@@ -114,11 +133,21 @@ def fit_phase(phase: Phase, data: Path, *, relaxed: bool, seed: int, steps: int 
     """Train a relaxed network or its equivariant twin.
 
     Args:
-        phase: to learn. data: folder of data sets. relaxed: or not. seed: of the weights. steps: at most.
+        phase: to learn.
+        data: folder of data sets.
+        relaxed: or not.
+        seed: of the weights.
+        steps: at most.
     """
     task = transition(phase, data)
-    settings = {"l_harmonics": L_HARMONICS, "l_relaxed": L_RELAXED if relaxed else 0, "cutoff": CUTOFF}
-    network = drawn(lambda: RelaxedStack(IRREPS, **settings, neighbours=task.cluster.neighbours), seed)
+    settings = {
+        "l_harmonics": L_HARMONICS,
+        "l_relaxed": L_RELAXED if relaxed else 0,
+        "cutoff": CUTOFF,
+    }
+    network = drawn(
+        lambda: RelaxedStack(IRREPS, **settings, neighbours=task.cluster.neighbours), seed
+    )
     began = time.perf_counter()
     descent = descend(network, lambda: network(task.cluster) - task.displacements, steps)
     parts = read_theta(network, task.after)
@@ -141,7 +170,9 @@ def _space_group(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray) -
     """Of the crystal whose atoms these are, some of them more than once."""
     scaled = positions @ np.linalg.inv(cell)
     away = scaled[:, None] - scaled[None]
-    same = (np.abs((away - np.rint(away)) @ cell).max(axis=2) < SAME) & (numbers[:, None] == numbers[None])
+    same = (np.abs((away - np.rint(away)) @ cell).max(axis=2) < SAME) & (
+        numbers[:, None] == numbers[None]
+    )
     first = np.unique(same.argmax(axis=1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of how spglib tells errors

@@ -18,10 +18,16 @@ class Fit:
     """A network that has learnt to break a symmetry, or could not.
 
     Attributes:
-        name: of the task. network: relaxed or equivariant. seed: of its weights.
-        group: that the task leaves of the symmetry of the input. recovered: that the relaxed weights leave of it.
-        target: mean square of what is to be learnt. floor: mean squared error of the best equivariant answer.
-        loss, losses: mean squared error at the end and at every evaluation. seconds: of training. parts: the relaxed weights.
+        name: of the task.
+        network: relaxed or equivariant.
+        seed: of its weights.
+        group: that the task leaves of the symmetry of the input.
+        recovered: that the relaxed weights leave of it.
+        target: mean square of what is to be learnt.
+        floor: mean squared error of the best equivariant answer.
+        loss, losses: mean squared error at the end and at every evaluation.
+        seconds: of training.
+        parts: the relaxed weights.
     """
 
     name: str
@@ -47,9 +53,14 @@ class FieldFit:
     """A network that has learnt the acceleration of a charged particle.
 
     Attributes:
-        name: one layer, two layers, equivariant. fields: crossed along the axes, crossed or free. seed: of weights, fields and data.
-        electric, magnetic: (3,) the fields. target: mean square of accelerations. loss: mean squared error on trajectories not seen.
-        seconds: of training. parts: the relaxed weights.
+        name: one layer, two layers, equivariant.
+        fields: crossed along the axes, crossed or free.
+        seed: of weights, fields and data.
+        electric, magnetic: (3,) the fields.
+        target: mean square of accelerations.
+        loss: mean squared error on trajectories not seen.
+        seconds: of training.
+        parts: the relaxed weights.
     """
 
     name: str
@@ -81,6 +92,10 @@ def kept(kind: type[T], path: Path, make: Callable[[], T]) -> T:
 def load(kind: type[T], path: Path) -> T:
     """Read a finished training."""
     values = json.loads(path.read_text())
-    parts = tuple(ThetaPart(**part | {"values": tuple(part["values"])}) for part in values.pop("parts"))
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    parts = tuple(
+        ThetaPart(**part | {"values": tuple(part["values"])}) for part in values.pop("parts")
+    )
+    plain = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
     return kind(**plain, parts=parts)

@@ -1,7 +1,8 @@
 """A cube becomes another shape: eight points that are all alike, and where each of them shall go.
 
-Every point is given a one and nothing else. It answers with a function on the sphere up to degree 2, which should have its peak where
-the corner goes: harmonics of that direction times the distance, by the square of their length.
+Every point is given a one and nothing else. It answers with a function on the sphere up to degree
+2, which should have its peak where the corner goes: harmonics of that direction times the distance,
+by the square of their length.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class Shape:
     """What the cube becomes.
 
     Attributes:
-        name: of it. corners: (8, 3). group: that it keeps of the cube's symmetry. layers: convolutions.
+        name: of it.
+        corners: (8, 3).
+        group: that it keeps of the cube's symmetry.
+        layers: convolutions.
         turn: (3, 3), by which cube and shape are turned both.
     """
 
@@ -49,7 +53,9 @@ class Shape:
 
 def shapes() -> tuple[Shape, ...]:
     """All of them."""
-    noise = torch.randn(CUBE.shape, generator=torch.Generator().manual_seed(IRREGULAR_SEED), dtype=torch.float64)
+    noise = torch.randn(
+        CUBE.shape, generator=torch.Generator().manual_seed(IRREGULAR_SEED), dtype=torch.float64
+    )
     prism = CUBE * torch.tensor([0.5, 0.5, 2.0])
     return (
         Shape(name="cube", corners=CUBE, group="Oh"),
@@ -65,7 +71,9 @@ class Task:
     """A shape as numbers.
 
     Attributes:
-        cluster: the cube's corners. target: (8, 9). floor: mean squared error of the best equivariant answer.
+        cluster: the cube's corners.
+        target: (8, 9).
+        floor: mean squared error of the best equivariant answer.
         before, after: (n, 3, 3) symmetries of the cube, and those that the shape keeps.
     """
 
@@ -94,7 +102,9 @@ def make_task(shape: Shape) -> Task:
 
 
 def peaks(positions: Tensor) -> Tensor:
-    """Functions on the sphere with a peak in the direction of each position and of its length, (n, 9)."""
+    """Functions on the sphere with a peak in the direction of each position and of its length, (n,
+    9).
+    """
     values = o3.spherical_harmonics(FEATURES, positions, normalize=True, normalization="integral")
     return values * positions.norm(dim=1, keepdim=True) / values.square().sum(1, keepdim=True)
 
@@ -103,14 +113,19 @@ def make_network(cluster: Cluster, layers: int, l_relaxed: int, seed: int) -> Re
     """A network for shapes, with random weights of a seed."""
     irreps = (str(FEATURES),) * (layers + 1)
     settings = {"l_harmonics": L_HARMONICS, "l_relaxed": l_relaxed}
-    return drawn(lambda: RelaxedStack(irreps, **settings, cutoff=CUTOFF, neighbours=cluster.neighbours), seed)
+    return drawn(
+        lambda: RelaxedStack(irreps, **settings, cutoff=CUTOFF, neighbours=cluster.neighbours), seed
+    )
 
 
 def fit_shape(shape: Shape, *, relaxed: bool, seed: int, steps: int = STEPS) -> Fit:
     """Train a relaxed network or its equivariant twin.
 
     Args:
-        shape: to learn. relaxed: or not. seed: of the weights. steps: at most, of the descent.
+        shape: to learn.
+        relaxed: or not.
+        seed: of the weights.
+        steps: at most, of the descent.
     """
     task = make_task(shape)
     network = make_network(task.cluster, shape.layers, L_RELAXED if relaxed else 0, seed)

@@ -1,9 +1,10 @@
 """Model calls of relaxations with and without a warm start.
 
-Usage: GEOCALC_DATA=... python workflows/warm-start/run.py train|measure|page
-`train` fits a direct model to the relaxations that faenet-sfa has learnt from (ten minutes of one core); `measure` relaxes with and
-without it, and 100 molecules with and without the network of workflows/direct-is2re that has not seen fold 4, whose run
-runs/direct-is2re/e_ads-fold4 has to be finished; `page` writes results.json and the tables of README.md.
+Usage: GEOCALC_DATA=... python workflows/warm-start/run.py train|measure|page `train` fits a direct
+model to the relaxations that faenet-sfa has learnt from (ten minutes of one core); `measure`
+relaxes with and without it, and 100 molecules with and without the network of
+workflows/direct-is2re that has not seen fold 4, whose run runs/direct-is2re/e_ads-fold4 has to be
+finished; `page` writes results.json and the tables of README.md.
 """
 
 from __future__ import annotations
@@ -38,9 +39,13 @@ ROOT = HERE.parents[1]
 RUNS = ROOT / "runs" / "warm-start"
 DIRECT = ROOT / "runs" / "direct-is2re" / "e_ads-fold4"
 DATA, FOLD, N_MOLECULES = "gamenet-fg-adsorption/fg_adslab_init.extxyz.gz", 4, 100
-POTENTIAL, DIRECT_RECIPE = ROOT / "models" / "faenet-sfa", ROOT / "models" / "faenet-is2re" / "recipe.yaml"
+POTENTIAL, DIRECT_RECIPE = (
+    ROOT / "models" / "faenet-sfa",
+    ROOT / "models" / "faenet-is2re" / "recipe.yaml",
+)
 OWN = "direct-own"
-SAME = 0.02  # eV and Angstrom (mean over free atoms) up to which two relaxations have ended in one place
+# eV and Angstrom (mean over free atoms) up to which two relaxations have ended in one place
+SAME = 0.02
 NAMES = {"plain": "as they are", "warm": "warm start"}
 
 
@@ -59,20 +64,35 @@ class Summary:
 def molecules(n: int) -> list[Atoms]:
     """Unrelaxed structures of the fold, a random choice."""
     with gzip.open(Path(os.environ["GEOCALC_DATA"]) / DATA, "rt") as handle:
-        every = [a for a in read(io.StringIO(handle.read()), ":", format="extxyz") if int(a.info["cv_fold"]) == FOLD]
+        every = [
+            a
+            for a in read(io.StringIO(handle.read()), ":", format="extxyz")
+            if int(a.info["cv_fold"]) == FOLD
+        ]
     return [every[k] for k in np.random.default_rng(0).choice(len(every), n, replace=False)]
 
 
 def pairs() -> tuple[Path, Path]:
-    """Files of first and last frames of every relaxation of the first source of faenet-sfa; `part` says which it has not seen."""
-    recipe, ends = read_recipe(POTENTIAL / "recipe.yaml"), (RUNS / "first.extxyz", RUNS / "last.extxyz")
+    """Files of first and last frames of every relaxation of the first source of faenet-sfa; `part`
+    says which it has not seen.
+    """
+    recipe, ends = (
+        read_recipe(POTENTIAL / "recipe.yaml"),
+        (RUNS / "first.extxyz", RUNS / "last.extxyz"),
+    )
     found: tuple[list[Atoms], list[Atoms]] = ([], [])
     for part in ("learnt", "held-out"):
         for reference in reference_relaxations(recipe.data, 0, validation=part == "held-out"):
             for atoms, one in zip(found, (reference.first, reference.last), strict=True):
-                atoms.append(Atoms(one.numbers, one.positions, cell=one.cell, pbc=one.pbc, tags=one.tags))
+                atoms.append(
+                    Atoms(one.numbers, one.positions, cell=one.cell, pbc=one.pbc, tags=one.tags)
+                )
                 atoms[-1].set_constraint(FixAtoms(np.flatnonzero(one.fixed.all(1))))
-                atoms[-1].info = {"REF_energy": reference.last.energy, "sid": one.group, "part": part}
+                atoms[-1].info = {
+                    "REF_energy": reference.last.energy,
+                    "sid": one.group,
+                    "part": part,
+                }
     RUNS.mkdir(parents=True, exist_ok=True)
     for path, atoms in zip(ends, found, strict=True):
         write(path, atoms)
@@ -85,7 +105,8 @@ def own_recipe(steps: int) -> Recipe:
     values, potential = read_yaml(DIRECT_RECIPE), read_yaml(POTENTIAL / "recipe.yaml")
     values["name"] = OWN
     values["about"] = {
-        key: potential["about"][key] for key in ("energy_kind", "level_of_theory", "references", "domain", "data")
+        key: potential["about"][key]
+        for key in ("energy_kind", "level_of_theory", "references", "domain", "data")
     }
     values["data"] = {
         "sources": [{"path": str(first), "relaxed": str(last)}],
@@ -117,7 +138,9 @@ def summary(name: str, results: Sequence[Result]) -> Summary:
 
 def compared(plain: Sequence[Result], warm: Sequence[Result]) -> dict[str, float]:
     """Pair by pair: calls saved, and where the two end."""
-    saved = np.array([p.record.n_evaluations - w.record.n_evaluations for p, w in zip(plain, warm, strict=True)])
+    saved = np.array(
+        [p.record.n_evaluations - w.record.n_evaluations for p, w in zip(plain, warm, strict=True)]
+    )
     lower = np.array([w.record.energy - p.record.energy for p, w in zip(plain, warm, strict=True)])  # type: ignore[operator]
     apart = np.array([_apart(p.atoms, w.atoms) for p, w in zip(plain, warm, strict=True)])
     error = float(saved.std(ddof=1) / np.sqrt(len(saved)))
@@ -134,12 +157,17 @@ def compared(plain: Sequence[Result], warm: Sequence[Result]) -> dict[str, float
 def _apart(one: Atoms, other: Atoms) -> float:
     """Mean distance of free atoms, Angstrom."""
     free = np.linalg.norm(one.get_forces(apply_constraint=True), axis=1) > 0
-    return float(distances(one.positions, other.positions, np.array(one.cell), one.pbc)[free].mean())
+    return float(
+        distances(one.positions, other.positions, np.array(one.cell), one.pbc)[free].mean()
+    )
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
     """The table of one set of structures."""
-    lines = ["| start | structures | model calls, mean | median | converged | mean energy (eV) |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| start | structures | model calls, mean | median | converged | mean energy (eV) |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, words in NAMES.items():
         one = results[name]
         lines.append(
@@ -189,7 +217,11 @@ def measure_command(sets: tuple[str, ...]) -> None:
     for name in sets or ("own", "molecules"):
         if name == "own":
             start = direct_model(RUNS / OWN, OWN)
-            chosen = [atoms for atoms in read(RUNS / "first.extxyz", ":") if atoms.info["part"] == "held-out"]
+            chosen = [
+                atoms
+                for atoms in read(RUNS / "first.extxyz", ":")
+                if atoms.info["part"] == "held-out"
+            ]
         else:
             start, chosen = direct_model(DIRECT, "direct-fold4"), molecules(N_MOLECULES)
         (RUNS / f"{name}.json").write_text(json.dumps(measured(chosen, start)))
@@ -199,7 +231,9 @@ def measure_command(sets: tuple[str, ...]) -> None:
 @main.command("page")
 def page_command() -> None:
     """The tables of what there is."""
-    results = {name: json.loads((RUNS / f"{name}.json").read_text()) for name in ("own", "molecules")}
+    results = {
+        name: json.loads((RUNS / f"{name}.json").read_text()) for name in ("own", "molecules")
+    }
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     text = (HERE / "README.md").read_text()
     for name, one in results.items():

@@ -1,4 +1,6 @@
-"""The pictures: what each fold and their mean make of the training, and what was predicted of every molecule."""
+"""The pictures: what each fold and their mean make of the training, and what was predicted of every
+molecule.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def draw_curves(fits: Sequence[Fit], path: Path) -> None:
         for table in tables:
             axes.plot(table[:, 0], table[:, 1], color=color, lw=0.6, alpha=0.5)
         mean = np.mean(tables, axis=0)
-        axes.plot(mean[:, 0], mean[:, 1], color=color, lw=2, label=f"{name}, {some[0].weights:,} weights")
+        axes.plot(
+            mean[:, 0], mean[:, 1], color=color, lw=2, label=f"{name}, {some[0].weights:,} weights"
+        )
     axes.set(xlabel="epochs", ylabel="R² on the fold held out", xlim=(0, None), ylim=SHOWN)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
@@ -44,7 +48,9 @@ def draw_curves(fits: Sequence[Fit], path: Path) -> None:
 
 
 def draw_parity(fits: Sequence[Fit], path: Path) -> None:
-    """Predicted against known, a panel for each recipe; every molecule is predicted by the network that has not seen it."""
+    """Predicted against known, a panel for each recipe; every molecule is predicted by the network
+    that has not seen it.
+    """
     panels = [
         Parity(
             predicted=np.concatenate([fit.predicted for fit in of_recipe(fits, name)]),

@@ -23,10 +23,14 @@ class Fit:
     """A finished training and its errors on what it has not seen.
 
     Attributes:
-        name, fold: of the recipe's file, and what was held out. weights: number of parameters.
-        steps, epochs: of the optimiser, and through the training molecules. seconds: that they took.
-        errors: of the averaged last weights. mean_mae: mean absolute error of predicting the mean of the training molecules.
-        predicted, known: (n,) of each molecule held out. curve: (step, R2 on what was held out) along the way.
+        name, fold: of the recipe's file, and what was held out.
+        weights: number of parameters.
+        steps, epochs: of the optimiser, and through the training molecules.
+        seconds: that they took.
+        errors: of the averaged last weights.
+        mean_mae: mean absolute error of predicting the mean of the training molecules.
+        predicted, known: (n,) of each molecule held out.
+        curve: (step, R2 on what was held out) along the way.
     """
 
     name: str
@@ -43,13 +47,18 @@ class Fit:
 
 
 def measure(name: str, recipe: PropertyRecipe, folder: Path) -> Fit:
-    """Predict the fold that a run held out with the averaged weights of its last step; nothing is chosen by that fold."""
+    """Predict the fold that a run held out with the averaged weights of its last step; nothing is
+    chosen by that fold.
+    """
     split = read_split(recipe.data, folder)
     run = start_property(recipe, split.training)
     load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     model, log = run.averaged(), read_log(folder)
     predicted = np.concatenate(list(predictions(model, split.validation, CPU)))[:, 0]
-    known, learnt = (np.array([float(s.targets[0, 0]) for s in part]) for part in (split.validation, split.training))
+    known, learnt = (
+        np.array([float(s.targets[0, 0]) for s in part])
+        for part in (split.validation, split.training)
+    )
     return Fit(
         name=name,
         fold=recipe.data.fold,
@@ -61,7 +70,9 @@ def measure(name: str, recipe: PropertyRecipe, folder: Path) -> Fit:
         mean_mae=float(np.abs(known - learnt.mean()).mean()),
         predicted=predicted,
         known=known,
-        curve=tuple((e["step"], e["validation"][VALIDATION]["r2"]) for e in log if "validation" in e),
+        curve=tuple(
+            (e["step"], e["validation"][VALIDATION]["r2"]) for e in log if "validation" in e
+        ),
     )
 
 

@@ -21,7 +21,9 @@ HEAD = (
 
 def write(fits: Sequence[Fit], folder: Path) -> None:
     """results.json, and the table between its marks in README.md."""
-    (folder / "results.json").write_text(json.dumps([_numbers(fit) for fit in fits], indent=1) + "\n")
+    (folder / "results.json").write_text(
+        json.dumps([_numbers(fit) for fit in fits], indent=1) + "\n"
+    )
     lines = [*HEAD, *(_line(name, of_recipe(fits, name)) for name in names(fits))]
     lines += ["", *(_worst(name, of_recipe(fits, name)) for name in names(fits))]
     lines += [_difference(a, b, fits) for a, b in pairwise(names(fits))]
@@ -55,7 +57,9 @@ def _line(name: str, fits: Sequence[Fit]) -> str:
 
 
 def _worst(name: str, fits: Sequence[Fit]) -> str:
-    """How much of the squared error a twentieth of the molecules makes, and in which direction; what choosing an epoch would bring."""
+    """How much of the squared error a twentieth of the molecules makes, and in which direction;
+    what choosing an epoch would bring.
+    """
     errors = np.concatenate([fit.predicted - fit.known for fit in fits])
     worst = errors[np.argsort(-np.abs(errors))][: max(1, len(errors) // 20)]
     share, high = (worst**2).sum() / (errors**2).sum(), (worst > 0).mean()
@@ -67,8 +71,16 @@ def _worst(name: str, fits: Sequence[Fit]) -> str:
 
 
 def _difference(first: str, second: str, fits: Sequence[Fit]) -> str:
-    pairs = [(a.errors, b.errors) for a in of_recipe(fits, first) for b in of_recipe(fits, second) if a.fold == b.fold]
-    r2, mae = with_error([b.r2 - a.r2 for a, b in pairs]), with_error([b.mae - a.mae for a, b in pairs])
+    pairs = [
+        (a.errors, b.errors)
+        for a in of_recipe(fits, first)
+        for b in of_recipe(fits, second)
+        if a.fold == b.fold
+    ]
+    r2, mae = (
+        with_error([b.r2 - a.r2 for a, b in pairs]),
+        with_error([b.mae - a.mae for a, b in pairs]),
+    )
     return f"- {second} less {first}, on the same folds: R2 {r2}, MAE {mae}."
 
 

@@ -1,8 +1,10 @@
-"""ZINC: a small and a big graph convolutional network by cross-validation over the 2,000 molecules that are at hand.
+"""ZINC: a small and a big graph convolutional network by cross-validation over the 2,000 molecules
+that are at hand.
 
-Usage: GEOCALC_DATA=... python workflows/zinc/run.py train|report [--recipes small,big] [--folds 0,1,2,3,4] [--steps N]
-`train` fits each recipe of this folder once for each fold that is held out, in runs/zinc, and goes on where it was stopped; `report`
-takes the errors of finished runs on what they held out and writes results.json, the table of README.md and the pictures.
+Usage: GEOCALC_DATA=... python workflows/zinc/run.py train|report [--recipes small,big] [--folds
+0,1,2,3,4] [--steps N] `train` fits each recipe of this folder once for each fold that is held out,
+in runs/zinc, and goes on where it was stopped; `report` takes the errors of finished runs on what
+they held out and writes results.json, the table of README.md and the pictures.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ RECIPES, FOLDS = "small,big", "0,1,2,3,4"
 
 @dataclass(frozen=True)
 class Planned:
-    """A training: name of the recipe's file, fold that is held out, the recipe with that fold, folder of the run."""
+    """A training: name of the recipe's file, fold that is held out, the recipe with that fold,
+    folder of the run.
+    """
 
     name: str
     fold: int
@@ -45,7 +49,9 @@ def plan(recipes: str, folds: str, steps: int | None, out: Path) -> Iterator[Pla
         for fold in map(int, folds.split(",")):
             changes = [f"data.fold={fold}"] + ([] if steps is None else [f"training.steps={steps}"])
             recipe = read_property_recipe(HERE / f"{name}.yaml", tuple(changes))
-            yield Planned(name, fold, recipe, out / f"{name}-{recipe.training.steps}" / f"fold-{fold}")
+            yield Planned(
+                name, fold, recipe, out / f"{name}-{recipe.training.steps}" / f"fold-{fold}"
+            )
 
 
 @click.group()
@@ -55,10 +61,15 @@ def main() -> None:
 
 
 recipes_option = click.option("--recipes", default=RECIPES, show_default=True)
-folds_option = click.option("--folds", default=FOLDS, show_default=True, help="Which are held out, one after the other.")
+folds_option = click.option(
+    "--folds", default=FOLDS, show_default=True, help="Which are held out, one after the other."
+)
 steps_option = click.option("--steps", type=int, default=None, help="Instead of the recipe's.")
 out_option = click.option(
-    "--out", type=click.Path(path_type=Path), default=RUNS, help="Where the runs are [default: runs/zinc]."
+    "--out",
+    type=click.Path(path_type=Path),
+    default=RUNS,
+    help="Where the runs are [default: runs/zinc].",
 )
 
 
@@ -83,12 +94,22 @@ def train_command(recipes: str, folds: str, steps: int | None, out: Path) -> Non
 @folds_option
 @steps_option
 @out_option
-@click.option("--to", type=click.Path(path_type=Path), default=HERE, help="Where README.md is [default: beside this file].")
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    default=HERE,
+    help="Where README.md is [default: beside this file].",
+)
 def report_command(recipes: str, folds: str, steps: int | None, out: Path, to: Path) -> None:
-    """Numbers, table and pictures of all runs that were asked for, every one of which must be finished."""
+    """Numbers, table and pictures of all runs that were asked for, every one of which must be
+    finished.
+    """
     fits: list[Fit] = []
     for one in plan(recipes, folds, steps, out):
-        if steps_done(one.folder / CHECKPOINT) < one.recipe.training.steps or not (one.folder / METRICS).is_file():
+        if (
+            steps_done(one.folder / CHECKPOINT) < one.recipe.training.steps
+            or not (one.folder / METRICS).is_file()
+        ):
             raise SystemExit(f"{one.folder} is not finished; run train with the same options first")
         fits.append(measure(one.name, one.recipe, one.folder))
     page.write(fits, to)

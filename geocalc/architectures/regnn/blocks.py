@@ -25,11 +25,14 @@ def read_irreps(text: str) -> o3.Irreps:
     try:
         return o3.Irreps(text).simplify()
     except (ValueError, AssertionError):
-        raise InputError(f"irreps {text!r} cannot be read; write copies, degree and parity, such as 16x0e + 8x1o") from None
+        raise InputError(
+            f"irreps {text!r} cannot be read; write copies, degree and parity, such as 16x0e + 8x1o"
+        ) from None
 
 
 class EquivariantLinear(nn.Module):
-    """The most general linear map that rotations and reflections do not change: copies of one irrep are mixed.
+    """The most general linear map that rotations and reflections do not change: copies of one irrep
+    are mixed.
 
     Irreps of the result that the input does not have are zero.
 
@@ -40,7 +43,9 @@ class EquivariantLinear(nn.Module):
     def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps) -> None:
         super().__init__()
         self.irreps_in, self.irreps_out = irreps_in, irreps_out
-        self.sources = [[i for i, (_, kind) in enumerate(irreps_in) if kind == made] for _, made in irreps_out]
+        self.sources = [
+            [i for i, (_, kind) in enumerate(irreps_in) if kind == made] for _, made in irreps_out
+        ]
         for o, (copies, _) in enumerate(irreps_out):
             fan_in = sum(irreps_in[i].mul for i in self.sources[o])
             for i in self.sources[o]:
@@ -53,14 +58,17 @@ class EquivariantLinear(nn.Module):
         for o, (copies, irrep) in enumerate(self.irreps_out):
             whole = features.new_zeros((features.shape[0], copies, irrep.dim))
             for i in self.sources[o]:
-                part = features[:, self.irreps_in.slices()[i]].view(-1, self.irreps_in[i].mul, irrep.dim)
+                part = features[:, self.irreps_in.slices()[i]].view(
+                    -1, self.irreps_in[i].mul, irrep.dim
+                )
                 whole = whole + getattr(self, f"weight_{i}_{o}") @ part
             made.append(whole.flatten(1))
         return torch.cat(made, dim=1)
 
 
 class Gate(nn.Module):
-    """Nonlinearity on irreps: 0e through SiLU, 0o through tanh, each other irrep times the sigmoid of a 0e of its own.
+    """Nonlinearity on irreps: 0e through SiLU, 0o through tanh, each other irrep times the sigmoid
+    of a 0e of its own.
 
     Args:
         irreps: of the result. What comes in, `irreps_in`, has the gates in front.
@@ -76,7 +84,10 @@ class Gate(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(n_atoms, dim of irreps_in) to (n_atoms, dim of irreps_out)."""
-        gates, rest = torch.sigmoid(features[:, : self.n_gates]) * SIGMOID_SIZE, features[:, self.n_gates :]
+        gates, rest = (
+            torch.sigmoid(features[:, : self.n_gates]) * SIGMOID_SIZE,
+            features[:, self.n_gates :],
+        )
         made, used = [], 0
         for (copies, irrep), place in zip(self.irreps_out, self.irreps_out.slices(), strict=True):
             part = rest[:, place]
@@ -85,5 +96,7 @@ class Gate(nn.Module):
                 made.append(gated.flatten(1))
                 used += copies
             else:
-                made.append(swish(part) * SWISH_SIZE if irrep.p == 1 else torch.tanh(part) * TANH_SIZE)
+                made.append(
+                    swish(part) * SWISH_SIZE if irrep.p == 1 else torch.tanh(part) * TANH_SIZE
+                )
         return torch.cat(made, dim=1)

@@ -13,10 +13,14 @@ from geocalc.nn.relaxed_weights import Theta
 
 
 def all_irreps(highest: int, copies: int = 1) -> o3.Irreps:
-    """Every irrep of degree 0 to `highest`, even and odd; of degree 0 alone the even one, which breaks nothing."""
+    """Every irrep of degree 0 to `highest`, even and odd; of degree 0 alone the even one, which
+    breaks nothing.
+    """
     if highest == 0:
         return o3.Irreps([(copies, (0, 1))])
-    return o3.Irreps([(copies, (degree, parity)) for degree in range(highest + 1) for parity in (1, -1)])
+    return o3.Irreps(
+        [(copies, (degree, parity)) for degree in range(highest + 1) for parity in (1, -1)]
+    )
 
 
 def default_filters(harmonics: o3.Irreps, theta: o3.Irreps) -> o3.Irreps:
@@ -25,19 +29,25 @@ def default_filters(harmonics: o3.Irreps, theta: o3.Irreps) -> o3.Irreps:
 
 
 class RelaxedFilters(nn.Module):
-    """e_ij = TP(theta, Y(r_ij)), a fully connected tensor product with weights of its own; Y are harmonics, theta relaxed weights.
+    """e_ij = TP(theta, Y(r_ij)), a fully connected tensor product with weights of its own; Y are
+    harmonics, theta relaxed weights.
 
-    Since theta is the same for all edges, this is one matrix per layer. Its columns have unit variance where theta is as it begins.
+    Since theta is the same for all edges, this is one matrix per layer. Its columns have unit
+    variance where theta is as it begins.
 
     Args:
-        harmonics: irreps of Y. theta: irreps of theta. filters: irreps of e, by default one of each of the two.
+        harmonics: irreps of Y.
+        theta: irreps of theta.
+        filters: irreps of e, by default one of each of the two.
     Raises:
         InputError: a harmonic occurs twice, or nothing makes one of the filters.
 
     Source: Hofgard et al., arXiv 2407.20471 (2024).
     """
 
-    def __init__(self, harmonics: o3.Irreps, theta: o3.Irreps, filters: o3.Irreps | None = None) -> None:
+    def __init__(
+        self, harmonics: o3.Irreps, theta: o3.Irreps, filters: o3.Irreps | None = None
+    ) -> None:
         super().__init__()
         if any(copies != 1 for copies, _ in harmonics):
             raise InputError(f"harmonics of a direction are one of each degree, got {harmonics}")
@@ -52,26 +62,39 @@ class RelaxedFilters(nn.Module):
             paths: list[int] = []
             n_paths = 0
             for (_, degree), there in zip(harmonics, harmonics.slices(), strict=True):
-                for (made_copies, made), place in zip(self.irreps_out, self.irreps_out.slices(), strict=True):
+                for (made_copies, made), place in zip(
+                    self.irreps_out, self.irreps_out.slices(), strict=True
+                ):
                     if made not in degree * relaxed:
                         continue
                     reached.add(made)
                     for copy in range(made_copies):
-                        couplings.append(_coupling(relaxed, degree, made, there, harmonics.dim) / math.sqrt(scalars))
-                        columns += range(place.start + copy * made.dim, place.start + (copy + 1) * made.dim)
+                        couplings.append(
+                            _coupling(relaxed, degree, made, there, harmonics.dim)
+                            / math.sqrt(scalars)
+                        )
+                        columns += range(
+                            place.start + copy * made.dim, place.start + (copy + 1) * made.dim
+                        )
                         paths += [n_paths] * made.dim
                         n_paths += 1
             if not n_paths:
                 raise InputError(
-                    f"no filter of {self.irreps_out} can be made of harmonics {harmonics} and relaxed weights {relaxed}"
+                    f"no filter of {self.irreps_out} can be made of harmonics {harmonics} and"
+                    f" relaxed weights {relaxed}"
                 )
             self.register_parameter(f"weight_{number}", nn.Parameter(torch.randn(copies, n_paths)))
-            self.register_buffer(f"coupling_{number}", torch.cat(couplings, dim=2).flatten(1), persistent=False)
+            self.register_buffer(
+                f"coupling_{number}", torch.cat(couplings, dim=2).flatten(1), persistent=False
+            )
             self.register_buffer(f"column_{number}", torch.tensor(columns), persistent=False)
             self.register_buffer(f"path_{number}", torch.tensor(paths), persistent=False)
         missing = [str(made) for _, made in self.irreps_out if made not in reached]
         if missing:
-            raise InputError(f"no filter {missing[0]} can be made of harmonics {harmonics} and relaxed weights {theta}")
+            raise InputError(
+                f"no filter {missing[0]} can be made of harmonics {harmonics} and relaxed weights"
+                f" {theta}"
+            )
 
     def forward(self) -> Tensor:
         """The matrix (dim of Y, dim of e) that makes filters of harmonics, e = Y @ matrix."""
@@ -80,13 +103,20 @@ class RelaxedFilters(nn.Module):
         for number, part in enumerate(self.theta.parts()):
             weight, path = getattr(self, f"weight_{number}"), getattr(self, f"path_{number}")
             coupled = part @ getattr(self, f"coupling_{number}").to(values.dtype)
-            coupled = coupled.view(part.shape[0], self.irreps_in.dim, -1) * weight.index_select(1, path)[:, None]
+            coupled = (
+                coupled.view(part.shape[0], self.irreps_in.dim, -1)
+                * weight.index_select(1, path)[:, None]
+            )
             matrix = matrix.index_add(1, getattr(self, f"column_{number}"), coupled.sum(0))
         return matrix
 
 
-def _coupling(relaxed: o3.Irrep, degree: o3.Irrep, made: o3.Irrep, place: slice, dim: int) -> Tensor:
-    """Coefficients (components of theta, dim of Y, components of e), zero but at the place of a harmonic; float64."""
+def _coupling(
+    relaxed: o3.Irrep, degree: o3.Irrep, made: o3.Irrep, place: slice, dim: int
+) -> Tensor:
+    """Coefficients (components of theta, dim of Y, components of e), zero but at the place of a
+    harmonic; float64.
+    """
     whole = torch.zeros(relaxed.dim, dim, made.dim, dtype=torch.float64)
     coefficients = o3.wigner_3j(degree.l, relaxed.l, made.l, dtype=torch.float64)
     whole[:, place] = coefficients.transpose(0, 1) * math.sqrt(made.dim)

@@ -14,14 +14,19 @@ from geocalc.nn.edges import EdgeIndex
 
 
 class RelaxedLayer(nn.Module):
-    """h -> gate(W h + relaxed convolution of h), with radial features from a multilayer perceptron of a basis of lengths.
+    """h -> gate(W h + relaxed convolution of h), with radial features from a multilayer perceptron
+    of a basis of lengths.
 
     Args:
         irreps_in, irreps_out: of features before and after. harmonics: of Y.
-        filters: with the relaxed weights of this layer. n_basis: radial basis. hidden: of the perceptron. n_radial: its result.
+        filters: with the relaxed weights of this layer.
+        n_basis: radial basis.
+        hidden: of the perceptron.
+        n_radial: its result.
         neighbours: about how many an atom has; sums over them are divided by its root.
 
-    Source: gated message passing of e3nn, with the convolution of Hofgard et al., arXiv 2407.20471 (2024).
+    Source: gated message passing of e3nn, with the convolution of Hofgard et al., arXiv 2407.20471
+    (2024).
     """
 
     def __init__(
@@ -37,17 +42,24 @@ class RelaxedLayer(nn.Module):
         super().__init__()
         self.gate = Gate(irreps_out)
         self.filters = filters
-        self.radial = nn.Sequential(nn.Linear(n_basis, hidden), nn.SiLU(), nn.Linear(hidden, n_radial), nn.SiLU())
+        self.radial = nn.Sequential(
+            nn.Linear(n_basis, hidden), nn.SiLU(), nn.Linear(hidden, n_radial), nn.SiLU()
+        )
         self.convolution = Convolution(irreps_in, filters.irreps_out, self.gate.irreps_in, n_radial)
         self.alone = EquivariantLinear(irreps_in, self.gate.irreps_in)
         self.scale = 1 / math.sqrt(neighbours)
 
-    def forward(self, features: Tensor, basis: Tensor, envelope: Tensor, harmonics: Tensor, index: EdgeIndex) -> Tensor:
+    def forward(
+        self, features: Tensor, basis: Tensor, envelope: Tensor, harmonics: Tensor, index: EdgeIndex
+    ) -> Tensor:
         """Features (n_atoms, dim of irreps_out).
 
         Args:
-            features: (n_atoms, dim of irreps_in). basis: (n_pairs, n_basis). envelope: (n_pairs, 1).
-            harmonics: (n_edges, dim of Y). index: the edges.
+            features: (n_atoms, dim of irreps_in).
+            basis: (n_pairs, n_basis).
+            envelope: (n_pairs, 1).
+            harmonics: (n_edges, dim of Y).
+            index: the edges.
         """
         radial = (self.radial(basis) * (envelope * self.scale)).index_select(0, index.pair_of)
         messages = self.convolution(features, radial, harmonics, self.filters(), index)

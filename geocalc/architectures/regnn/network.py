@@ -1,7 +1,9 @@
-"""Gated equivariant message passing whose equivariance learnable weights may relax, a network for energies on e3nn's irreps.
+"""Gated equivariant message passing whose equivariance learnable weights may relax, a network for
+energies on e3nn's irreps.
 
-With `l_relaxed: 0` it is an ordinary equivariant network. With more, a tensor theta in every layer can single out directions, of the
-axes that structures are given in: those of their file with the frame policy `none`, those of the cell with `cell` or `lattice`.
+With `l_relaxed: 0` it is an ordinary equivariant network. With more, a tensor theta in every layer
+can single out directions, of the axes that structures are given in: those of their file with the
+frame policy `none`, those of the cell with `cell` or `lattice`.
 
 Needs e3nn, the extra [e3nn]. Source: Hofgard et al., arXiv 2407.20471 (2024).
 """
@@ -28,19 +30,33 @@ class RelaxedE3NNSettings(Settings):
 
     cutoff: float = Field(5.0, gt=0)
     max_neighbors: int | None = Field(None, ge=1)
-    features: str = Field("32x0e + 16x1o + 8x2e", description="of the atoms between layers; there must be some 0e")
+    features: str = Field(
+        "32x0e + 16x1o + 8x2e", description="of the atoms between layers; there must be some 0e"
+    )
     num_layers: int = Field(2, ge=1)
-    l_harmonics: int = Field(2, ge=0, le=6, description="highest degree of the harmonics of directions")
-    l_relaxed: int = Field(2, ge=0, le=6, description="highest degree of relaxed weights; 0 for an equivariant network")
+    l_harmonics: int = Field(
+        2, ge=0, le=6, description="highest degree of the harmonics of directions"
+    )
+    l_relaxed: int = Field(
+        2, ge=0, le=6, description="highest degree of relaxed weights; 0 for an equivariant network"
+    )
     copies: int = Field(1, ge=1, description="of each irrep of the relaxed weights")
     num_gaussians: int = Field(16, ge=2)
     radial_hidden: int = Field(32, ge=1)
-    num_radial: int = Field(8, ge=1, description="radial features, of which each path has a linear combination")
-    neighbours: float = Field(40.0, gt=0, description="about how many an atom has; sums over them are divided by its root")
-    hidden_channels: int = Field(64, ge=2, description="of elements and tags, before they become the first 0e")
+    num_radial: int = Field(
+        8, ge=1, description="radial features, of which each path has a linear combination"
+    )
+    neighbours: float = Field(
+        40.0, gt=0, description="about how many an atom has; sums over them are divided by its root"
+    )
+    hidden_channels: int = Field(
+        64, ge=2, description="of elements and tags, before they become the first 0e"
+    )
     tag_hidden_channels: int = Field(0, ge=0)
     pg_hidden_channels: int = Field(8, ge=0, description="of the period, and of the group")
-    phys_embeds: bool = Field(True, description="physical properties of elements, so that rare ones are not strangers")
+    phys_embeds: bool = Field(
+        True, description="physical properties of elements, so that rare ones are not strangers"
+    )
     n_elements: int = Field(119, ge=2, le=119)
     n_levels: int = Field(1, ge=1, description="levels of theory")
 
@@ -50,7 +66,8 @@ class RelaxedE3NN(Network):
 
     Raises:
         MissingDependencyError: e3nn is not installed.
-        InputError: the irreps of features cannot be read, have no 0e, or nothing leads into one of them.
+        InputError: the irreps of features cannot be read, have no 0e, or nothing leads into one of
+            them.
     """
 
     def __init__(self, settings: RelaxedE3NNSettings) -> None:
@@ -67,7 +84,10 @@ class RelaxedE3NN(Network):
         between = read_irreps(s.features)
         scalars = o3.Irreps([(copies, irrep) for copies, irrep in between if str(irrep) == "0e"])
         if not scalars.dim:
-            raise InputError(f"features {s.features!r} have no 0e, of which energies are made; add some, such as 16x0e")
+            raise InputError(
+                f"features {s.features!r} have no 0e, of which energies are made; add some, such as"
+                " 16x0e"
+            )
         self.n_levels = s.n_levels
         self.embedding = AtomEmbedding(
             s.hidden_channels,
@@ -83,17 +103,29 @@ class RelaxedE3NN(Network):
         self.first = nn.Linear(s.hidden_channels, scalars.dim)
         self.basis = GaussianBasis(s.num_gaussians, s.cutoff)
         harmonics = o3.Irreps.spherical_harmonics(s.l_harmonics)
-        self.harmonics = partial(o3.spherical_harmonics, harmonics, normalize=True, normalization="component")
+        self.harmonics = partial(
+            o3.spherical_harmonics, harmonics, normalize=True, normalization="component"
+        )
         self.layers = nn.ModuleList()
         before = scalars
         for number in range(s.num_layers):
             after = scalars if number == s.num_layers - 1 else between
             filters = RelaxedFilters(harmonics, all_irreps(s.l_relaxed, s.copies))
             self.layers.append(
-                RelaxedLayer(before, after, filters, s.num_gaussians, s.radial_hidden, s.num_radial, s.neighbours)
+                RelaxedLayer(
+                    before,
+                    after,
+                    filters,
+                    s.num_gaussians,
+                    s.radial_hidden,
+                    s.num_radial,
+                    s.neighbours,
+                )
             )
             before = after
-        self.readout = nn.Sequential(nn.Linear(scalars.dim, scalars.dim), nn.SiLU(), nn.Linear(scalars.dim, 1))
+        self.readout = nn.Sequential(
+            nn.Linear(scalars.dim, scalars.dim), nn.SiLU(), nn.Linear(scalars.dim, 1)
+        )
 
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
         """Energies (n_systems,) of the batch, and each atom's share."""

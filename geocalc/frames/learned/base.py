@@ -20,9 +20,11 @@ class Geometry:
     Attributes:
         positions: (n_atoms, 3) Angstrom; takes the place of `systems.positions`, differentiable.
         cell: (n_systems, 3, 3) Angstrom; takes the place of `systems.cell`, differentiable.
-        systems: the batch. graph: its edges.
+        systems: the batch.
+        graph: its edges.
         edge_vec: (n_edges, 3) Angstrom; differentiable.
-        edge_weight: (n_edges,) how much each edge counts, differentiable; None where all count as one.
+        edge_weight: (n_edges,) how much each edge counts, differentiable; None where all count as
+            one.
     """
 
     positions: Tensor
@@ -34,11 +36,15 @@ class Geometry:
 
 
 class Canonicalizer(nn.Module, ABC):
-    """A module from a batch of structures to their frames: batched, differentiable, and the same in training and evaluation."""
+    """A module from a batch of structures to their frames: batched, differentiable, and the same in
+    training and evaluation.
+    """
 
     @abstractmethod
     def forward(self, geometry: Geometry, draws: torch.Generator | Tensor | None = None) -> Frames:
-        """Frames in the floating type of the positions; `draws` is randomness, which stochastic policies alone need."""
+        """Frames in the floating type of the positions; `draws` is randomness, which stochastic
+        policies alone need.
+        """
 
 
 class PolicyFrames(Canonicalizer):
@@ -51,4 +57,6 @@ class PolicyFrames(Canonicalizer):
     def forward(self, geometry: Geometry, draws: torch.Generator | Tensor | None = None) -> Frames:
         """See `geocalc.frames.make_frames`."""
         g = geometry
-        return make_frames(g.positions, g.cell, g.systems, g.graph, g.edge_vec, self.policy, draws, g.edge_weight)
+        return make_frames(
+            g.positions, g.cell, g.systems, g.graph, g.edge_vec, self.policy, draws, g.edge_weight
+        )

@@ -16,7 +16,8 @@ class CanonicalizerSettings(Settings):
         name: of the canonicalizer.
         dimensions: 2 turns about z only, for slabs; 3 turns freely.
         proper: rotations only; without, mirror images have one energy as well.
-        reach: Angstrom; edges fade out at this length, or at the network's cutoff where that is shorter.
+        reach: Angstrom; edges fade out at this length, or at the network's cutoff where that is
+            shorter.
     """
 
     name: str
@@ -26,7 +27,9 @@ class CanonicalizerSettings(Settings):
 
 
 class VectorNeuronSettings(CanonicalizerSettings):
-    """Of `vn-pointnet`, `vn-dgcnn` and `signnet-vn`; a third of `width` channels in the first layer, 64 as published."""
+    """Of `vn-pointnet`, `vn-dgcnn` and `signnet-vn`; a third of `width` channels in the first
+    layer, 64 as published.
+    """
 
     width: int = Field(64, ge=3)
 

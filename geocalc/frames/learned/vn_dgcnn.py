@@ -1,6 +1,7 @@
 """Dynamic graph convolutions made of vector neurons.
 
-Source: Deng et al., Vector neurons (2021), sec. 4; Wang et al., Dynamic graph CNN for learning on point clouds (2019).
+Source: Deng et al., Vector neurons (2021), sec. 4; Wang et al., Dynamic graph CNN for learning on
+point clouds (2019).
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ LEAK = 0.2  # as published
 
 
 class VNDGCNN(Canonicalizer):
-    """Four convolutions over edges, a layer on what they give together, and a head that compares atoms with their structure.
+    """Four convolutions over edges, a layer on what they give together, and a head that compares
+    atoms with their structure.
 
-    663,804 parameters at width 64, as published. The published head turns its features into numbers that no rotation changes, so what
-    is read after it is no frame. Here the frame is the sum of two sets of three vectors that do turn: those in which the head expresses
-    its features, and the last layer applied to the features themselves. Edges are the network's in every layer, where the published
-    ones connect a number of neighbours, which change in jumps.
+    663,804 parameters at width 64, as published. The published head turns its features into numbers
+    that no rotation changes, so what is read after it is no frame. Here the frame is the sum of two
+    sets of three vectors that do turn: those in which the head expresses its features, and the last
+    layer applied to the features themselves. Edges are the network's in every layer, where the
+    published ones connect a number of neighbours, which change in jumps.
 
     Args:
-        settings: its shape. cutoff: Angstrom, of the network.
+        settings: its shape.
+        cutoff: Angstrom, of the network.
     """
 
     def __init__(self, settings: VectorNeuronSettings, cutoff: float) -> None:
@@ -39,7 +43,9 @@ class VNDGCNN(Canonicalizer):
         self.convolutions = nn.ModuleList(VectorLayer(n_in, n_out, LEAK) for n_in, n_out in shapes)
         self.fusion = VectorLayer(a + a + b + c, fused, LEAK, shared=True)
         self.head = nn.Sequential(
-            VectorLayer(2 * fused, fused, LEAK), VectorLayer(fused, narrow, LEAK), VectorLinear(narrow, 3)
+            VectorLayer(2 * fused, fused, LEAK),
+            VectorLayer(fused, narrow, LEAK),
+            VectorLinear(narrow, 3),
         )
         self.last = VectorLayer(2 * fused, 3, LEAK, shared=True)
 
@@ -56,4 +62,9 @@ class VNDGCNN(Canonicalizer):
         atoms = self.fusion(torch.cat(found, dim=2))
         atoms = torch.cat([atoms, near.mean(atoms)[near.system_idx]], dim=2)
         vectors = self.head(atoms) + self.last(atoms)
-        return oriented(FrameVectors.mean_of(vectors, near), geometry, self.settings.dimensions, self.settings.proper)
+        return oriented(
+            FrameVectors.mean_of(vectors, near),
+            geometry,
+            self.settings.dimensions,
+            self.settings.proper,
+        )

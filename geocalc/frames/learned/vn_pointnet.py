@@ -1,7 +1,7 @@
 """PointNet made of vector neurons.
 
-Source: Deng et al., Vector neurons (2021), sec. 4; as a canonicalizer, Kaba et al., Equivariance with learned canonicalization
-functions (2023).
+Source: Deng et al., Vector neurons (2021), sec. 4; as a canonicalizer, Kaba et al., Equivariance
+with learned canonicalization functions (2023).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ N_VECTORS = 4  # of each atom; frames need three, the fourth has a part in the n
 
 
 class PointNet(nn.Module):
-    """A layer on edges, their mean around each atom, two layers on atoms; 1,310 parameters at width 64."""
+    """A layer on edges, their mean around each atom, two layers on atoms; 1,310 parameters at width
+    64.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -31,19 +33,24 @@ class PointNet(nn.Module):
         self.last = VectorLayer(channels, N_VECTORS)
 
     def forward(self, edges: Tensor, near: Surroundings) -> Tensor:
-        """Vectors of every atom, (n_atoms, 3, 4), from three of every edge, (n_edges, 3, 3) in columns."""
+        """Vectors of every atom, (n_atoms, 3, 4), from three of every edge, (n_edges, 3, 3) in
+        columns.
+        """
         return self.last(self.norm(self.atoms(near.around(self.edges(edges)))))
 
 
 class VNPointNet(Canonicalizer):
-    """Mean vectors of atoms as a frame; of each edge it sees the edge, the vector of its centre, and a third.
+    """Mean vectors of atoms as a frame; of each edge it sees the edge, the vector of its centre,
+    and a third.
 
-    The third is the cross product of the two, as published, which mirror images turn around; without `proper` it is the vector of the
-    neighbour, so that all three are true vectors. Published with the positions of nearest neighbours from the centroid, dropout and
-    batch normalisation.
+    The third is the cross product of the two, as published, which mirror images turn around;
+    without `proper` it is the vector of the neighbour, so that all three are true vectors.
+    Published with the positions of nearest neighbours from the centroid, dropout and batch
+    normalisation.
 
     Args:
-        settings: its shape. cutoff: Angstrom, of the network.
+        settings: its shape.
+        cutoff: Angstrom, of the network.
     """
 
     def __init__(self, settings: VectorNeuronSettings, cutoff: float) -> None:
@@ -55,11 +62,18 @@ class VNPointNet(Canonicalizer):
         """See `Canonicalizer`; nothing is drawn."""
         near = surroundings_of(geometry, self.reach)
         vectors = self.layers(edge_vectors(near, self.settings.proper), near)[:, :, :3]
-        return oriented(FrameVectors.mean_of(vectors, near), geometry, self.settings.dimensions, self.settings.proper)
+        return oriented(
+            FrameVectors.mean_of(vectors, near),
+            geometry,
+            self.settings.dimensions,
+            self.settings.proper,
+        )
 
 
 def edge_vectors(near: Surroundings, cross: bool) -> Tensor:
-    """Three vectors of each edge, (n_edges, 3, 3) in columns: itself, its centre's, and their cross product or its neighbour's."""
+    """Three vectors of each edge, (n_edges, 3, 3) in columns: itself, its centre's, and their cross
+    product or its neighbour's.
+    """
     centre = near.vectors[near.receivers]
     third = torch.linalg.cross(near.edge_vec, centre) if cross else near.vectors[near.senders]
     return torch.stack([near.edge_vec, centre, third], dim=2)

@@ -4,13 +4,16 @@ With S(k) = sum_j g_j exp(-i k.x_j), the structure factor of features g = Residu
 
     message_i = sum_k Re[exp(i k.x_i) S(k)] W(k),     update_i = Residual(...Dense(message_i)),
 
-where W has rank `down_size`: a part of each wave that all layers share, times one of each layer. In a molecule, whose directions of k
-are averaged, message_i = sum_j g_j sum_k W(k) sin(k r_ij) / (k r_ij).
+where W has rank `down_size`: a part of each wave that all layers share, times one of each layer. In
+a molecule, whose directions of k are averaged, message_i = sum_j g_j sum_k W(k) sin(k r_ij) / (k
+r_ij).
 
-With `drop_subsurface` the atoms that the network does not see are not in the structure factors either.
+With `drop_subsurface` the atoms that the network does not see are not in the structure factors
+either.
 
-Source: Kosmala et al., Ewald-based long-range message passing for molecular graphs (ICML 2023). Its sum is over half of the k, not
-divided by the volume, and its filter is tied to the indices of k; `filter: index` is that one.
+Source: Kosmala et al., Ewald-based long-range message passing for molecular graphs (ICML 2023). Its
+sum is over half of the k, not divided by the volume, and its filter is tied to the indices of k;
+`filter: index` is that one.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from geocalc.nn.ewald.waves import EwaldSettings, Filter, Waves
 
 INDEX_SCALE = 0.01  # published
 
-LongRange = Callable[[Tensor, Tensor], Tensor]  # values (n_atoms, width) and up (width, down_size) to messages (n_atoms, width)
+# values (n_atoms, width) and up (width, down_size) to messages (n_atoms, width)
+LongRange = Callable[[Tensor, Tensor], Tensor]
 
 
 class EwaldFilter(nn.Module):
@@ -54,22 +58,43 @@ class EwaldFilter(nn.Module):
             InputError: there are no waves; `geocalc.potentials.network.evaluate` makes them.
         """
         if waves is None:
-            raise InputError("this network has Ewald message passing and was given no waves; see geocalc.nn.ewald.waves")
+            raise InputError(
+                "this network has Ewald message passing and was given no waves; see"
+                " geocalc.nn.ewald.waves"
+            )
         plane, pairs = waves.plane, waves.pairs
         parts: list[LongRange] = []
         if plane is not None:
-            parts.append(plane_messages(plane.layout, plane.cosines, plane.sines, self._low(plane.lengths, plane.weights)))
+            parts.append(
+                plane_messages(
+                    plane.layout,
+                    plane.cosines,
+                    plane.sines,
+                    self._low(plane.lengths, plane.weights),
+                )
+            )
         if pairs is not None:
             low = self._low(pairs.lengths, pairs.weights)
-            parts.append(pair_messages(pairs.layout, torch.einsum("sijk,kd->sdij", pairs.waves, low[0])))
-        return parts[0] if len(parts) == 1 else lambda values, up: parts[0](values, up) + parts[1](values, up)
+            parts.append(
+                pair_messages(pairs.layout, torch.einsum("sijk,kd->sdij", pairs.waves, low[0]))
+            )
+        return (
+            parts[0]
+            if len(parts) == 1
+            else lambda values, up: parts[0](values, up) + parts[1](values, up)
+        )
 
     def _low(self, lengths: Tensor, weights: Tensor) -> Tensor:
-        """Filters (n_rows, n_waves, down_size) of waves of given lengths and weights, both (n_rows, n_waves)."""
+        """Filters (n_rows, n_waves, down_size) of waves of given lengths and weights, both (n_rows,
+        n_waves).
+        """
         if self.filter is Filter.INDEX:
             return self.down.weight.T * (INDEX_SCALE * weights)[:, :, None]
         flat = lengths.flatten()
-        features = self.basis(flat) * (self.scale * weights.flatten() * polynomial_envelope(flat, self.k_cutoff))[:, None]
+        features = (
+            self.basis(flat)
+            * (self.scale * weights.flatten() * polynomial_envelope(flat, self.k_cutoff))[:, None]
+        )
         return self.down(features).view(*lengths.shape, self.down.out_features)
 
 
@@ -77,7 +102,9 @@ def plane_messages(layout: Layout, cosines: Tensor, sines: Tensor, low: Tensor) 
     """Messages through structure factors; see the equation on top.
 
     Args:
-        layout: of padded arrays. cosines, sines: (n_rows, n_max, n_waves). low: (n_rows, n_waves, down_size).
+        layout: of padded arrays.
+        cosines, sines: (n_rows, n_max, n_waves).
+        low: (n_rows, n_waves, down_size).
     """
 
     def messages(values: Tensor, up: Tensor) -> Tensor:
@@ -93,7 +120,8 @@ def pair_messages(layout: Layout, kernels: Tensor) -> LongRange:
     """Messages between all pairs of a molecule.
 
     Args:
-        layout: of padded arrays. kernels: (n_rows, down_size, n_max, n_max), one for each rank of the filter.
+        layout: of padded arrays.
+        kernels: (n_rows, down_size, n_max, n_max), one for each rank of the filter.
     """
 
     def messages(values: Tensor, up: Tensor) -> Tensor:
@@ -107,7 +135,8 @@ class EwaldBlock(nn.Module):
     """The long-range update of one layer.
 
     Args:
-        width: node features H. settings: see `EwaldSettings`.
+        width: node features H.
+        settings: see `EwaldSettings`.
     """
 
     def __init__(self, width: int, settings: EwaldSettings) -> None:

@@ -1,7 +1,8 @@
-"""Which waves a structure has: integer indices n of k = 2 pi (n * steps) A^-T, one of every pair k, -k.
+"""Which waves a structure has: integer indices n of k = 2 pi (n * steps) A^-T, one of every pair k,
+-k.
 
-They are all that is kept from one step of a relaxation to the next: measured, the phases of atoms that have not moved cost less than
-finding out which these are.
+They are all that is kept from one step of a relaxation to the next: measured, the phases of atoms
+that have not moved cost less than finding out which these are.
 """
 
 from __future__ import annotations
@@ -23,25 +24,36 @@ def indices_in_box(grid: tuple[int, int, int]) -> np.ndarray:
 
 
 @lru_cache(maxsize=KEPT)
-def indices_within(lattice: bytes, steps: tuple[float, float, float], k_cutoff: float) -> np.ndarray:
-    """Half of the indices (n, 3) with |k| < k_cutoff, without zero; remembered while a relaxation keeps its cell.
+def indices_within(
+    lattice: bytes, steps: tuple[float, float, float], k_cutoff: float
+) -> np.ndarray:
+    """Half of the indices (n, 3) with |k| < k_cutoff, without zero; remembered while a relaxation
+    keeps its cell.
 
     Args:
         lattice: (3, 3) cell in Angstrom, the bytes of an array of float64.
-        steps: of k along each reciprocal vector; 1 on a lattice. k_cutoff: 1/Angstrom.
+        steps: of k along each reciprocal vector; 1 on a lattice.
+        k_cutoff: 1/Angstrom.
     Raises:
         InputError: there are too many.
     """
     cell, step = np.frombuffer(lattice).reshape(3, 3), np.array(steps)
     # k.a / (2 pi) is the index along the vector a, times its step
-    largest = np.floor(k_cutoff * np.linalg.norm(cell, axis=1) / (2 * np.pi * step) + 1e-9).astype(int)
+    largest = np.floor(k_cutoff * np.linalg.norm(cell, axis=1) / (2 * np.pi * step) + 1e-9).astype(
+        int
+    )
     n_candidates = np.prod(2.0 * largest + 1)
     if n_candidates > CANDIDATES:
         raise InputError(
-            f"the cell {cell.tolist()} is so large or flat that {n_candidates:.0e} waves up to k_cutoff={k_cutoff:g} 1/Å were to be "
-            "looked at; use a smaller cell, or a model with a smaller k_cutoff or a larger delta_k"
+            f"the cell {cell.tolist()} is so large or flat that {n_candidates:.0e} waves up to"
+            f" k_cutoff={k_cutoff:g} 1/Å were to be looked at; use a smaller cell, or a model with"
+            " a smaller k_cutoff or a larger delta_k"
         )
-    indices = _half(np.stack(np.meshgrid(*(np.arange(-n, n + 1.0) for n in largest), indexing="ij"), axis=-1).reshape(-1, 3))
+    indices = _half(
+        np.stack(
+            np.meshgrid(*(np.arange(-n, n + 1.0) for n in largest), indexing="ij"), axis=-1
+        ).reshape(-1, 3)
+    )
     vectors = 2 * np.pi * (indices * step) @ np.linalg.inv(cell).T
     indices = indices[(vectors * vectors).sum(1) < k_cutoff**2]
     indices.setflags(write=False)

@@ -1,4 +1,6 @@
-"""Atoms of some structures of a batch in an array with one row per structure, padded with zeros to the largest."""
+"""Atoms of some structures of a batch in an array with one row per structure, padded with zeros to
+the largest.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ class Layout:
     Attributes:
         systems: (n_rows,) int64, numbers of the structures in their batch of `n_systems`.
         counts: (n_rows,) int64, their atoms.
-        atoms: (n_held,) int64, their atoms in the batch of `n_atoms`. slots: (n_held,) int64, row times n_max plus column.
+        atoms: (n_held,) int64, their atoms in the batch of `n_atoms`.
+        slots: (n_held,) int64, row times n_max plus column.
         n_max: atoms of the largest.
     """
 
@@ -39,14 +42,20 @@ class Layout:
         return self.slots.shape[0] == self.n_rows * self.n_max == self.n_atoms
 
     def pad(self, values: Tensor) -> Tensor:
-        """Values (n_atoms, width) of the batch as (n_rows, n_max, width), zero where there is no atom."""
+        """Values (n_atoms, width) of the batch as (n_rows, n_max, width), zero where there is no
+        atom.
+        """
         if self.whole:
             return values.view(self.n_rows, self.n_max, -1)
         flat = values.new_zeros((self.n_rows * self.n_max, values.shape[1]))
-        return flat.index_copy(0, self.slots, values.index_select(0, self.atoms)).view(self.n_rows, self.n_max, -1)
+        return flat.index_copy(0, self.slots, values.index_select(0, self.atoms)).view(
+            self.n_rows, self.n_max, -1
+        )
 
     def unpad(self, padded: Tensor) -> Tensor:
-        """The way back: (n_rows, n_max, width) to (n_atoms, width), zero for atoms of other structures."""
+        """The way back: (n_rows, n_max, width) to (n_atoms, width), zero for atoms of other
+        structures.
+        """
         flat = padded.reshape(self.n_rows * self.n_max, -1)
         if self.whole:
             return flat
@@ -54,10 +63,12 @@ class Layout:
         return held.new_zeros((self.n_atoms, held.shape[1])).index_copy(0, self.atoms, held)
 
     def copies(self, owner: Tensor, system_idx: Tensor) -> tuple[Tensor | None, Layout]:
-        """The layout of copies of the batch, and the row that each of its rows copies; None where they are the rows themselves.
+        """The layout of copies of the batch, and the row that each of its rows copies; None where
+        they are the rows themselves.
 
         Args:
-            owner: (n_copies,) int64, the structure of each copy, ascending. system_idx: (n_copied_atoms,) int64, their copy.
+            owner: (n_copies,) int64, the structure of each copy, ascending.
+            system_idx: (n_copied_atoms,) int64, their copy.
         """
         if owner.shape[0] == self.n_systems:
             return None, self
@@ -70,7 +81,9 @@ def layout_of(system_idx: Tensor, n_systems: int, systems: Sequence[int]) -> Lay
     """The layout of some structures, at least one, given by their numbers.
 
     Args:
-        system_idx: (n_atoms,) int64, ascending. n_systems: of the batch. systems: ascending.
+        system_idx: (n_atoms,) int64, ascending.
+        n_systems: of the batch.
+        systems: ascending.
     """
     chosen = torch.tensor(systems, device=system_idx.device)
     n_max = int(torch.bincount(system_idx, minlength=n_systems)[chosen].max())

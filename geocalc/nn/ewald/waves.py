@@ -1,11 +1,14 @@
-"""Waves of a batch: what Ewald message passing needs to know of positions and cells, computed once for all layers and frames.
+"""Waves of a batch: what Ewald message passing needs to know of positions and cells, computed once
+for all layers and frames.
 
-Structures that are periodic along three or two cell vectors have plane waves exp(i k.x); along a direction that is not periodic, k is
-a grid of spacing `delta_k`, and each atom carries the mean of its wave over a voxel of that grid. In a molecule every direction of k
-counts alike, and their mean is known: sin(k r) / (k r) for two atoms at distance r. Phases and distances do not change when a
+Structures that are periodic along three or two cell vectors have plane waves exp(i k.x); along a
+direction that is not periodic, k is a grid of spacing `delta_k`, and each atom carries the mean of
+its wave over a voxel of that grid. In a molecule every direction of k counts alike, and their mean
+is known: sin(k r) / (k r) for two atoms at distance r. Phases and distances do not change when a
 structure is turned, so none of this depends on frames.
 
-Source: Kosmala et al., Ewald-based long-range message passing for molecular graphs (ICML 2023); where we deviate, docstrings say so.
+Source: Kosmala et al., Ewald-based long-range message passing for molecular graphs (ICML 2023);
+where we deviate, docstrings say so.
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ Index = Annotated[int, Field(ge=0, le=20)]
 
 
 class Filter(StrEnum):
-    """What weighs a wave: a function of |k|, or, as published for periodic cells, a number for each index of k."""
+    """What weighs a wave: a function of |k|, or, as published for periodic cells, a number for each
+    index of k.
+    """
 
     RADIAL = "radial"
     INDEX = "index"
@@ -43,18 +48,23 @@ class Filter(StrEnum):
 class EwaldSettings(Settings):
     """Settings of Ewald message passing; wave numbers in 1/Angstrom.
 
-    `radial` reads the crystal alone: its energy does not depend on the choice of the cell. `index` is the published filter: its
-    weights belong to the numbers of lattice vectors, so another order of them, or a supercell, has another energy.
+    `radial` reads the crystal alone: its energy does not depend on the choice of the cell. `index`
+    is the published filter: its weights belong to the numbers of lattice vectors, so another order
+    of them, or a supercell, has another energy.
 
-    In slabs heights are counted from the mean of the atoms, and the window damps those far from it: at the default `delta_k` by 1 % at
-    5 Angstrom, 4 % at 10.
+    In slabs heights are counted from the mean of the atoms, and the window damps those far from it:
+    at the default `delta_k` by 1 % at 5 Angstrom, 4 % at 10.
     """
 
     filter: Filter = Filter.RADIAL
-    k_cutoff: float = Field(1.2, gt=0, description="radial: waves shorter than 2 pi over this are left out")
+    k_cutoff: float = Field(
+        1.2, gt=0, description="radial: waves shorter than 2 pi over this are left out"
+    )
     delta_k: float = Field(0.1, gt=0, description="radial: spacing of k where nothing is periodic")
     num_radial: int = Field(16, ge=2, description="radial: Gaussians of |k|")
-    grid: tuple[Index, Index, Index] = Field((1, 1, 3), description="index: largest index of k along each lattice vector")
+    grid: tuple[Index, Index, Index] = Field(
+        (1, 1, 3), description="index: largest index of k along each lattice vector"
+    )
     down_size: int = Field(8, ge=1, description="rank of the filter")
     num_hidden: int = Field(3, ge=0, description="residual layers after the message")
 
@@ -73,8 +83,9 @@ class PlaneWaves:
     Attributes:
         layout: where their atoms lie in padded arrays of (n_rows, n_max).
         lengths: (n_rows, n_waves) 1/Angstrom, |k|.
-        weights: (n_rows, n_waves), so that a sum over waves of both signs of k is that over the reciprocal lattice divided by the
-            volume, 1/Angstrom^3 (integral over k / (2 pi)^3 where it is dense); 0 for padding. One each for an indexed filter.
+        weights: (n_rows, n_waves), so that a sum over waves of both signs of k is that over the
+            reciprocal lattice divided by the volume, 1/Angstrom^3 (integral over k / (2 pi)^3 where
+            it is dense); 0 for padding. One each for an indexed filter.
         cosines, sines: (n_rows, n_max, n_waves) of k.x, times the window of the atom.
     """
 
@@ -91,7 +102,8 @@ class PairWaves:
 
     Attributes:
         layout: where their atoms lie in padded arrays of (n_rows, n_max).
-        lengths: (1, n_waves) 1/Angstrom, |k|. weights: (1, n_waves) 1/Angstrom^3, of the integral over k / (2 pi)^3.
+        lengths: (1, n_waves) 1/Angstrom, |k|.
+        weights: (1, n_waves) 1/Angstrom^3, of the integral over k / (2 pi)^3.
         waves: (n_rows, n_max, n_max, n_waves), sin(k r) / (k r) times the window of the pair.
     """
 
@@ -106,7 +118,8 @@ class Waves:
     """Waves of a batch, or of its copies for frames.
 
     Attributes:
-        plane: of periodic structures, or None. pairs: of molecules, or None.
+        plane: of periodic structures, or None.
+        pairs: of molecules, or None.
     """
 
     plane: PlaneWaves | None
@@ -116,7 +129,8 @@ class Waves:
         """One copy of the waves of each structure for every frame of it.
 
         Args:
-            owner: (n_frames,) int64, the structure of each frame, ascending. system_idx: (n_copied_atoms,) int64, their frame.
+            owner: (n_frames,) int64, the structure of each frame, ascending.
+            system_idx: (n_copied_atoms,) int64, their frame.
             dtype: of the copies.
         """
         plane, pairs = self.plane, self.pairs
@@ -141,17 +155,21 @@ class Waves:
         return Waves(plane=plane, pairs=pairs)
 
 
-def make_waves(positions: Tensor, cell: Tensor, system_idx: Tensor, pbc: Tensor, settings: EwaldSettings) -> Waves:
+def make_waves(
+    positions: Tensor, cell: Tensor, system_idx: Tensor, pbc: Tensor, settings: EwaldSettings
+) -> Waves:
     """Waves of a batch, differentiable in positions and cell.
 
     Args:
-        positions: (n_atoms, 3) Angstrom. cell: (n_systems, 3, 3) Angstrom, rows are lattice vectors; those along which nothing is
+        positions: (n_atoms, 3) Angstrom.
+        cell: (n_systems, 3, 3) Angstrom, rows are lattice vectors; those along which nothing is
             periodic are not read and may be zero.
-        system_idx: (n_atoms,) int64, ascending. pbc: (n_systems, 3) bool.
+        system_idx: (n_atoms,) int64, ascending.
+        pbc: (n_systems, 3) bool.
         settings: which waves.
     Raises:
-        InputError: a structure is periodic along one vector, or not along three and the filter is indexed; periodic vectors span
-            no volume; or there are too many waves.
+        InputError: a structure is periodic along one vector, or not along three and the filter is
+            indexed; periodic vectors span no volume; or there are too many waves.
     """
     periodic = pbc.tolist()
     _check(periodic, settings)
@@ -162,7 +180,9 @@ def make_waves(positions: Tensor, cell: Tensor, system_idx: Tensor, pbc: Tensor,
     if lattices:
         layout = layout_of(system_idx, n_systems, lattices)
         rows = torch.tensor(lattices, device=cell.device)
-        plane = _plane_waves(positions, cell.index_select(0, rows), [periodic[k] for k in lattices], layout, settings)
+        plane = _plane_waves(
+            positions, cell.index_select(0, rows), [periodic[k] for k in lattices], layout, settings
+        )
     if molecules:
         pairs = _pair_waves(positions, layout_of(system_idx, n_systems, molecules), settings)
     return Waves(plane=plane, pairs=pairs)
@@ -172,19 +192,24 @@ def _check(periodic: Sequence[Sequence[bool]], settings: EwaldSettings) -> None:
     for k, along in enumerate(periodic):
         if sum(along) == 1:
             raise InputError(
-                f"structure {k} is periodic along {AXES[list(along).index(True)]} alone, for which Ewald message passing has no "
-                "waves; make it periodic along two vectors or three, or use a model without Ewald"
+                f"structure {k} is periodic along {AXES[list(along).index(True)]} alone, for which"
+                " Ewald message passing has no waves; make it periodic along two vectors or three,"
+                " or use a model without Ewald"
             )
         if settings.filter is Filter.INDEX and not all(along):
-            named = ", ".join(axis for axis, on in zip(AXES, along, strict=True) if on) or "no vector"
+            named = (
+                ", ".join(axis for axis, on in zip(AXES, along, strict=True) if on) or "no vector"
+            )
             raise InputError(
-                f"structure {k} is periodic along {named}; the indexed Ewald filter needs three periodic vectors: set pbc, or use "
-                "a model with filter: radial"
+                f"structure {k} is periodic along {named}; the indexed Ewald filter needs three"
+                " periodic vectors: set pbc, or use a model with filter: radial"
             )
 
 
 def sinc(squared: Tensor) -> Tensor:
-    """sin(x) / x for x^2 = `squared`, of any shape; smooth at zero, where its derivatives are exact too."""
+    """sin(x) / x for x^2 = `squared`, of any shape; smooth at zero, where its derivatives are exact
+    too.
+    """
     small = squared < 1
     inner = torch.where(small, squared, 0.0)
     series = torch.ones_like(inner)
@@ -195,31 +220,46 @@ def sinc(squared: Tensor) -> Tensor:
 
 
 def voxel_window(distance: Tensor, delta_k: float) -> Tensor:
-    """Mean of exp(i q x) over wave numbers q within half of `delta_k` of zero: sin(y) / y with y = delta_k x / 2.
+    """Mean of exp(i q x) over wave numbers q within half of `delta_k` of zero: sin(y) / y with y =
+    delta_k x / 2.
 
-    The published code calls `torch.sinc(y)`, which is sin(pi y) / (pi y) and damps pi times faster than that mean.
+    The published code calls `torch.sinc(y)`, which is sin(pi y) / (pi y) and damps pi times faster
+    than that mean.
 
     Args:
-        distance: x in Angstrom, any shape. delta_k: 1/Angstrom.
+        distance: x in Angstrom, any shape.
+        delta_k: 1/Angstrom.
     """
     return sinc((0.5 * delta_k * distance) ** 2)
 
 
 def _plane_waves(
-    positions: Tensor, cell: Tensor, periodic: Sequence[Sequence[bool]], layout: Layout, settings: EwaldSettings
+    positions: Tensor,
+    cell: Tensor,
+    periodic: Sequence[Sequence[bool]],
+    layout: Layout,
+    settings: EwaldSettings,
 ) -> PlaneWaves:
     cell = _completed(cell, periodic)
     volume = determinant(cell).abs()
     edges = cell.detach().norm(dim=2).prod(1)
     if not bool((volume > 1e-6 * edges).all()):
-        raise InputError("the periodic vectors of a cell span no volume, so it has no reciprocal lattice; check the cell")
+        raise InputError(
+            "the periodic vectors of a cell span no volume, so it has no reciprocal lattice; check"
+            " the cell"
+        )
     spacing = settings.delta_k / (2 * math.pi)
-    along_each = [(1.0 if a else spacing, 1.0 if b else spacing, 1.0 if c else spacing) for a, b, c in periodic]
+    along_each = [
+        (1.0 if a else spacing, 1.0 if b else spacing, 1.0 if c else spacing)
+        for a, b, c in periodic
+    ]
     places, counts = _indices(cell, along_each, settings)
     steps = torch.tensor(along_each, dtype=cell.dtype, device=cell.device)
     vectors = 2 * math.pi * (places * steps[:, None]) @ inverse(cell).transpose(1, 2)
     lengths = (vectors * vectors).sum(2).clamp(min=1e-24).sqrt()
-    weights = counts if settings.filter is Filter.INDEX else counts * (steps.prod(1) / volume)[:, None]
+    weights = (
+        counts if settings.filter is Filter.INDEX else counts * (steps.prod(1) / volume)[:, None]
+    )
     padded = layout.pad(positions)
     phases = padded @ vectors.transpose(1, 2)
     cosines, sines = torch.cos(phases), torch.sin(phases)
@@ -230,7 +270,9 @@ def _plane_waves(
 
 
 def _completed(cell: Tensor, periodic: Sequence[Sequence[bool]]) -> Tensor:
-    """Cells (n_rows, 3, 3) whose open vector, where there is one, is the unit normal of the periodic ones."""
+    """Cells (n_rows, 3, 3) whose open vector, where there is one, is the unit normal of the
+    periodic ones.
+    """
     if all(map(all, periodic)):
         return cell
     whole = []
@@ -244,17 +286,24 @@ def _completed(cell: Tensor, periodic: Sequence[Sequence[bool]]) -> Tensor:
     return torch.stack(whole)
 
 
-def _indices(cell: Tensor, steps: Sequence[tuple[float, float, float]], settings: EwaldSettings) -> tuple[Tensor, Tensor]:
-    """Indices of the waves, padded to (n_rows, n_waves, 3), and how often each counts, (n_rows, n_waves).
+def _indices(
+    cell: Tensor, steps: Sequence[tuple[float, float, float]], settings: EwaldSettings
+) -> tuple[Tensor, Tensor]:
+    """Indices of the waves, padded to (n_rows, n_waves, 3), and how often each counts, (n_rows,
+    n_waves).
 
-    A wave stands for k and -k, so it counts twice; k = 0 counts once where a direction is a grid, as one point of an integral, and not
-    at all on a lattice. The published sum is over one half alone; that of an indexed filter is ours too.
+    A wave stands for k and -k, so it counts twice; k = 0 counts once where a direction is a grid,
+    as one point of an integral, and not at all on a lattice. The published sum is over one half
+    alone; that of an indexed filter is ours too.
     """
     if settings.filter is Filter.INDEX:
         found = [indices_in_box(settings.grid)] * len(steps)
     else:
         lattices = [matrix.tobytes() for matrix in cell.detach().double().cpu().numpy()]
-        found = [indices_within(lattice, step, settings.k_cutoff) for lattice, step in zip(lattices, steps, strict=True)]
+        found = [
+            indices_within(lattice, step, settings.k_cutoff)
+            for lattice, step in zip(lattices, steps, strict=True)
+        ]
     places = np.zeros((len(found), 1 + max(map(len, found)), 3))
     counts = np.zeros(places.shape[:2])
     for row, (indices, step) in enumerate(zip(found, steps, strict=True)):
@@ -262,14 +311,22 @@ def _indices(cell: Tensor, steps: Sequence[tuple[float, float, float]], settings
         counts[row, 1 : 1 + len(indices)] = 1.0 if settings.filter is Filter.INDEX else 2.0
         places[row, 1 : 1 + len(indices)] = indices
     start = 0 if counts[:, 0].any() else 1
-    return torch.from_numpy(places[:, start:]).to(cell), torch.from_numpy(counts[:, start:]).to(cell)
+    return torch.from_numpy(places[:, start:]).to(cell), torch.from_numpy(counts[:, start:]).to(
+        cell
+    )
 
 
-def _window(padded: Tensor, cell: Tensor, periodic: Sequence[Sequence[bool]], layout: Layout, delta_k: float) -> Tensor:
-    """Window (n_rows, n_max) of each atom along the normal of its slab, counted from the mean height; 1 in crystals."""
+def _window(
+    padded: Tensor, cell: Tensor, periodic: Sequence[Sequence[bool]], layout: Layout, delta_k: float
+) -> Tensor:
+    """Window (n_rows, n_max) of each atom along the normal of its slab, counted from the mean
+    height; 1 in crystals.
+    """
     axes = [0 if all(along) else list(along).index(False) for along in periodic]
     open_ = torch.tensor([not all(along) for along in periodic], device=cell.device)
-    normal = cell[torch.arange(len(axes), device=cell.device), torch.tensor(axes, device=cell.device)]
+    normal = cell[
+        torch.arange(len(axes), device=cell.device), torch.tensor(axes, device=cell.device)
+    ]
     height = (padded @ normal[:, :, None])[:, :, 0]  # 0 for padding
     mean = height.sum(1) / layout.counts
     return torch.where(open_[:, None], voxel_window(height - mean[:, None], delta_k), 1.0)

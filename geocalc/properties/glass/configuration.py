@@ -18,13 +18,24 @@ from scipy.spatial import cKDTree
 
 from geocalc.errors import InputError
 
-NUMBERS = np.array([1, 2])  # atomic numbers of A and B in ASE, which are those of the types 1 and 2 of LAMMPS
+# atomic numbers of A and B in ASE, which are those of the types 1 and 2 of LAMMPS
+NUMBERS = np.array([1, 2])
 _TEMPERATURE = re.compile(r"_T(\d+\.\d+)(?:_|$)")  # as in ka_T0.44_1
-_BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_BROKEN = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+)
 Arrays = Mapping[str, NDArray[Any]]
 SPARSEST, DENSEST = 0.5, 2.0  # particles in a volume of sigma_AA^3; glasses have about 1.2
-CLOSEST = 0.5  # sigma_AA; at the temperature of a melt no pair of the Kob-Andersen mixture comes nearer than 0.6
-WIDEST_GAP = 1.0  # sigma_AA without a particle along an edge of the box, all others projected onto it
+# sigma_AA; at the temperature of a melt no pair of the Kob-Andersen mixture comes nearer than 0.6
+CLOSEST = 0.5
+# sigma_AA without a particle along an edge of the box, all others projected onto it
+WIDEST_GAP = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +53,12 @@ class GlassConfiguration:
         half_a, half_b: (n_times, n), the same over either half of the runs, or None.
         n_runs: None where it is not known.
         isf: (n_times,), self-intermediate scattering function of A, or None.
-        ageing: how far two halves of its equilibration differ, see `geocalc.properties.glass.dynamics.ageing`, or None.
+        ageing: how far two halves of its equilibration differ, see
+            `geocalc.properties.glass.dynamics.ageing`, or None.
     Raises:
-        InputError: shapes do not fit, something is not a number, types are not those of two kinds with A in the majority, or the
-            positions cannot be those of a dense liquid or glass in this box.
+        InputError: shapes do not fit, something is not a number, types are not those of two kinds
+            with A in the majority, or the positions cannot be those of a dense liquid or glass in
+            this box.
     """
 
     name: str
@@ -82,20 +95,27 @@ class GlassConfiguration:
 def read_configuration(path: Path | str) -> GlassConfiguration:
     """Read a configuration from an npz file; nothing pickled is loaded.
 
-    Three layouts are known: what `write_configuration` writes; the files of the BOTAN set, with one propensity at a time that they do
-    not hold; and the sample of the set of Bapst et al., with propensities at `time[time_indices]`.
+    Three layouts are known: what `write_configuration` writes; the files of the BOTAN set, with one
+    propensity at a time that they do not hold; and the sample of the set of Bapst et al., with
+    propensities at `time[time_indices]`.
 
     Raises:
-        InputError: the file is missing, damaged, or of another layout, or holds no configuration (see `GlassConfiguration`).
+        InputError: the file is missing, damaged, or of another layout, or holds no configuration
+            (see `GlassConfiguration`).
     """
     path = Path(path)
     arrays = _arrays(path)
     layout = next((layout for layout in _LAYOUTS if set(layout) <= set(arrays)), None)
     if layout is None:
         missing = min((sorted(set(layout) - set(arrays)) for layout in _LAYOUTS), key=len)
-        raise InputError(f"{path} has no {' and no '.join(missing)}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
+        raise InputError(
+            f"{path} has no {' and no '.join(missing)}; it holds"
+            f" {', '.join(sorted(arrays)) or 'nothing'}"
+        )
     try:
-        return _LAYOUTS[layout](path.stem, {name: _number(name, array) for name, array in arrays.items()})
+        return _LAYOUTS[layout](
+            path.stem, {name: _number(name, array) for name, array in arrays.items()}
+        )
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -111,11 +131,14 @@ def write_configuration(path: Path | str, configuration: GlassConfiguration) -> 
 
 
 def atoms_of(configuration: GlassConfiguration) -> Atoms:
-    """The configuration for ASE: A is H and B is He, as ASE reads the types 1 and 2 of LAMMPS; `types` holds 0 and 1.
+    """The configuration for ASE: A is H and B is He, as ASE reads the types 1 and 2 of LAMMPS;
+    `types` holds 0 and 1.
 
     Motion is left out; lengths are in sigma_AA.
     """
-    atoms = Atoms(NUMBERS[configuration.types], configuration.positions, cell=configuration.box, pbc=True)
+    atoms = Atoms(
+        NUMBERS[configuration.types], configuration.positions, cell=configuration.box, pbc=True
+    )
     atoms.set_array("types", configuration.types.copy())
     atoms.info["name"] = configuration.name
     if configuration.temperature is not None:
@@ -127,21 +150,33 @@ def configuration_of(atoms: Atoms, name: str = "configuration") -> GlassConfigur
     """A configuration without motion from ASE.
 
     Args:
-        atoms: periodic in an orthogonal cell, lengths in sigma_AA; `arrays["types"]` of 0 (A) and 1 (B), else two elements, of
-            which the more frequent is A. name: where `atoms.info` has none.
+        atoms: periodic in an orthogonal cell, lengths in sigma_AA; `arrays["types"]` of 0 (A) and 1
+            (B), else two elements, of which the more frequent is A.
+        name: where `atoms.info` has none.
     Raises:
-        InputError: the cell is not orthogonal or not periodic, or types cannot be told; else as `GlassConfiguration`.
+        InputError: the cell is not orthogonal or not periodic, or types cannot be told; else as
+            `GlassConfiguration`.
     """
     cell = np.array(atoms.cell)
     if not atoms.pbc.all():
-        raise InputError(f"a glass is periodic in all directions, got pbc = {atoms.pbc.tolist()}; set pbc in the file")
+        raise InputError(
+            f"a glass is periodic in all directions, got pbc = {atoms.pbc.tolist()}; set pbc in the"
+            " file"
+        )
     if np.abs(cell - np.diag(np.diag(cell))).max() > 1e-9 * np.abs(cell).max():
-        raise InputError(f"the box of a glass must be orthogonal and along x, y and z, got the cell {cell.tolist()}")
+        raise InputError(
+            "the box of a glass must be orthogonal and along x, y and z, got the cell"
+            f" {cell.tolist()}"
+        )
     temperature = atoms.info.get("temperature")
     return GlassConfiguration(
         name=str(atoms.info.get("name", name)),
         positions=np.array(atoms.positions, dtype=np.float64),
-        types=_integers("types", atoms.arrays["types"]) if "types" in atoms.arrays else _types_of(atoms),
+        types=(
+            _integers("types", atoms.arrays["types"])
+            if "types" in atoms.arrays
+            else _types_of(atoms)
+        ),
         box=np.diag(cell).astype(np.float64),
         temperature=None if temperature is None else float(temperature),
         times=np.zeros(0),
@@ -154,10 +189,14 @@ def _types_of(atoms: Atoms) -> NDArray[np.int64]:
     elements, counts = np.unique(atoms.get_chemical_symbols(), return_counts=True)
     if len(elements) != 2:
         found = ", ".join(elements) or "none"
-        raise InputError(f"a binary glass has two species, got {len(elements)} ({found}); write types of 0 and 1 as a column")
+        raise InputError(
+            f"a binary glass has two species, got {len(elements)} ({found}); write types of 0 and 1"
+            " as a column"
+        )
     if counts[0] == counts[1]:
         raise InputError(
-            f"A is the more frequent species, but there are {counts[0]} of {' and of '.join(elements)}; write types"
+            f"A is the more frequent species, but there are {counts[0]} of"
+            f" {' and of '.join(elements)}; write types"
         )
     return (np.array(atoms.get_chemical_symbols()) == elements[counts.argmin()]).astype(np.int64)
 
@@ -172,7 +211,10 @@ def _arrays(path: Path) -> Arrays:
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
     except _BROKEN as error:
-        raise InputError(f"{path} is damaged or no npz file ({' '.join(str(error).split())}); fetch or make it again") from None
+        raise InputError(
+            f"{path} is damaged or no npz file ({' '.join(str(error).split())}); fetch or make it"
+            " again"
+        ) from None
     raise InputError(f"{path} holds a single array; expected the named arrays of an npz file")
 
 
@@ -183,7 +225,9 @@ def _number(name: str, array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _integers(name: str, array: NDArray[Any]) -> NDArray[np.int64]:
-    if array.dtype.kind not in "biu" and not (np.isfinite(array).all() and (array == np.rint(array)).all()):
+    if array.dtype.kind not in "biu" and not (
+        np.isfinite(array).all() and (array == np.rint(array)).all()
+    ):
         raise InputError(f"{name} holds numbers that are not whole; expected 0 for A and 1 for B")
     return array.astype(np.int64)
 
@@ -191,7 +235,9 @@ def _integers(name: str, array: NDArray[Any]) -> NDArray[np.int64]:
 def _box(array: NDArray[Any]) -> Floats:
     """Three lengths, from one or three."""
     if array.size not in (1, 3):
-        raise InputError(f"the box has {array.size} numbers of shape {array.shape}; expected one length or three")
+        raise InputError(
+            f"the box has {array.size} numbers of shape {array.shape}; expected one length or three"
+        )
     return np.full(3, array.ravel(), dtype=np.float64)
 
 
@@ -243,10 +289,18 @@ def _botan(name: str, arrays: Arrays) -> GlassConfiguration:
 
 
 def _bapst(name: str, arrays: Arrays) -> GlassConfiguration:
-    """Times at which the scattering function has the values `is_values`; they are picked from the grid of the trajectories."""
-    chosen, grid = _integers("time_indices", arrays["time_indices"]), arrays["time"].astype(np.float64)
+    """Times at which the scattering function has the values `is_values`; they are picked from the
+    grid of the trajectories.
+    """
+    chosen, grid = (
+        _integers("time_indices", arrays["time_indices"]),
+        arrays["time"].astype(np.float64),
+    )
     if chosen.size and not (chosen.min() >= 0 and chosen.max() < len(grid)):
-        raise InputError(f"time_indices run from {chosen.min()} to {chosen.max()}, but time has {len(grid)} entries")
+        raise InputError(
+            f"time_indices run from {chosen.min()} to {chosen.max()}, but time has {len(grid)}"
+            " entries"
+        )
     return GlassConfiguration(
         name=name,
         positions=arrays["positions"].astype(np.float64),
@@ -285,21 +339,37 @@ def check_shapes(given: GlassConfiguration) -> None:
     for name, shape in wanted.items():
         array = getattr(given, name)
         if array is not None and array.shape != shape:
-            raise InputError(f"{name} has shape {array.shape}; expected {shape} for {n} particles and {n_times} times")
+            raise InputError(
+                f"{name} has shape {array.shape}; expected {shape} for {n} particles and {n_times}"
+                " times"
+            )
     if n == 0:
         raise InputError("there are no particles")
 
 
 def check_numbers(given: GlassConfiguration) -> None:
     """Whether all numbers are numbers, and those that cannot be negative are not."""
-    for name in ("positions", "box", "propensity", "half_a", "half_b", "isf", "temperature", "ageing"):
+    for name in (
+        "positions",
+        "box",
+        "propensity",
+        "half_a",
+        "half_b",
+        "isf",
+        "temperature",
+        "ageing",
+    ):
         values = getattr(given, name)
         if values is not None and not np.isfinite(values).all():
-            raise InputError(f"{name} holds {np.count_nonzero(~np.isfinite(values))} values that are not numbers")
+            raise InputError(
+                f"{name} holds {np.count_nonzero(~np.isfinite(values))} values that are not numbers"
+            )
     for name in ("propensity", "half_a", "half_b", "times"):
         values = getattr(given, name)
         if values is not None and (values < 0).any():
-            raise InputError(f"{name} holds {values.min():g}; distances and times are never negative")
+            raise InputError(
+                f"{name} holds {values.min():g}; distances and times are never negative"
+            )
     if given.temperature is not None and given.temperature <= 0:
         raise InputError(f"the temperature is {given.temperature:g}; it must be positive")
 
@@ -308,9 +378,14 @@ def check_types(types: NDArray[np.int64]) -> None:
     """Whether these are two kinds of particles with A in the majority."""
     strange = sorted(set(np.unique(types).tolist()) - {0, 1})
     if strange:
-        raise InputError(f"types hold {', '.join(map(str, strange[:5]))}; expected 0 for A and 1 for B alone")
+        raise InputError(
+            f"types hold {', '.join(map(str, strange[:5]))}; expected 0 for A and 1 for B alone"
+        )
     if 2 * types.sum() > len(types):
-        raise InputError(f"{types.sum()} of {len(types)} particles are B, type 1; A, type 0, must be the majority")
+        raise InputError(
+            f"{types.sum()} of {len(types)} particles are B, type 1; A, type 0, must be the"
+            " majority"
+        )
 
 
 def check_box(positions: Floats, box: Floats) -> None:
@@ -321,8 +396,9 @@ def check_box(positions: Floats, box: Floats) -> None:
     density = len(positions) / box.prod()
     if not SPARSEST <= density <= DENSEST:
         raise InputError(
-            f"{len(positions)} particles in the box {edges} have density {density:.3g}; a glass has about 1.2 particles in a volume "
-            "of sigma_AA^3, so the box is not theirs or lengths are in other units"
+            f"{len(positions)} particles in the box {edges} have density {density:.3g}; a glass has"
+            " about 1.2 particles in a volume of sigma_AA^3, so the box is not theirs or lengths"
+            " are in other units"
         )
     inside = positions - box * np.floor(positions / box)
     inside = np.where(inside >= box, 0.0, inside)
@@ -331,12 +407,13 @@ def check_box(positions: Floats, box: Floats) -> None:
         gap = np.diff(column, append=column[0] + length).max()
         if gap > WIDEST_GAP and len(column) > 1:
             raise InputError(
-                f"the box {edges} is empty over {gap:.3g} of its length along {axis}; it is not that of the positions"
+                f"the box {edges} is empty over {gap:.3g} of its length along {axis}; it is not"
+                " that of the positions"
             )
     near = cKDTree(inside, boxsize=box).query_pairs(CLOSEST, output_type="ndarray")
     if len(near):
         i, j = sorted(near[0].tolist())
         raise InputError(
-            f"particles {i} and {j}, and {len(near) - 1} other pairs, are nearer than {CLOSEST} in the box {edges}; it is not that "
-            "of the positions, or these overlap"
+            f"particles {i} and {j}, and {len(near) - 1} other pairs, are nearer than {CLOSEST} in"
+            f" the box {edges}; it is not that of the positions, or these overlap"
         )

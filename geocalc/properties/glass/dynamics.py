@@ -1,6 +1,8 @@
-"""How particles of a glass move: propensity, self-intermediate scattering function, and what follows from them.
+"""How particles of a glass move: propensity, self-intermediate scattering function, and what
+follows from them.
 
-Lengths in sigma_AA, times in sigma_AA sqrt(m / epsilon_AA), temperatures in epsilon_AA / k_B, as everywhere in `geocalc.properties.glass`.
+Lengths in sigma_AA, times in sigma_AA sqrt(m / epsilon_AA), temperatures in epsilon_AA / k_B, as
+everywhere in `geocalc.properties.glass`.
 """
 
 from __future__ import annotations
@@ -16,18 +18,24 @@ from numpy.typing import NDArray
 from geocalc.errors import InputError
 
 A, B = 0, 1
-WAVE_NUMBER = 7.2  # first peak of the structure factor of A at density 1.2; Kob and Andersen, Phys. Rev. E 52, 4134 (1995)
+# first peak of the structure factor of A at density 1.2; Kob and Andersen, Phys. Rev. E 52, 4134
+# (1995)
+WAVE_NUMBER = 7.2
 Floats = NDArray[np.float64]
 
 
-def scattering(displacements: Floats, types: NDArray[np.int64], wave_number: float = WAVE_NUMBER) -> Floats:
-    """Self-intermediate scattering function of the A particles, averaged over directions of the wave vector.
+def scattering(
+    displacements: Floats, types: NDArray[np.int64], wave_number: float = WAVE_NUMBER
+) -> Floats:
+    """Self-intermediate scattering function of the A particles, averaged over directions of the
+    wave vector.
 
     F_s(q, t) = < sin(q r) / (q r) >, with r = |x(t) - x(0)|.
 
     Args:
         displacements: (..., n, 3), x(t) - x(0), not wrapped.
-        types: (n,), 0 for A. wave_number: q.
+        types: (n,), 0 for A.
+        wave_number: q.
     Returns:
         (...,), 1 where nothing has moved.
     """
@@ -36,10 +44,12 @@ def scattering(displacements: Floats, types: NDArray[np.int64], wave_number: flo
 
 
 def relaxation_time(times: Floats, isf: Floats, level: float = 1 / math.e) -> float:
-    """The time at which a scattering function falls to `level`, tau_alpha; straight lines in log t between the times.
+    """The time at which a scattering function falls to `level`, tau_alpha; straight lines in log t
+    between the times.
 
     Args:
-        times: (n_times,), positive and ascending. isf: (n_times,).
+        times: (n_times,), positive and ascending.
+        isf: (n_times,).
     Returns:
         NaN where the function does not fall so far, or has fallen before the first time.
     """
@@ -57,7 +67,8 @@ class Propensity:
 
     Attributes:
         mean: (n_times, n), over all runs.
-        half_a, half_b: (n_times, n), over the even and the odd runs, counted from 0: what tells the noise of `mean`.
+        half_a, half_b: (n_times, n), over the even and the odd runs, counted from 0: what tells the
+            noise of `mean`.
         isf: (n_times,), self-intermediate scattering function of A over all runs.
     """
 
@@ -68,25 +79,35 @@ class Propensity:
 
 
 def propensity(runs: Sequence[Floats], types: NDArray[np.int64]) -> Propensity:
-    """The propensity of motion: the mean of |x(t) - x(0)| over runs that differ in their first velocities only.
+    """The propensity of motion: the mean of |x(t) - x(0)| over runs that differ in their first
+    velocities only.
 
     Args:
-        runs: displacements (n_times, n, 3) of each run, two at least. types: (n,), 0 for A.
+        runs: displacements (n_times, n, 3) of each run, two at least.
+        types: (n,), 0 for A.
     Raises:
         InputError: there are fewer than two runs.
     Source: Widmer-Cooper, Harrowell and Fynewever, Phys. Rev. Lett. 93, 135701 (2004).
     """
     if len(runs) < 2:
-        raise InputError(f"a propensity with its two halves needs two runs or more, got {len(runs)}")
+        raise InputError(
+            f"a propensity with its two halves needs two runs or more, got {len(runs)}"
+        )
     distances = np.linalg.norm(np.stack(runs), axis=-1)
     isf = np.mean([scattering(run, types) for run in runs], axis=0)
-    return Propensity(mean=distances.mean(0), half_a=distances[::2].mean(0), half_b=distances[1::2].mean(0), isf=isf)
+    return Propensity(
+        mean=distances.mean(0),
+        half_a=distances[::2].mean(0),
+        half_b=distances[1::2].mean(0),
+        isf=isf,
+    )
 
 
 def maxwell_velocities(n: int, temperature: float, generator: np.random.Generator) -> Floats:
     """Velocities (n, 3) of particles of mass 1 from Maxwell's distribution, with no total momentum.
 
-    They are not scaled to the temperature: the kinetic energy fluctuates as it does in the canonical ensemble.
+    They are not scaled to the temperature: the kinetic energy fluctuates as it does in the
+    canonical ensemble.
     """
     velocities = generator.normal(scale=math.sqrt(temperature), size=(n, 3))
     return velocities - velocities.mean(axis=0)
@@ -100,27 +121,37 @@ def steps_of(times: Sequence[float], timestep: float) -> tuple[int, ...]:
     """
     steps = tuple(round(time / timestep) for time in times)
     if not times or steps[0] < 1 or any(b <= a for a, b in pairwise(steps)):
-        raise InputError(f"times must ascend and the first be a step or more, got {list(times)} with steps of {timestep}")
+        raise InputError(
+            f"times must ascend and the first be a step or more, got {list(times)} with steps of"
+            f" {timestep}"
+        )
     for time, step in zip(times, steps, strict=True):
         if abs(step * timestep - time) > 1e-6 * time:
-            raise InputError(f"the time {time} is no multiple of the time step {timestep}; the nearest is {step * timestep:g}")
+            raise InputError(
+                f"the time {time} is no multiple of the time step {timestep}; the nearest is"
+                f" {step * timestep:g}"
+            )
     return steps
 
 
 def log_times(first: float, last: float, n_times: int, timestep: float) -> tuple[float, ...]:
-    """Times from `first` to `last`, evenly spaced in their logarithm as far as multiples of the time step are; no time twice."""
+    """Times from `first` to `last`, evenly spaced in their logarithm as far as multiples of the
+    time step are; no time twice.
+    """
     steps = np.rint(np.geomspace(first, last, n_times) / timestep).astype(int)
     return tuple(round(int(step) * timestep, 9) for step in np.unique(np.maximum(steps, 1)))
 
 
 def ageing(frames: Floats, types: NDArray[np.int64]) -> float:
-    """How far the two halves of a trajectory differ: the largest difference of their scattering functions.
+    """How far the two halves of a trajectory differ: the largest difference of their scattering
+    functions.
 
-    In equilibrium it is noise; in a liquid that ages the later half is slower. Each half is averaged over its time origins, for
-    lags up to half of its length.
+    In equilibrium it is noise; in a liquid that ages the later half is slower. Each half is
+    averaged over its time origins, for lags up to half of its length.
 
     Args:
-        frames: (n_frames, n, 3), unwrapped positions at even intervals, eight at least. types: (n,), 0 for A.
+        frames: (n_frames, n, 3), unwrapped positions at even intervals, eight at least.
+        types: (n,), 0 for A.
     Raises:
         InputError: there are fewer than eight frames.
     """

@@ -20,9 +20,11 @@ class InherentStructure:
     """A minimum of the potential energy.
 
     Attributes:
-        positions: (n, 3), followed from the configuration without wrapping, so differences are displacements.
+        positions: (n, 3), followed from the configuration without wrapping, so differences are
+            displacements.
         energies: (n,) epsilon_AA, of each particle.
-        fmax: epsilon_AA / sigma_AA, largest force that is left. n_steps: taken.
+        fmax: epsilon_AA / sigma_AA, largest force that is left.
+        n_steps: taken.
         status: CONVERGED where it is below what was asked for.
     """
 
@@ -47,18 +49,25 @@ def systems_of(configuration: GlassConfiguration) -> Systems:
     )
 
 
-def inherent_structure(configuration: GlassConfiguration, fmax: float = 1e-3, max_steps: int = 5000) -> InherentStructure:
+def inherent_structure(
+    configuration: GlassConfiguration, fmax: float = 1e-3, max_steps: int = 5000
+) -> InherentStructure:
     """The minimum that lies downhill from a configuration, of `KobAndersen`.
 
     Args:
-        configuration: of any temperature. fmax: epsilon_AA / sigma_AA. max_steps: of `geocalc.properties.glass.minimiser`.
+        configuration: of any temperature.
+        fmax: epsilon_AA / sigma_AA.
+        max_steps: of `geocalc.properties.glass.minimiser`.
     Returns:
-        What was reached; where `status` is not CONVERGED, the geometry of lowest energy on the way. A start from which the energy
-        falls by more than 10 per particle, as no thermal configuration has it, ends as EXPLODED.
+        What was reached; where `status` is not CONVERGED, the geometry of lowest energy on the way.
+        A start from which the energy falls by more than 10 per particle, as no thermal
+        configuration has it, ends as EXPLODED.
     Source: Stillinger and Weber, Phys. Rev. A 25, 978 (1982).
     """
     potential = KobAndersen()
-    (end,) = relax_systems(systems_of(configuration), potential, Downhill(), fmax=fmax, max_steps=max_steps)
+    (end,) = relax_systems(
+        systems_of(configuration), potential, Downhill(), fmax=fmax, max_steps=max_steps
+    )
     energies = potential(end.systems).atom_energies
     return InherentStructure(
         positions=end.systems.positions.numpy(),

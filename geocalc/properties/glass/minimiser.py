@@ -1,8 +1,8 @@
 """L-BFGS that never climbs, for thousands of particles far from their minimum.
 
-A thermal glass is full of directions of negative curvature, from which plain L-BFGS learns to walk uphill; the dense method that is
-geocalc's default stores a matrix of all coordinates. This one learns only from positive curvature, and takes half of a step back
-whenever the energy has risen.
+A thermal glass is full of directions of negative curvature, from which plain L-BFGS learns to walk
+uphill; the dense method that is geocalc's default stores a matrix of all coordinates. This one
+learns only from positive curvature, and takes half of a step back whenever the energy has risen.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ Pairs = tuple[tuple[Floats, Floats], ...]
 
 
 class Memory(NamedTuple):
-    """What is remembered of one structure; the anchor is the last place that was lower than all before.
+    """What is remembered of one structure; the anchor is the last place that was lower than all
+    before.
 
     Attributes:
-        energy: at the anchor. pairs: steps and changes of the gradient, (n_free,) each, oldest first.
+        energy: at the anchor.
+        pairs: steps and changes of the gradient, (n_free,) each, oldest first.
         n_halved: how often the step from the anchor was halved.
     """
 
@@ -39,7 +41,9 @@ class Memory(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """The next step of one structure from here, what it remembers, and whether here is the new anchor."""
+    """The next step of one structure from here, what it remembers, and whether here is the new
+    anchor.
+    """
 
     step: Floats
     memory: Memory
@@ -48,7 +52,9 @@ class _Plan(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DownhillState:
-    """What is remembered of a batch; `positions` (n_atoms, 3) and `forces` (n_atoms, 3) are those of the anchors."""
+    """What is remembered of a batch; `positions` (n_atoms, 3) and `forces` (n_atoms, 3) are those
+    of the anchors.
+    """
 
     memory: Ragged[Memory] = per_system()
     positions: Tensor = per_atom()
@@ -60,10 +66,13 @@ class Downhill:
     """Settings of the method, an `geocalc.optim.Optimizer`.
 
     Attributes:
-        max_step: longest displacement of any one particle along x, y or z. memory: steps that are remembered.
-        curvature: energy per squared length, the Hessian before anything is known is this times unity.
+        max_step: longest displacement of any one particle along x, y or z.
+        memory: steps that are remembered.
+        curvature: energy per squared length, the Hessian before anything is known is this times
+            unity.
 
-    Source: Nocedal and Wright, Numerical Optimization (2006), algorithm 7.4 (two loops) with backtracking (3.1).
+    Source: Nocedal and Wright, Numerical Optimization (2006), algorithm 7.4 (two loops) with
+    backtracking (3.1).
     """
 
     max_step: float = 0.1
@@ -74,25 +83,37 @@ class Downhill:
         """State that has learnt nothing yet."""
         nothing = Ragged((Memory(),) * systems.n_systems)
         return DownhillState(
-            memory=nothing, positions=systems.positions, forces=systems.positions.new_zeros(systems.n_atoms, 3)
+            memory=nothing,
+            positions=systems.positions,
+            forces=systems.positions.new_zeros(systems.n_atoms, 3),
         )
 
-    def step(self, systems: Systems, energy: Tensor, forces: Tensor, state: DownhillState) -> tuple[Tensor, DownhillState]:
+    def step(
+        self, systems: Systems, energy: Tensor, forces: Tensor, state: DownhillState
+    ) -> tuple[Tensor, DownhillState]:
         """One step; see `geocalc.optim.base.Optimizer.step`."""
         free = FreeComponents.of(systems)
         parts = free.split(systems.positions - state.positions, state.forces, forces)
-        plans = [self._plan(*known) for known in zip(state.memory, energy.tolist(), parts, strict=True)]
+        plans = [
+            self._plan(*known) for known in zip(state.memory, energy.tolist(), parts, strict=True)
+        ]
         displacement = free.join([plan.step for plan in plans], math.inf, forces)
-        here = systems.positions.new_tensor([plan.lower for plan in plans]).bool()[systems.system_idx, None]
+        here = systems.positions.new_tensor([plan.lower for plan in plans]).bool()[
+            systems.system_idx, None
+        ]
         positions = systems.positions.where(here, state.positions)
         memory = Ragged(tuple(plan.memory for plan in plans))
-        return displacement, DownhillState(memory=memory, positions=positions, forces=forces.where(here, state.forces))
+        return displacement, DownhillState(
+            memory=memory, positions=positions, forces=forces.where(here, state.forces)
+        )
 
     def _plan(self, memory: Memory, energy: float, part: Floats) -> _Plan:
         """The next step of one structure, from here.
 
         Args:
-            memory: of the structure. energy: here. part: (3, n_free), the move from the anchor, forces there and forces here.
+            memory: of the structure.
+            energy: here.
+            part: (3, n_free), the move from the anchor, forces there and forces here.
         """
         move, before, now = part
         if energy <= memory.energy + ROUNDING * abs(energy):
@@ -104,7 +125,9 @@ class Downhill:
         return _Plan(plain - move, Memory(memory.energy), False)
 
     def _learnt(self, pairs: Pairs, move: Floats, change: Floats) -> Pairs:
-        """The pairs with this one, where the curvature along it is positive, and without the oldest."""
+        """The pairs with this one, where the curvature along it is positive, and without the
+        oldest.
+        """
         if not move @ change > CURVED * math.sqrt((move @ move) * (change @ change)):
             return pairs
         return (*pairs, (move.copy(), change.copy()))[-self.memory :]
@@ -115,7 +138,9 @@ class Downhill:
         return step * min(1.0, self.max_step / longest) if longest > 0 else step
 
     def _newton(self, pairs: Pairs, forces: Floats) -> Floats:
-        """Where the quadratic model that was learnt has its minimum, (n_free,) from the place of these forces."""
+        """Where the quadratic model that was learnt has its minimum, (n_free,) from the place of
+        these forces.
+        """
         direction = forces.copy()
         weights = []
         for step, change in reversed(pairs):

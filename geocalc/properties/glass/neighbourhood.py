@@ -1,6 +1,7 @@
 """Who is near whom in a glass: the edges that networks of glasses see.
 
-Unlike the edges of potentials, vectors point from the sender to the receiver, and a particle may be its own neighbour.
+Unlike the edges of potentials, vectors point from the sender to the receiver, and a particle may be
+its own neighbour.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Neighbourhood:
 
     Attributes:
         senders, receivers: (n_edges,) int64.
-        edge_vec: (n_edges, 3) float64, x_receiver - x_sender to the nearest image; zero for self-loops.
+        edge_vec: (n_edges, 3) float64, x_receiver - x_sender to the nearest image; zero for
+            self-loops.
     """
 
     senders: Tensor
@@ -32,20 +34,25 @@ class Neighbourhood:
     edge_vec: Tensor
 
 
-def neighbourhood(configuration: GlassConfiguration, cutoff: float = CUTOFF, self_loops: bool = True) -> Neighbourhood:
+def neighbourhood(
+    configuration: GlassConfiguration, cutoff: float = CUTOFF, self_loops: bool = True
+) -> Neighbourhood:
     """Connect particles that are nearer than `cutoff`, each pair both ways.
 
     Args:
-        configuration: positions and box. cutoff: sigma_AA; edges of exactly this length are left out.
+        configuration: positions and box.
+        cutoff: sigma_AA; edges of exactly this length are left out.
         self_loops: whether each particle is also its own neighbour.
     Raises:
-        InputError: `cutoff` is not positive, or more than half the box, where the nearest image would not be the only one.
+        InputError: `cutoff` is not positive, or more than half the box, where the nearest image
+            would not be the only one.
     """
     box, positions = configuration.box, configuration.positions
     if not 0 < cutoff <= box.min() / 2:
         raise InputError(
-            f"a cutoff of {cutoff:g} does not suit the box {' x '.join(f'{length:g}' for length in box)} of {configuration.name}; "
-            "it must be positive and no more than half the shortest edge"
+            f"a cutoff of {cutoff:g} does not suit the box"
+            f" {' x '.join(f'{length:g}' for length in box)} of {configuration.name}; it must be"
+            " positive and no more than half the shortest edge"
         )
     edges = search(positions, np.diag(box), np.ones(3, dtype=bool), cutoff)
     senders, receivers = edges.senders, edges.receivers
@@ -57,5 +64,7 @@ def neighbourhood(configuration: GlassConfiguration, cutoff: float = CUTOFF, sel
         senders, receivers = senders[order], receivers[order]
         vectors = np.concatenate([vectors, np.zeros((len(every), 3))])[order]
     return Neighbourhood(
-        senders=torch.from_numpy(senders), receivers=torch.from_numpy(receivers), edge_vec=torch.from_numpy(vectors)
+        senders=torch.from_numpy(senders),
+        receivers=torch.from_numpy(receivers),
+        edge_vec=torch.from_numpy(vectors),
     )

@@ -13,17 +13,23 @@ from geocalc.properties.glass.dynamics import steps_of
 
 
 class GlassSettings(Settings):
-    """Isoconfigurational ensembles of the Kob-Andersen mixture at constant volume, in Lennard-Jones units.
+    """Isoconfigurational ensembles of the Kob-Andersen mixture at constant volume, in Lennard-Jones
+    units.
 
     Attributes:
-        n_particles: four fifths of them A. density: particles in a volume of sigma_AA^3.
+        n_particles: four fifths of them A.
+        density: particles in a volume of sigma_AA^3.
         temperature: of the configurations and of the first velocities.
-        melt_temperature, melt_time: how a random start is melted. quench_time: in which it is cooled to `temperature`, evenly.
+        melt_temperature, melt_time: how a random start is melted.
+        quench_time: in which it is cooled to `temperature`, evenly.
         equilibration_time: at `temperature`, before the piece that is tested for ageing.
-        ageing_time: length of that piece; its last frame is the configuration. n_frames: of it.
+        ageing_time: length of that piece; its last frame is the configuration.
+        n_frames: of it.
         ageing_tolerance: largest difference of the scattering functions of its halves.
         times: at which displacements are taken, multiples of the time step.
-        n_runs: of each configuration. timestep: of all. seed: of everything that is random.
+        n_runs: of each configuration.
+        timestep: of all.
+        seed: of everything that is random.
     """
 
     n_particles: int = Field(default=1000, ge=100)
@@ -46,11 +52,15 @@ class GlassSettings(Settings):
         """Times are multiples of the step, and the ageing piece has room for its frames."""
         steps_of(self.times, self.timestep)
         if self.ageing_time < self.n_frames * self.timestep:
-            raise ValueError(f"an ageing_time of {self.ageing_time} has no {self.n_frames} steps of {self.timestep}")
+            raise ValueError(
+                f"an ageing_time of {self.ageing_time} has no {self.n_frames} steps of"
+                f" {self.timestep}"
+            )
         if self.box_length < 5.6:
             raise ValueError(
-                f"{self.n_particles} particles at density {self.density} fill a box of {self.box_length:.2f}, which is less than "
-                "twice the cutoff 2.5 and a skin of 0.3; take more particles"
+                f"{self.n_particles} particles at density {self.density} fill a box of"
+                f" {self.box_length:.2f}, which is less than twice the cutoff 2.5 and a skin of"
+                " 0.3; take more particles"
             )
         return self
 

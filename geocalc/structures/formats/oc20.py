@@ -1,8 +1,10 @@
-"""Records of OC20's LMDB files: pickled torch-geometric `Data`, read without running anything they ask for.
+"""Records of OC20's LMDB files: pickled torch-geometric `Data`, read without running anything they
+ask for.
 
-A pickle is a program. This reader lets it build ordered dictionaries, tensors and one inert container that stands in for the
-torch-geometric classes, and refuses every other name; torch-geometric itself is never imported. What the pickle can reach is
-made anew for each record or cannot be changed, so one record cannot alter how the next is read.
+A pickle is a program. This reader lets it build ordered dictionaries, tensors and one inert
+container that stands in for the torch-geometric classes, and refuses every other name;
+torch-geometric itself is never imported. What the pickle can reach is made anew for each record or
+cannot be changed, so one record cannot alter how the next is read.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ _GEOMETRIC = {
     ("torch_geometric.data.storage", "NodeStorage"),
 }
 _ATOMS_KEYS = ("pos", "atomic_numbers", "cell", "pbc", "tags", "fixed", "sid")
-_EDGE_KEYS = ("edge_index", "cell_offsets", "distances", "neighbors", "natoms")  # graphs are built anew, so these are dropped
+# graphs are built anew, so these are dropped
+_EDGE_KEYS = ("edge_index", "cell_offsets", "distances", "neighbors", "natoms")
 
 
 def oc20_atoms(record: bytes) -> Atoms:
@@ -38,15 +41,20 @@ def oc20_atoms(record: bytes) -> Atoms:
     Args:
         record: the pickled `Data`, of any version of torch-geometric.
     Returns:
-        Atoms with OC20's tags, FixAtoms from `fixed`, pbc on where the record has a cell. `y` (or `y_init`, the energy of these
-        positions) and `force` become `info["REF_energy"]` and `arrays["REF_forces"]`; other numbers go to info, other
-        per-atom arrays to arrays, so `y_relaxed` and `pos_relaxed` stay.
+        Atoms with OC20's tags, FixAtoms from `fixed`, pbc on where the record has a cell. `y` (or
+        `y_init`, the energy of these positions) and `force` become `info["REF_energy"]` and
+        `arrays["REF_forces"]`; other numbers go to info, other per-atom arrays to arrays, so
+        `y_relaxed` and `pos_relaxed` stay.
     Raises:
-        InputError: the pickle asks for a name that is not allowed, or has no `pos` and `atomic_numbers`.
+        InputError: the pickle asks for a name that is not allowed, or has no `pos` and
+            `atomic_numbers`.
     """
     values = {key: value for key, value in unpickle(record).items() if value is not None}
     if "pos" not in values or "atomic_numbers" not in values:
-        raise InputError(f"the record has no pos and atomic_numbers but {sorted(values)}; expected an OC20 structure")
+        raise InputError(
+            f"the record has no pos and atomic_numbers but {sorted(values)}; expected an OC20"
+            " structure"
+        )
     numbers = np.asarray(values["atomic_numbers"]).reshape(-1).astype(int)
     cell = np.asarray(values.get("cell", np.zeros((3, 3))), dtype=float).reshape(3, 3)
     pbc = np.asarray(values.get("pbc", np.abs(cell).max() > 0)).reshape(-1).astype(bool)
@@ -82,8 +90,8 @@ def relaxed_partner(atoms: Atoms) -> Atoms:
     positions, energy = atoms.arrays.get("pos_relaxed"), atoms.info.get("y_relaxed")
     if positions is None or energy is None or positions.shape != (len(atoms), 3):
         raise InputError(
-            "there are no pos_relaxed and y_relaxed beside the unrelaxed structure, as a record of OC20's is2re has them; name "
-            "another file as `relaxed`"
+            "there are no pos_relaxed and y_relaxed beside the unrelaxed structure, as a record of"
+            " OC20's is2re has them; name another file as `relaxed`"
         )
     partner = atoms.copy()
     partner.positions = positions
@@ -92,7 +100,8 @@ def relaxed_partner(atoms: Atoms) -> Atoms:
 
 
 def unpickle(record: bytes) -> dict[str, Any]:
-    """The attributes of a pickled torch-geometric `Data`, or the bare value under "" if the record is a plain number.
+    """The attributes of a pickled torch-geometric `Data`, or the bare value under "" if the record
+    is a plain number.
 
     Raises:
         InputError: the pickle asks for a name that is not allowed, or is not a pickle of a `Data`.
@@ -104,7 +113,9 @@ def unpickle(record: bytes) -> dict[str, Any]:
     if isinstance(values, dict) and "_store" in values:  # layout since torch-geometric 2
         values = getattr(values["_store"], "state", {}).get("_mapping")
     if not isinstance(values, dict):
-        raise InputError(f"the record is a pickled {type(found).__name__}; expected a torch-geometric Data")
+        raise InputError(
+            f"the record is a pickled {type(found).__name__}; expected a torch-geometric Data"
+        )
     return values
 
 
@@ -143,7 +154,8 @@ class _Unpickler(pickle.Unpickler):
             return self._allowed[module, name]
         except KeyError:
             raise InputError(
-                f"the record asks for {module}.{name}, which a structure does not need, and was refused; nothing was run"
+                f"the record asks for {module}.{name}, which a structure does not need, and was"
+                " refused; nothing was run"
             ) from None
 
 
@@ -164,11 +176,15 @@ def _storage(payload: bytes) -> Any:
     return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
 
 
-def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
+def _tensor(
+    storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> np.ndarray:
     """Numbers of a tensor; one that reaches beyond its storage is refused."""
     numbers, dtype = storage._untyped_storage, storage.dtype
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if min(offset, *size, *stride, 0) < 0 or (0 not in size and (last + 1) * dtype.itemsize > numbers.nbytes()):
+    if min(offset, *size, *stride, 0) < 0 or (
+        0 not in size and (last + 1) * dtype.itemsize > numbers.nbytes()
+    ):
         raise pickle.UnpicklingError("a tensor reaches beyond its stored numbers")
     return torch.empty(0, dtype=dtype).set_(numbers, offset, size, stride).numpy().copy()
 
@@ -178,8 +194,14 @@ def _scalar(value: Any) -> Any:
 
 
 def _keep(atoms: Atoms, key: str, value: Any) -> None:
-    """Put a further value where its shape belongs; what is neither a number, a word nor per atom is dropped."""
+    """Put a further value where its shape belongs; what is neither a number, a word nor per atom is
+    dropped.
+    """
     if isinstance(value, str) or (np.size(value) == 1 and np.asarray(value).dtype.kind in "biuf"):
         atoms.info[key] = _scalar(value)
-    elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.shape[:1] == (len(atoms),):
+    elif (
+        isinstance(value, np.ndarray)
+        and value.dtype.kind in "biuf"
+        and value.shape[:1] == (len(atoms),)
+    ):
         atoms.set_array(key, value)

@@ -1,4 +1,5 @@
-"""Files of rMD17: frames of one molecule, with energies in kcal/mol and forces in kcal/mol/Angstrom.
+"""Files of rMD17: frames of one molecule, with energies in kcal/mol and forces in
+kcal/mol/Angstrom.
 
 Source: Christensen and von Lilienfeld, Mach. Learn.: Sci. Technol. 1, 045018 (2020).
 """
@@ -25,10 +26,11 @@ def rmd17_frames(path: Path) -> Iterator[Atoms]:
     """The frames of a file, in order; nothing pickled is loaded.
 
     Args:
-        path: .npz with nuclear_charges (n,), coords (m, n, 3) in Angstrom, energies (m,) in kcal/mol, forces (m, n, 3) in
-            kcal/mol/Angstrom and, perhaps, old_indices (m,).
+        path: .npz with nuclear_charges (n,), coords (m, n, 3) in Angstrom, energies (m,) in
+            kcal/mol, forces (m, n, 3) in kcal/mol/Angstrom and, perhaps, old_indices (m,).
     Yields:
-        A molecule without cell: `info["REF_energy"]` in eV, `arrays["REF_forces"]` in eV/Angstrom, `info["old_index"]`.
+        A molecule without cell: `info["REF_energy"]` in eV, `arrays["REF_forces"]` in eV/Angstrom,
+        `info["old_index"]`.
     Raises:
         InputError: the arrays have other names or shapes.
     """
@@ -49,17 +51,28 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as stream:
         opened = np.load(stream, allow_pickle=False)
         if not isinstance(opened, NpzFile):
-            raise InputError(f"it is a single array, not the named arrays of rMD17: {', '.join(_NAMES)}")
+            raise InputError(
+                f"it is a single array, not the named arrays of rMD17: {', '.join(_NAMES)}"
+            )
         missing = [name for name in _NAMES if name not in opened]
         if missing:
             raise InputError(
-                f"it has no {' and no '.join(missing)} but {', '.join(opened) or 'nothing'}; a .npz is read where it is one of rMD17, "
-                "others have to be converted to extxyz"
+                f"it has no {' and no '.join(missing)} but {', '.join(opened) or 'nothing'}; a .npz"
+                " is read where it is one of rMD17, others have to be converted to extxyz"
             )
         arrays = {name: opened[name] for name in (*_NAMES, _NUMBER_OF_FRAME) if name in opened}
     m, n = arrays["energies"].size, arrays["nuclear_charges"].size
-    wanted = {"nuclear_charges": (n,), "coords": (m, n, 3), "energies": (m,), "forces": (m, n, 3), _NUMBER_OF_FRAME: (m,)}
+    wanted = {
+        "nuclear_charges": (n,),
+        "coords": (m, n, 3),
+        "energies": (m,),
+        "forces": (m, n, 3),
+        _NUMBER_OF_FRAME: (m,),
+    }
     for name, array in arrays.items():
         if array.shape != wanted[name]:
-            raise InputError(f"{name} has shape {array.shape}; expected {wanted[name]} for {m} energies of {n} atoms")
+            raise InputError(
+                f"{name} has shape {array.shape}; expected {wanted[name]} for {m} energies of {n}"
+                " atoms"
+            )
     return arrays

@@ -18,8 +18,22 @@ from torch import Tensor, nn
 
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError, RecipeError
-from geocalc.frames import POLICIES, Frames, FrameSource, frame_policy, make_frames, random_rotations
-from geocalc.frames.learned import CANONICALIZERS, Canonicalizer, Geometry, PolicyFrames, build_canonicalizer, canonicalizer
+from geocalc.frames import (
+    POLICIES,
+    Frames,
+    FrameSource,
+    frame_policy,
+    make_frames,
+    random_rotations,
+)
+from geocalc.frames.learned import (
+    CANONICALIZERS,
+    Canonicalizer,
+    Geometry,
+    PolicyFrames,
+    build_canonicalizer,
+    canonicalizer,
+)
 from geocalc.frames.learned.signnet import local_axes
 from geocalc.frames.learned.surroundings import surroundings_of
 from geocalc.graphs.neighbors import build_graph, edge_vectors
@@ -39,11 +53,17 @@ from geocalc.testing import (
     assert_translation_invariant,
 )
 
-EXACT = 1e-9  # eV; rounding is at 1e-13, and up to a thousand times more where a frame is all but degenerate
+# eV; rounding is at 1e-13, and up to a thousand times more where a frame is all but degenerate
+EXACT = 1e-9
 CUTOFF = 4.2
 NAMES = tuple(CANONICALIZERS)
 COUNTS = {"signnet-mlp": 454, "signnet-vn": 2_620, "vn-pointnet": 1_310, "vn-dgcnn": 663_804}
-PUBLISHED = {"signnet-mlp": SignNetMLP, "signnet-vn": SignNetVN, "vn-pointnet": PointNet, "vn-dgcnn": DGCNN}
+PUBLISHED = {
+    "signnet-mlp": SignNetMLP,
+    "signnet-vn": SignNetVN,
+    "vn-pointnet": PointNet,
+    "vn-dgcnn": DGCNN,
+}
 GROUPS = [(dimensions, proper) for dimensions in (2, 3) for proper in (True, False)]
 
 
@@ -77,7 +97,9 @@ EVERY = {
 
 def built(name: str, dimensions: int = 2, proper: bool = True, seed: int = 0) -> Canonicalizer:
     """A canonicalizer with random weights, small but for its shape."""
-    settings = {"name": name, "dimensions": dimensions, "proper": proper} | ({"width": 12} if name == "vn-dgcnn" else {})
+    settings = {"name": name, "dimensions": dimensions, "proper": proper} | (
+        {"width": 12} if name == "vn-dgcnn" else {}
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_canonicalizer(settings, CUTOFF)
@@ -85,7 +107,12 @@ def built(name: str, dimensions: int = 2, proper: bool = True, seed: int = 0) ->
 
 @cache
 def potential(
-    name: str, dimensions: int, proper: bool, *, stress: bool = False, dtype: torch.dtype = torch.float64
+    name: str,
+    dimensions: int,
+    proper: bool,
+    *,
+    stress: bool = False,
+    dtype: torch.dtype = torch.float64,
 ) -> NetworkPotential:
     """A network with random weights and this canonicalizer as a part of it."""
     plain = random_potential("lattice", stress=stress, cutoff=CUTOFF, num_interactions=1)
@@ -113,16 +140,22 @@ LAWS = {
 @pytest.mark.parametrize(("dimensions", "proper"), GROUPS)
 @pytest.mark.parametrize("name", NAMES)
 def test_laws(name: str, dimensions: int, proper: bool, law: str) -> None:
-    LAWS[law](dimensions)(potential(name, dimensions, proper), systems_of(*EVERY.values()), tolerance=EXACT)
+    LAWS[law](dimensions)(
+        potential(name, dimensions, proper), systems_of(*EVERY.values()), tolerance=EXACT
+    )
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("name", NAMES)
 def test_mirror_images_have_one_energy_where_that_is_claimed(name: str, dimensions: int) -> None:
     everything = systems_of(*EVERY.values())
-    assert_reflection_invariant(potential(name, dimensions, False), everything, axis=axis(dimensions), tolerance=EXACT)
+    assert_reflection_invariant(
+        potential(name, dimensions, False), everything, axis=axis(dimensions), tolerance=EXACT
+    )
     with pytest.raises(AssertionError, match="reflection"):
-        assert_reflection_invariant(potential(name, dimensions, True), systems_of(*GENERIC.values()), axis=axis(dimensions))
+        assert_reflection_invariant(
+            potential(name, dimensions, True), systems_of(*GENERIC.values()), axis=axis(dimensions)
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,7 +166,9 @@ def test_two_dimensions_turn_about_z_alone(name: str) -> None:
 
 @pytest.mark.parametrize(("dimensions", "proper"), GROUPS)
 @pytest.mark.parametrize("name", NAMES)
-def test_forces_are_the_gradient_through_the_frame(name: str, dimensions: int, proper: bool) -> None:
+def test_forces_are_the_gradient_through_the_frame(
+    name: str, dimensions: int, proper: bool
+) -> None:
     structures = [rattled(cloud(9, seed), 0.1) for seed in range(3)] + [GENERIC["slab"]]
     law = potential(name, dimensions, proper)
     assert not law(systems_of(*structures)).frame_degenerate.any()
@@ -143,7 +178,9 @@ def test_forces_are_the_gradient_through_the_frame(name: str, dimensions: int, p
 @pytest.mark.parametrize("name", NAMES)
 def test_stress_is_the_derivative_by_strain(name: str) -> None:
     assert_stress_is_gradient(
-        potential(name, 2, True, stress=True), systems_of(GENERIC["slab"], SYMMETRIC["hollow"]), step=2e-5
+        potential(name, 2, True, stress=True),
+        systems_of(GENERIC["slab"], SYMMETRIC["hollow"]),
+        step=2e-5,
     )
 
 
@@ -156,9 +193,13 @@ def test_frames_are_smooth_where_an_edge_fades_out(name: str) -> None:
 
 @pytest.mark.parametrize(("dimensions", "proper"), GROUPS)
 @pytest.mark.parametrize("name", NAMES)
-def test_networks_in_single_precision_turn_structures_exactly_too(name: str, dimensions: int, proper: bool) -> None:
+def test_networks_in_single_precision_turn_structures_exactly_too(
+    name: str, dimensions: int, proper: bool
+) -> None:
     single = potential(name, dimensions, proper, dtype=torch.float32)
-    assert_rotation_invariant(single, systems_of(*EVERY.values()), axis=axis(dimensions), tolerance=1e-4)
+    assert_rotation_invariant(
+        single, systems_of(*EVERY.values()), axis=axis(dimensions), tolerance=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -175,8 +216,12 @@ def test_the_mode_of_the_network_and_chance_change_nothing(name: str) -> None:
 
 @pytest.mark.parametrize(("dimensions", "proper"), GROUPS)
 @pytest.mark.parametrize("name", NAMES)
-def test_degenerate_structures_are_flagged_and_have_finite_forces(name: str, dimensions: int, proper: bool) -> None:
-    prediction = potential(name, dimensions, proper)(systems_of(*SYMMETRIC.values(), *GENERIC.values()))
+def test_degenerate_structures_are_flagged_and_have_finite_forces(
+    name: str, dimensions: int, proper: bool
+) -> None:
+    prediction = potential(name, dimensions, proper)(
+        systems_of(*SYMMETRIC.values(), *GENERIC.values())
+    )
     assert prediction.frame_degenerate.tolist()[: len(SYMMETRIC)] == [True] * len(SYMMETRIC)
     assert not prediction.frame_degenerate[len(SYMMETRIC)]
     assert prediction.energy.isfinite().all()
@@ -196,22 +241,32 @@ def test_a_planar_molecule_is_seen_from_both_sides(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_frames_turn_with_the_structure(name: str, dimensions: int, proper: bool) -> None:
     matrix = random_rotations(1, dimensions, proper, seeded(3))[0]
-    frames, along = (frames_of(built(name, dimensions, proper), one) for one in (chosen(), turned(chosen(), matrix)))
+    frames, along = (
+        frames_of(built(name, dimensions, proper), one)
+        for one in (chosen(), turned(chosen(), matrix))
+    )
     assert not frames.degenerate.any()
     gram = frames.rotations.transpose(1, 2) @ frames.rotations
-    torch.testing.assert_close(gram, torch.eye(3, dtype=torch.float64).expand_as(gram), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        gram, torch.eye(3, dtype=torch.float64).expand_as(gram), rtol=0, atol=1e-12
+    )
     torch.testing.assert_close(along.rotations, matrix.T @ frames.rotations, rtol=0, atol=EXACT)
     assert (frames.rotations[:, 2, 2] == 1).all() or dimensions == 3
 
 
-@pytest.mark.parametrize("policy", [name for name, policy in POLICIES.items() if policy.source is not FrameSource.LEARNED])
+@pytest.mark.parametrize(
+    "policy",
+    [name for name, policy in POLICIES.items() if policy.source is not FrameSource.LEARNED],
+)
 def test_every_frame_policy_is_a_canonicalizer(policy: str) -> None:
     g = geometry_of(systems_of(GENERIC["cloud"], GENERIC["slab"]))
     as_module = canonicalizer(policy, CUTOFF)
     assert isinstance(as_module, PolicyFrames)
     assert not list(as_module.parameters())
     found = as_module(g, seeded(5))
-    expected = make_frames(g.positions, g.cell, g.systems, g.graph, g.edge_vec, frame_policy(policy), seeded(5))
+    expected = make_frames(
+        g.positions, g.cell, g.systems, g.graph, g.edge_vec, frame_policy(policy), seeded(5)
+    )
     assert torch.equal(found.rotations, expected.rotations)
     assert torch.equal(found.degenerate, expected.degenerate)
 
@@ -222,19 +277,31 @@ def test_the_network_decides_and_every_weight_counts() -> None:
         frames = frames_of(module, chosen())
         other = frames_of(built(name, 2, False, seed=1), chosen())
         assert not torch.allclose(frames.rotations, other.rotations, atol=1e-3)
-        (frames.rotations * torch.randn(frames.rotations.shape, generator=seeded(), dtype=torch.float64)).sum().backward()
-        silent = [key for key, weight in module.named_parameters() if weight.grad is None or not weight.grad.abs().max() > 0]
+        (
+            frames.rotations
+            * torch.randn(frames.rotations.shape, generator=seeded(), dtype=torch.float64)
+        ).sum().backward()
+        silent = [
+            key
+            for key, weight in module.named_parameters()
+            if weight.grad is None or not weight.grad.abs().max() > 0
+        ]
         assert silent == []
 
 
 def test_names_that_nothing_has_are_answered_with_near_ones() -> None:
-    with pytest.raises(InputError, match="no canonicalizer is called 'vn-pointnett'; near names: vn-pointnet"):
+    with pytest.raises(
+        InputError, match="no canonicalizer is called 'vn-pointnett'; near names: vn-pointnet"
+    ):
         canonicalizer("vn-pointnett", CUTOFF)
     with pytest.raises(InputError, match="no canonicalizer is called 'pca-4d'; near names: pca-"):
         canonicalizer("pca-4d", CUTOFF)
     with pytest.raises(InputError, match="no canonicalizer is called 'learned'"):
         canonicalizer("learned", CUTOFF)
-    with pytest.raises(InputError, match="no canonicalizer with weights is called 'signet-mlp'; near names: signnet-mlp"):
+    with pytest.raises(
+        InputError,
+        match="no canonicalizer with weights is called 'signet-mlp'; near names: signnet-mlp",
+    ):
         build_canonicalizer({"name": "signet-mlp"}, CUTOFF)
     with pytest.raises(RecipeError, match="unknown key `widht`; did you mean `width`"):
         build_canonicalizer({"name": "vn-dgcnn", "widht": 3}, CUTOFF)
@@ -244,7 +311,11 @@ def test_names_that_nothing_has_are_answered_with_near_ones() -> None:
 
 def test_learned_frames_without_a_canonicalizer_are_refused() -> None:
     with pytest.raises(
-        InputError, match="this network has no canonicalizer, so it has no learned frames; use `lattice` or `cell`"
+        InputError,
+        match=(
+            "this network has no canonicalizer, so it has no learned frames; use `lattice` or"
+            " `cell`"
+        ),
     ):
         random_potential("learned")
     g = geometry_of(systems_of(cloud()))
@@ -258,16 +329,28 @@ def test_learned_frames_without_a_canonicalizer_are_refused() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_default_settings_have_the_published_number_of_parameters(name: str) -> None:
     with torch.random.fork_rng(devices=[]):
-        assert n_parameters(build_canonicalizer({"name": name}, CUTOFF)) == COUNTS[name] == n_parameters(PUBLISHED[name]())
+        assert (
+            n_parameters(build_canonicalizer({"name": name}, CUTOFF))
+            == COUNTS[name]
+            == n_parameters(PUBLISHED[name]())
+        )
 
 
 def test_published_frames_were_applied_transposed() -> None:
-    points, matrix, network = points_of(GENERIC["cloud"]), random_rotations(1, 3, True, seeded())[0], published(PointNet)
+    points, matrix, network = (
+        points_of(GENERIC["cloud"]),
+        random_rotations(1, 3, True, seeded())[0],
+        published(PointNet),
+    )
     rows, along = network(points), network(points @ matrix)
-    torch.testing.assert_close(points @ matrix @ along.T, points @ rows.T, rtol=0, atol=1e-10)  # coordinates along the rows
-    assert (points @ matrix @ along - points @ rows).abs().max() > 0.5  # Angstrom; what was computed
+    # coordinates along the rows
+    torch.testing.assert_close(points @ matrix @ along.T, points @ rows.T, rtol=0, atol=1e-10)
+    # Angstrom; what was computed
+    assert (points @ matrix @ along - points @ rows).abs().max() > 0.5
     ours = frames_of(built("vn-pointnet", 3), systems_of(GENERIC["cloud"])).rotations[0]
-    along = frames_of(built("vn-pointnet", 3), turned(systems_of(GENERIC["cloud"]), matrix)).rotations[0]
+    along = frames_of(
+        built("vn-pointnet", 3), turned(systems_of(GENERIC["cloud"]), matrix)
+    ).rotations[0]
     torch.testing.assert_close(points @ matrix @ along, points @ ours, rtol=0, atol=1e-10)
 
 
@@ -275,21 +358,33 @@ def test_published_neighbours_were_the_farthest() -> None:
     points = points_of(cloud(9))
     distances = torch.cdist(points, points)
     order = distances.argsort(dim=1)
-    assert [set(found) for found in neighbours(points, 3).tolist()] == [set(far) for far in order[:, -3:].tolist()]
+    assert [set(found) for found in neighbours(points, 3).tolist()] == [
+        set(far) for far in order[:, -3:].tolist()
+    ]
     alone = systems_of(GENERIC["cloud"])
     beside = systems_of(GENERIC["cloud"] + Atoms("O", positions=[(30.0, 1.0, 2.0)]))
     torch.testing.assert_close(
-        *(frames_of(built("vn-pointnet", 3), one).rotations for one in (alone, beside)), rtol=0, atol=1e-12
+        *(frames_of(built("vn-pointnet", 3), one).rotations for one in (alone, beside)),
+        rtol=0,
+        atol=1e-12,
     )
     network = published(PointNet)
     assert (network(points_of(GENERIC["cloud"])) - network(beside.positions)).abs().max() > 0.1
 
 
 def test_published_dgcnn_did_not_turn() -> None:
-    points, matrix, network = points_of(cloud(9)), random_rotations(1, 3, True, seeded())[0], published(DGCNN)
-    torch.testing.assert_close(network(points @ matrix), network(points), rtol=0, atol=1e-9)  # a frame would be turned along
+    points, matrix, network = (
+        points_of(cloud(9)),
+        random_rotations(1, 3, True, seeded())[0],
+        published(DGCNN),
+    )
+    # a frame would be turned along
+    torch.testing.assert_close(network(points @ matrix), network(points), rtol=0, atol=1e-9)
     ours = built("vn-dgcnn", 3)
-    frame, along = (frames_of(ours, one).rotations for one in (systems_of(cloud(9)), turned(systems_of(cloud(9)), matrix)))
+    frame, along = (
+        frames_of(ours, one).rotations
+        for one in (systems_of(cloud(9)), turned(systems_of(cloud(9)), matrix))
+    )
     torch.testing.assert_close(along, matrix.T @ frame, rtol=0, atol=1e-10)
     assert (along - frame).abs().max() > 0.1
 
@@ -299,13 +394,20 @@ def test_published_frames_were_random_as_dropout_and_batch_statistics_stayed_on(
     network = published(PointNet).train()
     assert (network(points) - network(points)).abs().max() > 0.1
     ours = built("vn-pointnet", 3)
-    frames = [frames_of(module, systems_of(GENERIC["cloud"])).rotations for module in (ours.train(), ours.train(), ours.eval())]
+    frames = [
+        frames_of(module, systems_of(GENERIC["cloud"])).rotations
+        for module in (ours.train(), ours.train(), ours.eval())
+    ]
     assert torch.equal(frames[0], frames[1])
     assert torch.equal(frames[0], frames[2])
 
 
 def test_published_signnet_depended_on_signs_and_did_not_turn() -> None:
-    points, matrix, network = points_of(GENERIC["cloud"]), random_rotations(1, 3, True, seeded())[0], published(SignNetMLP)
+    points, matrix, network = (
+        points_of(GENERIC["cloud"]),
+        random_rotations(1, 3, True, seeded())[0],
+        published(SignNetMLP),
+    )
     axes = torch.linalg.eigh((points - points.mean(0)).T @ (points - points.mean(0))).eigenvectors
     flip = torch.diag(torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64))
     assert (network(-axes) - network(axes)).abs().max() < 1e-12  # all signs at once
@@ -333,11 +435,20 @@ def test_published_weights_were_drawn_anew_and_ours_are_part_of_the_network() ->
     first, second = published(PointNet, seed=0)(points), published(PointNet, seed=1)(points)
     assert (first - second).abs().max() > 0.1
     law = potential("vn-pointnet", 3, True)
-    stored = {key: value for key, value in law.model.network.state_dict().items() if key.startswith("canonicalizer.")}
+    stored = {
+        key: value
+        for key, value in law.model.network.state_dict().items()
+        if key.startswith("canonicalizer.")
+    }
     assert sum(value.numel() for value in stored.values()) == COUNTS["vn-pointnet"]
     other = built("vn-pointnet", 3, seed=5).double()
-    other.load_state_dict({key.removeprefix("canonicalizer."): value for key, value in stored.items()})
-    frames = [frames_of(module, systems_of(GENERIC["cloud"])) for module in (other, law.model.network.canonicalizer)]
+    other.load_state_dict(
+        {key.removeprefix("canonicalizer."): value for key, value in stored.items()}
+    )
+    frames = [
+        frames_of(module, systems_of(GENERIC["cloud"]))
+        for module in (other, law.model.network.canonicalizer)
+    ]
     assert torch.equal(frames[0].rotations, frames[1].rotations)
 
 
@@ -357,7 +468,13 @@ def chosen() -> Systems:
 def geometry_of(systems: Systems) -> Geometry:
     graph = build_graph(systems, CUTOFF)
     edge_vec = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
-    return Geometry(positions=systems.positions, cell=systems.cell, systems=systems, graph=graph, edge_vec=edge_vec)
+    return Geometry(
+        positions=systems.positions,
+        cell=systems.cell,
+        systems=systems,
+        graph=graph,
+        edge_vec=edge_vec,
+    )
 
 
 def frames_of(module: Canonicalizer, systems: Systems) -> Frames:

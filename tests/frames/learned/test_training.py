@@ -1,4 +1,6 @@
-"""Canonicalizers in training: trained or kept as drawn, resumed, stored with the model, and refused where nothing would use them."""
+"""Canonicalizers in training: trained or kept as drawn, resumed, stored with the model, and refused
+where nothing would use them.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def values_of(data: Path, model: dict[str, Any] | None = None, **training: Any) -> dict[str, Any]:
-    values = recipe_values(data, **{"steps": 4, "learning_rate": 0.01, "evaluate_every": 4, **LEARNED, **training})
+    values = recipe_values(
+        data, **{"steps": 4, "learning_rate": 0.01, "evaluate_every": 4, **LEARNED, **training}
+    )
     values["model"] |= {"canonicalizer": CHOICE, **LEARNED, **(model or {})}
     return values
 
@@ -70,17 +74,30 @@ def test_a_step_moves_every_weight_of_a_canonicalizer_unless_it_is_frozen(
     feed = feed_of(samples, recipe, run.model, cpu_fabric())
     for step in range(2):
         assert update(run, feed.batch(step), recipe, step, cpu_fabric()).total.isfinite()
-    same = {key for key, value in run.model.network.state_dict().items() if torch.equal(value, before[key])}
-    assert same & set(canonicalizer_of(before)) == (set(canonicalizer_of(before)) if frozen else set())
+    same = {
+        key
+        for key, value in run.model.network.state_dict().items()
+        if torch.equal(value, before[key])
+    }
+    assert same & set(canonicalizer_of(before)) == (
+        set(canonicalizer_of(before)) if frozen else set()
+    )
     assert any(not key.startswith("canonicalizer.") and key not in same for key in before)
 
 
 @pytest.mark.parametrize("freeze", [[], ["canonicalizer"]])
-def test_a_run_in_pieces_equals_a_whole_one_and_becomes_a_model(freeze: list[str], data: Path, tmp_path: Path) -> None:
+def test_a_run_in_pieces_equals_a_whole_one_and_becomes_a_model(
+    freeze: list[str], data: Path, tmp_path: Path
+) -> None:
     recipe, prepared = recipe_of(data, freeze=freeze), tmp_path / "data"
     whole = train(recipe, tmp_path / "whole", prepared, cpu_fabric())
     for _ in range(2):
-        train(recipe_of(data, freeze=freeze, max_seconds=1e-6), tmp_path / "pieces", prepared, cpu_fabric())
+        train(
+            recipe_of(data, freeze=freeze, max_seconds=1e-6),
+            tmp_path / "pieces",
+            prepared,
+            cpu_fabric(),
+        )
     pieces = train(recipe, tmp_path / "pieces", prepared, cpu_fabric())
     expected, found = tensors_of(whole), tensors_of(pieces)
     assert expected.keys() == found.keys()
@@ -91,14 +108,21 @@ def test_a_run_in_pieces_equals_a_whole_one_and_becomes_a_model(freeze: list[str
     assert read_card(folder).frames == "learned"
     loaded = load_model(folder, device="cpu")
     finished = start(recipe, read_store(prepare(recipe, prepared)).training)
-    first = {key: value.clone() for key, value in canonicalizer_of(finished.model.network.state_dict()).items()}
+    first = {
+        key: value.clone()
+        for key, value in canonicalizer_of(finished.model.network.state_dict()).items()
+    }
     stored = canonicalizer_of(load_file(folder / "weights.safetensors"))
     assert stored.keys() == first.keys()
     assert all(torch.equal(first[key], value) for key, value in stored.items()) is bool(freeze)
 
-    load_checkpoint(whole / "checkpoint", finished.model.network, finished.optimizer, finished.average)
+    load_checkpoint(
+        whole / "checkpoint", finished.model.network, finished.optimizer, finished.average
+    )
     own = NetworkPotential(model=finished.averaged(), policy=single_frame(recipe.model))
-    structures = systems_of(*(rattled(adslab("O", "fcc", size=(2, 2, 2)), 0.1, seed) for seed in range(2)))
+    structures = systems_of(
+        *(rattled(adslab("O", "fcc", size=(2, 2, 2)), 0.1, seed) for seed in range(2))
+    )
     torch.testing.assert_close(loaded(structures).energy, own(structures).energy, **SAME)
     torch.testing.assert_close(loaded(structures).forces, own(structures).forces, **SAME)
     assert not loaded(structures).frame_degenerate.any()
@@ -109,7 +133,10 @@ def test_relaxed_energies_and_positions_are_learnt_with_learned_frames(tmp_path:
     files = [tmp_path / "start.extxyz", tmp_path / "end.extxyz"]
     for file, frames in zip(files, (ends[::3], ends[2::3]), strict=True):
         write(file, frames)
-    model = {"force_mode": "none", "settings": {**recipe_values(files[0])["model"]["settings"], "direct_forces": True}}
+    model = {
+        "force_mode": "none",
+        "settings": {**recipe_values(files[0])["model"]["settings"], "direct_forces": True},
+    }
     values = values_of(files[0], model, force_weight=0.0, displacement_weight=0.5)
     values["task"] = "is2re"
     values["data"]["sources"][0]["relaxed"] = str(files[1])
@@ -125,7 +152,10 @@ def test_errors_are_those_with_the_learned_frames(data: Path, tmp_path: Path) ->
     with torch.no_grad():
         for weight in model.network.canonicalizer.parameters():
             weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)))
-    assert score(model, recipe, samples.held_out, torch.device("cpu"))[str(data)]["force_mae"] != errors["force_mae"]
+    assert (
+        score(model, recipe, samples.held_out, torch.device("cpu"))[str(data)]["force_mae"]
+        != errors["force_mae"]
+    )
 
 
 @pytest.mark.filterwarnings("ignore::geocalc.errors.DataWarning")
@@ -138,15 +168,23 @@ def test_a_model_with_a_canonicalizer_is_fine_tuned_as_a_whole(data: Path, tmp_p
     begun = start(recipe, read_store(prepare(recipe, tmp_path / "data")).training)
     stored = canonicalizer_of(load_file(folder / "weights.safetensors"))
     assert stored
-    assert all(torch.equal(value, begun.model.network.state_dict()[key]) for key, value in stored.items())
+    assert all(
+        torch.equal(value, begun.model.network.state_dict()[key]) for key, value in stored.items()
+    )
     values["model"]["canonicalizer"] = {**CHOICE, "width": 15}
     with pytest.raises(RecipeError, match=r"model\.canonicalizer is not that of mine"):
         start(parse_recipe(values, "test"), read_store(prepare(recipe, tmp_path / "data")).training)
 
 
 def test_runs_with_canonicalizers_become_no_ensemble(data: Path, tmp_path: Path) -> None:
-    runs = [train(recipe_of(data, steps=1, seed=k), tmp_path / f"{k}", tmp_path / "data", cpu_fabric()) for k in range(2)]
-    with pytest.raises(InputError, match="has a canonicalizer of its own, and an ensemble has one frame for all its networks"):
+    runs = [
+        train(recipe_of(data, steps=1, seed=k), tmp_path / f"{k}", tmp_path / "data", cpu_fabric())
+        for k in range(2)
+    ]
+    with pytest.raises(
+        InputError,
+        match="has a canonicalizer of its own, and an ensemble has one frame for all its networks",
+    ):
         register(runs, "mine", tmp_path / "models", tmp_path / "data")
     folder = register(runs[0], "mine", tmp_path / "models", tmp_path / "data")
     card = read_card(folder)
@@ -168,16 +206,36 @@ def test_runs_with_canonicalizers_become_no_ensemble(data: Path, tmp_path: Path)
             {},
             "`training.frames: learned` needs a canonicalizer; set model.canonicalizer",
         ),
-        ({"canonicalizer": None}, {"frames": "cell"}, "`model.frames: learned` needs a canonicalizer"),
-        ({"frames": "lattice"}, {}, "there is a canonicalizer, but model.frames is 'lattice'; set model.frames: learned"),
-        ({}, {"frames": "rotations-2d"}, "training.frames is 'rotations-2d', so the canonicalizer would learn nothing"),
+        (
+            {"canonicalizer": None},
+            {"frames": "cell"},
+            "`model.frames: learned` needs a canonicalizer",
+        ),
+        (
+            {"frames": "lattice"},
+            {},
+            "there is a canonicalizer, but model.frames is 'lattice'; set model.frames: learned",
+        ),
+        (
+            {},
+            {"frames": "rotations-2d"},
+            "training.frames is 'rotations-2d', so the canonicalizer would learn nothing",
+        ),
         (
             {"canonicalizer": {"name": "vn-pointnett"}},
             {},
             "no canonicalizer with weights is called 'vn-pointnett'; near names: vn-pointnet",
         ),
-        ({"canonicalizer": {"width": 12}}, {}, "no canonicalizer with weights is called None; known names: signnet-mlp"),
-        ({"canonicalizer": {**CHOICE, "wdth": 12}}, {}, "unknown key `wdth`; did you mean `width`?"),
+        (
+            {"canonicalizer": {"width": 12}},
+            {},
+            "no canonicalizer with weights is called None; known names: signnet-mlp",
+        ),
+        (
+            {"canonicalizer": {**CHOICE, "wdth": 12}},
+            {},
+            "unknown key `wdth`; did you mean `width`?",
+        ),
         ({"canonicalizer": {**CHOICE, "reach": 0}}, {}, "`reach` is 0"),
     ],
 )
@@ -190,4 +248,6 @@ def test_what_does_not_go_together_is_refused_in_a_sentence(
 
 
 def test_a_canonicalizer_as_drawn_needs_no_learned_frames_in_training(data: Path) -> None:
-    assert recipe_of(data, frames="rotations-2d", freeze=["canonicalizer"]).model.frames == "learned"
+    assert (
+        recipe_of(data, frames="rotations-2d", freeze=["canonicalizer"]).model.frames == "learned"
+    )

@@ -29,7 +29,9 @@ BOTAN = "glassy-kob-andersen-botan/ka_T0.44_1.npz"
 
 
 def arrays_of(configuration: GlassConfiguration) -> dict[str, Any]:
-    return {f.name: getattr(configuration, f.name) for f in fields(configuration) if f.name != "name"}
+    return {
+        f.name: getattr(configuration, f.name) for f in fields(configuration) if f.name != "name"
+    }
 
 
 def data(name: str) -> Path:
@@ -45,7 +47,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_what_is_not_known_stays_unknown(tmp_path: Path) -> None:
-    bare = replace(SMALL, half_a=None, half_b=None, isf=None, n_runs=None, temperature=None, ageing=None)
+    bare = replace(
+        SMALL, half_a=None, half_b=None, isf=None, n_runs=None, temperature=None, ageing=None
+    )
     write_configuration(tmp_path / "bare.npz", bare)
     again = read_configuration(tmp_path / "bare.npz")
     assert (again.half_a, again.isf, again.n_runs, again.temperature) == (None, None, None, None)
@@ -80,9 +84,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"types": SMALL.types + 0.5}, "not whole"),
     ({"types": SMALL.types[:-1]}, r"positions has shape \(216, 3\); expected \(215, 3\)"),
     ({"positions": SMALL.positions[:, :2]}, r"positions has shape \(216, 2\)"),
-    ({"positions": np.where(SMALL.positions > 4, np.nan, SMALL.positions)}, "positions holds .* not numbers"),
+    (
+        {"positions": np.where(SMALL.positions > 4, np.nan, SMALL.positions)},
+        "positions holds .* not numbers",
+    ),
     ({"positions": SMALL.positions.astype(str)}, "instead of numbers"),
-    ({"propensity": SMALL.propensity[0]}, r"propensity has shape \(216,\); expected \(2, 216\) for 216 particles and 2 times"),
+    (
+        {"propensity": SMALL.propensity[0]},
+        r"propensity has shape \(216,\); expected \(2, 216\) for 216 particles and 2 times",
+    ),
     ({"propensity": -SMALL.propensity}, "never negative"),
     ({"half_a": SMALL.propensity[:1]}, r"half_a has shape \(1, 216\)"),
     ({"propensity": SMALL.propensity * np.inf}, "propensity holds 432 values"),
@@ -100,7 +110,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "told"), WRONG)
-def test_what_is_no_configuration_is_refused_with_the_file(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+def test_what_is_no_configuration_is_refused_with_the_file(
+    tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
     np.savez(tmp_path / "wrong.npz", **{**arrays_of(SMALL), **change})
     with pytest.raises(InputError, match=told) as caught:
         read_configuration(tmp_path / "wrong.npz")
@@ -148,14 +160,21 @@ def test_other_files_are_named_as_what_they_are(tmp_path: Path) -> None:
 
 
 def test_indices_beyond_the_grid_are_refused(tmp_path: Path) -> None:
-    known = {name: value for name, value in arrays_of(SMALL).items() if name in ("positions", "types", "box", "propensity")}
+    known = {
+        name: value
+        for name, value in arrays_of(SMALL).items()
+        if name in ("positions", "types", "box", "propensity")
+    }
     np.savez(tmp_path / "far.npz", **known, time=np.arange(3.0), time_indices=np.array([1, 3]))
     with pytest.raises(InputError, match="time_indices run from 1 to 3, but time has 3 entries"):
         read_configuration(tmp_path / "far.npz")
 
 
 def test_positions_may_lie_outside_the_box() -> None:
-    moved = replace(SMALL, positions=SMALL.positions + SMALL.box * np.random.default_rng(0).integers(-3, 4, (216, 3)))
+    moved = replace(
+        SMALL,
+        positions=SMALL.positions + SMALL.box * np.random.default_rng(0).integers(-3, 4, (216, 3)),
+    )
     assert moved.n_particles == 216
 
 

@@ -1,4 +1,6 @@
-"""How particles move: laws of the scattering function, the propensity and its noise, and of first velocities."""
+"""How particles move: laws of the scattering function, the propensity and its noise, and of first
+velocities.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def test_scattering_of_gaussian_displacements_is_a_gaussian_in_q() -> None:
     width, q = 0.1, 7.2
     types = np.zeros(200_000, dtype=np.int64)
     displacements = np.random.default_rng(1).normal(scale=width, size=(200_000, 3))
-    assert scattering(displacements, types, q) == pytest.approx(math.exp(-((q * width) ** 2) / 2), abs=2e-3)
+    assert scattering(displacements, types, q) == pytest.approx(
+        math.exp(-((q * width) ** 2) / 2), abs=2e-3
+    )
 
 
 def test_scattering_is_the_average_over_directions_of_plane_waves() -> None:
@@ -44,7 +48,9 @@ def test_scattering_is_the_average_over_directions_of_plane_waves() -> None:
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     displacement = np.array([0.21, -0.13, 0.34])
     plane = np.cos(7.2 * directions @ displacement).mean()
-    assert scattering(displacement[None], np.zeros(1, dtype=np.int64)) == pytest.approx(plane, abs=5e-3)
+    assert scattering(displacement[None], np.zeros(1, dtype=np.int64)) == pytest.approx(
+        plane, abs=5e-3
+    )
 
 
 def test_relaxation_time_of_a_power_is_exact_where_its_logarithm_is_straight() -> None:
@@ -91,7 +97,8 @@ def test_log_times_are_multiples_of_the_step_and_never_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("times", "told"), [((), "ascend"), ((1.0, 1.0), "ascend"), ((0.001,), "ascend"), ((0.1, 0.2037), "no multiple")]
+    ("times", "told"),
+    [((), "ascend"), ((1.0, 1.0), "ascend"), ((0.001,), "ascend"), ((0.1, 0.2037), "no multiple")],
 )
 def test_times_that_no_step_meets_are_refused(times: tuple[float, ...], told: str) -> None:
     with pytest.raises(InputError, match=told):

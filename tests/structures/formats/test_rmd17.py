@@ -35,7 +35,9 @@ def test_numbers_of_frames_may_be_missing(tmp_path: Path) -> None:
     arrays = rmd17_arrays(dynamics(2))
     del arrays["old_indices"]
     np.savez(tmp_path / "m.npz", **arrays)
-    assert [one.atoms.info.keys() for one in read_structures(tmp_path / "m.npz")] == [{"REF_energy"}] * 2
+    assert [one.atoms.info.keys() for one in read_structures(tmp_path / "m.npz")] == [
+        {"REF_energy"}
+    ] * 2
 
 
 @pytest.mark.parametrize(
@@ -43,17 +45,30 @@ def test_numbers_of_frames_may_be_missing(tmp_path: Path) -> None:
     [
         (
             {"forces": None},
-            "it has no forces but nuclear_charges, coords, energies, old_indices; a .npz is read where it is one of",
+            (
+                "it has no forces but nuclear_charges, coords, energies, old_indices; a .npz is"
+                " read where it is one of"
+            ),
         ),
         ({"forces": None, "coords": None}, "it has no coords and no forces but nuclear_charges"),
-        ({"forces": np.zeros((3, 5, 3))}, r"forces has shape \(3, 5, 3\); expected \(3, 6, 3\) for 3 energies of 6 atoms"),
+        (
+            {"forces": np.zeros((3, 5, 3))},
+            r"forces has shape \(3, 5, 3\); expected \(3, 6, 3\) for 3 energies of 6 atoms",
+        ),
         ({"energies": np.zeros((3, 1))}, r"energies has shape \(3, 1\); expected \(3,\)"),
         ({"old_indices": np.zeros(2)}, r"old_indices has shape \(2,\); expected \(3,\)"),
-        ({"energies": np.array([1.0, None, 2.0])}, "Object arrays cannot be loaded when allow_pickle=False"),
+        (
+            {"energies": np.array([1.0, None, 2.0])},
+            "Object arrays cannot be loaded when allow_pickle=False",
+        ),
     ],
 )
 def test_other_contents_are_refused(change: dict, message: str, tmp_path: Path) -> None:
-    arrays = {name: array for name, array in (rmd17_arrays(dynamics(3)) | change).items() if array is not None}
+    arrays = {
+        name: array
+        for name, array in (rmd17_arrays(dynamics(3)) | change).items()
+        if array is not None
+    }
     np.savez(tmp_path / "m.npz", **arrays)
     with pytest.raises(InputError, match=message):
         list(read_structures(tmp_path / "m.npz"))
@@ -65,7 +80,10 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     with (tmp_path / "one.npz").open("wb") as stream:
         np.save(stream, np.zeros(3))
-    for name, message in (("cut.npz", "cannot read .*cut.npz: BadZipFile"), ("one.npz", "it is a single array")):
+    for name, message in (
+        ("cut.npz", "cannot read .*cut.npz: BadZipFile"),
+        ("one.npz", "it is a single array"),
+    ):
         with pytest.raises(InputError, match=message):
             list(read_structures(tmp_path / name))
 
