@@ -58,7 +58,7 @@ for number in range(60):
 write(folder / "data.extxyz", frames)
 print(f"data: {len(frames)} frames of 60 relaxations")
 
-# 2. A recipe says everything about a training run. A misspelt key is refused, and the nearest one
+# 2. A recipe says everything about a training run. A misspelled key is refused, and the nearest one
 # is named.
 (folder / "recipe.yaml").write_text(f"""
 name: copper-oxygen

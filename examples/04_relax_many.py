@@ -16,7 +16,7 @@ DATA = Path(__file__).parent / "data"
 
 # 1. In Python. `workers` processes share the structures; the results do not depend on how many
 # there are. `iter_relax` takes structures from any iterator as it needs them and hands over each
-# result as it ends, so a million of them need no more memory than ten. The default optimiser,
+# result as it ends, so a million of them need no more memory than ten. The default optimizer,
 # `quasi-newton`, asks the model about half as often as `bfgs`, which takes the same steps as ASE's.
 # Worker processes do not import this file, so it needs no `if __name__ == "__main__"`.
 structures = iread(DATA / "adslabs.extxyz", ":4")

@@ -51,7 +51,7 @@ class _Known:
 class GeoCalc(Calculator):
     """Energies and forces of a geocalc model for ASE.
 
-    `atoms.calc = GeoCalc("faenet-sfa")`; any ASE optimiser, molecular dynamics or elastic band then
+    `atoms.calc = GeoCalc("faenet-sfa")`; any ASE optimizer, molecular dynamics or elastic band then
     works. Energies in eV (of the kind the card declares, see `calc.energy_kind`), forces in
     eV/Angstrom, stress in eV/Angstrom^3 (Voigt) only for models trained on it.
 

@@ -42,7 +42,7 @@ class RunFolderError(GeoCalcError, OSError):
 
 
 class DataWarning(UserWarning):
-    """Training data of which not all that is hoped for can be learnt, or told."""
+    """Training data of which not all that is hoped for can be learned, or told."""
 
 
 # what models and calculators raise

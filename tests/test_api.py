@@ -106,7 +106,7 @@ def test_workers_give_the_same_results_in_the_same_order(folder: Path) -> None:
 def test_a_wrong_model_or_setting_is_an_error_at_once(folder: Path) -> None:
     with pytest.raises(ModelNotFoundError):
         geocalc.relax(slab(), "no-such-model")
-    with pytest.raises(InputError, match=r"no optimiser .simplex.; choose from bfgs, fire"):
+    with pytest.raises(InputError, match=r"no optimizer .simplex.; choose from bfgs, fire"):
         geocalc.relax(slab(), folder, optimizer="simplex")
     with pytest.raises(InputError, match="no frame policy"):
         geocalc.predict(slab(), folder, frames="latice")

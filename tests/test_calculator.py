@@ -1,4 +1,4 @@
-"""GeoCalc under ASE: optimisers, paths and dynamics, its cache, its tags, and what it says of
+"""GeoCalc under ASE: optimizers, paths and dynamics, its cache, its tags, and what it says of
 itself.
 """
 
@@ -72,7 +72,7 @@ def built_by_ase() -> Atoms:
 
 
 @pytest.mark.parametrize("optimizer", [BFGS, FIRE])
-def test_optimisers_lower_the_energy_and_hold_fixed_atoms(calc: GeoCalc, optimizer: type) -> None:
+def test_optimizers_lower_the_energy_and_hold_fixed_atoms(calc: GeoCalc, optimizer: type) -> None:
     atoms = slab()
     start = atoms.positions.copy()
     atoms.calc = calc

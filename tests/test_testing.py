@@ -61,13 +61,13 @@ def lengths(systems: Systems) -> Tensor:
     """Sum of the distances from the centroid along x: turns about x and mirrors keep it, other
     turns do not.
     """
-    centre = sum_per_system(systems.positions, systems) / systems.counts[:, None]
-    return sum_per_system((systems.positions - centre[systems.system_idx])[:, 0].abs(), systems)
+    center = sum_per_system(systems.positions, systems) / systems.counts[:, None]
+    return sum_per_system((systems.positions - center[systems.system_idx])[:, 0].abs(), systems)
 
 
 def handedness(systems: Systems) -> Tensor:
-    centre = systems.positions[0]
-    return torch.linalg.det(systems.positions[1:4] - centre)[None]
+    center = systems.positions[0]
+    return torch.linalg.det(systems.positions[1:4] - center)[None]
 
 
 def places(systems: Systems) -> Tensor:
@@ -76,7 +76,7 @@ def places(systems: Systems) -> Tensor:
     return sum_per_system((1.0 + place) * systems.numbers, systems)
 
 
-def neighbour_counts(systems: Systems) -> Tensor:
+def neighbor_counts(systems: Systems) -> Tensor:
     graph = build_graph(systems, 3.0)
     count = torch.bincount(graph.receivers, minlength=systems.n_atoms).double()
     return sum_per_system(count, systems)
@@ -162,7 +162,7 @@ def test_a_step_at_the_cutoff_is_found_in_energy_and_in_forces() -> None:
     with pytest.raises(
         AssertionError, match=r"across the cutoff \(structure 0\): energy differs by 2 eV"
     ):
-        assert_smooth_at_cutoff(Formula(neighbour_counts), CLOUD, 3.0)
+        assert_smooth_at_cutoff(Formula(neighbor_counts), CLOUD, 3.0)
     sharp = random_potential("lattice", smooth_cutoff=False)
     with pytest.raises(AssertionError, match="across the cutoff"):
         assert_smooth_at_cutoff(sharp, PAIR, sharp.model.network.cutoff)

@@ -14,7 +14,7 @@ from geocalc.nn.ewald.waves import EwaldSettings, Waves
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkInput:
-    """A batch of canonicalised structures as a network sees them.
+    """A batch of canonicalized structures as a network sees them.
 
     Attributes:
         numbers, tags: (n_atoms,) int64.

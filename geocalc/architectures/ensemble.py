@@ -16,11 +16,11 @@ from geocalc.core.elements import N_ELEMENTS
 class Ensemble(Network):
     """The mean of its members, in the units of the first.
 
-    Members that learnt from different data have units and references of their own; `set_units` says
+    Members that learned from different data have units and references of their own; `set_units` says
     how theirs become the first's.
 
     Args:
-        members: networks with the same cutoff, neighbours and levels, at least one.
+        members: networks with the same cutoff, neighbors and levels, at least one.
 
     Source: Lakshminarayanan, Pritzel, Blundell, deep ensembles (2017).
     """

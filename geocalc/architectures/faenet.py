@@ -28,7 +28,7 @@ SHORTEST = 1e-6  # Angstrom; keeps the direction of a zero-length edge finite
 
 class EnergyWeights(StrEnum):
     """Per-atom factor on the energy: none, or a Linear layer on the first or on the last features
-    (unnormalised).
+    (unnormalized).
     """
 
     NONE = "none"

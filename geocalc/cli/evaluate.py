@@ -29,7 +29,7 @@ from geocalc.errors import InputError
 from geocalc.evaluation.figures import pair_panels, relaxed_panels, single_point_panels
 from geocalc.evaluation.is2re import pair_errors, pair_predictions
 from geocalc.evaluation.plots import Panel, draw_panels
-from geocalc.evaluation.relaxations import RelaxedPair, relax_references, summarise
+from geocalc.evaluation.relaxations import RelaxedPair, relax_references, summarize
 from geocalc.evaluation.single_points import errors_of, known_numbers, predictions
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import ForceMode
@@ -60,7 +60,7 @@ def evaluate_command(
 
     Args:
         model: name or folder.
-        data: a recipe (its validation split) or structures, labelled but for symmetry and mad.
+        data: a recipe (its validation split) or structures, labeled but for symmetry and mad.
         out: folder to write.
         task: s2ef (energies and forces of frames), relax (from the first frame of each relaxation
             to its last), is2re (relaxed energies and positions from unrelaxed structures; is2rs is
@@ -212,7 +212,7 @@ def _relax(
             pairs = relax_references(
                 model, some, optimizer=optimizer, fmax=fmax, steps=steps, progress=done
             )
-        results[name] = asdict(summarise(pairs))
+        results[name] = asdict(summarize(pairs))
         make_folder(out)
         _write_pairs(pairs, out / f"{_stem(name)}-relaxed.csv")
         _draw(relaxed_panels(pairs, model.card, _stem(name)), out)

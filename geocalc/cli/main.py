@@ -362,7 +362,7 @@ def evaluate(
     device: str,
     dtype: str,
 ) -> None:
-    """Errors of MODEL on DATA: labelled structures, or a recipe, whose validation split is used.
+    """Errors of MODEL on DATA: labeled structures, or a recipe, whose validation split is used.
 
     Writes metrics.json and parity plots of energies, forces and ways to the relaxed geometry. With
     --task relax every held-out relaxation is started from its first frame and compared with its
@@ -446,7 +446,7 @@ def train(
     """Train a model from a RECIPE (YAML); killed runs go on with --resume as if nothing had
     happened.
 
-    With --from MODEL and a file of labelled structures in place of RECIPE, that model is fine-tuned
+    With --from MODEL and a file of labeled structures in place of RECIPE, that model is fine-tuned
     on them: split by relaxation, references fitted anew, errors on what is held out before and
     after.
     """

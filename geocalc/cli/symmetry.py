@@ -16,7 +16,7 @@ from geocalc.symmetry.plot import plot_breaking
 from geocalc.symmetry.point_groups import identify, turned
 from geocalc.symmetry.point_groups import point_group as group_named
 from geocalc.symmetry.report import relaxed_weights, symmetry_breaking
-from geocalc.symmetry.stabilisers import direction_text
+from geocalc.symmetry.stabilizers import direction_text
 from geocalc.symmetry.structure_groups import group_of
 
 

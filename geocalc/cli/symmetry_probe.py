@@ -64,7 +64,7 @@ def of_file(path: Path, limit: int, use_tags: bool) -> Systems:
 
 
 def _places(n: int, limit: int, name: str) -> list[int]:
-    """Evenly over all, since neighbours are often frames of one relaxation."""
+    """Evenly over all, since neighbors are often frames of one relaxation."""
     if limit < 1 or n < 1:
         raise InputError(
             f"{name} holds {n} structures, of which {limit} are to be measured; at least one is"
@@ -131,12 +131,12 @@ def _size(operation: Mapping[str, Any] | None, kind: str, which: str) -> str:
 
 def _mad_table(title: str, found: Mapping[str, Any]) -> Table:
     table = Table(title=title, title_justify="left")
-    for head in ("depth", "neighbours", "all pairs", "update, neighbours", "update, all pairs"):
+    for head in ("depth", "neighbors", "all pairs", "update, neighbors", "update, all pairs"):
         table.add_column(head, justify="right")
     for layer in found["layers"]:
         numbers = [
             layer[name]
-            for name in ("neighbours", "all_pairs", "update_neighbours", "update_all_pairs")
+            for name in ("neighbors", "all_pairs", "update_neighbors", "update_all_pairs")
         ]
         table.add_row(
             str(layer["depth"]),

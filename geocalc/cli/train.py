@@ -57,7 +57,7 @@ def train_command(
         devices: processes.
         threads: of each process on a CPU.
         report: told of progress.
-        begin: model to go on with; `recipe_path` may then be a file of labelled structures.
+        begin: model to go on with; `recipe_path` may then be a file of labeled structures.
         tensorboard: keep the learning curve for TensorBoard too, in the run folder.
     Raises:
         RecipeError, InputError: the recipe, its data, or the folder is not right.
@@ -156,7 +156,7 @@ def _train(
 
 
 def _tuned(path: Path, begin: str, assignments: tuple[str, ...]) -> Recipe:
-    """The recipe that goes on with a model, from another recipe or from a file of labelled
+    """The recipe that goes on with a model, from another recipe or from a file of labeled
     structures.
     """
     if path.suffix not in (".yaml", ".yml"):

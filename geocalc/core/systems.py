@@ -127,7 +127,7 @@ def select(data: Data, systems: Systems, chosen: Tensor) -> Data:
 
     Args:
         data: a dataclass whose tensor fields are marked `per_atom` or `per_system`; `Systems`
-            itself, a `Prediction`, or the state of an optimiser.
+            itself, a `Prediction`, or the state of an optimizer.
         systems: the batch that `data` belongs to.
         chosen: (n_systems,) bool.
     Returns:

@@ -1,4 +1,4 @@
-"""Units of energy that labelled files come in."""
+"""Units of energy that labeled files come in."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def in_ev(name: str) -> float:
     """
     if name in IN_EV:
         return IN_EV[name]
-    spelt = {known.lower(): known for known in IN_EV}
-    near = difflib.get_close_matches(name.lower(), spelt, n=2, cutoff=0.5)
+    spelled = {known.lower(): known for known in IN_EV}
+    near = difflib.get_close_matches(name.lower(), spelled, n=2, cutoff=0.5)
     meant = (
-        f"did you mean {' or '.join(spelt[one] for one in near)}? Known are"
+        f"did you mean {' or '.join(spelled[one] for one in near)}? Known are"
         if near
         else "known are"
     )

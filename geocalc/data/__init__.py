@@ -1,1 +1,1 @@
-"""Labelled structures and the training samples made of them."""
+"""Labeled structures and the training samples made of them."""

@@ -30,7 +30,7 @@ def thickened(
     fcc(111) stays as it is.
 
     Args:
-        samples: labelled frames.
+        samples: labeled frames.
         share: between 0 and 1.
         rngs: randomness of each, so that it does not depend on the others.
     """

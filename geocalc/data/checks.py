@@ -1,4 +1,4 @@
-"""What is wrong with a data set as a whole, found before anything is learnt from it."""
+"""What is wrong with a data set as a whole, found before anything is learned from it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def check_levels(values: Sequence[str], name: str) -> None:
     if len(counts) > 1:
         told = ", ".join(f"{value} ({n})" for value, n in counts.most_common(SHOWN))
         raise InputError(
-            f"{name} mixes levels of theory: {told}; energies of different levels cannot be learnt"
+            f"{name} mixes levels of theory: {told}; energies of different levels cannot be learned"
             " as one, so make a source of each and name its level in the recipe"
             " (data.sources.level), or choose one"
         )
@@ -97,14 +97,14 @@ def _check_units(steps: np.ndarray, name: str) -> None:
     )
     guess = f"this looks like {known}; " if known else ""
     raise InputError(
-        f"{name}: between neighbouring frames of its relaxations the energy changes by {ratio:.3g}"
+        f"{name}: between neighboring frames of its relaxations the energy changes by {ratio:.3g}"
         f" times the work of the forces (median of {len(pairs)}), where 1 is expected;"
         f" {guess}convert everything to eV and eV/Angstrom"
     )
 
 
 def _follows(one: Sample, other: Sample) -> bool:
-    """Whether two samples are neighbouring frames of a relaxation."""
+    """Whether two samples are neighboring frames of a relaxation."""
     same = (one.source, one.group, one.frame + 1) == (other.source, other.group, other.frame)
     return same and np.array_equal(one.numbers, other.numbers)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from ase.geometry import find_mic
 
-from geocalc.data.read import FrameReader, Labelled, group_of, locate, place_of, structures_of
+from geocalc.data.read import FrameReader, Labeled, group_of, locate, place_of, structures_of
 from geocalc.data.settings import Source
 from geocalc.errors import InputError
 from geocalc.structures import readers
@@ -22,7 +22,7 @@ from geocalc.structures.formats.oc20 import relaxed_partner
 
 def relaxed_pairs(
     source: Source, dropped: Counter[str], use_tags: bool = True
-) -> Iterator[tuple[str, list[Labelled]]]:
+) -> Iterator[tuple[str, list[Labeled]]]:
     """Unrelaxed structures with the energy and the positions that they relax to.
 
     Positions of the relaxed structure are taken at the image next to the unrelaxed one.
@@ -42,7 +42,7 @@ def relaxed_pairs(
     reader = FrameReader(source, start, use_tags, needs_forces=False)
     for before, after in _inside(start) if start.samefile(end) else _side_by_side(start, end):
         group = group_of(before, source, start)
-        frame = reader.read(before, group, dropped, labelled_by=after)
+        frame = reader.read(before, group, dropped, labeled_by=after)
         yield group, [] if frame is None else [_with_end(frame, before, after)]
     reader.finish()
 
@@ -68,7 +68,7 @@ def _inside(path: Path) -> Iterator[tuple[readers.Source, readers.Source]]:
             raise InputError(f"{place_of(before)}: {error}") from None
 
 
-def _with_end(frame: Labelled, before: readers.Source, after: readers.Source) -> Labelled:
+def _with_end(frame: Labeled, before: readers.Source, after: readers.Source) -> Labeled:
     """The frame and where its atoms end."""
     start, end = before.atoms, after.atoms
     if not np.array_equal(start.numbers, end.numbers):
@@ -77,7 +77,7 @@ def _with_end(frame: Labelled, before: readers.Source, after: readers.Source) ->
             f" {end.symbols}; they must have the same atoms in the same order"
         )
     move, _ = find_mic(end.positions - start.positions, start.cell, start.pbc)
-    return Labelled(
+    return Labeled(
         atoms=frame.atoms,
         tags=frame.tags,
         fixed=frame.fixed,

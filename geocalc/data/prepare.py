@@ -1,4 +1,4 @@
-"""Labelled files to training samples: filtered, split by relaxation, stored."""
+"""Labeled files to training samples: filtered, split by relaxation, stored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from ase import Atoms
 
 from geocalc.data.pairs import relaxed_pairs
-from geocalc.data.read import Labelled, locate, refuse_zeroed, relaxations
+from geocalc.data.read import Labeled, locate, refuse_zeroed, relaxations
 from geocalc.data.settings import Data, DataPlan, Source
 from geocalc.data.store import SCHEMA, Sample, read_info, write_store
 from geocalc.errors import InputError
@@ -57,7 +57,7 @@ def prepare(plan: DataPlan, folder: Path) -> Path:
         if first is None:
             files = ", ".join(str(source.path) for source in data.sources)
             raise InputError(
-                f"no labelled frame of {files} passed the filters (left out: {dict(dropped)});"
+                f"no labeled frame of {files} passed the filters (left out: {dict(dropped)});"
                 " relax the filters"
             )
         info = write_store(path, itertools.chain([first], samples), key, dropped)
@@ -95,7 +95,7 @@ def _drawn(group: str, data: Data, atoms: Atoms | None, split_key: str | None) -
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRelaxation:
-    """The frames of a labelled relaxation in order; energies as the recipe defines them."""
+    """The frames of a labeled relaxation in order; energies as the recipe defines them."""
 
     frames: tuple[Sample, ...]
 
@@ -137,7 +137,7 @@ def reference_relaxations(
 
 
 def samples_of_file(path: Path, use_tags: bool = True, needs_forces: bool = True) -> list[Sample]:
-    """Every labelled frame of a file with its stored energy, unfiltered; `use_tags` and
+    """Every labeled frame of a file with its stored energy, unfiltered; `use_tags` and
     `needs_forces` as in `relaxations`.
 
     Raises:
@@ -217,7 +217,7 @@ def _samples(plan: DataPlan, dropped: Counter[str], test: bool = False) -> Itera
                 )
 
 
-def _sample(frame: Labelled, group: str, place: int, source: int, validation: bool) -> Sample:
+def _sample(frame: Labeled, group: str, place: int, source: int, validation: bool) -> Sample:
     atoms = frame.atoms
     return Sample(
         numbers=atoms.numbers.astype(np.int64),

@@ -1,4 +1,4 @@
-"""Labelled files, one relaxation after the other: read, checked and filtered."""
+"""Labeled files, one relaxation after the other: read, checked and filtered."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ N_PROBED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class Labeled:
     """One frame with its labels.
 
     Attributes:
@@ -75,8 +75,8 @@ def relaxations(
     dropped: Counter[str],
     use_tags: bool = True,
     needs_forces: bool = True,
-) -> Iterator[tuple[str, list[Labelled]]]:
-    """Labelled frames of each relaxation, cut off where the energy jumps.
+) -> Iterator[tuple[str, list[Labeled]]]:
+    """Labeled frames of each relaxation, cut off where the energy jumps.
 
     Frames of a relaxation follow each other in the file and share the value of `group_key`; where
     that is missing, a file in a folder is a relaxation, and a frame of a single file is one of its
@@ -96,7 +96,7 @@ def relaxations(
     path = locate(source.path)
     reader = FrameReader(source, path, use_tags, needs_forces)
     current: str | None = None
-    frames: list[Labelled] = []
+    frames: list[Labeled] = []
     for found in structures_of(path):
         group = group_of(found, source, path)
         if group != current and current is not None:
@@ -128,7 +128,7 @@ def refuse_zeroed(source: Source) -> None:
         )
 
 
-def cut(frames: list[Labelled], max_jump: float | None, dropped: Counter[str]) -> list[Labelled]:
+def cut(frames: list[Labeled], max_jump: float | None, dropped: Counter[str]) -> list[Labeled]:
     """The last run of frames along which the energy follows -F.dx (mean force of the two ends)
     within `max_jump` eV.
     """
@@ -146,7 +146,7 @@ def cut(frames: list[Labelled], max_jump: float | None, dropped: Counter[str]) -
 
 
 class FrameReader:
-    """Turns structures of one source into labelled frames, and says at the end what was found.
+    """Turns structures of one source into labeled frames, and says at the end what was found.
 
     Args:
         source, path: the rules and the file.
@@ -162,7 +162,7 @@ class FrameReader:
             use_tags,
             needs_forces,
         )
-        self._n_read = self._n_labelled = 0
+        self._n_read = self._n_labeled = 0
         self._first: tuple[str, Atoms, np.ndarray] | None = None
         self._notes: Counter[str] = Counter()
         self._levels: list[str] = []
@@ -172,18 +172,18 @@ class FrameReader:
         found: readers.Source,
         group: str,
         dropped: Counter[str],
-        labelled_by: readers.Source | None = None,
-    ) -> Labelled | None:
+        labeled_by: readers.Source | None = None,
+    ) -> Labeled | None:
         """The frame with its labels, or those of another structure; None where it is left out,
         which is counted.
         """
         source, atoms = self._source, found.atoms
         self._n_read += 1
-        stored = _labels(labelled_by or found, source)
+        stored = _labels(labeled_by or found, source)
         if stored.energy is None or (self._needs_forces and stored.forces is None):
             dropped["no energy or forces" if self._needs_forces else "no energy"] += 1
             return None
-        self._n_labelled += 1
+        self._n_labeled += 1
         self._levels += [str(atoms.info[key]) for key in LEVELS if key in atoms.info][:1]
         reason = _reject(atoms, source)
         if reason:
@@ -200,7 +200,7 @@ class FrameReader:
         except InputError as error:
             raise InputError(f"{place_of(found)}: {error}") from None
         unknown = np.full((len(atoms), 3), np.nan)
-        return Labelled(
+        return Labeled(
             atoms=atoms,
             tags=tags,
             fixed=fixed,
@@ -215,7 +215,7 @@ class FrameReader:
         Raises:
             InputError: no frame had labels.
         """
-        if not self._n_labelled:
+        if not self._n_labeled:
             source = self._source
             if not self._needs_forces:
                 kind = "structures" if source.relaxed is None else "relaxed structures"
@@ -320,7 +320,7 @@ def _reject(atoms: Atoms, source: Source) -> str | None:
 
 
 def _check_geometry(atoms: Atoms) -> None:
-    """Refuse what no neighbour list can use; overlapping atoms are left to the filter of large
+    """Refuse what no neighbor list can use; overlapping atoms are left to the filter of large
     forces.
     """
     cell = np.asarray(atoms.cell)

@@ -14,7 +14,7 @@ from geocalc.core.units import EV
 
 
 class Source(Settings):
-    """One file of labelled structures, or a folder of them.
+    """One file of labeled structures, or a folder of them.
 
     The training energy is the stored energy, plus `info[add_energy]`, minus `info[subtract_energy]`
     where these are named: with `add_energy: e_ads` and `subtract_energy: e_relaxed` a relaxation's
@@ -70,7 +70,7 @@ class Source(Settings):
     energies: bool = Field(
         True,
         description=(
-            "without, its forces alone are learnt, where nothing says what its energies are"
+            "without, its forces alone are learned, where nothing says what its energies are"
             " relative to"
         ),
     )

@@ -33,7 +33,7 @@ _META, _INDEX = b"meta", b"index"
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One labelled frame.
+    """One labeled frame.
 
     Attributes:
         numbers, tags: (n_atoms,) int64.
@@ -92,7 +92,7 @@ def index_of(samples: Iterable[Sample]) -> Index:
     """The index of samples in order.
 
     Raises:
-        InputError: no neighbour list can be made of one; the message names it.
+        InputError: no neighbor list can be made of one; the message names it.
     """
     rows, seen = array("q"), dict[tuple[int, str], int]()
     for sample in samples:
@@ -255,7 +255,7 @@ class Samples(Sequence[Sample]):
 
     @property
     def training(self) -> Samples:
-        """Those that are learnt from."""
+        """Those that are learned from."""
         return self.where(~self.known.validation)
 
     def read(self, places: Sequence[int]) -> list[Sample]:

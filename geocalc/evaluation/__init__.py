@@ -1,1 +1,1 @@
-"""Errors of models on labelled data."""
+"""Errors of models on labeled data."""

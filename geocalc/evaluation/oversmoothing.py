@@ -3,7 +3,7 @@ network has oversmoothed.
 
     MAD = mean over pairs of atoms of 1 - h_i . h_j / (|h_i| |h_j|)
 
-between 0 (all features point one way) and 2. Two kinds of pairs are told apart: neighbours are the
+between 0 (all features point one way) and 2. Two kinds of pairs are told apart: neighbors are the
 edges of the graph that the network sees, where an edge to an atom's own image counts too, at
 distance 0, so that a larger cell of the same crystal has the same MAD; all pairs are those of
 different atoms of one structure. A feature that is zero has no direction, and is in no pair.
@@ -38,15 +38,15 @@ class LayerMad:
 
     Attributes:
         depth: interactions behind it; 0 is after the embedding.
-        neighbours, all_pairs: of the features h.
-        update_neighbours, update_all_pairs: of what the interaction of this depth adds to them;
+        neighbors, all_pairs: of the features h.
+        update_neighbors, update_all_pairs: of what the interaction of this depth adds to them;
             None at depth 0.
     """
 
     depth: int
-    neighbours: float | None
+    neighbors: float | None
     all_pairs: float | None
-    update_neighbours: float | None
+    update_neighbors: float | None
     update_all_pairs: float | None
 
 
@@ -110,7 +110,7 @@ def layer_mad(
     return [LayerMad(depth=depth, **_means(values)) for depth, values in enumerate(depths)]
 
 
-KINDS = ("neighbours", "all_pairs", "update_neighbours", "update_all_pairs")
+KINDS = ("neighbors", "all_pairs", "update_neighbors", "update_all_pairs")
 
 
 def _by_structure(

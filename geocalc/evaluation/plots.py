@@ -249,7 +249,7 @@ def _figure(columns: int, rows: int = 1) -> tuple[Any, list[Any]]:
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write a figure of matplotlib as a PNG of few colours."""
+    """Write a figure of matplotlib as a PNG of few colors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Errors of a model on labelled data: single points, or relaxations against the relaxed reference."""
+"""Errors of a model on labeled data: single points, or relaxations against the relaxed reference."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def relax_references(
 
     Args:
         potential: with forces.
-        references: labelled relaxations. optimizer, fmax (eV/Angstrom), steps: of the relaxation.
+        references: labeled relaxations. optimizer, fmax (eV/Angstrom), steps: of the relaxation.
         batch: structures relaxed together; results do not depend on it.
         progress: told how many are done.
     """
@@ -177,7 +177,7 @@ def relaxed_pair(
     )
 
 
-def summarise(pairs: Sequence[RelaxedPair]) -> RelaxErrors:
+def summarize(pairs: Sequence[RelaxedPair]) -> RelaxErrors:
     """Errors over relaxed structures."""
     error = np.array([p.energy - p.reference for p in pairs])
     distance, null = (

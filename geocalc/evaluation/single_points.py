@@ -1,4 +1,4 @@
-"""Errors of a potential on labelled samples."""
+"""Errors of a potential on labeled samples."""
 
 from __future__ import annotations
 

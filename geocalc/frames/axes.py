@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TIE_TOLERANCE = 1e-3  # relative gap of neighbouring eigenvalues below which their axes are tied
+TIE_TOLERANCE = 1e-3  # relative gap of neighboring eigenvalues below which their axes are tied
 ANCHOR_TOLERANCE = 1e-3  # relative; vectors this close to the longest one anchor an axis as well
 SAME_DIRECTION = 5e-5  # 1 - cosine, 0.6 degrees; anchors closer than that are one
 

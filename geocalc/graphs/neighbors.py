@@ -1,7 +1,7 @@
-"""Neighbour lists: vesin behind one function.
+"""Neighbor lists: vesin behind one function.
 
 Edge convention, everywhere in geocalc: `edge_vec = positions[senders] - positions[receivers] +
-shifts @ cell`; receivers are the centres, senders their neighbours, and edges are sorted by
+shifts @ cell`; receivers are the centers, senders their neighbors, and edges are sorted by
 receiver.
 """
 
@@ -46,9 +46,9 @@ class Fading:
 
     Attributes:
         radii: (n_atoms,) float64 Angstrom; infinite where an atom keeps all there are.
-        whole: (n_atoms,) int64, neighbours that count as one.
+        whole: (n_atoms,) int64, neighbors that count as one.
         senders, receivers, shifts: of the edges to the others that count, as in a graph.
-        max_neighbors: neighbours allowed.
+        max_neighbors: neighbors allowed.
         cutoff: Angstrom, infinite for none.
     """
 
@@ -77,9 +77,9 @@ class Graph:
     """Edges of a batch of structures.
 
     Attributes:
-        senders: (n_edges,) int64, neighbour j.
-        receivers: (n_edges,) int64, centre i, ascending.
-        shifts: (n_edges, 3) float64, integer cell offsets of the neighbour's image.
+        senders: (n_edges,) int64, neighbor j.
+        receivers: (n_edges,) int64, center i, ascending.
+        shifts: (n_edges, 3) float64, integer cell offsets of the neighbor's image.
         n_truncated: edges within the cutoff left out by `max_neighbors`; where there is no cutoff,
             none is said to be.
         fading: how edges fade out, where truncation is smooth.
@@ -122,12 +122,12 @@ def build_graph(
     max_neighbors: int | None = None,
     truncation: Truncation = Truncation.PER_ATOM,
 ) -> Graph:
-    """Connect every atom to its neighbours within `cutoff`, periodic images included.
+    """Connect every atom to its neighbors within `cutoff`, periodic images included.
 
     Args:
         systems: batch of structures; positions may lie outside the cell.
         cutoff: radius in Angstrom, positive; edges of exactly this length are left out.
-        max_neighbors: keep at most this many nearest neighbours of each atom; neighbours tied with
+        max_neighbors: keep at most this many nearest neighbors of each atom; neighbors tied with
             the last one are all kept, so the graph keeps the symmetry of the structure.
         truncation: how that is done, see `geocalc.graphs.truncation`.
     Returns:
@@ -163,7 +163,7 @@ def count_edges(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff
 
 
 class NeighborCache:
-    """Neighbour lists that are searched anew only for structures in which an atom has moved by half
+    """Neighbor lists that are searched anew only for structures in which an atom has moved by half
     the skin.
 
     Between searches the list of a structure, longer by `skin`, is cut to the edges that are now
@@ -176,7 +176,7 @@ class NeighborCache:
         skin: extra radius in Angstrom; 0 searches whenever an atom moves at all.
     Raises:
         InputError: `cutoff` or `max_neighbors` is not positive, or `skin` is negative.
-    Source: Verlet (1967), the neighbour list with a skin.
+    Source: Verlet (1967), the neighbor list with a skin.
     """
 
     def __init__(
@@ -259,7 +259,7 @@ def _check_settings(cutoff: float, max_neighbors: int | None) -> None:
         raise InputError(f"cutoff must be a positive length in Angstrom, got {cutoff}")
     if max_neighbors is not None and max_neighbors < 1:
         raise InputError(
-            f"max_neighbors must be at least 1, or None for all neighbours, got {max_neighbors}"
+            f"max_neighbors must be at least 1, or None for all neighbors, got {max_neighbors}"
         )
 
 
@@ -314,7 +314,7 @@ def graph_of(
 def edge_vectors(
     positions: Tensor, cell: Tensor, system_idx: Tensor, graph: Graph | Fading
 ) -> Tensor:
-    """Vectors from centre to neighbour, (n_edges, 3) Angstrom; differentiable in positions and
+    """Vectors from center to neighbor, (n_edges, 3) Angstrom; differentiable in positions and
     cell.
     """
     # index_select: the derivative of indexing by a tensor costs three times as much
@@ -455,7 +455,7 @@ def _check_size(
     if widths.max() > WIDEST * radius:
         size = " x ".join(f"{width:.3g}" for width in widths)
         raise InputError(
-            f"cell and atoms span {size} Å; neighbours are searched in up to {WIDEST * radius:g} Å:"
+            f"cell and atoms span {size} Å; neighbors are searched in up to {WIDEST * radius:g} Å:"
             " check the file they came from"
         )
     images = float(np.prod(2 * radius / heights + 1))

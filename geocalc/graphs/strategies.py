@@ -1,6 +1,6 @@
 """Graph strategies: which atoms a network connects.
 
-- radius: neighbours within the cutoff of the network, `max_neighbors` of them at most.
+- radius: neighbors within the cutoff of the network, `max_neighbors` of them at most.
 - nearest: the `max_neighbors` nearest, however far they are.
 - complete: every pair, in periodic structures at its nearest image, at all of them where several tie. An energy jumps where another
   image becomes the nearest, unless edges that long are silent.
@@ -50,14 +50,14 @@ from geocalc.graphs.truncation import (
     truncate_each,
 )
 
-# Angstrom, in which the nearest neighbours are looked for first; it changes no graph
+# Angstrom, in which the nearest neighbors are looked for first; it changes no graph
 FIRST_RADIUS = 4.0
 GROWTH = 1.5  # of that radius, while an atom has too few
 SHORTEST = 1e-6  # Angstrom; keeps the derivative of a zero length finite
 
 
 class Strategy(StrEnum):
-    """What makes two atoms neighbours."""
+    """What makes two atoms neighbors."""
 
     RADIUS = "radius"
     NEAREST = "nearest"
@@ -79,24 +79,24 @@ class GraphSettings(Settings):
         """Refuse what does not go together.
 
         Raises:
-            InputError: neighbours are to be counted and there is no number of them, or one that
+            InputError: neighbors are to be counted and there is no number of them, or one that
                 nothing asks for.
         """
         if self.strategy is Strategy.COMPLETE and (
             max_neighbors is not None or self.truncation is not Truncation.PER_ATOM
         ):
             raise InputError(
-                "a complete graph leaves no neighbour out; set max_neighbors: null and no"
+                "a complete graph leaves no neighbor out; set max_neighbors: null and no"
                 " truncation, or take `nearest`"
             )
         if max_neighbors is None and self.strategy is Strategy.NEAREST:
             raise InputError(
-                "graphs of nearest neighbours need their number; set max_neighbors in the settings"
+                "graphs of nearest neighbors need their number; set max_neighbors in the settings"
                 " of the network"
             )
         if max_neighbors is None and self.truncation is not Truncation.PER_ATOM:
             raise InputError(
-                f"{self.truncation} truncation is of graphs with a largest number of neighbours;"
+                f"{self.truncation} truncation is of graphs with a largest number of neighbors;"
                 " set max_neighbors in the settings of the network"
             )
 
@@ -216,7 +216,7 @@ def _near(
     max_neighbors: int,
     truncation: Truncation,
 ) -> Edges:
-    """Neighbours of the atoms of one structure, the nearest among them: within a radius that grows
+    """Neighbors of the atoms of one structure, the nearest among them: within a radius that grows
     until each has enough.
     """
     n, radius = len(positions), FIRST_RADIUS
@@ -232,14 +232,14 @@ def _all_pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Edge
     """Every pair of one structure at its nearest image."""
     n, completed = len(positions), full_cell(cell, pbc)
     parts = []
-    for centre in range(n):
-        others = np.delete(np.arange(n), centre)
+    for center in range(n):
+        others = np.delete(np.arange(n), center)
         rows, shifts, lengths = nearest_images(
-            positions[others] - positions[centre], completed, pbc
+            positions[others] - positions[center], completed, pbc
         )
         parts.append(
             Edges(
-                receivers=np.full(len(rows), centre),
+                receivers=np.full(len(rows), center),
                 senders=others[rows],
                 shifts=shifts,
                 lengths=lengths,

@@ -3,7 +3,7 @@
 A supernode stands for atoms with tag 0. Its height is the largest of theirs, as published. In the
 plane it was published as their mean, which depends on the image that each atom is stored in, and of
 a layer that repeats without end there is no mean. Ours is taken as the adsorbate sees them: with c
-the centre of the adsorbate and p_k the way in the plane from c to the nearest image of atom k,
+the center of the adsorbate and p_k the way in the plane from c to the nearest image of atom k,
 
     p = c + 1/n sum_k w(|p_k|) p_k,
 
@@ -57,7 +57,7 @@ class Nodes:
         node_of: (n_atoms,) int64, the node that each atom is, or is part of.
         merged: (n_atoms,) bool, of the atoms that are part of a supernode.
         images: (n_atoms, 3) float64, the image of each adsorbate and merged atom that is near the
-            centre of the adsorbate.
+            center of the adsorbate.
         up: (n_systems, 3) normal of the plane, on the side of the adsorbate.
         reach: (n_systems,) Angstrom, half the shortest vector.
     """
@@ -85,9 +85,9 @@ class Nodes:
         owner, merged = atoms.system_idx, self.merged
         near = positions + torch.einsum("ai,aij->aj", self.images, cell[owner])
         adsorbed = atoms.tags == ADSORBATE
-        centre = _mean(near[adsorbed], owner[adsorbed], atoms.n_systems)
+        center = _mean(near[adsorbed], owner[adsorbed], atoms.n_systems)
         up, node = self.up[owner[merged]], self.node_of[merged]
-        way = near[merged] - centre[owner[merged]]
+        way = near[merged] - center[owner[merged]]
         height = (way * up).sum(1)
         flat = way - height[:, None] * up
         pull = fade(flat.square().sum(1).clamp(min=1e-12).sqrt() / self.reach[owner[merged]])
@@ -95,7 +95,7 @@ class Nodes:
         system, n = self.systems.system_idx[supernodes], len(supernodes)
         top = height.new_full((n,), -torch.inf).scatter_reduce(0, of, height, "amax")
         placed = (
-            centre[system] + _mean(pull[:, None] * flat, of, n) + top[:, None] * self.up[system]
+            center[system] + _mean(pull[:, None] * flat, of, n) + top[:, None] * self.up[system]
         )
         result = positions.new_zeros((self.systems.n_atoms, 3))
         return result.index_copy(0, self.node_of[~merged], positions[~merged]).index_copy(
@@ -189,9 +189,9 @@ def _around_adsorbate(
     adsorbed, below = np.flatnonzero(tags == ADSORBATE), np.flatnonzero(tags == SUBSURFACE)
     images = np.zeros((len(positions), 3))
     images[adsorbed] = _gathered(positions[adsorbed], cell, pbc)
-    centre = (positions[adsorbed] + images[adsorbed] @ cell).mean(axis=0)
+    center = (positions[adsorbed] + images[adsorbed] @ cell).mean(axis=0)
     up, across = _normal(cell, pbc)
-    heights = (positions[tags != ADSORBATE] - centre) @ up
+    heights = (positions[tags != ADSORBATE] - center) @ up
     # where the next slab lies above, a sine weighs the slab against its image: it is negative
     # however thick the slab
     sides = (
@@ -204,9 +204,9 @@ def _around_adsorbate(
     if across is not None:
         rise = float(cell[across] @ up)
         images[below, across] = -np.sign(rise) * np.ceil(
-            (positions[below] - centre) @ up / abs(rise)
+            (positions[below] - center) @ up / abs(rise)
         )
-    images[below] += _first_images(positions[below] + images[below] @ cell - centre, cell, in_plane)
+    images[below] += _first_images(positions[below] + images[below] @ cell - center, cell, in_plane)
     return images, up, _shortest(cell[in_plane]) / 2
 
 

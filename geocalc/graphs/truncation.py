@@ -1,18 +1,18 @@
-"""Which edges of a full neighbour list are kept where every atom may keep but a few.
+"""Which edges of a full neighbor list are kept where every atom may keep but a few.
 
-With N neighbours allowed, and d the distances of an atom's neighbours:
+With N neighbors allowed, and d the distances of an atom's neighbors:
 
-- per-atom: each atom keeps its N nearest, as published; the graph is directed, and energies jump where neighbours overtake each other.
+- per-atom: each atom keeps its N nearest, as published; the graph is directed, and energies jump where neighbors overtake each other.
 - symmetric: an edge is kept where either of its ends keeps it; energies jump as before.
-- smooth: each atom i has a radius R_i that lets its neighbours fade, and an edge weighs fade(d / R_i) fade(d / R_j). R_i is where the
+- smooth: each atom i has a radius R_i that lets its neighbors fade, and an edge weighs fade(d / R_i) fade(d / R_j). R_i is where the
   fades add up to N - 1/2,
 
       sum_j fade(d_ij / R_i) + N wall(R_i) = N - 1/2,
 
   fade = 1 up to (1 - SHELL) R, then a smooth step to 0 at R; wall rises from 0 to 1 over the last
-  EDGE of the cutoff, which no R passes. The half keeps a neighbour in the shell, so R_i is a smooth
+  EDGE of the cutoff, which no R passes. The half keeps a neighbor in the shell, so R_i is a smooth
   function of the positions; weights have two continuous derivatives, and so have energies. (The
-  distance of the N-th neighbour itself has kinks where neighbours overtake each other.)
+  distance of the N-th neighbor itself has kinks where neighbors overtake each other.)
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Angstrom; neighbours this close to the truncation radius are tied and all kept
+# Angstrom; neighbors this close to the truncation radius are tied and all kept
 TIE_TOLERANCE = 1e-4
-# of a radius, over which neighbours fade; thinner shells follow N more closely and bend energies
+# of a radius, over which neighbors fade; thinner shells follow N more closely and bend energies
 # more sharply
 SHELL = 0.3
-# of the cutoff, that radii may fall behind it where there are fewer neighbours than allowed
+# of the cutoff, that radii may fall behind it where there are fewer neighbors than allowed
 EDGE = 0.1
 BISECTIONS = 20  # halve the first bracket to where Newton's method is sure
 NEWTON = 3  # steps from there to rounding
@@ -39,7 +39,7 @@ STEPS = 2
 
 
 class Truncation(StrEnum):
-    """Which neighbours stay where there are more than allowed."""
+    """Which neighbors stay where there are more than allowed."""
 
     PER_ATOM = "per-atom"
     SYMMETRIC = "symmetric"
@@ -92,8 +92,8 @@ class Cut:
         edges: kept.
         n_left_out: number of the others.
         radii: (n_atoms,) Angstrom, of smooth truncation; infinite where an atom has fewer
-            neighbours than allowed and no cutoff. None where nothing fades.
-        whole: (n_atoms,) neighbours of each atom that count as one in its sum of fades.
+            neighbors than allowed and no cutoff. None where nothing fades.
+        whole: (n_atoms,) neighbors of each atom that count as one in its sum of fades.
         shell: edges to those that count as less.
     """
 
@@ -111,7 +111,7 @@ def truncate(
     truncation: Truncation,
     cutoff: float = np.inf,
 ) -> Cut:
-    """Cut a full neighbour list down.
+    """Cut a full neighbor list down.
 
     Args:
         edges: every pair closer than some radius, in both directions.
@@ -165,7 +165,7 @@ def farthest_counted(
 
 
 def _nth_lengths(edges: Edges, n_atoms: int, n: int) -> np.ndarray:
-    """Distance of each atom's n-th neighbour, (n_atoms,) Angstrom; infinite where it has fewer."""
+    """Distance of each atom's n-th neighbor, (n_atoms,) Angstrom; infinite where it has fewer."""
     count = np.bincount(edges.receivers, minlength=n_atoms)
     most = int(count.max(initial=0))
     if most < n:
@@ -227,7 +227,7 @@ def settled_radii(
     Args:
         radii: (n_atoms,) at these lengths.
         lengths, receivers: (n,) of the edges in the shell; differentiable.
-        whole: (n_atoms,) neighbours nearer than the shell.
+        whole: (n_atoms,) neighbors nearer than the shell.
         max_neighbors, cutoff: as in `truncate`.
     """
     finite = radii.isfinite()
@@ -239,7 +239,7 @@ def settled_radii(
 
 
 def fade(share: Tensor) -> Tensor:
-    """Weight of a neighbour at `share` of a radius: 1 up to 1 - SHELL, 0 from 1 on, with two
+    """Weight of a neighbor at `share` of a radius: 1 up to 1 - SHELL, 0 from 1 on, with two
     continuous derivatives between.
 
     Source: the step of fifth order of Perlin (2002).

@@ -31,7 +31,7 @@ def cosine_envelope(length: Tensor, cutoff: float) -> Tensor:
 
 
 class GaussianBasis(nn.Module):
-    """`n_gaussians` Gaussians with centres evenly spaced on [0, cutoff] and width equal to their
+    """`n_gaussians` Gaussians with centers evenly spaced on [0, cutoff] and width equal to their
     spacing.
 
     Source: Schuett et al., SchNet (2017), as used by FAENet.

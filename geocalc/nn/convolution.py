@@ -1,4 +1,4 @@
-"""Continuous-filter convolution: neighbours' features times a filter that an edge shares with its
+"""Continuous-filter convolution: neighbors' features times a filter that an edge shares with its
 reverse, summed.
 
     out_i = sum over edges j -> i of filter_p * value_j,     p the pair of an edge and its reverse.

@@ -5,7 +5,7 @@ Same result as `geocalc.nn.message.aggregate` on `edge @ weight.T`; the features
 with its reverse are multiplied once for both. What an edge takes from its two atoms and from its
 pair stands in one table, and one sum over three rows of it fetches all. Blocks stay in a core's
 cache, so the time is nearly that of the matrix products. Edge features may be bfloat16; sums over
-neighbours are always in the type of the nodes.
+neighbors are always in the type of the nodes.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def aggregate_fused(
 def _table(
     center: Tensor, neighbor: Tensor | None, shared: Tensor | None, weight: Tensor, index: EdgeIndex
 ) -> tuple[Tensor, Tensor]:
-    """Rows that edges add up, (n_rows, width): of centres, of neighbours, of pairs; and which an
+    """Rows that edges add up, (n_rows, width): of centers, of neighbors, of pairs; and which an
     edge takes, (n_edges, 1 to 3).
     """
     parts, taken = (

@@ -46,7 +46,7 @@ class EnergyHead(nn.Module):
         return self.last(swish(self.first(hidden)))
 
 
-def _normalise(norm: ForceNorm, width: int) -> nn.Module:
+def _normalize(norm: ForceNorm, width: int) -> nn.Module:
     if norm is ForceNorm.BATCH:
         return nn.BatchNorm1d(width)
     return nn.LayerNorm(width) if norm is ForceNorm.LAYER else nn.Identity()
@@ -58,7 +58,7 @@ class _Dense(nn.Module):
     def __init__(self, inward: int, outward: int, norm: ForceNorm) -> None:
         super().__init__()
         self.linear = nn.Linear(inward, outward)
-        self.norm = _normalise(norm, outward)
+        self.norm = _normalize(norm, outward)
 
     def forward(self, values: Tensor) -> Tensor:
         return swish(self.norm(self.linear(values)))
@@ -73,7 +73,7 @@ class ForceHead(nn.Module):
         kind: simple (Linear, swish, Linear), mlp (with a norm), res (two layers with one residual
             around both, then mlp) or res_updown (down, mid, up, residual around the three, then
             mlp).
-        norm: normalisation; batch statistics couple atoms in training only.
+        norm: normalization; batch statistics couple atoms in training only.
     """
 
     def __init__(self, width: int, hidden: int, kind: ForceDecoder, norm: ForceNorm) -> None:
@@ -106,7 +106,7 @@ class ForceHead(nn.Module):
 
 
 class EdgeForceHead(nn.Module):
-    """A vector per atom: three numbers, as of `ForceHead`, and the sum over its edges of a learnt
+    """A vector per atom: three numbers, as of `ForceHead`, and the sum over its edges of a learned
     number times their direction.
 
     Where a network is shown structures in any orientation, three numbers per atom must learn what a

@@ -49,7 +49,7 @@ class Interaction(nn.Module):
         width: node features H.
         filters: edge features F; the simple type needs F = H.
         kind: message type.
-        norm: normalisation.
+        norm: normalization.
         complex_update: a second Linear layer and activation at the end.
         message_scale: factor on the summed messages.
     Raises:
@@ -110,7 +110,7 @@ class Interaction(nn.Module):
         summed = self._messages(hidden, edge, envelope, value, index) * self.message_scale
         if self.graph_norm is not None:
             summed = swish(self.graph_norm(summed, system_idx, n_systems))
-        # as published: surroundings are not normalised, nor the sum activated
+        # as published: surroundings are not normalized, nor the sum activated
         if self.kind is MessageType.UPDOWN_LOCAL_ENV:
             zero = torch.zeros_like(value)
             whole = edge.joined(index).to(value.dtype)

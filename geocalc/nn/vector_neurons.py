@@ -37,7 +37,7 @@ class VectorNorm(nn.Module):
     """Lengths of the channels of each row made comparable: v -> v / |v| (weight |v| / rms + shift),
     rms over the channels.
 
-    Published as batch normalisation of lengths, which couples structures and differs between
+    Published as batch normalization of lengths, which couples structures and differs between
     training and evaluation.
     """
 
@@ -57,7 +57,7 @@ class VectorNorm(nn.Module):
 
 
 class VectorLayer(nn.Module):
-    """Linear, norm, and a gate: of each channel the part against a learnt direction is taken away,
+    """Linear, norm, and a gate: of each channel the part against a learned direction is taken away,
     all but a leak.
 
     With c the component along the direction, c becomes leak c + (1 - leak) c sigmoid(c), as the

@@ -1,4 +1,4 @@
-"""Optimisers by name; a new one is a file here and a line in `OPTIMIZERS`."""
+"""Optimizers by name; a new one is a file here and a line in `OPTIMIZERS`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer[Any]]] = {
 
 
 def make_optimizer(name: str) -> Optimizer[Any]:
-    """The optimiser of that name with its default settings; capitals do not matter.
+    """The optimizer of that name with its default settings; capitals do not matter.
 
     Raises:
         InputError: there is none; the message names the nearest, or all.
@@ -47,5 +47,5 @@ def make_optimizer(name: str) -> Optimizer[Any]:
     if factory is None:
         near = difflib.get_close_matches(name.lower(), OPTIMIZERS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(OPTIMIZERS)}"
-        raise InputError(f"there is no optimiser {name!r}; {hint}")
+        raise InputError(f"there is no optimizer {name!r}; {hint}")
     return factory()

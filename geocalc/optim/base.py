@@ -1,4 +1,4 @@
-"""What an optimiser is: two pure functions of a batch that never call a model."""
+"""What an optimizer is: two pure functions of a batch that never call a model."""
 
 from __future__ import annotations
 

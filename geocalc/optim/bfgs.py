@@ -1,4 +1,4 @@
-"""BFGS: a model of the curvature learnt from the forces along the path."""
+"""BFGS: a model of the curvature learned from the forces along the path."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Bfgs:
     curvature: float = 70.0
 
     def init(self, systems: Systems) -> BfgsState:
-        """State that has learnt nothing yet."""
+        """State that has learned nothing yet."""
         sizes = FreeComponents.of(systems).sizes
         return BfgsState(
             hessian=Ragged(
@@ -67,12 +67,12 @@ class Bfgs:
         """One quasi-Newton step; see `geocalc.optim.base.Optimizer.step`."""
         free = FreeComponents.of(systems)
         parts = free.split(systems.positions - state.positions, state.forces - forces, forces)
-        learnt = tuple(
+        learned = tuple(
             _learn(known, move, change)
             for known, (move, change, _) in zip(state.hessian, parts, strict=True)
         )
-        steps = [_newton(hessian, part[2]) for hessian, part in zip(learnt, parts, strict=True)]
-        new = BfgsState(hessian=Ragged(learnt), positions=systems.positions, forces=forces)
+        steps = [_newton(hessian, part[2]) for hessian, part in zip(learned, parts, strict=True)]
+        new = BfgsState(hessian=Ragged(learned), positions=systems.positions, forces=forces)
         return free.join(steps, self.max_step, forces), new
 
 
@@ -84,8 +84,8 @@ def _learn(hessian: Floats, move: Floats, change: Floats) -> Floats:
     along, known = move @ change, move @ expected
     if along == 0.0 or known == 0.0:
         return hessian
-    learnt = dsyr(1.0 / along, change, lower=1, a=hessian.copy(order="F"), overwrite_a=1)
-    return dsyr(-1.0 / known, expected, lower=1, a=learnt, overwrite_a=1)
+    learned = dsyr(1.0 / along, change, lower=1, a=hessian.copy(order="F"), overwrite_a=1)
+    return dsyr(-1.0 / known, expected, lower=1, a=learned, overwrite_a=1)
 
 
 def _newton(hessian: Floats, forces: Floats) -> Floats:

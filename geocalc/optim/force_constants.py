@@ -10,7 +10,7 @@ from geocalc.core.systems import Systems
 from geocalc.graphs.neighbors import build_graph, edge_vectors
 from geocalc.optim.base import FreeComponents
 
-# pairs up to this many sums of covalent radii are springs: first neighbours in metals, bonds in
+# pairs up to this many sums of covalent radii are springs: first neighbors in metals, bonds in
 # molecules
 REACH = 1.6
 # eV/Angstrom^2 at the sum of the radii; with POWER it gives 0.5-1 between metal atoms and 3-10 in
@@ -23,7 +23,7 @@ ANCHOR = 4.0
 
 
 def spring_hessians(systems: Systems) -> tuple[np.ndarray, ...]:
-    """Hessian of springs between neighbours, over the free components of each structure.
+    """Hessian of springs between neighbors, over the free components of each structure.
 
     The spring of atoms i and j has the stiffness STIFFNESS * ((r_i + r_j) / d_ij) ** POWER, the
     idea of Lindh's model Hessian (Lindh et al., Chem. Phys. Lett. 241, 423 (1995)) with one power

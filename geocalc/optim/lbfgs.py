@@ -1,4 +1,4 @@
-"""L-BFGS: the curvature learnt from the last steps of the path, kept as the steps themselves."""
+"""L-BFGS: the curvature learned from the last steps of the path, kept as the steps themselves."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class History:
             )
         store.pairs[n] = pair
         products = store.pairs[: n + 1, 0] @ pair[1]
-        if products[n] == 0.0:  # no curvature to be learnt; its inverse would be infinite
+        if products[n] == 0.0:  # no curvature to be learned; its inverse would be infinite
             return self
         store.products[n, : n + 1] = products
         store.n_written = n + 1
@@ -125,7 +125,7 @@ class Lbfgs:
     curvature: float = 70.0
 
     def init(self, systems: Systems) -> LbfgsState:
-        """State that has learnt nothing yet."""
+        """State that has learned nothing yet."""
         return LbfgsState(
             history=Ragged(
                 tuple(History.empty(n_free) for n_free in FreeComponents.of(systems).sizes)
@@ -140,15 +140,15 @@ class Lbfgs:
         """One quasi-Newton step; see `geocalc.optim.base.Optimizer.step`."""
         free = FreeComponents.of(systems)
         parts = free.split(systems.positions - state.positions, state.forces - forces, forces)
-        learnt = tuple(
+        learned = tuple(
             known.extended(part[:2], self.memory)
             for known, part in zip(state.history, parts, strict=True)
         )
         steps = [
             _newton(known, part[2], self.curvature)
-            for known, part in zip(learnt, parts, strict=True)
+            for known, part in zip(learned, parts, strict=True)
         ]
-        new = LbfgsState(history=Ragged(learnt), positions=systems.positions, forces=forces)
+        new = LbfgsState(history=Ragged(learned), positions=systems.positions, forces=forces)
         return self.damping * free.join(steps, self.max_step, forces), new
 
 

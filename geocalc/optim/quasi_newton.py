@@ -1,4 +1,4 @@
-"""Our own optimiser: quasi-Newton steps that begin with a good guess of the curvature and stay
+"""Our own optimizer: quasi-Newton steps that begin with a good guess of the curvature and stay
 where they can be trusted.
 """
 
@@ -76,7 +76,7 @@ class QuasiNewtonState:
 class QuasiNewton:
     """Settings of the trust-region quasi-Newton method.
 
-    It starts from springs between neighbours (`geocalc.optim.force_constants`), learns the inverse
+    It starts from springs between neighbors (`geocalc.optim.force_constants`), learns the inverse
     Hessian by damped BFGS updates (nothing where the curvature is negative), holds soft directions
     back to the length that is trusted, and takes back a step after which neither the energy nor the
     work of the forces went down. The second test makes it safe for forces that are not the gradient
@@ -85,7 +85,7 @@ class QuasiNewton:
     Attributes:
         max_step: Angstrom, longest displacement of any atom in a step, also in the first. Longer
             ones save few calls and leave shallow basins.
-        damping: smallest curvature along a step that is learnt, as a share of the expected one.
+        damping: smallest curvature along a step that is learned, as a share of the expected one.
 
     Source: Nocedal and Wright, Numerical Optimization (2006), procedure 18.2 (damped BFGS),
     algorithms 4.1 and 4.3 (trust region).
@@ -254,5 +254,5 @@ def _learn(
         measured = float(move @ change)
     mapped = dsymv(1.0, inverse, change, lower=1)
     weight = 0.5 * (1 + float(change @ mapped) / measured)
-    learnt: Floats = dsyr2(1.0 / measured, move, weight * move - mapped, lower=1, a=inverse)
-    return learnt
+    learned: Floats = dsyr2(1.0 / measured, move, weight * move - mapped, lower=1, a=inverse)
+    return learned

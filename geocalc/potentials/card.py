@@ -108,7 +108,7 @@ class ModelCard(Settings):
     repulsion_reach: float | None = None
     units: str = "energy eV, forces eV/Angstrom, lengths Angstrom"
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    licence: str
+    license: str
     domain: str
     data: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()

@@ -149,7 +149,7 @@ class NetworkPotential:
 
         Raises:
             InputError: no structure or one without atoms, an element the model was not trained on,
-                tags other than OC20's, or a structure the neighbour list cannot handle (zero cell
+                tags other than OC20's, or a structure the neighbor list cannot handle (zero cell
                 with pbc, positions that are not numbers).
         """
         network = self.model.network

@@ -24,7 +24,7 @@ class PropertyCard(Settings):
         members: networks whose mean is the answer.
         graph: how a configuration of a glass becomes a graph; None for molecules, whose bonds are
             given.
-        counted: types of particles that the property was learnt for.
+        counted: types of particles that the property was learned for.
         weights_sha256: of weights.safetensors.
     """
 
@@ -41,7 +41,7 @@ class PropertyCard(Settings):
     graph: GlassGraph | None = None
     counted: tuple[int, ...] = ()
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    licence: str
+    license: str
     domain: str
     data: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()

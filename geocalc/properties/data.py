@@ -1,4 +1,4 @@
-"""Graphs of a recipe's data, split into those that are learnt from and those that are held out."""
+"""Graphs of a recipe's data, split into those that are learned from and those that are held out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from geocalc.properties.zinc import MoleculeGraph, read_zinc
 
 @dataclass(frozen=True)
 class Split:
-    """What is learnt from, and what is held out."""
+    """What is learned from, and what is held out."""
 
     training: tuple[GraphSample, ...]
     validation: tuple[GraphSample, ...]
@@ -96,7 +96,7 @@ def _glass(data: GlassData, folder: Path) -> Split:
         if other.targets.shape[1] != first.targets.shape[1]:
             told = " and ".join(f"{one.name} at {one.targets.shape[1]}" for one in (first, other))
             raise InputError(
-                f"propensities of {told} times cannot be learnt together; name those that all have"
+                f"propensities of {told} times cannot be learned together; name those that all have"
                 " in data.times"
             )
     return split

@@ -1,4 +1,4 @@
-"""Graph convolutional networks: features of neighbours, averaged with fixed weights and multiplied;
+"""Graph convolutional networks: features of neighbors, averaged with fixed weights and multiplied;
 edges are all alike.
 
     h <- D^-1/2 (A + 1) D^-1/2 h W + b, D the number of incoming edges with one from each node to

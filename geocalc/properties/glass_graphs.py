@@ -15,7 +15,7 @@ import torch
 from geocalc.errors import InputError, RunFolderError
 from geocalc.properties.glass.configuration import GlassConfiguration
 from geocalc.properties.glass.inherent import inherent_structure
-from geocalc.properties.glass.neighbourhood import Neighbourhood, neighbourhood
+from geocalc.properties.glass.neighborhood import Neighborhood, neighborhood
 from geocalc.properties.recipe import GlassData, GlassGraph, Structure
 from geocalc.properties.samples import GraphSample
 from geocalc.relaxation.status import Status
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def graph_of(
     configuration: GlassConfiguration, graph: GlassGraph, folder: Path | None
-) -> Neighbourhood:
+) -> Neighborhood:
     """The edges of a configuration.
 
     Args:
@@ -36,7 +36,7 @@ def graph_of(
         InputError: the cutoff does not suit the box, or no inherent structure is found.
     """
     configuration = replace(configuration, positions=positions_of(configuration, graph, folder))
-    return neighbourhood(configuration, graph.cutoff, graph.self_loops)
+    return neighborhood(configuration, graph.cutoff, graph.self_loops)
 
 
 def positions_of(
@@ -57,10 +57,10 @@ def sample_of(configuration: GlassConfiguration, data: GlassData, folder: Path) 
 
     Args:
         configuration: thermal.
-        data: what edges join and what is learnt.
+        data: what edges join and what is learned.
         folder: where inherent structures are kept.
     Raises:
-        InputError: see `graph_of`; also if a time that is to be learnt is not there, or no particle
+        InputError: see `graph_of`; also if a time that is to be learned is not there, or no particle
             counts.
     """
     n_times = len(configuration.propensity)
@@ -77,14 +77,14 @@ def sample_of(configuration: GlassConfiguration, data: GlassData, folder: Path) 
         )
     rows = list(data.times) if data.times else list(range(n_times))
     targets = torch.from_numpy(configuration.propensity[rows].T.astype(np.float32))
-    return labelled(
+    return labeled(
         configuration, graph_of(configuration, data.graph, folder), targets, data.counted
     )
 
 
-def labelled(
+def labeled(
     configuration: GlassConfiguration,
-    edges: Neighbourhood,
+    edges: Neighborhood,
     targets: torch.Tensor,
     counted: Sequence[int],
 ) -> GraphSample:

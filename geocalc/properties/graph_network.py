@@ -45,7 +45,7 @@ class GraphNetworkSettings(Settings):
     include one of each node to itself.
 
     The network of 358,849 weights that was trained with seven separate layers has `shared: false`,
-    `edges_first: false`, `one_hot: true`, `decoder_layers: 1` and `initialisation: torch`. The
+    `edges_first: false`, `one_hot: true`, `decoder_layers: 1` and `initialization: torch`. The
     edges that its last layer updates are never read; their weights are counted but not computed
     with.
     """
@@ -71,7 +71,7 @@ class GraphNetworkSettings(Settings):
         False, description="nodes also receive the sum over the edges that leave them"
     )
     decoder_layers: int = Field(2, ge=0, description="hidden layers of the decoder")
-    initialisation: Initialisation = Initialisation.VARIANCE_SCALING
+    initialization: Initialisation = Initialisation.VARIANCE_SCALING
 
 
 class GraphNetwork(PropertyNetwork):
@@ -89,7 +89,7 @@ class GraphNetwork(PropertyNetwork):
             layer for _ in range(s.decoder_layers) for layer in (nn.Linear(width, width), nn.ReLU())
         ]
         self.decode = nn.Sequential(*hidden, nn.Linear(width, s.n_targets))
-        if s.initialisation is Initialisation.VARIANCE_SCALING:
+        if s.initialization is Initialisation.VARIANCE_SCALING:
             scale_variance(self)
 
     def forward(self, inputs: GraphInput) -> Tensor:

@@ -1,4 +1,4 @@
-"""Properties of nodes and graphs learnt by the common training loop."""
+"""Properties of nodes and graphs learned by the common training loop."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def _loss(difference: Tensor, kind: LossKind) -> Tensor:
 
 
 def _place(number: int, n: int, seed: int) -> int:
-    """Which sample is the `number`-th to be learnt from."""
+    """Which sample is the `number`-th to be learned from."""
     epoch, place = divmod(number, n)
     return int(_order(epoch, n, seed)[place])
 

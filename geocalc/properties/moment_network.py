@@ -1,7 +1,7 @@
 """A network of local moments: invariant to rotations and reflections, and small enough to learn
 from a few configurations.
 
-Each layer describes the neighbourhood of a particle i in channels c by moments of degree 0 to L,
+Each layer describes the neighborhood of a particle i in channels c by moments of degree 0 to L,
 
     T_i,c^(l) = sum_j R_c(|r_ij|) (W h_j)_c  u_ij x ... x u_ij   (l times),   u = r / |r|,
 
@@ -51,11 +51,11 @@ class MomentNetworkSettings(Settings):
     degrees: tuple[Annotated[int, Field(ge=0, le=8)], ...] = Field(
         (4, 0, 0),
         min_length=1,
-        description="highest degree of the moments in each layer; 0 averages over neighbours alone",
+        description="highest degree of the moments in each layer; 0 averages over neighbors alone",
     )
     channels: int = Field(16, ge=1)
     hidden_channels: int = Field(64, ge=1)
-    neighbours: float = Field(
+    neighbors: float = Field(
         40.0, gt=0, description="about how many a particle has; moments are divided by its root"
     )
     dropout: float = Field(
@@ -66,7 +66,7 @@ class MomentNetworkSettings(Settings):
 class MomentNetwork(PropertyNetwork):
     """The network; see `MomentNetworkSettings`."""
 
-    centres: Tensor
+    centers: Tensor
 
     def __init__(self, settings: MomentNetworkSettings) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class MomentNetwork(PropertyNetwork):
             nn.Linear(s.hidden_channels, s.n_targets),
         )
         self.register_buffer(
-            "centres", torch.linspace(0, s.cutoff, s.num_gaussians), persistent=False
+            "centers", torch.linspace(0, s.cutoff, s.num_gaussians), persistent=False
         )
 
     def forward(self, inputs: GraphInput) -> Tensor:
@@ -101,15 +101,13 @@ class MomentNetwork(PropertyNetwork):
         hidden = self.embed(
             node_features(inputs, s.n_types, s.n_features, one_hot=True, dtype=dtype)
         )
-        neighbours = _padded(inputs.index, inputs.edge_vec.to(dtype))
+        neighbors = _padded(inputs.index, inputs.edge_vec.to(dtype))
         spacing = s.cutoff / (s.num_gaussians - 1) * s.width
-        radial = torch.exp(-0.5 * ((neighbours.length[..., None] - self.centres) / spacing) ** 2)
-        radial = (
-            radial * (cosine_envelope(neighbours.length, s.cutoff) * neighbours.real)[..., None]
-        )
-        powers = monomials(neighbours.unit, max(s.degrees))
+        radial = torch.exp(-0.5 * ((neighbors.length[..., None] - self.centers) / spacing) ** 2)
+        radial = radial * (cosine_envelope(neighbors.length, s.cutoff) * neighbors.real)[..., None]
+        powers = monomials(neighbors.unit, max(s.degrees))
         for layer in self.layers:
-            hidden = hidden + layer(hidden, inputs.types, radial, powers, neighbours.senders)
+            hidden = hidden + layer(hidden, inputs.types, radial, powers, neighbors.senders)
         return self.decode(mean_per_graph(hidden, inputs) if self.level is Level.GRAPH else hidden)
 
 
@@ -122,7 +120,7 @@ class MomentLayer(nn.Module):
     def __init__(self, settings: MomentNetworkSettings, degree: int) -> None:
         super().__init__()
         s = settings
-        self.degree, self.scale = degree, 1 / math.sqrt(s.neighbours)
+        self.degree, self.scale = degree, 1 / math.sqrt(s.neighbors)
         self.radial = nn.Linear(s.num_gaussians, s.channels, bias=False)
         self.send = nn.Linear(s.hidden_channels, s.channels)
         told = s.channels * (degree + 1)
@@ -148,7 +146,7 @@ class MomentLayer(nn.Module):
         Args:
             hidden: (n_nodes, hidden).
             types: (n_nodes,).
-            radial: (n_nodes, k, n_gaussians), zero beyond the neighbours there are.
+            radial: (n_nodes, k, n_gaussians), zero beyond the neighbors there are.
             powers: (n_nodes, k, monomials) of the directions.
             senders: (n_nodes, k).
         """
@@ -210,12 +208,12 @@ class TypeNorm(nn.Module):
         return away * (variance[types] + SMALL).rsqrt()
 
 
-class _Neighbours:
+class _Neighbors:
     """Edges of each node side by side.
 
     Attributes:
         senders: (n_nodes, k).
-        real: (n_nodes, k), 0 where there is no neighbour or it is the node itself, else 1.
+        real: (n_nodes, k), 0 where there is no neighbor or it is the node itself, else 1.
         length: (n_nodes, k).
         unit: (n_nodes, k, 3).
     """
@@ -224,7 +222,7 @@ class _Neighbours:
         self.senders, self.real, self.length, self.unit = senders, real, length, unit
 
 
-def _padded(index: EdgeIndex, edge_vec: Tensor) -> _Neighbours:
+def _padded(index: EdgeIndex, edge_vec: Tensor) -> _Neighbors:
     n, n_edges = index.n_atoms, index.receivers.shape[0]
     place = (
         torch.arange(n_edges, device=index.receivers.device)
@@ -236,7 +234,7 @@ def _padded(index: EdgeIndex, edge_vec: Tensor) -> _Neighbours:
     vectors = edge_vec.new_zeros(n * k, 3).index_copy(0, where, edge_vec).view(n, k, 3)
     length = vectors.norm(dim=2)
     real = (length > 0).to(length)
-    return _Neighbours(senders, real, length, vectors / (length + (1 - real))[..., None])
+    return _Neighbors(senders, real, length, vectors / (length + (1 - real))[..., None])
 
 
 def exponents(degree: int) -> list[tuple[int, int, int]]:

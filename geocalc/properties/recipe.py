@@ -1,4 +1,4 @@
-"""A recipe for a network of properties: what is learnt from which graphs, and how."""
+"""A recipe for a network of properties: what is learned from which graphs, and how."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from geocalc.core.settings import Settings, override, read_yaml
 from geocalc.errors import RecipeError
 from geocalc.properties import NETWORKS
 from geocalc.properties.base import Level, PropertyNetwork
-from geocalc.train.settings import Optimisation, half_cosine
+from geocalc.train.settings import Optimization, half_cosine
 
 # arrays of structures, which a property may not take the place of
 TAKEN = ("positions", "numbers", "types", "tags")
@@ -53,10 +53,10 @@ class GlassData(Settings):
     validation: tuple[str, ...] = Field(min_length=1)
     test: tuple[str, ...] = Field((), description="kept apart; training never reads them")
     times: tuple[int, ...] = Field(
-        (), description="which of the stored times are learnt, counted from 0; empty: all"
+        (), description="which of the stored times are learned, counted from 0; empty: all"
     )
     counted: tuple[int, ...] = Field(
-        (0,), min_length=1, description="types whose propensity is learnt and judged"
+        (0,), min_length=1, description="types whose propensity is learned and judged"
     )
     graph: GlassGraph = GlassGraph()
 
@@ -117,10 +117,10 @@ class LossKind(StrEnum):
     ABSOLUTE = "absolute"
 
 
-class PropertyTraining(Optimisation):
-    """How properties are learnt; defaults are of Bapst et al., with a learning rate that falls."""
+class PropertyTraining(Optimization):
+    """How properties are learned; defaults are of Bapst et al., with a learning rate that falls."""
 
-    batch_size: int = Field(1, ge=1, description="graphs behind one step of the optimiser")
+    batch_size: int = Field(1, ge=1, description="graphs behind one step of the optimizer")
     learning_rate: float = Field(1e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
@@ -173,9 +173,9 @@ class PropertyAbout(Settings):
     )
     unit: str
     domain: str
-    licence: str = "MIT"
+    license: str = "MIT"
     data: tuple[str, ...] = Field(
-        (), description="data sets with licence and citation, one line each"
+        (), description="data sets with license and citation, one line each"
     )
     limits: tuple[str, ...] = ()
 

@@ -31,7 +31,7 @@ from geocalc.properties.data import Split, read_split
 from geocalc.properties.describe import SINGLE, TOGETHER, describe
 from geocalc.properties.ensemble import together
 from geocalc.properties.glass.configuration import configuration_of
-from geocalc.properties.glass_graphs import graph_of, labelled
+from geocalc.properties.glass_graphs import graph_of, labeled
 from geocalc.properties.lesson import VALIDATION, errors_of, named, predict, start_property
 from geocalc.properties.model import PropertyModel
 from geocalc.properties.recipe import (
@@ -63,7 +63,7 @@ class LoadedPropertyModel:
         """The property of every particle of a configuration, (n_atoms, n_targets) float64, in the
         unit of the card.
 
-        Particles of types that it was not learnt for have NaN.
+        Particles of types that it was not learned for have NaN.
 
         Raises:
             InputError: the structure is no configuration that the model can take, or the model is
@@ -76,7 +76,7 @@ class LoadedPropertyModel:
         configuration = configuration_of(atoms)
         edges = graph_of(configuration, self.card.graph, None)
         empty = torch.zeros(configuration.n_particles, self.card.n_targets)
-        sample = labelled(configuration, edges, empty, self.card.counted)
+        sample = labeled(configuration, edges, empty, self.card.counted)
         return np.where(
             sample.counted.numpy()[:, None], predict(self.model, sample, self.device), np.nan
         )
@@ -240,7 +240,7 @@ def _card(
         graph=None if glass is None else glass.graph,
         counted=() if glass is None else glass.counted,
         weights_sha256=digest,
-        licence=recipe.about.licence,
+        license=recipe.about.license,
         domain=recipe.about.domain,
         data=recipe.about.data,
         limits=recipe.about.limits,

@@ -24,7 +24,7 @@ class GraphSample:
         edge_vec: (n_edges, 3) float32 from sender to receiver, or None.
         features: (n_nodes, n_features) float32, or None.
         targets: (n_nodes, n_targets) float32, or (1, n_targets) of the graph.
-        counted: rows of `targets` that are learnt and judged, bool.
+        counted: rows of `targets` that are learned and judged, bool.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Cells that relax: a structure and its strain as one structure of more rows, which every optimiser
+"""Cells that relax: a structure and its strain as one structure of more rows, which every optimizer
 can move.
 
 Six rows follow the atoms of each structure. Three are the strain, times the number of atoms so that

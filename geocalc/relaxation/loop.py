@@ -89,7 +89,7 @@ class Flight:
 
     Attributes:
         systems: at the positions to be evaluated next.
-        state: of the optimiser.
+        state: of the optimizer.
         progress: how far each has come.
         best: what each would end with.
         trails: what tells the noise floor.
@@ -193,7 +193,7 @@ def advance(
 
 
 def _step(flight: Flight, now: Snapshot, optimizer: Optimizer[Any]) -> Flight:
-    """One step of the optimiser."""
+    """One step of the optimizer."""
     displacement, state = optimizer.step(flight.systems, now.energy, now.pull, flight.state)
     return _moved(replace(flight, state=state), displacement)
 
@@ -216,7 +216,7 @@ def _verified(flight: Flight, now: Snapshot) -> Snapshot:
 def _first_steps(
     flight: Flight, now: Snapshot, optimizer: Optimizer[Any], warm_start: Proposal
 ) -> Flight:
-    """Proposals after the first evaluation, and steps of the optimiser elsewhere; it begins where a
+    """Proposals after the first evaluation, and steps of the optimizer elsewhere; it begins where a
     trial has ended.
     """
     tried, first = flight.on_trial, flight.progress.n_evaluations == 1

@@ -17,7 +17,7 @@ from geocalc.errors import InputError
 
 
 class Proposal(Protocol):
-    """Proposes how far to move every atom before the first step of the optimiser, for example to
+    """Proposes how far to move every atom before the first step of the optimizer, for example to
     where a model expects it.
 
     What it says of a structure may depend on nothing but that structure. For worker processes it

@@ -59,7 +59,7 @@ class Batches:
         budget: edges that are computed together; halved where memory runs out.
         report: called after every evaluation, for each structure.
     Raises:
-        InputError: the optimiser is unknown.
+        InputError: the optimizer is unknown.
     """
 
     def __init__(self, model: NamedPotential, settings: RelaxSettings, budget: Budget, report: Report | None = None) -> None:

@@ -188,7 +188,7 @@ def relax_task(
         report: called after every evaluation.
         warm_start: proposes where to begin.
     Raises:
-        InputError: the optimiser is unknown.
+        InputError: the optimizer is unknown.
     """
     path: list[tuple[int, Snapshot]] = []
     step, started = -1, time.perf_counter()

@@ -35,7 +35,7 @@ def make_engine(model: NamedPotential, settings: RelaxSettings, report: Report |
         settings: of the run.
         report: called after every evaluation in this process; worker processes do not call it.
     Raises:
-        InputError: the optimiser is unknown, or several workers are asked for and cannot be had, or
+        InputError: the optimizer is unknown, or several workers are asked for and cannot be had, or
             not with this warm start.
     """
     if model.direct:

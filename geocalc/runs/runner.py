@@ -141,7 +141,7 @@ def run_relaxation(
     Yields:
         The record of each structure as it ends: with one worker, in the order of `jobs`.
     Raises:
-        InputError: the optimiser is unknown, or workers cannot be had.
+        InputError: the optimizer is unknown, or workers cannot be had.
         RunFolderError: the disk is full or cannot be written; what is finished is safe.
     """
     run = _Run(model=model, settings=settings, version=__version__, conversions=Conversions())
@@ -183,7 +183,7 @@ def relax_jobs(jobs: Iterable[Job], model: NamedPotential, settings: RelaxSettin
     What was done to tags is told in one warning at the end.
 
     Raises:
-        InputError: the optimiser is unknown, or workers cannot be had.
+        InputError: the optimizer is unknown, or workers cannot be had.
     """
     run = _Run(model=model, settings=settings, version=__version__, conversions=Conversions())
     items = (_item(n, job, run) for n, job in enumerate(jobs))

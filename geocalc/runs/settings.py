@@ -26,7 +26,7 @@ class RelaxSettings(Settings):
         strict: refuse structures whose tags would have to be converted.
         frames: frame policy other than the model's own.
         device: cpu, cuda, cuda:1 ..., or auto.
-        dtype: of the model's weights; positions and optimiser are float64 always.
+        dtype: of the model's weights; positions and optimizer are float64 always.
         workers: processes side by side on a CPU; None for as many as there are cores. Results do
             not depend on it.
         batch_edges: edges of the graphs that are computed together; None for what a GPU has memory

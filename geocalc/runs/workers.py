@@ -19,7 +19,7 @@ from typing import Any, Self
 from geocalc.errors import GeoCalcError, InputError
 from geocalc.runs.worker_process import DONE, READY, REFUSED, read_frame, write_frame
 
-# a process may die of its neighbours' hunger for memory; a piece of work that kills two is to blame
+# a process may die of its neighbors' hunger for memory; a piece of work that kills two is to blame
 # itself
 TRIES = 2
 STARTS = 3  # processes that die while they start, one after the other, before nobody tries again

@@ -121,7 +121,7 @@ def _shape(axis: Any, layer: LayerBreaking, kind: int, first: bool) -> None:
     surface = directions * radius[..., None]
     axis.plot_surface(
         *np.moveaxis(surface, -1, 0),
-        facecolors=_colours(surface, fields[0] if len(copies) == 1 else np.ones_like(radius)),
+        facecolors=_colors(surface, fields[0] if len(copies) == 1 else np.ones_like(radius)),
         rstride=1,
         cstride=1,
         linewidth=0,
@@ -155,8 +155,8 @@ def _field(parts: Sequence[Part], directions: np.ndarray) -> np.ndarray:
     return total
 
 
-def _colours(surface: np.ndarray, sign: np.ndarray) -> np.ndarray:
-    """One colour where the field is positive and another where it is negative, darker on the side
+def _colors(surface: np.ndarray, sign: np.ndarray) -> np.ndarray:
+    """One color where the field is positive and another where it is negative, darker on the side
     away from the light.
     """
     from matplotlib.colors import to_rgb
@@ -170,5 +170,5 @@ def _colours(surface: np.ndarray, sign: np.ndarray) -> np.ndarray:
     )
     base = np.where((sign >= 0)[..., None], to_rgb(PLUS), to_rgb(MINUS))
     pale = 0.25 + 0.75 * base
-    colours: np.ndarray = np.clip(pale * bright[..., None], 0, 1)
-    return colours
+    colors: np.ndarray = np.clip(pale * bright[..., None], 0, 1)
+    return colors

@@ -201,9 +201,9 @@ def _symbol(matrices: np.ndarray) -> str:
     if len(axes) == 0:
         return "C1" if len(rest) == 0 else "Cs" if len(normals) else "Ci"
     fold = 1 + (np.abs(axes @ axes.T) > 1 - PARALLEL).sum(axis=1)
-    n, centred = int(fold.max()), bool((np.abs(traces[~proper] + 3) < SAME).any())
+    n, centered = int(fold.max()), bool((np.abs(traces[~proper] + 3) < SAME).any())
     if len(rotations) > 2 * n:
-        return POLYHEDRAL[len(rotations)] + ("" if len(rest) == 0 else "h" if centred else "d")
+        return POLYHEDRAL[len(rotations)] + ("" if len(rest) == 0 else "h" if centered else "d")
     horizontal = bool((np.abs(normals @ axes[fold == n].T) > 1 - PARALLEL).any())
     letter = "C" if len(rotations) == n else "D"
     if len(rest) == 0:

@@ -20,7 +20,7 @@ from geocalc.nn.relaxed_weights import Theta, thetas
 from geocalc.potentials.registry import LoadedModel, load_model
 from geocalc.symmetry.invariants import Part, matrix_of, projector
 from geocalc.symmetry.point_groups import as_group, identify, point_group, turned
-from geocalc.symmetry.stabilisers import Stabiliser, direction_text, stabiliser
+from geocalc.symmetry.stabilizers import Stabilizer, direction_text, stabilizer
 
 TOLERANCE = 0.02
 ZERO = 1e-3
@@ -104,7 +104,7 @@ class LayerBreaking:
 
     name: str
     components: tuple[Component, ...]
-    symmetry: Stabiliser
+    symmetry: Stabilizer
 
     @property
     def broken(self) -> float:
@@ -139,7 +139,7 @@ class SymmetryBreaking:
     """
 
     layers: tuple[LayerBreaking, ...]
-    symmetry: Stabiliser
+    symmetry: Stabilizer
     group: str | None
 
     @property
@@ -196,13 +196,13 @@ def symmetry_breaking(
     layers = []
     for name, theta in found:
         components = _components(name, theta, matrices, zero)
-        symmetry = stabiliser([_counted(components)], tolerance, matrices, orientation)
+        symmetry = stabilizer([_counted(components)], tolerance, matrices, orientation)
         layers.append(LayerBreaking(name=name, components=components, symmetry=symmetry))
     one = len(layers) == 1
     common = (
         layers[0].symmetry
         if one
-        else stabiliser(
+        else stabilizer(
             [_counted(layer.components) for layer in layers], tolerance, matrices, orientation
         )
     )

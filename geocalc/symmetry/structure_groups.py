@@ -11,7 +11,7 @@ from ase import Atoms
 from geocalc.errors import InputError
 from geocalc.symmetry.point_groups import is_closed
 
-# sine of the angle between two atoms, seen from the centre, below which they are in line with it
+# sine of the angle between two atoms, seen from the center, below which they are in line with it
 STRAIGHT = 1e-2
 ROUNDS = 10  # of averaging an imperfect molecule over its own symmetry
 VACUUM = 10.0  # Angstrom
@@ -47,9 +47,9 @@ def group_of(atoms: Atoms, tolerance: float = 0.05) -> np.ndarray:
 
 
 def _molecule(positions: np.ndarray, numbers: np.ndarray, tolerance: float) -> np.ndarray:
-    """Every orthogonal matrix about the centre that takes atoms to atoms of their element.
+    """Every orthogonal matrix about the center that takes atoms to atoms of their element.
 
-    Two atoms not in line with the centre fix such a matrix, up to a reflection at their plane; all
+    Two atoms not in line with the center fix such a matrix, up to a reflection at their plane; all
     pairs of places are tried.
     """
     positions = positions - positions.mean(axis=0)
@@ -88,7 +88,7 @@ def _molecule(positions: np.ndarray, numbers: np.ndarray, tolerance: float) -> n
 
 
 def _pair(positions: np.ndarray, numbers: np.ndarray, tolerance: float) -> tuple[int, int]:
-    """Two atoms not in line with the centre, of which there are as few alike as possible."""
+    """Two atoms not in line with the center, of which there are as few alike as possible."""
     lengths = np.linalg.norm(positions, axis=1)
     order = sorted(
         np.flatnonzero(lengths > tolerance).tolist(),
@@ -108,7 +108,7 @@ def _pair(positions: np.ndarray, numbers: np.ndarray, tolerance: float) -> tuple
 
 
 def _alike(atom: int, positions: np.ndarray, numbers: np.ndarray, tolerance: float) -> np.ndarray:
-    """Atoms of the same element as far from the centre."""
+    """Atoms of the same element as far from the center."""
     lengths = np.linalg.norm(positions, axis=1)
     return np.flatnonzero(
         (numbers == numbers[atom]) & (np.abs(lengths - lengths[atom]) < tolerance)

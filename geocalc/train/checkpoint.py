@@ -30,7 +30,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     average: WeightAverage,
 ) -> None:
-    """Write weights, average, optimiser moments and counters; the old checkpoint stays until the
+    """Write weights, average, optimizer moments and counters; the old checkpoint stays until the
     new one is whole.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One step of the optimiser, over however many processes."""
+"""One step of the optimizer, over however many processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from geocalc.errors import NonFiniteError
 from geocalc.train.run import Run
-from geocalc.train.settings import Optimisation
+from geocalc.train.settings import Optimization
 
 REMEDY = (
     "go on from the last checkpoint with --resume and a lower training.learning_rate or"
@@ -22,9 +22,9 @@ Found = TypeVar("Found")
 
 
 def descend(
-    run: Run[Any], settings: Optimisation, step: int, fabric: Fabric, backward: Callable[[], Found]
+    run: Run[Any], settings: Optimization, step: int, fabric: Fabric, backward: Callable[[], Found]
 ) -> Found:
-    """One step of the optimiser along the gradients that `backward` leaves on the parameters.
+    """One step of the optimizer along the gradients that `backward` leaves on the parameters.
 
     Args:
         run: changed.

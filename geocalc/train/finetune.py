@@ -55,7 +55,7 @@ FEW: dict[str, Any] = {"energy_weight": 0.0, "learning_rate": 1e-4}
 
 
 def tuned_values(model: str, data: Path) -> dict[str, Any]:
-    """What a recipe would say that goes on with a model on a file of labelled structures.
+    """What a recipe would say that goes on with a model on a file of labeled structures.
 
     Energies are taken for total energies of whatever made them: the references are fitted anew, and
     the kind is `total`. Steps grow with the number of structures. The energies of fewer than

@@ -102,7 +102,7 @@ class Feed:
         and frames follow.
 
         Raises:
-            InputError: the network would see nothing of a structure, or no neighbour list can be
+            InputError: the network would see nothing of a structure, or no neighbor list can be
                 made of it.
         """
         settings = self.recipe.training
@@ -140,7 +140,7 @@ class Feed:
     def _part(self, samples: Sequence[Sample], draws: Tensor) -> Part:
         systems, labels = collate(samples)
         levels, sources = self.recipe.source_levels, self.recipe.data.sources
-        learnt = torch.tensor([sources[sample.source].energies for sample in samples])
+        learned = torch.tensor([sources[sample.source].energies for sample in samples])
         kept = self.rewiring.atoms(systems)
         systems, forces = keep_atoms(systems, kept), labels.forces[kept]
         nodes = self.rewiring.nodes(systems)
@@ -152,7 +152,7 @@ class Feed:
         return Part(
             systems=systems,
             labels=Labels(
-                energy=torch.where(learnt, labels.energy, torch.nan),
+                energy=torch.where(learned, labels.energy, torch.nan),
                 forces=forces,
                 displacement=labels.displacement[kept],
             ),

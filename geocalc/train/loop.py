@@ -1,4 +1,4 @@
-"""The training loop, whatever is learnt. Read it top to bottom: model, batches, then step, log,
+"""The training loop, whatever is learned. Read it top to bottom: model, batches, then step, log,
 evaluate, save.
 """
 
@@ -36,14 +36,14 @@ from geocalc.train.run_files import (
     read_log,
     trim_log,
 )
-from geocalc.train.settings import Optimisation
+from geocalc.train.settings import Optimization
 from geocalc.train.stopping import final_model, is_over, standing
 
 Errors = dict[str, dict[str, float]]  # by source, then by name
 
 
 class Lesson(Protocol, Generic[Model]):
-    """What is learnt from what: all that the loop itself does not know."""
+    """What is learned from what: all that the loop itself does not know."""
 
     @property
     def losses(self) -> tuple[str, ...]:
@@ -61,8 +61,8 @@ class Lesson(Protocol, Generic[Model]):
         ...
 
     @property
-    def settings(self) -> Optimisation:
-        """Of the optimisation."""
+    def settings(self) -> Optimization:
+        """Of the optimization."""
         ...
 
     def read(self, path: Path) -> Settings:
@@ -82,7 +82,7 @@ class Lesson(Protocol, Generic[Model]):
         ...
 
     def update(self, run: Run[Model], batch: Any, step: int) -> torch.Tensor:
-        """One step of the optimiser; this process's share of the losses, in the order of their
+        """One step of the optimizer; this process's share of the losses, in the order of their
         names.
         """
         ...
@@ -206,7 +206,7 @@ def learn(
     return folder
 
 
-def _is_over(settings: Optimisation, folder: Path, fabric: Fabric) -> bool:
+def _is_over(settings: Optimization, folder: Path, fabric: Fabric) -> bool:
     """Whether patience is at its end; the first process knows."""
     patience = settings.patience
     return patience is not None and bool(
@@ -216,7 +216,7 @@ def _is_over(settings: Optimisation, folder: Path, fabric: Fabric) -> bool:
 
 def _logged(
     folder: Path,
-    settings: Optimisation,
+    settings: Optimization,
     losses: dict[str, float],
     done: int,
     done_here: int,
@@ -290,7 +290,7 @@ def _open_folder(lesson: Lesson[Model], folder: Path, run: Run[Model], fabric: F
 
 
 def _refuse_other(old: Settings, lesson: Lesson[Model], folder: Path) -> None:
-    """Settings of the optimisation may change between pieces of a run; what is learned from what
+    """Settings of the optimization may change between pieces of a run; what is learned from what
     may not.
     """
     for part in lesson.fixed:

@@ -14,7 +14,7 @@ from geocalc.errors import InputError
 from geocalc.potentials.registry import CARD, WEIGHTS, list_models, search_path, write_card
 from geocalc.train.checkpoint import COUNTERS, steps_done
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE, make_folder, read_log
-from geocalc.train.settings import Optimisation
+from geocalc.train.settings import Optimization
 from geocalc.train.stopping import is_over
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -61,7 +61,7 @@ def check_run(run: Path) -> None:
         )
 
 
-def check_finished(run: Path, settings: Optimisation) -> None:
+def check_finished(run: Path, settings: Optimization) -> None:
     """Refuse a run that has not come to its end.
 
     Raises:

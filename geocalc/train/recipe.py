@@ -48,7 +48,7 @@ class Model(Settings):
     reads_tags: bool = Field(
         True,
         description=(
-            "whether the energy may depend on tags; without, relabelling atoms changes nothing"
+            "whether the energy may depend on tags; without, relabeling atoms changes nothing"
         ),
     )
     force_mode: ForceMode = ForceMode.GRADIENT
@@ -90,9 +90,9 @@ class About(Settings):
     level_of_theory: str
     references: str = Field(description="zero of energy in words")
     domain: str
-    licence: str = "MIT"
+    license: str = "MIT"
     data: tuple[str, ...] = Field(
-        (), description="data sets with licence and citation, one line each"
+        (), description="data sets with license and citation, one line each"
     )
     limits: tuple[str, ...] = ()
 
@@ -161,7 +161,7 @@ class Recipe(Settings):
     @property
     def energy_levels(self) -> tuple[int | None, ...]:
         """The number of the level whose references and scale each source's energies belong to; None
-        where they are not learnt.
+        where they are not learned.
         """
         pairs = zip(self.data.sources, self.source_levels, strict=True)
         return tuple(level if source.energies else None for source, level in pairs)

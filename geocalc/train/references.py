@@ -32,7 +32,7 @@ def fit_scales(
         samples: training samples, energies in eV.
         names: for each level of theory the elements with a reference; empty for every element
             present.
-        levels: the level of each source; None where its energies are not learnt.
+        levels: the level of each source; None where its energies are not learned.
         task: what the vectors of the network are.
         drop_subsurface: atoms with tag 0 are not seen, and have no energies.
     Returns:
@@ -88,7 +88,7 @@ def seen_numbers(sample: Sample, drop_subsurface: bool) -> np.ndarray:
 
 
 def _least_squares(counts: np.ndarray, row: np.ndarray, energy: np.ndarray) -> np.ndarray:
-    """x that minimises the squares of counts[row] @ x - energy; the smallest of all that do.
+    """x that minimizes the squares of counts[row] @ x - energy; the smallest of all that do.
 
     Args:
         counts: (n_rows, n).

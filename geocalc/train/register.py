@@ -97,7 +97,7 @@ def _trained(run: Path, recipe: Recipe, data_folder: Path) -> Member:
 
 
 def _elements(members: Sequence[Member]) -> list[int]:
-    """Atomic numbers that a member has learnt from."""
+    """Atomic numbers that a member has learned from."""
     return sorted(
         {int(z) for member in members for sample in member.samples.training for z in sample.numbers}
     )
@@ -111,7 +111,7 @@ def make_card(
     digest: str,
     members: int = 1,
 ) -> ModelCard:
-    """The card of a trained recipe; `present` are the atomic numbers it has learnt from."""
+    """The card of a trained recipe; `present` are the atomic numbers it has learned from."""
     about = recipe.about
     random = frame_policy(recipe.model.frames).pick is FramePick.STOCHASTIC
     conservative = recipe.model.force_mode is ForceMode.GRADIENT and not random
@@ -149,7 +149,7 @@ def make_card(
         repulsion_reach=recipe.model.repulsion_reach,
         members=members,
         weights_sha256=digest,
-        licence=about.licence,
+        license=about.license,
         domain=about.domain,
         data=about.data,
         limits=about.limits,

@@ -22,7 +22,7 @@ from geocalc.train.ema import WeightAverage
 from geocalc.train.finetune import begin_with
 from geocalc.train.recipe import Recipe
 from geocalc.train.references import fit_scales
-from geocalc.train.settings import Optimisation
+from geocalc.train.settings import Optimization
 
 # shorter memory of squared gradients than Adam's default: force losses change scale early
 BETAS = (0.9, 0.99)
@@ -50,7 +50,7 @@ Model = TypeVar("Model", bound=Trainable)
 
 @dataclass(kw_only=True)
 class Run(Generic[Model]):
-    """What training changes: the model, the moments of the optimiser, and the average of the
+    """What training changes: the model, the moments of the optimizer, and the average of the
     weights.
     """
 
@@ -92,7 +92,7 @@ def start(recipe: Recipe, training: Sequence[Sample]) -> Run[EnergyModel]:
 
 def run_of(
     model: Model,
-    settings: Optimisation,
+    settings: Optimization,
     frozen: Sequence[str] = (),
     betas: tuple[float, float] = BETAS,
 ) -> Run[Model]:
@@ -100,7 +100,7 @@ def run_of(
 
     Args:
         model: what is trained.
-        settings: of the optimisation.
+        settings: of the optimization.
         frozen: parts of its network that will not change.
         betas: of Adam.
     Raises:

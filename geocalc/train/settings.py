@@ -1,4 +1,4 @@
-"""How a recipe optimises: noise, schedule, weights of the loss."""
+"""How a recipe optimizes: noise, schedule, weights of the loss."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Finish(Settings):
     frames: str
 
 
-class Optimisation(Settings):
-    """Steps of the optimiser, and what is kept of them along the way; for energies and for
+class Optimization(Settings):
+    """Steps of the optimizer, and what is kept of them along the way; for energies and for
     properties alike.
     """
 
     steps: int = Field(ge=1, description="all of them, those of `finish` or of all stages too")
     batch_size: int = Field(
-        16, ge=1, description="structures behind one step of the optimiser, over all processes"
+        16, ge=1, description="structures behind one step of the optimizer, over all processes"
     )
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -71,8 +71,8 @@ class Optimisation(Settings):
         return self.learning_rate * half_cosine(step - warmup, max(1, steps - warmup))
 
 
-class Training(Optimisation):
-    """How energies, forces and displacements are learnt; energies in eV, lengths in Angstrom."""
+class Training(Optimization):
+    """How energies, forces and displacements are learned; energies in eV, lengths in Angstrom."""
 
     accumulate: int = Field(
         1,

@@ -1,4 +1,4 @@
-"""One step of the optimiser on one batch, however many processes and micro-batches it is cut into."""
+"""One step of the optimizer on one batch, however many processes and micro-batches it is cut into."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from geocalc.train.run import Run
 def update(
     run: Run[EnergyModel], batch: Batch, recipe: Recipe, step: int, fabric: Fabric
 ) -> Losses:
-    """One step of the optimiser on energies, forces and displacements.
+    """One step of the optimizer on energies, forces and displacements.
 
     Args:
         run: changed.

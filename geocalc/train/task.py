@@ -1,4 +1,4 @@
-"""Energies, forces and displacements learnt from labelled structures: data, model, batches, losses
+"""Energies, forces and displacements learned from labeled structures: data, model, batches, losses
 and errors of a recipe.
 """
 

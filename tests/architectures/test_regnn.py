@@ -291,7 +291,7 @@ def test_the_convolution_is_e3nn_s_tensor_product_on_every_edge() -> None:
 def test_messages_of_a_layer_have_about_unit_size() -> None:
     torch.manual_seed(0)
     layer = RelaxedLayer(
-        FEATURES, FEATURES, filters(random=False).float(), 4, 16, 8, neighbours=N_ATOMS - 2
+        FEATURES, FEATURES, filters(random=False).float(), 4, 16, 8, neighbors=N_ATOMS - 2
     ).double()
     index = edges()
     harmonics = o3.spherical_harmonics(HARMONICS, drawn(len(index.senders), 3), True, "component")

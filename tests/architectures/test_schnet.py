@@ -32,7 +32,7 @@ NAMES = {  # of parameters, ours and theirs
 
 
 def batch() -> Systems:
-    """Molecules and a periodic slab, in which an atom is its own neighbour."""
+    """Molecules and a periodic slab, in which an atom is its own neighbor."""
     return systems_of(cloud(), rattled(adslab("CO", size=(1, 2, 2))), cloud(3, seed=1))
 
 
@@ -129,7 +129,7 @@ def test_the_convolution_can_be_differentiated_twice() -> None:
     assert torch.autograd.gradgradcheck(lambda f, v: convolve(f, v, index), (filters, values))
 
 
-def test_atoms_without_neighbours_have_an_energy_and_no_forces() -> None:
+def test_atoms_without_neighbors_have_an_energy_and_no_forces() -> None:
     net = random_network(architecture="schnet").double()
     apart = cloud(2)
     apart.positions = [(0, 0, 0), (9, 0, 0)]
@@ -146,9 +146,9 @@ def test_atoms_without_neighbours_have_an_energy_and_no_forces() -> None:
 
 def test_tags_are_read_only_where_they_are_embedded() -> None:
     slab = adslab("O", size=(2, 2, 2))
-    relabelled = slab.copy()
-    relabelled.set_tags(1)
-    systems = systems_of(slab, relabelled)
+    relabeled = slab.copy()
+    relabeled.set_tags(1)
+    systems = systems_of(slab, relabeled)
     blind, seeing = (
         random_potential("none", architecture="schnet", tag_hidden_channels=n)(systems).energy
         for n in (0, 3)

@@ -171,7 +171,7 @@ def test_settings_come_from_the_file_then_the_options_then_assignments(model):
         (["--fmax", "-1"], "`fmax` is -1.0: input should be greater than 0"),
         (["--fmax", "nan"], "`fmax` is nan"),
         (["--traj", "some"], "`traj` is 'some'"),
-        (["--config", "c.yaml"], "c.yaml: unknown key `optimiser`; did you mean `optimizer`?"),
+        (["--config", "c.yaml"], "c.yaml: unknown key `optimizer`; did you mean `optimizer`?"),
         (["--config", "none.yaml"], "cannot read none.yaml: No such file"),
         (["--optimizer", "bgfs"], "did you mean"),
         (["--frames", "latice"], "no frame policy is called 'latice'; near names: lattice"),
@@ -181,7 +181,7 @@ def test_settings_come_from_the_file_then_the_options_then_assignments(model):
 )
 def test_a_wrong_setting_is_one_sentence_and_nothing_is_written(model, options, sentence):
     write("in.extxyz", clean())
-    Path("c.yaml").write_text("optimiser: fire\n")
+    Path("c.yaml").write_text("optimizer: fire\n")
     assert_refused(invoke("relax", "in.extxyz", "--model", model, *options), sentence)
     assert files() == {"in.extxyz", "c.yaml"}
 
@@ -492,7 +492,7 @@ def test_a_model_that_is_found_twice_is_told_and_refused(model, monkeypatch, tmp
 # evaluate
 
 
-def test_evaluate_measures_labelled_structures(model):
+def test_evaluate_measures_labeled_structures(model):
     frames = relaxations(4, 2)
     write("d.traj", frames)
     done = invoke("evaluate", model, "d.traj", "--out", "found", "--dtype", "float64")
@@ -675,7 +675,7 @@ def test_evaluate_tells_how_alike_features_become_with_depth(model):
     assert done.exit_code == 0, done.output
     layers = json.loads(Path("found/metrics.json").read_text())["results"]["d.extxyz"]["layers"]
     assert [layer["depth"] for layer in layers] == [0, 1, 2]
-    assert layers[0]["update_neighbours"] is None
+    assert layers[0]["update_neighbors"] is None
     assert cells(done, "0")[2:] == ["-", "-"]
     assert cells(done, "2")[-1] == f"{layers[2]['update_all_pairs']:.4f}"
     assert_refused(

@@ -27,7 +27,7 @@ def test_every_unit_is_what_its_definition_says(name: str) -> None:
     ("name", "meant"),
     [("ev", "eV"), ("kcal", "kcal/mol"), ("KJ/mol", "kJ/mol"), ("hartrees", "Hartree")],
 )
-def test_a_misspelt_unit_names_the_near_ones(name: str, meant: str) -> None:
+def test_a_misspelled_unit_names_the_near_ones(name: str, meant: str) -> None:
     with pytest.raises(
         InputError,
         match=(

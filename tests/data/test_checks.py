@@ -126,7 +126,7 @@ def test_a_run_does_not_start_with_wrong_units(paths: list[Atoms], tmp_path: Pat
         wrong.append(copy)
     write(tmp_path / "d.extxyz", wrong)
     with pytest.raises(
-        InputError, match=r"d.extxyz: between neighbouring frames .* forces in Hartree/Bohr"
+        InputError, match=r"d.extxyz: between neighboring frames .* forces in Hartree/Bohr"
     ):
         load_samples(make_recipe(tmp_path / "d.extxyz"), tmp_path / "data", cpu_fabric())
 

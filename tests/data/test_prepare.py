@@ -16,7 +16,7 @@ from ase.constraints import FixAtoms, FixBondLength
 from ase.db import connect
 from ase.io import write
 from helpers.training import (
-    labelled,
+    labeled,
     recipe_values,
     relaxation,
     relaxations,
@@ -137,7 +137,7 @@ def test_own_keys_of_labels(tmp_path, frames):
 def test_tags_of_ase_are_converted_with_one_warning(tmp_path):
     slab = fcc111("Cu", (2, 2, 2), vacuum=8.0)
     add_adsorbate(slab, "O", 1.6, "fcc")  # tags 1, 2 by layer, adsorbate 0
-    frames = [labelled(slab, sid=f"r{k}") for k in range(5)]
+    frames = [labeled(slab, sid=f"r{k}") for k in range(5)]
     path = write_data(tmp_path / "d.traj", frames)
     with pytest.warns(TagsConverted) as caught:
         samples = prepared(tmp_path, path)
@@ -148,7 +148,7 @@ def test_tags_of_ase_are_converted_with_one_warning(tmp_path):
 
 def test_where_nothing_reads_tags_none_is_judged(tmp_path):
     slab = fcc111("Cu", (2, 2, 2), vacuum=8.0)
-    path = write_data(tmp_path / "d.traj", [labelled(slab, sid=f"r{k}") for k in range(5)])
+    path = write_data(tmp_path / "d.traj", [labeled(slab, sid=f"r{k}") for k in range(5)])
     values = recipe_values(path)
     values["model"]["reads_tags"] = False
     with warnings.catch_warnings():
@@ -162,7 +162,7 @@ def test_where_nothing_reads_tags_none_is_judged(tmp_path):
 
 def test_the_training_energy_is_stored_plus_one_key_minus_another(tmp_path):
     frames = [
-        labelled(f, **f.info, e_ads=0.5, e_relaxed=f.calc.results["energy"] + 0.25)
+        labeled(f, **f.info, e_ads=0.5, e_relaxed=f.calc.results["energy"] + 0.25)
         for f in relaxation("a")
     ]
     path = write_data(tmp_path / "d.extxyz", frames)
@@ -175,8 +175,7 @@ def test_the_training_energy_is_stored_plus_one_key_minus_another(tmp_path):
 @pytest.mark.parametrize("value", [None, "none", float("nan"), True])
 def test_an_energy_rule_without_its_number_is_told(tmp_path, value):
     frames = [
-        labelled(f, **f.info, **({} if value is None else {"e_ads": value}))
-        for f in relaxation("a")
+        labeled(f, **f.info, **({} if value is None else {"e_ads": value})) for f in relaxation("a")
     ]
     path = write_data(tmp_path / "d.traj", frames)
     with pytest.raises(
@@ -191,9 +190,7 @@ def test_flags_groups_and_large_forces_are_filtered_and_counted(tmp_path, frames
     for frame in frames:
         number = int(frame.info["sid"][1:])
         chosen.append(
-            labelled(
-                frame, **frame.info, converged=number != 3, metal="Fe" if number == 4 else "Cu"
-            )
+            labeled(frame, **frame.info, converged=number != 3, metal="Fe" if number == 4 else "Cu")
         )
     largest = sorted(np.linalg.norm(f.calc.results["forces"], axis=1).max() for f in chosen)
     path = write_data(tmp_path / "d.extxyz", chosen)
@@ -208,7 +205,7 @@ def test_flags_groups_and_large_forces_are_filtered_and_counted(tmp_path, frames
 
 
 def test_structures_with_an_element_are_left_out(tmp_path, frames):
-    for frame in (first := [labelled(frame, **frame.info) for frame in frames])[:6]:
+    for frame in (first := [labeled(frame, **frame.info) for frame in frames])[:6]:
         frame.numbers[0] = 46
     path = write_data(tmp_path / "d.extxyz", first)
     rules = {"exclude_elements": ["Pd", "W"]}
@@ -232,7 +229,7 @@ def test_filters_that_leave_nothing_say_what_they_left_out(tmp_path, frames):
     path = write_data(tmp_path / "d.extxyz", frames)
     with pytest.raises(
         InputError,
-        match=r"no labelled frame of .*d.extxyz passed the filters .*'not converged': 30",
+        match=r"no labeled frame of .*d.extxyz passed the filters .*'not converged': 30",
     ):
         prepared(tmp_path, path, source={"require": {"converged": True}})
     assert not (tmp_path / "data").exists()

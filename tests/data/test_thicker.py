@@ -14,7 +14,7 @@ from ase.constraints import FixAtoms
 from ase.geometry import find_mic
 from helpers.training import (
     assert_equal_to_rounding,
-    labelled,
+    labeled,
     recipe_values,
     relaxation,
     weights_after,
@@ -40,7 +40,7 @@ def sample_of(atoms: Atoms, folder: Path, n_fixed: int) -> Sample:
     free = order[n_fixed:]
     atoms.positions[free] += np.random.default_rng(0).normal(0, 0.05, (len(free), 3))
     (sample,) = samples_of_file(
-        write_data(folder / "one.traj", [labelled(atoms, sid="one")]), use_tags=False
+        write_data(folder / "one.traj", [labeled(atoms, sid="one")]), use_tags=False
     )
     return sample
 
@@ -177,7 +177,7 @@ def recipe_of(folder: Path, thicker: float = 0.5, **training: Any) -> Recipe:
     thick = fcc111("Cu", (2, 2, 3), vacuum=12.0)
     thick.set_tags([int(tag == 1) for tag in thick.get_tags()])
     thick.set_constraint(FixAtoms(range(8)))
-    frames += [labelled(thick, sid=f"s{k}") for k in range(8)]
+    frames += [labeled(thick, sid=f"s{k}") for k in range(8)]
     values = recipe_values(
         write_data(folder / "d.traj", frames), thicker=thicker, batch_size=8, **training
     )

@@ -19,7 +19,7 @@ from geocalc.data.prepare import ReferenceRelaxation
 from geocalc.data.store import Sample
 from geocalc.errors import InputError
 from geocalc.evaluation import metrics
-from geocalc.evaluation.relaxations import forces_below_threshold, relaxed_pair, summarise
+from geocalc.evaluation.relaxations import forces_below_threshold, relaxed_pair, summarize
 from geocalc.evaluation.single_points import Predictions, errors_of
 from geocalc.optim import make_optimizer
 from geocalc.potentials.ase import AsePotential
@@ -174,7 +174,7 @@ def test_relaxed_geometries_are_compared_with_and_without_minimum_image() -> Non
     )
     assert pairs[0].position_mae == pytest.approx((4.0 + 2 * 0.09) / 6)
     assert pairs[0].position_mae_mic == pytest.approx(2 * 0.09 / 6)
-    errors = summarise(pairs)
+    errors = summarize(pairs)
     assert (errors.dwt_0p1, errors.within_0p02) == (0.5, 1.0)
     assert errors.position_mae_mic == pytest.approx((0.03 + 0.2 / 3) / 2)
     # thresholds above 0.09 and above 0.2

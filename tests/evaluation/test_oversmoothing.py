@@ -42,7 +42,7 @@ def mad(
 
 def numbers(layers: list[LayerMad]) -> np.ndarray:
     """(n_depths, 4) of features and updates; NaN for None."""
-    columns = ("neighbours", "all_pairs", "update_neighbours", "update_all_pairs")
+    columns = ("neighbors", "all_pairs", "update_neighbors", "update_all_pairs")
     return np.array([[getattr(one, name) for name in columns] for one in layers], dtype=float)
 
 
@@ -156,7 +156,7 @@ def test_several_frames_are_the_mean_over_them() -> None:
     )
 
 
-def test_a_larger_cell_of_the_same_crystal_has_the_same_neighbours() -> None:
+def test_a_larger_cell_of_the_same_crystal_has_the_same_neighbors() -> None:
     crystal = bulk("NaCl", "rocksalt", a=4.1)
     crystal.numbers[:] = (29, 8)
     small = systems_of(crystal)

@@ -232,8 +232,8 @@ def test_forces_are_turned_back_with_the_structure() -> None:
     """
 
     def spring(systems: Systems) -> Prediction:
-        centre = sum_per_system(systems.positions, systems) / systems.counts[:, None]
-        arm: Tensor = systems.positions - centre[systems.system_idx]
+        center = sum_per_system(systems.positions, systems) / systems.counts[:, None]
+        arm: Tensor = systems.positions - center[systems.system_idx]
         return Prediction(energy=0.5 * sum_per_system((arm**2).sum(1), systems), forces=-arm)
 
     assert broken(symmetry_errors(spring, MOLECULES, n_rotations=3)) == set()

@@ -1,4 +1,4 @@
-"""Neighbour lists against ASE's, as sets of (receiver, sender, shift), and the skin cache against
+"""Neighbor lists against ASE's, as sets of (receiver, sender, shift), and the skin cache against
 fresh lists.
 """
 
@@ -164,7 +164,7 @@ def test_far_jumps_sort_the_same() -> None:
     assert keys.tolist() == sorted(keys.tolist())
 
 
-def test_tied_neighbours_are_kept() -> None:
+def test_tied_neighbors_are_kept() -> None:
     graph = build_graph(raw(bulk("Cu")), 6.0, max_neighbors=11)
     assert graph.n_edges == 12
     assert graph.n_truncated == build_graph(raw(bulk("Cu")), 6.0).n_edges - 12

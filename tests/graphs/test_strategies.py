@@ -96,7 +96,7 @@ def weights_of(systems: Systems, graph: Graph) -> torch.Tensor | None:
 
 
 def by_hand(atoms: Atoms, n: int, reach: float) -> dict[int, list[tuple[float, tuple[int, ...]]]]:
-    """All neighbours of each atom within `reach`, nearest first, by ASE."""
+    """All neighbors of each atom within `reach`, nearest first, by ASE."""
     found: dict[int, list[tuple[float, tuple[int, ...]]]] = {k: [] for k in range(len(atoms))}
     for i, j, shift, d in zip(*neighbor_list("ijSd", atoms, reach), strict=True):
         found[int(i)].append((float(d), (int(i), int(j), *map(int, shift))))
@@ -143,7 +143,7 @@ def test_truncation_of_each_atom_is_not_symmetric_and_the_union_is_its_closure()
 
 @pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.parametrize("n", [1, 4, 9, 20])
-def test_nearest_neighbours_are_those_found_by_hand(name: str, n: int) -> None:
+def test_nearest_neighbors_are_those_found_by_hand(name: str, n: int) -> None:
     atoms = STRUCTURES[name]
     # a cutoff that would leave nothing
     graph = make_graph(systems_of(atoms), 0.5, n, settings("nearest"))
@@ -235,8 +235,8 @@ def test_kept_lists_give_the_graphs_of_searches(truncation: Truncation) -> None:
             )
 
 
-def test_fading_neighbours_add_up_to_their_number() -> None:
-    """Each atom's own fades sum to N - 1/2 where it has neighbours enough; the equation that
+def test_fading_neighbors_add_up_to_their_number() -> None:
+    """Each atom's own fades sum to N - 1/2 where it has neighbors enough; the equation that
     defines its radius.
     """
     systems = systems_of(STRUCTURES["adslab"])
@@ -305,7 +305,7 @@ def jumps(
 @pytest.mark.parametrize(
     ("architecture", "strategy"), [("faenet", "nearest"), ("schnet", "radius")]
 )
-def test_neighbours_that_overtake_each_other(architecture: str, strategy: str) -> None:
+def test_neighbors_that_overtake_each_other(architecture: str, strategy: str) -> None:
     """As published, energies jump there; with smooth truncation neither they nor forces do, nor
     where edges come and go.
     """
@@ -392,7 +392,7 @@ def test_forces_are_the_gradient(which: GraphSettings, n: int | None, architectu
         assert_forces_are_gradient(potential, systems_of(atoms), n_directions=2)
 
 
-def test_stress_is_the_gradient_with_fading_neighbours() -> None:
+def test_stress_is_the_gradient_with_fading_neighbors() -> None:
     potential = on(settings("radius", "smooth"), stress=True, max_neighbors=6)
     systems = systems_of(rattled(bulk("Cu", cubic=True), 0.1))
     assert_stress_is_gradient(potential, systems, n_directions=2)
@@ -469,9 +469,9 @@ def test_expected_edges_are_those_of_graphs_without_ties() -> None:
 
 def test_settings_that_make_no_sense() -> None:
     systems = systems_of(cloud())
-    with pytest.raises(InputError, match="nearest neighbours need their number; set max_neighbors"):
+    with pytest.raises(InputError, match="nearest neighbors need their number; set max_neighbors"):
         make_graph(systems, 4.0, None, settings("nearest"))
-    with pytest.raises(InputError, match="complete graph leaves no neighbour out"):
+    with pytest.raises(InputError, match="complete graph leaves no neighbor out"):
         make_graph(systems, 4.0, 4, settings("complete"))
     with pytest.raises(InputError, match="smooth truncation is of graphs with a largest number"):
         make_graph(systems, 4.0, None, settings("radius", "smooth"))

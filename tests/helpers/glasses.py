@@ -19,7 +19,7 @@ NAMES = ("g0", "g1", "g2", "g3", "g4", "g5")
 
 def glass(seed: int, n_times: int = 1) -> GlassConfiguration:
     """125 particles on a shaken lattice, a fifth of them B; the propensity grows with the
-    neighbours and is larger for B.
+    neighbors and is larger for B.
     """
     rng = np.random.default_rng(seed)
     n, length = SIDE**3, SIDE / DENSITY ** (1 / 3)

@@ -42,7 +42,7 @@ SMALL_RELAXED = {
     "num_gaussians": 6,
     "radial_hidden": 8,
     "num_radial": 4,
-    "neighbours": 0.1,  # so that messages count beside what an atom is alone
+    "neighbors": 0.1,  # so that messages count beside what an atom is alone
 }
 SIZES = {"faenet": SMALL, "relaxed-e3nn": SMALL_RELAXED, "schnet": SMALL_SCHNET}
 REFERENCES = {1: -1.5, 6: -4.0, 8: -3.0, 29: 0.5}
@@ -128,7 +128,7 @@ def write_model(
         "conservative": True,
         "repulsion_reach": 0.8,
         "weights_sha256": hashlib.sha256(content).hexdigest(),
-        "licence": "MIT",
+        "license": "MIT",
         "domain": "tests",
     }
     write_card(folder, ModelCard.parse(values | (card or {}), name))

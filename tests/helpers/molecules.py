@@ -13,7 +13,7 @@ from ase.io import write
 from scipy import constants
 
 from helpers.structures import rattled
-from helpers.training import labelled, recipe_values
+from helpers.training import labeled, recipe_values
 
 NAMES = ("H2O", "CH4", "NH3", "CH3OH")
 J_PER_EV = constants.e
@@ -46,13 +46,13 @@ def molecules(n: int = 40) -> list[Atoms]:
     for k, size in enumerate(np.random.default_rng(0).uniform(0.95, 1.1, n)):
         atoms = rattled(molecule(NAMES[k % len(NAMES)]), 0.01, k)
         atoms.positions *= size
-        made.append(labelled(atoms, name=k))
+        made.append(labeled(atoms, name=k))
     return made
 
 
 def dynamics(n: int = 40) -> list[Atoms]:
     """Frames of one molecule, methanol."""
-    return [labelled(rattled(molecule("CH3OH"), 0.05, k)) for k in range(n)]
+    return [labeled(rattled(molecule("CH3OH"), 0.05, k)) for k in range(n)]
 
 
 def write_energies(path: Path, frames: Sequence[Atoms], key: str, ev: float) -> Path:

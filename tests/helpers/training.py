@@ -1,4 +1,4 @@
-"""Labelled relaxations and recipes small enough to train on in a test."""
+"""Labeled relaxations and recipes small enough to train on in a test."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TINY = {
 }
 
 
-def labelled(atoms: Atoms, **info: Any) -> Atoms:
+def labeled(atoms: Atoms, **info: Any) -> Atoms:
     """A copy with energy and raw forces of EMT stored in a calculator."""
     copy = atoms.copy()
     copy.calc = EMT()
@@ -54,7 +54,7 @@ def relaxation(name: str, n_frames: int = 3, seed: int = 0) -> list[Atoms]:
     slab = adslab("O", "fcc", size=(2, 2, 2))
     slab.set_constraint(FixAtoms(np.flatnonzero(slab.get_tags() == 0)))
     sizes = np.linspace(0.15, 0.02, n_frames)
-    return [labelled(rattled(slab, size, seed), sid=name, frame=k) for k, size in enumerate(sizes)]
+    return [labeled(rattled(slab, size, seed), sid=name, frame=k) for k, size in enumerate(sizes)]
 
 
 def relaxations(n: int = 10, n_frames: int = 3) -> list[Atoms]:
@@ -74,7 +74,7 @@ def under_ref_keys(frames: Sequence[Atoms]) -> list[Atoms]:
 
 
 def write_data(path: Path, frames: Sequence[Atoms] | None = None) -> Path:
-    """Labelled frames in a file; ten relaxations unless others are given."""
+    """Labeled frames in a file; ten relaxations unless others are given."""
     write(path, relaxations() if frames is None else list(frames))
     return path
 

@@ -327,7 +327,7 @@ def assert_sound(end: Relaxation, fmax: float, max_steps: int) -> None:
 
 @examples(150)
 @given(structures(faulty=True), st.sampled_from((2.0, 3.0, 4.2)))
-def test_neighbours_are_those_of_ase_and_each_edge_has_its_reverse(
+def test_neighbors_are_those_of_ase_and_each_edge_has_its_reverse(
     atoms: Atoms, cutoff: float
 ) -> None:
     for _, systems in usable([atoms]):

@@ -1,4 +1,4 @@
-"""Our own optimiser: fewer calls, promises of every optimiser, forces that are no gradient."""
+"""Our own optimizer: fewer calls, promises of every optimizer, forces that are no gradient."""
 
 from __future__ import annotations
 

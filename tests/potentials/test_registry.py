@@ -296,7 +296,7 @@ def test_a_newer_schema_asks_for_a_newer_geocalc(tmp_path: Path) -> None:
             "level_of_theroy:",
             "unknown key `level_of_theroy`; did you mean `level_of_theory`",
         ),
-        ("licence: MIT\n", "", "`licence`.*required"),
+        ("license: MIT\n", "", "`license`.*required"),
         (
             "num_filters:",
             "num_filter:",

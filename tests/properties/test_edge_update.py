@@ -21,7 +21,7 @@ WIDTH, COLUMNS, FIXED_COLUMNS = 3, 2, 4
 
 
 def arguments(index: EdgeIndex, given: bool, product: bool) -> list[Tensor | None]:
-    """Random arguments of `update_edges`; `given`: there are fixed columns and neighbours;
+    """Random arguments of `update_edges`; `given`: there are fixed columns and neighbors;
     `product`: they have weights.
     """
     torch.manual_seed(0)

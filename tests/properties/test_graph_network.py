@@ -17,7 +17,7 @@ from geocalc.properties import GraphInput, GraphNetwork, GraphNetworkSettings, L
 from geocalc.properties.graph_network import TwoLayers
 
 REPORT = GraphNetworkSettings(
-    shared=False, edges_first=False, one_hot=True, decoder_layers=1, initialisation="torch"
+    shared=False, edges_first=False, one_hot=True, decoder_layers=1, initialization="torch"
 )
 SMALL = {"hidden_channels": 5, "num_layers": 3}
 VARIANTS = [
@@ -29,7 +29,7 @@ VARIANTS = [
         "edges_first": False,
         "one_hot": True,
         "decoder_layers": 1,
-        "initialisation": "torch",
+        "initialization": "torch",
     },
     {"outgoing": True},
     {"outgoing": True, "edges_first": False},

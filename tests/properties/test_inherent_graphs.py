@@ -17,7 +17,7 @@ from geocalc.properties import glass_graphs
 from geocalc.properties.data import read_split
 from geocalc.properties.glass.configuration import GlassConfiguration, write_configuration
 from geocalc.properties.glass.inherent import inherent_structure
-from geocalc.properties.glass.neighbourhood import neighbourhood
+from geocalc.properties.glass.neighborhood import neighborhood
 from geocalc.properties.glass_graphs import graph_of
 from geocalc.properties.recipe import GlassGraph, Structure
 from geocalc.relaxation.status import Status
@@ -42,11 +42,11 @@ def test_edges_are_those_of_the_nearest_minimum(tmp_path: Path) -> None:
     minimum = replace(thermal, positions=inherent_structure(thermal).positions)
     found, expected = (
         graph_of(thermal, INHERENT, tmp_path),
-        neighbourhood(minimum, CUTOFF, self_loops=True),
+        neighborhood(minimum, CUTOFF, self_loops=True),
     )
     assert torch.equal(found.senders, expected.senders)
     assert torch.equal(found.edge_vec, expected.edge_vec)
-    assert not torch.equal(found.senders, neighbourhood(thermal, CUTOFF, self_loops=True).senders)
+    assert not torch.equal(found.senders, neighborhood(thermal, CUTOFF, self_loops=True).senders)
 
 
 def test_a_minimum_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

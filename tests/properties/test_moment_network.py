@@ -14,7 +14,7 @@ from geocalc.errors import InputError
 from geocalc.nn.edges import EdgeIndex
 from geocalc.properties import GraphInput, Level, MomentNetwork, MomentNetworkSettings
 from geocalc.properties.glass.configuration import GlassConfiguration
-from geocalc.properties.glass.neighbourhood import neighbourhood
+from geocalc.properties.glass.neighborhood import neighborhood
 from geocalc.properties.moment_network import (
     TypeNorm,
     exponents,
@@ -45,7 +45,7 @@ def sample(
         times=np.array([1.0]),
         propensity=np.ones((1, len(types))),
     )
-    edges = neighbourhood(configuration, CUTOFF, self_loops)
+    edges = neighborhood(configuration, CUTOFF, self_loops)
     return GraphSample(
         name="made",
         types=torch.from_numpy(configuration.types),
@@ -75,7 +75,7 @@ def told(made: MomentNetwork, *samples: GraphSample) -> Tensor:
     return made(collate(list(samples)).inputs)
 
 
-def test_moments_give_sums_over_pairs_of_neighbours():
+def test_moments_give_sums_over_pairs_of_neighbors():
     torch.manual_seed(2)
     units, weights = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
     units = units / units.norm(dim=1, keepdim=True)
@@ -140,13 +140,13 @@ def test_batches_say_what_singles_say():
     )
 
 
-def test_a_particle_is_not_its_own_neighbour():
+def test_a_particle_is_not_its_own_neighbor():
     made, (positions, types) = network(), positions_and_types()
     without = sample(positions, types, self_loops=False)
     assert torch.allclose(told(made, sample(positions, types)), told(made, without), atol=1e-12)
 
 
-def test_a_neighbour_that_leaves_the_cutoff_leaves_no_step():
+def test_a_neighbor_that_leaves_the_cutoff_leaves_no_step():
     made = network(degrees=(3,))
 
     def pair(length: float) -> Tensor:

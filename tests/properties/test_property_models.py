@@ -279,7 +279,7 @@ def test_particles_beyond_reach_do_not_matter(predicted: Callable[[Atoms], np.nd
     counted = atoms.arrays["types"] == 0
     change = np.abs(predicted(other) - predicted(atoms))[:, 0]
     assert change[near & counted].max() > 1e-4
-    assert np.all(change[~near & counted] == 0)  # one step: only neighbours hear of it
+    assert np.all(change[~near & counted] == 0)  # one step: only neighbors hear of it
 
 
 def test_particles_that_it_was_not_learnt_for_have_no_number(
@@ -345,7 +345,7 @@ def test_damaged_weights_are_refused(model: Path) -> None:
         ({"n_targets": 2}, "the weights of mine do not fit its card"),
         ({"architecture": "none"}, "unknown architecture `none`"),
         ({"counted": "A"}, "`counted` is 'A'"),
-        ({"colour": "blue"}, "unknown key `colour`"),
+        ({"color": "blue"}, "unknown key `color`"),
         (
             {"schema_version": 99},
             "has schema version 99, this geocalc reads up to 1; upgrade geocalc",

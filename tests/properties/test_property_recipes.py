@@ -1,4 +1,4 @@
-"""Recipes and splits of properties that cannot be learnt are refused in a sentence that says what
+"""Recipes and splits of properties that cannot be learned are refused in a sentence that says what
 to do.
 """
 

@@ -77,7 +77,7 @@ def test_stages_that_do_not_fill_the_steps_are_refused_in_a_sentence(
     assert str(caught.value) == f"{path}: {sentence}"
 
 
-def test_the_optimiser_is_given_these_rates(tmp_path: Path) -> None:
+def test_the_optimizer_is_given_these_rates(tmp_path: Path) -> None:
     stages = [
         {"steps": 4, "learning_rate": 1e-3},
         {"steps": 8, "learning_rate": 1e-3, "decay": "cosine"},

@@ -1,4 +1,4 @@
-"""How properties are learnt: what counts, how graphs are turned and dealt, and that nothing but the
+"""How properties are learned: what counts, how graphs are turned and dealt, and that nothing but the
 recipe decides.
 """
 
@@ -319,7 +319,7 @@ def test_what_can_be_learnt_is_learnt(glasses: Path) -> None:
     before = errors_of(lesson.start().model, lesson.split.validation, CPU)[0]
     after = errors_of(trained(lesson, 150).averaged(), lesson.split.validation, CPU)[0]
     assert before.r2 < 0.5
-    assert after.r2 > 0.95  # the number of neighbours, in a configuration that was held out
+    assert after.r2 > 0.95  # the number of neighbors, in a configuration that was held out
     assert after.pearson_each > 0.97
 
 

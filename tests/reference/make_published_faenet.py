@@ -219,20 +219,20 @@ def structures() -> dict[str, dict[str, Tensor]]:
 
 
 def graph(atoms: Atoms) -> dict[str, Tensor]:
-    """Edges as in OC20: row 0 is the neighbour, row 1 the centre, and vectors point from centre to
-    neighbour.
+    """Edges as in OC20: row 0 is the neighbor, row 1 the center, and vectors point from center to
+    neighbor.
     """
-    centre, neighbour, vectors = neighbor_list("ijD", atoms, CUTOFF)
+    center, neighbor, vectors = neighbor_list("ijD", atoms, CUTOFF)
     return {
         "numbers": torch.from_numpy(atoms.numbers.astype(np.int64)),
         "tags": torch.from_numpy(atoms.get_tags().astype(np.int64)),
         "batch": torch.zeros(len(atoms), dtype=torch.long),
-        "edge_index": torch.from_numpy(np.stack([neighbour, centre])),
+        "edge_index": torch.from_numpy(np.stack([neighbor, center])),
         "rel_pos": torch.from_numpy(vectors),
     }
 
 
-def randomise(model: nn.Module, seed: int) -> None:
+def randomize(model: nn.Module, seed: int) -> None:
     """Random weights, biases and statistics; float32 values, so that they are stored exactly."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -254,9 +254,9 @@ def predict(model: nn.Module, graph: dict[str, Tensor]) -> dict[str, Tensor]:
     data = SimpleNamespace(**graph | {"rel_pos": rel_pos})
     output = model(data, mode="eval")
     (gradient,) = torch.autograd.grad(output["energy"].sum(), rel_pos)
-    neighbour, centre = graph["edge_index"]
+    neighbor, center = graph["edge_index"]
     forces = torch.zeros((len(graph["numbers"]), 3), dtype=torch.double)
-    forces = forces.index_add(0, centre, gradient).index_add(0, neighbour, -gradient)
+    forces = forces.index_add(0, center, gradient).index_add(0, neighbor, -gradient)
     found = {"energy": output["energy"].flatten(), "gradient_forces": forces}
     if "forces" in output:
         found["forces"] = output["forces"]
@@ -280,7 +280,7 @@ def main() -> None:
     for seed, (name, settings) in enumerate(CONFIGS.items()):
         settings = COMMON | settings
         model = FAENet(preprocess=preprocess, **settings)
-        randomise(model, seed)
+        randomize(model, seed)
         record[f"settings/{name}"] = np.array(json.dumps(settings))
         record |= {
             f"state/{name}/{key}": value.clone().numpy()

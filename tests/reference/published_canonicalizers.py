@@ -15,7 +15,7 @@ N_NEIGHBOURS = 5
 
 
 class Layer(nn.Module):
-    """Linear, batch norm of lengths, and a leaky ReLU along learnt directions."""
+    """Linear, batch norm of lengths, and a leaky ReLU along learned directions."""
 
     def __init__(self, n_in: int, n_out: int, leak: float, shared: bool = False) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ def normed(values: Tensor, norm: nn.BatchNorm1d) -> Tensor:
     return values / length[..., None, :] * flat[..., None, :]
 
 
-def neighbours(cloud: Tensor, k: int = N_NEIGHBOURS) -> Tensor:
+def neighbors(cloud: Tensor, k: int = N_NEIGHBOURS) -> Tensor:
     """Indices (n, k) of the smallest negated squared distances: meant are the nearest, found are
     the farthest.
     """
@@ -58,9 +58,9 @@ class PointNet(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, cloud: Tensor) -> Tensor:
-        centred = cloud - cloud.mean(0)
-        near = centred[neighbours(centred)]
-        own = centred[:, None].expand_as(near)
+        centered = cloud - cloud.mean(0)
+        near = centered[neighbors(centered)]
+        own = centered[:, None].expand_as(near)
         edges = torch.stack([near - own, own, torch.linalg.cross(near, own)], dim=-1)
         atoms = self.last(normed(self.atoms(self.edges(edges).mean(1)), self.norm))
         return orthonormal(self.dropout(atoms).mean(0).T[:3])
@@ -80,7 +80,7 @@ class DGCNN(nn.Module):
     def forward(self, cloud: Tensor) -> Tensor:
         values, found = (cloud - cloud.mean(0))[:, :, None], []
         for convolution in self.convolutions:
-            near = values[neighbours(values.flatten(1))]
+            near = values[neighbors(values.flatten(1))]
             own = values[:, None].expand_as(near)
             values = convolution(torch.cat([near - own, own], dim=-1)).mean(1)
             found.append(values)

@@ -123,7 +123,7 @@ def test_steps_and_evaluations_are_counted() -> None:
 
 @dataclass(frozen=True)
 class Nothing:
-    """The state of an optimiser that remembers nothing."""
+    """The state of an optimizer that remembers nothing."""
 
 
 class Stride:

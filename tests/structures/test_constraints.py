@@ -1,5 +1,5 @@
 """What constraints hold, from ASE objects through a relaxation to its files, against ASE and
-against plain minimisation.
+against plain minimization.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def test_a_mixed_batch_is_its_structures_one_by_one(name: str) -> None:
             )
 
 
-def test_many_steps_of_any_optimiser_do_not_drift() -> None:
+def test_many_steps_of_any_optimizer_do_not_drift() -> None:
     given = [slab(HOLD[kind]) for kind in ("plane", "line", "many")] + [
         slab([FixScaled([4, 8], (True, False, False))])
     ]
@@ -262,7 +262,7 @@ def springs(systems: Systems) -> Prediction:
     return Prediction(energy=energy, forces=-5.0 * systems.positions)
 
 
-def test_an_optimiser_that_heeds_no_force_is_held_all_the_same() -> None:
+def test_an_optimizer_that_heeds_no_force_is_held_all_the_same() -> None:
     atoms = molecule("H2O")
     atoms.positions += (1.0, 2.0, 3.0)
     atoms.set_constraint([FixedPlane(0, OBLIQUE), FixedLine(1, OBLIQUE)])

@@ -54,7 +54,7 @@ def strained(element: str, axes: tuple[float, float, float] = (1.03, 1.03, 0.98)
 
 
 def alloy() -> Atoms:
-    """Layers of gold and copper; the one layer free to move between its neighbours is moved."""
+    """Layers of gold and copper; the one layer free to move between its neighbors is moved."""
     atoms = bulk("Cu", cubic=True).repeat((1, 1, 2))
     atoms.symbols[[0, 1]] = "Au"
     atoms.positions[[2, 3], 2] += 0.1

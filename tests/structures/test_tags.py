@@ -1,4 +1,4 @@
-"""Conventions of tags: recognised, converted with one warning, or refused; never passed on raw."""
+"""Conventions of tags: recognized, converted with one warning, or refused; never passed on raw."""
 
 from __future__ import annotations
 

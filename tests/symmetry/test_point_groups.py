@@ -163,10 +163,10 @@ def test_molecules_have_the_group_that_pymatgen_finds(name: str) -> None:
 def test_a_molecule_s_group_takes_atoms_to_atoms_and_turns_with_it() -> None:
     atoms = molecule("C6H6")
     atoms.positions = atoms.positions @ R.T + [1.0, 2.0, 3.0]
-    group, centred = group_of(atoms), atoms.positions - atoms.positions.mean(axis=0)
+    group, centered = group_of(atoms), atoms.positions - atoms.positions.mean(axis=0)
     assert same(group, turned(group_of(molecule("C6H6")), R))
     away = np.linalg.norm(
-        (centred @ group.transpose(0, 2, 1))[:, :, None] - centred[None, None], axis=3
+        (centered @ group.transpose(0, 2, 1))[:, :, None] - centered[None, None], axis=3
     )
     assert away.min(axis=2).max() < 1e-3
     assert (atoms.numbers[away.argmin(axis=2)] == atoms.numbers).all()

@@ -354,10 +354,10 @@ def test_a_picture_shows_kept_and_changed_parts(tmp_path: Path) -> None:
     )
     path = plot_breaking(symmetry_breaking(network, "D4h"), tmp_path / "of" / "breaking.png")
     with Image.open(path) as image:
-        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
+        colors = {color for _, color in image.convert("RGB").getcolors(1 << 20)}
         assert image.size[0] > image.size[1]
     for wanted in ((0x2F, 0x6D, 0xB3), (0xD9, 0x82, 0x2B), (0x3A, 0x91, 0x88)):
-        assert min(np.abs(np.subtract(colour, wanted)).max() for colour in colours) < 40
+        assert min(np.abs(np.subtract(color, wanted)).max() for color in colors) < 40
 
 
 @pytest.fixture
@@ -404,7 +404,7 @@ def folder(tmp_path: Path) -> Path:
         **{
             "repulsion_reach": 0.8,
             "weights_sha256": hashlib.sha256(content).hexdigest(),
-            "licence": "MIT",
+            "license": "MIT",
             "domain": "tests",
         },
     }
@@ -447,7 +447,7 @@ def test_the_command_tells_draws_and_turns(folder: Path, tmp_path: Path) -> None
 
 
 def test_the_shipped_model_knows_up_from_down() -> None:
-    """It has learnt of slabs turned about their normals, which leaves theta their axis only; that
+    """It has learned of slabs turned about their normals, which leaves theta their axis only; that
     up is not down it has found.
     """
     found = symmetry_breaking("relaxed-e3nn", "C6v")

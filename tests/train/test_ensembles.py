@@ -101,7 +101,7 @@ def test_runs_that_do_not_belong_together_are_refused(runs: list[Path], tmp_path
 
 @pytest.fixture(scope="module")
 def crossed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs, each of which holds out what the other has learnt from; energies of the halves are
+    """Two runs, each of which holds out what the other has learned from; energies of the halves are
     3 eV an oxygen apart.
     """
     folder = tmp_path_factory.mktemp("crossed")

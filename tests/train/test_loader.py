@@ -19,7 +19,7 @@ from helpers.training import (
     assert_equal_to_rounding,
     cpu_fabric,
     in_double,
-    labelled,
+    labeled,
     make_recipe,
     relaxation,
     weights_after,
@@ -45,9 +45,9 @@ def data(tmp_path_factory) -> Path:
     frames = [frame for k in range(6) for frame in relaxation(f"r{k}", seed=k)]
     for k in range(6):
         frames.append(
-            labelled(rattled(adslab("O", "fcc", size=(3, 3, 4)), 0.05, k), sid=f"large{k}")
+            labeled(rattled(adslab("O", "fcc", size=(3, 3, 4)), 0.05, k), sid=f"large{k}")
         )
-        frames.append(labelled(rattled(bulk("Cu", cubic=True), 0.05, k), sid=f"bulk{k}"))
+        frames.append(labeled(rattled(bulk("Cu", cubic=True), 0.05, k), sid=f"bulk{k}"))
     return write_data(tmp_path_factory.mktemp("mixed") / "d.traj", frames)
 
 

@@ -233,7 +233,7 @@ def test_a_run_of_another_recipe_is_not_continued(tmp_path, data, part, entries)
     assert steps_done(run / "checkpoint") == 3
 
 
-def test_the_optimisation_may_change_between_pieces(tmp_path, data):
+def test_the_optimization_may_change_between_pieces(tmp_path, data):
     run = train(parsed(data, steps=3), tmp_path / "run", tmp_path / "data", cpu_fabric())
     train(parsed(data, steps=5, learning_rate=1e-4), run, tmp_path / "data", cpu_fabric())
     assert steps_done(run / "checkpoint") == 5

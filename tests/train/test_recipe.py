@@ -69,7 +69,7 @@ def test_models_that_are_compared_learn_from_the_same_data():
         ("model", "frame", "frames"),
     ],
 )
-def test_a_misspelt_key_is_answered_with_the_nearest_one(tmp_path, values, part, key, near):
+def test_a_misspelled_key_is_answered_with_the_nearest_one(tmp_path, values, part, key, near):
     path = changed(tmp_path, values, part, **{key: 1})
     with pytest.raises(
         RecipeError, match=rf"recipe.yaml: unknown key `{part}.{key}`; did you mean `{near}`\?"
@@ -77,7 +77,7 @@ def test_a_misspelt_key_is_answered_with_the_nearest_one(tmp_path, values, part,
         read_recipe(path)
 
 
-def test_a_misspelt_key_of_a_source_is_found(tmp_path, values):
+def test_a_misspelled_key_of_a_source_is_found(tmp_path, values):
     values["data"]["sources"][0]["groupkey"] = "sid"
     with pytest.raises(
         RecipeError, match=r"unknown key `data.sources.0.groupkey`; did you mean `group_key`\?"

@@ -53,7 +53,7 @@ def study() -> Iterator[dict[str, ModuleType]]:
 
 def box(seed: int) -> GlassConfiguration:
     """500 particles on a shaken fcc lattice, wide enough for all reaches; the propensity grows with
-    the neighbours of type B.
+    the neighbors of type B.
     """
     rng = np.random.default_rng(seed)
     lattice = bulk("Ar", "fcc", a=(4 / 1.2) ** (1 / 3) * 1.08, cubic=True).repeat(5)
@@ -168,14 +168,14 @@ def test_the_study_on_made_up_configurations(study: dict[str, ModuleType], place
     ]
     assert rows["moments"]["folds"] == 5
     assert rows["moments"]["validation"][0]["names"] == list(study["plan"].LEARNABLE)
-    assert {row["learnt"] for row in told["rows"]} == {8}
+    assert {row["learned"] for row in told["rows"]} == {8}
     tested = {one["name"]: one for one in told["tested"]}
     assert (
-        tested["moments"]["learnt"],
-        tested["bapst"]["learnt"],
-        tested["local energy, inherent"]["learnt"],
+        tested["moments"]["learned"],
+        tested["bapst"]["learned"],
+        tested["local energy, inherent"]["learned"],
     ) == (10, 8, 10)
-    # it sees the neighbours of type B
+    # it sees the neighbors of type B
     assert rows["ridge on descriptors, inherent"]["validation"][0]["pooled"] > 0.7
     with np.load(place / "runs" / "test" / "said.npz") as said:
         predicted = np.concatenate([said[f"gcn: {name}"][:, 0] for name in TEST])
@@ -186,7 +186,7 @@ def test_the_study_on_made_up_configurations(study: dict[str, ModuleType], place
     )
     generated = told["generated"]
     assert len(generated["row"]["validation"]) == len(generated["tested"]["scores"]) == 9
-    assert generated["row"]["learnt"] == 2
+    assert generated["row"]["learned"] == 2
 
     text = (place / "README.md").read_text()
     assert "Not" not in "".join(
@@ -251,7 +251,7 @@ def test_folds_hold_out_every_configuration_once(
 
 
 def edges_of(study: dict[str, ModuleType], vectors: np.ndarray) -> object:
-    """A particle with neighbours at these places."""
+    """A particle with neighbors at these places."""
     n = len(vectors)
     return study["descriptors"].Edges(
         n + 1, np.zeros(n, int), np.arange(1, n + 1), vectors, np.linalg.norm(vectors, axis=1)
@@ -260,21 +260,21 @@ def edges_of(study: dict[str, ModuleType], vectors: np.ndarray) -> object:
 
 def test_bond_order_is_that_of_steinhardt(study: dict[str, ModuleType]) -> None:
     ends = np.array([v for v in np.ndindex(3, 3, 3) if sum(x == 1 for x in v) == 1]) - 1.0
-    # twelve neighbours of fcc, first shell
+    # twelve neighbors of fcc, first shell
     found = study["descriptors"].bond_order(edges_of(study, ends / np.sqrt(2)))[0, :8]
     assert found[[3, 5, 7]] == pytest.approx([0.190940654, 0.574524259, 0.403914561], abs=1e-7)
     assert found[[0, 2, 4, 6]] == pytest.approx(0, abs=1e-6)
 
 
-def test_bond_order_is_the_sum_over_pairs_of_neighbours(study: dict[str, ModuleType]) -> None:
+def test_bond_order_is_the_sum_over_pairs_of_neighbors(study: dict[str, ModuleType]) -> None:
     rng = np.random.default_rng(3)
     vectors = rng.normal(size=(9, 3))
     vectors *= (rng.uniform(0.8, 2.4, 9) / np.linalg.norm(vectors, axis=1))[:, None]
     found = study["descriptors"].bond_order(edges_of(study, vectors))[0].reshape(4, 8)
     r = np.linalg.norm(vectors, axis=1)
     cosines = (vectors / r[:, None]) @ (vectors / r[:, None]).T
-    for k, (centre, width) in enumerate(study["descriptors"].SHELLS):
-        w = np.exp(-0.5 * ((r - centre) / width) ** 2)
+    for k, (center, width) in enumerate(study["descriptors"].SHELLS):
+        w = np.exp(-0.5 * ((r - center) / width) ** 2)
         for degree in range(1, 9):
             wanted = np.sqrt(w @ eval_legendre(degree, cosines) @ w) / w.sum()
             assert found[k, degree - 1] == pytest.approx(wanted, abs=1e-7)
@@ -296,17 +296,17 @@ def test_descriptors_do_not_depend_on_turns_places_or_names(study: dict[str, Mod
         assert np.abs(columns(other) - columns(one)[order]).max() < 1e-6
 
 
-def test_densities_count_the_neighbours_of_each_type(study: dict[str, ModuleType]) -> None:
+def test_densities_count_the_neighbors_of_each_type(study: dict[str, ModuleType]) -> None:
     edges = edges_of(study, np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 2.0]]))
     found = study["descriptors"].densities(edges, np.array([0, 0, 1, 1]))[0].reshape(2, -1)
-    centres = np.array(study["descriptors"].CENTRES)
-    assert found[0] == pytest.approx(np.exp(-50 * (centres - 1) ** 2))
+    centers = np.array(study["descriptors"].CENTRES)
+    assert found[0] == pytest.approx(np.exp(-50 * (centers - 1) ** 2))
     assert found[1] == pytest.approx(
-        np.exp(-50 * (centres - 1) ** 2) + np.exp(-50 * (centres - 2) ** 2)
+        np.exp(-50 * (centers - 1) ** 2) + np.exp(-50 * (centers - 2) ** 2)
     )
 
 
-def test_averages_over_neighbours(study: dict[str, ModuleType]) -> None:
+def test_averages_over_neighbors(study: dict[str, ModuleType]) -> None:
     one = box(2)
     average = study["descriptors"].Edges.of(one).within(3.0).average(0.7)
     away = one.positions[:, None] - one.positions

@@ -26,7 +26,7 @@ def variants() -> ModuleType:
 def test_every_variant_is_a_recipe(variants: ModuleType) -> None:
     recipes = {name: variants.recipe_of(variant) for name, variant in variants.VARIANTS.items()}
     alone, joint = recipes["alone"], recipes["joint"]
-    assert {alone.training, joint.training} == {alone.training}  # the same optimisation
+    assert {alone.training, joint.training} == {alone.training}  # the same optimization
     assert joint.data.sources[: len(alone.data.sources)] == alone.data.sources
     assert joint.levels == ("BEEF-vdW", "RPBE")
     assert [source.path for source in recipes["others"].data.sources] == [

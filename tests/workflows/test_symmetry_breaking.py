@@ -55,7 +55,7 @@ def study() -> Iterator[Modules]:
 
 @pytest.fixture(scope="module")
 def prism(study: Modules) -> Any:
-    """A relaxed network that has learnt the prism."""
+    """A relaxed network that has learned the prism."""
     return study["shapes"].fit_shape(shape(study, "prism"), relaxed=True, seed=3)
 
 

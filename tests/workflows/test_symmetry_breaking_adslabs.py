@@ -97,12 +97,12 @@ def test_no_relaxation_is_on_two_sides(study: dict[str, ModuleType], data: Path)
         names = {name for name, own in small.items() if own == part}
         assert names
         assert names == {name for name, own in other.items() if own == part}
-    learnt = [
+    learned = [
         {name for name, own in chosen.items() if own == "learn"} for chosen in (small, large, other)
     ]
-    assert [len(names) for names in learnt] == [4, 8, 4]
-    assert learnt[0] < learnt[1]
-    assert learnt[0] != learnt[2]
+    assert [len(names) for names in learned] == [4, 8, 4]
+    assert learned[0] < learned[1]
+    assert learned[0] != learned[2]
 
 
 def test_askew_slabs_are_the_same_slabs(study: dict[str, ModuleType], data: Path) -> None:

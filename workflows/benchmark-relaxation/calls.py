@@ -1,4 +1,4 @@
-"""Model calls of geocalc's optimisers and of ASE's on the EMT sets."""
+"""Model calls of geocalc's optimizers and of ASE's on the EMT sets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CountingEMT(EMT):
         super().calculate(*arguments)
 
     def reset(self) -> None:
-        """Keep the list of neighbours, half of the cost of a call: each calculator here sees one
+        """Keep the list of neighbors, half of the cost of a call: each calculator here sees one
         structure only.
         """
 
@@ -73,7 +73,7 @@ class Row:
 
 
 def by_ase(optimizer: type, atoms: Atoms) -> Ended:
-    """A relaxation by an optimiser of ASE with its defaults."""
+    """A relaxation by an optimizer of ASE with its defaults."""
     atoms = atoms.copy()
     atoms.calc = CountingEMT()
     converged = bool(optimizer(atoms, logfile=None).run(fmax=FMAX, steps=CALLS))
@@ -81,7 +81,7 @@ def by_ase(optimizer: type, atoms: Atoms) -> Ended:
 
 
 def by_geocalc(name: str, atoms: Atoms) -> Ended:
-    """A relaxation by an optimiser of geocalc with its defaults."""
+    """A relaxation by an optimizer of geocalc with its defaults."""
     systems = from_atoms(atoms, use_tags=False)
     (ended,) = relax_systems(
         systems, AsePotential(calculator=CountingEMT()), OPTIMIZERS[name](), FMAX, CALLS
@@ -90,7 +90,7 @@ def by_geocalc(name: str, atoms: Atoms) -> Ended:
 
 
 def measure(kind: str, seed: int, sizes: list[int]) -> list[Row]:
-    """Every optimiser on the largest set; smaller ones of the same kind and seed are how it begins."""
+    """Every optimizer on the largest set; smaller ones of the same kind and seed are how it begins."""
     structures = emt_set(max(sizes), seed, KINDS[kind])
     ways: dict[str, Callable[[Atoms], Ended]] = {
         name: partial(by_ase, optimizer) for name, optimizer in THEIRS.items()

@@ -32,7 +32,7 @@ FMAX, STEPS = 0.05, 200
 
 def relax(calculator: Any, way: str, structures: list[Atoms]) -> dict[str, Any]:
     """Seconds, model calls, energies and convergence of `structures` relaxed by ASE's BFGS or by an
-    optimiser of ours.
+    optimizer of ours.
     """
     calls, energies, converged = [], [], []
     start = time.perf_counter()

@@ -2,7 +2,7 @@
 engine's own.
 
 E = sum over coordinates of D (1 - cos(2 pi x / L)), with another depth D along each axis: a
-curvature that differs thirtyfold, so that no optimiser is done after a few steps. This module
+curvature that differs thirtyfold, so that no optimizer is done after a few steps. This module
 imports nothing but torch: the script that runs torch-sim shares it.
 """
 

@@ -136,7 +136,7 @@ def later(whole: tuple[float, Clock], half: tuple[float, Clock]) -> float:
 
 
 def measure(rounds: int = ROUNDS) -> list[Overhead]:
-    """Every optimiser, in turn within every round; ASE on one slab at a time, as it takes them
+    """Every optimizer, in turn within every round; ASE on one slab at a time, as it takes them
     anyway.
     """
     rows = []

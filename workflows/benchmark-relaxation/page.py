@@ -36,7 +36,7 @@ def write(folder: Path) -> None:
 
 def calls(rows: Rows) -> str:
     """Model calls on the EMT sets."""
-    head = "set | seed | slabs | optimiser | calls, mean | median | most | converged | another basin | of these lower"
+    head = "set | seed | slabs | optimizer | calls, mean | median | most | converged | another basin | of these lower"
     body = [
         f"{r['kind']} | {r['seed']} | {r['n']} | {r['optimizer']} | {r['calls_mean']:.1f} | {r['calls_median']:.1f} | "
         f"{r['calls_most']} | {r['converged']:.0%} | {r['other_basin']:.0%} | {r['lower']:.0%}"
@@ -63,7 +63,7 @@ def overhead(rows: Rows) -> str:
         for r in rows
     ]
     return _table(
-        "atoms | slabs together | optimiser | ms for each slab and model call | in the second half",
+        "atoms | slabs together | optimizer | ms for each slab and model call | in the second half",
         body,
     )
 

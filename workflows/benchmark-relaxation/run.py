@@ -41,7 +41,7 @@ def main() -> None:
 @click.option("--seeds", default="0,1", show_default=True)
 @click.option("--kinds", default="plain,hard", show_default=True)
 def calls_command(sizes: str, seeds: str, kinds: str) -> None:
-    """Model calls of our optimisers and ASE's on the EMT sets; each set is written when it is done,
+    """Model calls of our optimizers and ASE's on the EMT sets; each set is written when it is done,
     beside those measured before.
     """
     for kind in kinds.split(","):

@@ -131,11 +131,11 @@ def readme(card: ModelCard, recipe: Recipe, measured: dict[str, Any]) -> str:
         f"- **Elements:** {' '.join(card.elements)}.",
         f"- **Frames:** `{card.frames}`: the mean over the symmetry-equivalent frames of the lattice; `cell` is one of them.",
         "- **Tags:** read, in the convention of OC20; atoms with tag 0 are not seen, nor edges that do not touch the adsorbate.",
-        f"- **Licence of the weights:** {card.licence}.",
+        f"- **License of the weights:** {card.license}.",
         "",
         "## Errors on structures that were held out",
         "",
-        f"Each network learnt from three folds of the data's authors and is tested here on the fourth; folds 1 to 4, {training.steps:,} steps, "
+        f"Each network learned from three folds of the data's authors and is tested here on the fourth; folds 1 to 4, {training.steps:,} steps, "
         f"seed {training.seed}, {measured['machine']}; command: `GEOCALC_DATA=... python {measured['command'].removeprefix('python ')}` after "
         "`train`, `predict` and `page` of the same workflow. The mean of the networks, which is what ships, cannot be tested on these "
         "folds: each structure was seen by all but one of them.",

@@ -23,7 +23,7 @@ from geocalc.data.store import Sample, Samples, read_store
 from geocalc.evaluation.is2re import pair_errors, pair_predictions
 from geocalc.evaluation.metrics import average_distance_within_threshold
 from geocalc.evaluation.oversmoothing import layer_mad
-from geocalc.evaluation.relaxations import relax_references, summarise
+from geocalc.evaluation.relaxations import relax_references, summarize
 from geocalc.evaluation.single_points import errors_of, predictions
 from geocalc.evaluation.symmetry_errors import OperationErrors, symmetry_errors
 from geocalc.frames import FramePick, frame_policy
@@ -99,7 +99,7 @@ def _references(data: str) -> list[ReferenceRelaxation]:
 
 def _iterative(potential: NetworkPotential, references: Sequence[ReferenceRelaxation]) -> Numbers:
     """Errors of relaxations from the first frames to 0.05 eV/Angstrom."""
-    relaxed = summarise(relax_references(potential, references))
+    relaxed = summarize(relax_references(potential, references))
     found = {f"relaxed_{name}": float(value) for name, value in vars(relaxed).items()}
     names = {"e_mae": "energy_mae", "ewt": "within_0p02", "x_mae": "position_mae", "adwt": "adwt"}
     return found | {short: found[f"relaxed_{name}"] for short, name in names.items()}
@@ -168,7 +168,7 @@ def _speed(potential: NetworkPotential, samples: Sequence[Sample]) -> float:
 
 def _mad(potential: NetworkPotential, samples: Sequence[Sample]) -> Numbers:
     """Mean average distance of the features after the first, the middle and the last block, over
-    neighbours and over all pairs.
+    neighbors and over all pairs.
     """
     potential.model.network.float()
     with torch.no_grad():
@@ -179,5 +179,5 @@ def _mad(potential: NetworkPotential, samples: Sequence[Sample]) -> Numbers:
         ("middle", layers[len(layers) // 2]),
         ("last", layers[-1]),
     ):
-        found |= {f"mad_{place}": layer.neighbours, f"mad_{place}_all": layer.all_pairs}
+        found |= {f"mad_{place}": layer.neighbors, f"mad_{place}_all": layer.all_pairs}
     return found

@@ -40,7 +40,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "noisy-nodes": (
         *ENERGY,
         Column("position MAE (mÅ)", "position_mae", 1000, 1),
-        Column("MAD of neighbours, last block", "mad_last", 1, 2),
+        Column("MAD of neighbors, last block", "mad_last", 1, 2),
         Column("MAD of all pairs", "mad_last_all", 1, 2),
     ),
     "iterative": (

@@ -28,7 +28,7 @@ def write_pairs(recipe: Recipe, folder: Path) -> None:
             info = {
                 "REF_energy": reference.last.energy,
                 "sid": reference.last.group,
-                "part": "held-out" if held_out else "learnt",
+                "part": "held-out" if held_out else "learned",
             }
             for atoms, one in zip(found, (reference.first, reference.last), strict=True):
                 atoms.append(_atoms(one))

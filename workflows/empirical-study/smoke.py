@@ -44,8 +44,8 @@ def write_data(folder: Path) -> None:
     ]
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / TRAJECTORY, [frame for frames in relaxations for frame in frames])
-    write(folder / FIRST, [_labelled(frames[0], frames[-1]) for frames in relaxations])
-    write(folder / LAST, [_labelled(frames[-1], frames[-1]) for frames in relaxations])
+    write(folder / FIRST, [_labeled(frames[0], frames[-1]) for frames in relaxations])
+    write(folder / LAST, [_labeled(frames[-1], frames[-1]) for frames in relaxations])
 
 
 def _relaxation(metal: str, adsorbate: str, site: str, number: int) -> list[Atoms]:
@@ -70,7 +70,7 @@ def _relaxation(metal: str, adsorbate: str, site: str, number: int) -> list[Atom
             "converged": True,
             "cv_fold": fold,
         }
-        frame.info["part"] = "held-out" if fold == 4 else "learnt"
+        frame.info["part"] = "held-out" if fold == 4 else "learned"
     return frames
 
 
@@ -81,7 +81,7 @@ def _frozen(atoms: Atoms) -> Atoms:
     return copy
 
 
-def _labelled(atoms: Atoms, last: Atoms) -> Atoms:
+def _labeled(atoms: Atoms, last: Atoms) -> Atoms:
     copy = atoms.copy()
     copy.info["REF_energy"] = last.info["e_ads"]
     return copy

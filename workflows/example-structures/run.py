@@ -1,5 +1,5 @@
 """Write examples/data/ from the data sets in $GEOCALC_DATA; see examples/data/README.md for sources
-and licences.
+and licenses.
 """
 
 from __future__ import annotations

@@ -108,20 +108,20 @@ def _draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     figure, points = Figure(figsize=(12, 4.0), layout="constrained"), _points(results)
     shown = list(COLUMNS)[:3]
     for axis, key in zip(figure.subplots(1, len(shown)), shown, strict=True):
-        for kind, (word, colour) in KINDS.items():
+        for kind, (word, color) in KINDS.items():
             some = [point for point in points if point.kind == kind]
             at, means = (
                 [point.frames for point in some],
                 [float(np.mean(point.values[key])) for point in some],
             )
-            axis.plot(at, means, "-", color=colour, label=word)
+            axis.plot(at, means, "-", color=color, label=word)
             for point in some:
-                axis.plot([point.frames] * point.runs, point.values[key], "o", ms=4, color=colour)
+                axis.plot([point.frames] * point.runs, point.values[key], "o", ms=4, color=color)
         for point in (point for point in points if not point.relaxations):
             axis.axhline(
-                point.values[key][0], color="grey", lw=1, ls="--", label="without palladium"
+                point.values[key][0], color="gray", lw=1, ls="--", label="without palladium"
             )
-            axis.axhline(point.values[key][0] / 2, color="grey", lw=1, ls=":", label="half of it")
+            axis.axhline(point.values[key][0] / 2, color="gray", lw=1, ls=":", label="half of it")
         scale = "log" if any(point.relaxations for point in points) else "linear"
         axis.set(xlabel="own DFT frames", ylabel=COLUMNS[key][0], xscale=scale, yscale="log")
         for direction in (axis.xaxis, axis.yaxis):

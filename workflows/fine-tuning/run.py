@@ -27,7 +27,7 @@ from geocalc.core.settings import read_yaml
 from geocalc.data.prepare import reference_relaxations
 from geocalc.data.read import locate, structures_of
 from geocalc.data.settings import Data, Source
-from geocalc.evaluation.relaxations import relax_references, summarise
+from geocalc.evaluation.relaxations import relax_references, summarize
 from geocalc.evaluation.single_points import measure
 from geocalc.potentials.registry import load_model
 from geocalc.train.finetune import tuned_values
@@ -57,11 +57,11 @@ def own_data(n: int, draw: int = 0, held_out: bool = True) -> Path:
         if atoms.info.get("metal") == METAL and atoms.info["converged"]:
             groups.setdefault(str(atoms.info["sid"]), []).append(atoms)
     names = sorted(groups, key=_shuffled)
-    learnt = names[: round(len(names) * (1 - HELD_OUT))]
-    drawn = sorted(learnt, key=lambda name: _shuffled(f"{draw}:{name}"))[:n]
-    parts = {name: "held-out" for name in names if name not in learnt and held_out} | dict.fromkeys(
-        drawn, "learn"
-    )
+    learned = names[: round(len(names) * (1 - HELD_OUT))]
+    drawn = sorted(learned, key=lambda name: _shuffled(f"{draw}:{name}"))[:n]
+    parts = {
+        name: "held-out" for name in names if name not in learned and held_out
+    } | dict.fromkeys(drawn, "learn")
     path = RUNS / f"{METAL.lower()}-{n}-{draw}{'' if held_out else '-learn'}.extxyz"
     RUNS.mkdir(parents=True, exist_ok=True)
     frames = []
@@ -135,7 +135,7 @@ def errors_of(model: Path) -> dict[str, Any]:
     frames = [frame for reference in references for frame in reference.frames]
     return {
         "errors": asdict(measure(potential, frames)),
-        "relaxed": asdict(summarise(relax_references(potential, references))),
+        "relaxed": asdict(summarize(relax_references(potential, references))),
     }
 
 

@@ -55,7 +55,7 @@ def adslab(number: int, size: tuple[int, int, int]) -> Atoms:
 
 
 def potential(model: Model, frames: str) -> NetworkPotential:
-    """What a recipe trains, before its first step, with neighbours kept between calls as in a
+    """What a recipe trains, before its first step, with neighbors kept between calls as in a
     relaxation.
     """
     architecture = ARCHITECTURES[model.architecture]

@@ -24,13 +24,13 @@ from geocalc.core.systems import Systems, concatenate
 from geocalc.data.collate import collate
 from geocalc.data.prepare import locate, reference_relaxations
 from geocalc.data.store import Sample
-from geocalc.evaluation.relaxations import relax_references, summarise
+from geocalc.evaluation.relaxations import relax_references, summarize
 from geocalc.frames import random_rotations
 from geocalc.potentials.registry import LoadedModel, find_model
 from geocalc.train.recipe import read_recipe
 
 POLICIES = ("lattice", "cell", "pca-edges-2d-one", "pca-2d-one", "lattice-stochastic")
-# Angstrom, largest move of any atom between neighbouring points of a path
+# Angstrom, largest move of any atom between neighboring points of a path
 COARSE, FINE = 0.01, 0.001
 JUMP = 0.001  # eV; a larger difference than the forces explain is a jump
 AT_ONCE = 48  # structures evaluated together
@@ -203,7 +203,7 @@ def main(model: str, paths: int, relaxations: int, policies: str) -> None:
         }
         for fmax in (0.05, 0.01):
             started = time.perf_counter()
-            summary = summarise(
+            summary = summarize(
                 relax_references(loaded, references, optimizer="bfgs", fmax=fmax, steps=200)
             )
             found[f"relax_fmax_{fmax}"] = {

@@ -1,13 +1,13 @@
 """The surroundings of the particles of a glass in fixed numbers: local energies, and densities and
 bond order with their averages.
 
-Densities are sums over neighbours of each type of Gaussians of the distance. Bond order of degree l
+Densities are sums over neighbors of each type of Gaussians of the distance. Bond order of degree l
 in a radial shell is
 
     q_l = (sum_jk w_j w_k P_l(u_j . u_k))^1/2 / sum_j w_j, w Gaussians of the distance, u
     directions,
 
-which is (4 pi / (2 l + 1) sum_m |q_lm|^2)^1/2. Then come the averages of all these over neighbours,
+which is (4 pi / (2 l + 1) sum_m |q_lm|^2)^1/2. Then come the averages of all these over neighbors,
 and the averages of the averages.
 
 Source: Boattini, Smallenburg and Filion, Phys. Rev. Lett. 127, 088007 (2021).
@@ -24,14 +24,14 @@ from scipy import sparse
 from geocalc.properties.glass.configuration import GlassConfiguration
 from geocalc.properties.glass.inherent import systems_of
 from geocalc.properties.glass.kob_andersen import KobAndersen
-from geocalc.properties.glass.neighbourhood import neighbourhood
+from geocalc.properties.glass.neighborhood import neighborhood
 from geocalc.properties.moment_network import exponents, legendre, multiplicities
 
 REACH = 4.0  # sigma_AA, as all lengths here; of densities and of averages of energies
 CENTRES, WIDTH = tuple(np.arange(0.8, REACH, 0.1).round(1)), 0.1  # of the Gaussians of densities
-SHELLS = ((1.0, 0.12), (1.3, 0.15), (1.7, 0.2), (2.1, 0.2))  # centres and widths, of bond order
+SHELLS = ((1.0, 0.12), (1.3, 0.15), (1.7, 0.2), (2.1, 0.2))  # centers and widths, of bond order
 BOND_REACH, DEGREE = 2.5, 8
-# of averages over neighbours, with weights exp(-r / DECAY) and 1 for the particle itself
+# of averages over neighbors, with weights exp(-r / DECAY) and 1 for the particle itself
 AVERAGE_REACH, DECAY = 3.0, 1.0
 GENERATIONS = 2
 # decays of the averages of energies; 0 is the particle alone
@@ -40,11 +40,11 @@ LENGTHS = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 
 @dataclass(frozen=True)
 class Edges:
-    """Neighbours of a configuration, each pair both ways.
+    """Neighbors of a configuration, each pair both ways.
 
     Attributes:
         n: particles.
-        i, j: (n_edges,) centre and neighbour.
+        i, j: (n_edges,) center and neighbor.
         vectors: (n_edges, 3) from one to the other.
         r: (n_edges,) lengths.
     """
@@ -58,7 +58,7 @@ class Edges:
     @classmethod
     def of(cls, configuration: GlassConfiguration) -> Edges:
         """All pairs within `REACH`."""
-        found = neighbourhood(configuration, REACH, self_loops=False)
+        found = neighborhood(configuration, REACH, self_loops=False)
         vectors = -found.edge_vec.numpy()
         return cls(
             configuration.n_particles,
@@ -74,7 +74,7 @@ class Edges:
         return Edges(self.n, self.i[near], self.j[near], self.vectors[near], self.r[near])
 
     def average(self, decay: float) -> sparse.csr_array:
-        """(n, n), averages over neighbours with weights exp(-r / decay) and over the particle
+        """(n, n), averages over neighbors with weights exp(-r / decay) and over the particle
         itself with weight 1.
         """
         weights = sparse.csr_array(
@@ -109,21 +109,21 @@ def descriptors(configuration: GlassConfiguration) -> np.ndarray:
 
 
 def densities(edges: Edges, types: np.ndarray) -> np.ndarray:
-    """(n, 2 * n_centres), those of A first."""
+    """(n, 2 * n_centers), those of A first."""
     columns = []
     for kind in (0, 1):
         some = types[edges.j] == kind
         i, r = edges.i[some], edges.r[some]
         columns += [
-            np.bincount(i, np.exp(-0.5 * ((r - centre) / WIDTH) ** 2), edges.n)
-            for centre in CENTRES
+            np.bincount(i, np.exp(-0.5 * ((r - center) / WIDTH) ** 2), edges.n)
+            for center in CENTRES
         ]
     return np.stack(columns, axis=1)
 
 
 def bond_order(edges: Edges) -> np.ndarray:
     """(n, n_shells * DEGREE) of degrees 1 to `DEGREE`, shell by shell; zero where a shell is empty."""
-    weights = [np.exp(-0.5 * ((edges.r - centre) / width) ** 2) for centre, width in SHELLS]
+    weights = [np.exp(-0.5 * ((edges.r - center) / width) ** 2) for center, width in SHELLS]
     each = np.arange(len(edges.i))
     sums = [
         sparse.csr_array((weight, (edges.i, each)), shape=(edges.n, len(each)))
@@ -131,7 +131,7 @@ def bond_order(edges: Edges) -> np.ndarray:
     ]
     totals = [np.maximum(total.sum(axis=1), 1e-9) for total in sums]
     powers = _powers(edges.vectors / edges.r[:, None])
-    # sums over pairs of neighbours of powers of the cosine between them
+    # sums over pairs of neighbors of powers of the cosine between them
     cosines = np.zeros((len(SHELLS), edges.n, DEGREE + 1))
     for degree in range(DEGREE + 1):
         products = np.stack(

@@ -28,7 +28,7 @@ DPI, COLORS_KEPT = 100, 64
 THICKNESS, DIAMETER = 2.0, 0.9  # sigma_AA, of the slice that is drawn and of its discs
 # between names of published numbers; configurations
 GAP, TICKS = 0.045, (2, 4, 8, 20, 50, 100, 200, 400)
-TAILS = (0.02, 0.98)  # quantiles of what was measured, where the colours end
+TAILS = (0.02, 0.98)  # quantiles of what was measured, where the colors end
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ def draw_curves(
     path: Path,
 ) -> None:
     """Correlation on what is held out: left along the training, right against the number of
-    configurations learnt from.
+    configurations learned from.
 
     Args:
         fits: of all recipes; thin lines are folds, thick ones their means.
@@ -64,11 +64,11 @@ def draw_curves(
         for curve in curves if len(curves) > 1 else []:
             left.plot(*curve.T, color=color, lw=0.6, alpha=0.5)
         left.plot(*np.mean(curves, axis=0).T, color=color, lw=2, label=row.name)
-        right.plot([row.learnt], [row.validation[0].pooled], "s", color=color, ms=5)
+        right.plot([row.learned], [row.validation[0].pooled], "s", color=color, ms=5)
     if baselines:
-        learnt = [row.learnt for row in baselines]
+        learned = [row.learned for row in baselines]
         right.plot(
-            learnt,
+            learned,
             [row.validation[0].pooled for row in baselines],
             "o-",
             color="black",
@@ -76,12 +76,12 @@ def draw_curves(
             label=baselines[0].name,
         )
         right.legend(frameon=False, fontsize=8, loc="lower right")
-    _draw_published(right, [one for one in published if one.learnt])
+    _draw_published(right, [one for one in published if one.learned])
     left.set(xlabel="epochs", ylabel="Pearson correlation", xlim=(0, None), ylim=(None, 1))
     left.set_title("held out, along the training", fontsize=10)
     left.legend(frameon=False, fontsize=8, loc="best", ncols=2)
     right.set(
-        xlabel="configurations learnt from",
+        xlabel="configurations learned from",
         xscale="log",
         xlim=(1.5, 600),
         xticks=TICKS,
@@ -97,15 +97,15 @@ def _draw_published(axis: Any, some: Sequence[Published]) -> None:
     height = 0.0
     for one in sorted(some, key=lambda one: one.pearson):
         height = max(one.pearson, height + GAP)
-        axis.plot([one.learnt], [one.pearson], "^", color=GREY, ms=5)
+        axis.plot([one.learned], [one.pearson], "^", color=GREY, ms=5)
         axis.annotate(
-            one.short, (0.8 * one.learnt, height), fontsize=8, ha="right", va="center", color=GREY
+            one.short, (0.8 * one.learned, height), fontsize=8, ha="right", va="center", color=GREY
         )
 
 
 def draw_maps(configuration: GlassConfiguration, panels: Sequence[Panel], path: Path) -> None:
-    """A slice through the box: discs are A particles, coloured by propensity; all panels share the
-    colours.
+    """A slice through the box: discs are A particles, colored by propensity; all panels share the
+    colors.
 
     Args:
         configuration: where the particles are.
@@ -207,7 +207,7 @@ def _finish(figure: Figure, axes: Sequence[Any], path: Path) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """With few colours, a third of the bytes."""
+    """With few colors, a third of the bytes."""
     whole = BytesIO()
     figure.savefig(whole, dpi=DPI)
     with Image.open(whole) as image:

@@ -33,7 +33,7 @@ class Fit:
         planned: what it is.
         model: with its last averaged weights, or the best by validation where the recipe has
             patience.
-        learnt: names of the configurations behind it.
+        learned: names of the configurations behind it.
         seconds: that it took.
         answers: of what it held out.
         curve: (epochs, R2, Pearson) of what was held out along the way.
@@ -41,7 +41,7 @@ class Fit:
 
     planned: Planned
     model: PropertyModel
-    learnt: tuple[str, ...]
+    learned: tuple[str, ...]
     seconds: float
     answers: tuple[Answer, ...]
     curve: tuple[tuple[float, float, float], ...]
@@ -75,7 +75,7 @@ def read_fit(planned: Planned, folder: Path) -> Fit:
     return Fit(
         planned=planned,
         model=model,
-        learnt=tuple(sample.name for sample in split.training),
+        learned=tuple(sample.name for sample in split.training),
         seconds=_seconds([entry["seconds"] for entry in log]),
         answers=answers(model, split.validation),
         curve=tuple(
@@ -108,7 +108,7 @@ def row_of(fits: Sequence[Fit]) -> Row:
         steps=first.planned.recipe.training.steps,
         seconds=math.fsum(fit.seconds for fit in fits) / len(fits),
         folds=len(fits),
-        learnt=len(first.learnt),
+        learned=len(first.learned),
         validation=scores(held_out),
         last=_last(held_out),
         at_end=fits[-1].curve[-1][2],
@@ -127,24 +127,24 @@ def said_of_test(fits: Sequence[Fit], folder: Path) -> tuple[Answer, ...]:
     )
 
 
-def baseline_row(baseline: Baseline, some: Sequence[Table], learnt: int | None = None) -> Row:
+def baseline_row(baseline: Baseline, some: Sequence[Table], learned: int | None = None) -> Row:
     """A baseline on the folds.
 
     Args:
         baseline: what is fitted.
-        some: all that may be learnt from.
-        learnt: how many of those not held out, None for all.
+        some: all that may be learned from.
+        learned: how many of those not held out, None for all.
     """
     held_out: list[Answer] = []
     for pair in PAIRS:
         rest = [table for table in some if table.name not in pair]
-        fit = baseline.fit(rest[:learnt])
+        fit = baseline.fit(rest[:learned])
         held_out += [_answer(fit, table) for table in some if table.name in pair]
     return Row(
         name=baseline.name,
         weights=int(np.count_nonzero(fit.weights)) + 1,
         folds=len(PAIRS),
-        learnt=len(rest[:learnt]),
+        learned=len(rest[:learned]),
         chosen=fit.chosen,
         validation=scores(held_out),
         last=_last(held_out),

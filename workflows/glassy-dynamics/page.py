@@ -66,13 +66,13 @@ def held_out(study: Study) -> list[str]:
     configurations.
     """
     head = ("9, 10: pooled", "within", "pooled at the last step", "all ten: pooled", "within")
-    lines = [_cells("", "weights", "steps", "seconds", "learnt from", *head), _rule(10)]
+    lines = [_cells("", "weights", "steps", "seconds", "learned from", *head), _rule(10)]
     for row in study.rows:
         trained = (f"{row.steps:,}", f"{row.seconds:.0f}") if row.steps else (NOTHING, NOTHING)
         whole = row.validation if row.folds > 1 else ()
         at_end = NOTHING if row.at_end is None else _number(row.at_end)
         numbers = (*_pooled_and_within(row.last), at_end, *_pooled_and_within(whole))
-        lines.append(_cells(row.name, f"{row.weights:,}", *trained, str(row.learnt), *numbers))
+        lines.append(_cells(row.name, f"{row.weights:,}", *trained, str(row.learned), *numbers))
     most = [
         _number(x)
         for one in study.ceilings[:2]
@@ -85,11 +85,11 @@ def tested(study: Study) -> list[str]:
     """A line for each row that was tested, and the ceiling."""
     most = study.ceilings[2]
     names = [name.rpartition("_")[2] for name in most.names]
-    lines = [_cells("", "learnt from", "pooled", *names, "R2"), _rule(4 + len(names))]
+    lines = [_cells("", "learned from", "pooled", *names, "R2"), _rule(4 + len(names))]
     for one in study.tested:
         score = one.scores[0]
         lines.append(
-            _cells(one.name, str(one.learnt), *map(_number, (score.pooled, *score.each, score.r2)))
+            _cells(one.name, str(one.learned), *map(_number, (score.pooled, *score.each, score.r2)))
         )
     numbers = (most.pooled[0], *(each[0] for each in most.each))
     return (
@@ -101,9 +101,12 @@ def tested(study: Study) -> list[str]:
 
 def beside(published: Sequence[Published]) -> list[str]:
     """A line for each published number."""
-    lines = [_cells("published", "learnt from", "Pearson, pooled", "judged by", "source"), _rule(5)]
+    lines = [
+        _cells("published", "learned from", "Pearson, pooled", "judged by", "source"),
+        _rule(5),
+    ]
     return lines + [
-        _cells(p.name, str(p.learnt or NOTHING), _number(p.pearson), p.judged_by, p.source)
+        _cells(p.name, str(p.learned or NOTHING), _number(p.pearson), p.judged_by, p.source)
         for p in published
     ]
 
@@ -113,7 +116,7 @@ def at_times(generated: Generated) -> list[str]:
     validation, test = generated.ceilings
     rows = [
         (
-            f"validation, learnt from {generated.row.learnt}",
+            f"validation, learned from {generated.row.learned}",
             [score.pooled for score in generated.row.validation],
         ),
         ("its ceiling", validation.pooled),
@@ -121,7 +124,7 @@ def at_times(generated: Generated) -> list[str]:
     if generated.tested is not None:
         rows.append(
             (
-                f"test, learnt from {generated.tested.learnt}",
+                f"test, learned from {generated.tested.learned}",
                 [score.pooled for score in generated.tested.scores],
             )
         )

@@ -1,5 +1,5 @@
 """Which trainings there are: recipes of this folder, and folds of the ten configurations that may
-be learnt from.
+be learned from.
 """
 
 from __future__ import annotations

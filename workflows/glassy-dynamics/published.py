@@ -12,7 +12,7 @@ class Published(Settings):
 
     Attributes:
         name, short: of the method, in words and on a picture.
-        learnt: configurations behind it.
+        learned: configurations behind it.
         pearson: of all particles together.
         judged_by: what it was measured on.
         source: where it is from.
@@ -20,7 +20,7 @@ class Published(Settings):
 
     name: str
     short: str
-    learnt: int
+    learned: int
     pearson: float
     judged_by: str
     source: str

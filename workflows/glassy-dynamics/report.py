@@ -67,12 +67,14 @@ def judge(fits: Sequence[Fit], out: Path) -> list[str]:
             continue
         if name in networks:
             answers = said_of_test(networks[name], out / "data")
-            learnt = len({configuration for fit in networks[name] for configuration in fit.learnt})
+            learned = len(
+                {configuration for fit in networks[name] for configuration in fit.learned}
+            )
         else:
             baseline = next(one for one in BASELINES if one.name == name)
             some = tables(baseline, data, LEARNABLE, out / "data")
-            answers, learnt = baseline_of_test(baseline, some, data, out / "data"), len(some)
-        tested.append(Tested(name=name, learnt=learnt, scores=scores(answers)))
+            answers, learned = baseline_of_test(baseline, some, data, out / "data"), len(some)
+        tested.append(Tested(name=name, learned=learned, scores=scores(answers)))
         said |= {f"{name}: {answer.name}": answer.predicted for answer in answers}
     place.mkdir(parents=True, exist_ok=True)
     np.savez(place / SAID_FILE, **said)

@@ -84,7 +84,7 @@ def baselines_command(out: Path) -> None:
             flush=True,
         )
         if baseline is BASELINES[-1]:
-            fewer = [*(baseline_row(baseline, some, learnt) for learnt in FEWER), rows[-1]]
+            fewer = [*(baseline_row(baseline, some, learned) for learned in FEWER), rows[-1]]
     write_whole(
         out / BASELINES_FILE,
         [Baselines(rows=tuple(rows), fewer=tuple(fewer)).model_dump_json(indent=1)],

@@ -57,11 +57,11 @@ class Row(Settings):
     Attributes:
         name: of it.
         weights: numbers that are fitted.
-        steps: of the optimiser.
+        steps: of the optimizer.
         seconds: of one training.
         folds: how many trainings there were.
-        learnt: configurations behind each of them.
-        chosen: what a baseline chose by the configurations it learnt from: a decay of averages, or
+        learned: configurations behind each of them.
+        chosen: what a baseline chose by the configurations it learned from: a decay of averages, or
             the strength of a ridge.
         validation: at each time, on all that was held out, by the trainings that have not seen it.
         last: the same on the last pair alone, which every recipe holds out; empty for
@@ -74,7 +74,7 @@ class Row(Settings):
     steps: int = 0
     seconds: float = 0.0
     folds: int
-    learnt: int
+    learned: int
     chosen: str = ""
     validation: tuple[Score, ...]
     last: tuple[Score, ...] = ()
@@ -89,12 +89,12 @@ class Baselines(Settings):
 
 
 class Tested(Settings):
-    """A recipe or baseline on the test configurations, at each time; `learnt` configurations are
+    """A recipe or baseline on the test configurations, at each time; `learned` configurations are
     behind it.
     """
 
     name: str
-    learnt: int
+    learned: int
     scores: tuple[Score, ...]
 
 

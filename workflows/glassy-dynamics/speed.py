@@ -37,7 +37,7 @@ REPORT = {
     "edges_first": False,
     "one_hot": True,
     "decoder_layers": 1,
-    "initialisation": "torch",
+    "initialization": "torch",
 }
 
 
@@ -208,7 +208,7 @@ def main(repeats: int, report: bool, memory_of: str | None) -> None:
         )
     ratios = np.array(times["ours"]) / np.array(times["direct"])
     print(
-        f"  ratios of neighbouring runs {ratios.min():.2f} to {ratios.max():.2f}; gradients differ by {off:.0e} of their norms at most"
+        f"  ratios of neighboring runs {ratios.min():.2f} to {ratios.max():.2f}; gradients differ by {off:.0e} of their norms at most"
     )
     needs = {name: memory_mb(name, report) for name in made}
     print(

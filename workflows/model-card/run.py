@@ -31,7 +31,7 @@ from geocalc.core.process import settle_process
 from geocalc.data.prepare import prepare, reference_relaxations
 from geocalc.data.store import read_store
 from geocalc.evaluation import single_points as metrics
-from geocalc.evaluation.relaxations import relax_references, summarise
+from geocalc.evaluation.relaxations import relax_references, summarize
 from geocalc.potentials.calibration import calibrate, coverage
 from geocalc.potentials.registry import LoadedModel, find_model, load_model, write_card
 from geocalc.runs.runner import versions
@@ -61,7 +61,7 @@ def single_points(model: LoadedModel, recipe: Recipe) -> dict[str, Any]:
 
 
 def ways(default: str) -> list[tuple[str, str, str, float]]:
-    """Label, frames, optimiser and fmax (eV/Angstrom) of the relaxations, the defaults of a model
+    """Label, frames, optimizer and fmax (eV/Angstrom) of the relaxations, the defaults of a model
     with such frames first.
     """
     chosen = [
@@ -93,7 +93,7 @@ def relaxations(name: str, recipe: Recipe) -> dict[str, Any]:
         pairs = relax_references(
             load_model(name, frames=frames), references, optimizer=optimizer, fmax=fmax, steps=300
         )
-        found[label] = asdict(summarise(pairs))
+        found[label] = asdict(summarize(pairs))
         print(label, found[label], flush=True)
     return found
 

@@ -17,7 +17,7 @@ from geocalc.train.run_files import METRICS
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- models -->\n", "<!-- /models -->"
 HEAD = (
-    "| name | predicts | domain | force MAE (eV/Å) | relaxed energy MAE (eV) | one call, 65 atoms | size | licence | |\n"
+    "| name | predicts | domain | force MAE (eV/Å) | relaxed energy MAE (eV) | one call, 65 atoms | size | license | |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
 NOTHING = "–"
@@ -55,7 +55,7 @@ def _row(folder: Path) -> str:
         else NOTHING,
         _time(card, measured.get("milliseconds") or {}),
         f"{(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB",
-        card.licence,
+        card.license,
         f"[card](models/{folder.name}/README.md)",
     )
     return f"| {' | '.join(cells)} |"

@@ -36,7 +36,7 @@ def main() -> None:
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     before, after, curve = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
     for axis, structure, title in ((before, start, "before"), (after, atoms, "after")):
-        plot_atoms(centred(structure), axis, rotation="-78x,18y,0z", show_unit_cell=0)
+        plot_atoms(centered(structure), axis, rotation="-78x,18y,0z", show_unit_cell=0)
         axis.set_title(f"CH on Ir(111), {title}", fontsize=10)
         axis.axis("off")
     curve.plot(energies, "o-", color="#2f6db3", ms=3)
@@ -51,7 +51,7 @@ def main() -> None:
     figure.savefig(ROOT / "docs" / "relaxation.png", dpi=120)
 
 
-def centred(atoms: Atoms) -> Atoms:
+def centered(atoms: Atoms) -> Atoms:
     """The slab with the adsorbate in the middle of the cell."""
     shown = atoms.copy()
     shown.set_constraint()

@@ -20,7 +20,7 @@ ALLOYS = 4  # every fourth frame of clean slabs, as many as an epoch of the reci
 
 
 def to_atoms(sample: Sample) -> Atoms:
-    """A labelled structure; its energy is that of adsorption."""
+    """A labeled structure; its energy is that of adsorption."""
     atoms = Atoms(
         sample.numbers, sample.positions, cell=sample.cell, pbc=sample.pbc, tags=sample.tags
     )

@@ -3,7 +3,7 @@ a network.
 
 A Gaussian process knows the adsorbate, how many metal atoms it touches in the relaxed structure,
 and the metal's place in the periodic table and physical properties; each metal in turn is predicted
-from the others. Of several widths of the kernel the best is reported, so the error is an optimistic
+from the others. Of several widths of the kernel the best is reported, so the error is an optimiztic
 one.
 """
 

@@ -2,7 +2,7 @@
 environment that has mace-torch.
 
 Usage: python mace_train.py FOLDER SECONDS Reads FOLDER/train.extxyz, writes FOLDER/mace.model; goes
-on from FOLDER/mace.state where it was stopped. Architecture, optimiser and batch size are those of
+on from FOLDER/mace.state where it was stopped. Architecture, optimizer and batch size are those of
 MACE's own examples for `small`; loss, schedule over the budget and average of weights are those of
 our recipe, which leave it better off than a schedule of epochs when there is time for a few of them
 only.
@@ -45,7 +45,7 @@ def references(frames: list[Any]) -> dict[int, float]:
     }
 
 
-def build(zs: list[int], energies: np.ndarray, neighbours: float, scale: float) -> torch.nn.Module:
+def build(zs: list[int], energies: np.ndarray, neighbors: float, scale: float) -> torch.nn.Module:
     """MACE `small`: 128 scalar channels, two interactions, correlation order 3."""
     return modules.ScaleShiftMACE(
         r_max=CUTOFF,
@@ -59,7 +59,7 @@ def build(zs: list[int], energies: np.ndarray, neighbours: float, scale: float) 
         hidden_irreps=e3nn.o3.Irreps("128x0e"),
         MLP_irreps=e3nn.o3.Irreps("16x0e"),
         atomic_energies=energies,
-        avg_num_neighbors=neighbours,
+        avg_num_neighbors=neighbors,
         atomic_numbers=zs,
         correlation=3,
         gate=torch.nn.functional.silu,
@@ -103,8 +103,8 @@ def main(folder: Path, budget: float) -> None:
         atoms.info["REF_energy"] - sum(e0[int(z)] for z in atoms.numbers) for atoms in frames
     ]
     scale = float(np.std(residual))
-    neighbours = float(np.mean([g.edge_index.shape[1] / len(g.positions) for g in graphs]))
-    model = build(zs, np.array([e0[z] for z in zs]), neighbours, scale / math.sqrt(len(frames[0])))
+    neighbors = float(np.mean([g.edge_index.shape[1] / len(g.positions) for g in graphs]))
+    model = build(zs, np.array([e0[z] for z in zs]), neighbors, scale / math.sqrt(len(frames[0])))
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE, amsgrad=True)
     average, spent, step = copy.deepcopy(model), 0.0, 0
     if (folder / "mace.state").exists():

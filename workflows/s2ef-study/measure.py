@@ -18,7 +18,7 @@ from geocalc.core.systems import Potential
 from geocalc.data.collate import collate
 from geocalc.data.prepare import ReferenceRelaxation, prepare, reference_relaxations
 from geocalc.data.store import Sample, Samples, read_store
-from geocalc.evaluation.relaxations import RUNAWAY, relax_references, relaxed_pair, summarise
+from geocalc.evaluation.relaxations import RUNAWAY, relax_references, relaxed_pair, summarize
 from geocalc.evaluation.single_points import Predictions, errors_of, known_numbers, predictions
 from geocalc.evaluation.single_points import measure as errors_on
 from geocalc.potentials.card import ModelCard
@@ -110,7 +110,7 @@ def _level(card: ModelCard, recipe: Recipe, source: int) -> int | None:
 
 
 def _relaxed(potential: Potential, references: list[ReferenceRelaxation]) -> dict[str, Any]:
-    return asdict(summarise(relax_references(potential, references)))
+    return asdict(summarize(relax_references(potential, references)))
 
 
 def tight(model: str | Path, recipe: Recipe) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def tight(model: str | Path, recipe: Recipe) -> dict[str, Any]:
             ]
         )
         holes = {"below_all_dft": int((below > RUNAWAY).sum()), "deepest": float(below.max())}
-        found[name] = asdict(summarise(pairs)) | holes
+        found[name] = asdict(summarize(pairs)) | holes
     return found
 
 
@@ -197,7 +197,7 @@ def of_peer(path: Path, recipe: Recipe, data: Path) -> dict[str, Any]:
     return {
         "name": path.stem,
         "frames": {Path(str(recipe.data.sources[0].path)).parent.name: asdict(errors_of(frames))},
-        "relaxed": asdict(summarise(pairs)),
+        "relaxed": asdict(summarize(pairs)),
     }
 
 

@@ -192,7 +192,7 @@ def _unseen(found: Found) -> str:
 
 
 def _limit(limit: Limit) -> str:
-    """What the neighbours in the periodic table say."""
+    """What the neighbors in the periodic table say."""
     return (
         f"A Gaussian process that knows the metal, the adsorbate and how many metal atoms it touches in the end, and no more, has an "
         f"error of {limit.metals[METAL]:.2f} eV on relaxed energies of {METAL} from those of the other metals, and of {limit.mean:.2f} eV over "

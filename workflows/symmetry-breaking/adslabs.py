@@ -58,7 +58,7 @@ TURN = Rotation.from_euler("zyz", (40, 55, 100), degrees=True).as_matrix()
 
 @dataclass(frozen=True)
 class Planned:
-    """A training: name of the recipe's file, relaxations learnt from, seed, the recipe, folder of
+    """A training: name of the recipe's file, relaxations learned from, seed, the recipe, folder of
     the run.
     """
 
@@ -192,8 +192,8 @@ def plan(
     for size, seed, name in product(sizes, seeds, networks):
         askew = name == TURNED
         path = out / "data" / f"{size}-{seed}{'-turned' if askew else ''}.extxyz"
-        learnt = {key: part for key, part in parts(size, seed).items() if part != "test"}
-        write_frames(path, learnt, TURN if askew else None)
+        learned = {key: part for key, part in parts(size, seed).items() if part != "test"}
+        write_frames(path, learned, TURN if askew else None)
         more = (*changes, "model.frames=none", "training.frames=none") if askew else changes
         recipe = recipe_of("relaxed" if askew else name, path, seed, more)
         yield Planned(

@@ -226,7 +226,7 @@ def _draw_errors(axis: Axes, judged: Sequence[Judged], quantity: str, label: str
             color=COLOURS[name],
             alpha=0.6,
         )
-    axis.set(xscale="log", yscale="log", xlabel="relaxations learnt from", ylabel=label)
+    axis.set(xscale="log", yscale="log", xlabel="relaxations learned from", ylabel=label)
     sizes = sorted({one.size for one in judged})
     axis.set_xticks(sizes, [str(size) for size in sizes])
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)))

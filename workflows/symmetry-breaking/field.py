@@ -30,7 +30,7 @@ RELAXED, EQUIVARIANT = "0e + 0o + 1o + 1e", "0e"
 # 0e alone makes no 0o and no 1e of a vector
 BETWEEN = {RELAXED: "4x0e + 4x0o + 4x1o + 4x1e", EQUIVARIANT: "4x0e + 4x1o"}
 DT, STEPS_EACH = 0.1, 40  # of a trajectory
-N_TRAJECTORIES, N_LEARNT = 64, 48  # of which so many are learnt from
+N_TRAJECTORIES, N_LEARNT = 64, 48  # of which so many are learned from
 BATCH, STEPS, RATE = 64, 400, 0.02
 LASSO = 0.01  # at the end; from the beginning it could keep a tensor at zero that is needed
 SEEDS = 1000  # data and fields are drawn with other seeds than weights
@@ -58,7 +58,7 @@ class FieldNetwork(nn.Module):
                 n_basis=1,
                 hidden=4,
                 n_radial=2,
-                neighbours=1,
+                neighbors=1,
             )
             for before, after in pairwise(irreps)
         )
@@ -104,15 +104,15 @@ def trajectories(start: Tensor, electric: Tensor, magnetic: Tensor, steps: int) 
 def simulate(
     electric: Tensor, magnetic: Tensor, generator: torch.Generator
 ) -> tuple[Samples, Samples]:
-    """What is learnt from and what is not: whole trajectories are one or the other."""
+    """What is learned from and what is not: whole trajectories are one or the other."""
     start = torch.randn(N_TRAJECTORIES, 3, generator=generator, dtype=torch.float64)
     velocities = trajectories(start, electric, magnetic, STEPS_EACH)
     accelerations = electric + torch.linalg.cross(velocities, magnetic.expand_as(velocities))
-    learnt, rest = (
+    learned, rest = (
         Samples(velocities[part].flatten(0, 1), accelerations[part].flatten(0, 1))
         for part in (slice(N_LEARNT), slice(N_LEARNT, None))
     )
-    return learnt, rest
+    return learned, rest
 
 
 def draw_fields(kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -139,14 +139,14 @@ def fit_field(kind: str, *, layers: int, relaxed: bool, seed: int, steps: int = 
     """
     generator = torch.Generator().manual_seed(SEEDS + seed)
     electric, magnetic = draw_fields(kind, generator)
-    learnt, rest = simulate(electric, magnetic, generator)
+    learned, rest = simulate(electric, magnetic, generator)
     network = drawn(lambda: FieldNetwork(layers, RELAXED if relaxed else EQUIVARIANT), seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     began = time.perf_counter()
-    for step, batch in enumerate(_batches(len(learnt.velocities), steps, generator)):
+    for step, batch in enumerate(_batches(len(learned.velocities), steps, generator)):
         optimizer.zero_grad()
-        loss = (network(learnt.velocities[batch]) - learnt.accelerations[batch]).square().mean()
+        loss = (network(learned.velocities[batch]) - learned.accelerations[batch]).square().mean()
         penalty = breaking_penalty(network)
         (loss if penalty is None else loss + LASSO * step / steps * penalty).backward()
         optimizer.step()

@@ -1,4 +1,4 @@
-"""The pictures: what is learnt against steps and which irreps it takes; directions that stand for
+"""The pictures: what is learned against steps and which irreps it takes; directions that stand for
 fields.
 """
 
@@ -57,7 +57,7 @@ def draw_shapes(fits: Sequence[Fit], path: Path) -> None:
 
 
 def _bars(fit: Fit, axes: Axes) -> None:
-    """Lengths of irreps side by side for each layer; names of those that symmetry forbids are grey."""
+    """Lengths of irreps side by side for each layer; names of those that symmetry forbids are gray."""
     layers = sorted({part.layer for part in fit.parts})
     first = [part for part in fit.parts if part.layer == 1]
     for layer in layers:

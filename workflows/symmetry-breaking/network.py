@@ -57,13 +57,13 @@ class Cluster:
         )
 
     @property
-    def neighbours(self) -> float:
+    def neighbors(self) -> float:
         """How many a point has on average."""
         return len(self.edge_vec) / self.index.n_atoms
 
 
 class RelaxedStack(nn.Module):
-    """h -> sum_j TP(h_j, e_ij; MLP(r_ij)) / neighbours^1/2, again and again, e_ij = TP(theta,
+    """h -> sum_j TP(h_j, e_ij; MLP(r_ij)) / neighbors^1/2, again and again, e_ij = TP(theta,
     Y(r_ij)); linear in the first h.
 
     Args:
@@ -71,7 +71,7 @@ class RelaxedStack(nn.Module):
         l_harmonics: highest degree of Y.
         l_relaxed: highest degree of theta, 0 for an equivariant network.
         cutoff: of the radial basis.
-        neighbours: of a point.
+        neighbors: of a point.
 
     Source: Hofgard et al., arXiv 2407.20471 (2024).
     """
@@ -83,12 +83,12 @@ class RelaxedStack(nn.Module):
         l_harmonics: int,
         l_relaxed: int,
         cutoff: float,
-        neighbours: float,
+        neighbors: float,
     ) -> None:
         super().__init__()
         self.harmonics = o3.Irreps.spherical_harmonics(l_harmonics)
         self.basis = GaussianBasis(N_BASIS, cutoff)
-        self.scale = 1 / math.sqrt(neighbours)
+        self.scale = 1 / math.sqrt(neighbors)
         self.filters, self.radial, self.convolutions = (
             nn.ModuleList(),
             nn.ModuleList(),

@@ -146,7 +146,7 @@ def fit_phase(phase: Phase, data: Path, *, relaxed: bool, seed: int, steps: int 
         "cutoff": CUTOFF,
     }
     network = drawn(
-        lambda: RelaxedStack(IRREPS, **settings, neighbours=task.cluster.neighbours), seed
+        lambda: RelaxedStack(IRREPS, **settings, neighbors=task.cluster.neighbors), seed
     )
     began = time.perf_counter()
     descent = descend(network, lambda: network(task.cluster) - task.displacements, steps)

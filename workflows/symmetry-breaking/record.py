@@ -15,7 +15,7 @@ T = TypeVar("T", "Fit", "FieldFit")
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A network that has learnt to break a symmetry, or could not.
+    """A network that has learned to break a symmetry, or could not.
 
     Attributes:
         name: of the task.
@@ -23,7 +23,7 @@ class Fit:
         seed: of its weights.
         group: that the task leaves of the symmetry of the input.
         recovered: that the relaxed weights leave of it.
-        target: mean square of what is to be learnt.
+        target: mean square of what is to be learned.
         floor: mean squared error of the best equivariant answer.
         loss, losses: mean squared error at the end and at every evaluation.
         seconds: of training.
@@ -50,7 +50,7 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True)
 class FieldFit:
-    """A network that has learnt the acceleration of a charged particle.
+    """A network that has learned the acceleration of a charged particle.
 
     Attributes:
         name: one layer, two layers, equivariant.

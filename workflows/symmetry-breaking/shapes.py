@@ -114,7 +114,7 @@ def make_network(cluster: Cluster, layers: int, l_relaxed: int, seed: int) -> Re
     irreps = (str(FEATURES),) * (layers + 1)
     settings = {"l_harmonics": L_HARMONICS, "l_relaxed": l_relaxed}
     return drawn(
-        lambda: RelaxedStack(irreps, **settings, cutoff=CUTOFF, neighbours=cluster.neighbours), seed
+        lambda: RelaxedStack(irreps, **settings, cutoff=CUTOFF, neighbors=cluster.neighbors), seed
     )
 
 

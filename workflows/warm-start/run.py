@@ -1,7 +1,7 @@
 """Model calls of relaxations with and without a warm start.
 
 Usage: GEOCALC_DATA=... python workflows/warm-start/run.py train|measure|page `train` fits a direct
-model to the relaxations that faenet-sfa has learnt from (ten minutes of one core); `measure`
+model to the relaxations that faenet-sfa has learned from (ten minutes of one core); `measure`
 relaxes with and without it, and 100 molecules with and without the network of
 workflows/direct-is2re that has not seen fold 4, whose run runs/direct-is2re/e_ads-fold4 has to be
 finished; `page` writes results.json and the tables of README.md.
@@ -81,7 +81,7 @@ def pairs() -> tuple[Path, Path]:
         (RUNS / "first.extxyz", RUNS / "last.extxyz"),
     )
     found: tuple[list[Atoms], list[Atoms]] = ([], [])
-    for part in ("learnt", "held-out"):
+    for part in ("learned", "held-out"):
         for reference in reference_relaxations(recipe.data, 0, validation=part == "held-out"):
             for atoms, one in zip(found, (reference.first, reference.last), strict=True):
                 atoms.append(

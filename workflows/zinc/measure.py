@@ -25,7 +25,7 @@ class Fit:
     Attributes:
         name, fold: of the recipe's file, and what was held out.
         weights: number of parameters.
-        steps, epochs: of the optimiser, and through the training molecules.
+        steps, epochs: of the optimizer, and through the training molecules.
         seconds: that they took.
         errors: of the averaged last weights.
         mean_mae: mean absolute error of predicting the mean of the training molecules.
@@ -55,7 +55,7 @@ def measure(name: str, recipe: PropertyRecipe, folder: Path) -> Fit:
     load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     model, log = run.averaged(), read_log(folder)
     predicted = np.concatenate(list(predictions(model, split.validation, CPU)))[:, 0]
-    known, learnt = (
+    known, learned = (
         np.array([float(s.targets[0, 0]) for s in part])
         for part in (split.validation, split.training)
     )
@@ -67,7 +67,7 @@ def measure(name: str, recipe: PropertyRecipe, folder: Path) -> Fit:
         epochs=recipe.training.steps * recipe.training.batch_size / len(split.training),
         seconds=_seconds([entry["seconds"] for entry in log]),
         errors=property_errors(predicted[:, None], known[:, None]),
-        mean_mae=float(np.abs(known - learnt.mean()).mean()),
+        mean_mae=float(np.abs(known - learned.mean()).mean()),
         predicted=predicted,
         known=known,
         curve=tuple(

@@ -5,7 +5,7 @@ Written with a tensor product on every edge,
     message_ij = TP(h_j, e_ij; w(r_ij)),   w(r) = W phi(r),   e_ij = M Y(r_ij),
 
 this costs, per edge, all couplings of all channels. But W, M and the coupling coefficients are the
-same for all edges, so they can be applied after the sum over neighbours:
+same for all edges, so they can be applied after the sum over neighbors:
 
     A_i = sum_j phi(r_ij) x Y(r_ij) x h_j,   message_i = W (C M A_i),
 
@@ -112,7 +112,7 @@ class Convolution(nn.Module):
     def forward(
         self, features: Tensor, radial: Tensor, harmonics: Tensor, matrix: Tensor, index: EdgeIndex
     ) -> Tensor:
-        """Messages summed over neighbours, (n_atoms, dim of irreps_out).
+        """Messages summed over neighbors, (n_atoms, dim of irreps_out).
 
         Args:
             features: (n_atoms, dim of irreps_in).

@@ -23,7 +23,7 @@ class RelaxedLayer(nn.Module):
         n_basis: radial basis.
         hidden: of the perceptron.
         n_radial: its result.
-        neighbours: about how many an atom has; sums over them are divided by its root.
+        neighbors: about how many an atom has; sums over them are divided by its root.
 
     Source: gated message passing of e3nn, with the convolution of Hofgard et al., arXiv 2407.20471
     (2024).
@@ -37,7 +37,7 @@ class RelaxedLayer(nn.Module):
         n_basis: int,
         hidden: int,
         n_radial: int,
-        neighbours: float,
+        neighbors: float,
     ) -> None:
         super().__init__()
         self.gate = Gate(irreps_out)
@@ -47,7 +47,7 @@ class RelaxedLayer(nn.Module):
         )
         self.convolution = Convolution(irreps_in, filters.irreps_out, self.gate.irreps_in, n_radial)
         self.alone = EquivariantLinear(irreps_in, self.gate.irreps_in)
-        self.scale = 1 / math.sqrt(neighbours)
+        self.scale = 1 / math.sqrt(neighbors)
 
     def forward(
         self, features: Tensor, basis: Tensor, envelope: Tensor, harmonics: Tensor, index: EdgeIndex

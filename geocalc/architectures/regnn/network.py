@@ -46,7 +46,7 @@ class RelaxedE3NNSettings(Settings):
     num_radial: int = Field(
         8, ge=1, description="radial features, of which each path has a linear combination"
     )
-    neighbours: float = Field(
+    neighbors: float = Field(
         40.0, gt=0, description="about how many an atom has; sums over them are divided by its root"
     )
     hidden_channels: int = Field(
@@ -119,7 +119,7 @@ class RelaxedE3NN(Network):
                     s.num_gaussians,
                     s.radial_hidden,
                     s.num_radial,
-                    s.neighbours,
+                    s.neighbors,
                 )
             )
             before = after

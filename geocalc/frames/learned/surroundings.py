@@ -21,7 +21,7 @@ class Surroundings:
     differentiable.
 
     Attributes:
-        edge_vec: (n_edges, 3) Angstrom, centre to neighbour.
+        edge_vec: (n_edges, 3) Angstrom, center to neighbor.
         weights: (n_edges,) (1 - d^2 / reach^2)^3, which vanishes with its first two derivatives
             where an edge appears.
         senders, receivers: (n_edges,) int64.
@@ -40,10 +40,10 @@ class Surroundings:
     n_systems: int
 
     def around(self, values: Tensor) -> Tensor:
-        """Weighted means of edge values (n_edges, 3, channels) around each atom, one more neighbour
+        """Weighted means of edge values (n_edges, 3, channels) around each atom, one more neighbor
         of value zero counted.
 
-        That neighbour keeps the mean smooth while the last edge of an atom vanishes.
+        That neighbor keeps the mean smooth while the last edge of an atom vanishes.
         """
         weights = self.weights[:, None, None]
         crowding = self.weights.new_ones(len(self.numbers)).index_add(

@@ -27,7 +27,7 @@ class VNDGCNN(Canonicalizer):
     that no rotation changes, so what is read after it is no frame. Here the frame is the sum of two
     sets of three vectors that do turn: those in which the head expresses its features, and the last
     layer applied to the features themselves. Edges are the network's in every layer, where the
-    published ones connect a number of neighbours, which change in jumps.
+    published ones connect a number of neighbors, which change in jumps.
 
     Args:
         settings: its shape.
@@ -56,8 +56,8 @@ class VNDGCNN(Canonicalizer):
         found: list[Tensor] = []
         for convolution in self.convolutions:
             if found:
-                centre = found[-1][near.receivers]
-                edges = torch.cat([found[-1][near.senders] - centre, centre], dim=2)
+                center = found[-1][near.receivers]
+                edges = torch.cat([found[-1][near.senders] - center, center], dim=2)
             found.append(near.around(convolution(edges)))
         atoms = self.fusion(torch.cat(found, dim=2))
         atoms = torch.cat([atoms, near.mean(atoms)[near.system_idx]], dim=2)

@@ -40,13 +40,13 @@ class PointNet(nn.Module):
 
 
 class VNPointNet(Canonicalizer):
-    """Mean vectors of atoms as a frame; of each edge it sees the edge, the vector of its centre,
+    """Mean vectors of atoms as a frame; of each edge it sees the edge, the vector of its center,
     and a third.
 
     The third is the cross product of the two, as published, which mirror images turn around;
-    without `proper` it is the vector of the neighbour, so that all three are true vectors.
-    Published with the positions of nearest neighbours from the centroid, dropout and batch
-    normalisation.
+    without `proper` it is the vector of the neighbor, so that all three are true vectors.
+    Published with the positions of nearest neighbors from the centroid, dropout and batch
+    normalization.
 
     Args:
         settings: its shape.
@@ -71,9 +71,9 @@ class VNPointNet(Canonicalizer):
 
 
 def edge_vectors(near: Surroundings, cross: bool) -> Tensor:
-    """Three vectors of each edge, (n_edges, 3, 3) in columns: itself, its centre's, and their cross
-    product or its neighbour's.
+    """Three vectors of each edge, (n_edges, 3, 3) in columns: itself, its center's, and their cross
+    product or its neighbor's.
     """
-    centre = near.vectors[near.receivers]
-    third = torch.linalg.cross(near.edge_vec, centre) if cross else near.vectors[near.senders]
-    return torch.stack([near.edge_vec, centre, third], dim=2)
+    center = near.vectors[near.receivers]
+    third = torch.linalg.cross(near.edge_vec, center) if cross else near.vectors[near.senders]
+    return torch.stack([near.edge_vec, center, third], dim=2)

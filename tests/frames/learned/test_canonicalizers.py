@@ -13,7 +13,7 @@ from ase.build import molecule
 from helpers.models import random_potential
 from helpers.posing import seeded
 from helpers.structures import adslab, cloud, rattled, systems_of, turned
-from reference.published_canonicalizers import DGCNN, PointNet, SignNetMLP, SignNetVN, neighbours
+from reference.published_canonicalizers import DGCNN, PointNet, SignNetMLP, SignNetVN, neighbors
 from torch import Tensor, nn
 
 from geocalc.core.systems import Systems
@@ -354,11 +354,11 @@ def test_published_frames_were_applied_transposed() -> None:
     torch.testing.assert_close(points @ matrix @ along, points @ ours, rtol=0, atol=1e-10)
 
 
-def test_published_neighbours_were_the_farthest() -> None:
+def test_published_neighbors_were_the_farthest() -> None:
     points = points_of(cloud(9))
     distances = torch.cdist(points, points)
     order = distances.argsort(dim=1)
-    assert [set(found) for found in neighbours(points, 3).tolist()] == [
+    assert [set(found) for found in neighbors(points, 3).tolist()] == [
         set(far) for far in order[:, -3:].tolist()
     ]
     alone = systems_of(GENERIC["cloud"])

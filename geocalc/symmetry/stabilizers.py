@@ -22,7 +22,7 @@ ROUNDS, FINE = 7, 41  # of trying closer angles, and how many each time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Stabiliser:
+class Stabilizer:
     """A group of O(3).
 
     Attributes:
@@ -54,12 +54,12 @@ def direction_text(direction: np.ndarray) -> str:
     return "(" + " ".join(f"{0.0 if abs(x) < 5e-4 else x:.3f}" for x in direction) + ")"
 
 
-def stabiliser(
+def stabilizer(
     layers: Sequence[Sequence[Part]],
     tolerance: float,
     group: np.ndarray | None = None,
     orientation: np.ndarray | None = None,
-) -> Stabiliser:
+) -> Stabilizer:
     """The largest group found all of whose elements g change every layer by |D(g) theta - theta| <
     tolerance |theta|.
 
@@ -76,9 +76,9 @@ def stabiliser(
     layers = [[part for part in parts if not part.is_scalar] for parts in layers]
     parts = [part for parts in layers for part in parts]
     if not parts:
-        return Stabiliser(schoenflies="O(3)")
+        return Stabilizer(schoenflies="O(3)")
     if all(part.degree == 0 for part in parts):
-        return Stabiliser(schoenflies="SO(3)")
+        return Stabilizer(schoenflies="SO(3)")
     own, given = directions(parts), [np.eye(3)]
     if orientation is not None:
         # the inversion turns no group
@@ -86,7 +86,7 @@ def stabiliser(
     for axis in [*own, *(column for frame in given for column in frame.T)]:
         name = _axial(layers, axis, tolerance)
         if name is not None:
-            return Stabiliser(schoenflies=name, axis=axis)
+            return Stabilizer(schoenflies=name, axis=axis)
     kept = [] if group is None else [_kept(group, changes(layers, group), tolerance)]
     frames = [*given, *_frames(own), *_upright_frames(layers, own, tolerance)]
     for frame, seen in zip(frames, _seen_from(np.array(frames), layers), strict=True):
@@ -99,7 +99,7 @@ def stabiliser(
             )
     matrices = max(kept, key=len)
     found = identify(matrices)
-    return Stabiliser(
+    return Stabilizer(
         schoenflies=found.schoenflies, hermann_mauguin=found.hermann_mauguin, matrices=matrices
     )
 

@@ -19,7 +19,7 @@ from geocalc.optim.base import Floats, FreeComponents, Ragged
 
 ROUNDING = 1e-12  # of the energy; a rise below that is none
 HALVINGS = 4  # of one step; after them the curvature is forgotten
-CURVED = 1e-8  # smallest cosine between a step and the change of the gradient that is learnt
+CURVED = 1e-8  # smallest cosine between a step and the change of the gradient that is learned
 
 
 Pairs = tuple[tuple[Floats, Floats], ...]
@@ -80,7 +80,7 @@ class Downhill:
     curvature: float = 200.0
 
     def init(self, systems: Systems) -> DownhillState:
-        """State that has learnt nothing yet."""
+        """State that has learned nothing yet."""
         nothing = Ragged((Memory(),) * systems.n_systems)
         return DownhillState(
             memory=nothing,
@@ -138,7 +138,7 @@ class Downhill:
         return step * min(1.0, self.max_step / longest) if longest > 0 else step
 
     def _newton(self, pairs: Pairs, forces: Floats) -> Floats:
-        """Where the quadratic model that was learnt has its minimum, (n_free,) from the place of
+        """Where the quadratic model that was learned has its minimum, (n_free,) from the place of
         these forces.
         """
         direction = forces.copy()

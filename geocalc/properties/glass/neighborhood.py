@@ -1,7 +1,7 @@
 """Who is near whom in a glass: the edges that networks of glasses see.
 
 Unlike the edges of potentials, vectors point from the sender to the receiver, and a particle may be
-its own neighbour.
+its own neighbor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CUTOFF = 2.0  # sigma_AA; Bapst et al., Nature Physics 16, 448 (2020)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbourhood:
+class Neighborhood:
     """Directed edges of one configuration, sorted by receiver and then by sender.
 
     Attributes:
@@ -34,15 +34,15 @@ class Neighbourhood:
     edge_vec: Tensor
 
 
-def neighbourhood(
+def neighborhood(
     configuration: GlassConfiguration, cutoff: float = CUTOFF, self_loops: bool = True
-) -> Neighbourhood:
+) -> Neighborhood:
     """Connect particles that are nearer than `cutoff`, each pair both ways.
 
     Args:
         configuration: positions and box.
         cutoff: sigma_AA; edges of exactly this length are left out.
-        self_loops: whether each particle is also its own neighbour.
+        self_loops: whether each particle is also its own neighbor.
     Raises:
         InputError: `cutoff` is not positive, or more than half the box, where the nearest image
             would not be the only one.
@@ -63,7 +63,7 @@ def neighbourhood(
         order = np.lexsort((senders, receivers))
         senders, receivers = senders[order], receivers[order]
         vectors = np.concatenate([vectors, np.zeros((len(every), 3))])[order]
-    return Neighbourhood(
+    return Neighborhood(
         senders=torch.from_numpy(senders),
         receivers=torch.from_numpy(receivers),
         edge_vec=torch.from_numpy(vectors),
