@@ -65,24 +65,24 @@ name: copper-oxygen
 about:
   energy_kind: total
   level_of_theory: EMT
-  references: isolated atoms of EMT
+  reference_text: isolated atoms of EMT
   domain: O on thin Cu(111) slabs
 model:
   architecture: faenet
-  frames: lattice              # averaged over all frames of the lattice: exactly invariant
+  frames: averaged              # averaged over all frames of the lattice: exactly invariant
   force_mode: gradient         # forces are the exact gradient of the energy
   settings: {{cutoff: 4.5, hidden_channels: 64, num_filters: 24, num_interactions: 2, num_gaussians: 16,
              tag_hidden_channels: 4, pg_hidden_channels: 8, message_scale: 0.3}}
 data:
   sources:
     - path: {folder / "data.extxyz"}
-  validation_share: 0.2
+  validation_fraction: 0.2
 training:
   steps: 800
   batch_size: 8
   learning_rate: 0.003
   force_weight: 20
-  frames: lattice-stochastic   # one random frame of the same set in each step, which is cheaper
+  frames: stochastic   # one random frame of the same set in each step, which is cheaper
   ema_decay: 0.99
   log_every: 100
 """)

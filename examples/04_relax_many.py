@@ -21,7 +21,7 @@ DATA = Path(__file__).parent / "data"
 # Worker processes do not import this file, so it needs no `if __name__ == "__main__"`.
 structures = iread(DATA / "adslabs.extxyz", ":4")
 energies = {}
-for result in geocalc.iter_relax(structures, "faenet-sfa", frames="cell", workers=2):
+for result in geocalc.iter_relax(structures, "faenet-sfa", frames="single", workers=2):
     record = result.record
     print(
         f"#{result.number} {record.sid:<20} {record.status:<10} {record.n_evaluations:>3} model"
@@ -30,7 +30,7 @@ for result in geocalc.iter_relax(structures, "faenet-sfa", frames="cell", worker
     # results come in the order in which they end; `number` is the place in the input
     energies[record.sid] = record.energy
 
-# 2. From a shell, into a run folder: geocalc relax adslabs.extxyz --frames cell --workers 2 --out
+# 2. From a shell, into a run folder: geocalc relax adslabs.extxyz --frames single --workers 2 --out
 # run Every structure has its record on the disk the moment it ends. Here the run is killed once it
 # has two.
 folder = Path(tempfile.mkdtemp(prefix="geocalc-")) / "run"
@@ -42,7 +42,7 @@ command = [
     "relax",
     str(DATA / "adslabs.extxyz"),
 ]
-command += ["--frames", "cell", "--workers", "2", "--out", str(folder)]
+command += ["--frames", "single", "--workers", "2", "--out", str(folder)]
 
 
 def finished() -> list[str]:

@@ -73,7 +73,7 @@ def relax(
             changed.
         model: name or folder.
         optimizer: quasi-newton (ours, fewer calls; atoms only), bfgs, lbfgs, fire, fire2 (these
-            equal ASE's) or descent; auto is quasi-newton, and bfgs where a cell is relaxed or a
+            equal ASE's) or gradient-descent; auto is quasi-newton, and bfgs where a cell is relaxed or a
             symmetry kept.
         fmax: eV/Angstrom.
         steps: allowed for each structure.

@@ -49,7 +49,7 @@ class DataWarning(UserWarning):
 FAILURES = (GeoCalcError, ArithmeticError, RuntimeError, ValueError, LookupError)
 
 
-def told(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """An exception as one line; what is not ours is named by its type."""
     text = " ".join(str(error).split())
     return text if isinstance(error, GeoCalcError) else f"{type(error).__name__}: {text}"

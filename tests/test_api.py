@@ -136,7 +136,7 @@ def test_conversions_of_tags_are_told_once_for_a_run(tmp_path) -> None:
     model = str(write_model(tmp_path / "models"))
     slabs = [fcc111("Cu", (2, 2, n), vacuum=8.0) for n in (2, 2, 3, 4, 5, 6)]
     with pytest.warns(TagsConverted) as caught:
-        results = list(geocalc.iter_relax(slabs, model, fmax=1e3, frames="cell"))
+        results = list(geocalc.iter_relax(slabs, model, fmax=1e3, frames="single"))
     assert all(result.record.converged for result in results)
     (warning,) = [one for one in caught if one.category is TagsConverted]
     assert str(warning.message).startswith("Cu8 and 1 more: tags counted layers")

@@ -384,7 +384,7 @@ def test_provenance_survives_a_trajectory(calc: GeoCalc, folder: Path, tmp_path:
 
 
 def test_the_frames_that_were_asked_for_are_recorded(folder: Path) -> None:
-    assert GeoCalc(folder, frames="cell").parameters["frames"] == "cell"
+    assert GeoCalc(folder, frames="single").parameters["frames"] == "cell"
     assert GeoCalc(folder).energy_kind == "adsorption"
     atoms = slab()
     atoms.calc = GeoCalc(folder, frames="stochastic", seed=3)

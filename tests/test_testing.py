@@ -163,7 +163,7 @@ def test_a_step_at_the_cutoff_is_found_in_energy_and_in_forces() -> None:
         AssertionError, match=r"across the cutoff \(structure 0\): energy differs by 2 eV"
     ):
         assert_smooth_at_cutoff(Formula(neighbor_counts), CLOUD, 3.0)
-    sharp = random_potential("lattice", smooth_cutoff=False)
+    sharp = random_potential("averaged", smooth_cutoff=False)
     with pytest.raises(AssertionError, match="across the cutoff"):
         assert_smooth_at_cutoff(sharp, PAIR, sharp.model.network.cutoff)
 
@@ -198,7 +198,7 @@ def test_one_pose_breaks_what_frames_restore() -> None:
     with pytest.raises(AssertionError, match="reflection: energy differs by"):
         assert_reflection_invariant(plain, PAIR)
     with pytest.raises(AssertionError, match=r"basis .*: energy differs by"):
-        assert_basis_invariant(random_potential("cell"), PAIR)
+        assert_basis_invariant(random_potential("single"), PAIR)
 
 
 def test_published_batch_norm_and_bias_break_the_laws_they_are_known_to_break() -> None:

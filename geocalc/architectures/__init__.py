@@ -8,7 +8,7 @@ from typing import Any
 
 from geocalc.architectures.base import Network
 from geocalc.architectures.faenet import FAENet, FAENetSettings
-from geocalc.architectures.regnn.network import RelaxedE3NN, RelaxedE3NNSettings
+from geocalc.architectures.regnn.network import REGNN, REGNNSettings
 from geocalc.architectures.schnet import SchNet, SchNetSettings
 from geocalc.core.settings import Settings
 
@@ -23,17 +23,17 @@ class Architecture:
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "faenet": Architecture(FAENetSettings, FAENet),
-    "relaxed-e3nn": Architecture(RelaxedE3NNSettings, RelaxedE3NN),
+    "regnn": Architecture(REGNNSettings, REGNN),
     "schnet": Architecture(SchNetSettings, SchNet),
 }
 
 __all__ = [
     "ARCHITECTURES",
+    "REGNN",
     "Architecture",
     "FAENet",
     "FAENetSettings",
-    "RelaxedE3NN",
-    "RelaxedE3NNSettings",
+    "REGNNSettings",
     "SchNet",
     "SchNetSettings",
 ]

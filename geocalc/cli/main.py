@@ -125,7 +125,7 @@ def _common(model: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     default="auto",
     show_default=True,
     help=(
-        "quasi-newton, bfgs, lbfgs, fire, fire2 or descent; auto is quasi-newton, and bfgs for"
+        "quasi-newton, bfgs, lbfgs, fire, fire2 or gradient-descent; auto is quasi-newton, and bfgs for"
         " cells and symmetry."
     ),
 )

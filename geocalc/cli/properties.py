@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 from ase.io import write
 
-from geocalc.errors import FAILURES, InputError, ModelNotFoundError, RunFolderError, told
+from geocalc.errors import FAILURES, InputError, ModelNotFoundError, RunFolderError, format_error
 from geocalc.potentials.registry import card_values, find_model, is_property
 from geocalc.properties.registry import LoadedPropertyModel, load_property_model
 from geocalc.runs.records import EXIT_CONVERGED, EXIT_UNCONVERGED
@@ -57,7 +57,7 @@ def predict_property_command(
                 raise InputError(one.error)
             atoms, values = with_property(one.atoms, model)
         except FAILURES as error:
-            faults.append(f"{one.sid}: {told(error)}")
+            faults.append(f"{one.sid}: {format_error(error)}")
             continue
         done.append(atoms)
         known = values[np.isfinite(values).all(axis=1)]

@@ -75,7 +75,7 @@ def run_command(
         _watch(run_relaxation(jobs_of(found), potential, settings, folder), verb, folder, total)
     records = list(folder.records())
     click.echo(format_table(records, shutil.get_terminal_size().columns))
-    click.echo(f"energies are {model.card.energy_kind.value} energies: {model.card.references}")
+    click.echo(f"energies are {model.card.energy_kind.value} energies: {model.card.reference_text}")
     click.echo(f"results in {folder.path}")
     return exit_status(records)
 

@@ -13,8 +13,8 @@ from geocalc.core.process import settle_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError
 from geocalc.potentials.registry import choose_device, load_model
-from geocalc.properties.lesson import train_property
 from geocalc.properties.recipe import PropertyRecipe, is_property_recipe, read_property_recipe
+from geocalc.properties.task import train_property
 from geocalc.train.checkpoint import steps_done
 from geocalc.train.curve import draw_curve
 from geocalc.train.finetune import tuned_values

@@ -73,24 +73,26 @@ def is_validation(
     """
     if data.validation_key is not None and atoms is not None:
         return str(atoms.info.get(data.validation_key)) in data.validation_values
-    return _drawn(group, data, atoms, split_key) < data.validation_share * 2**64
+    return _drawn(group, data, atoms, split_key) < data.validation_fraction * 2**64
 
 
 def is_test(
     group: str, data: Data, atoms: Atoms | None = None, split_key: str | None = None
 ) -> bool:
     """Whether a relaxation is kept for the test; a function of its name."""
-    if not data.test_share:
+    if not data.test_fraction:
         return False
-    held_out = data.validation_share + data.test_share
-    return data.validation_share * 2**64 <= _drawn(group, data, atoms, split_key) < held_out * 2**64
+    held_out = data.validation_fraction + data.test_fraction
+    return (
+        data.validation_fraction * 2**64 <= _drawn(group, data, atoms, split_key) < held_out * 2**64
+    )
 
 
 def _drawn(group: str, data: Data, atoms: Atoms | None, split_key: str | None) -> int:
     """64 bits that a name stands for."""
     if split_key is not None and atoms is not None:
         group = str(atoms.info.get(split_key, group))
-    return int.from_bytes(hashlib.sha256(f"{data.split_salt}:{group}".encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(f"{data.split_seed}:{group}".encode()).digest()[:8], "big")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +157,7 @@ def samples_of_file(path: Path, use_tags: bool = True, needs_forces: bool = True
 
 
 def samples_of_test(plan: DataPlan) -> list[Sample]:
-    """What `data.test_share` of a recipe kept for the test, read and filtered as its other
+    """What `data.test_fraction` of a recipe kept for the test, read and filtered as its other
     structures are.
 
     Raises:
@@ -163,7 +165,9 @@ def samples_of_test(plan: DataPlan) -> list[Sample]:
     """
     kept = list(_samples(plan, Counter(), test=True))
     if not kept:
-        raise InputError(f"recipe {plan.name} keeps no structure for the test; set data.test_share")
+        raise InputError(
+            f"recipe {plan.name} keeps no structure for the test; set data.test_fraction"
+        )
     return kept
 
 

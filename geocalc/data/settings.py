@@ -92,8 +92,8 @@ class Data(Settings):
     max_jump: float | None = Field(
         None, gt=0, description="frames whose energy jumps (eV) against -F.dx are cut off there"
     )
-    validation_share: float = Field(0.1, gt=0, lt=1)
-    test_share: float = Field(
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    test_fraction: float = Field(
         0.0,
         ge=0,
         lt=1,
@@ -103,13 +103,13 @@ class Data(Settings):
         ),
     )
     validation_key: str | None = Field(
-        None, description="info key of a split made elsewhere; it replaces validation_share"
+        None, description="info key of a split made elsewhere; it replaces validation_fraction"
     )
     validation_values: tuple[str, ...] = Field(
         (), description="values of `validation_key` that are held out"
     )
-    split_salt: str = "geocalc"
-    frames_per_group: int = Field(
+    split_seed: str = "geocalc"
+    images_per_group: int = Field(
         6, ge=1, description="frames drawn from each relaxation per epoch: first, last, random"
     )
 

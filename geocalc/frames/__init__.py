@@ -11,7 +11,7 @@ A policy names where frames come from and how many are used:
   continuous and gradient forces are exact; unchanged by rotation, re-wrapping and another choice of
   in-plane basis.
 * `cell`: one of them, the first lattice vector along x: several times cheaper, depends on the choice of basis.
-* `lattice-stochastic`: one of the `lattice` set at random; for training.
+* `stochastic`: one of the `lattice` set at random; for training.
 * `pca-...`: axes of the covariance of positions or edges (`pca-2d`, `pca-3d`, `pca-edges-2d`, `pca-edges-3d`, each with an
   optional `-se` for proper rotations only and `-one` or `-stochastic` for one frame; `-one` keeps
   all frames that the symmetry of the structure makes alike). Those of positions change when an atom

@@ -80,9 +80,9 @@ def _named_policies() -> dict[str, FramePolicy]:
     """Every policy under its full name."""
     named = {
         "none": FramePolicy(FrameSource.NONE, FramePick.ONE),
-        "lattice": FramePolicy(FrameSource.LATTICE),
+        "averaged": FramePolicy(FrameSource.LATTICE),
         "cell": FramePolicy(FrameSource.LATTICE, FramePick.ONE),
-        "lattice-stochastic": FramePolicy(FrameSource.LATTICE, FramePick.STOCHASTIC),
+        "stochastic": FramePolicy(FrameSource.LATTICE, FramePick.STOCHASTIC),
         "learned": FramePolicy(FrameSource.LEARNED, FramePick.ONE),
     }
     for dimensions in (2, 3):
@@ -101,7 +101,7 @@ def _named_policies() -> dict[str, FramePolicy]:
 
 
 POLICIES = _named_policies()
-ALIASES = {"all": "lattice", "one": "cell", "stochastic": "lattice-stochastic"}
+ALIASES = {"all": "averaged", "one": "single", "stochastic": "stochastic"}
 
 
 def frame_policy(name: str) -> FramePolicy:

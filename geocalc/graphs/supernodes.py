@@ -8,7 +8,7 @@ the center of the adsorbate and p_k the way in the plane from c to the nearest i
     p = c + 1/n sum_k w(|p_k|) p_k,
 
 where w is 1 near the adsorbate and falls to 0 at half the shortest lattice vector in the plane,
-from where images on both sides pull alike. Of a cluster it is the mean as published; of a full
+from where images on both sides fading alike. Of a cluster it is the mean as published; of a full
 layer it lies beneath the adsorbate. Nodes move smoothly with the atoms, and gradient forces go
 through them.
 
@@ -90,12 +90,12 @@ class Nodes:
         way = near[merged] - center[owner[merged]]
         height = (way * up).sum(1)
         flat = way - height[:, None] * up
-        pull = fade(flat.square().sum(1).clamp(min=1e-12).sqrt() / self.reach[owner[merged]])
+        fading = fade(flat.square().sum(1).clamp(min=1e-12).sqrt() / self.reach[owner[merged]])
         supernodes, of = torch.unique(node, return_inverse=True)
         system, n = self.systems.system_idx[supernodes], len(supernodes)
         top = height.new_full((n,), -torch.inf).scatter_reduce(0, of, height, "amax")
         placed = (
-            center[system] + _mean(pull[:, None] * flat, of, n) + top[:, None] * self.up[system]
+            center[system] + _mean(fading[:, None] * flat, of, n) + top[:, None] * self.up[system]
         )
         result = positions.new_zeros((self.systems.n_atoms, 3))
         return result.index_copy(0, self.node_of[~merged], positions[~merged]).index_copy(

@@ -32,7 +32,7 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer[Any]]] = {
     "fire": Fire,
     "fire2": Fire2,
     "lbfgs": Lbfgs,
-    "descent": GradientDescent,
+    "gradient-descent": GradientDescent,
     "quasi-newton": QuasiNewton,
 }
 

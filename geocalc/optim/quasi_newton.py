@@ -110,18 +110,18 @@ class QuasiNewton:
         known = zip(state.memory, energy.tolist(), parts, strict=True)
         plans = [self._plan(m, e, move, before, now) for m, e, (move, before, now) in known]
         displacement = free.join([plan.step for plan in plans], math.inf, forces)
-        positions, pull = systems.positions, forces
+        positions, force = systems.positions, forces
         if any(plan.back for plan in plans):
             returns = systems.positions.new_tensor([plan.back for plan in plans]).bool()[
                 systems.system_idx, None
             ]
-            positions, pull = (
+            positions, force = (
                 state.positions.where(returns, positions),
                 state.forces.where(returns, forces),
             )
             displacement = displacement + (positions - systems.positions)
         memory = Ragged(tuple(plan.memory for plan in plans))
-        return displacement, QuasiNewtonState(memory=memory, positions=positions, forces=pull)
+        return displacement, QuasiNewtonState(memory=memory, positions=positions, forces=force)
 
     def _plan(
         self, memory: Memory, energy: float, move: Floats, before: Floats, now: Floats
@@ -149,12 +149,12 @@ class QuasiNewton:
                 trust = max(BAD * memory.length, SHORTEST_TRUST)
             elif won > GOOD * memory.gain and (memory.shift > 0 or memory.share < 1):
                 trust = min(2 * trust, self.max_step)
-        pull = before if back else now
-        step = dsymv(1.0, inverse, pull, lower=1) if len(pull) else pull
-        slope = float(step @ pull)
+        force = before if back else now
+        step = dsymv(1.0, inverse, force, lower=1) if len(force) else force
+        slope = float(step @ force)
         if slope <= 0:  # the guess of the curvature has broken down
-            inverse = np.asfortranarray(PLAIN * np.eye(len(pull)))
-            step = PLAIN * pull
+            inverse = np.asfortranarray(PLAIN * np.eye(len(force)))
+            step = PLAIN * force
         longest, shift = _longest(step, memory.atoms), 0.0
         if longest > trust:
             step, shift = _held_back(step, inverse, trust, memory.atoms)
@@ -166,7 +166,7 @@ class QuasiNewton:
             inverse=inverse,
             trust=trust,
             energy=memory.energy if back else energy,
-            gain=0.5 * float((2 - share) * step @ pull + shift * step @ step),
+            gain=0.5 * float((2 - share) * step @ force + shift * step @ step),
             shift=shift,
             share=share,
             length=share * longest,

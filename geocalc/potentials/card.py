@@ -42,14 +42,14 @@ class Level(Settings):
     Attributes:
         level: its short name, empty where there is but one.
         level_of_theory: functional, code and settings in words.
-        energy_kind, references: the zero of its energies, and what that is in words.
+        energy_kind, reference_text: the zero of its energies, and what that is in words.
         reference_energies: eV added for each atom of an element.
     """
 
     level: str = ""
     energy_kind: EnergyKind
     level_of_theory: str
-    references: str
+    reference_text: str
     reference_energies: dict[str, float]
 
 
@@ -57,7 +57,7 @@ class ModelCard(Settings):
     """`model.yaml`. Energies in eV, lengths in Angstrom.
 
     Attributes:
-        level, energy_kind, level_of_theory, references, reference_energies: of the level that the
+        level, energy_kind, level_of_theory, reference_text, reference_energies: of the level that the
             model answers at unless told otherwise, see `Level`.
         other_levels: that it can be asked for, in the order of the network's numbers from 1.
         elements: symbols the model was trained on; others are refused.
@@ -88,7 +88,7 @@ class ModelCard(Settings):
     level: str = ""
     energy_kind: EnergyKind
     level_of_theory: str
-    references: str
+    reference_text: str
     reference_energies: dict[str, float]
     other_levels: tuple[Level, ...] = ()
     energy_scale: float

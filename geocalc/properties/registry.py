@@ -32,7 +32,6 @@ from geocalc.properties.describe import SINGLE, TOGETHER, describe
 from geocalc.properties.ensemble import together
 from geocalc.properties.glass.configuration import configuration_of
 from geocalc.properties.glass_graphs import graph_of, labeled
-from geocalc.properties.lesson import VALIDATION, errors_of, named, predict, start_property
 from geocalc.properties.model import PropertyModel
 from geocalc.properties.recipe import (
     GlassData,
@@ -41,6 +40,7 @@ from geocalc.properties.recipe import (
     build_network,
     read_property_recipe,
 )
+from geocalc.properties.task import VALIDATION, errors_of, named, predict, start_property
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.publish import ModelFiles, check_finished, check_name, check_run, publish
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE

@@ -173,7 +173,7 @@ def restored_snapshot(extended: Systems, now: Snapshot, cell_filter: CellFilter)
     return CellSnapshot(
         positions=atoms.positions,
         forces=forces,
-        pull=allowed(forces, atoms),
+        constrained_forces=allowed(forces, atoms),
         energy=now.energy - cell_filter.pressure * determinant(atoms.cell).abs(),
         energy_std=now.energy_std,
         fmax=now.fmax,

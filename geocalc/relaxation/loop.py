@@ -73,17 +73,15 @@ def relax_systems(
             f"fmax must be positive and max_steps not negative, got {fmax} and {max_steps}"
         )
     ended: dict[int, Relaxation] = {}
-    flight = depart(systems, optimizer, torch.arange(systems.n_systems, device=systems.cell.device))
-    while flight.systems.n_systems:
-        arrived, flight = advance(
-            flight, potential, optimizer, fmax, max_steps, observer, warm_start
-        )
-        ended |= arrived
+    active = start(systems, optimizer, torch.arange(systems.n_systems, device=systems.cell.device))
+    while active.systems.n_systems:
+        finished, active = step(active, potential, optimizer, fmax, max_steps, observer, warm_start)
+        ended |= finished
     return [ended[k] for k in range(systems.n_systems)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flight:
+class ActiveBatch:
     """Structures on their way downhill, with all that is remembered of them between two
     evaluations.
 
@@ -104,16 +102,16 @@ class Flight:
     trails: Trails
     on_trial: Tensor
 
-    def select(self, chosen: Tensor) -> Flight:
+    def select(self, chosen: Tensor) -> ActiveBatch:
         """The structures of a (n_systems,) bool mask."""
         values = {name: select(getattr(self, name), self.systems, chosen) for name in _PARTS}
-        return Flight(
+        return ActiveBatch(
             systems=select(self.systems, self.systems, chosen),
             on_trial=self.on_trial[chosen],
             **values,
         )
 
-    def join(self, other: Flight) -> Flight:
+    def join(self, other: ActiveBatch) -> ActiveBatch:
         """These structures and then the others."""
         values = {
             name: join(getattr(self, name), getattr(other, name), self.systems.n_systems)
@@ -123,18 +121,18 @@ class Flight:
             concatenate([self.systems, other.systems]),
             torch.cat([self.on_trial, other.on_trial]),
         )
-        return Flight(systems=systems, on_trial=on_trial, **values)
+        return ActiveBatch(systems=systems, on_trial=on_trial, **values)
 
 
-# of a flight, with fields marked per atom or per structure
+# of a active, with fields marked per atom or per structure
 _PARTS = ("state", "progress", "best", "trails")
 
 
-def depart(systems: Systems, optimizer: Optimizer[Any], index: Tensor) -> Flight:
+def start(systems: Systems, optimizer: Optimizer[Any], index: Tensor) -> ActiveBatch:
     """A batch before its first evaluation; `index` (n_systems,) int64 tells its structures apart,
     see `Progress`.
     """
-    return Flight(
+    return ActiveBatch(
         systems=systems,
         state=optimizer.init(systems),
         progress=_begin(systems, index),
@@ -144,97 +142,103 @@ def depart(systems: Systems, optimizer: Optimizer[Any], index: Tensor) -> Flight
     )
 
 
-def advance(
-    flight: Flight,
+def step(
+    active: ActiveBatch,
     potential: Potential,
     optimizer: Optimizer[Any],
     fmax: float,
     max_steps: int,
     observer: Observer | None = None,
     warm_start: Proposal | None = None,
-) -> tuple[dict[int, Relaxation], Flight]:
+) -> tuple[dict[int, Relaxation], ActiveBatch]:
     """Evaluate every structure once and let those that go on take a step.
 
     Args:
-        flight: at least one structure. The others: see `relax_systems`.
+        active: at least one structure. The others: see `relax_systems`.
     Returns:
         The relaxations that ended, by index, and the structures that go on.
     Raises:
         InputError: the potential gives no forces, or the warm start another shape.
     """
-    live, arrived = flight.systems, {}
+    live, finished = active.systems, {}
     now = evaluate(live, potential)
-    progress = _count(flight.progress, now)
+    progress = _count(active.progress, now)
     if observer is not None:
         observer(live, now, progress)
     if warm_start is not None:
-        now = _verified(flight, now)
+        now = _verified(active, now)
         live = replace(live, positions=now.positions)
-    trails = follow(flight.trails, live, now.energy, now.pull, now.fmax, progress.n_evaluations)
+    trails = follow(
+        active.trails, live, now.energy, now.constrained_forces, now.fmax, progress.n_evaluations
+    )
     status = judge(live, now, progress, fmax, max_steps)
     noise = noise_floors(trails)
     status = [
         Status.NOISE_FLOOR if s is None and not math.isnan(n) else s
         for s, n in zip(status, noise, strict=True)
     ]
-    best = _better(flight.best, now, live, status)
-    flight = replace(flight, systems=live, progress=progress, best=best, trails=trails)
+    best = _better(active.best, now, live, status)
+    active = replace(active, systems=live, progress=progress, best=best, trails=trails)
     if any(status):
-        arrived = _retire(replace(live, positions=best.positions), best, progress, status, noise)
+        finished = _retire(replace(live, positions=best.positions), best, progress, status, noise)
         going = torch.tensor([s is None for s in status], device=live.cell.device)
-        now, flight = select(now, live, going), flight.select(going)
-    if flight.systems.n_systems:
-        flight = (
-            _step(flight, now, optimizer)
+        now, active = select(now, live, going), active.select(going)
+    if active.systems.n_systems:
+        active = (
+            _optimizer_step(active, now, optimizer)
             if warm_start is None
-            else _first_steps(flight, now, optimizer, warm_start)
+            else _first_steps(active, now, optimizer, warm_start)
         )
-    return arrived, flight
+    return finished, active
 
 
-def _step(flight: Flight, now: Snapshot, optimizer: Optimizer[Any]) -> Flight:
+def _optimizer_step(active: ActiveBatch, now: Snapshot, optimizer: Optimizer[Any]) -> ActiveBatch:
     """One step of the optimizer."""
-    displacement, state = optimizer.step(flight.systems, now.energy, now.pull, flight.state)
-    return _moved(replace(flight, state=state), displacement)
-
-
-def _moved(flight: Flight, displacement: Tensor) -> Flight:
-    """The structures after a step, as far as constraints allow it."""
-    progress = replace(flight.progress, n_steps=flight.progress.n_steps + 1)
-    positions = moved(flight.systems, displacement, progress.start_positions)
-    return replace(flight, systems=replace(flight.systems, positions=positions), progress=progress)
-
-
-def _verified(flight: Flight, now: Snapshot) -> Snapshot:
-    """What was evaluated, and the start in place of proposals that made energy or fmax worse."""
-    refused = flight.on_trial & ~no_worse(
-        now.energy, now.fmax, flight.best.energy, flight.best.fmax
+    displacement, state = optimizer.step(
+        active.systems, now.energy, now.constrained_forces, active.state
     )
-    return _mixed(flight.best, now, refused, flight.systems)
+    return _moved(replace(active, state=state), displacement)
+
+
+def _moved(active: ActiveBatch, displacement: Tensor) -> ActiveBatch:
+    """The structures after a step, as far as constraints allow it."""
+    progress = replace(active.progress, n_steps=active.progress.n_steps + 1)
+    positions = moved(active.systems, displacement, progress.start_positions)
+    return replace(active, systems=replace(active.systems, positions=positions), progress=progress)
+
+
+def _verified(active: ActiveBatch, now: Snapshot) -> Snapshot:
+    """What was evaluated, and the start in place of proposals that made energy or fmax worse."""
+    refused = active.on_trial & ~no_worse(
+        now.energy, now.fmax, active.best.energy, active.best.fmax
+    )
+    return _mixed(active.best, now, refused, active.systems)
 
 
 def _first_steps(
-    flight: Flight, now: Snapshot, optimizer: Optimizer[Any], warm_start: Proposal
-) -> Flight:
+    active: ActiveBatch, now: Snapshot, optimizer: Optimizer[Any], warm_start: Proposal
+) -> ActiveBatch:
     """Proposals after the first evaluation, and steps of the optimizer elsewhere; it begins where a
     trial has ended.
     """
-    tried, first = flight.on_trial, flight.progress.n_evaluations == 1
+    tried, first = active.on_trial, active.progress.n_evaluations == 1
     if not bool((tried | first).any()):
-        return _step(flight, now, optimizer)
-    displacement, on_trial = proposed(warm_start, flight.systems, first)
-    flight, going, parts = replace(flight, on_trial=on_trial), ~(tried | on_trial), []
+        return _optimizer_step(active, now, optimizer)
+    displacement, on_trial = proposed(warm_start, active.systems, first)
+    active, going, parts = replace(active, on_trial=on_trial), ~(tried | on_trial), []
     if bool(going.any()):
-        parts.append(_step(flight.select(going), select(now, flight.systems, going), optimizer))
+        parts.append(
+            _optimizer_step(active.select(going), select(now, active.systems, going), optimizer)
+        )
     if bool(tried.any()):
-        fresh = flight.select(tried)
+        fresh = active.select(tried)
         fresh = replace(fresh, state=optimizer.init(fresh.systems))
-        parts.append(_step(fresh, select(now, flight.systems, tried), optimizer))
+        parts.append(_optimizer_step(fresh, select(now, active.systems, tried), optimizer))
     if bool(on_trial.any()):
         parts.append(
-            _moved(flight.select(on_trial), displacement[on_trial[flight.systems.system_idx]])
+            _moved(active.select(on_trial), displacement[on_trial[active.systems.system_idx]])
         )
-    return reduce(Flight.join, parts)
+    return reduce(ActiveBatch.join, parts)
 
 
 def evaluate(systems: Systems, potential: Potential) -> Snapshot:
@@ -254,13 +258,13 @@ def evaluate(systems: Systems, potential: Potential) -> Snapshot:
         prediction.energy.double(),
         prediction.energy_std,
     )
-    pull = allowed(forces, systems)
-    norms = torch.linalg.vector_norm(pull, dim=1)
+    constrained_forces = allowed(forces, systems)
+    norms = torch.linalg.vector_norm(constrained_forces, dim=1)
     fmax = max_per_system(norms.nan_to_num(nan=torch.inf, posinf=torch.inf), systems)
     return Snapshot(
         positions=systems.positions,
         forces=forces,
-        pull=pull,
+        constrained_forces=constrained_forces,
         energy=energy,
         energy_std=torch.full_like(energy, torch.nan) if std is None else std.double(),
         fmax=fmax.masked_fill(fmax.isinf(), torch.nan),
@@ -317,7 +321,7 @@ def _nothing_yet(systems: Systems) -> Snapshot:
     return Snapshot(
         positions=systems.positions,
         forces=torch.full_like(systems.positions, torch.nan),
-        pull=torch.full_like(systems.positions, torch.nan),
+        constrained_forces=torch.full_like(systems.positions, torch.nan),
         energy=unknown,
         energy_std=unknown,
         fmax=unknown,

@@ -18,15 +18,15 @@ class Snapshot:
     Attributes:
         positions: (n_atoms, 3) Angstrom.
         forces: (n_atoms, 3) eV/Angstrom, raw.
-        pull: (n_atoms, 3) eV/Angstrom, the forces along what constraints allow.
+        constrained_forces: (n_atoms, 3) eV/Angstrom, the forces along what constraints allow.
         energy: (n_systems,) eV.
         energy_std: (n_systems,) eV, NaN where the potential gives none.
-        fmax: (n_systems,) eV/Angstrom, largest norm over atoms of the pull.
+        fmax: (n_systems,) eV/Angstrom, largest norm over atoms of the constrained_forces.
     """
 
     positions: Tensor = per_atom()
     forces: Tensor = per_atom()
-    pull: Tensor = per_atom()
+    constrained_forces: Tensor = per_atom()
     energy: Tensor = per_system()
     energy_std: Tensor = per_system()
     fmax: Tensor = per_system()

@@ -12,14 +12,14 @@ from functools import cache
 import torch
 
 from geocalc.core.systems import Systems, concatenate, select
-from geocalc.errors import FAILURES, told
+from geocalc.errors import FAILURES, format_error
 from geocalc.graphs.neighbors import build_graph
 from geocalc.optim import make_optimizer
-from geocalc.runs.settings import RelaxSettings
 from geocalc.relaxation.cell_filters import atoms_of
-from geocalc.relaxation.loop import Flight, advance, depart
+from geocalc.relaxation.loop import ActiveBatch, start, step
 from geocalc.relaxation.state import Progress, Relaxation, Snapshot
 from geocalc.runs.engine import NamedPotential, Outcome, Report, Task
+from geocalc.runs.settings import RelaxSettings
 
 EDGES_ON_CPU = 20_000  # some ten slabs; more together gain nothing in the caches of a processor
 # a first guess for a network of 256 channels and 7 layers; memory that runs out halves the budget
@@ -62,12 +62,19 @@ class Batches:
         InputError: the optimizer is unknown.
     """
 
-    def __init__(self, model: NamedPotential, settings: RelaxSettings, budget: Budget, report: Report | None = None) -> None:
+    def __init__(
+        self,
+        model: NamedPotential,
+        settings: RelaxSettings,
+        budget: Budget,
+        report: Report | None = None,
+    ) -> None:
         self._model, self._settings, self._budget, self._report = model, settings, budget, report
         self._optimizer = make_optimizer(settings.optimizer)
         self._waiting: deque[Task] = deque()
-        self._aside: deque[Flight] = deque()  # on their way, for want of memory not in the batch
-        self._flight: Flight | None = None
+        # on their way, for want of memory not in the batch
+        self._aside: deque[ActiveBatch] = deque()
+        self._active: ActiveBatch | None = None
         self._books: dict[int, _Book] = {}  # of every open task, by number
 
     @property
@@ -90,15 +97,20 @@ class Batches:
         ended: list[tuple[int, Outcome]] = []
         while self._books and not ended:
             self._fill()
-            if self._flight is None:
+            if self._active is None:
                 break
-            numbers, started = _numbers(self._flight), time.perf_counter()
-            outcomes, left = self._step(self._flight)
-            self._flight = left if left is not None and left.systems.n_systems else None
+            numbers, started = _numbers(self._active), time.perf_counter()
+            outcomes, left = self._step(self._active)
+            self._active = left if left is not None and left.systems.n_systems else None
             self._share_time(numbers, time.perf_counter() - started)
             for number, outcome in outcomes.items():
                 book = self._books.pop(number)
-                ended.append((number, replace(outcome, path=tuple(sorted(book.path.items())), wall_s=book.wall_s)))
+                ended.append(
+                    (
+                        number,
+                        replace(outcome, path=tuple(sorted(book.path.items())), wall_s=book.wall_s),
+                    )
+                )
         return ended
 
     def close(self) -> None:
@@ -106,7 +118,7 @@ class Batches:
         self._waiting.clear()
         self._aside.clear()
         self._books.clear()
-        self._flight = None
+        self._active = None
 
     def _edges_allowed(self) -> float:
         if self._budget.edges is None:
@@ -123,45 +135,47 @@ class Batches:
         """Bring the batch to the budget: some step aside, or those aside return, or waiting ones
         enter.
         """
-        flight, allowed = self._flight, self._edges_allowed()
-        if flight is None and self._aside:
-            flight = self._aside.popleft()
-        if flight is not None:
-            fits = torch.tensor([self._books[n].edges for n in _numbers(flight)]).cumsum(0) <= allowed
+        active, allowed = self._active, self._edges_allowed()
+        if active is None and self._aside:
+            active = self._aside.popleft()
+        if active is not None:
+            fits = (
+                torch.tensor([self._books[n].edges for n in _numbers(active)]).cumsum(0) <= allowed
+            )
             fits[0] = True  # one structure is always tried
-            fits = fits.to(flight.systems.cell.device)
+            fits = fits.to(active.systems.cell.device)
             if not bool(fits.all()):
-                self._aside.append(flight.select(~fits))
-                flight = flight.select(fits)
-        used = 0 if flight is None else self._weight(flight)
-        while flight is not None and self._aside and used + self._weight(self._aside[0]) <= allowed:
+                self._aside.append(active.select(~fits))
+                active = active.select(fits)
+        used = 0 if active is None else self._weight(active)
+        while active is not None and self._aside and used + self._weight(self._aside[0]) <= allowed:
             used += self._weight(self._aside[0])
-            flight = flight.join(self._aside.popleft())
+            active = active.join(self._aside.popleft())
         entering: list[Task] = []
         while self._waiting and not self._aside:
             used += self._books[self._waiting[0].number].edges
-            if used > allowed and (flight is not None or entering):
+            if used > allowed and (active is not None or entering):
                 break
             entering.append(self._waiting.popleft())
         if entering:
             systems = concatenate([task.systems for task in entering]).to(self._model.device)
             index = torch.tensor([task.number for task in entering], device=systems.cell.device)
-            new = depart(systems, self._optimizer, index)
-            flight = new if flight is None else flight.join(new)
-        self._flight = flight
+            new = start(systems, self._optimizer, index)
+            active = new if active is None else active.join(new)
+        self._active = active
 
-    def _weight(self, flight: Flight) -> int:
-        return sum(self._books[n].edges for n in _numbers(flight))
+    def _weight(self, active: ActiveBatch) -> int:
+        return sum(self._books[n].edges for n in _numbers(active))
 
-    def _step(self, flight: Flight) -> tuple[dict[int, Outcome], Flight | None]:
+    def _step(self, active: ActiveBatch) -> tuple[dict[int, Outcome], ActiveBatch | None]:
         """One evaluation and step of all; where that fails, of each half, until one structure alone
         is to blame.
         """
         settings = self._settings
         fault: BaseException
         try:
-            arrived, left = advance(
-                flight,
+            finished, left = step(
+                active,
                 self._model.potential,
                 self._optimizer,
                 settings.fmax,
@@ -169,42 +183,51 @@ class Batches:
                 self._observe,
                 self._model.warm_start,
             )
-            return {number: _finished(end) for number, end in arrived.items()}, left
+            return {number: _finished(end) for number, end in finished.items()}, left
         except torch.OutOfMemoryError as error:
             fault = _without_traceback(error)
-            self._budget.edges = max(1.0, min(self._edges_allowed(), self._weight(flight) / 2))
+            self._budget.edges = max(1.0, min(self._edges_allowed(), self._weight(active) / 2))
         except FAILURES as error:
             fault = _without_traceback(error)
         if isinstance(fault, torch.OutOfMemoryError) and torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if flight.systems.n_systems == 1:
-            return self._failed(flight, fault), None
-        first = torch.arange(flight.systems.n_systems, device=flight.systems.cell.device) < flight.systems.n_systems // 2
-        ended, ahead = self._step(flight.select(first))
-        others, behind = self._step(flight.select(~first))
-        return ended | others, ahead.join(behind) if ahead is not None and behind is not None else ahead or behind
+        if active.systems.n_systems == 1:
+            return self._failed(active, fault), None
+        first = (
+            torch.arange(active.systems.n_systems, device=active.systems.cell.device)
+            < active.systems.n_systems // 2
+        )
+        ended, ahead = self._step(active.select(first))
+        others, behind = self._step(active.select(~first))
+        return ended | others, (
+            ahead.join(behind) if ahead is not None and behind is not None else ahead or behind
+        )
 
-    def _failed(self, flight: Flight, fault: BaseException) -> dict[int, Outcome]:
-        number, progress = _numbers(flight)[0], flight.progress
-        error, no_memory = told(fault), isinstance(fault, torch.OutOfMemoryError)
+    def _failed(self, active: ActiveBatch, fault: BaseException) -> dict[int, Outcome]:
+        number, progress = _numbers(active)[0], active.progress
+        error, no_memory = format_error(fault), isinstance(fault, torch.OutOfMemoryError)
         if no_memory:
             error = (
-                f"the structure of {flight.systems.n_atoms} atoms needs more memory than {self._model.device} has, even alone; "
-                "use a device with more, or the CPU"
+                f"the structure of {active.systems.n_atoms} atoms needs more memory than"
+                f" {self._model.device} has, even alone; use a device with more, or the CPU"
             )
         steps, evaluations = int(progress.n_steps[0]), int(progress.n_evaluations[0])
-        return {number: Outcome(error=error, n_steps=steps, n_evaluations=evaluations, final=not no_memory)}
+        return {
+            number: Outcome(
+                error=error, n_steps=steps, n_evaluations=evaluations, final=not no_memory
+            )
+        }
 
     def _observe(self, live: Systems, now: Snapshot, progress: Progress) -> None:
         numbers, steps = progress.index.tolist(), progress.n_steps.tolist()
         fmax = now.fmax.tolist() if self._report is not None else []
-        for k, (number, step) in enumerate(zip(numbers, steps, strict=True)):
+        for k, (number, n_steps) in enumerate(zip(numbers, steps, strict=True)):
             book = self._books[number]
-            if self._settings.keeps_step(step):
+            if self._settings.keeps_step(n_steps):
                 alone = torch.arange(live.n_systems, device=live.cell.device) == k
-                book.path[step] = _on_cpu(select(now, live, alone))
+                book.path[n_steps] = _on_cpu(select(now, live, alone))
             if self._report is not None:
-                self._report(book.sid, step, fmax[k])
+                self._report(book.sid, n_steps, fmax[k])
 
     def _share_time(self, numbers: list[int], seconds: float) -> None:
         total = sum(self._books[n].edges for n in numbers)
@@ -221,8 +244,8 @@ class _Book:
         self.path: dict[int, Snapshot] = {}
 
 
-def _numbers(flight: Flight) -> list[int]:
-    return [int(number) for number in flight.progress.index.tolist()]
+def _numbers(active: ActiveBatch) -> list[int]:
+    return [int(number) for number in active.progress.index.tolist()]
 
 
 def _finished(end: Relaxation) -> Outcome:

@@ -9,7 +9,7 @@ import torch
 
 from geocalc.core.process import one_thread
 from geocalc.core.systems import Potential, Systems, allowed, own_memory
-from geocalc.errors import FAILURES, InputError, told
+from geocalc.errors import FAILURES, InputError, format_error
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
 from geocalc.runs.engine import Outcome, Task
@@ -31,11 +31,18 @@ def predict_relaxed(systems: Systems, potential: Potential) -> Relaxation:
         raise InputError(f"one structure at a time is predicted, got {systems.n_systems}")
     prediction = potential(systems)
     energy, std = float(prediction.energy[0]), prediction.energy_std
-    move = torch.zeros_like(systems.positions) if prediction.displacement is None else prediction.displacement.double()
+    move = (
+        torch.zeros_like(systems.positions)
+        if prediction.displacement is None
+        else prediction.displacement.double()
+    )
     move = allowed(move, systems)
     known = math.isfinite(energy) and bool(move.isfinite().all())
     positions = torch.where(systems.fixed, systems.positions, systems.positions + move)
-    final = {name: getattr(systems, name) for name in ("numbers", "tags", "fixed", "system_idx", "cell", "pbc", "projector")}
+    final = {
+        name: getattr(systems, name)
+        for name in ("numbers", "tags", "fixed", "system_idx", "cell", "pbc", "projector")
+    }
     return Relaxation(
         systems=Systems(positions=positions if known else systems.positions, **final),
         energy=energy if known else math.nan,
@@ -61,5 +68,7 @@ def predict_task(task: Task, potential: Potential, device: str = "cpu") -> Outco
         with one_thread():
             ended = predict_relaxed(own_memory(task.systems).to(device), potential)
     except FAILURES as error:
-        return Outcome(error=told(error), n_evaluations=1, wall_s=time.perf_counter() - started)
+        return Outcome(
+            error=format_error(error), n_evaluations=1, wall_s=time.perf_counter() - started
+        )
     return Outcome(relaxation=ended, n_evaluations=1, wall_s=time.perf_counter() - started)

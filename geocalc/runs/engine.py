@@ -9,17 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from geocalc.runs.second_opinion import Adviser
 from geocalc.core.process import one_thread
 from geocalc.core.systems import Potential, Systems, own_memory
-from geocalc.errors import FAILURES, told
+from geocalc.errors import FAILURES, format_error
 from geocalc.optim import make_optimizer
 from geocalc.potentials.calibration import Calibration
-from geocalc.runs.records import SecondOpinion
-from geocalc.runs.settings import RelaxSettings
 from geocalc.relaxation.loop import relax_systems
 from geocalc.relaxation.state import Progress, Relaxation, Snapshot
 from geocalc.relaxation.warm_start import Proposal
+from geocalc.runs.records import SecondOpinion
+from geocalc.runs.second_opinion import Adviser
+from geocalc.runs.settings import RelaxSettings
 
 Report = Callable[[str, int, float], None]  # sid, steps so far, fmax in eV/Angstrom
 
@@ -205,10 +205,14 @@ def relax_task(
     try:
         with one_thread():
             systems = own_memory(task.systems).to(device)
-            ended = relax_systems(systems, potential, optimizer, settings.fmax, settings.steps, observe, warm_start)[0]
+            ended = relax_systems(
+                systems, potential, optimizer, settings.fmax, settings.steps, observe, warm_start
+            )[0]
     except FAILURES as error:
         spent = time.perf_counter() - started
-        return Outcome(error=told(error), n_steps=max(step, 0), n_evaluations=step + 1, wall_s=spent)
+        return Outcome(
+            error=format_error(error), n_steps=max(step, 0), n_evaluations=step + 1, wall_s=spent
+        )
     return Outcome(
         relaxation=ended,
         path=tuple(path),

@@ -8,25 +8,27 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from geocalc.runs.second_opinion import Adviser
-from geocalc.runs.batching import Batches, budget_of
 from geocalc.core.process import available_cores, settle_process
 from geocalc.core.systems import Potential
-from geocalc.runs.direct import predict_task
-from geocalc.errors import InputError, told
+from geocalc.errors import InputError, format_error
 from geocalc.optim import make_optimizer
-from geocalc.runs.settings import ALL_STRAINS, RelaxSettings
 from geocalc.relaxation.cell_filters import STRAINS, CellFilter
 from geocalc.relaxation.cells import CellOpener, CellPotential, restored, restored_snapshot
 from geocalc.relaxation.warm_start import Proposal, check_for_workers
-from geocalc.runs.opinions import WithOpinions, advised
+from geocalc.runs.batching import Batches, budget_of
+from geocalc.runs.direct import predict_task
 from geocalc.runs.engine import Engine, NamedPotential, OneByOne, Outcome, Report, Task, relax_task
+from geocalc.runs.opinions import WithOpinions, advised
+from geocalc.runs.second_opinion import Adviser
+from geocalc.runs.settings import ALL_STRAINS, RelaxSettings
 from geocalc.runs.workers import Lost, WorkerPool
 
 START = 2.0  # seconds; about what a process takes to start
 
 
-def make_engine(model: NamedPotential, settings: RelaxSettings, report: Report | None = None) -> Engine:
+def make_engine(
+    model: NamedPotential, settings: RelaxSettings, report: Report | None = None
+) -> Engine:
     """Batches on a GPU or where `batch_edges` is set; else worker processes, or this process where
     one worker is enough.
 
@@ -44,18 +46,29 @@ def make_engine(model: NamedPotential, settings: RelaxSettings, report: Report |
     cell_filter = cell_filter_of(model, settings)
     if cell_filter is None:
         return _plain_engine(model, settings, report)
-    opener = None if model.opener is None else CellOpener(opener=model.opener, cell_filter=cell_filter)
+    opener = (
+        None if model.opener is None else CellOpener(opener=model.opener, cell_filter=cell_filter)
+    )
     filtered = CellPotential(potential=model.potential, cell_filter=cell_filter)
-    return WithCells(_plain_engine(replace(model, potential=filtered, opener=opener), settings, report), cell_filter)
+    return WithCells(
+        _plain_engine(replace(model, potential=filtered, opener=opener), settings, report),
+        cell_filter,
+    )
 
 
 def _direct_engine(model: NamedPotential, settings: RelaxSettings) -> Engine:
     if settings.steps:
         raise InputError(
-            f"{model.name} predicts relaxed energies from unrelaxed structures and has no forces to relax with; use `geocalc predict` "
-            "(geocalc.predict), or a model of energies and forces: see `geocalc models`"
+            f"{model.name} predicts relaxed energies from unrelaxed structures and has no forces to"
+            " relax with; use `geocalc predict` (geocalc.predict), or a model of energies and"
+            " forces: see `geocalc models`"
         )
-    return OneByOne(_advised(partial(predict_task, potential=model.potential, device=model.device), model.second_opinion))
+    return OneByOne(
+        _advised(
+            partial(predict_task, potential=model.potential, device=model.device),
+            model.second_opinion,
+        )
+    )
 
 
 def _advised(work: Callable[[Task], Outcome], adviser: Adviser | None) -> Callable[[Task], Outcome]:
@@ -72,16 +85,20 @@ def cell_filter_of(model: NamedPotential, settings: RelaxSettings) -> CellFilter
     if settings.cell == "none":
         if settings.pressure != 0.0 or settings.cell_mask != ALL_STRAINS:
             raise InputError(
-                "pressure and cell_mask are for cells that are relaxed; set cell to frechet or unit, or leave them out"
+                "pressure and cell_mask are for cells that are relaxed; set cell to frechet or"
+                " unit, or leave them out"
             )
         if not settings.keep_symmetry:
             return None
     elif not model.stress:
         raise InputError(
-            f"{model.name} was not trained on stress, so it cannot relax a cell; use cell=none, or a model whose card says stress"
+            f"{model.name} was not trained on stress, so it cannot relax a cell; use cell=none, or"
+            " a model whose card says stress"
         )
     if settings.optimizer.lower() == "quasi-newton":
-        raise InputError("quasi-newton moves free atoms alone; use bfgs to relax a cell or to keep a symmetry")
+        raise InputError(
+            "quasi-newton moves free atoms alone; use bfgs to relax a cell or to keep a symmetry"
+        )
     free = () if settings.cell == "none" else settings.cell_mask.split(",")
     return CellFilter(
         kind="unit" if settings.cell == "none" else settings.cell,
@@ -96,10 +113,15 @@ def _plain_engine(model: NamedPotential, settings: RelaxSettings, report: Report
     if settings.batch_edges is not None or model.device != "cpu":
         if (settings.workers or 1) > 1:
             raise InputError(
-                f"{settings.workers} workers are asked for, but batches are computed in one process; use workers=1"
+                f"{settings.workers} workers are asked for, but batches are computed in one"
+                " process; use workers=1"
             )
-        batches = Batches(model, settings, budget_of(model.hash, model.device, settings.batch_edges), report)
-        return batches if model.second_opinion is None else WithOpinions(batches, model.second_opinion)
+        batches = Batches(
+            model, settings, budget_of(model.hash, model.device, settings.batch_edges), report
+        )
+        return (
+            batches if model.second_opinion is None else WithOpinions(batches, model.second_opinion)
+        )
     relax = partial(
         relax_task,
         potential=model.potential,
@@ -118,7 +140,9 @@ def _plain_engine(model: NamedPotential, settings: RelaxSettings, report: Report
         return here
     if model.warm_start is not None:
         check_for_workers(model.warm_start)
-    return InWorkers(here, model.opener, settings, n_workers, model.warm_start, model.second_opinion)
+    return InWorkers(
+        here, model.opener, settings, n_workers, model.warm_start, model.second_opinion
+    )
 
 
 class WithCells:
@@ -149,7 +173,7 @@ class WithCells:
         try:
             self._engine.add(replace(task, systems=self._filter.extend(task.systems)))
         except InputError as error:
-            self._refused.append((task.number, Outcome(error=told(error))))
+            self._refused.append((task.number, Outcome(error=format_error(error))))
 
     def collect(self) -> list[tuple[int, Outcome]]:
         """See `Engine`."""
@@ -167,7 +191,9 @@ class WithCells:
         if ended is None:
             return replace(outcome, path=())
         start = ended.systems.to("cpu")
-        path = tuple((step, restored_snapshot(start, now, self._filter)) for step, now in outcome.path)
+        path = tuple(
+            (step, restored_snapshot(start, now, self._filter)) for step, now in outcome.path
+        )
         return replace(outcome, relaxation=restored(ended, self._filter), path=path)
 
 
@@ -197,7 +223,9 @@ class InWorkers:
         second_opinion: Adviser | None = None,
     ) -> None:
         self._here, self._n_workers = here, n_workers
-        self._pool = WorkerPool(partial(_begin, opener, settings, warm_start, second_opinion), n_workers)
+        self._pool = WorkerPool(
+            partial(_begin, opener, settings, warm_start, second_opinion), n_workers
+        )
         self._first: Task | None = None
         self._started = False
         self._quick_until = time.monotonic() + (START if settings.steps == 0 else 0.0)
@@ -245,17 +273,26 @@ class InWorkers:
 
 
 def _begin(
-    opener: Callable[[], Potential], settings: RelaxSettings, warm_start: Proposal | None, second_opinion: Adviser | None
+    opener: Callable[[], Potential],
+    settings: RelaxSettings,
+    warm_start: Proposal | None,
+    second_opinion: Adviser | None,
 ) -> Callable[[Task], Outcome]:
     """What a worker process does first, and then with every task."""
     settle_process()
-    return _advised(partial(relax_task, potential=opener(), settings=settings, warm_start=warm_start), second_opinion)
+    return _advised(
+        partial(relax_task, potential=opener(), settings=settings, warm_start=warm_start),
+        second_opinion,
+    )
 
 
 def _outcome(found: Any) -> Outcome:
     if not isinstance(found, Lost):
         return found
     return Outcome(
-        error=f"the process that relaxed this structure {found.reason}, twice; relax it alone, with one worker or on more memory",
+        error=(
+            f"the process that relaxed this structure {found.reason}, twice; relax it alone, with"
+            " one worker or on more memory"
+        ),
         final=False,
     )

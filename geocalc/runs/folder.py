@@ -98,7 +98,9 @@ class RunFolder:
             RunFolderError: the disk is full or cannot be written.
         """
         if key in self._places:
-            raise InputError(f"structure {record.sid!r} is finished already; every structure is added once")
+            raise InputError(
+                f"structure {record.sid!r} is finished already; every structure is added once"
+            )
         line = record.to_json()
         entry = {"key": key, "record": line, "frame": frame} | ({} if final else {AGAIN: True})
         self._places[key] = self._append(JOURNAL, json.dumps(entry))
@@ -120,40 +122,64 @@ class RunFolder:
         write_whole(self.path / RELAXED, (frame for frame in frames if frame is not None))
 
     def records(self) -> Iterator[Record]:
-        """The records of the keys that `finish` was given, in that order; read from the disk one at
-        a time.
+        """The records of the keys that `final_stage` was given, in that order; read from the disk
+        one at a time.
         """
-        return (Record.from_json(self._entry(key)["record"]) for key in self._order if key in self._places)
+        return (
+            Record.from_json(self._entry(key)["record"])
+            for key in self._order
+            if key in self._places
+        )
 
     def close(self) -> None:
         """Let other runs into the folder; what is in it can still be read."""
         self._lock.release()
 
-    def _open(self, identity: Mapping[str, Any], provenance: Mapping[str, Any], resume: bool) -> None:
+    def _open(
+        self, identity: Mapping[str, Any], provenance: Mapping[str, Any], resume: bool
+    ) -> None:
         with disk_errors_explained(self.path, "open"):
             if self._holds_results():
                 self._refuse_or_accept(identity, resume)
                 self._read_journal()
             else:
-                document = {"identity": self.identity, "resolved": dict(identity), "provenance": dict(provenance)}
-                write_whole(self.path / SETTINGS, [yaml.safe_dump(document, sort_keys=False, allow_unicode=True)])
-        write_whole(self.path / RESULTS, (self._entry(key)["record"] + "\n" for key in self._places))
+                document = {
+                    "identity": self.identity,
+                    "resolved": dict(identity),
+                    "provenance": dict(provenance),
+                }
+                write_whole(
+                    self.path / SETTINGS,
+                    [yaml.safe_dump(document, sort_keys=False, allow_unicode=True)],
+                )
+        write_whole(
+            self.path / RESULTS, (self._entry(key)["record"] + "\n" for key in self._places)
+        )
 
     def _holds_results(self) -> bool:
-        return any((self.path / name).exists() and (self.path / name).stat().st_size for name in (JOURNAL, RESULTS))
+        return any(
+            (self.path / name).exists() and (self.path / name).stat().st_size
+            for name in (JOURNAL, RESULTS)
+        )
 
     def _refuse_or_accept(self, identity: Mapping[str, Any], resume: bool) -> None:
         if not (self.path / SETTINGS).exists() or not (self.path / JOURNAL).exists():
             raise RunFolderError(
-                f"{self.path} holds results, but not the {SETTINGS} and {JOURNAL} of a run; choose another folder"
+                f"{self.path} holds results, but not the {SETTINGS} and {JOURNAL} of a run; choose"
+                " another folder"
             )
         document = read_yaml(self.path / SETTINGS)
         if document.get("identity") != self.identity:
             theirs = document.get("resolved")
             changes = _differences(theirs if isinstance(theirs, dict) else {}, identity)
-            raise RunFolderError(f"{self.path} holds results of other settings ({changes}); choose another folder")
+            raise RunFolderError(
+                f"{self.path} holds results of other settings ({changes}); choose another folder"
+            )
         if not resume:
-            raise RunFolderError(f"{self.path} holds results already; resume to continue them, or choose another folder")
+            raise RunFolderError(
+                f"{self.path} holds results already; resume to continue them, or choose another"
+                " folder"
+            )
 
     def _read_journal(self) -> None:
         """Find the finished structures and cut off a last line that a crash left incomplete."""
@@ -165,7 +191,9 @@ class RunFolder:
                     if AGAIN not in entry:
                         self._places[entry["key"]] = place
                 elif journal.read(1):
-                    raise RunFolderError(f"line {number} of {path} is damaged; move the folder away and run again")
+                    raise RunFolderError(
+                        f"line {number} of {path} is damaged; move the folder away and run again"
+                    )
                 else:
                     journal.truncate(place)
                     return
@@ -241,7 +269,8 @@ class _Lock:
             if not isinstance(error, BlockingIOError):
                 raise
             raise RunFolderError(
-                f"another run is working in {path.parent}; wait for its end and resume, or choose another folder"
+                f"another run is working in {path.parent}; wait for its end and resume, or choose"
+                " another folder"
             ) from None
 
 
@@ -253,7 +282,11 @@ def _entry_of(line: bytes) -> dict[str, Any] | None:
         entry = json.loads(line)
     except ValueError:
         return None
-    return entry if isinstance(entry, dict) and set(entry) - {AGAIN} == {"key", "record", "frame"} else None
+    return (
+        entry
+        if isinstance(entry, dict) and set(entry) - {AGAIN} == {"key", "record", "frame"}
+        else None
+    )
 
 
 def _digest(values: Mapping[str, Any]) -> str:
@@ -262,4 +295,7 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-    return ", ".join(f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}" for name in names) or "not the same values"
+    return (
+        ", ".join(f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}" for name in names)
+        or "not the same values"
+    )

@@ -1,5 +1,4 @@
-"""Warm starts from a model of relaxed structures: relaxations begin where it thinks that they end.
-"""
+"""Warm starts from a model of relaxed structures: relaxations begin where it thinks that they end."""
 
 from __future__ import annotations
 
@@ -31,7 +30,9 @@ class ModelStart:
             ModelFileError: the model cannot be read any more, or is another one now.
         """
         alone = torch.eye(systems.n_systems, dtype=torch.bool, device=systems.cell.device)
-        return torch.cat([_displacement(self.model, select(systems, systems, one)) for one in alone])
+        return torch.cat(
+            [_displacement(self.model, select(systems, systems, one)) for one in alone]
+        )
 
 
 def model_start(name: str | os.PathLike[str]) -> ModelStart:
@@ -44,8 +45,8 @@ def model_start(name: str | os.PathLike[str]) -> ModelStart:
     model = load_model(name, device="cpu")
     if model.card.task is not Task.IS2RE or not model.card.settings.get("direct_forces"):
         raise InputError(
-            f"{model.card.name} does not predict where atoms end, so no relaxation can start from it; choose a model of relaxed "
-            "structures: see `geocalc models`"
+            f"{model.card.name} does not predict where atoms end, so no relaxation can start from"
+            " it; choose a model of relaxed structures: see `geocalc models`"
         )
     return ModelStart(direct_model(model))
 

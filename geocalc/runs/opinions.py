@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from geocalc.runs.second_opinion import Adviser
 from geocalc.runs.engine import Engine, Outcome, Task
+from geocalc.runs.second_opinion import Adviser
 
 
 def advised(task: Task, work: Callable[[Task], Outcome], adviser: Adviser) -> Outcome:
@@ -53,7 +53,10 @@ class WithOpinions:
 
     def collect(self) -> list[tuple[int, Outcome]]:
         """See `Engine`."""
-        return [(number, self._with_opinion(number, outcome)) for number, outcome in self._engine.collect()]
+        return [
+            (number, self._with_opinion(number, outcome))
+            for number, outcome in self._engine.collect()
+        ]
 
     def close(self) -> None:
         """See `Engine`."""

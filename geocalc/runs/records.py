@@ -103,8 +103,15 @@ class Record:
             values = None
         names = {f.name for f in fields(cls)}
         opinion = values.get("second_opinion") if isinstance(values, dict) else None
-        if not isinstance(values, dict) or set(values) != names or not (opinion is None or _is_opinion(opinion)):
-            raise InputError(f"this is not a record of geocalc: {line[:80]!r}; expected JSON with the keys {sorted(names)}")
+        if (
+            not isinstance(values, dict)
+            or set(values) != names
+            or not (opinion is None or _is_opinion(opinion))
+        ):
+            raise InputError(
+                f"this is not a record of geocalc: {line[:80]!r}; expected JSON with the keys"
+                f" {sorted(names)}"
+            )
         told = None if opinion is None else SecondOpinion(**opinion)
         return cls(**{**values, "anomalies": tuple(values["anomalies"]), "second_opinion": told})
 

@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from geocalc.version import __version__
 from geocalc.core.systems import Systems
-from geocalc.runs.engines import make_engine
-from geocalc.errors import FAILURES, told
+from geocalc.errors import FAILURES, format_error
 from geocalc.potentials.calibration import Calibration
-from geocalc.runs.records import Record, SecondOpinion, finite
-from geocalc.runs.settings import RelaxSettings
 from geocalc.relaxation.cells import CellRelaxation, CellSnapshot
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
 from geocalc.relaxation.warm_start import name_of
+from geocalc.runs.engine import Engine, NamedPotential, Outcome, Report, Task
+from geocalc.runs.engines import make_engine
 from geocalc.runs.folder import RunFolder, content_key
+from geocalc.runs.records import Record, SecondOpinion, finite
+from geocalc.runs.settings import RelaxSettings
 from geocalc.structures.convert import from_atoms
 from geocalc.structures.extxyz import format_frame
 from geocalc.structures.readers import Source, Unreadable
 from geocalc.structures.tags import Conversions
-from geocalc.runs.engine import Engine, NamedPotential, Outcome, Report, Task
+from geocalc.version import __version__
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -85,11 +85,20 @@ class _Item:
 def jobs_of(found: Iterable[Source | Unreadable]) -> Iterator[Job]:
     """What `geocalc.structures.readers.read_structures` finds, as jobs."""
     for one in found:
-        yield Job(sid=one.sid, error=one.error) if isinstance(one, Unreadable) else Job(sid=one.sid, atoms=one.atoms)
+        yield (
+            Job(sid=one.sid, error=one.error)
+            if isinstance(one, Unreadable)
+            else Job(sid=one.sid, atoms=one.atoms)
+        )
 
 
 def open_run_folder(
-    path: Path | str, model: NamedPotential, settings: RelaxSettings, *, inputs: Sequence[str] = (), resume: bool = False
+    path: Path | str,
+    model: NamedPotential,
+    settings: RelaxSettings,
+    *,
+    inputs: Sequence[str] = (),
+    resume: bool = False,
 ) -> RunFolder:
     """The run folder of a relaxation run; everything resolved, versions and hashes go to its
     `settings.yaml`.
@@ -102,11 +111,18 @@ def open_run_folder(
     Raises:
         RunFolderError: see `RunFolder`.
     """
-    identity = {**settings.identity(), "model": model.name, "model_hash": model.hash, "dtype": model.dtype}
+    identity = {
+        **settings.identity(),
+        "model": model.name,
+        "model_hash": model.hash,
+        "dtype": model.dtype,
+    }
     if model.warm_start is not None:
         identity["warm_start"] = name_of(model.warm_start)
     if model.second_opinion is not None:
-        identity["second_opinion"] = f"{model.second_opinion.name} ({model.second_opinion.model.hash})"
+        identity["second_opinion"] = (
+            f"{model.second_opinion.name} ({model.second_opinion.model.hash})"
+        )
     provenance = {
         "traj": settings.traj,
         "device": model.device,
@@ -150,7 +166,11 @@ def run_relaxation(
         engine = make_engine(model, settings, progress)
         with closing(_driven(_keyed(jobs, run, folder, keys), engine)) as ends:
             for item, outcome in ends:
-                record = folder.record(item.key) if outcome is None else _keep(item, outcome, run, folder)
+                record = (
+                    folder.record(item.key)
+                    if outcome is None
+                    else _keep(item, outcome, run, folder)
+                )
                 if record is not None:
                     yield record
         folder.finish(keys)
@@ -176,7 +196,9 @@ class Relaxed:
     relaxation: Relaxation | None
 
 
-def relax_jobs(jobs: Iterable[Job], model: NamedPotential, settings: RelaxSettings) -> Iterator[Relaxed]:
+def relax_jobs(
+    jobs: Iterable[Job], model: NamedPotential, settings: RelaxSettings
+) -> Iterator[Relaxed]:
     """Relax structures side by side without a run folder, each yielded as it ends; see
     `run_relaxation`.
 
@@ -192,7 +214,12 @@ def relax_jobs(jobs: Iterable[Job], model: NamedPotential, settings: RelaxSettin
             for item, outcome in ends:
                 if outcome is not None:
                     record = _record(item, outcome, run)
-                    yield Relaxed(job=item.job, number=item.number, record=record, relaxation=outcome.relaxation)
+                    yield Relaxed(
+                        job=item.job,
+                        number=item.number,
+                        record=record,
+                        relaxation=outcome.relaxation,
+                    )
     finally:
         run.conversions.warn(stacklevel=2)
 
@@ -207,11 +234,20 @@ def _driven(items: Iterable[_Item], engine: Engine) -> Generator[tuple[_Item, Ou
             if isinstance(item.prepared, Systems):
                 open_items[item.number] = item
                 unrelaxed = item.unrelaxed if isinstance(item.unrelaxed, Systems) else None
-                engine.add(Task(number=item.number, sid=item.job.sid, systems=item.prepared, unrelaxed=unrelaxed))
+                engine.add(
+                    Task(
+                        number=item.number,
+                        sid=item.job.sid,
+                        systems=item.prepared,
+                        unrelaxed=unrelaxed,
+                    )
+                )
             else:
                 yield item, None if item.prepared is None else Outcome(error=item.prepared)
             while not engine.has_room:
-                yield from ((open_items.pop(number), outcome) for number, outcome in engine.collect())
+                yield from (
+                    (open_items.pop(number), outcome) for number, outcome in engine.collect()
+                )
         while engine.n_open:
             yield from ((open_items.pop(number), outcome) for number, outcome in engine.collect())
     finally:
@@ -225,7 +261,9 @@ def _keyed(jobs: Iterable[Job], run: _Run, folder: RunFolder, keys: list[str]) -
     seen: Counter[str] = Counter()
     for number, job in enumerate(jobs):
         item = _item(number, job, run)
-        content = _content(item.prepared) + ([] if item.unrelaxed is item.prepared else _content(item.unrelaxed))
+        content = _content(item.prepared) + (
+            [] if item.unrelaxed is item.prepared else _content(item.unrelaxed)
+        )
         key = content_key(job.sid, content, folder.identity)
         seen[key] += 1
         if seen[key] > 1:  # the same structure again: each gets a record of its own
@@ -262,9 +300,11 @@ def _prepare(job: Job, run: _Run, use_tags: bool) -> Systems | str:
     if job.atoms is None:
         return job.error or "the structure could not be read"
     try:
-        return from_atoms(job.atoms, strict=run.settings.strict, use_tags=use_tags, conversions=run.conversions)
+        return from_atoms(
+            job.atoms, strict=run.settings.strict, use_tags=use_tags, conversions=run.conversions
+        )
     except FAILURES as error:
-        return told(error)
+        return format_error(error)
 
 
 def _content(prepared: Systems | str | None) -> list[bytes]:
@@ -320,21 +360,31 @@ def _record(item: _Item, outcome: Outcome, run: _Run) -> Record:
     )
 
 
-def _opinion(item: _Item, outcome: Outcome, energy: float | None, run: _Run) -> SecondOpinion | None:
+def _opinion(
+    item: _Item, outcome: Outcome, energy: float | None, run: _Run
+) -> SecondOpinion | None:
     """The second opinion beside the energy (eV) that was found, or why there is none."""
     adviser = run.model.second_opinion
     if adviser is None:
         return None
     if isinstance(item.unrelaxed, str):
         return adviser.silent(item.unrelaxed)
-    return None if outcome.second_opinion is None else adviser.compared(outcome.second_opinion, energy)
+    return (
+        None if outcome.second_opinion is None else adviser.compared(outcome.second_opinion, energy)
+    )
 
 
-def _half_widths(ended: Relaxation | None, calibration: Calibration | None) -> tuple[float | None, float | None]:
+def _half_widths(
+    ended: Relaxation | None, calibration: Calibration | None
+) -> tuple[float | None, float | None]:
     """Half the intervals around the energy of a relaxed structure, eV; None where nothing was
     calibrated.
     """
-    if calibration is None or ended is None or ended.status not in (Status.CONVERGED, Status.PREDICTED):
+    if (
+        calibration is None
+        or ended is None
+        or ended.status not in (Status.CONVERGED, Status.PREDICTED)
+    ):
         return None, None
     return calibration.half_widths(ended.energy_std)
 
@@ -344,7 +394,11 @@ def _written(systems: Systems, atoms: Atoms, run: _Run) -> Systems:
     reads none.
     """
     systems = systems.to("cpu")
-    return systems if run.model.reads_tags else replace(systems, tags=torch.as_tensor(atoms.get_tags(), dtype=torch.int64))
+    return (
+        systems
+        if run.model.reads_tags
+        else replace(systems, tags=torch.as_tensor(atoms.get_tags(), dtype=torch.int64))
+    )
 
 
 def _relaxed_frame(atoms: Atoms, final: Systems, ended: Relaxation, record: Record) -> str:
@@ -386,11 +440,22 @@ def _path_frames(final: Systems, outcome: Outcome, sid: str) -> list[str]:
         cell = now.cell.cpu() if isinstance(now, CellSnapshot) else final.cell
         place = replace(final, positions=now.positions.cpu(), cell=cell)
         frames.append(_path_frame(place, sid, step, float(now.energy), float(now.fmax), now.forces))
-    if ended is not None and not (path and torch.equal(path[-1][1].positions.cpu(), final.positions)):
-        frames.append(_path_frame(final, sid, ended.n_steps, ended.energy, ended.fmax, ended.forces))
+    if ended is not None and not (
+        path and torch.equal(path[-1][1].positions.cpu(), final.positions)
+    ):
+        frames.append(
+            _path_frame(final, sid, ended.n_steps, ended.energy, ended.fmax, ended.forces)
+        )
     return frames
 
 
-def _path_frame(systems: Systems, sid: str, step: int, energy: float, fmax: float, forces: torch.Tensor) -> str:
-    info = {"sid": sid, "geocalc_step": step, "geocalc_energy": finite(energy), "geocalc_fmax": finite(fmax)}
+def _path_frame(
+    systems: Systems, sid: str, step: int, energy: float, fmax: float, forces: torch.Tensor
+) -> str:
+    info = {
+        "sid": sid,
+        "geocalc_step": step,
+        "geocalc_energy": finite(energy),
+        "geocalc_fmax": finite(fmax),
+    }
     return format_frame(systems, info, {"geocalc_forces": forces.cpu().numpy()})

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 
 from geocalc.core.systems import Systems
-from geocalc.errors import FAILURES, InputError, told
+from geocalc.errors import FAILURES, InputError, format_error
 from geocalc.potentials.cached import DirectModel, direct_model
 from geocalc.potentials.calibration import Calibration
 from geocalc.potentials.card import ModelCard, Task
@@ -38,13 +38,17 @@ class Adviser:
         try:
             prediction = self.model.predict(systems)
         except FAILURES as error:
-            return self.silent(told(error))
+            return self.silent(format_error(error))
         energy = finite(float(prediction.energy[0]))
         if energy is None:
             return self.silent("the model gave an energy that is not a number")
         spread = None if prediction.energy_std is None else float(prediction.energy_std[0])
-        error_68, error_95 = (None, None) if self.calibration is None else self.calibration.half_widths(spread)
-        return replace(self.silent(None), energy=energy, energy_error_68=error_68, energy_error_95=error_95)
+        error_68, error_95 = (
+            (None, None) if self.calibration is None else self.calibration.half_widths(spread)
+        )
+        return replace(
+            self.silent(None), energy=energy, energy_error_68=error_68, energy_error_95=error_95
+        )
 
     def silent(self, note: str | None) -> SecondOpinion:
         """No opinion; `note` says why, as a sentence."""
@@ -65,7 +69,9 @@ class Adviser:
         if opinion.energy is None or energy is None:
             return opinion
         if self.unlike is not None:
-            return replace(opinion, note=f"its energies have another {self.unlike}, so no difference is given")
+            return replace(
+                opinion, note=f"its energies have another {self.unlike}, so no difference is given"
+            )
         return replace(opinion, difference=opinion.energy - energy)
 
 
@@ -85,21 +91,25 @@ def make_adviser(name: str | os.PathLike[str], card: ModelCard, steps: int) -> A
     mine = model.card
     if mine.task is not Task.IS2RE:
         raise InputError(
-            f"{mine.name} predicts no relaxed energies, so it has no second opinion; choose a model of relaxed structures: see "
-            "`geocalc models`"
+            f"{mine.name} predicts no relaxed energies, so it has no second opinion; choose a model"
+            " of relaxed structures: see `geocalc models`"
         )
     if mine.energy_kind is not card.energy_kind:
         raise InputError(
-            f"{mine.name} gives {mine.energy_kind.value} energies and {card.name} {card.energy_kind.value} energies, which cannot "
-            "stand beside each other; choose models of one kind"
+            f"{mine.name} gives {mine.energy_kind.value} energies and {card.name}"
+            f" {card.energy_kind.value} energies, which cannot stand beside each other; choose"
+            " models of one kind"
         )
     if steps == 0 and card.task is not Task.IS2RE:
-        raise InputError(f"{mine.name} predicts relaxed energies, and nothing is relaxed here; allow steps, or ask it alone")
+        raise InputError(
+            f"{mine.name} predicts relaxed energies, and nothing is relaxed here; allow steps, or"
+            " ask it alone"
+        )
     unlike = [
         words
         for words, differ in (
             ("level of theory", mine.level_of_theory != card.level_of_theory),
-            ("zero of energy", mine.references != card.references),
+            ("zero of energy", mine.reference_text != card.reference_text),
         )
         if differ
     ]

@@ -43,7 +43,9 @@ def format_table(records: Sequence[Record], width: int = WIDTH) -> str:
         records: of a run.
         width: columns of the terminal; names of structures are cut to fit.
     """
-    shown = records if len(records) <= ROWS else [r for r in records if not r.converged or r.anomalies]
+    shown = (
+        records if len(records) <= ROWS else [r for r in records if not r.converged or r.anomalies]
+    )
     head, *rows = _rows(shown[:ROWS], width)
     lines = [head]
     for record, row in zip(shown, rows, strict=False):
@@ -55,7 +57,9 @@ def format_table(records: Sequence[Record], width: int = WIDTH) -> str:
     counts = Counter(record.status for record in records)
     told = ", ".join(f"{number} {status}" for status, number in counts.most_common())
     calls, seconds = sum(r.n_evaluations for r in records), sum(r.wall_s for r in records)
-    lines.append(f"{len(records)} structures: {told or 'none'}; {calls} model calls, {seconds:.1f} s")
+    lines.append(
+        f"{len(records)} structures: {told or 'none'}; {calls} model calls, {seconds:.1f} s"
+    )
     return "\n".join([*lines, *_opinions(records)])
 
 
@@ -65,8 +69,14 @@ def _rows(records: Sequence[Record], width: int) -> list[str]:
     numbers = [
         _Column(head="status", cells=tuple(r.status for r in records), text=True),
         _Column(head="steps", cells=tuple(str(r.n_steps) for r in records)),
-        _Column(head="fmax eV/Å", cells=tuple(NOTHING if r.fmax is None else f"{r.fmax:.4f}" for r in records)),
-        _Column(head="energy eV", cells=tuple(_energy(r.energy, r.energy_error_68, bars) for r in records)),
+        _Column(
+            head="fmax eV/Å",
+            cells=tuple(NOTHING if r.fmax is None else f"{r.fmax:.4f}" for r in records),
+        ),
+        _Column(
+            head="energy eV",
+            cells=tuple(_energy(r.energy, r.energy_error_68, bars) for r in records),
+        ),
     ]
     if any(r.second_opinion for r in records):
         numbers.append(_Column(head="direct eV", cells=_direct(records)))
@@ -86,7 +96,9 @@ def _direct(records: Sequence[Record]) -> tuple[str, ...]:
     """The energies of second opinions."""
     opinions = [r.second_opinion for r in records]
     bars = any(o is not None and o.energy_error_68 is not None for o in opinions)
-    return tuple(NOTHING if o is None else _energy(o.energy, o.energy_error_68, bars) for o in opinions)
+    return tuple(
+        NOTHING if o is None else _energy(o.energy, o.energy_error_68, bars) for o in opinions
+    )
 
 
 def _energy(energy: float | None, error: float | None, bars: bool) -> str:
@@ -109,16 +121,24 @@ def _opinions(records: Sequence[Record]) -> list[str]:
         return []
     told = [_differences(found)] if any(o.difference is not None for _, o in found) else []
     notes = Counter(o.note for _, o in found if o.note is not None)
-    told += [note if n == len(found) else f"{n} of {len(found)}: {note}" for note, n in notes.most_common(2)]
+    told += [
+        note if n == len(found) else f"{n} of {len(found)}: {note}"
+        for note, n in notes.most_common(2)
+    ]
     told += [f"and {len(notes) - 2} other notes"] if len(notes) > 2 else []
     return [f"second opinion of {found[0][1].model}: " + "; ".join(told)]
 
 
 def _differences(found: Sequence[tuple[str, SecondOpinion]]) -> str:
     """How far second opinions are from relaxed energies."""
-    sizes = [(abs(opinion.difference), sid) for sid, opinion in found if opinion.difference is not None]
+    sizes = [
+        (abs(opinion.difference), sid) for sid, opinion in found if opinion.difference is not None
+    ]
     largest, sid = max(sizes)
-    return f"it differs by {sum(size for size, _ in sizes) / len(sizes):.3f} eV on average, at most by {largest:.3f} eV ({sid})"
+    return (
+        f"it differs by {sum(size for size, _ in sizes) / len(sizes):.3f} eV on average, at most by"
+        f" {largest:.3f} eV ({sid})"
+    )
 
 
 def _short(text: str, width: int) -> str:

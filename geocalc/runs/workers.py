@@ -25,7 +25,9 @@ TRIES = 2
 STARTS = 3  # processes that die while they start, one after the other, before nobody tries again
 PATIENCE = 2.0  # seconds a process may take to end once its input is closed
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-_CODE = "import sys; sys.path[:] = sys.argv[1:]; from geocalc.runs.worker_process import main; main()"
+_CODE = (
+    "import sys; sys.path[:] = sys.argv[1:]; from geocalc.runs.worker_process import main; main()"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,9 @@ class WorkerPool:
         try:
             self._make = pickle.dumps(make)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise InputError(f"this potential cannot be handed to other processes ({error}); use one worker") from None
+            raise InputError(
+                f"this potential cannot be handed to other processes ({error}); use one worker"
+            ) from None
         self.n_workers = n_workers
         self._failed_starts = 0
         self._staff: list[_Worker] = []
@@ -75,7 +79,12 @@ class WorkerPool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     @property
@@ -155,7 +164,9 @@ class WorkerPool:
             self.n_workers = max(1, len(self._staff))  # there seems to be no room for more
             self._failed_starts += 1
             if self._failed_starts == STARTS:
-                raise GeoCalcError(f"worker processes cannot be started: the last {reason}; use one worker")
+                raise GeoCalcError(
+                    f"worker processes cannot be started: the last {reason}; use one worker"
+                )
         if work is None:
             return []
         tries = work.tries + worker.ready

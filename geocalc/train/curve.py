@@ -25,11 +25,11 @@ def draw_curve(folder: Path) -> Path | None:
     sources = measured[-1]["validation"]
     # errors of energies and forces are named so
     of_property = all("mae" in errors for errors in sources.values())
-    told = _property_point if of_property else _energy_point
+    point = _property_point if of_property else _energy_point
     return learning_curve(
         {
             source: [
-                (entry["step"], *told(entry["validation"][source]))
+                (entry["step"], *point(entry["validation"][source]))
                 for entry in measured
                 if source in entry["validation"]
             ]

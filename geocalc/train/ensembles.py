@@ -28,7 +28,7 @@ from geocalc.train.recipe import Recipe, single_frame
 
 Told = PairPredictions | Predictions
 # what runs of one model have in common
-BELONGS = ("task", "about", "model", "data", "references", "other_levels", "start")
+BELONGS = ("task", "about", "model", "data", "fitted_references", "other_levels", "start")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,9 +42,9 @@ RECIPE = "recipe.yaml"
 TRAINING: dict[str, Any] = {
     "batch_size": 8,
     "learning_rate": 3e-4,
-    "warmup_share": 0.05,
+    "warmup_fraction": 0.05,
     "ema_decay": 0.99,
-    "finish": None,
+    "final_stage": None,
     "substrate_weight": 0.0,
     "fixed_force_weight": 0.0,
     "evaluate_every": 500,
@@ -83,7 +83,7 @@ def tuned_values(model: str, data: Path) -> dict[str, Any]:
             " level"
         )
     old = read_yaml(path)
-    finish = old["training"].get("finish") or {}
+    finish = old["training"].get("final_stage") or {}
     kept = {
         name: old["training"][name]
         for name in ("energy_weight", "force_weight", "freeze")
@@ -96,25 +96,25 @@ def tuned_values(model: str, data: Path) -> dict[str, Any]:
     }
     if len(groups) < FEW_GROUPS:
         sized |= FEW
-    frames = finish.get("frames", old["training"].get("frames", "lattice-stochastic"))
+    frames = finish.get("frames", old["training"].get("frames", "stochastic"))
     return {
         "name": f"{loaded.card.name}-tuned",
         "start": {"model": str(model), "hash": loaded.hash},
         "about": {
             "energy_kind": "total",
             "level_of_theory": f"that of {data.name}",
-            "references": f"those of {data.name}",
+            "reference_text": f"those of {data.name}",
             "domain": f"structures like those of {data.name}",
             "data": [*old["about"].get("data", []), f"{data.name}, for fine-tuning"],
         },
         "model": old["model"],
         "data": {
             "sources": [source],
-            "validation_share": SHARE,
-            "split_salt": _salt(groups, source),
-            "frames_per_group": 1000,
+            "validation_fraction": SHARE,
+            "split_seed": _salt(groups, source),
+            "images_per_group": 1000,
         },
-        "references": {"elements": []},
+        "fitted_references": {"elements": []},
         "training": {**kept, **TRAINING, **sized, "frames": frames},
     }
 
@@ -130,16 +130,16 @@ def _salt(groups: frozenset[str], source: dict[str, str]) -> str:
     """The first salt of the split that holds out some relaxations and not all, which with a few of
     them not every salt does.
     """
-    plain = Data.model_validate({"sources": [source], "validation_share": SHARE})
+    plain = Data.model_validate({"sources": [source], "validation_fraction": SHARE})
     for number in range(N_SALTS if len(groups) > 1 else 0):
         split = (
-            plain.model_copy(update={"split_salt": f"{plain.split_salt}-{number}"})
+            plain.model_copy(update={"split_seed": f"{plain.split_seed}-{number}"})
             if number
             else plain
         )
         if 0 < sum(is_validation(group, split) for group in groups) < len(groups):
-            return split.split_salt
-    return plain.split_salt
+            return split.split_seed
+    return plain.split_seed
 
 
 def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> EnergyModel:
@@ -197,7 +197,7 @@ def _missed(
     one relaxation, so that a few relaxations cannot move it far.
     """
     some = training[:: -(-len(training) // N_FITTED)]
-    names = recipe.references.elements
+    names = recipe.fitted_references.elements
     potential = NetworkPotential(
         model=model, policy=single_frame(recipe.model), force_mode=ForceMode.NONE
     )

@@ -33,7 +33,7 @@ from geocalc.train.schedule import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class MicroBatch:
     """Structures that go through the network together.
 
     Attributes:
@@ -52,9 +52,9 @@ class Part:
     draws: Tensor
     nodes: Nodes | None = None
 
-    def to(self, device: torch.device) -> Part:
+    def to(self, device: torch.device) -> MicroBatch:
         """The same on another device."""
-        return Part(
+        return MicroBatch(
             systems=self.systems.to(device),
             labels=self.labels.to(device),
             graph=self.graph.to(device),
@@ -64,11 +64,11 @@ class Part:
         )
 
 
-Batch = tuple[Part, ...]  # what one process computes of a step, one part after the other
+Batch = tuple[MicroBatch, ...]  # what one process computes of a step, one part after the other
 
 
 @dataclass(frozen=True, kw_only=True)
-class Feed:
+class BatchLoader:
     """Makes the batches of one process.
 
     Attributes:
@@ -92,7 +92,7 @@ class Feed:
     def batch(self, step: int) -> Batch:
         """This process's share of a step, counted from 0."""
         chosen = self.schedule.batch(step)
-        balanced = self.recipe.training.balance
+        balanced = self.recipe.training.balance_by_edges
         sizes = self.samples.known.n_edges[chosen].tolist() if balanced else [1] * len(chosen)
         places = deal(sizes, self.n_processes)[self.rank]
         return self.parts(self.samples.read([chosen[place] for place in places]), places, step)
@@ -106,10 +106,10 @@ class Feed:
                 made of it.
         """
         settings = self.recipe.training
-        if settings.thicker:
+        if settings.add_layers_probability:
             samples = thickened(
                 samples,
-                settings.thicker,
+                settings.add_layers_probability,
                 [np.random.default_rng((settings.seed, step, place)) for place in places],
             )
         if settings.noise is not None:
@@ -137,7 +137,7 @@ class Feed:
         ]
         return deal(sizes, n) if limit is None else deal_within(sizes, n, limit)
 
-    def _part(self, samples: Sequence[Sample], draws: Tensor) -> Part:
+    def _part(self, samples: Sequence[Sample], draws: Tensor) -> MicroBatch:
         systems, labels = collate(samples)
         levels, sources = self.recipe.source_levels, self.recipe.data.sources
         learned = torch.tensor([sources[sample.source].energies for sample in samples])
@@ -149,7 +149,7 @@ class Feed:
             forces = forces.masked_fill(nodes.merged[:, None], torch.nan)
         seen = systems if nodes is None else nodes.systems
         graph = make_graph(seen, self.cutoff, self.max_neighbors, self.graph)
-        return Part(
+        return MicroBatch(
             systems=systems,
             labels=Labels(
                 energy=torch.where(learned, labels.energy, torch.nan),
@@ -163,9 +163,11 @@ class Feed:
         )
 
 
-def feed_of(samples: Samples, recipe: Recipe, model: EnergyModel, fabric: Fabric) -> Feed:
-    """The feed of this process."""
-    return Feed(
+def batch_loader(
+    samples: Samples, recipe: Recipe, model: EnergyModel, fabric: Fabric
+) -> BatchLoader:
+    """The loader of this process."""
+    return BatchLoader(
         samples=samples,
         schedule=Schedule(samples.known, recipe),
         recipe=recipe,
@@ -178,23 +180,23 @@ def feed_of(samples: Samples, recipe: Recipe, model: EnergyModel, fabric: Fabric
     )
 
 
-def batches(feed: Feed, steps: range, workers: int) -> Iterator[tuple[int, Batch]]:
+def batches(loader: BatchLoader, steps: range, workers: int) -> Iterator[tuple[int, Batch]]:
     """Steps with their batches, prepared a little ahead by worker processes, or when they are asked
     for where there are none.
 
     Raises:
-        InputError: as `Feed.parts`.
+        InputError: as `BatchLoader.parts`.
         RunFolderError: a worker was ended from outside.
     """
-    loader = DataLoader(
-        _Steps(feed),
+    prepared = DataLoader(
+        _Steps(loader),
         sampler=steps,
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_they_are,
         generator=torch.Generator(),  # DataLoader draws a seed for its workers, which use none
     )
-    ready = iter(loader)
+    ready = iter(prepared)
     for step in steps:
         try:
             found = next(ready)
@@ -215,12 +217,12 @@ class _Steps(Dataset[Batch | GeoCalcError]):
     a traceback.
     """
 
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
+    def __init__(self, loader: BatchLoader) -> None:
+        self._loader = loader
 
     def __getitem__(self, step: int) -> Batch | GeoCalcError:
         try:
-            return self._feed.batch(step)
+            return self._loader.batch(step)
         except GeoCalcError as error:
             return error
 

@@ -37,12 +37,12 @@ from geocalc.train.run_files import (
     trim_log,
 )
 from geocalc.train.settings import Optimization
-from geocalc.train.stopping import final_model, is_over, standing
+from geocalc.train.stopping import best_evaluation, final_model, is_over
 
 Errors = dict[str, dict[str, float]]  # by source, then by name
 
 
-class Lesson(Protocol, Generic[Model]):
+class TrainingTask(Protocol, Generic[Model]):
     """What is learned from what: all that the loop itself does not know."""
 
     @property
@@ -131,7 +131,7 @@ class Evaluation:
         step: done so far.
         seconds: since this piece of the run began.
         validation: errors by source.
-        error: see `Lesson.error`.
+        error: see `TrainingTask.error`.
         kept: whether the averaged weights were kept as the best so far, for `training.patience`.
     """
 
@@ -142,17 +142,17 @@ class Evaluation:
     kept: bool
 
 
-def learn(
-    lesson: Lesson[Model],
+def fit(
+    task: TrainingTask[Model],
     folder: Path,
     fabric: Fabric,
     report: Callable[[Progress], None] = lambda progress: None,
     judge: Callable[[Evaluation], None] = lambda evaluation: None,
 ) -> Path:
-    """Go through a lesson in `folder`, from its last checkpoint if there is one.
+    """Go through a task in `folder`, from its last checkpoint if there is one.
 
     Args:
-        lesson: what to learn.
+        task: what to learn.
         folder: run folder: recipe.yaml, log.jsonl, checkpoint/, and when the last step is done
             metrics.json.
         fabric: devices and precision.
@@ -165,42 +165,40 @@ def learn(
         NonFiniteError: the loss or its gradient is no longer a number.
         RunFolderError: the folder cannot be written.
     """
-    settings = lesson.settings
-    run = lesson.start()
-    first = _open_folder(lesson, folder, run, fabric)
+    settings = task.settings
+    run = task.start()
+    first = _open_folder(task, folder, run, fabric)
     run.to(fabric.device)
     if first == 0 and fabric.is_global_zero:
-        before = lesson.before(run, fabric.device)
+        before = task.before(run, fabric.device)
         if before is not None:
             append_log(folder, {"step": 0, "seconds": 0.0, "validation": before})
     if _is_over(settings, folder, fabric):
         return folder
 
     started = time.monotonic()
-    for step, batch in lesson.batches(run, range(first, settings.steps)):
-        losses = lesson.update(run, batch, step)
+    for step, batch in task.batches(run, range(first, settings.steps)):
+        losses = task.update(run, batch, step)
         done, elapsed = step + 1, time.monotonic() - started
         stopping = settings.max_seconds is not None and bool(
             fabric.broadcast(elapsed > settings.max_seconds)
         )
         last = done == settings.steps
         if done % settings.log_every == 0:
-            found = dict(
-                zip(lesson.losses, mean_of_processes(fabric, losses).tolist(), strict=True)
-            )
+            found = dict(zip(task.losses, mean_of_processes(fabric, losses).tolist(), strict=True))
             if fabric.is_global_zero:
                 report(_logged(folder, settings, found, done, done - first, elapsed))
         if done % settings.evaluate_every == 0 or last:
             if fabric.is_global_zero:
-                judge(_evaluate(lesson, run, folder, done, elapsed, fabric.device))
+                judge(_evaluate(task, run, folder, done, elapsed, fabric.device))
             last = last or _is_over(settings, folder, fabric)
         if last and fabric.is_global_zero:
-            _finish(lesson, run, folder, done, fabric.device)
+            _finish(task, run, folder, done, fabric.device)
         if (done % settings.checkpoint_every == 0 or last or stopping) and fabric.is_global_zero:
             save_checkpoint(
                 folder / CHECKPOINT, done, run.model.network, run.optimizer, run.average
             )
-            forget_others(folder / CHECKPOINT, standing(read_log(folder)).step)
+            forget_others(folder / CHECKPOINT, best_evaluation(read_log(folder)).step)
         if last or stopping:
             break
     return folder
@@ -238,7 +236,7 @@ def _logged(
 
 
 def _evaluate(
-    lesson: Lesson[Model],
+    task: TrainingTask[Model],
     run: Run[Model],
     folder: Path,
     done: int,
@@ -249,9 +247,11 @@ def _evaluate(
     best weights are kept.
     """
     averaged = run.averaged()
-    errors = lesson.score(averaged, device, whole=False)
-    error = lesson.error(errors, averaged)
-    kept = lesson.settings.patience is not None and standing(read_log(folder)).is_beaten_by(error)
+    errors = task.score(averaged, device, whole=False)
+    error = task.error(errors, averaged)
+    kept = task.settings.patience is not None and best_evaluation(read_log(folder)).is_beaten_by(
+        error
+    )
     if kept:
         save_best(folder / CHECKPOINT, done, averaged.network)
     evaluation = Evaluation(step=done, seconds=elapsed, validation=errors, error=error, kept=kept)
@@ -260,10 +260,10 @@ def _evaluate(
 
 
 def _finish(
-    lesson: Lesson[Model], run: Run[Model], folder: Path, done: int, device: torch.device
+    task: TrainingTask[Model], run: Run[Model], folder: Path, done: int, device: torch.device
 ) -> None:
     """Write the errors of the model that the run stands for on all held-out samples."""
-    errors = lesson.score(final_model(run, folder, lesson.settings.patience), device, whole=True)
+    errors = task.score(final_model(run, folder, task.settings.patience), device, whole=True)
     measured: dict[str, Any] = {"validation": errors, "steps": done}
     before = next((entry for entry in read_log(folder) if entry["step"] == 0), None)
     if before is not None:
@@ -271,30 +271,30 @@ def _finish(
     write_whole(folder / METRICS, [json.dumps(measured, indent=1) + "\n"])
 
 
-def _open_folder(lesson: Lesson[Model], folder: Path, run: Run[Model], fabric: Fabric) -> int:
+def _open_folder(task: TrainingTask[Model], folder: Path, run: Run[Model], fabric: Fabric) -> int:
     """Put the recipe into the run folder, restore its checkpoint into `run`, and return the number
     of steps done.
     """
     if (folder / CHECKPOINT / COUNTERS).is_file() and (folder / RECIPE).is_file():
-        _refuse_other(lesson.read(folder / RECIPE), lesson, folder)
+        _refuse_other(task.read(folder / RECIPE), task, folder)
     done = load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     if fabric.is_global_zero:
         make_folder(folder)
         write_whole(
             folder / RECIPE,
-            [yaml.safe_dump(lesson.recipe.model_dump(mode="json"), sort_keys=False)],
+            [yaml.safe_dump(task.recipe.model_dump(mode="json"), sort_keys=False)],
         )
         trim_log(folder, done)
     fabric.barrier()
     return done
 
 
-def _refuse_other(old: Settings, lesson: Lesson[Model], folder: Path) -> None:
+def _refuse_other(old: Settings, task: TrainingTask[Model], folder: Path) -> None:
     """Settings of the optimization may change between pieces of a run; what is learned from what
     may not.
     """
-    for part in lesson.fixed:
-        if getattr(old, part) != getattr(lesson.recipe, part):
+    for part in task.fixed:
+        if getattr(old, part) != getattr(task.recipe, part):
             raise RecipeError(
                 f"{folder} holds a run with another `{part}` in its recipe; choose another --out"
                 " for this one"

@@ -24,7 +24,7 @@ from geocalc.potentials.network import ForceMode
 from geocalc.train.settings import Training
 
 
-class References(Settings):
+class FittedReferences(Settings):
     """Per-atom energies fitted by least squares before training and added back to every prediction."""
 
     elements: tuple[str, ...] = Field(
@@ -37,7 +37,7 @@ class Model(Settings):
 
     architecture: str
     settings: dict[str, Any] = Field(default_factory=dict)
-    frames: str = Field("lattice", description="frame policy of the potential")
+    frames: str = Field("averaged", description="frame policy of the potential")
     canonicalizer: dict[str, Any] | None = Field(
         None,
         description=(
@@ -74,7 +74,7 @@ class OtherLevel(Settings):
     level: str = Field(min_length=1)
     energy_kind: EnergyKind
     level_of_theory: str
-    references: str = Field(description="zero of energy in words")
+    reference_text: str = Field(description="zero of energy in words")
     elements: tuple[str, ...] = Field(
         (), description="elements with a reference at this level; empty: every element"
     )
@@ -88,7 +88,7 @@ class About(Settings):
     level: str = Field("", description="short name of the level of theory, where there are several")
     energy_kind: EnergyKind
     level_of_theory: str
-    references: str = Field(description="zero of energy in words")
+    reference_text: str = Field(description="zero of energy in words")
     domain: str
     license: str = "MIT"
     data: tuple[str, ...] = Field(
@@ -116,7 +116,7 @@ class Recipe(Settings):
     about: About
     model: Model
     data: Data
-    references: References = References()
+    fitted_references: FittedReferences = FittedReferences()
     other_levels: tuple[OtherLevel, ...] = ()
     training: Training
 
@@ -169,7 +169,7 @@ class Recipe(Settings):
     @property
     def level_elements(self) -> tuple[tuple[str, ...], ...]:
         """The elements with a reference at each level."""
-        return (self.references.elements, *(other.elements for other in self.other_levels))
+        return (self.fitted_references.elements, *(other.elements for other in self.other_levels))
 
 
 def read_recipe(path: Path, assignments: tuple[str, ...] = ()) -> Recipe:
@@ -203,7 +203,7 @@ def single_frame(model: Model) -> FramePolicy:
     """The policy that gives the fewest frames: the learned one where that is the model's, else one
     of the lattice.
     """
-    return frame_policy("cell" if model.canonicalizer is None else model.frames)
+    return frame_policy("single" if model.canonicalizer is None else model.frames)
 
 
 def check_architecture(model: Model, training: Training, where: str) -> None:
@@ -267,8 +267,8 @@ def check_forces(recipe: Recipe, where: str) -> None:
     """Refuse losses that nothing in the network answers to, and frames that have no name."""
     training, model = recipe.training, recipe.model
     named = [("model.frames", model.frames), ("training.frames", training.frames)]
-    if training.finish:
-        named.append(("training.finish.frames", training.finish.frames))
+    if training.final_stage:
+        named.append(("training.final_stage.frames", training.final_stage.frames))
     for key, name in named:
         try:
             frame_policy(name)
@@ -281,7 +281,7 @@ def check_forces(recipe: Recipe, where: str) -> None:
         )
     if training.first_steps < 1:
         raise RecipeError(
-            f"{where}: `training.finish.steps` must be fewer than training.steps"
+            f"{where}: `training.final_stage.steps` must be fewer than training.steps"
             f" ({training.steps}), of which they are a part"
         )
     head = bool(model.settings.get("direct_forces"))
@@ -314,8 +314,8 @@ def check_canonicalizer(recipe: Recipe, where: str) -> None:
     """
     model, training = recipe.model, recipe.training
     frames = {"model.frames": model.frames, "training.frames": training.frames}
-    if training.finish:
-        frames["training.finish.frames"] = training.finish.frames
+    if training.final_stage:
+        frames["training.final_stage.frames"] = training.final_stage.frames
     learned = [
         key for key, name in frames.items() if frame_policy(name).source is FrameSource.LEARNED
     ]
@@ -346,11 +346,11 @@ def check_canonicalizer(recipe: Recipe, where: str) -> None:
 
 def check_task(recipe: Recipe, where: str) -> None:
     """Refuse what does not go together with the task."""
-    if recipe.training.thicker and (
+    if recipe.training.add_layers_probability and (
         recipe.task is not Task.S2EF or recipe.about.energy_kind is not EnergyKind.ADSORPTION
     ):
         raise RecipeError(
-            f"{where}: training.thicker is for task: s2ef with about.energy_kind: adsorption, since"
+            f"{where}: training.add_layers_probability is for task: s2ef with about.energy_kind: adsorption, since"
             " other energies change with every layer; set it to 0"
         )
     model, training, pairs = (
@@ -452,14 +452,14 @@ def check_data(recipe: Recipe, where: str) -> None:
             f"{where}: data.max_jump compares energies with forces, which are not read here; leave"
             " it out"
         )
-    if data.test_share and data.validation_key is not None:
+    if data.test_fraction and data.validation_key is not None:
         raise RecipeError(
-            f"{where}: data.test_share is drawn beside data.validation_share; with"
+            f"{where}: data.test_fraction is drawn beside data.validation_fraction; with"
             " data.validation_key leave the test out with data.sources.exclude_key and"
             " exclude_groups"
         )
-    if data.test_share + data.validation_share >= 1:
+    if data.test_fraction + data.validation_fraction >= 1:
         raise RecipeError(
-            f"{where}: data.validation_share and data.test_share leave nothing to train on; make"
+            f"{where}: data.validation_fraction and data.test_fraction leave nothing to train on; make"
             " them smaller"
         )

@@ -129,7 +129,7 @@ def make_card(
         level=about.level,
         energy_kind=about.energy_kind,
         level_of_theory=about.level_of_theory,
-        references=about.references,
+        reference_text=about.reference_text,
         reference_energies=references[0],
         other_levels=tuple(
             Level(**other.model_dump(exclude={"elements"}), reference_energies=energies)
@@ -185,7 +185,7 @@ def describe(card: ModelCard, measured: dict[str, Any]) -> str:
         "",
         (
             f"{card.architecture}, {_PREDICTS[card.task]}; energies are {card.energy_kind.value}"
-            f" energies ({card.references})."
+            f" energies ({card.reference_text})."
         ),
         f"Level of theory: {card.level_of_theory}.",
         f"Domain: {card.domain}.",

@@ -13,13 +13,13 @@ class Schedule:
     share.
 
     An epoch draws from each relaxation its first and last frame and random others up to
-    `frames_per_group`, shuffles, and cuts into batches. Source weights repeat or thin out whole
+    `images_per_group`, shuffles, and cuts into batches. Source weights repeat or thin out whole
     relaxations.
     """
 
     def __init__(self, index: Index, recipe: Recipe) -> None:
         self._seed, self._batch = recipe.training.seed, recipe.training.batch_size
-        self._frames = recipe.data.frames_per_group
+        self._frames = recipe.data.images_per_group
         used = np.flatnonzero(~index.validation)
         self._numbers = used[np.argsort(index.relaxation[used], kind="stable")]
         starts = np.flatnonzero(np.diff(index.relaxation[self._numbers], prepend=-1))

@@ -11,7 +11,7 @@ from geocalc.core.settings import Settings
 from geocalc.data.settings import Noise
 
 
-class Finish(Settings):
+class FinalStage(Settings):
     """The last steps of a run, with frames of their own; the learning rate falls along half a
     cosine to zero once more.
 
@@ -29,13 +29,13 @@ class Optimization(Settings):
     properties alike.
     """
 
-    steps: int = Field(ge=1, description="all of them, those of `finish` or of all stages too")
+    steps: int = Field(ge=1, description="all of them, those of `final_stage` or of all stages too")
     batch_size: int = Field(
         16, ge=1, description="structures behind one step of the optimizer, over all processes"
     )
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
-    warmup_share: float = Field(0.03, ge=0, lt=1)
+    warmup_fraction: float = Field(0.03, ge=0, lt=1)
     ema_decay: float = Field(
         0.999,
         ge=0,
@@ -65,7 +65,7 @@ class Optimization(Settings):
         return self._warmed_cosine(step, self.steps)
 
     def _warmed_cosine(self, step: int, steps: int) -> float:
-        warmup = max(1, int(self.warmup_share * steps))
+        warmup = max(1, int(self.warmup_fraction * steps))
         if step < warmup:
             return self.learning_rate * ((step + 1) / warmup)
         return self.learning_rate * half_cosine(step - warmup, max(1, steps - warmup))
@@ -89,7 +89,7 @@ class Training(Optimization):
             "edges that a process computes together; larger shares are cut into more micro-batches"
         ),
     )
-    balance: bool = Field(
+    balance_by_edges: bool = Field(
         True,
         description=(
             "processes get equal numbers of edges of each batch, about; without, of structures"
@@ -98,8 +98,8 @@ class Training(Optimization):
     workers: int = Field(
         0, ge=0, description="processes that prepare batches ahead, for each process that trains"
     )
-    frames: str = Field("lattice-stochastic", description="frame policy while training")
-    finish: Finish | None = None
+    frames: str = Field("stochastic", description="frame policy while training")
+    final_stage: FinalStage | None = None
     energy_weight: float = Field(1.0, ge=0)
     force_weight: float = Field(5.0, ge=0)
     direct_force_weight: float = Field(0.0, ge=0)
@@ -118,7 +118,7 @@ class Training(Optimization):
         ),
     )
     noise: Noise | None = None
-    thicker: float = Field(
+    add_layers_probability: float = Field(
         0.0,
         ge=0,
         le=1,
@@ -160,12 +160,16 @@ class Training(Optimization):
 
     @property
     def first_steps(self) -> int:
-        """Steps before `finish` begins."""
-        return self.steps - (self.finish.steps if self.finish else 0)
+        """Steps before `final_stage` begins."""
+        return self.steps - (self.final_stage.steps if self.final_stage else 0)
 
     def frames_at(self, step: int) -> str:
         """The frame policy of a step."""
-        return self.finish.frames if self.finish and step >= self.first_steps else self.frames
+        return (
+            self.final_stage.frames
+            if self.final_stage and step >= self.first_steps
+            else self.frames
+        )
 
     def displacement_weight_at(self, step: int) -> float:
         """The weight of displacements in a step, counted from 0."""
@@ -180,11 +184,11 @@ class Training(Optimization):
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step: linear warm-up, then half a cosine to zero; without the
-        warm-up again in `finish`.
+        warm-up again in `final_stage`.
         """
-        if self.finish and step >= self.first_steps:
-            return self.finish.learning_rate * half_cosine(
-                step - self.first_steps, self.finish.steps
+        if self.final_stage and step >= self.first_steps:
+            return self.final_stage.learning_rate * half_cosine(
+                step - self.first_steps, self.final_stage.steps
             )
         return self._warmed_cosine(step, self.first_steps)
 

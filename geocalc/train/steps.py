@@ -14,7 +14,7 @@ from geocalc.nn.relaxed_weights import breaking_penalty
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import EnergyModel, ForceMode, evaluate
 from geocalc.train.descent import REMEDY, descend, mean_of_processes
-from geocalc.train.loader import Batch, Part
+from geocalc.train.loader import Batch, MicroBatch
 from geocalc.train.loss import Losses, extent, loss, pair_loss
 from geocalc.train.recipe import Recipe
 from geocalc.train.run import Run
@@ -74,7 +74,7 @@ def take_step(
 
 
 def _backward(
-    model: EnergyModel, part: Part, recipe: Recipe, step: int, whole: Tensor, fabric: Fabric
+    model: EnergyModel, part: MicroBatch, recipe: Recipe, step: int, whole: Tensor, fabric: Fabric
 ) -> Losses:
     """Add the gradient of one part."""
     settings, systems, labels = recipe.training, part.systems, part.labels

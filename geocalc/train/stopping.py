@@ -18,7 +18,7 @@ from geocalc.train.run_files import CHECKPOINT, read_log
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class BestEvaluation:
     """How the validation error has gone.
 
     Attributes:
@@ -36,14 +36,14 @@ class Standing:
         return self.step is None or math.isnan(self.error) or error < self.error
 
 
-def standing(log: Sequence[Mapping[str, Any]]) -> Standing:
+def best_evaluation(log: Sequence[Mapping[str, Any]]) -> BestEvaluation:
     """The standing after a log; evaluations before the first kept weights do not count."""
-    found = Standing(step=None, error=float("inf"), since=0)
+    found = BestEvaluation(step=None, error=float("inf"), since=0)
     for entry in log:
         if entry.get("kept"):
-            found = Standing(step=entry["step"], error=entry["error"], since=0)
+            found = BestEvaluation(step=entry["step"], error=entry["error"], since=0)
         elif "kept" in entry and found.step is not None:
-            found = Standing(step=found.step, error=found.error, since=found.since + 1)
+            found = BestEvaluation(step=found.step, error=found.error, since=found.since + 1)
     return found
 
 
@@ -51,7 +51,7 @@ def is_over(log: Sequence[Mapping[str, Any]], patience: int | None) -> bool:
     """Whether so many evaluations in a row were no better than the one before them; never without
     patience.
     """
-    return patience is not None and standing(log).since >= patience
+    return patience is not None and best_evaluation(log).since >= patience
 
 
 def final_model(run: Run[Model], folder: Path, patience: int | None) -> Model:
@@ -61,7 +61,7 @@ def final_model(run: Run[Model], folder: Path, patience: int | None) -> Model:
     Raises:
         ModelFileError: the best weights cannot be read.
     """
-    best = None if patience is None else standing(read_log(folder)).step
+    best = None if patience is None else best_evaluation(read_log(folder)).step
     if best is None:
         return run.averaged()
     model = copy.deepcopy(run.model)

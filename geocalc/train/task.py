@@ -18,8 +18,8 @@ from geocalc.data.prepare import prepare
 from geocalc.data.store import Samples, read_store
 from geocalc.errors import InputError
 from geocalc.potentials.network import EnergyModel
-from geocalc.train.loader import Batch, batches, feed_of
-from geocalc.train.loop import Errors, Evaluation, Progress, learn
+from geocalc.train.loader import Batch, batch_loader, batches
+from geocalc.train.loop import Errors, Evaluation, Progress, fit
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.run import Run, start
 from geocalc.train.score import score, validation_error
@@ -31,30 +31,30 @@ N_EVALUATED = 400
 
 
 @dataclass(frozen=True)
-class EnergyLesson:
-    """A recipe and its prepared samples, for the training loop; see `Lesson`."""
+class EnergyTask:
+    """A recipe and its prepared samples, for the training loop; see `TrainingTask`."""
 
     recipe: Recipe
     samples: Samples
     fabric: Fabric
     losses: tuple[str, ...] = ("energy", "vectors")
-    fixed: tuple[str, ...] = ("model", "data", "references", "other_levels", "start")
+    fixed: tuple[str, ...] = ("model", "data", "fitted_references", "other_levels", "start")
 
     @property
     def settings(self) -> Training:
-        """See `Lesson`."""
+        """See `TrainingTask`."""
         return self.recipe.training
 
     def read(self, path: Path) -> Recipe:
-        """See `Lesson`."""
+        """See `TrainingTask`."""
         return read_recipe(path)
 
     def start(self) -> Run[EnergyModel]:
-        """See `Lesson`."""
+        """See `TrainingTask`."""
         return start(self.recipe, self.samples.training)
 
     def before(self, run: Run[EnergyModel], device: torch.device) -> Errors | None:
-        """See `Lesson`."""
+        """See `TrainingTask`."""
         return (
             None
             if self.recipe.start is None
@@ -62,18 +62,20 @@ class EnergyLesson:
         )
 
     def batches(self, run: Run[EnergyModel], steps: range) -> Iterator[tuple[int, Batch]]:
-        """See `Lesson`."""
+        """See `TrainingTask`."""
         return batches(
-            feed_of(self.samples, self.recipe, run.model, self.fabric), steps, self.settings.workers
+            batch_loader(self.samples, self.recipe, run.model, self.fabric),
+            steps,
+            self.settings.workers,
         )
 
     def update(self, run: Run[EnergyModel], batch: Batch, step: int) -> Tensor:
-        """See `Lesson`."""
+        """See `TrainingTask`."""
         losses = update(run, batch, self.recipe, step, self.fabric)
         return torch.stack((losses.energy, losses.vectors))
 
     def score(self, model: EnergyModel, device: torch.device, whole: bool) -> Errors:
-        """See `Lesson`."""
+        """See `TrainingTask`."""
         held_out = self.samples.held_out
         return score(
             model,
@@ -83,7 +85,7 @@ class EnergyLesson:
         )
 
     def error(self, errors: Errors, model: EnergyModel) -> float:
-        """See `Lesson`."""
+        """See `TrainingTask`."""
         return validation_error(errors, self.recipe, model)
 
 
@@ -110,10 +112,10 @@ def train(
     Raises:
         InputError: see `prepare`; also if the split leaves nothing to train on or nothing to
             validate on.
-        RecipeError, NonFiniteError, RunFolderError: see `learn`.
+        RecipeError, NonFiniteError, RunFolderError: see `fit`.
     """
-    return learn(
-        EnergyLesson(recipe, load_samples(recipe, data_folder, fabric), fabric),
+    return fit(
+        EnergyTask(recipe, load_samples(recipe, data_folder, fabric), fabric),
         folder,
         fabric,
         report,
@@ -137,7 +139,7 @@ def load_samples(recipe: Recipe, data_folder: Path, fabric: Fabric) -> Samples:
         empty = "train" if len(samples.held_out) else "validate"
         raise InputError(
             f"the split leaves no frame to {empty} on ({len(samples)} frames of"
-            f" {samples.known.relaxation.max() + 1} relaxations); set data.validation_share or"
-            " data.split_salt to something else, or give more relaxations"
+            f" {samples.known.relaxation.max() + 1} relaxations); set data.validation_fraction or"
+            " data.split_seed to something else, or give more relaxations"
         )
     return samples

@@ -95,7 +95,7 @@ def filters(copies: int = 1, l_relaxed: int = 2, random: bool = True) -> Relaxed
 
 def potential(policy: str = "none", **settings: object) -> NetworkPotential:
     """A float64 potential with random weights, but relaxed ones as they begin."""
-    network = random_network(architecture="relaxed-e3nn", **settings).double()
+    network = random_network(architecture="regnn", **settings).double()
     for _, theta in thetas(network):
         with torch.no_grad():
             theta.values.copy_(Theta(all_irreps(settings.get("l_relaxed", 2))).values)
@@ -320,8 +320,7 @@ def test_the_penalty_is_of_what_breaks_alone() -> None:
 
 def test_the_equivariant_twin_has_no_more_than_a_scale() -> None:
     twin, relaxed = (
-        random_network(architecture="relaxed-e3nn", features="4x0e + 2x1o", l_relaxed=n)
-        for n in (0, 2)
+        random_network(architecture="regnn", features="4x0e + 2x1o", l_relaxed=n) for n in (0, 2)
     )
     assert [block.name for _, theta in thetas(twin) for block in theta.blocks] == ["0e", "0e"]
     assert [block.name for block in next(iter(thetas(relaxed)))[1].blocks] == [
@@ -340,10 +339,10 @@ def test_the_equivariant_twin_has_no_more_than_a_scale() -> None:
 
 
 def test_frames_of_the_cell_make_a_broken_network_turn_with_its_slab() -> None:
-    broken = random_network(architecture="relaxed-e3nn").double()
+    broken = random_network(architecture="regnn").double()
     scales = Scales(energy=1.0, forces=1.0, references=torch.zeros(1, 119))
     turn = random_turn(4)
-    for policy, same in (("none", False), ("cell", True), ("lattice", True)):
+    for policy, same in (("none", False), ("single", True), ("averaged", True)):
         chosen = NetworkPotential(
             model=EnergyModel(broken, scales, None), policy=frame_policy(policy)
         )
@@ -370,13 +369,13 @@ def test_settings_that_make_no_network_are_one_sentence(
     settings: dict[str, object], told: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        random_network(architecture="relaxed-e3nn", **settings)
+        random_network(architecture="regnn", **settings)
     assert told in str(caught.value)
 
 
 def recipe(data: Path, **training: object) -> Recipe:
-    values = recipe_values(data, **{"frames": "cell", **training})
-    values["model"] |= {"architecture": "relaxed-e3nn", "settings": SMALL_RELAXED, "frames": "cell"}
+    values = recipe_values(data, **{"frames": "single", **training})
+    values["model"] |= {"architecture": "regnn", "settings": SMALL_RELAXED, "frames": "single"}
     return Recipe.parse(values, "test")
 
 
@@ -396,7 +395,7 @@ def test_relaxed_weights_are_pulled_by_their_penalty_and_by_no_decay(tmp_path: P
     sizes = []
     for weight in (0.0, 3.0):
         chosen = recipe(
-            data, breaking_weight=weight, steps=12, learning_rate=0.02, warmup_share=0.0
+            data, breaking_weight=weight, steps=12, learning_rate=0.02, warmup_fraction=0.0
         )
         samples = read_store(prepare(chosen, tmp_path / "data"))
         run = start(chosen, samples.training)
@@ -434,7 +433,7 @@ def test_a_penalty_of_what_a_network_has_not_is_refused(tmp_path: Path) -> None:
 
 def test_without_e3nn_all_else_works_and_the_architecture_names_the_extra(tmp_path: Path) -> None:
     card = {
-        "architecture": "relaxed-e3nn",
+        "architecture": "regnn",
         "settings": SMALL_RELAXED,
         "cutoff": SMALL_RELAXED["cutoff"],
     }
@@ -456,6 +455,6 @@ def test_without_e3nn_all_else_works_and_the_architecture_names_the_extra(tmp_pa
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "other ['faenet', 'relaxed-e3nn', 'schnet']",
-        "the architecture relaxed-e3nn needs e3nn; install it with: pip install 'geocalc[e3nn]'",
+        "other ['faenet', 'regnn', 'schnet']",
+        "the architecture regnn needs e3nn; install it with: pip install 'geocalc[e3nn]'",
     ]

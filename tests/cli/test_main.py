@@ -57,7 +57,7 @@ def invoke(*arguments: object) -> Result:
 
 
 def relax(model: object, *arguments: object) -> Result:
-    return invoke("relax", *arguments, "--model", model, "--frames", "cell", "--workers", 1)
+    return invoke("relax", *arguments, "--model", model, "--frames", "single", "--workers", 1)
 
 
 def records(folder: str) -> list[Record]:
@@ -143,7 +143,7 @@ def test_settings_come_from_the_file_then_the_options_then_assignments(model):
     write("in.extxyz", clean())
     Path("c.yaml").write_text(
         yaml.safe_dump(
-            {"model": str(model), "fmax": 7.0, "steps": 11, "frames": "cell", "optimizer": "fire"}
+            {"model": str(model), "fmax": 7.0, "steps": 11, "frames": "single", "optimizer": "fire"}
         )
     )
     done = invoke(
@@ -281,7 +281,7 @@ def test_a_folder_with_some_bad_files_ends_with_all_the_others_relaxed(model):
         "--model",
         model,
         "--frames",
-        "cell",
+        "single",
         "--fmax",
         EASY,
         "--workers",
@@ -547,7 +547,7 @@ def test_evaluate_relaxes_from_the_first_frame_and_compares_with_the_last(model,
         "--steps",
         3,
         "--frames",
-        "cell",
+        "single",
         "--out",
         "found",
     ]
@@ -557,7 +557,7 @@ def test_evaluate_relaxes_from_the_first_frame_and_compares_with_the_last(model,
     errors = metrics["results"]["d.traj"]
     assert (errors["n"], errors["converged"], errors["model_calls"]) == (n, 1.0, 1.0)
     assert errors["distance"] == pytest.approx(errors["distance_null"])  # nothing had to move
-    assert (metrics["fmax"], metrics["steps"], metrics["frames"]) == (EASY, 3, "cell")
+    assert (metrics["fmax"], metrics["steps"], metrics["frames"]) == (EASY, 3, "single")
     table = Path("found/d-relaxed.csv").read_text().splitlines()
     assert len(table) == n + 1
     assert table[0].startswith("sid,energy,reference")
@@ -789,7 +789,7 @@ def program(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
 def test_the_program_returns_its_status_and_keeps_errors_off_standard_output(model):
     write("in.extxyz", clean())
     done = program(
-        "relax", "in.extxyz", "--model", model, "--frames", "cell", "--fmax", 1e-6, "--steps", 1
+        "relax", "in.extxyz", "--model", model, "--frames", "single", "--fmax", 1e-6, "--steps", 1
     )
     assert done.returncode == 3, done.stderr
     assert done.stderr == ""

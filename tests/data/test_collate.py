@@ -45,7 +45,7 @@ def recipe_of(
 ) -> Recipe:
     values = recipe_values(Path("d"), batch_size=batch_size, seed=seed)
     values["data"] |= {
-        "frames_per_group": frames,
+        "images_per_group": frames,
         "sources": [{"path": f"d{k}", "weight": w} for k, w in enumerate(weights)],
     }
     return Recipe.parse(values, "test")

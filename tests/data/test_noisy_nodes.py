@@ -25,7 +25,7 @@ from geocalc.errors import RecipeError
 from geocalc.frames import frame_policy, make_frames
 from geocalc.graphs.neighbors import Graph, build_graph, edge_vectors
 from geocalc.potentials.network import ForceMode, evaluate
-from geocalc.train.loader import Feed, feed_of
+from geocalc.train.loader import BatchLoader, batch_loader
 from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.run import Run, start
 
@@ -56,18 +56,18 @@ def recipe_with(folder: Path, noise: dict | None, **training: object) -> Recipe:
     return parse_recipe(values, "test")
 
 
-def begun(folder: Path, recipe: Recipe) -> tuple[Run, Feed]:
+def begun(folder: Path, recipe: Recipe) -> tuple[Run, BatchLoader]:
     samples = read_store(prepare(recipe, folder / "data"))
     run = start(recipe, samples.training)
-    return run, feed_of(samples, recipe, run.model, cpu_fabric())
+    return run, batch_loader(samples, recipe, run.model, cpu_fabric())
 
 
 def received(folder: Path, noise: dict | None) -> tuple[NetworkInput, Systems, Graph]:
     """What the network gets in the first step, and the structures and edges of that step."""
-    run, feed = begun(folder, recipe_with(folder, noise))
+    run, loader = begun(folder, recipe_with(folder, noise))
     listener = Listener(run.model.network)
     listener.listen()
-    (part,) = feed.batch(0)
+    (part,) = loader.batch(0)
     evaluate(
         run.model,
         part.systems,
@@ -141,8 +141,8 @@ def test_noise_after_the_frames_never_reached_the_network(tmp_path: Path) -> Non
 
 
 def test_targets_are_what_is_left_of_the_way(tmp_path: Path) -> None:
-    _, feed = begun(tmp_path, recipe_with(tmp_path, {"probability": 1.0, "sigma": 0.2}))
-    (part,) = feed.batch(0)
+    _, loader = begun(tmp_path, recipe_with(tmp_path, {"probability": 1.0, "sigma": 0.2}))
+    (part,) = loader.batch(0)
     quiet_run, quiet = begun(tmp_path, recipe_with(tmp_path, None))
     (still,) = quiet.batch(0)
     free = ~part.systems.fixed.all(1)
@@ -154,8 +154,8 @@ def test_targets_are_what_is_left_of_the_way(tmp_path: Path) -> None:
 
 
 def test_noise_without_interpolation_has_its_width_alone(tmp_path: Path) -> None:
-    _, feed = begun(tmp_path, recipe_with(tmp_path, None))
-    sample = feed.samples[0]
+    _, loader = begun(tmp_path, recipe_with(tmp_path, None))
+    sample = loader.samples[0]
     moves = []
     for k in range(200):
         (one,) = disturbed(

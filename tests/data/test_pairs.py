@@ -80,7 +80,7 @@ def values_of(folder: Path, **training: object) -> dict:
     values["task"] = "is2re"
     values["data"]["sources"][0]["relaxed"] = str(relaxed)
     values["data"] |= {"validation_key": "fold", "validation_values": ["2"]}
-    values["references"] = {"elements": ["C", "O"]}
+    values["fitted_references"] = {"elements": ["C", "O"]}
     values["model"] |= {
         "settings": {**TINY, "direct_forces": True},
         "force_mode": "none",
@@ -364,7 +364,7 @@ def test_references_are_those_of_the_atoms_that_are_seen(tmp_path: Path) -> None
     leaves over.
     """
     values = values_of(tmp_path)
-    values["references"] = {"elements": []}
+    values["fitted_references"] = {"elements": []}
     recipe = Recipe.parse(values, "test")
     samples = [replace(s, energy=s.energy - 100.0 * len(s.numbers)) for s in samples_of(tmp_path)]
     model = build_model(recipe, samples)

@@ -48,7 +48,7 @@ def prepared(tmp_path: Path, path: Path, **options):
     return read_store(prepare(recipe_of(path, **options), tmp_path / "data"))
 
 
-def told(tmp_path: Path, path: Path, **options) -> dict[str, int]:
+def format_error(tmp_path: Path, path: Path, **options) -> dict[str, int]:
     info = read_info(prepare(recipe_of(path, **options), tmp_path / "data"))
     assert info is not None
     return info.dropped
@@ -197,7 +197,7 @@ def test_flags_groups_and_large_forces_are_filtered_and_counted(tmp_path, frames
     rules = {"require": {"converged": True}, "exclude_groups": ["Fe"]}
     kept = prepared(tmp_path, path, source=rules, max_force=float(largest[-3] + 1e-6))
     assert {s.group for s in kept} == {f"r{k}" for k in range(10)} - {"r3", "r4"}
-    dropped = told(tmp_path, path, source=rules, max_force=float(largest[-3] + 1e-6))
+    dropped = format_error(tmp_path, path, source=rules, max_force=float(largest[-3] + 1e-6))
     assert dropped["not converged"] == 3
     assert dropped["excluded by metal"] == 3
     assert dropped["force above max_force"] == len(chosen) - 6 - len(kept)
@@ -211,7 +211,7 @@ def test_structures_with_an_element_are_left_out(tmp_path, frames):
     rules = {"exclude_elements": ["Pd", "W"]}
     assert all(46 not in s.numbers for s in prepared(tmp_path, path, source=rules))
     assert len(prepared(tmp_path, path, source=rules)) == len(frames) - 6
-    assert told(tmp_path, path, source=rules)["excluded by element"] == 6
+    assert format_error(tmp_path, path, source=rules)["excluded by element"] == 6
 
 
 def test_frames_before_an_energy_jump_are_cut_off(tmp_path):
@@ -221,7 +221,7 @@ def test_frames_before_an_energy_jump_are_cut_off(tmp_path):
     kept = prepared(tmp_path, path, max_jump=1.0)
     assert Counter(s.group for s in kept) == {"a": 4, "b": 6}
     np.testing.assert_allclose(kept[0].positions, frames[2].positions, atol=1e-6)
-    assert told(tmp_path, path, max_jump=1.0)["before an energy jump"] == 2
+    assert format_error(tmp_path, path, max_jump=1.0)["before an energy jump"] == 2
     assert len(prepared(tmp_path, path)) == 12
 
 
@@ -261,10 +261,10 @@ def test_the_split_depends_on_names_alone(tmp_path, frames):
 
 
 def test_the_share_held_out_is_about_the_one_asked_for():
-    data = recipe_of(Path("d"), validation_share=0.2).data
+    data = recipe_of(Path("d"), validation_fraction=0.2).data
     share = np.mean([is_validation(f"relaxation-{k}", data) for k in range(5000)])
     assert share == pytest.approx(0.2, abs=0.02)
-    other = recipe_of(Path("d"), validation_share=0.2, split_salt="other").data
+    other = recipe_of(Path("d"), validation_fraction=0.2, split_seed="other").data
     assert [is_validation(f"{k}", data) for k in range(50)] != [
         is_validation(f"{k}", other) for k in range(50)
     ]

@@ -179,7 +179,10 @@ def recipe_of(folder: Path, thicker: float = 0.5, **training: Any) -> Recipe:
     thick.set_constraint(FixAtoms(range(8)))
     frames += [labeled(thick, sid=f"s{k}") for k in range(8)]
     values = recipe_values(
-        write_data(folder / "d.traj", frames), thicker=thicker, batch_size=8, **training
+        write_data(folder / "d.traj", frames),
+        add_layers_probability=thicker,
+        batch_size=8,
+        **training,
     )
     values["about"]["energy_kind"] = "adsorption"
     return parse_recipe(values, "test")
@@ -190,12 +193,14 @@ def test_parts_of_a_batch_learn_what_the_whole_does(tmp_path: Path) -> None:
         weights_after(recipe_of(tmp_path, accumulate=n), tmp_path / "data", 3)[0] for n in (1, 3)
     ]
     assert_equal_to_rounding(*weights)
-    plain, _ = weights_after(recipe_of(tmp_path, thicker=0.0), tmp_path / "data", 3)
+    plain, _ = weights_after(recipe_of(tmp_path, add_layers_probability=0.0), tmp_path / "data", 3)
     assert any(not torch.equal(value, plain[name]) for name, value in weights[0].items())
 
 
 def test_total_energies_are_refused(tmp_path: Path) -> None:
-    values = recipe_values(write_data(tmp_path / "d.traj", relaxation("r")), thicker=0.5)
+    values = recipe_values(
+        write_data(tmp_path / "d.traj", relaxation("r")), add_layers_probability=0.5
+    )
     with pytest.raises(
         RecipeError, match="since other energies change with every layer; set it to 0"
     ):

@@ -131,7 +131,7 @@ def test_layers_add_up_from_their_updates() -> None:
 
 
 def test_order_batches_and_poses_leave_it() -> None:
-    potential = random_potential("lattice")
+    potential = random_potential("averaged")
     expected = numbers(mad(potential, SLABS))
     order = random_order(SLABS, torch.Generator().manual_seed(4))
     for systems, batch in ((reordered(SLABS, order), 32), (SLABS, 1)):
@@ -147,9 +147,9 @@ def test_several_frames_are_the_mean_over_them() -> None:
     potential = random_potential("none")
     both = systems_of(rattled(adslab("O", size=(1, 2, 2))), cloud(5))
     # one pose of the slab, four of the molecule
-    parts = [numbers(mad(potential, one, "cell")) for one in singles(both)]
+    parts = [numbers(mad(potential, one, "single")) for one in singles(both)]
     np.testing.assert_allclose(
-        numbers(mad(potential, both, "cell")), np.mean(parts, axis=0), rtol=1e-10
+        numbers(mad(potential, both, "single")), np.mean(parts, axis=0), rtol=1e-10
     )
     assert not np.allclose(
         parts[1][1:], numbers(mad(potential, systems_of(cloud(5)), "none"))[1:], rtol=1e-6

@@ -43,7 +43,7 @@ def drawn(panel: Panel) -> Any:
     return axis
 
 
-def told(axis: Any) -> str:
+def format_error(axis: Any) -> str:
     return "\n".join(text.get_text() for text in axis.texts)
 
 
@@ -57,13 +57,13 @@ def test_a_picture_says_the_errors_and_what_it_does_not_show() -> None:
         "n = 200",
         "3 not shown",
     ):
-        assert part in told(axis)
+        assert part in format_error(axis)
     assert axis.get_xlabel() == "reference energy (eV)"
     assert axis.get_ylabel() == "predicted energy (eV)"
     assert axis.get_xlim() == axis.get_ylim()
     assert axis.get_aspect() == 1.0
     assert axis.get_xlim()[1] < 10
-    assert "not shown" not in told(drawn(parity(200)))
+    assert "not shown" not in format_error(drawn(parity(200)))
 
 
 def test_many_values_are_a_density_and_none_is_silently_left_out() -> None:
@@ -77,15 +77,15 @@ def test_many_values_are_a_density_and_none_is_silently_left_out() -> None:
         & (panel.reference <= high)
     )
     assert 3 <= outside.sum() < 400
-    assert f"{outside.sum():,} not shown" in told(axis)
+    assert f"{outside.sum():,} not shown" in format_error(axis)
     assert int(axis.collections[0].get_array().sum()) == 20_000 - outside.sum()
 
 
 def test_a_distribution_holds_all_but_the_largest_errors() -> None:
     errors = np.append(np.linspace(-0.1, 0.1, 99), 5.0)
     axis = drawn(Distribution(errors=errors, quantity="relaxed energy", unit="eV", threshold=0.02))
-    assert "1 not shown" in told(axis)
-    assert "median +0.0" in told(axis)
+    assert "1 not shown" in format_error(axis)
+    assert "median +0.0" in format_error(axis)
     assert sum(bar.get_height() for bar in axis.containers[0]) == 99
     assert axis.get_xlabel() == "error of relaxed energy (eV)"
 

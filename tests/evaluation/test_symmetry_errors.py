@@ -94,8 +94,8 @@ def test_means_are_those_of_uniform_turns_and_mirrors() -> None:
 
 @pytest.mark.parametrize(
     "potential",
-    [AsePotential(calculator=EMT()), random_potential("lattice")],
-    ids=["EMT", "lattice"],
+    [AsePotential(calculator=EMT()), random_potential("averaged")],
+    ids=["EMT", "averaged"],
 )
 def test_exact_potentials_have_rounding_alone(potential: Potential) -> None:
     errors = symmetry_errors(potential, SLABS, n_rotations=2)
@@ -106,13 +106,13 @@ def test_exact_potentials_have_rounding_alone(potential: Potential) -> None:
 ORTHOGONAL = {"rotation_z", "rotation", "reflection_z", "reflection"}
 FRAMES: list[tuple[str, Systems, set[str]]] = [
     ("none", SLABS, ORTHOGONAL),
-    ("cell", SLABS, {"basis"}),
+    ("single", SLABS, {"basis"}),
     ("pca-2d", SLABS, {"rotation", "reflection", "rewrap"}),
     ("pca-2d-se", SLABS, {"rotation", "reflection", "reflection_z", "rewrap"}),
     ("pca-edges-2d", SLABS, {"rotation", "reflection"}),
     ("pca-3d", MOLECULES, set()),
     ("pca-3d-se", MOLECULES, {"reflection", "reflection_z"}),
-    ("lattice", MIXED, set()),
+    ("averaged", MIXED, set()),
 ]
 
 
@@ -130,7 +130,7 @@ def test_norms_over_a_batch_make_a_structure_depend_on_others() -> None:
 
 
 def stochastic(seed: int) -> NetworkPotential:
-    return replace(random_potential("cell"), policy=frame_policy("lattice-stochastic"), seed=seed)
+    return replace(random_potential("single"), policy=frame_policy("stochastic"), seed=seed)
 
 
 def test_seeded_frames_are_drawn_by_place_in_the_batch_and_repeat() -> None:
@@ -184,7 +184,7 @@ def test_errors_are_of_structures_that_have_the_operation() -> None:
 
 
 def test_direct_models_are_measured_by_their_displacements() -> None:
-    potential = random_potential("cell", force_mode=ForceMode.NONE, direct_forces=True)
+    potential = random_potential("single", force_mode=ForceMode.NONE, direct_forces=True)
     potential.model.displaces = True
     exact = by_name(symmetry_errors(potential, SLABS, n_rotations=2))["rotation"]
     assert exact.forces is None

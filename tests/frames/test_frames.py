@@ -50,7 +50,7 @@ def same_set(first: torch.Tensor, second: torch.Tensor) -> bool:
     [
         ("none", FramePolicy(FrameSource.NONE, FramePick.ONE)),
         ("learned", FramePolicy(FrameSource.LEARNED, FramePick.ONE)),
-        ("lattice", FramePolicy(FrameSource.LATTICE, FramePick.ALL)),
+        ("averaged", FramePolicy(FrameSource.LATTICE, FramePick.ALL)),
         ("all", FramePolicy(FrameSource.LATTICE, FramePick.ALL)),
         ("one", FramePolicy(FrameSource.LATTICE, FramePick.ONE)),
         ("stochastic", FramePolicy(FrameSource.LATTICE, FramePick.STOCHASTIC)),
@@ -73,7 +73,7 @@ def test_no_two_names_mean_the_same_policy_and_aliases_resolve() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "near"),
-    [("latice", "lattice"), ("pca-3d-se-on", "pca-3d-se-one"), ("qqq", "rotations-2d")],
+    [("latice", "averaged"), ("pca-3d-se-on", "pca-3d-se-one"), ("qqq", "rotations-2d")],
 )
 def test_an_unknown_name_lists_near_ones(wrong: str, near: str) -> None:
     with pytest.raises(InputError, match=f"{wrong}.*{near}"):
@@ -88,7 +88,7 @@ def test_a_policy_refuses_what_cannot_be_built(field: str, value: float) -> None
         FramePolicy(FrameSource.POSITIONS, **{field: value})
 
 
-@pytest.mark.parametrize("name", ["lattice-stochastic", "pca-3d-stochastic", "rotations-3d"])
+@pytest.mark.parametrize("name", ["stochastic", "pca-3d-stochastic", "rotations-3d"])
 def test_random_policies_need_a_generator(name: str) -> None:
     systems = systems_of(adslab())
     graph = build_graph(systems, CUTOFF)
@@ -202,15 +202,15 @@ def test_molecules_and_slabs_share_a_batch_under_lattice_policies() -> None:
     wire = cloud(seed=3)
     wire.cell, wire.pbc = [[5.0, 0, 0], [0, 0, 0], [0, 0, 0]], (True, False, False)
     parts = (molecule("H2O"), adslab(), molecule("CH4"), wire, adslab(square=True), Atoms("He"))
-    frames = frames_of(systems_of(*parts), "lattice")
+    frames = frames_of(systems_of(*parts), "averaged")
     assert torch.bincount(frames.system_idx).tolist() == [8, 12, 24, 8, 8, 8]
     assert frames.degenerate.tolist() == [False, False, True, False, False, False]
     expected = [
         ("pca-3d", 0),
-        ("lattice", 1),
+        ("averaged", 1),
         ("pca-3d", 2),
         ("pca-edges-3d", 3),
-        ("lattice", 4),
+        ("averaged", 4),
         ("pca-3d", 5),
     ]
     for policy, k in expected:
@@ -218,10 +218,10 @@ def test_molecules_and_slabs_share_a_batch_under_lattice_policies() -> None:
         torch.testing.assert_close(
             frames.rotations[frames.system_idx == k], alone, rtol=0, atol=EXACT
         )
-    for policy in ("cell", "lattice-stochastic"):
+    for policy in ("single", "stochastic"):
         one = frames_of(systems_of(*parts), policy, seed=4)
         # `cell` averages where there is no plane lattice
-        alike = [8, 1, 24, 8, 1, 8] if policy == "cell" else [1] * 6
+        alike = [8, 1, 24, 8, 1, 8] if policy == "single" else [1] * 6
         assert torch.bincount(one.system_idx).tolist() == alike
         for rotation, owner in zip(one.rotations, one.system_idx, strict=True):
             members = frames.rotations[frames.system_idx == owner]
@@ -438,7 +438,7 @@ def test_gradients_of_axes_are_right_and_finite_at_a_tie() -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", ["lattice", "cell", "pca-3d", "pca-edges-2d-one", "rotations-2d", "none"]
+    "policy", ["averaged", "single", "pca-3d", "pca-edges-2d-one", "rotations-2d", "none"]
 )
 def test_frames_have_the_type_of_the_structures(policy: str) -> None:
     systems = systems_of(rattled(adslab()))

@@ -341,7 +341,7 @@ def test_neighbors_that_overtake_each_other(architecture: str, strategy: str) ->
 
 
 def on(
-    which: GraphSettings, policy: str = "lattice", architecture: str = "faenet", **options: object
+    which: GraphSettings, policy: str = "averaged", architecture: str = "faenet", **options: object
 ) -> NetworkPotential:
     """A random potential on a graph strategy."""
     potential = random_potential(policy, architecture=architecture, **options)  # type: ignore[arg-type]
@@ -362,7 +362,7 @@ WITH = [
 @pytest.mark.parametrize("architecture", ["faenet", "schnet"])
 @pytest.mark.parametrize(("which", "n"), WITH)
 def test_symmetries(which: GraphSettings, n: int | None, architecture: str) -> None:
-    policy = "lattice" if architecture == "faenet" else "none"
+    policy = "averaged" if architecture == "faenet" else "none"
     potential = on(which, policy, architecture, max_neighbors=n)
     systems = systems_of(
         rattled(adslab("CO", "fcc", size=(2, 2, 2)), 0.1),
@@ -383,7 +383,7 @@ def test_symmetries(which: GraphSettings, n: int | None, architecture: str) -> N
 @pytest.mark.parametrize(("which", "n"), WITH)
 def test_forces_are_the_gradient(which: GraphSettings, n: int | None, architecture: str) -> None:
     for policy, atoms in (
-        ("lattice", rattled(adslab("CO", "fcc", size=(2, 2, 2)), 0.1)),
+        ("averaged", rattled(adslab("CO", "fcc", size=(2, 2, 2)), 0.1)),
         ("pca-edges-3d", cloud(9)),
     ):
         potential = on(
@@ -428,7 +428,7 @@ def test_second_derivatives_of_fading_weights() -> None:
 def test_cutoffs_from_1_to_30_angstrom(cutoff: float) -> None:
     systems = systems_of(rattled(adslab("CO", size=(2, 2, 3)), 0.02))
     for truncation in ("per-atom", "smooth"):
-        for architecture, policy in (("faenet", "lattice"), ("schnet", "none")):
+        for architecture, policy in (("faenet", "averaged"), ("schnet", "none")):
             potential = on(
                 settings("radius", truncation),
                 policy,

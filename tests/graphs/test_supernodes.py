@@ -41,7 +41,7 @@ from geocalc.testing import (
     assert_rotation_invariant,
     assert_translation_invariant,
 )
-from geocalc.train.loader import feed_of
+from geocalc.train.loader import batch_loader
 from geocalc.train.recipe import Recipe, parse_recipe
 
 MERGING = [Supernodes.ONE, Supernodes.PER_ELEMENT]
@@ -179,7 +179,7 @@ def test_supernodes_are_not_joined_to_each_other() -> None:
 @pytest.mark.parametrize("kind", MERGING)
 def test_symmetries(kind: Supernodes, architecture: str) -> None:
     potential = looking_at(
-        kind, policy="lattice" if architecture == "faenet" else "none", architecture=architecture
+        kind, policy="averaged" if architecture == "faenet" else "none", architecture=architecture
     )
     for systems in (
         slabs(),
@@ -345,7 +345,7 @@ def test_forces_are_learnt_through_the_nodes(kind: Supernodes, tmp_path: Path) -
         update={"model": recipe.model.model_copy(update={"supernodes": kind})}
     )
     run, samples = in_double(recipe, tmp_path / "data")
-    (part,) = feed_of(samples, recipe, run.model, cpu_fabric()).batch(0)
+    (part,) = batch_loader(samples, recipe, run.model, cpu_fabric()).batch(0)
     below = part.systems.tags == 0
     assert bool(part.labels.forces[below].isnan().all())
     assert bool(part.labels.forces[~below].isfinite().all())

@@ -44,7 +44,7 @@ SMALL_RELAXED = {
     "num_radial": 4,
     "neighbors": 0.1,  # so that messages count beside what an atom is alone
 }
-SIZES = {"faenet": SMALL, "relaxed-e3nn": SMALL_RELAXED, "schnet": SMALL_SCHNET}
+SIZES = {"faenet": SMALL, "regnn": SMALL_RELAXED, "schnet": SMALL_SCHNET}
 REFERENCES = {1: -1.5, 6: -4.0, 8: -3.0, 29: 0.5}
 
 
@@ -66,7 +66,7 @@ def random_network(seed: int = 0, architecture: str = "faenet", **settings: obje
 
 
 def random_potential(
-    policy: str = "lattice",
+    policy: str = "averaged",
     *,
     force_mode: ForceMode = ForceMode.GRADIENT,
     stress: bool = False,
@@ -119,11 +119,11 @@ def write_model(
         "elements": ("H", "C", "O", "Cu"),
         "energy_kind": "adsorption",
         "level_of_theory": "none: random weights",
-        "references": "none",
+        "reference_text": "none",
         "reference_energies": {"H": -1.5, "C": -4.0},
         "energy_scale": 1.7,
         "force_scale": 1.3,
-        "frames": "lattice",
+        "frames": "averaged",
         "force_mode": "gradient",
         "conservative": True,
         "repulsion_reach": 0.8,

@@ -91,7 +91,7 @@ def molecule_values(
         "frames": "pca-3d" if architecture == "faenet" else "none",
         "reads_tags": False,
     }
-    values["data"]["frames_per_group"] = 1
+    values["data"]["images_per_group"] = 1
     return values
 
 

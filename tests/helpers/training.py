@@ -86,15 +86,15 @@ def recipe_values(data: Path, **training: Any) -> dict[str, Any]:
         "about": {
             "energy_kind": "total",
             "level_of_theory": "EMT",
-            "references": "isolated atoms",
+            "reference_text": "isolated atoms",
             "domain": "tests",
             "data": ["made by the tests"],
         },
         "model": {"architecture": "faenet", "settings": dict(TINY)},
         "data": {
             "sources": [{"path": str(data)}],
-            "validation_share": 0.3,
-            "frames_per_group": 3,
+            "validation_fraction": 0.3,
+            "images_per_group": 3,
             "max_force": 100.0,
         },
         "training": {

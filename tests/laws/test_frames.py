@@ -25,7 +25,7 @@ PCA = [
     if policy.source in (FrameSource.POSITIONS, FrameSource.EDGES)
 ]
 DETERMINISTIC = [
-    name for name in (*PCA, "lattice", "cell") if POLICIES[name].pick is not FramePick.STOCHASTIC
+    name for name in (*PCA, "averaged", "single") if POLICIES[name].pick is not FramePick.STOCHASTIC
 ]
 ALL = [name for name in DETERMINISTIC if POLICIES[name].pick is FramePick.ALL]
 
@@ -150,7 +150,7 @@ def test_poses_do_not_depend_on_the_stored_images(name: str, policy: str) -> Non
     )
 
 
-@pytest.mark.parametrize("policy", ["lattice", "cell"])
+@pytest.mark.parametrize("policy", ["averaged", "cell"])
 def test_a_wire_does_not_depend_on_the_stored_images(policy: str) -> None:
     wire = cloud()
     wire.cell, wire.pbc = [[6.0, 0, 0], [0, 0, 0], [0, 0, 0]], (True, False, False)
@@ -209,7 +209,7 @@ GRADIENT_CASES += [(name, "pca-3d-one") for name in ("cloud", "H2O", "rattled pa
 GRADIENT_CASES += [
     ("cloud", "pca-edges-3d-se-one"),
     ("cloud", "pca-2d-one"),
-    ("rattled pair", "cell"),
+    ("rattled pair", "single"),
 ]
 TIED_CASES = [(name, policy) for name in ("CH4", "CO2", "upright CO") for policy in ALL]
 TIED_CASES += [("benzene", "pca-3d-se"), ("benzene", "pca-edges-2d")]
@@ -244,7 +244,7 @@ def test_the_second_gradient_goes_through_the_frame(policy: str) -> None:
     assert torch.autograd.gradcheck(slope, positions, eps=1e-6, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("policy", ["lattice", "cell", "pca-2d", "pca-edges-3d"])
+@pytest.mark.parametrize("policy", ["averaged", "single", "pca-2d", "pca-edges-3d"])
 @pytest.mark.parametrize("name", ["on top", "square"])
 def test_the_frames_turn_with_strain(name: str, policy: str) -> None:
     systems = systems_of(rattled(STRUCTURES[name]))
@@ -271,7 +271,7 @@ def test_lattice_frames_follow_the_cell_gradient() -> None:
     weights = torch.randn(3, 3, generator=seeded(), dtype=torch.float64)
 
     def tilt(cell: Tensor) -> Tensor:
-        frames = frames_of(replace(systems, cell=cell), "lattice")
+        frames = frames_of(replace(systems, cell=cell), "averaged")
         return torch.sin(frames.rotations * weights).sum()
 
     assert torch.autograd.gradcheck(

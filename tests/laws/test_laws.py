@@ -63,9 +63,9 @@ RANDOM = {
     "no norm": {"norm": "none", "skip_co": "add", "energy_head": "weighted-av-final-embeds"},
     "graph norm": {"norm": "graph", "mp_type": "base", "skip_co": "none", "phys_embeds": False},
     "schnet": {"architecture": "schnet", "tag_hidden_channels": 4, "message_scale": 0.3},
-    "relaxed": {"architecture": "relaxed-e3nn", "tag_hidden_channels": 2},
+    "relaxed": {"architecture": "regnn", "tag_hidden_channels": 2},
     "equivariant": {
-        "architecture": "relaxed-e3nn",
+        "architecture": "regnn",
         "l_relaxed": 0,
         "features": "6x0e + 4x1o + 2x2e",
     },
@@ -199,13 +199,13 @@ def generic() -> Systems:
 @pytest.mark.parametrize("law", EXACT_LAWS)
 @pytest.mark.parametrize("name", POTENTIALS)
 def test_lattice_frames_obey_every_law(name: str, law: str) -> None:
-    EXACT_LAWS[law](potential(name, "lattice"), seen_by(name, everything()))
+    EXACT_LAWS[law](potential(name, "averaged"), seen_by(name, everything()))
 
 
 @pytest.mark.parametrize("law", [law for law in EXACT_LAWS if law != "basis"])
 @pytest.mark.parametrize("name", ["updownscale_base", "graph norm", *SHIPPED])
 def test_cell_frames_obey_every_law_but_that_of_the_basis(name: str, law: str) -> None:
-    EXACT_LAWS[law](potential(name, "cell"), seen_by(name, everything()))
+    EXACT_LAWS[law](potential(name, "single"), seen_by(name, everything()))
 
 
 @pytest.mark.parametrize("law", EXACT_LAWS)
@@ -219,10 +219,10 @@ def test_a_three_by_three_supercell_is_nine_cells(name: str) -> None:
     systems = systems_of(
         rattled(adslab("", size=(1, 1, 2)), 0.1), Atoms("Cu", cell=(2.5, 2.5, 2.6), pbc=True)
     )
-    assert_supercell_extensive(potential(name, "lattice"), systems, repeats=3, tolerance=EXACT)
+    assert_supercell_extensive(potential(name, "averaged"), systems, repeats=3, tolerance=EXACT)
 
 
-@pytest.mark.parametrize("policy", ["lattice", "cell"])
+@pytest.mark.parametrize("policy", ["averaged", "cell"])
 @pytest.mark.parametrize("name", CONSERVATIVE)
 def test_forces_are_the_gradient(name: str, policy: str) -> None:
     assert_forces_are_gradient(
@@ -230,7 +230,7 @@ def test_forces_are_the_gradient(name: str, policy: str) -> None:
     )
 
 
-@pytest.mark.parametrize("policy", ["lattice", "cell"])
+@pytest.mark.parametrize("policy", ["averaged", "cell"])
 @pytest.mark.parametrize("name", POTENTIALS)
 def test_energy_and_forces_are_continuous_at_the_cutoff(name: str, policy: str) -> None:
     chosen = potential(name, policy)
@@ -239,7 +239,7 @@ def test_energy_and_forces_are_continuous_at_the_cutoff(name: str, policy: str) 
     )
 
 
-@pytest.mark.parametrize("policy", ["lattice", "cell"])
+@pytest.mark.parametrize("policy", ["averaged", "cell"])
 @pytest.mark.parametrize("name", CONSERVATIVE)
 def test_stress_is_the_derivative_by_strain(name: str, policy: str) -> None:
     chosen = potential(name, policy, stress=True)
@@ -250,13 +250,13 @@ def test_stress_is_the_derivative_by_strain(name: str, policy: str) -> None:
 
 
 def test_stress_turns_with_the_structure() -> None:
-    chosen = potential("updownscale_base", "lattice", stress=True)
+    chosen = potential("updownscale_base", "averaged", stress=True)
     for law in ("rotation", "reflection", "batch", "re-wrapping", "basis", "supercell"):
         EXACT_LAWS[law](chosen, slabs())
 
 
 @pytest.mark.parametrize("law", [law for law in EXACT_LAWS if law != "basis"])
-@pytest.mark.parametrize("policy", ["lattice", "cell"])
+@pytest.mark.parametrize("policy", ["averaged", "cell"])
 def test_direct_forces_turn_with_the_structure(policy: str, law: str) -> None:
     chosen = random_potential(policy, force_mode=ForceMode.DIRECT, direct_forces=True)
     EXACT_LAWS[law](chosen, everything())

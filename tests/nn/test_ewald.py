@@ -343,7 +343,7 @@ def test_molecules_beyond_the_cutoff_feel_each_other_with_ewald_alone(
 
 
 def test_slabs_need_no_third_vector_and_molecules_no_cell() -> None:
-    chosen = random_potential("lattice", ewald={})
+    chosen = random_potential("averaged", ewald={})
     slab, gas = adslab("O", size=(1, 2, 2)), cloud()
     bare, boxed = slab.copy(), gas.copy()
     bare.cell[2] = 0
@@ -443,7 +443,7 @@ def test_waves_are_made_once_for_all_frames_and_found_once_for_all_steps() -> No
     the indices of a cell.
     """
     indices_within.cache_clear()
-    chosen = random_potential("lattice", ewald={"k_cutoff": 1.3})
+    chosen = random_potential("averaged", ewald={"k_cutoff": 1.3})
     systems = systems_of(rattled(adslab("O", size=(1, 2, 2))), rattled(crystal()))
     for shift in (0.0, 0.1, 0.2):
         chosen(replace(systems, positions=systems.positions + shift * systems.positions.sin()))
@@ -460,7 +460,7 @@ def test_waves_are_made_once_for_all_frames_and_found_once_for_all_steps() -> No
 
 def test_every_weight_learns_from_energies_and_forces() -> None:
     systems = systems_of(rattled(adslab("CO", size=(1, 2, 2))), rattled(crystal()), cloud())
-    for architecture, policy in (("faenet", "lattice"), ("schnet", "none")):
+    for architecture, policy in (("faenet", "averaged"), ("schnet", "none")):
         model = random_potential(policy, architecture=architecture, ewald={}).model.requires_grad_(
             True
         )

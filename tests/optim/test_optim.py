@@ -171,7 +171,9 @@ def partly_fixed() -> Systems:
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_finds_the_minimum_of_a_quadratic_and_holds_fixed_components(name: str) -> None:
     systems = partly_fixed()
-    end = quadratic_path(make_optimizer(name), systems, 120, 20.0 if name == "descent" else 1.0)[-1]
+    end = quadratic_path(
+        make_optimizer(name), systems, 120, 20.0 if name == "gradient-descent" else 1.0
+    )[-1]
     free = ~systems.fixed
     assert float(end[free].abs().max()) < 1e-3
     assert torch.equal(end[systems.fixed], systems.positions[systems.fixed])

@@ -31,7 +31,7 @@ def with_field(systems: Systems, name: str, value: int) -> Systems:
     return replace(systems, **{name: values})
 
 
-@pytest.mark.parametrize("policy", ["lattice", "cell", "none", "pca-3d", "pca-edges-2d-one"])
+@pytest.mark.parametrize("policy", ["averaged", "single", "none", "pca-3d", "pca-edges-2d-one"])
 @pytest.mark.parametrize("mode", list(ForceMode))
 def test_a_batch_without_edges_has_energies_and_no_forces(policy: str, mode: ForceMode) -> None:
     stress = mode is ForceMode.GRADIENT
@@ -109,9 +109,9 @@ def test_no_structure_and_a_structure_without_atoms_are_refused() -> None:
         potential(concatenate([slab, systems_of(Atoms()), slab]))
 
 
-@pytest.mark.parametrize("policy", ["lattice-stochastic", "pca-3d-stochastic", "rotations-2d"])
+@pytest.mark.parametrize("policy", ["stochastic", "pca-3d-stochastic", "rotations-2d"])
 def test_random_frames_need_a_seed_and_repeat_with_it(policy: str) -> None:
-    chosen = random_potential("lattice")
+    chosen = random_potential("averaged")
     with pytest.raises(InputError, match="draws frames at random and needs a seed"):
         replace(chosen, policy=frame_policy(policy))
     systems = systems_of(rattled(adslab()), cloud())
@@ -127,7 +127,7 @@ def test_stress_needs_gradient_forces() -> None:
 
 
 def test_references_are_added_for_every_atom() -> None:
-    network, policy = random_network().double(), frame_policy("cell")
+    network, policy = random_network().double(), frame_policy("single")
     models = [
         EnergyModel(network, units, None)
         for units in (replace(scales(), references=references()), scales())
@@ -154,7 +154,7 @@ def references() -> torch.Tensor:
 
 def test_energy_and_its_spread_are_those_of_single_frames() -> None:
     systems = systems_of(rattled(adslab("CO", size=(2, 2, 2))))
-    averaged = random_potential("lattice")
+    averaged = random_potential("averaged")
     found = averaged(systems)
     energies = torch.cat(
         [
@@ -177,9 +177,9 @@ def test_repulsion_keeps_overlapping_atoms_apart() -> None:
     bare, held = random_potential(), random_potential(repulsion_reach=0.8)
     gain = [float(held(s).energy - bare(s).energy) for s in (close, closer)]
     assert gain[1] > gain[0] > 1.0
-    pull = held(close).forces - bare(close).forces
-    assert float(pull[1, 2]) > 1.0
-    np.testing.assert_allclose(pull.sum(0).numpy(), np.zeros(3), atol=1e-10)
+    extra = held(close).forces - bare(close).forces
+    assert float(extra[1, 2]) > 1.0
+    np.testing.assert_allclose(extra.sum(0).numpy(), np.zeros(3), atol=1e-10)
 
 
 def test_repulsion_of_the_pairs_that_feel_it_is_that_of_all() -> None:

@@ -308,7 +308,7 @@ def test_a_newer_schema_asks_for_a_newer_geocalc(tmp_path: Path) -> None:
             "card of tiny cannot be used: hidden_channels=12 leaves",
         ),
         (
-            "frames: lattice",
+            "frames: averaged",
             "frames: latice",
             "card of tiny cannot be used: no frame policy is called 'latice'",
         ),

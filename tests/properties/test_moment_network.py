@@ -71,7 +71,7 @@ def network(**settings: object) -> MomentNetwork:
     return made.eval().requires_grad_(False)
 
 
-def told(made: MomentNetwork, *samples: GraphSample) -> Tensor:
+def format_error(made: MomentNetwork, *samples: GraphSample) -> Tensor:
     return made(collate(list(samples)).inputs)
 
 
@@ -104,17 +104,17 @@ def test_turned_and_mirrored_it_says_the_same(level):
     )[0]
     for matrix in (turn, -turn):
         turned = replace(graph, edge_vec=graph.edge_vec @ matrix.T)
-        assert torch.allclose(told(made, turned), told(made, graph), atol=1e-10)
+        assert torch.allclose(format_error(made, turned), format_error(made, graph), atol=1e-10)
 
 
 def test_moved_stored_in_other_images_and_in_another_order_it_says_the_same():
     made, (positions, types) = network(), positions_and_types()
-    expected, rng = told(made, sample(positions, types)), np.random.default_rng(3)
+    expected, rng = format_error(made, sample(positions, types)), np.random.default_rng(3)
     moved = positions + np.array([0.3, -7.0, 2.2]) + BOX * rng.integers(-2, 3, size=positions.shape)
-    assert torch.allclose(told(made, sample(moved, types)), expected, atol=1e-9)
+    assert torch.allclose(format_error(made, sample(moved, types)), expected, atol=1e-9)
     order = rng.permutation(len(types))
     assert torch.allclose(
-        told(made, sample(positions[order], types[order])), expected[order], atol=1e-10
+        format_error(made, sample(positions[order], types[order])), expected[order], atol=1e-10
     )
 
 
@@ -123,8 +123,8 @@ def test_a_doubled_box_says_the_same_of_every_copy():
     shifts = BOX * np.stack(np.meshgrid(*3 * [np.arange(2)], indexing="ij"), -1).reshape(-1, 3)
     larger = (positions[None] + shifts[:, None]).reshape(-1, 3)
     assert torch.allclose(
-        told(made, sample(larger, np.tile(types, 8), 2 * BOX)),
-        told(made, sample(positions, types)).repeat(8, 1),
+        format_error(made, sample(larger, np.tile(types, 8), 2 * BOX)),
+        format_error(made, sample(positions, types)).repeat(8, 1),
         atol=1e-9,
     )
 
@@ -136,14 +136,18 @@ def test_batches_say_what_singles_say():
         sample(*positions_and_types(2, 4), box=4.0),
     )
     assert torch.allclose(
-        told(made, one, other), torch.cat([told(made, one), told(made, other)]), atol=1e-12
+        format_error(made, one, other),
+        torch.cat([format_error(made, one), format_error(made, other)]),
+        atol=1e-12,
     )
 
 
 def test_a_particle_is_not_its_own_neighbor():
     made, (positions, types) = network(), positions_and_types()
     without = sample(positions, types, self_loops=False)
-    assert torch.allclose(told(made, sample(positions, types)), told(made, without), atol=1e-12)
+    assert torch.allclose(
+        format_error(made, sample(positions, types)), format_error(made, without), atol=1e-12
+    )
 
 
 def test_a_neighbor_that_leaves_the_cutoff_leaves_no_step():

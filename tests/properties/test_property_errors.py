@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from geocalc.properties.lesson import named
 from geocalc.properties.metrics import pearson, property_errors, reliability
+from geocalc.properties.task import named
 
 
 def test_errors_by_hand() -> None:

@@ -25,9 +25,9 @@ from geocalc.cli.main import main
 from geocalc.errors import InputError, ModelFileError
 from geocalc.properties.data import read_split
 from geocalc.properties.glass.configuration import atoms_of
-from geocalc.properties.lesson import predict, train_property
 from geocalc.properties.recipe import PropertyRecipe, read_property_recipe
 from geocalc.properties.registry import load_property_model, read_property_card, register_property
+from geocalc.properties.task import predict, train_property
 from geocalc.train import curve
 from geocalc.train.run_files import read_log
 

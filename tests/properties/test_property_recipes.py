@@ -16,8 +16,8 @@ from helpers.training import cpu_fabric
 from geocalc.errors import InputError, RecipeError
 from geocalc.properties.data import read_split, read_test
 from geocalc.properties.glass.configuration import write_configuration
-from geocalc.properties.lesson import start_property, train_property
 from geocalc.properties.recipe import PropertyRecipe, ZincData, read_property_recipe
+from geocalc.properties.task import start_property, train_property
 
 Values = dict[str, Any]
 

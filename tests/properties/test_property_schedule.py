@@ -15,8 +15,8 @@ from helpers.training import cpu_fabric
 
 from geocalc.errors import RecipeError
 from geocalc.properties.data import read_split
-from geocalc.properties.lesson import PropertyLesson
 from geocalc.properties.recipe import PropertyTraining, read_property_recipe
+from geocalc.properties.task import PropertyTask
 
 
 def training(**values: Any) -> PropertyTraining:
@@ -24,7 +24,7 @@ def training(**values: Any) -> PropertyTraining:
 
 
 def test_without_stages_it_rises_and_falls_along_half_a_cosine_to_nothing() -> None:
-    settings = training(steps=1000, learning_rate=2e-3, warmup_share=0.1)
+    settings = training(steps=1000, learning_rate=2e-3, warmup_fraction=0.1)
     rates = [settings.rate_at(step) for step in range(1000)]
     assert rates[0] == pytest.approx(2e-5)
     assert rates[99] == rates[100] == 2e-3
@@ -83,10 +83,10 @@ def test_the_optimizer_is_given_these_rates(tmp_path: Path) -> None:
         {"steps": 8, "learning_rate": 1e-3, "decay": "cosine"},
     ]
     recipe = make_recipe(write_glasses(tmp_path / "glass"), stages=stages)
-    lesson = PropertyLesson(recipe, read_split(recipe.data, tmp_path), cpu_fabric())
-    run, seen = lesson.start(), []
-    for step, batch in lesson.batches(run, range(12)):
-        lesson.update(run, batch, step)
+    task = PropertyTask(recipe, read_split(recipe.data, tmp_path), cpu_fabric())
+    run, seen = task.start(), []
+    for step, batch in task.batches(run, range(12)):
+        task.update(run, batch, step)
         seen += [group["lr"] for group in run.optimizer.param_groups]
     assert seen == [recipe.training.rate_at(step) for step in range(12)]
     assert seen[:5] == [1e-3] * 5

@@ -19,19 +19,19 @@ from torch import Tensor
 
 from geocalc.errors import NonFiniteError, RecipeError
 from geocalc.nn.edges import EdgeIndex
-from geocalc.properties import lesson as lesson_module
+from geocalc.properties import task as lesson_module
 from geocalc.properties.base import GraphInput
 from geocalc.properties.data import Split, read_split
-from geocalc.properties.lesson import (
-    PropertyLesson,
+from geocalc.properties.model import PropertyModel, spread_of
+from geocalc.properties.recipe import PropertyRecipe
+from geocalc.properties.samples import GraphBatch, GraphSample, collate, signed_permutations, turned
+from geocalc.properties.task import (
+    PropertyTask,
     errors_of,
     predict,
     predictions,
     train_property,
 )
-from geocalc.properties.model import PropertyModel, spread_of
-from geocalc.properties.recipe import PropertyRecipe
-from geocalc.properties.samples import GraphBatch, GraphSample, collate, signed_permutations, turned
 from geocalc.train.run import Run
 from geocalc.train.run_files import read_log
 
@@ -43,9 +43,9 @@ def glasses(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_glasses(tmp_path_factory.mktemp("glass"))
 
 
-def lesson_of(folder: Path, **training: Any) -> PropertyLesson:
+def lesson_of(folder: Path, **training: Any) -> PropertyTask:
     recipe = make_recipe(folder, **training)
-    return PropertyLesson(recipe, read_split(recipe.data, folder / "data"), cpu_fabric())
+    return PropertyTask(recipe, read_split(recipe.data, folder / "data"), cpu_fabric())
 
 
 def tensors_of(run: Path) -> dict[str, Tensor]:
@@ -69,26 +69,26 @@ def assert_same_run(one: Path, other: Path) -> None:
 # what counts
 
 
-def gradients(lesson: PropertyLesson, batch: GraphBatch) -> tuple[Tensor, list[Tensor]]:
+def gradients(task: PropertyTask, batch: GraphBatch) -> tuple[Tensor, list[Tensor]]:
     """Loss of a fresh network and its gradient."""
-    run = lesson.start()
-    loss = lesson._backward(run.model, batch, 0)
+    run = task.start()
+    loss = task._backward(run.model, batch, 0)
     return loss, [p.grad.clone() for p in run.model.network.parameters() if p.grad is not None]
 
 
 @pytest.mark.parametrize("loss", ["squared", "absolute"])
 def test_targets_of_b_change_neither_the_loss_nor_its_gradient(glasses: Path, loss: str) -> None:
-    lesson = lesson_of(glasses, loss=loss)
-    batch = collate(lesson.split.training[:2])
+    task = lesson_of(glasses, loss=loss)
+    batch = collate(task.split.training[:2])
     assert torch.equal(batch.counted, batch.inputs.types == 0)
-    value, slopes = gradients(lesson, batch)
+    value, slopes = gradients(task, batch)
     other = replace(
         batch, targets=torch.where(batch.counted[:, None], batch.targets, torch.tensor(1e6))
     )
-    changed, changed_slopes = gradients(lesson, other)
+    changed, changed_slopes = gradients(task, other)
     assert torch.equal(value, changed)
     assert all(torch.equal(a, b) for a, b in zip(slopes, changed_slopes, strict=True))
-    shifted, _ = gradients(lesson, replace(batch, targets=batch.targets + 1.0))
+    shifted, _ = gradients(task, replace(batch, targets=batch.targets + 1.0))
     assert not torch.allclose(shifted, value)
 
 
@@ -96,36 +96,36 @@ def test_targets_of_b_change_neither_the_loss_nor_its_gradient(glasses: Path, lo
 def test_the_loss_is_the_mean_over_what_counts_in_units_of_the_spread(
     glasses: Path, loss: str, power: int
 ) -> None:
-    lesson = lesson_of(glasses, loss=loss)
-    batch, model = collate(lesson.split.training[:3]), lesson.start().model
+    task = lesson_of(glasses, loss=loss)
+    batch, model = collate(task.split.training[:3]), task.start().model
     with torch.no_grad():
         off = ((model(batch.inputs) - batch.targets) / model.spread)[
             batch.inputs.types == 0
         ].abs() ** power
-    value, _ = gradients(lesson, batch)
+    value, _ = gradients(task, batch)
     torch.testing.assert_close(value[0], off.mean())
 
 
 def test_mean_and_spread_are_those_of_what_is_learnt(glasses: Path) -> None:
-    lesson = lesson_of(glasses)
-    values = torch.cat([s.targets[s.types == 0] for s in lesson.split.training]).double()
-    model = lesson.start().model
+    task = lesson_of(glasses)
+    values = torch.cat([s.targets[s.types == 0] for s in task.split.training]).double()
+    model = task.start().model
     assert float(model.mean) == pytest.approx(float(values.mean()), rel=1e-6)
     assert float(model.spread) == pytest.approx(float(values.std(unbiased=False)), rel=1e-6)
     with torch.no_grad():
         model.network.decode[-1].weight.zero_()
         model.network.decode[-1].bias.fill_(2.0)
-    (sample,) = lesson.split.validation
+    (sample,) = task.split.validation
     assert predict(model, sample, CPU) == pytest.approx(
         float(values.mean() + 2 * values.std(unbiased=False)), rel=1e-5
     )
 
 
 def test_the_unit_of_the_targets_does_not_matter(glasses: Path) -> None:
-    lesson = lesson_of(glasses)
-    other = replace(lesson, split=scaled(lesson.split, lambda targets: 100 * targets - 7))
-    one, two = trained(lesson, 5).model, trained(other, 5).model
-    (sample,), (again,) = lesson.split.validation, other.split.validation
+    task = lesson_of(glasses)
+    other = replace(task, split=scaled(task.split, lambda targets: 100 * targets - 7))
+    one, two = trained(task, 5).model, trained(other, 5).model
+    (sample,), (again,) = task.split.validation, other.split.validation
     assert predict(two, again, CPU) == pytest.approx(100 * predict(one, sample, CPU) - 7, rel=1e-3)
 
 
@@ -147,14 +147,14 @@ def test_a_target_that_does_not_vary_has_a_spread_of_one(glasses: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run_in_a_sentence(glasses: Path) -> None:
-    lesson = lesson_of(glasses)
-    run = lesson.start()
+    task = lesson_of(glasses)
+    run = task.start()
     with torch.no_grad():
         run.model.network.decode[-1].bias.fill_(float("inf"))
     with pytest.raises(
         NonFiniteError, match="the loss is inf at step 0; go on from the last checkpoint"
     ):
-        lesson.update(run, collate(lesson.split.training[:1]), 0)
+        task.update(run, collate(task.split.training[:1]), 0)
 
 
 # turning
@@ -186,9 +186,9 @@ def test_turning_may_be_left_out_and_is_drawn_anew_each_time(glasses: Path) -> N
     by_name = {s.name: s for s in lesson_of(glasses).split.training}
 
     def turns_seen(turn: bool) -> list[bool]:
-        lesson = lesson_of(glasses, turn=turn, batch_size=len(by_name))
+        task = lesson_of(glasses, turn=turn, batch_size=len(by_name))
         found = []
-        for _, batch in lesson.batches(lesson.start(), range(3)):
+        for _, batch in task.batches(task.start(), range(3)):
             lengths = sorted(batch.inputs.edge_vec[:, 0].abs().tolist())
             found.append(
                 lengths
@@ -204,10 +204,10 @@ def test_turning_may_be_left_out_and_is_drawn_anew_each_time(glasses: Path) -> N
 
 
 def test_every_epoch_goes_through_all_graphs_in_an_order_of_its_own(glasses: Path) -> None:
-    lesson = lesson_of(glasses, batch_size=3, turn=False)
-    known = {tuple(s.targets.flatten().tolist()): s.name for s in lesson.split.training}
+    task = lesson_of(glasses, batch_size=3, turn=False)
+    known = {tuple(s.targets.flatten().tolist()): s.name for s in task.split.training}
     names: list[str] = []
-    for _, batch in lesson.batches(lesson.start(), range(16)):
+    for _, batch in task.batches(task.start(), range(16)):
         names += [known[tuple(rows.flatten().tolist())] for rows in batch.targets.split(125)]
     epochs = [names[k : k + 4] for k in range(0, 48, 4)]
     assert all(sorted(epoch) == ["g0", "g1", "g2", "g3"] for epoch in epochs)
@@ -217,9 +217,9 @@ def test_every_epoch_goes_through_all_graphs_in_an_order_of_its_own(glasses: Pat
 def test_a_batch_gives_each_graph_what_it_gets_alone(
     glasses: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lesson = lesson_of(glasses)
-    samples = [*lesson.split.training, *lesson.split.validation]
-    model = trained(lesson, 4).model.double()
+    task = lesson_of(glasses)
+    samples = [*task.split.training, *task.split.validation]
+    model = trained(task, 4).model.double()
     doubled = [replace(s, edge_vec=s.edge_vec.double()) for s in samples]
     with torch.no_grad():
         together = model(collate(doubled).inputs)
@@ -234,26 +234,26 @@ def test_a_batch_gives_each_graph_what_it_gets_alone(
 
 
 def test_a_batch_has_the_mean_gradient_of_its_graphs(glasses: Path) -> None:
-    lesson = lesson_of(glasses)
-    samples = lesson.split.training[:3]
+    task = lesson_of(glasses)
+    samples = task.split.training[:3]
     assert len({int(s.counted.sum()) for s in samples}) == 1
-    _, whole = gradients(lesson, collate(samples))
-    parts = [gradients(lesson, collate([sample]))[1] for sample in samples]
+    _, whole = gradients(task, collate(samples))
+    parts = [gradients(task, collate([sample]))[1] for sample in samples]
     for k, slope in enumerate(whole):
         torch.testing.assert_close(slope, sum(part[k] for part in parts) / 3, rtol=1e-4, atol=1e-5)
 
 
-def trained(lesson: PropertyLesson, steps: int) -> Run[PropertyModel]:
-    run = lesson.start()
-    for step, batch in lesson.batches(run, range(steps)):
-        lesson.update(run, batch, step)
+def trained(task: PropertyTask, steps: int) -> Run[PropertyModel]:
+    run = task.start()
+    for step, batch in task.batches(run, range(steps)):
+        task.update(run, batch, step)
     return run
 
 
 # the same run again
 
 
-def learn(recipe: PropertyRecipe, folder: Path) -> Path:
+def fit(recipe: PropertyRecipe, folder: Path) -> Path:
     return train_property(recipe, folder, folder.parent / "data", cpu_fabric())
 
 
@@ -261,7 +261,7 @@ def test_a_run_that_is_broken_off_and_resumed_equals_the_uninterrupted_one(
     glasses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe(glasses)
-    whole, broken = learn(recipe, tmp_path / "whole"), tmp_path / "broken"
+    whole, broken = fit(recipe, tmp_path / "whole"), tmp_path / "broken"
     descend = lesson_module.descend
 
     def descend_or_die(run: Any, settings: Any, step: int, *rest: Any) -> Any:
@@ -272,16 +272,16 @@ def test_a_run_that_is_broken_off_and_resumed_equals_the_uninterrupted_one(
     with monkeypatch.context() as patch:
         patch.setattr(lesson_module, "descend", descend_or_die)
         with pytest.raises(KeyboardInterrupt):
-            learn(recipe, broken)
+            fit(recipe, broken)
     assert not (broken / "metrics.json").exists()
-    learn(recipe, broken)
+    fit(recipe, broken)
     assert_same_run(whole, broken)
 
 
 def test_a_run_in_pieces_equals_the_whole_one(glasses: Path, tmp_path: Path) -> None:
-    whole = learn(make_recipe(glasses, steps=3, patience=2, evaluate_every=1), tmp_path / "whole")
+    whole = fit(make_recipe(glasses, steps=3, patience=2, evaluate_every=1), tmp_path / "whole")
     for _ in range(3):
-        pieces = learn(
+        pieces = fit(
             make_recipe(glasses, steps=3, patience=2, evaluate_every=1, max_seconds=1e-6),
             tmp_path / "pieces",
         )
@@ -289,10 +289,10 @@ def test_a_run_in_pieces_equals_the_whole_one(glasses: Path, tmp_path: Path) -> 
 
 
 def test_a_seed_decides_and_nothing_else_does(glasses: Path, tmp_path: Path) -> None:
-    one = learn(make_recipe(glasses, steps=3), tmp_path / "one")
+    one = fit(make_recipe(glasses, steps=3), tmp_path / "one")
     torch.rand(10)
-    assert_same_run(one, learn(make_recipe(glasses, steps=3), tmp_path / "two"))
-    other = tensors_of(learn(make_recipe(glasses, steps=3, seed=5), tmp_path / "other"))
+    assert_same_run(one, fit(make_recipe(glasses, steps=3), tmp_path / "two"))
+    other = tensors_of(fit(make_recipe(glasses, steps=3, seed=5), tmp_path / "other"))
     weights = [name for name in other if name.startswith("weights.")]
     assert not any(torch.equal(tensors_of(one)[name], other[name]) for name in weights)
 
@@ -304,20 +304,20 @@ def test_a_seed_decides_and_nothing_else_does(glasses: Path, tmp_path: Path) -> 
 def test_a_run_of_another_recipe_is_not_continued(
     glasses: Path, tmp_path: Path, part: str, key: str, value: Any
 ) -> None:
-    run = learn(make_recipe(glasses, steps=3), tmp_path / "run")
+    run = fit(make_recipe(glasses, steps=3), tmp_path / "run")
     values = recipe_values(glasses, steps=6)
     values[part][key] = value
     with pytest.raises(RecipeError, match=f"holds a run with another `{part}` in its recipe"):
-        learn(PropertyRecipe.parse(values, "test"), run)
+        fit(PropertyRecipe.parse(values, "test"), run)
 
 
 # learning
 
 
 def test_what_can_be_learnt_is_learnt(glasses: Path) -> None:
-    lesson = lesson_of(glasses, steps=150, learning_rate=0.01)
-    before = errors_of(lesson.start().model, lesson.split.validation, CPU)[0]
-    after = errors_of(trained(lesson, 150).averaged(), lesson.split.validation, CPU)[0]
+    task = lesson_of(glasses, steps=150, learning_rate=0.01)
+    before = errors_of(task.start().model, task.split.validation, CPU)[0]
+    after = errors_of(trained(task, 150).averaged(), task.split.validation, CPU)[0]
     assert before.r2 < 0.5
     assert after.r2 > 0.95  # the number of neighbors, in a configuration that was held out
     assert after.pearson_each > 0.97
@@ -328,14 +328,14 @@ def test_a_number_of_each_graph_is_learnt() -> None:
     values = recipe_values(Path("nowhere"), steps=200, learning_rate=0.02, batch_size=10, turn=True)
     values |= {"task": "graph", "model": {"architecture": "gcn", "settings": {"n_types": 2}}}
     values["data"] = {"kind": "zinc", "path": "nowhere"}
-    lesson = PropertyLesson(
+    task = PropertyTask(
         PropertyRecipe.parse(values, "test"),
         Split(tuple(samples[:24]), tuple(samples[24:])),
         cpu_fabric(),
     )
-    model = trained(lesson, 200).averaged()
-    assert errors_of(model, lesson.split.validation, CPU)[0].r2 > 0.9
-    batch = collate(lesson.split.validation)
+    model = trained(task, 200).averaged()
+    assert errors_of(model, task.split.validation, CPU)[0].r2 > 0.9
+    batch = collate(task.split.validation)
     assert model(batch.inputs).shape == batch.targets.shape == (6, 1)
 
 

@@ -72,7 +72,7 @@ def made_up(rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-def told(module: ModuleType, made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def format_error(module: ModuleType, made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the evaluator says of free atoms."""
     free, owner = made["free"], np.repeat(np.arange(N_SYSTEMS), made["n_atoms"])
     count = torch.from_numpy(np.bincount(owner[free], minlength=N_SYSTEMS))
@@ -109,5 +109,5 @@ def told(module: ModuleType, made: dict[str, np.ndarray]) -> dict[str, np.ndarra
 
 if __name__ == "__main__":
     inputs = made_up(np.random.default_rng(20))
-    np.savez_compressed(OUTPUT, **inputs, **told(evaluator(Path(sys.argv[1])), inputs))
+    np.savez_compressed(OUTPUT, **inputs, **format_error(evaluator(Path(sys.argv[1])), inputs))
     sys.stdout.write(f"{OUTPUT.name}: {OUTPUT.stat().st_size} bytes\n")

@@ -35,7 +35,9 @@ from geocalc.structures.convert import fixed_mask
 
 NOISE = 0.05  # eV/Angstrom
 SPACING = 4.0  # Angstrom between hollows
-METHODS = sorted(set(OPTIMIZERS) - {"descent"})  # which is on its way for longer than anybody waits
+METHODS = sorted(
+    set(OPTIMIZERS) - {"gradient-descent"}
+)  # which is on its way for longer than anybody waits
 
 
 def in_hollow(positions: torch.Tensor) -> torch.Tensor:

@@ -22,11 +22,23 @@ from geocalc.cli.main import main
 from geocalc.runs.records import Record
 
 BAD = {  # file: words of its sentence
-    "b0-truncated.xyz": ("cannot read ", "b0-truncated.xyz: the file ends inside frame 0, after 1 of 2 atoms; check that"),
+    "b0-truncated.xyz": (
+        "cannot read ",
+        "b0-truncated.xyz: the file ends inside frame 0, after 1 of 2 atoms; check that",
+    ),
     "b1-empty.traj": ("b1-empty.traj holds no structure; check that it was written completely",),
-    "b2-element.xyz": ("contains Xe, which this model was not trained on; it knows H C O Cu; choose another model",),
-    "b3-same-place.xyz": ("atom 0 (C) and atom 1 (O) are 0.00 Å apart", "; check positions and cell"),
-    "b4-vanishing.xyz": ("the periodic cell [[0.001, 0.0, 0.0]", "is so small or flat", "; check the cell"),
+    "b2-element.xyz": (
+        "contains Xe, which this model was not trained on; it knows H C O Cu; choose another model",
+    ),
+    "b3-same-place.xyz": (
+        "atom 0 (C) and atom 1 (O) are 0.00 Å apart",
+        "; check positions and cell",
+    ),
+    "b4-vanishing.xyz": (
+        "the periodic cell [[0.001, 0.0, 0.0]",
+        "is so small or flat",
+        "; check the cell",
+    ),
     "b5-spring.traj": ("the constraint Hookean cannot be kept", "; use FixAtoms,"),
 }
 GOOD = 994
@@ -46,7 +58,10 @@ def molecule(k: int) -> Atoms:
 def put(path: Path, atoms: Atoms) -> None:
     """A file of extended XYZ, without the detour by ASE, which takes a while a thousand times."""
     cell = " ".join(f"{x:.6f}" for x in atoms.cell.array.flatten())
-    rows = [f"{s} {x:.6f} {y:.6f} {z:.6f}" for s, (x, y, z) in zip(atoms.get_chemical_symbols(), atoms.positions, strict=True)]
+    rows = [
+        f"{s} {x:.6f} {y:.6f} {z:.6f}"
+        for s, (x, y, z) in zip(atoms.get_chemical_symbols(), atoms.positions, strict=True)
+    ]
     pbc = " ".join("FT"[int(p)] for p in atoms.pbc)
     head = f'Lattice="{cell}" Properties=species:S:1:pos:R:3 pbc="{pbc}"'
     path.write_text("\n".join([str(len(atoms)), head, *rows]) + "\n")
@@ -68,7 +83,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / names[1]).write_bytes(b"")
     put(folder / names[2], Atoms("XeO", positions=[[0, 0, 0], [2.2, 0, 0]]))
     put(folder / names[3], Atoms("CO", positions=np.zeros((2, 3))))
-    put(folder / names[4], Atoms("CO", positions=[[0, 0, 0], [1.2, 0, 0]], cell=[1e-3] * 3, pbc=True))
+    put(
+        folder / names[4],
+        Atoms("CO", positions=[[0, 0, 0], [1.2, 0, 0]], cell=[1e-3] * 3, pbc=True),
+    )
     held = molecule(3)
     held.set_constraint(Hookean(0, 2, 1.0, rt=1.5))
     write(folder / names[5], held)
@@ -76,8 +94,21 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def relax(place: Path, source: Path | str, out: str, *arguments: object) -> Result:
-    options = ["--model", place / "tiny", "--frames", "cell", "--workers", 1, "--fmax", EASY, "--traj", "none"]
-    return CliRunner().invoke(main, [str(a) for a in ("relax", source, "--out", place / out, *options, *arguments)])
+    options = [
+        "--model",
+        place / "tiny",
+        "--frames",
+        "single",
+        "--workers",
+        1,
+        "--fmax",
+        EASY,
+        "--traj",
+        "none",
+    ]
+    return CliRunner().invoke(
+        main, [str(a) for a in ("relax", source, "--out", place / out, *options, *arguments)]
+    )
 
 
 def records(folder: Path) -> list[Record]:
@@ -126,7 +157,9 @@ def files_no_larger_than(n_bytes: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("n_bytes", [300, 4_000, 20_001])
-def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(workplace: Path, tmp_path: Path, n_bytes: int) -> None:
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
+    workplace: Path, tmp_path: Path, n_bytes: int
+) -> None:
     for path in sorted((workplace / "in").iterdir())[GOOD // 2 - 10 : GOOD // 2 + 16]:
         (tmp_path / path.name).symlink_to(path)
     whole, cut = f"whole-{n_bytes}", f"cut-{n_bytes}"
@@ -146,4 +179,6 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(workplace: Path, 
     assert again.exit_code == 3
     assert journal.read_bytes().startswith(kept)
     assert timeless(records(workplace / cut)) == timeless(records(workplace / whole))
-    assert (workplace / cut / "relaxed.extxyz").read_bytes() == (workplace / whole / "relaxed.extxyz").read_bytes()
+    assert (workplace / cut / "relaxed.extxyz").read_bytes() == (
+        workplace / whole / "relaxed.extxyz"
+    ).read_bytes()

@@ -36,7 +36,9 @@ class Watched:
             raise InputError("the structure contains Xx")
         self.sizes.append(systems.n_systems)
         x = systems.positions
-        return Prediction(energy=sum_per_system((x**2 + x**4).sum(1), systems), forces=-2 * x - 4 * x**3)
+        return Prediction(
+            energy=sum_per_system((x**2 + x**4).sum(1), systems), forces=-2 * x - 4 * x**3
+        )
 
 
 def tasks() -> list[Task]:
@@ -44,12 +46,19 @@ def tasks() -> list[Task]:
     clouds = [cloud(5 + k, seed=k) for k in range(8)]
     for k, atoms in enumerate(clouds):
         atoms.positions *= 0.1 + 0.1 * (k % 4)
-    return [Task(number=10 + k, sid=f"s{k}", systems=systems_of(atoms)) for k, atoms in enumerate(clouds)]
+    return [
+        Task(number=10 + k, sid=f"s{k}", systems=systems_of(atoms))
+        for k, atoms in enumerate(clouds)
+    ]
 
 
-def together(potential: Watched, given: Iterable[Task], budget: Budget, optimizer: str = "bfgs") -> dict[int, Outcome]:
+def together(
+    potential: Watched, given: Iterable[Task], budget: Budget, optimizer: str = "bfgs"
+) -> dict[int, Outcome]:
     settings = SETTINGS.model_copy(update={"optimizer": optimizer})
-    engine = Batches(NamedPotential(potential=potential, name="bowl", hash="bowl"), settings, budget)
+    engine = Batches(
+        NamedPotential(potential=potential, name="bowl", hash="bowl"), settings, budget
+    )
     found: dict[int, Outcome] = {}
     for task in given:
         engine.add(task)
@@ -65,12 +74,19 @@ def assert_as_alone(found: dict[int, Outcome], given: list[Task], optimizer: str
     settings = SETTINGS.model_copy(update={"optimizer": optimizer})
     for task in given:
         alone, ended = relax_task(task, Watched(), settings), found[task.number]
-        assert (ended.error, ended.n_steps, ended.n_evaluations) == (None, alone.n_steps, alone.n_evaluations)
+        assert (ended.error, ended.n_steps, ended.n_evaluations) == (
+            None,
+            alone.n_steps,
+            alone.n_evaluations,
+        )
         assert ended.relaxation.energy == alone.relaxation.energy
         assert torch.equal(ended.relaxation.systems.positions, alone.relaxation.systems.positions)
         assert torch.equal(ended.relaxation.forces, alone.relaxation.forces)
         assert [step for step, _ in ended.path] == [step for step, _ in alone.path]
-        assert all(torch.equal(a.positions, b.positions) for (_, a), (_, b) in zip(ended.path, alone.path, strict=True))
+        assert all(
+            torch.equal(a.positions, b.positions)
+            for (_, a), (_, b) in zip(ended.path, alone.path, strict=True)
+        )
 
 
 @pytest.mark.parametrize("optimizer", ["bfgs", "fire"])
@@ -100,7 +116,9 @@ def test_a_structure_too_large_for_the_memory_has_an_error_of_its_own() -> None:
     large = [task for task in given if task.systems.n_atoms > 11]
     assert large
     for task in large:
-        assert found[task.number].error.startswith("the structure of 12 atoms needs more memory than cpu has, even alone")
+        assert found[task.number].error.startswith(
+            "the structure of 12 atoms needs more memory than cpu has, even alone"
+        )
         assert not found[task.number].final
     assert_as_alone(found, [task for task in given if task not in large])
 

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from runs.test_records import GOOD
 
+from geocalc.core.files import write_whole
 from geocalc.errors import GeoCalcError, InputError
 from geocalc.runs.folder import RunFolder, RunFolderError, content_key, file_name
-from geocalc.core.files import write_whole
 from geocalc.runs.records import Record
 
 IDENTITY = {"model_hash": "abc", "fmax": 0.05}
@@ -34,7 +34,11 @@ def lines(path: Path) -> list[str]:
 def test_files_of_a_finished_run(tmp_path: Path) -> None:
     folder = filled(tmp_path / "new" / "run")
     folder.finish([f"key{k}" for k in range(3)])
-    assert [Record.from_json(line) for line in lines(folder.path / "results.jsonl")] == [record(2), record(1), record(0)]
+    assert [Record.from_json(line) for line in lines(folder.path / "results.jsonl")] == [
+        record(2),
+        record(1),
+        record(0),
+    ]
     assert (folder.path / "relaxed.extxyz").read_text() == "frame 0\nframe 1\nframe 2\n"
     settings = yaml.safe_load((folder.path / "settings.yaml").read_text())
     assert settings["resolved"] == IDENTITY
@@ -54,7 +58,9 @@ def test_records_are_on_the_disk_at_once(tmp_path: Path) -> None:
 
 def test_a_folder_has_one_run_at_a_time_until_it_is_closed(tmp_path: Path) -> None:
     folder = filled(tmp_path)
-    with pytest.raises(RunFolderError, match=r"another run is working in .*; wait for its end and resume"):
+    with pytest.raises(
+        RunFolderError, match=r"another run is working in .*; wait for its end and resume"
+    ):
         RunFolder(tmp_path, IDENTITY, resume=True)
     folder.close()
     folder.close()
@@ -83,7 +89,11 @@ def test_what_is_not_final_counts_until_the_run_is_resumed(tmp_path: Path) -> No
     for final in (False, True):
         folder.close()
         folder = RunFolder(tmp_path, IDENTITY, resume=True)
-        assert ("lost" in folder, len(folder), len(lines(tmp_path / "results.jsonl"))) == (False, 3, 3)
+        assert ("lost" in folder, len(folder), len(lines(tmp_path / "results.jsonl"))) == (
+            False,
+            3,
+            3,
+        )
         folder.add("lost", record(8), "frame 8\n", final=final)
     folder.close()
     again = RunFolder(tmp_path, IDENTITY, resume=True)
@@ -118,7 +128,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", range(1, 400, 23))
-def test_a_journal_cut_anywhere_in_its_last_line_loses_that_structure_only(tmp_path: Path, cut: int) -> None:
+def test_a_journal_cut_anywhere_in_its_last_line_loses_that_structure_only(
+    tmp_path: Path, cut: int
+) -> None:
     folder = filled(tmp_path)
     journal = tmp_path / "journal.jsonl"
     whole = journal.read_bytes()
@@ -173,7 +185,9 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_rest(tmp_path: Path, name: st
     kept = (tmp_path / name).read_bytes()
     (tmp_path / name).rename(tmp_path / "aside")
     (tmp_path / name).symlink_to("/dev/full")
-    with pytest.raises(RunFolderError, match=r"the disk is full: .* finished structures are safe") as caught:
+    with pytest.raises(
+        RunFolderError, match=r"the disk is full: .* finished structures are safe"
+    ) as caught:
         folder.add("key3", record(3), None)
     assert isinstance(caught.value, OSError)
     assert isinstance(caught.value, GeoCalcError)
@@ -203,7 +217,9 @@ def test_trajectories_are_named_after_the_structure(tmp_path: Path) -> None:
     assert (tmp_path / "trajectory" / "dir_a_b.traj_3-01234567.extxyz").read_text() == "one\ntwo\n"
 
 
-@pytest.mark.parametrize(("sid", "name"), [("../../x", "x"), ("", "structure"), ("α", "structure"), ("a" * 99, "a" * 60)])
+@pytest.mark.parametrize(
+    ("sid", "name"), [("../../x", "x"), ("", "structure"), ("α", "structure"), ("a" * 99, "a" * 60)]
+)
 def test_file_names_are_tame(sid: str, name: str) -> None:
     assert file_name(sid) == name
 

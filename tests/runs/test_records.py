@@ -44,7 +44,9 @@ OPINION = SecondOpinion(
     difference=0.15,
     note=None,
 )
-FAILED = replace(GOOD, converged=False, status="ERROR", energy=None, fmax=None, error="the file is empty")
+FAILED = replace(
+    GOOD, converged=False, status="ERROR", energy=None, fmax=None, error="the file is empty"
+)
 FIELDS = [
     "sid",
     "formula",
@@ -79,7 +81,13 @@ def test_fields_are_those_of_the_contract_with_intervals_in_order() -> None:
 
 @pytest.mark.parametrize(
     "record",
-    [GOOD, OPEN, FAILED, replace(GOOD, anomalies=("desorbed",), energy=0.1 + 0.2), replace(GOOD, second_opinion=OPINION)],
+    [
+        GOOD,
+        OPEN,
+        FAILED,
+        replace(GOOD, anomalies=("desorbed",), energy=0.1 + 0.2),
+        replace(GOOD, second_opinion=OPINION),
+    ],
 )
 def test_json_round_trip_is_exact_and_one_line(record: Record) -> None:
     assert Record.from_json(record.to_json()) == record
@@ -95,7 +103,9 @@ def test_what_is_not_finite_becomes_null(value: float) -> None:
     assert Record.from_json(text).energy_std is None
 
 
-@pytest.mark.parametrize("line", ["", "{}", "[1]", '{"sid": 1', GOOD.to_json().replace('"sid"', '"name"')])
+@pytest.mark.parametrize(
+    "line", ["", "{}", "[1]", '{"sid": 1', GOOD.to_json().replace('"sid"', '"name"')]
+)
 def test_a_line_that_is_no_record_is_refused(line: str) -> None:
     with pytest.raises(InputError, match="not a record"):
         Record.from_json(line)
@@ -121,7 +131,10 @@ def test_exit_status(records: list[Record], status: int) -> None:
 def test_table_lists_structures_errors_and_counts() -> None:
     text = format_table([GOOD, OPEN, FAILED])
     assert all(part in text for part in ("slabs.traj#3", "-1.2500", "the file is empty"))
-    assert text.splitlines()[-1] == "3 structures: 1 CONVERGED, 1 MAX_STEPS, 1 ERROR; 39 model calls, 1.5 s"
+    assert (
+        text.splitlines()[-1]
+        == "3 structures: 1 CONVERGED, 1 MAX_STEPS, 1 ERROR; 39 model calls, 1.5 s"
+    )
 
 
 def test_table_of_a_long_run_shows_only_what_needs_a_look() -> None:
@@ -133,7 +146,12 @@ def test_table_of_a_long_run_shows_only_what_needs_a_look() -> None:
 
 
 def test_energies_have_their_error_bars_within_eighty_columns() -> None:
-    barred = replace(GOOD, sid="a/long/way/to/slabs-of-the-second-batch.traj#3", energy_error_68=0.08, energy_error_95=0.4)
+    barred = replace(
+        GOOD,
+        sid="a/long/way/to/slabs-of-the-second-batch.traj#3",
+        energy_error_68=0.08,
+        energy_error_95=0.4,
+    )
     lines = format_table([barred, replace(OPEN, energy_error_68=None), FAILED]).splitlines()
     assert "-1.250 ± 0.08" in lines[1]
     assert lines[2].endswith("-1.250")
@@ -144,15 +162,34 @@ def test_energies_have_their_error_bars_within_eighty_columns() -> None:
 
 
 def test_second_opinions_have_a_column_and_a_line() -> None:
-    barred = replace(GOOD, sid="a/long/way/to/slabs-of-the-second-batch.traj#3", energy_error_68=0.08, energy_error_95=0.4)
-    silent = replace(OPINION, energy=None, energy_error_68=None, difference=None, note="direct does not know Sc")
+    barred = replace(
+        GOOD,
+        sid="a/long/way/to/slabs-of-the-second-batch.traj#3",
+        energy_error_68=0.08,
+        energy_error_95=0.4,
+    )
+    silent = replace(
+        OPINION, energy=None, energy_error_68=None, difference=None, note="direct does not know Sc"
+    )
     rows = [replace(barred, second_opinion=OPINION), replace(barred, second_opinion=silent)]
     head, first, second, _, last = format_table(rows).splitlines()
-    assert head.split() == ["structure", "status", "steps", "fmax", "eV/Å", "energy", "eV", "direct", "eV"]
+    assert head.split() == [
+        "structure",
+        "status",
+        "steps",
+        "fmax",
+        "eV/Å",
+        "energy",
+        "eV",
+        "direct",
+        "eV",
+    ]
     assert first.endswith("-1.250 ± 0.08  -1.100 ± 0.12")
     assert second.endswith("-")
     assert max(map(len, (head, first, second))) <= 80
-    assert last.startswith("second opinion of direct: it differs by 0.150 eV on average, at most by 0.150 eV (a/long")
+    assert last.startswith(
+        "second opinion of direct: it differs by 0.150 eV on average, at most by 0.150 eV (a/long"
+    )
     assert last.endswith("; 1 of 2: direct does not know Sc")
     assert "formula" in format_table(rows, width=120)
 

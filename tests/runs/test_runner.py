@@ -53,7 +53,9 @@ class Counted:
 
 
 def named(potential=None) -> NamedPotential:
-    return NamedPotential(potential=potential or Counted(), name="emt", hash="emt-1", energy_kind="total")
+    return NamedPotential(
+        potential=potential or Counted(), name="emt", hash="emt-1", energy_kind="total"
+    )
 
 
 def jobs(n: int = 6) -> list[Job]:
@@ -70,9 +72,13 @@ def jobs(n: int = 6) -> list[Job]:
     return [*result, Job(sid="water.xyz#0", atoms=rattled(molecule("H2O")))]
 
 
-def run(path: Path, given: Iterable[Job], model=None, settings: RelaxSettings = SETTINGS, **options) -> list[Record]:
+def run(
+    path: Path, given: Iterable[Job], model=None, settings: RelaxSettings = SETTINGS, **options
+) -> list[Record]:
     model = model or named()
-    return list(run_relaxation(given, model, settings, open_run_folder(path, model, settings, **options)))
+    return list(
+        run_relaxation(given, model, settings, open_run_folder(path, model, settings, **options))
+    )
 
 
 def timeless(records: Iterable[Record]) -> list[Record]:
@@ -102,8 +108,18 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert model.potential.calls == sum(record.n_evaluations for record in records) == len(calls)
     assert calls[0][:2] == ("slab-0", 0)
     first = records[0]
-    assert (first.formula, first.n_atoms, first.model, first.model_hash) == ("Cu8O", 9, "emt", "emt-1")
-    assert (first.status, first.converged, first.error, first.energy_kind) == ("CONVERGED", True, None, "total")
+    assert (first.formula, first.n_atoms, first.model, first.model_hash) == (
+        "Cu8O",
+        9,
+        "emt",
+        "emt-1",
+    )
+    assert (first.status, first.converged, first.error, first.energy_kind) == (
+        "CONVERGED",
+        True,
+        None,
+        "total",
+    )
     assert first.fmax is not None
     assert first.fmax < 0.05
     assert first.n_evaluations == first.n_steps + 1
@@ -127,7 +143,9 @@ def test_relaxed_structures_in_the_file(whole: tuple[Path, list[Record]]) -> Non
         again = atoms.copy()
         again.calc = EMT()
         assert again.get_potential_energy() == pytest.approx(record.energy, abs=1e-10)
-        assert again.get_forces(apply_constraint=False) == pytest.approx(atoms.arrays["geocalc_forces"], abs=1e-10)
+        assert again.get_forces(apply_constraint=False) == pytest.approx(
+            atoms.arrays["geocalc_forces"], abs=1e-10
+        )
         held = fixed_mask(start)
         assert np.array_equal(atoms.positions[held], start.positions[held])
         assert np.array_equal(fixed_mask(atoms), held)
@@ -148,13 +166,21 @@ def test_a_bad_structure_keeps_its_record_and_the_run_goes_on(tmp_path: Path) ->
         Job(sid="five", atoms=molecule("CH4")),
         *jobs(3),
     ]
-    failing = {1: NonFiniteError("energy is NaN"), 4: RuntimeError("out\nof memory"), 5: ZeroDivisionError("division by zero")}
+    failing = {
+        1: NonFiniteError("energy is NaN"),
+        4: RuntimeError("out\nof memory"),
+        5: ZeroDivisionError("division by zero"),
+    }
     records = run(tmp_path, given, named(Counted(fail_on=failing)))
     errors = [record.error for record in records]
     assert errors[0] == "lost.cif cannot be read: it is empty"
     assert "Hookean" in errors[1]
     assert errors[2].startswith("NotImplementedError")
-    assert errors[3:6] == ["energy is NaN", "RuntimeError: out of memory", "ZeroDivisionError: division by zero"]
+    assert errors[3:6] == [
+        "energy is NaN",
+        "RuntimeError: out of memory",
+        "ZeroDivisionError: division by zero",
+    ]
     assert errors[6:] == [None] * 3
     assert {record.status for record in records[:6]} == {"ERROR"}
     assert (records[0].formula, records[1].formula, records[2].n_atoms) == (None, "Cu12O", 2)
@@ -166,10 +192,14 @@ def test_a_bad_structure_keeps_its_record_and_the_run_goes_on(tmp_path: Path) ->
 
 def test_a_model_that_gives_nan_is_told_without_nan(tmp_path: Path) -> None:
     def broken(systems: Systems) -> Prediction:
-        return Prediction(energy=torch.full((1,), torch.nan), forces=torch.zeros_like(systems.positions))
+        return Prediction(
+            energy=torch.full((1,), torch.nan), forces=torch.zeros_like(systems.positions)
+        )
 
     records = run(tmp_path, jobs(2), named(broken))
-    assert [(record.status, record.energy, record.fmax) for record in records] == [("NON_FINITE", None, None)] * 2
+    assert [(record.status, record.energy, record.fmax) for record in records] == [
+        ("NON_FINITE", None, None)
+    ] * 2
     assert exit_status(records) == 3
     assert "NaN" not in (tmp_path / "results.jsonl").read_text()
     assert "geocalc_energy=" not in (tmp_path / "relaxed.extxyz").read_text()
@@ -193,7 +223,9 @@ def test_unconverged_runs_say_so(tmp_path: Path) -> None:
     assert exit_status(records) == 3
 
 
-@pytest.mark.parametrize(("traj", "kept"), [("ends", [0]), ("every:4", [0, 4, 8]), ("full", list(range(200)))])
+@pytest.mark.parametrize(
+    ("traj", "kept"), [("ends", [0]), ("every:4", [0, 4, 8]), ("full", list(range(200)))]
+)
 def test_trajectories(tmp_path: Path, traj: str, kept: list[int]) -> None:
     records = run(tmp_path, jobs(2), settings=SETTINGS.model_copy(update={"traj": traj}))
     files = sorted((tmp_path / "trajectory").iterdir())
@@ -216,7 +248,9 @@ def test_no_trajectory_when_none_is_asked_for(tmp_path: Path) -> None:
 def test_files_become_jobs(tmp_path: Path) -> None:
     write(tmp_path / "a.extxyz", [molecule("H2O"), molecule("NH3")])
     (tmp_path / "b.extxyz").write_text("2\nbroken\n")
-    found = list(jobs_of(read_structures([tmp_path / "a.extxyz", tmp_path / "b.extxyz"], tolerant=True)))
+    found = list(
+        jobs_of(read_structures([tmp_path / "a.extxyz", tmp_path / "b.extxyz"], tolerant=True))
+    )
     assert [len(job.atoms) if job.atoms else None for job in found] == [3, 4, None]
     assert found[2].error
     records = run(tmp_path / "run", found)
@@ -240,7 +274,9 @@ def test_an_interrupted_run_resumes_to_the_same_files(
     tmp_path: Path, whole: tuple[Path, list[Record]], stop_after: int
 ) -> None:
     first = named()
-    running = run_relaxation(jobs(), first, SETTINGS, open_run_folder(tmp_path / "cut", first, SETTINGS))
+    running = run_relaxation(
+        jobs(), first, SETTINGS, open_run_folder(tmp_path / "cut", first, SETTINGS)
+    )
     before = [next(running) for _ in range(stop_after)]
     running.close()
     assert not (tmp_path / "cut" / "relaxed.extxyz").exists()
@@ -250,7 +286,9 @@ def test_an_interrupted_run_resumes_to_the_same_files(
     assert second.potential.calls == sum(record.n_evaluations for record in resumed[stop_after:])
     assert timeless(resumed) == timeless(whole[1])
     assert stored(tmp_path / "cut") == resumed
-    assert (tmp_path / "cut" / "relaxed.extxyz").read_bytes() == (whole[0] / "relaxed.extxyz").read_bytes()
+    assert (tmp_path / "cut" / "relaxed.extxyz").read_bytes() == (
+        whole[0] / "relaxed.extxyz"
+    ).read_bytes()
 
 
 def test_resume_computes_what_changed_and_what_is_new(tmp_path: Path) -> None:
@@ -273,7 +311,9 @@ def test_other_settings_are_refused_but_another_device_is_not(tmp_path: Path) ->
     with pytest.raises(RunFolderError, match="model_hash was 'emt-1', is 'emt-2'"):
         run(tmp_path, jobs(2), replace(named(), hash="emt-2"), resume=True)
     other = SETTINGS.model_copy(update={"device": "cuda", "traj": "full"})
-    assert len(run(tmp_path, jobs(2), replace(named(), device="elsewhere"), other, resume=True)) == 2
+    assert (
+        len(run(tmp_path, jobs(2), replace(named(), device="elsewhere"), other, resume=True)) == 2
+    )
 
 
 KILLED = """
@@ -306,9 +346,13 @@ def test_kill_9_loses_repeats_and_changes_nothing(
     model = named()
     resumed = run(path, jobs(), model, resume=True)
     assert stored(path)[: len(kept)] == kept
-    assert {record.sid: record for record in stored(path)} == {record.sid: record for record in resumed}
+    assert {record.sid: record for record in stored(path)} == {
+        record.sid: record for record in resumed
+    }
     assert len(stored(path)) == len(resumed) == len({record.sid for record in resumed}) == 6
-    assert model.potential.calls == sum(record.n_evaluations for record in stored(path)[len(kept) :])
+    assert model.potential.calls == sum(
+        record.n_evaluations for record in stored(path)[len(kept) :]
+    )
     assert timeless(resumed) == timeless(whole[1])
     assert (path / "relaxed.extxyz").read_bytes() == (whole[0] / "relaxed.extxyz").read_bytes()
 
@@ -325,10 +369,21 @@ def test_tags_mean_nothing_to_a_model_that_does_not_read_them(tmp_path: Path) ->
 
 def test_settings_are_checked() -> None:
     assert RelaxSettings() == RelaxSettings.parse({}, "defaults")
-    assert (RelaxSettings().fmax, RelaxSettings().steps, RelaxSettings().traj) == (0.05, 300, "ends")
+    assert (RelaxSettings().fmax, RelaxSettings().steps, RelaxSettings().traj) == (
+        0.05,
+        300,
+        "ends",
+    )
     with pytest.raises(RecipeError, match="unknown key `fmaks`; did you mean `fmax`"):
         RelaxSettings.parse({"fmaks": 0.1}, "run.yaml")
-    for wrong in ({"fmax": 0}, {"fmax": float("nan")}, {"steps": -1}, {"traj": "every:0"}, {"traj": "some"}, {"dtype": "bf16"}):
+    for wrong in (
+        {"fmax": 0},
+        {"fmax": float("nan")},
+        {"steps": -1},
+        {"traj": "every:0"},
+        {"traj": "some"},
+        {"dtype": "bf16"},
+    ):
         with pytest.raises(RecipeError, match=f"`{next(iter(wrong))}`"):
             RelaxSettings.parse(wrong, "run.yaml")
 
@@ -353,7 +408,9 @@ def by_sid(records: Iterable[Record]) -> dict[str, Record]:
     return {record.sid: record for record in timeless(records)}
 
 
-def test_results_do_not_depend_on_workers_or_order(tmp_path: Path, whole: tuple[Path, list[Record]]) -> None:
+def test_results_do_not_depend_on_workers_or_order(
+    tmp_path: Path, whole: tuple[Path, list[Record]]
+) -> None:
     """Three processes that take the input backwards, against one that takes it forwards: the same
     to the last bit.
     """
@@ -362,12 +419,17 @@ def test_results_do_not_depend_on_workers_or_order(tmp_path: Path, whole: tuple[
     records = list(run_relaxation(reversed(jobs()), model, many(3), folder))
     assert model.potential.calls == 0
     assert by_sid(records) == by_sid(whole[1])
-    assert list(folder.records()) == sorted(records, key=lambda record: [job.sid for job in reversed(jobs())].index(record.sid))
+    assert list(folder.records()) == sorted(
+        records, key=lambda record: [job.sid for job in reversed(jobs())].index(record.sid)
+    )
     assert stored(tmp_path) == records
     assert all(record.wall_s > 0 for record in records)
     ours, theirs = read(tmp_path / "relaxed.extxyz", ":"), read(whole[0] / "relaxed.extxyz", ":")
     assert [atoms.info["sid"] for atoms in ours] == [job.sid for job in reversed(jobs())]
-    assert all(np.array_equal(a.positions, b.positions) for a, b in zip(reversed(ours), theirs, strict=True))
+    assert all(
+        np.array_equal(a.positions, b.positions)
+        for a, b in zip(reversed(ours), theirs, strict=True)
+    )
     assert len(list((tmp_path / "trajectory").iterdir())) == 6
     again = timeless(run(tmp_path, jobs(), settings=many(1), resume=True))
     assert again == timeless(whole[1])
@@ -389,7 +451,9 @@ def test_a_structure_that_kills_its_worker_twice_has_an_error_and_the_others_do_
     records = by_sid(run(tmp_path, stream(), model, many(2)))
     lost = records.pop("water.xyz#0")
     assert lost.status == "ERROR"
-    assert lost.error.startswith("the process that relaxed this structure was ended by SIGKILL (out of memory?), twice;")
+    assert lost.error.startswith(
+        "the process that relaxed this structure was ended by SIGKILL (out of memory?), twice;"
+    )
     assert records == {sid: one for sid, one in by_sid(whole[1]).items() if sid in records}
     assert len(records) == 3
     assert taken == [job.sid for job in given]
@@ -432,7 +496,9 @@ def test_batches_write_the_same_folder(tmp_path: Path, whole: tuple[Path, list[R
     assert (tmp_path / "relaxed.extxyz").read_bytes() == (whole[0] / "relaxed.extxyz").read_bytes()
 
 
-def test_a_disk_that_fills_up_stops_the_run_and_it_can_be_resumed(tmp_path: Path, whole: tuple[Path, list[Record]]) -> None:
+def test_a_disk_that_fills_up_stops_the_run_and_it_can_be_resumed(
+    tmp_path: Path, whole: tuple[Path, list[Record]]
+) -> None:
     model = named()
     path = tmp_path / "run"
     running = run_relaxation(jobs(), model, SETTINGS, open_run_folder(path, model, SETTINGS))
@@ -440,7 +506,8 @@ def test_a_disk_that_fills_up_stops_the_run_and_it_can_be_resumed(tmp_path: Path
     (path / "journal.jsonl").rename(tmp_path / "aside")
     (path / "journal.jsonl").symlink_to("/dev/full")
     with pytest.raises(
-        RunFolderError, match=r"the disk is full: .*; 2 finished structures are safe; free some space and resume"
+        RunFolderError,
+        match=r"the disk is full: .*; 2 finished structures are safe; free some space and resume",
     ):
         next(running)
     (path / "journal.jsonl").unlink()

@@ -27,8 +27,14 @@ from geocalc.runs.runner import Job, relax_jobs
 from geocalc.runs.settings import RelaxSettings
 
 BARS = {"n": 40, "floor": 1.0, "factor_68": 0.1, "factor_95": 0.4}
-DIRECT = {"task": "is2re", "force_mode": "none", "calibration": BARS, "drop_subsurface": True, "frames": "lattice"}
-QUICK = {"steps": 2, "fmax": 1e-9, "dtype": "float64", "frames": "cell"}
+DIRECT = {
+    "task": "is2re",
+    "force_mode": "none",
+    "calibration": BARS,
+    "drop_subsurface": True,
+    "frames": "averaged",
+}
+QUICK = {"steps": 2, "fmax": 1e-9, "dtype": "float64", "frames": "single"}
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +55,11 @@ def direct(tmp_path: Path) -> str:
 
 
 def write_direct(folder: Path, name: str = "direct", **card: object) -> str:
-    return str(write_model(folder / "models", name, seed=3, card=DIRECT | card, settings={"direct_forces": True}))
+    return str(
+        write_model(
+            folder / "models", name, seed=3, card=DIRECT | card, settings={"direct_forces": True}
+        )
+    )
 
 
 def slabs(n: int = 3) -> list[Atoms]:
@@ -68,7 +78,9 @@ def invoke(*arguments: object) -> Result:
 
 
 def records(folder: str) -> list[Record]:
-    return [Record.from_json(line) for line in Path(folder, "results.jsonl").read_text().splitlines()]
+    return [
+        Record.from_json(line) for line in Path(folder, "results.jsonl").read_text().splitlines()
+    ]
 
 
 def test_the_record_holds_what_predict_says_of_the_start(potential: str, direct: str) -> None:
@@ -79,20 +91,34 @@ def test_the_record_holds_what_predict_says_of_the_start(potential: str, direct:
     for result, told, other in zip(results, alone, plain, strict=True):
         opinion = result.record.second_opinion
         assert opinion.energy == told.record.energy
-        assert opinion.energy_error_68 == told.record.energy_error_68 == pytest.approx(0.1 * (1 + told.record.energy_std))
+        assert (
+            opinion.energy_error_68
+            == told.record.energy_error_68
+            == pytest.approx(0.1 * (1 + told.record.energy_std))
+        )
         assert opinion.energy_error_95 == told.record.energy_error_95
         assert opinion.difference == opinion.energy - result.record.energy
-        assert (opinion.model, opinion.model_hash, opinion.note) == ("direct", told.record.model_hash, None)
+        assert (opinion.model, opinion.model_hash, opinion.note) == (
+            "direct",
+            told.record.model_hash,
+            None,
+        )
         assert other.record.second_opinion is None
-        assert without_times([replace(result.record, second_opinion=None)]) == without_times([other.record])
+        assert without_times([replace(result.record, second_opinion=None)]) == without_times(
+            [other.record]
+        )
 
 
 def test_workers_and_batches_say_the_same(potential: str, direct: str) -> None:
     starts = slabs(4)
-    alone, shared = (geocalc.relax(starts, potential, **QUICK, second_opinion=direct, workers=n) for n in (1, 2))
+    alone, shared = (
+        geocalc.relax(starts, potential, **QUICK, second_opinion=direct, workers=n) for n in (1, 2)
+    )
     assert without_times([r.record for r in alone]) == without_times([r.record for r in shared])
-    settings = RelaxSettings(model=potential, second_opinion=direct, batch_edges=5000, traj="none", **QUICK)
-    model = named_potential(load_model(potential, dtype="float64", frames="cell"), settings)
+    settings = RelaxSettings(
+        model=potential, second_opinion=direct, batch_edges=5000, traj="none", **QUICK
+    )
+    model = named_potential(load_model(potential, dtype="float64", frames="single"), settings)
     batched = relax_jobs([Job(sid=a.info["sid"], atoms=a) for a in starts], model, settings)
     found = {end.record.sid: end.record.second_opinion.energy for end in batched}
     assert found == {r.record.sid: r.record.second_opinion.energy for r in alone}
@@ -111,15 +137,25 @@ def test_a_model_that_is_warm_start_too_is_computed_once(
 
     monkeypatch.setattr(NetworkPotential, "__call__", counted)
     settings = RelaxSettings(
-        model=potential, second_opinion=direct, warm_start=direct, batch_edges=edges, workers=1, traj="none", **QUICK
+        model=potential,
+        second_opinion=direct,
+        warm_start=direct,
+        batch_edges=edges,
+        workers=1,
+        traj="none",
+        **QUICK,
     )
-    model = named_potential(load_model(potential, dtype="float64", frames="cell"), settings)
+    model = named_potential(load_model(potential, dtype="float64", frames="single"), settings)
     ends = list(relax_jobs([Job(sid=a.info["sid"], atoms=a) for a in slabs(3)], model, settings))
-    assert all(end.record.second_opinion.energy is not None and end.record.error is None for end in ends)
+    assert all(
+        end.record.second_opinion.energy is not None and end.record.error is None for end in ends
+    )
     assert sum(calls) == 3
 
 
-def test_a_structure_that_the_model_cannot_take_is_relaxed_all_the_same(potential: str, tmp_path: Path) -> None:
+def test_a_structure_that_the_model_cannot_take_is_relaxed_all_the_same(
+    potential: str, tmp_path: Path
+) -> None:
     picky = write_direct(tmp_path, "picky", elements=("O", "Pt"))
     (result,) = geocalc.relax(slabs(1), potential, **QUICK, second_opinion=picky)
     opinion = result.record.second_opinion
@@ -151,14 +187,21 @@ def test_energies_of_other_zeros_are_not_subtracted(potential: str, tmp_path: Pa
     opinion = result.record.second_opinion
     assert opinion.energy is not None
     assert opinion.difference is None
-    assert opinion.note == "its energies have another level of theory and zero of energy, so no difference is given"
+    assert (
+        opinion.note
+        == "its energies have another level of theory and zero of energy, so no difference is given"
+    )
 
 
 def test_what_has_no_second_opinion_is_refused(potential: str, direct: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="forces predicts no relaxed energies, so it has no second opinion"):
+    with pytest.raises(
+        InputError, match="forces predicts no relaxed energies, so it has no second opinion"
+    ):
         geocalc.relax(slabs(1), potential, second_opinion=potential)
     total = write_direct(tmp_path, "total", energy_kind="total")
-    with pytest.raises(InputError, match="total gives total energies and forces adsorption energies"):
+    with pytest.raises(
+        InputError, match="total gives total energies and forces adsorption energies"
+    ):
         geocalc.relax(slabs(1), potential, second_opinion=total)
     with pytest.raises(InputError, match="nothing is relaxed here"):
         geocalc.relax(slabs(1), potential, steps=0, second_opinion=direct)
@@ -172,7 +215,18 @@ def test_a_model_that_changed_is_not_asked(direct: str) -> None:
 
 def test_on_the_command_line_and_resumed(potential: str, direct: str) -> None:
     write("in.extxyz", slabs(2))
-    words = ["relax", "in.extxyz", "--model", potential, "--frames", "cell", "--steps", 2, "--workers", 1]
+    words = [
+        "relax",
+        "in.extxyz",
+        "--model",
+        potential,
+        "--frames",
+        "single",
+        "--steps",
+        2,
+        "--workers",
+        1,
+    ]
     told = invoke(*words, "--second-opinion", direct)
     assert told.exit_code == 3, told.output  # two steps are not enough
     assert "direct" in told.output
@@ -208,6 +262,9 @@ def test_answers_do_not_depend_on_the_threads(direct: str) -> None:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert float(opened.predict(systems).energy[0]) == geocalc.predict(slabs(1), direct)[0].record.energy
+        assert (
+            float(opened.predict(systems).energy[0])
+            == geocalc.predict(slabs(1), direct)[0].record.energy
+        )
     finally:
         torch.set_num_threads(threads)

@@ -31,7 +31,11 @@ def is_alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and that nobody has asked about does not."""
     try:
         os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] if Path("/proc/self/stat").exists() else "?"
+        state = (
+            Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            if Path("/proc/self/stat").exists()
+            else "?"
+        )
     except (ProcessLookupError, FileNotFoundError):
         return False
     return state != "Z"
@@ -77,7 +81,10 @@ def test_what_the_work_refuses_is_raised() -> None:
 
 
 def test_processes_that_cannot_start_are_told() -> None:
-    with WorkerPool(make_nothing, 2) as pool, pytest.raises(GeoCalcError, match=r"cannot be started: .* exit status 7"):
+    with (
+        WorkerPool(make_nothing, 2) as pool,
+        pytest.raises(GeoCalcError, match=r"cannot be started: .* exit status 7"),
+    ):
         results(pool, ["a", "b"])
 
 
@@ -117,7 +124,10 @@ with WorkerPool(make_work, 2) as pool:
 def test_processes_end_with_their_owner(end: signal.Signals) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
-        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        [sys.executable, "-c", OWNER],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
     ) as owner:
         pids = [int(word) for word in owner.stdout.readline().split()]
         assert len(pids) == 2

@@ -371,7 +371,7 @@ def folder(tmp_path: Path) -> Path:
         "radial_hidden": 4,
         "num_radial": 2,
     }
-    architecture = ARCHITECTURES["relaxed-e3nn"]
+    architecture = ARCHITECTURES["regnn"]
     network = architecture.build(architecture.settings.model_validate(settings))
     first = next(part for part in network.modules() if isinstance(part, Theta))
     prism = 0.3 * wigner(2, 1, R[None])[0] @ allowed("D4h", 2, 1)[0]
@@ -383,7 +383,7 @@ def folder(tmp_path: Path) -> Path:
     values = {
         **{
             "name": "prism",
-            "architecture": "relaxed-e3nn",
+            "architecture": "regnn",
             "settings": settings,
             "cutoff": 3.0,
             "elements": ("H",),
@@ -391,7 +391,7 @@ def folder(tmp_path: Path) -> Path:
         **{
             "energy_kind": "adsorption",
             "level_of_theory": "none",
-            "references": "none",
+            "reference_text": "none",
             "reference_energies": {"H": 0.0},
         },
         **{
@@ -450,7 +450,7 @@ def test_the_shipped_model_knows_up_from_down() -> None:
     """It has learned of slabs turned about their normals, which leaves theta their axis only; that
     up is not down it has found.
     """
-    found = symmetry_breaking("relaxed-e3nn", "C6v")
+    found = symmetry_breaking("regnn", "C6v")
     assert found.symmetry.schoenflies == "C∞v"
     assert all(layer.share is not None and layer.share > 0.99 for layer in found.layers)
     polar = [one for one in found.components if one.irrep == "1o" and not one.is_zero]

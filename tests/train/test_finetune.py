@@ -24,7 +24,7 @@ from geocalc.data.store import Sample, read_store
 from geocalc.errors import DataWarning, InputError, RecipeError
 from geocalc.potentials.card import EnergyKind
 from geocalc.train.finetune import FEWEST, HOLD, PASSES, TRAINING, begin_with, tuned_values
-from geocalc.train.recipe import Recipe, References, parse_recipe
+from geocalc.train.recipe import FittedReferences, Recipe, parse_recipe
 from geocalc.train.register import register
 from geocalc.train.run import start
 from geocalc.train.task import train
@@ -93,7 +93,9 @@ def test_it_begins_with_the_weights_and_with_references_of_the_new_level(
 
 
 def test_zeros_of_adsorption_energies_are_held(model: Path, data: Path, tmp_path: Path) -> None:
-    free = recipe_of(model, data).model_copy(update={"references": References(elements=("O",))})
+    free = recipe_of(model, data).model_copy(
+        update={"fitted_references": FittedReferences(elements=("O",))}
+    )
     held = free.model_copy(
         update={"about": free.about.model_copy(update={"energy_kind": EnergyKind.ADSORPTION})}
     )

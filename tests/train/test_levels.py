@@ -51,7 +51,7 @@ def values_of(folder: Path, **training: Any) -> dict[str, Any]:
             "level": "stiff",
             "energy_kind": "relative",
             "level_of_theory": "EMT, stiffer",
-            "references": "made up",
+            "reference_text": "made up",
         }
     ]
     values["data"]["sources"].append({"path": str(folder / "stiff.traj"), "level": "stiff"})

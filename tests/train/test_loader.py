@@ -30,7 +30,7 @@ from geocalc.data.prepare import prepare
 from geocalc.data.store import Samples, read_store
 from geocalc.errors import InputError, RunFolderError
 from geocalc.train.balance import deal
-from geocalc.train.loader import Batch, Feed, batches, feed_of
+from geocalc.train.loader import Batch, BatchLoader, batch_loader, batches
 from geocalc.train.run import start
 from geocalc.train.steps import update
 from geocalc.train.task import train
@@ -51,10 +51,10 @@ def data(tmp_path_factory) -> Path:
     return write_data(tmp_path_factory.mktemp("mixed") / "d.traj", frames)
 
 
-def feed_for(data: Path, folder: Path, **training) -> Feed:
+def feed_for(data: Path, folder: Path, **training) -> BatchLoader:
     recipe = make_recipe(data, **training)
     samples = read_store(prepare(recipe, folder))
-    return feed_of(samples, recipe, start(recipe, samples.training).model, cpu_fabric())
+    return batch_loader(samples, recipe, start(recipe, samples.training).model, cpu_fabric())
 
 
 def assert_same(one: Batch, other: Batch) -> None:
@@ -124,9 +124,9 @@ def weights_of_two(recipe, folder: Path, steps: int) -> dict[str, torch.Tensor]:
 
     def work(rank: int) -> None:
         (run, samples), one = begun[rank], Rank(rank, 2, meeting, table)
-        feed = feed_of(samples, recipe, run.model, one)
+        loader = batch_loader(samples, recipe, run.model, one)
         for step in range(steps):
-            update(run, feed.batch(step), recipe, step, one)
+            update(run, loader.batch(step), recipe, step, one)
         found[rank] = dict(run.model.network.state_dict())
 
     threads = [threading.Thread(target=partial(work, rank)) for rank in range(2)]
@@ -139,7 +139,12 @@ def weights_of_two(recipe, folder: Path, steps: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"balance": False}, {"balance": True}, {"balance": True, "accumulate": 2}]
+    "settings",
+    [
+        {"balance_by_edges": False},
+        {"balance_by_edges": True},
+        {"balance_by_edges": True, "accumulate": 2},
+    ],
 )
 def test_two_processes_learn_what_one_does(tmp_path, data, settings):
     recipe = make_recipe(data, batch_size=7, **settings)
@@ -148,11 +153,11 @@ def test_two_processes_learn_what_one_does(tmp_path, data, settings):
 
 
 def test_balanced_processes_have_about_equal_edges(tmp_path, data):
-    feed = feed_for(data, tmp_path, batch_size=8)
+    loader = feed_for(data, tmp_path, batch_size=8)
     unequal = {}
     for balance in (True, False):
-        recipe = make_recipe(data, batch_size=8, balance=balance)
-        shares = [replace(feed, recipe=recipe, rank=rank, n_processes=2) for rank in range(2)]
+        recipe = make_recipe(data, batch_size=8, balance_by_edges=balance)
+        shares = [replace(loader, recipe=recipe, rank=rank, n_processes=2) for rank in range(2)]
         edges = np.array(
             [
                 [part.graph.n_edges for share in shares for part in share.batch(step)]
@@ -165,11 +170,11 @@ def test_balanced_processes_have_about_equal_edges(tmp_path, data):
 
 
 def test_every_process_finds_the_order_of_the_draw(tmp_path, data):
-    feed = feed_for(data, tmp_path, batch_size=8)
-    sizes = feed.samples.known.n_edges[feed.schedule.batch(3)].tolist()
+    loader = feed_for(data, tmp_path, batch_size=8)
+    sizes = loader.samples.known.n_edges[loader.schedule.batch(3)].tolist()
     for rank, places in enumerate(deal(sizes, 2)):
-        (part,) = replace(feed, rank=rank, n_processes=2).batch(3)
-        (whole,) = feed.batch(3)
+        (part,) = replace(loader, rank=rank, n_processes=2).batch(3)
+        (whole,) = loader.batch(3)
         assert torch.equal(part.draws, whole.draws[places])
         assert torch.equal(part.labels.energy, whole.labels.energy[places])
 
@@ -178,17 +183,17 @@ def test_every_process_finds_the_order_of_the_draw(tmp_path, data):
 
 
 def test_workers_prepare_the_same_batches(tmp_path, data):
-    feed = feed_for(data, tmp_path, accumulate=2)
-    alone, ahead = (list(batches(feed, range(3, 9), workers)) for workers in (0, 2))
+    loader = feed_for(data, tmp_path, accumulate=2)
+    alone, ahead = (list(batches(loader, range(3, 9), workers)) for workers in (0, 2))
     assert [step for step, _ in ahead] == [step for step, _ in alone] == list(range(3, 9))
     for (_, one), (_, other) in zip(alone, ahead, strict=True):
         assert_same(one, other)
 
 
 def test_a_feed_can_be_sent_to_another_process(tmp_path, data):
-    feed = feed_for(data, tmp_path)
-    again = pickle.loads(pickle.dumps(feed))
-    assert_same(feed.batch(5), again.batch(5))
+    loader = feed_for(data, tmp_path)
+    again = pickle.loads(pickle.dumps(loader))
+    assert_same(loader.batch(5), again.batch(5))
 
 
 def test_a_run_with_workers_stopped_and_resumed_is_the_run_without(tmp_path, data):
@@ -225,22 +230,22 @@ class Dying(Samples):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def in_place(feed: Feed, kind: type[Samples]) -> Feed:
-    samples = feed.samples
-    return replace(feed, samples=kind(samples._path, samples._numbers, samples.known))
+def in_place(loader: BatchLoader, kind: type[Samples]) -> BatchLoader:
+    samples = loader.samples
+    return replace(loader, samples=kind(samples._path, samples._numbers, samples.known))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_is_wrong_with_a_structure_is_one_sentence(tmp_path, data, workers):
-    feed = in_place(feed_for(data, tmp_path), Refusing)
+    loader = in_place(feed_for(data, tmp_path), Refusing)
     with pytest.raises(InputError, match=r"^this structure has no adsorbate$"):
-        next(batches(feed, range(2), workers))
+        next(batches(loader, range(2), workers))
 
 
 def test_a_worker_that_is_killed_is_one_sentence(tmp_path, data):
-    feed = in_place(feed_for(data, tmp_path), Dying)
+    loader = in_place(feed_for(data, tmp_path), Dying)
     with pytest.raises(
         RunFolderError,
         match=r"a process that prepares batches has ended .* with fewer training.workers",
     ):
-        next(batches(feed, range(2), 1))
+        next(batches(loader, range(2), 1))

@@ -31,7 +31,7 @@ from geocalc.train import loop
 from geocalc.train import task as energies
 from geocalc.train.checkpoint import load_checkpoint, save_checkpoint, steps_done
 from geocalc.train.ema import WeightAverage
-from geocalc.train.loader import Batch, feed_of
+from geocalc.train.loader import Batch, batch_loader
 from geocalc.train.recipe import Recipe
 from geocalc.train.run import Run, start
 from geocalc.train.run_files import append_log, read_log, trim_log
@@ -77,7 +77,7 @@ def run_of(recipe: Recipe, tmp_path: Path) -> tuple[Run, Samples]:
 
 
 def first_batch(run: Run, samples: Samples, recipe: Recipe) -> Batch:
-    return feed_of(samples, recipe, run.model, cpu_fabric()).batch(0)
+    return batch_loader(samples, recipe, run.model, cpu_fabric()).batch(0)
 
 
 def tensors_of(run: Path) -> dict[str, torch.Tensor]:
@@ -221,7 +221,7 @@ def test_the_weights_do_not_depend_on_what_was_drawn_before(tmp_path, data):
     [
         ("model", {"repulsion_reach": 0.5}),
         ("data", {"max_force": 5.0}),
-        ("references", {"elements": ["O"]}),
+        ("fitted_references", {"elements": ["O"]}),
     ],
 )
 def test_a_run_of_another_recipe_is_not_continued(tmp_path, data, part, entries):
@@ -328,7 +328,7 @@ def test_a_gradient_that_is_no_number_does_not_reach_the_weights(tmp_path, data)
 @pytest.mark.parametrize(("share", "empty"), [(1e-9, "validate"), (1 - 1e-9, "train")])
 def test_a_split_with_an_empty_side_is_refused(tmp_path, data, share, empty):
     values = recipe_values(data)
-    values["data"]["validation_share"] = share
+    values["data"]["validation_fraction"] = share
     with pytest.raises(
         InputError,
         match=rf"the split leaves no frame to {empty} on \(30 frames of 10 relaxations\)",
@@ -343,9 +343,9 @@ def test_a_split_with_an_empty_side_is_refused(tmp_path, data, share, empty):
 def mean_losses(recipe: Recipe, tmp_path: Path, n_steps: int) -> tuple[float, float]:
     """Total loss of the first and of the last five steps."""
     run, samples = run_of(recipe, tmp_path)
-    feed = feed_of(samples, recipe, run.model, cpu_fabric())
+    loader = batch_loader(samples, recipe, run.model, cpu_fabric())
     found = [
-        float(update(run, feed.batch(k), recipe, k, cpu_fabric()).total) for k in range(n_steps)
+        float(update(run, loader.batch(k), recipe, k, cpu_fabric()).total) for k in range(n_steps)
     ]
     return float(np.mean(found[:5])), float(np.mean(found[-5:]))
 
@@ -391,7 +391,7 @@ def test_a_direct_force_model_is_trained_scored_and_finished(tmp_path, data):
 
 
 def test_the_rate_warms_up_and_falls_to_zero():
-    settings = make_recipe(Path("d"), steps=100, warmup_share=0.1, learning_rate=1.0).training
+    settings = make_recipe(Path("d"), steps=100, warmup_fraction=0.1, learning_rate=1.0).training
     rates = [settings.rate_at(step) for step in range(100)]
     assert rates[:10] == pytest.approx(np.arange(1, 11) / 10)
     assert rates[10] == 1.0
@@ -406,13 +406,13 @@ def test_steps_are_taken_at_the_rate_of_their_number(tmp_path, data):
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(recipe.training.rate_at(9))
 
 
-FINISH = {"steps": 20, "learning_rate": 0.3, "frames": "cell"}
+FINISH = {"steps": 20, "learning_rate": 0.3, "frames": "single"}
 
 
 def test_the_finish_has_frames_and_a_falling_rate_of_its_own():
     alone = make_recipe(Path("d"), steps=80, learning_rate=0.5).training
     settings = make_recipe(
-        Path("d"), steps=100, learning_rate=0.5, frames="rotations-2d", finish=FINISH
+        Path("d"), steps=100, learning_rate=0.5, frames="rotations-2d", final_stage=FINISH
     ).training
     assert [settings.rate_at(step) for step in range(80)] == [
         alone.rate_at(step) for step in range(80)
@@ -424,19 +424,22 @@ def test_the_finish_has_frames_and_a_falling_rate_of_its_own():
     assert [settings.frames_at(step) for step in (0, 79, 80, 99)] == [
         "rotations-2d",
         "rotations-2d",
-        "cell",
-        "cell",
+        "single",
+        "single",
     ]
 
 
 def test_a_finish_may_be_added_to_a_run_that_has_ended(tmp_path, data):
-    finish = {"steps": 3, "learning_rate": 0.001, "frames": "cell"}
+    finish = {"steps": 3, "learning_rate": 0.001, "frames": "single"}
     whole = train(
-        parsed(data, steps=9, finish=finish), tmp_path / "whole", tmp_path / "data", cpu_fabric()
+        parsed(data, steps=9, final_stage=finish),
+        tmp_path / "whole",
+        tmp_path / "data",
+        cpu_fabric(),
     )
     begun = train(parsed(data, steps=6), tmp_path / "begun", tmp_path / "data", cpu_fabric())
     other = train(parsed(data, steps=9), tmp_path / "other", tmp_path / "data", cpu_fabric())
-    train(parsed(data, steps=9, finish=finish), begun, tmp_path / "data", cpu_fabric())
+    train(parsed(data, steps=9, final_stage=finish), begun, tmp_path / "data", cpu_fabric())
     assert all(
         torch.equal(tensor, tensors_of(begun)[name]) for name, tensor in tensors_of(whole).items()
     )

@@ -234,7 +234,7 @@ def test_dynamics_is_learnt_and_does_not_depend_on_the_pose(
         batch_size=8,
         evaluate_every=400,
     )
-    values["data"]["validation_share"] = 0.2
+    values["data"]["validation_fraction"] = 0.2
     recipe = parse_recipe(values, "test")
     run = train(recipe, tmp_path / "run", tmp_path / "data", cpu_fabric())
     (errors,) = json.loads((run / "metrics.json").read_text())["validation"].values()
@@ -258,7 +258,7 @@ def test_dynamics_is_learnt_and_does_not_depend_on_the_pose(
 def test_the_test_set_is_apart(qm7: Path, tmp_path: Path) -> None:
     values = energy_recipe(qm7)
     whole = {s.group: s.validation for s in samples_of(values, tmp_path)}
-    values["data"]["test_share"] = 0.3
+    values["data"]["test_fraction"] = 0.3
     rest = {s.group: s.validation for s in samples_of(values, tmp_path)}
     tested = {s.group for s in samples_of_test(parse_recipe(values, "test"))}
     assert 8 < len(tested) < 30
@@ -272,7 +272,7 @@ def test_the_test_set_is_apart(qm7: Path, tmp_path: Path) -> None:
 def test_relaxations_of_the_test_set_are_not_taken(tmp_path: Path) -> None:
     write(tmp_path / "r.extxyz", under_ref_keys(relaxations(12)))
     values = recipe_values(tmp_path / "r.extxyz")
-    values["data"]["test_share"] = 0.4
+    values["data"]["test_fraction"] = 0.4
     recipe = Recipe.parse(values, "test")
     tested = {s.group for s in samples_of_test(recipe)}
     sides = [
@@ -287,9 +287,9 @@ def test_relaxations_of_the_test_set_are_not_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"test_share": 0.8}, "leave nothing to train on"),
+        ({"test_fraction": 0.8}, "leave nothing to train on"),
         (
-            {"test_share": 0.1, "validation_key": "fold"},
+            {"test_fraction": 0.1, "validation_key": "fold"},
             "leave the test out with data.sources.exclude_key",
         ),
     ],
@@ -302,7 +302,9 @@ def test_test_sets_that_cannot_be(data: dict, message: str, qm7: Path) -> None:
 
 
 def test_a_recipe_without_a_test_set_says_so(qm7: Path) -> None:
-    with pytest.raises(InputError, match=r"keeps no structure for the test; set data.test_share"):
+    with pytest.raises(
+        InputError, match=r"keeps no structure for the test; set data.test_fraction"
+    ):
         samples_of_test(parse_recipe(energy_recipe(qm7), "test"))
 
 

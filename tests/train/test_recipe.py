@@ -55,9 +55,9 @@ def test_models_that_are_compared_learn_from_the_same_data():
     recipes = {path.parent.name: read_recipe(path) for path in SHIPPED}
     reference = recipes["faenet-sfa"]
     for name in ("faenet-sfa-small", "schnet"):
-        assert (recipes[name].data, recipes[name].references) == (
+        assert (recipes[name].data, recipes[name].fitted_references) == (
             reference.data,
-            reference.references,
+            reference.fitted_references,
         )
 
 
@@ -129,13 +129,13 @@ def test_settings_that_no_network_can_be_built_from_are_refused_before_any_data_
         ("training", {"frames": "sometimes"}, "`training.frames`: no frame policy"),
         (
             "training",
-            {"finish": {"steps": 3, "learning_rate": 1e-4, "frames": "sometimes"}},
-            "`training.finish.frames`: no frame policy",
+            {"final_stage": {"steps": 3, "learning_rate": 1e-4, "frames": "sometimes"}},
+            "`training.final_stage.frames`: no frame policy",
         ),
         (
             "training",
-            {"finish": {"steps": 12, "learning_rate": 1e-4, "frames": "cell"}},
-            "`training.finish.steps` must be fewer than training.steps (12)",
+            {"final_stage": {"steps": 12, "learning_rate": 1e-4, "frames": "single"}},
+            "`training.final_stage.steps` must be fewer than training.steps (12)",
         ),
         ("training", {"precision": "bf16-true"}, "`training.precision` is 'bf16-true'"),
         (
@@ -160,8 +160,8 @@ def test_settings_that_no_network_can_be_built_from_are_refused_before_any_data_
         ),
         (
             "training",
-            {"balance": "edges"},
-            "`training.balance` is 'edges': input should be a valid boolean",
+            {"balance_by_edges": "edges"},
+            "`training.balance_by_edges` is 'edges': input should be a valid boolean",
         ),
         (
             "training",
@@ -194,11 +194,11 @@ def test_assignments_override_and_are_read_as_yaml(tmp_path, values):
         (
             "training.steps=7",
             "data.max_jump=0.3",
-            "references.elements=[O]",
+            "fitted_references.elements=[O]",
             "data.sources.0.weight=2",
         ),
     )
-    assert (recipe.training.steps, recipe.data.max_jump, recipe.references.elements) == (
+    assert (recipe.training.steps, recipe.data.max_jump, recipe.fitted_references.elements) == (
         7,
         0.3,
         ("O",),

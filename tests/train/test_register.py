@@ -42,7 +42,7 @@ def finished(tmp_path_factory) -> Path:
     """A finished run with its prepared data beside it."""
     folder = tmp_path_factory.mktemp("runs")
     values = recipe_values(write_data(folder / "d.traj", relaxations(10)), steps=8)
-    values["references"] = {"elements": ["O"]}
+    values["fitted_references"] = {"elements": ["O"]}
     values["model"]["repulsion_reach"] = 0.7
     return train(Recipe.parse(values, "test"), folder / "run", folder / "data", cpu_fabric())
 
@@ -76,7 +76,7 @@ def test_a_registered_model_gives_the_energies_of_the_averaged_weights(finished,
     run = start(recipe, samples.training)
     load_checkpoint(finished / "checkpoint", run.model.network, run.optimizer, run.average)
     batch, _ = collate(samples[:6])
-    policy = frame_policy("lattice")
+    policy = frame_policy("averaged")
     averaged, last = (
         NetworkPotential(model=m, policy=policy)(batch) for m in (run.averaged(), run.model.eval())
     )
@@ -99,7 +99,7 @@ def test_the_card_says_what_the_recipe_and_the_data_say(finished, place):
     assert (card.force_mode, card.conservative, card.frames, card.repulsion_reach) == (
         "gradient",
         True,
-        "lattice",
+        "averaged",
         0.7,
     )
     assert read_recipe(target / "recipe.yaml") == read_recipe(finished / "recipe.yaml")
@@ -109,7 +109,9 @@ def test_the_card_says_what_the_recipe_and_the_data_say(finished, place):
     assert "made by the tests" in readme
 
 
-@pytest.mark.parametrize(("frames", "conservative"), [("cell", True), ("pca-2d-stochastic", False)])
+@pytest.mark.parametrize(
+    ("frames", "conservative"), [("single", True), ("pca-2d-stochastic", False)]
+)
 def test_forces_of_random_frames_are_not_called_conservative(
     finished, place, tmp_path, frames, conservative
 ):

@@ -30,7 +30,7 @@ from geocalc.train.register import register
 from geocalc.train.run import start
 from geocalc.train.run_files import read_log
 from geocalc.train.score import mean_error, validation_error
-from geocalc.train.stopping import is_over, standing
+from geocalc.train.stopping import best_evaluation, is_over
 from geocalc.train.task import train
 
 CURVE = (5.0, 3.0, 4.0, 3.5, 2.0, 2.5, 2.5, 2.5)
@@ -40,7 +40,7 @@ def log_of(errors: list[float]) -> list[dict]:
     """What a run with patience leaves."""
     log: list[dict] = [{"step": 0, "validation": {}}]
     for k, error in enumerate(errors, start=1):
-        kept = standing(log).is_beaten_by(error)
+        kept = best_evaluation(log).is_beaten_by(error)
         log += [{"step": 10 * k, "energy": 1.0}, {"step": 10 * k, "error": error, "kept": kept}]
     return log
 
@@ -56,7 +56,7 @@ def log_of(errors: list[float]) -> list[dict]:
     ],
 )
 def test_the_log_tells_how_it_stands(errors, step, since):
-    found = standing(log_of(errors))
+    found = best_evaluation(log_of(errors))
     assert (found.step, found.since) == (step, since)
 
 
@@ -69,7 +69,7 @@ def test_patience_ends_after_as_many_evaluations_without_a_smaller_error():
 def test_logs_from_before_patience_was_asked_for_do_not_count():
     log = [{"step": k, "error": 1.0, "kept": False} for k in (1, 2, 3)]
     assert not is_over(log, 1)
-    assert standing(log).is_beaten_by(7.0)
+    assert best_evaluation(log).is_beaten_by(7.0)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ SPACE = {
     "parameters": {
         "training.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
         "training.batch_size": {"low": 2, "high": 4, "integer": True},
-        "training.frames": {"choices": ["lattice-stochastic", "rotations-2d"]},
+        "training.frames": {"choices": ["stochastic", "rotations-2d"]},
     },
     "fixed": {"training.steps": 4, "training.max_seconds": None},
     "vector_weight": 2.0,
@@ -70,7 +70,7 @@ def test_the_space_of_the_workflow_fits_the_shipped_recipe(spaces):
         HERE.parents[1] / "models" / "faenet-sfa" / "recipe.yaml", space, values
     )
     assert recipe.training.learning_rate == 0.0003
-    assert recipe.training.finish is None
+    assert recipe.training.final_stage is None
     assert recipe.model.settings["hidden_channels"] == 128
 
 
@@ -81,7 +81,7 @@ def test_a_trial_is_a_recipe_with_other_values(spaces, tmp_path):
     changed = {
         "learning_rate": 1e-5,
         "batch_size": 2,
-        "frames": "lattice-stochastic",
+        "frames": "stochastic",
         "steps": 4,
         "max_seconds": None,
     }

@@ -39,4 +39,4 @@ def test_every_variant_is_a_recipe(variants: ModuleType) -> None:
 
 def test_trials_keep_their_proportions(variants: ModuleType) -> None:
     recipe = variants.recipe_of(variants.VARIANTS["alone"], steps=40)
-    assert (recipe.training.steps, recipe.training.finish.steps) == (40, 10)
+    assert (recipe.training.steps, recipe.training.final_stage.steps) == (40, 10)

@@ -33,7 +33,7 @@ MODULES = (
     "broken",
     "record",
     "network",
-    "descent",
+    "gradient-descent",
     "shapes",
     "field",
     "phases",

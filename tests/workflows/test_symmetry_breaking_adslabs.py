@@ -156,7 +156,7 @@ def test_models_beside_each_other(study: dict[str, ModuleType], tmp_path: Path) 
         "2e": [0.0] * 5,
         "2o": [0.0] * 5,
     }
-    relaxed = longer.Carded("relaxed-e3nn", 1, schnet.measured, [theta])
+    relaxed = longer.Carded("regnn", 1, schnet.measured, [theta])
     assert longer.normal_table([schnet, relaxed]).splitlines()[2] == (
         "| 1 | 0.000 | 0.000 | 0.500 | 0.000 | 0.000 | 1.00 | 180° | – |"
     )

@@ -32,7 +32,7 @@ def make() -> Callable[[dict[str, Any]], dict[str, Any]]:
         n, steps, watched = question["n"], question["steps"], []
         start = time.perf_counter()
         results = geocalc.iter_relax(
-            stream(n, "model"), sys.argv[1], frames="cell", steps=steps, optimizer="quasi-newton"
+            stream(n, "model"), sys.argv[1], frames="single", steps=steps, optimizer="quasi-newton"
         )
         for k, _ in enumerate(results, 1):
             if k % max(1, n // 10) == 0:

@@ -100,7 +100,7 @@ def milliseconds() -> dict[str, float]:
     add_adsorbate(atoms, "O", 1.2, "fcc")
     atoms.set_tags([*atoms.get_tags()[:-1], 2])
     systems, times = from_atoms(atoms), {}
-    for frames in ("cell", "lattice"):
+    for frames in ("single", "averaged"):
         model, durations = load_model(FOLDER, frames=frames), []
         for _ in range(17):
             start = time.process_time()

@@ -42,7 +42,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RUNS = ROOT / "runs" / "direct-is2re"
 RECIPE = ROOT / "models" / "faenet-is2re" / "recipe.yaml"
-FRAMES, FOLDS = "lattice", "fold1,fold2,fold3,fold4"
+FRAMES, FOLDS = "averaged", "fold1,fold2,fold3,fold4"
 
 
 def recipe_for(split: splits.Split, target: str, steps: int | None) -> Recipe:
@@ -57,7 +57,7 @@ def recipe_for(split: splits.Split, target: str, steps: int | None) -> Recipe:
         values["about"] |= {"energy_kind": "total", "references": "none"}
         # absent: the energy stored with the relaxed structure
         values["data"]["sources"][0]["energy_key"] = "REF_energy"
-        values["references"] = {"elements": []}
+        values["fitted_references"] = {"elements": []}
     if steps is not None:
         values["training"]["steps"] = steps
     values["training"]["evaluate_every"] = values["training"]["steps"]

@@ -28,7 +28,7 @@ SHORT = {
     "training.evaluate_every": 2,
     "training.checkpoint_every": 2,
     "training.log_every": 1,
-    "references.elements": ["O", "C"],
+    "fitted_references.elements": ["O", "C"],
 }
 
 

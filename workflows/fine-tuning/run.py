@@ -91,7 +91,7 @@ def tuned_recipe(n: int, draw: int, begin: bool) -> Recipe:
     values["about"]["energy_kind"] = "adsorption"
     # nothing is chosen by it
     values["data"] |= {"validation_key": "part", "validation_values": ["held-out"]}
-    values["references"] = {"elements": ["C", "H", "N", "O", "S"]}
+    values["fitted_references"] = {"elements": ["C", "H", "N", "O", "S"]}
     if not begin:
         del values["start"]
         values["training"] |= {

@@ -30,11 +30,11 @@ from geocalc.train.recipe import Model, read_recipe
 
 MODELS = Path(__file__).parents[2] / "models"
 MEASURED = (  # model and frames; the first is the reference
-    ("faenet-sfa", "cell"),
-    ("faenet-sfa-small", "cell"),
+    ("faenet-sfa", "single"),
+    ("faenet-sfa-small", "single"),
     ("schnet", "none"),
-    ("faenet-sfa", "lattice"),
-    ("faenet-sfa-small", "lattice"),
+    ("faenet-sfa", "averaged"),
+    ("faenet-sfa-small", "averaged"),
 )
 BATCHES = {  # structures, and layers of metal atoms
     "1 adslab of 13 atoms": (1, (2, 2, 3)),

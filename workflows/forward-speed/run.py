@@ -60,7 +60,7 @@ def adslab(metal: str, seed: int) -> NetworkInput:
     graph = build_graph(systems, 6.0, 30)
     vectors = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
     frames = make_frames(
-        systems.positions, systems.cell, systems, graph, vectors, frame_policy("cell")
+        systems.positions, systems.cell, systems, graph, vectors, frame_policy("single")
     )
     return replicate(
         systems, graph, torch.zeros_like(systems.counts), frames, vectors, torch.float32

@@ -29,7 +29,7 @@ from geocalc.frames import random_rotations
 from geocalc.potentials.registry import LoadedModel, find_model
 from geocalc.train.recipe import read_recipe
 
-POLICIES = ("lattice", "cell", "pca-edges-2d-one", "pca-2d-one", "lattice-stochastic")
+POLICIES = ("averaged", "single", "pca-edges-2d-one", "pca-2d-one", "stochastic")
 # Angstrom, largest move of any atom between neighboring points of a path
 COARSE, FINE = 0.01, 0.001
 JUMP = 0.001  # eV; a larger difference than the forces explain is a jump

@@ -14,10 +14,10 @@ from plan import PAIRS, Planned
 from scores import Answer, Row, Score, scores
 
 from geocalc.properties.data import read_split, read_test
-from geocalc.properties.lesson import VALIDATION, predictions, start_property
 from geocalc.properties.model import PropertyModel
 from geocalc.properties.recipe import GlassData
 from geocalc.properties.samples import GraphSample
+from geocalc.properties.task import VALIDATION, predictions, start_property
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.run_files import CHECKPOINT, METRICS, read_log
 from geocalc.train.stopping import final_model, is_over

@@ -23,8 +23,8 @@ from scores import Baselines
 
 from geocalc.core.files import write_whole
 from geocalc.core.process import settle_process
-from geocalc.properties.lesson import train_property
 from geocalc.properties.registry import register_property
+from geocalc.properties.task import train_property
 from geocalc.train.loop import Progress
 
 FEWER = (2, 4, 6)  # configurations that the last baseline learns from besides

@@ -69,15 +69,15 @@ def ways(default: str) -> list[tuple[str, str, str, float]]:
         (default, "bfgs", 0.05),
         (default, "quasi-newton", 0.01),
     ]
-    if default == "lattice":
+    if default == "averaged":
         chosen += [
-            ("cell", "bfgs", 0.05),
-            ("cell", "quasi-newton", 0.05),
-            ("cell", "fire", 0.05),
-            ("cell", "bfgs", 0.01),
+            ("single", "bfgs", 0.05),
+            ("single", "quasi-newton", 0.05),
+            ("single", "fire", 0.05),
+            ("single", "bfgs", 0.01),
         ]
-    if default == "cell":
-        chosen += [("lattice", "quasi-newton", 0.05), ("lattice", "quasi-newton", 0.01)]
+    if default == "single":
+        chosen += [("averaged", "quasi-newton", 0.05), ("averaged", "quasi-newton", 0.01)]
     found = []
     for frames, optimizer, fmax in chosen:
         words = [*([] if frames == "none" else [frames]), OPTIMIZERS[optimizer], f"fmax {fmax:g}"]
@@ -147,7 +147,7 @@ def outside(name: str) -> dict[str, Any]:
                 chosen.append(item.atoms)
     wanted = np.array([float(a.info["e_ads"]) for a in chosen])
     results = relax(
-        chosen, name, frames="none" if load_model(name).card.frames == "none" else "cell"
+        chosen, name, frames="none" if load_model(name).card.frames == "none" else "single"
     )
     energies = np.array([r.record.energy for r in results], dtype=float)
     error = energies - wanted
@@ -179,7 +179,9 @@ def speed(name: str) -> dict[str, float]:
         add_adsorbate(atoms, "O", 1.2, "fcc")
         atoms.set_tags([*atoms.get_tags()[:-1], 2])
         systems = from_atoms(atoms)
-        for frames in ("none",) if load_model(name).card.frames == "none" else ("cell", "lattice"):
+        for frames in (
+            ("none",) if load_model(name).card.frames == "none" else ("single", "averaged")
+        ):
             model, durations = load_model(name, frames=frames), []
             for _ in range(17):
                 start = time.process_time()

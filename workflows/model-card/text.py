@@ -11,10 +11,10 @@ import picture
 from geocalc.potentials.registry import LoadedModel
 from geocalc.train.recipe import Recipe
 
-ARCHITECTURES = {"faenet": "FAENet", "schnet": "SchNet", "relaxed-e3nn": "relaxed equivariant"}
-EXTRAS = {"relaxed-e3nn": "- **Needs** e3nn: `pip install 'geocalc[e3nn]'`."}
+ARCHITECTURES = {"faenet": "FAENet", "schnet": "SchNet", "regnn": "relaxed equivariant"}
+EXTRAS = {"regnn": "- **Needs** e3nn: `pip install 'geocalc[e3nn]'`."}
 FRAMES = {
-    "lattice": "`lattice` (average over the symmetry-equivalent lattice frames: exactly invariant under rotation, reflection, "
+    "averaged": "`lattice` (average over the symmetry-equivalent lattice frames: exactly invariant under rotation, reflection, "
     "translation, permutation, re-wrapping and choice of in-plane basis); `cell` is one of them, several times faster, and exact "
     "but for the choice of basis.",
     "cell": "`cell` (one lattice frame: exactly invariant under rotation, reflection, translation, permutation and re-wrapping, but not "
@@ -24,7 +24,7 @@ FRAMES = {
 }
 TRAINED = {
     "none": "no frames",
-    "lattice-stochastic": "stochastic frame averaging over lattice frames",
+    "stochastic": "stochastic frame averaging over lattice frames",
     "rotations-2d": "random turns about the surface normal and reflections",
 }
 
@@ -53,7 +53,7 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         "",
         "## Errors on held-out relaxations",
         "",
-        f"{measured['machine']}; {_seeds(c.members, recipe)}; split by relaxation id, {recipe.data.validation_share:.0%} held out and never "
+        f"{measured['machine']}; {_seeds(c.members, recipe)}; split by relaxation id, {recipe.data.validation_fraction:.0%} held out and never "
         f"trained on, used for choosing the settings; command: `GEOCALC_DATA=... python workflows/model-card/run.py {c.name}`.",
         "",
         "| held-out frames | n | energy MAE (eV) | force MAE, free atoms (eV/Å) | predicting zero | cosine |",

@@ -36,7 +36,9 @@ from geocalc.train.task import train
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "molecules"
 NAMES = "qm7-faenet,qm7-schnet,rmd17-ethanol-faenet,rmd17-ethanol-schnet"
-TEST_FILE = Path("rmd17/rmd17_ethanol_test_01.npz")  # what a recipe without test_share is tested on
+TEST_FILE = Path(
+    "rmd17/rmd17_ethanol_test_01.npz"
+)  # what a recipe without test_fraction is tested on
 KCAL = in_ev("kcal/mol")
 HEAD = {
     "qm7": "| network | weights | steps | energy MAE (meV) | energy MAE (kcal/mol) | RMSE (kcal/mol) | by composition (kcal/mol) |",
@@ -124,7 +126,7 @@ def _measured(recipe: Recipe, folder: Path) -> dict[str, Any]:
 def _test_set(recipe: Recipe) -> list[Sample]:
     return (
         samples_of_test(recipe)
-        if recipe.data.test_share
+        if recipe.data.test_fraction
         else samples_of_file(locate(TEST_FILE), use_tags=False)
     )
 

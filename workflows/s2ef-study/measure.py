@@ -207,7 +207,7 @@ def _adsorbate_energies(
     """Energy of each adsorbate element that makes a peer's total energies adsorption energies,
     fitted on what training sees, (119,).
     """
-    elements = [symbols().index(name) for name in recipe.references.elements]
+    elements = [symbols().index(name) for name in recipe.fitted_references.elements]
     counts = np.array(
         [[np.count_nonzero(s.numbers == z) for z in elements] for s in samples], dtype=float
     )

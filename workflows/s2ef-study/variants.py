@@ -74,7 +74,7 @@ def _others(values: Values) -> None:
     values["data"]["sources"] = [
         {k: v for k, v in source.items() if k != "level"} for source in OTHER_SOURCES
     ]
-    values["references"] = {"elements": ADSORBATE}
+    values["fitted_references"] = {"elements": ADSORBATE}
 
 
 def _direct(values: Values) -> None:
@@ -114,5 +114,5 @@ def recipe_of(variant: Variant, steps: int | None = None) -> Recipe:
     values["name"], total = variant.name, steps or variant.steps
     variant.change(values)
     values["training"] |= {"steps": total, "evaluate_every": max(1, total // 4)}
-    values["training"]["finish"]["steps"] = max(1, total * FINISH // STEPS)
+    values["training"]["final_stage"]["steps"] = max(1, total * FINISH // STEPS)
     return parse_recipe(values, variant.name)

@@ -15,7 +15,7 @@ from adslabs_report import THETA_HEAD, UP, markdown, theta_cells
 
 from geocalc.potentials.registry import load_model, shipped_folder
 
-TWIN, RELAXED = "equivariant", "relaxed-e3nn"
+TWIN, RELAXED = "equivariant", "regnn"
 SHIPPED = ("schnet", "faenet-sfa-small", RELAXED)
 HEAD = (
     "model",

@@ -187,8 +187,8 @@ def table(results: dict[str, dict[str, float]]) -> str:
 
 def measured(structures: Sequence[Atoms], start: Path) -> dict[str, dict[str, float]]:
     """Relax with and without, and compare."""
-    plain = relax(structures, POTENTIAL.name, frames="cell")
-    warm = relax(structures, POTENTIAL.name, frames="cell", warm_start=str(start))
+    plain = relax(structures, POTENTIAL.name, frames="single")
+    warm = relax(structures, POTENTIAL.name, frames="single", warm_start=str(start))
     return {
         "plain": vars(summary("plain", plain)),
         "warm": vars(summary("warm", warm)),

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from geocalc.properties.data import read_split
-from geocalc.properties.lesson import VALIDATION, predictions, start_property
 from geocalc.properties.metrics import PropertyErrors, property_errors
 from geocalc.properties.recipe import PropertyRecipe
+from geocalc.properties.task import VALIDATION, predictions, start_property
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.run_files import CHECKPOINT, read_log
 

@@ -20,8 +20,8 @@ from lightning_fabric import Fabric
 from measure import Fit, measure
 
 from geocalc.core.process import settle_process
-from geocalc.properties.lesson import train_property
 from geocalc.properties.recipe import PropertyRecipe, read_property_recipe
+from geocalc.properties.task import train_property
 from geocalc.train.checkpoint import steps_done
 from geocalc.train.loop import Progress
 from geocalc.train.run_files import CHECKPOINT, METRICS

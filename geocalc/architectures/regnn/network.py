@@ -25,8 +25,8 @@ from geocalc.nn.require_e3nn import require_e3nn
 SHORTEST = 1e-6  # Angstrom; keeps the direction of a zero-length edge finite
 
 
-class RelaxedE3NNSettings(Settings):
-    """Settings of `RelaxedE3NN`; lengths in Angstrom, features as e3nn writes irreps."""
+class REGNNSettings(Settings):
+    """Settings of `REGNN`; lengths in Angstrom, features as e3nn writes irreps."""
 
     cutoff: float = Field(5.0, gt=0)
     max_neighbors: int | None = Field(None, ge=1)
@@ -61,8 +61,8 @@ class RelaxedE3NNSettings(Settings):
     n_levels: int = Field(1, ge=1, description="levels of theory")
 
 
-class RelaxedE3NN(Network):
-    """The network; see `RelaxedE3NNSettings`.
+class REGNN(Network):
+    """The network; see `REGNNSettings`.
 
     Raises:
         MissingDependencyError: e3nn is not installed.
@@ -70,8 +70,8 @@ class RelaxedE3NN(Network):
             them.
     """
 
-    def __init__(self, settings: RelaxedE3NNSettings) -> None:
-        require_e3nn("the architecture relaxed-e3nn")
+    def __init__(self, settings: REGNNSettings) -> None:
+        require_e3nn("the architecture regnn")
         from e3nn import o3
 
         from geocalc.architectures.regnn.blocks import read_irreps

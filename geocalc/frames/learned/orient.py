@@ -14,7 +14,9 @@ from geocalc.frames.learned.surroundings import Surroundings
 # relative; vectors shorter than this have no direction: so small a change would turn the frame by a
 # radian
 TOLERANCE = 1e-3
-FALLBACK = "lattice"  # exact for every structure, and does not ask for the vectors that are missing
+FALLBACK = (
+    "averaged"  # exact for every structure, and does not ask for the vectors that are missing
+)
 
 
 @dataclass(frozen=True, kw_only=True)

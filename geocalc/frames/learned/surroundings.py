@@ -79,14 +79,14 @@ def surroundings_of(geometry: Geometry, reach: float) -> Surroundings:
     weights = (1 - (edge_vec * edge_vec).sum(1) / reach**2) ** 3
     weights = weights if geometry.edge_weight is None else weights * geometry.edge_weight[near]
     numbers = systems.numbers.to(edge_vec.dtype)
-    pull = weights * 2 * numbers[senders] / (numbers[senders] + numbers[receivers])
+    coefficients = weights * 2 * numbers[senders] / (numbers[senders] + numbers[receivers])
     return Surroundings(
         edge_vec=edge_vec,
         weights=weights,
         senders=senders,
         receivers=receivers,
         vectors=edge_vec.new_zeros((systems.n_atoms, 3)).index_add(
-            0, receivers, pull[:, None] * edge_vec
+            0, receivers, coefficients[:, None] * edge_vec
         ),
         numbers=systems.numbers,
         system_idx=systems.system_idx,

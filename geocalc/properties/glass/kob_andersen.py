@@ -118,13 +118,19 @@ class KobAndersen:
         sixth = squared.reciprocal() ** 3
         energy = 4 * epsilon * (sixth * (sixth - 1) - _SHIFT)
         # dV/dr, along the vector
-        pull = (24 * epsilon * sixth * (1 - 2 * sixth) / (squared * sigma**2))[:, None] * vectors
+        pair_forces = (24 * epsilon * sixth * (1 - 2 * sixth) / (squared * sigma**2))[
+            :, None
+        ] * vectors
         own = (
             x.new_zeros(systems.n_atoms)
             .index_add_(0, first, energy / 2)
             .index_add_(0, second, energy / 2)
         )
-        forces = torch.zeros_like(x).index_add_(0, first, pull).index_add_(0, second, -pull)
+        forces = (
+            torch.zeros_like(x)
+            .index_add_(0, first, pair_forces)
+            .index_add_(0, second, -pair_forces)
+        )
         return Prediction(energy=sum_per_system(own, systems), forces=forces, atom_energies=own)
 
 

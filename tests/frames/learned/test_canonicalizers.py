@@ -115,7 +115,7 @@ def potential(
     dtype: torch.dtype = torch.float64,
 ) -> NetworkPotential:
     """A network with random weights and this canonicalizer as a part of it."""
-    plain = random_potential("lattice", stress=stress, cutoff=CUTOFF, num_interactions=1)
+    plain = random_potential("averaged", stress=stress, cutoff=CUTOFF, num_interactions=1)
     plain.model.network.canonicalizer = built(name, dimensions, proper)
     plain.model.network.to(dtype).requires_grad_(False)
     return replace(plain, policy=frame_policy("learned"))

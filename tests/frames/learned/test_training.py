@@ -23,7 +23,7 @@ from geocalc.potentials.network import NetworkPotential
 from geocalc.potentials.registry import load_model, read_card, write_card
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.finetune import tuned_values
-from geocalc.train.loader import feed_of
+from geocalc.train.loader import batch_loader
 from geocalc.train.recipe import Recipe, parse_recipe, single_frame
 from geocalc.train.register import register
 from geocalc.train.run import start
@@ -71,9 +71,9 @@ def test_a_step_moves_every_weight_of_a_canonicalizer_unless_it_is_frozen(
     samples = read_store(prepare(recipe, tmp_path))
     run = start(recipe, samples.training)
     before = {key: value.clone() for key, value in run.model.network.state_dict().items()}
-    feed = feed_of(samples, recipe, run.model, cpu_fabric())
+    loader = batch_loader(samples, recipe, run.model, cpu_fabric())
     for step in range(2):
-        assert update(run, feed.batch(step), recipe, step, cpu_fabric()).total.isfinite()
+        assert update(run, loader.batch(step), recipe, step, cpu_fabric()).total.isfinite()
     same = {
         key
         for key, value in run.model.network.state_dict().items()
@@ -202,17 +202,17 @@ def test_runs_with_canonicalizers_become_no_ensemble(data: Path, tmp_path: Path)
     ("model", "training", "sentence"),
     [
         (
-            {"canonicalizer": None, "frames": "lattice"},
+            {"canonicalizer": None, "frames": "averaged"},
             {},
             "`training.frames: learned` needs a canonicalizer; set model.canonicalizer",
         ),
         (
             {"canonicalizer": None},
-            {"frames": "cell"},
+            {"frames": "single"},
             "`model.frames: learned` needs a canonicalizer",
         ),
         (
-            {"frames": "lattice"},
+            {"frames": "averaged"},
             {},
             "there is a canonicalizer, but model.frames is 'lattice'; set model.frames: learned",
         ),

@@ -27,7 +27,7 @@ from geocalc.properties.recipe import (
 )
 from geocalc.properties.samples import GraphBatch, GraphSample, collate, signed_permutations, turned
 from geocalc.train.descent import REMEDY, descend, mean_of_processes
-from geocalc.train.loop import Errors, Evaluation, Progress, learn
+from geocalc.train.loop import Errors, Evaluation, Progress, fit
 from geocalc.train.run import Run, run_of
 
 VALIDATION = "validation"  # name of the held-out graphs in logs and metrics
@@ -35,8 +35,8 @@ NODES = 4096  # of graphs that are predicted together, about: one glass, or a hu
 
 
 @dataclass(frozen=True)
-class PropertyLesson:
-    """A recipe and its graphs, for the training loop; see `geocalc.train.loop.Lesson`."""
+class PropertyTask:
+    """A recipe and its graphs, for the training loop; see `geocalc.train.loop.TrainingTask`."""
 
     recipe: PropertyRecipe
     split: Split
@@ -46,7 +46,7 @@ class PropertyLesson:
 
     @property
     def settings(self) -> PropertyTraining:
-        """See `Lesson`."""
+        """See `TrainingTask`."""
         return self.recipe.training
 
     @cached_property
@@ -55,19 +55,19 @@ class PropertyLesson:
         return signed_permutations()
 
     def read(self, path: Path) -> PropertyRecipe:
-        """See `Lesson`."""
+        """See `TrainingTask`."""
         return read_property_recipe(path)
 
     def start(self) -> Run[PropertyModel]:
-        """See `Lesson`."""
+        """See `TrainingTask`."""
         return start_property(self.recipe, self.split.training)
 
     def before(self, run: Run[PropertyModel], device: torch.device) -> Errors | None:
-        """See `Lesson`."""
+        """See `TrainingTask`."""
         return None
 
     def batches(self, run: Run[PropertyModel], steps: range) -> Iterator[tuple[int, GraphBatch]]:
-        """See `Lesson`; every epoch goes through all training graphs in an order of its own, a
+        """See `TrainingTask`; every epoch goes through all training graphs in an order of its own, a
         function of seed and step.
         """
         samples, settings = self.split.training, self.settings
@@ -86,7 +86,7 @@ class PropertyLesson:
             yield step, batch
 
     def update(self, run: Run[PropertyModel], batch: GraphBatch, step: int) -> Tensor:
-        """See `Lesson`; the loss in units of the targets' spread."""
+        """See `TrainingTask`; the loss in units of the targets' spread."""
         return descend(
             run, self.settings, step, self.fabric, lambda: self._backward(run.model, batch, step)
         )
@@ -104,12 +104,12 @@ class PropertyLesson:
         return loss.detach()[None]
 
     def score(self, model: PropertyModel, device: torch.device, whole: bool) -> Errors:
-        """See `Lesson`."""
+        """See `TrainingTask`."""
         errors = errors_of(model.to(device), self.split.validation, device)
         return {VALIDATION: named(errors)}
 
     def error(self, errors: Errors, model: PropertyModel) -> float:
-        """See `Lesson`; mean squared error in units of the variance, 1 - R2."""
+        """See `TrainingTask`; mean squared error in units of the variance, 1 - R2."""
         return 1 - errors[VALIDATION]["r2"]
 
 
@@ -127,13 +127,13 @@ def train_property(
         recipe: what to train.
         folder: of the run.
         data_folder: where what is computed from the data is kept.
-        fabric, report, judge: see `geocalc.train.loop.learn`.
+        fabric, report, judge: see `geocalc.train.loop.fit`.
     Raises:
         InputError: the data cannot be read.
-        RecipeError, NonFiniteError, RunFolderError: see `learn`.
+        RecipeError, NonFiniteError, RunFolderError: see `fit`.
     """
-    return learn(
-        PropertyLesson(recipe, read_split(recipe.data, data_folder), fabric),
+    return fit(
+        PropertyTask(recipe, read_split(recipe.data, data_folder), fabric),
         folder,
         fabric,
         report,

@@ -1,0 +1,1 @@
+"""Many structures at once: workers, batches, records and run folders."""
