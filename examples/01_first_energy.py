@@ -26,7 +26,7 @@ forces = atoms.get_forces()  # zero on fixed atoms; apply_constraint=False shows
 # An energy means nothing without its zero. The card of the model says which one it is.
 card = atoms.calc.model.card
 print(f"{energy:.3f} eV, an {card.energy_kind.value} energy ({card.level_of_theory})")
-print(f"its zero: {card.references}")
+print(f"its zero: {card.reference_text}")
 print(f"largest force on a free atom: {np.linalg.norm(forces, axis=1).max():.2f} eV/Å")
 
 # The forces are the gradient of the energy, so a small step along them lowers the energy by |F|^2

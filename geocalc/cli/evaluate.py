@@ -60,17 +60,17 @@ def evaluate_command(
 
     Args:
         model: name or folder.
-        data: a recipe (its validation split) or structures, labeled but for symmetry and mad.
+        data: a recipe (its validation split) or structures, labeled but for symmetry and oversmoothing.
         out: folder to write.
         task: s2ef (energies and forces of frames), relax (from the first frame of each relaxation
             to its last), is2re (relaxed energies and positions from unrelaxed structures; is2rs is
-            the same), symmetry or mad (symmetry errors, and how alike features are by layer; see
+            the same), symmetry or oversmoothing (symmetry errors, and how alike features are by layer; see
             `geocalc.evaluation.symmetry_errors` and `geocalc.evaluation.oversmoothing`).
         source: only this source of the recipe.
         frames: policy other than the model's.
         level: of theory.
         optimizer, fmax, steps: for relax.
-        limit: structures of each source, for symmetry and mad.
+        limit: structures of each source, for symmetry and oversmoothing.
         seed: of stochastic frames, and of the draws of symmetry (0 unless given).
         device, dtype: of the model.
     Raises:
@@ -91,12 +91,12 @@ def evaluate_command(
         "versions": versions(),
     }
     with told_at_the_end():
-        if task in ("is2re", "is2rs"):
+        if task == "is2re":
             results = _pairs(loaded, recipe, data, source, out)
         elif task == "relax":
             about |= {"optimizer": optimizer, "fmax": fmax, "steps": steps}
             results = _relax(loaded, recipe, data, source, out, optimizer, fmax, steps)
-        elif task in (probes.SYMMETRY, probes.MAD):
+        elif task in (probes.SYMMETRY, probes.OVERSMOOTHING):
             about |= {"limit": limit, "seed": seed or 0}
             measure = probes.symmetry_task if task == probes.SYMMETRY else probes.mad_task
             results = measure(loaded, _some(loaded, recipe, data, source, limit), seed or 0)

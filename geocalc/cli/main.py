@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from geocalc.train.loop import Progress
 
 EXIT_ERROR, EXIT_USAGE = 1, 2
-TASKS = ("s2ef", "relax", "is2re", "is2rs", "symmetry", "mad")  # of `evaluate`
-WITHOUT_LABELS = ("symmetry", "mad")
+TASKS = ("s2ef", "relax", "is2re", "symmetry", "oversmoothing")  # of `evaluate`
+WITHOUT_LABELS = ("symmetry", "oversmoothing")
 # what relax and predict use unless told otherwise
 POTENTIAL, DIRECT_MODEL = "faenet-sfa", "faenet-is2re"
 
@@ -334,7 +334,7 @@ def _run(
     type=int,
     default=32,
     show_default=True,
-    help="Structures of each source, for --task symmetry and mad.",
+    help="Structures of each source, for --task symmetry and oversmoothing.",
 )
 @click.option(
     "--seed",
@@ -368,7 +368,7 @@ def evaluate(
     --task relax every held-out relaxation is started from its first frame and compared with its
     last. --task symmetry tells what rotations, reflections, translations and other ways to store a
     structure change, in about ninety evaluations of each; with --dtype float32 it tells rounding
-    too. --task mad tells how alike the features of atoms become with depth.
+    too. --task oversmoothing tells how alike the features of atoms become with depth.
     """
     from geocalc.cli.evaluate import evaluate_command
 
@@ -492,7 +492,7 @@ def register(run: tuple[Path, ...], name: str, folder: Path | None) -> None:
     default=None,
     help="Expect the point group of this structure instead.",
 )
-@click.option("--turn", is_flag=True, help="Turn that group to where it fits best.")
+@click.option("--align", is_flag=True, help="Rotate that group to where it fits best.")
 @click.option(
     "--tolerance",
     type=float,
@@ -500,21 +500,21 @@ def register(run: tuple[Path, ...], name: str, folder: Path | None) -> None:
     show_default=True,
     help="Relative change that still counts as kept.",
 )
-@click.option("--picture", type=click.Path(path_type=Path), default=None, help="PNG to draw.")
+@click.option("--plot", type=click.Path(path_type=Path), default=None, help="PNG to draw.")
 def symmetry(
     model: str,
     group: str | None,
     structure: Path | None,
-    turn: bool,
+    align: bool,
     tolerance: float,
-    picture: Path | None,
+    plot: Path | None,
 ) -> None:
     """What symmetry MODEL, a network with relaxed weights, has given up in training, layer by
     layer.
     """
     from geocalc.cli.symmetry import symmetry_command
 
-    click.echo(symmetry_command(model, group, structure, turn, tolerance, picture))
+    click.echo(symmetry_command(model, group, structure, align, tolerance, plot))
 
 
 @main.command()

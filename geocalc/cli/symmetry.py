@@ -24,9 +24,9 @@ def symmetry_command(
     model: str,
     group: str | None,
     structure: Path | None,
-    turn: bool,
+    align: bool,
     tolerance: float,
-    picture: Path | None,
+    plot: Path | None,
 ) -> str:
     """The table, and a sentence for each thing done besides.
 
@@ -34,9 +34,9 @@ def symmetry_command(
         model: name or folder.
         group: name of a point group.
         structure: file whose first structure has the group, in place of a name.
-        turn: whether the group is turned to where it fits best.
+        align: whether the group is turned to where it fits best.
         tolerance: see `symmetry_breaking`.
-        picture: PNG to write.
+        plot: PNG to write.
     Raises:
         InputError: a group is given twice or to be turned and not given; see also
             `symmetry_breaking`.
@@ -53,20 +53,20 @@ def symmetry_command(
         if structure is None
         else group_of(_first(structure))
     )
-    if matrices is None and turn:
+    if matrices is None and align:
         raise InputError("there is no group to turn; give one with --group or --structure")
     loaded, notes, rotation = load_model(model, device="cpu"), [], None
     if structure is not None and matrices is not None:
         notes.append(f"{structure.name} has the point group {identify(matrices)}")
-    if matrices is not None and turn:
+    if matrices is not None and align:
         best = best_orientation((theta for _, theta in relaxed_weights(loaded)), matrices)
         rotation, matrices = best.rotation, turned(matrices, best.rotation)
         notes.append(
             f"{identify(matrices)} keeps {best.share:.2%} after a turn by {_turn_text(rotation)}"
         )
     breaking = symmetry_breaking(loaded, matrices, orientation=rotation, tolerance=tolerance)
-    if picture is not None:
-        notes.append(f"{plot_breaking(breaking, picture)}: drawn")
+    if plot is not None:
+        notes.append(f"{plot_breaking(breaking, plot)}: drawn")
     return "\n".join([str(breaking), *(["", *notes] if notes else [])])
 
 

@@ -24,7 +24,7 @@ from geocalc.potentials.registry import LoadedModel
 from geocalc.structures.convert import from_atoms
 from geocalc.structures.readers import Source, read_structures
 
-SYMMETRY, MAD = "symmetry", "mad"
+SYMMETRY, OVERSMOOTHING = "symmetry", "oversmoothing"
 N_ROTATIONS = 10
 NOTHING = "-"
 LABELS = {
@@ -91,7 +91,7 @@ def _show_done(show: Callable[[str], None], total: int, n: int) -> None:
 
 
 def mad_task(model: LoadedModel, groups: Mapping[str, Systems], seed: int) -> dict[str, Any]:
-    """MAD by source and layer, as metrics.json holds it."""
+    """Mean average distance by source and layer, as metrics.json holds it."""
     potential, results = model.potential, {}
     for name, systems in groups.items():
         layers = layer_mad(

@@ -126,7 +126,7 @@ class PropertyTraining(Optimization):
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     loss: LossKind = LossKind.SQUARED
-    turn: bool = Field(
+    rotate: bool = Field(
         True,
         description=(
             "each graph is turned by one of the 48 rotations and reflections of a cube, drawn anew"

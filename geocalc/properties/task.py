@@ -78,7 +78,7 @@ class PropertyTask:
                 for number in range(step * size, (step + 1) * size)
             ]
             batch = collate([samples[place] for place in places[rank::processes]])
-            if settings.turn and batch.inputs.edge_vec is not None:
+            if settings.rotate and batch.inputs.edge_vec is not None:
                 draws = np.random.default_rng((settings.seed, step, rank)).integers(
                     len(self.turns), size=batch.inputs.n_graphs
                 )

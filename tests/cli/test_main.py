@@ -671,7 +671,7 @@ def test_evaluate_measures_symmetries_of_molecules_and_of_other_frames(model):
 
 def test_evaluate_tells_how_alike_features_become_with_depth(model):
     write("d.extxyz", [f.copy() for f in relaxations(3, 1)])
-    done = invoke("evaluate", model, "d.extxyz", "--task", "mad", "--out", "found")
+    done = invoke("evaluate", model, "d.extxyz", "--task", "oversmoothing", "--out", "found")
     assert done.exit_code == 0, done.output
     layers = json.loads(Path("found/metrics.json").read_text())["results"]["d.extxyz"]["layers"]
     assert [layer["depth"] for layer in layers] == [0, 1, 2]
@@ -679,7 +679,7 @@ def test_evaluate_tells_how_alike_features_become_with_depth(model):
     assert cells(done, "0")[2:] == ["-", "-"]
     assert cells(done, "2")[-1] == f"{layers[2]['update_all_pairs']:.4f}"
     assert_refused(
-        invoke("evaluate", model, "d.extxyz", "--task", "mad", "--limit", 0),
+        invoke("evaluate", model, "d.extxyz", "--task", "oversmoothing", "--limit", 0),
         "of which 0 are to be measured",
     )
 

@@ -186,7 +186,7 @@ def test_turning_may_be_left_out_and_is_drawn_anew_each_time(glasses: Path) -> N
     by_name = {s.name: s for s in lesson_of(glasses).split.training}
 
     def turns_seen(turn: bool) -> list[bool]:
-        task = lesson_of(glasses, turn=turn, batch_size=len(by_name))
+        task = lesson_of(glasses, rotate=turn, batch_size=len(by_name))
         found = []
         for _, batch in task.batches(task.start(), range(3)):
             lengths = sorted(batch.inputs.edge_vec[:, 0].abs().tolist())
@@ -204,7 +204,7 @@ def test_turning_may_be_left_out_and_is_drawn_anew_each_time(glasses: Path) -> N
 
 
 def test_every_epoch_goes_through_all_graphs_in_an_order_of_its_own(glasses: Path) -> None:
-    task = lesson_of(glasses, batch_size=3, turn=False)
+    task = lesson_of(glasses, batch_size=3, rotate=False)
     known = {tuple(s.targets.flatten().tolist()): s.name for s in task.split.training}
     names: list[str] = []
     for _, batch in task.batches(task.start(), range(16)):
@@ -325,7 +325,9 @@ def test_what_can_be_learnt_is_learnt(glasses: Path) -> None:
 
 def test_a_number_of_each_graph_is_learnt() -> None:
     samples = [chain(n, seed) for seed in range(3) for n in range(4, 14)]
-    values = recipe_values(Path("nowhere"), steps=200, learning_rate=0.02, batch_size=10, turn=True)
+    values = recipe_values(
+        Path("nowhere"), steps=200, learning_rate=0.02, batch_size=10, rotate=True
+    )
     values |= {"task": "graph", "model": {"architecture": "gcn", "settings": {"n_types": 2}}}
     values["data"] = {"kind": "zinc", "path": "nowhere"}
     task = PropertyTask(

@@ -428,7 +428,7 @@ def test_the_command_tells_draws_and_turns(folder: Path, tmp_path: Path) -> None
         done = CliRunner().invoke(main, ["symmetry", str(folder), *arguments])
         return done.exit_code, done.output
 
-    status, text = run("--group", "D4h", "--picture", str(tmp_path / "prism.png"))
+    status, text = run("--group", "D4h", "--plot", str(tmp_path / "prism.png"))
     assert status == 0, text
     assert "the symmetry left is D∞h about" in text
     assert "100.00%  1 of 5" not in text
@@ -436,12 +436,12 @@ def test_the_command_tells_draws_and_turns(folder: Path, tmp_path: Path) -> None
     slab = fcc100("Cu", (1, 1, 2), vacuum=6.0)
     slab.info.clear()
     slab.write(tmp_path / "slab.xyz")
-    status, text = run("--structure", str(tmp_path / "slab.xyz"), "--turn")
+    status, text = run("--structure", str(tmp_path / "slab.xyz"), "--align")
     assert status == 0, text
     assert "100.00%  1 of 5" in text
     assert "slab.xyz has the point group D4h (4/mmm)" in text
     assert "D4h (4/mmm) keeps 100.00% after a turn by" in text
-    for wrong, message in ((["--turn"], "no group to turn"), (["--group", "D4k"], "did you mean")):
+    for wrong, message in ((["--align"], "no group to turn"), (["--group", "D4k"], "did you mean")):
         status, text = run(*wrong)
         assert (status, message in text) == (1, True)
 
