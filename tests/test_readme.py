@@ -1,4 +1,4 @@
-"""What the README shows works: its Python blocks run, and the commands it names exist."""
+"""README and docs hold true: Python blocks run; commands, options and linked files exist."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ import pytest
 from geocalc.cli.main import main
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of one language, in order."""
+def blocks(page: Path, language: str) -> list[str]:
+    """Fenced blocks of one language, in order."""
     return re.findall(
-        rf"^```{language}\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL
+        rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL
     )
 
 
-PYTHON = blocks("python")
+PYTHON = [(page.name, block) for page in PAGES for block in blocks(page, "python")]
 
 
-def test_there_are_blocks_to_test():
-    assert PYTHON, "README.md has no ```python block; its first screen should show one"
-    assert blocks("bash"), (
-        "README.md has no ```bash block; it should show how to install, run and test"
-    )
+def test_the_readme_shows_python_and_shell():
+    assert blocks(PAGES[0], "python"), "README.md has no ```python block"
+    assert blocks(PAGES[0], "bash"), "README.md has no ```bash block"
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
 def test_a_python_block_runs_from_the_checkout(number, tmp_path):
+    page, block = PYTHON[number]
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PYTHON[number]],
+        [sys.executable, "-W", "error", "-c", block],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "XDG_DATA_HOME": str(tmp_path)},
         capture_output=True,
@@ -44,39 +43,37 @@ def test_a_python_block_runs_from_the_checkout(number, tmp_path):
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, (
-        f"python block {number} of README.md failed:\n{PYTHON[number]}\n{done.stderr}"
-    )
-    assert done.stdout.strip(), f"python block {number} of README.md prints nothing"
+    assert done.returncode == 0, f"a python block of {page} failed:\n{block}\n{done.stderr}"
+    assert done.stdout.strip(), f"a python block of {page} prints nothing:\n{block}"
 
 
-def test_every_command_it_names_exists():
-    text = README.read_text()
-    named = set(
-        re.findall(
-            r"\bgeocalc ([a-z]+)\b",
-            "\n".join(blocks("bash")) + "\n".join(re.findall(r"`[^`\n]+`", text)),
-        )
-    )
-    assert named, "README.md names no geocalc command in its ```bash blocks or tables"
-    unknown = named - set(main.commands)
-    assert not unknown, f"README.md names commands that do not exist: {', '.join(sorted(unknown))}"
+def commands(page: Path) -> list[tuple[str, str]]:
+    """Every `geocalc VERB ...` of a page, as verb and rest of the line."""
+    lines = [line.split("#")[0] for block in blocks(page, "bash") for line in block.splitlines()]
+    spans = re.findall(r"`(geocalc [^`\n]+)`", page.read_text())
+    return [
+        found
+        for line in [*lines, *spans]
+        for found in re.findall(r"\bgeocalc ([a-z]+)\b([^&|;]*)", line)
+    ]
 
 
-def test_every_option_it_names_exists():
-    lines = [line for block in blocks("bash") for line in block.splitlines() if "geocalc " in line]
-    lines += [span for span in re.findall(r"`(geocalc [^`\n]+)`", README.read_text())]
-    for line in lines:
-        for verb, rest in re.findall(r"\bgeocalc ([a-z]+)([^&|;]*)", line):
-            known = {
-                option for parameter in main.commands[verb].params for option in parameter.opts
-            }
-            unknown = set(re.findall(r"--[a-z-]+", rest)) - known
-            assert not unknown, f"README.md: `geocalc {verb}` has no {', '.join(sorted(unknown))}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_options_exist(page):
+    for verb, rest in commands(page):
+        command = main.get_command(None, verb)
+        assert command is not None, f"{page.name}: there is no command `geocalc {verb}`"
+        known = {option for parameter in command.params for option in parameter.opts}
+        unknown = set(re.findall(r"--[a-z-]+", rest)) - known
+        assert not unknown, f"{page.name}: `geocalc {verb}` has no {', '.join(sorted(unknown))}"
 
 
-def test_every_file_it_links_to_exists():
-    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", README.read_text())
-    assert links
-    missing = [link for link in links if not (ROOT / link).exists()]
-    assert not missing, f"README.md links to what is not there: {', '.join(missing)}"
+def test_the_readme_names_commands():
+    assert {verb for verb, _ in commands(PAGES[0])} >= {"relax", "predict", "train", "models"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_linked_files_exist(page):
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing, f"{page.name} links to missing files: {', '.join(missing)}"

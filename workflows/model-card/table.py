@@ -1,4 +1,4 @@
-"""Write the table of models in README.md from the cards: models/*/model.yaml and metrics.json.
+"""Write the table of models in docs/models.md from the cards: models/*/model.yaml and metrics.json.
 
 Usage: python workflows/model-card/table.py
 A folder without weights is a recipe and no model yet; it is not listed.
@@ -35,9 +35,9 @@ def table(models: Path = ROOT / "models") -> str:
     return "\n".join([HEAD, *(_row(folder) for folder in folders), ""])
 
 
-def with_table(readme: str, models: Path = ROOT / "models") -> str:
-    """The text of README.md with the table between its markers."""
-    head, rest = readme.split(BEGIN)
+def with_table(page: str, models: Path = ROOT / "models") -> str:
+    """Return the text of docs/models.md with the table between its markers."""
+    head, rest = page.split(BEGIN)
     return head + BEGIN + table(models) + END + rest.split(END)[1]
 
 
@@ -56,7 +56,7 @@ def _row(folder: Path) -> str:
         _time(card, measured.get("milliseconds") or {}),
         f"{(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB",
         card.license,
-        f"[card](models/{folder.name}/README.md)",
+        f"[card](../models/{folder.name}/README.md)",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -83,8 +83,8 @@ def _time(card: ModelCard, milliseconds: dict[str, float]) -> str:
 
 def main() -> None:
     """Renew the table."""
-    readme = ROOT / "README.md"
-    readme.write_text(with_table(readme.read_text()))
+    page = ROOT / "docs" / "models.md"
+    page.write_text(with_table(page.read_text()))
 
 
 if __name__ == "__main__":
