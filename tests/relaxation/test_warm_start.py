@@ -249,10 +249,7 @@ def test_a_warm_start_is_part_of_what_a_run_is(tmp_path: Path) -> None:
         folder.close()
         identities.add(folder.identity)
     assert len(identities) == 4
-    assert (
-        f"warm_start: {__name__}.shorter_bonds"
-        in (tmp_path / "3" / "settings.yaml").read_text()
-    )
+    assert f"warm_start: {__name__}.shorter_bonds" in (tmp_path / "3" / "settings.yaml").read_text()
     assert "warm_start: null" in (tmp_path / "0" / "settings.yaml").read_text()
 
 
