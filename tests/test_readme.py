@@ -33,6 +33,7 @@ def test_there_are_blocks_to_test():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(PYTHON)))
 def test_a_python_block_runs_from_the_checkout(number, tmp_path):
     done = subprocess.run(

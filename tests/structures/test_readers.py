@@ -407,6 +407,7 @@ def test_shared_and_strided_tensors() -> None:
     assert atoms.arrays["pos_relaxed"].tolist() == whole[:, 3:].tolist()
 
 
+@pytest.mark.slow
 def test_reading_imports_no_torch_geometric(tmp_path: Path) -> None:
     path = fill(tmp_path / "a.lmdb", {"0": pickle.dumps(Data(**oc20_data()))})
     code = (
