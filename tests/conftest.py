@@ -1,5 +1,7 @@
-"""One thread for every test: the networks are tiny, and threads that wait for a busy core take ten
-times as long.
+"""Settings of every test: one thread, and the marker of tests that need an optional extra.
+
+One thread, because the networks are tiny, and threads that wait for a busy core take ten times as
+long.
 """
 
 from __future__ import annotations
@@ -8,3 +10,15 @@ import os
 
 # before torch is imported, and for the processes that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from helpers.extras import missing_extra
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests whose marker `extra` names a package that is not installed."""
+    for item in items:
+        for marker in item.iter_markers("extra"):
+            for package in marker.args:
+                if reason := missing_extra(package):
+                    item.add_marker(pytest.mark.skip(reason=reason))

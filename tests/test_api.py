@@ -90,6 +90,7 @@ def test_structures_are_taken_as_they_are_needed(folder: Path) -> None:
     del results
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_results_in_the_same_order(folder: Path) -> None:
     structures = [slab("O"), slab("CO"), slab("C"), slab("H")]
     alone, shared = (

@@ -30,6 +30,7 @@ def run(name: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_first_energy(tmp_path):
     said = run("01_first_energy.py", tmp_path)
     assert "of which adsorbate: CH, fixed: " in said
@@ -40,6 +41,7 @@ def test_the_first_energy(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_relaxing_adslabs(tmp_path):
     said = run("02_relax_adslab.py", tmp_path)
     rows = [line.split() for line in said.splitlines() if " CONVERGED " in line]
@@ -49,6 +51,7 @@ def test_relaxing_adslabs(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_training_your_own(tmp_path):
     said = run("03_train_your_own.py", tmp_path)
     assert "CONVERGED after" in said
@@ -64,6 +67,7 @@ def test_training_your_own(tmp_path):
     assert own == pytest.approx(reference, abs=0.3)
 
 
+@pytest.mark.slow
 def test_relaxing_many(tmp_path):
     said = run("04_relax_many.py", tmp_path)
     rows = [line for line in said.splitlines() if line.startswith("#")]

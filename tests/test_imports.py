@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -84,12 +85,20 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-IMPORTS = {name: imported(path) for name, path in FILES.items()}
-WITHIN = {
-    name: {other.removeprefix("geocalc.") for other in names if other.startswith("geocalc.")}
-    & set(FILES)
-    for name, names in IMPORTS.items()
-}
+@cache
+def imports() -> dict[str, set[str]]:
+    """Everything that each file imports."""
+    return {name: imported(path) for name, path in FILES.items()}
+
+
+@cache
+def within() -> dict[str, set[str]]:
+    """Files of the package that each file imports."""
+    return {
+        name: {other.removeprefix("geocalc.") for other in names if other.startswith("geocalc.")}
+        & set(FILES)
+        for name, names in imports().items()
+    }
 
 
 def package(name: str) -> str:
@@ -102,7 +111,7 @@ def test_imports_run_downwards() -> None:
     assert {package(name) for name in FILES} - set(floor) == {"__main__", "testing"}
     wrong = [
         f"{name} imports {other}"
-        for name, others in WITHIN.items()
+        for name, others in within().items()
         for other in others
         if package(name) != package(other)
         and package(name) in floor
@@ -112,14 +121,14 @@ def test_imports_run_downwards() -> None:
 
 
 def test_files_import_each_other_in_no_circle() -> None:
-    assert len(list(TopologicalSorter(WITHIN).static_order())) == len(FILES)
+    assert len(list(TopologicalSorter(within()).static_order())) == len(FILES)
 
 
 @pytest.mark.parametrize("unit", sorted(ABOVE))
 def test_only_the_command_line_imports_the_top(unit: str) -> None:
     users = {
         package(name)
-        for name, others in WITHIN.items()
+        for name, others in within().items()
         if unit in {package(other) for other in others}
     }
     assert users <= {unit, "cli", "__main__"}
@@ -129,7 +138,7 @@ def test_only_the_command_line_imports_the_top(unit: str) -> None:
 def test_networks_and_optimizers_know_neither_ase_nor_pymatgen(unit: str) -> None:
     foreign = {
         other.split(".")[0]
-        for name, others in IMPORTS.items()
+        for name, others in imports().items()
         if package(name) == unit
         for other in others
     }

@@ -31,6 +31,7 @@ def test_the_readme_shows_python_and_shell():
     assert blocks(PAGES[0], "bash"), "README.md has no ```bash block"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(PYTHON)))
 def test_a_python_block_runs_from_the_checkout(number, tmp_path):
     page, block = PYTHON[number]

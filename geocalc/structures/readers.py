@@ -4,9 +4,6 @@ file.
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
 import itertools
 import lzma
 import pickle
@@ -17,43 +14,21 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
 
 import lmdb
 from ase import Atoms
-from ase.db import connect
-from ase.db.row import AtomsRow
 from ase.io import ParseError, iread
-from ase.io.extxyz import read_xyz
 from ase.io.formats import UnknownFileTypeError
-from ase.io.jsonio import decode
-from ase.io.trajectory import TrajectoryReader
 
 from geocalc.errors import InputError
-from geocalc.structures.formats.oc20 import oc20_atoms, unpickle
-from geocalc.structures.formats.rmd17 import SUFFIX as RMD17
-from geocalc.structures.formats.rmd17 import rmd17_frames
+from geocalc.structures.formats import FORMATS
+from geocalc.structures.formats.base import Load, ready
+from geocalc.structures.formats.xyz import COMPRESSED
 
-PAGE = 200  # rows fetched from a database at a time
-_OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-_IN_FOLDERS = (
-    ".traj",
-    ".xyz",
-    ".extxyz",
-    ".db",
-    ".json",
-    ".aselmdb",
-    ".lmdb",
-    ".cif",
-    ".vasp",
-    ".poscar",
-    ".pdb",
-    ".xsf",
-    ".gen",
-)
+_OF_ASE = (".cif", ".vasp", ".poscar", ".pdb", ".xsf", ".gen")  # read from folders by ASE
 _POSCAR = ("POSCAR", "CONTCAR")
 # whatever readers of third parties raise on a damaged file; nothing that a fault of ours would
 # raise elsewhere is hidden, because each of them is reported with the file it came from
@@ -77,8 +52,6 @@ FAULTS = (
     zipfile.BadZipFile,
     zlib.error,
 )
-
-_Frame = Callable[[], Atoms]
 
 
 class LossyFormat(UserWarning):
@@ -173,7 +146,7 @@ def count_structures(paths: Iterable[str | Path], patience: float = 3.0) -> int 
     for item in (item for path in paths for item in _expand(Path(path))):
         try:
             counted = 0 if isinstance(item, Path) else 1
-            for _ in _frames(item) if isinstance(item, Path) else ():
+            for _ in _loads(item) if isinstance(item, Path) else ():
                 counted += 1
                 if time.monotonic() > end:
                     return None
@@ -207,14 +180,11 @@ def _is_lmdb_folder(path: Path) -> bool:
 
 
 def _is_structure_file(path: Path) -> bool:
-    name = path.name
-    for ending in _OPEN:
-        name = name.removesuffix(ending)
     if not path.is_file():
         return _is_lmdb_folder(path)
-    return not name.startswith(".") and (
-        Path(name).suffix.lower() in _IN_FOLDERS or _is_poscar(path)
-    )
+    suffix, _ = _suffix(path)
+    known = FORMATS[suffix].in_folders if suffix in FORMATS else suffix in _OF_ASE
+    return not path.name.startswith(".") and (known or _is_poscar(path))
 
 
 def _is_poscar(path: Path) -> bool:
@@ -239,22 +209,22 @@ def _warn_of_losses(files: list[Path]) -> None:
 
 def _stream(path: Path, name: str, tolerant: bool) -> Iterator[Source | Unreadable]:
     """Structures of one file; a frame that cannot be read does not stop those after it."""
-    frames = _frames(path)
+    loads = _loads(path)
     for index in itertools.count():
-        frame = None
+        load = None
         try:
-            frame = next(frames, None)
-            atoms = None if frame is None else frame()
+            load = next(loads, None)
+            atoms = None if load is None else load()
         except FAULTS as error:
-            what = f"{path}" if frame is None else f"structure {index} of {path}"
+            what = f"{path}" if load is None else f"structure {index} of {path}"
             sentence = (
                 f"cannot read {what}: {_reason(error)}; check that it is complete and that its name"
                 " tells its format"
             )
             if not tolerant:
                 raise InputError(sentence) from error
-            yield _fault(path, None if frame is None and index == 0 else index, name, sentence)
-            if frame is None:
+            yield _fault(path, None if load is None and index == 0 else index, name, sentence)
+            if load is None:
                 return
             continue
         if atoms is None:
@@ -281,146 +251,19 @@ def _reason(error: BaseException) -> str:
     return text if isinstance(error, InputError) else f"{type(error).__name__} {text}".strip()
 
 
-def _frames(path: Path) -> Iterator[_Frame]:
+def _loads(path: Path) -> Iterator[Load]:
     """One function per structure of the file, which gives the structure when called."""
-    name = path.name.lower()
-    packed = next((ending for ending in _OPEN if name.endswith(ending)), "")
-    ending = Path(name.removesuffix(packed)).suffix
     if not path.stat().st_size:
-        return
-    if ending in (".xyz", ".extxyz"):
-        yield from _xyz_frames(path, packed)
-    elif path.is_dir() or ending in (".lmdb", ".aselmdb"):
-        yield from _lmdb_frames(path)
-    elif ending == ".traj" and not packed:
-        with path.open("rb") as stream, TrajectoryReader(stream) as trajectory:
-            for index in range(len(trajectory)):
-                yield _bind(trajectory.__getitem__, index)
-    elif ending == RMD17 and not packed:
-        for atoms in rmd17_frames(path):
-            yield _bind(_unchanged, atoms)
-    elif ending in (".db", ".json") and not packed:
-        for row in _rows(path, ending[1:]):
-            yield _bind(_row_atoms, row)
-    else:
-        for atoms in iread(str(path), index=":"):
-            yield _bind(_unchanged, atoms)
+        return iter(())
+    suffix, compressed = _suffix(path)
+    file_format = FORMATS.get(".lmdb" if path.is_dir() else suffix)
+    if file_format is not None and (file_format.compressed or not compressed):
+        return file_format.read(path)
+    return map(ready, iread(str(path), index=":"))
 
 
-def _unchanged(atoms: Atoms) -> Atoms:
-    return atoms
-
-
-def _bind(function: Callable[[Any], Atoms], argument: Any) -> _Frame:
-    return lambda: function(argument)
-
-
-def _xyz_frames(path: Path, packed: str) -> Iterator[_Frame]:
-    """Cut an (ext)xyz file into frames while reading it forwards; seeking in a compressed file
-    would start it anew.
-    """
-    with _OPEN.get(packed, open)(path, "rt", encoding="utf-8") as stream:
-        for number in itertools.count():
-            head = stream.readline()
-            if not head.strip():
-                rest = next((line for line in stream if line.strip()), None)
-                if rest is None:
-                    return
-                head = rest
-            yield _bind(_xyz_atoms, _xyz_text(head, stream, number))
-
-
-def _xyz_text(head: str, stream: TextIO, number: int) -> str:
-    try:
-        count = int(head)
-    except ValueError:
-        raise InputError(
-            f"frame {number} begins with {head.strip()[:40]!r} where the number of atoms is"
-            " expected"
-        ) from None
-    lines = [head, *itertools.islice(stream, count + 1)]
-    if len(lines) < count + 2:
-        raise InputError(
-            f"the file ends inside frame {number}, after {max(len(lines) - 2, 0)} of {count} atoms"
-        )
-    return "".join(lines)
-
-
-def _xyz_atoms(text: str) -> Atoms:
-    return next(read_xyz(io.StringIO(text), 0))
-
-
-def _rows(path: Path, kind: str) -> Iterator[AtomsRow]:
-    """Rows of an ASE database in the order of their ids, a page at a time from SQLite."""
-    database = connect(str(path), type=kind)
-    if kind == "json":
-        yield from database.select()
-        return
-    last = 0
-    while True:
-        page = list(database.select(f"id>{last}", sort="id", limit=PAGE))
-        yield from page
-        if len(page) < PAGE:
-            return
-        last = page[-1].id
-
-
-def _row_atoms(row: AtomsRow) -> Atoms:
-    """Structure of a database row; its key-value pairs and data go to info."""
-    atoms = row.toatoms()
-    atoms.info.update(row.key_value_pairs)
-    atoms.info.update(row.data)
-    return atoms
-
-
-def _lmdb_frames(path: Path) -> Iterator[_Frame]:
-    """Records of an LMDB: numbered from 0 in OC20's layout, from 1 up to `nextid` in that of ASE
-    databases.
-    """
-    with (
-        lmdb.open(
-            str(path),
-            subdir=path.is_dir(),
-            readonly=True,
-            lock=False,
-            readahead=False,
-            meminit=False,
-        ) as environment,
-        environment.begin() as transaction,
-    ):
-        keys: Iterable[int]
-        next_id, length = transaction.get(b"nextid"), transaction.get(b"length")
-        if next_id is not None:
-            deleted = transaction.get(b"deleted_ids")
-            gone = (
-                set()
-                if deleted is None
-                else {int(i) for i in decode(zlib.decompress(deleted).decode())}
-            )
-            keys = (i for i in range(1, int(zlib.decompress(next_id))) if i not in gone)
-        else:
-            count = (
-                transaction.stat()["entries"]
-                if length is None
-                else unpickle(bytes(length)).get("", 0)
-            )
-            keys = range(int(count))
-        for key in keys:
-            yield _bind(_record_atoms, (key, transaction.get(f"{key}".encode())))
-
-
-def _record_atoms(item: tuple[int, bytes | None]) -> Atoms:
-    key, record = item
-    if record is None:
-        raise InputError(
-            f"there is no record {key}; it is neither an OC20 LMDB nor an ASE one, or a part of it"
-            " is missing"
-        )
-    if record[:1] == b"\x80":  # what a pickle begins with
-        return oc20_atoms(record)
-    return _row_atoms(
-        AtomsRow(
-            {"id": key, "ctime": 0.0, "user": "", "unique_id": ""}
-            | decode(zlib.decompress(record).decode())
-        )
-    )
+def _suffix(path: Path) -> tuple[str, bool]:
+    """The suffix that tells the format, in lower case, and whether the file is compressed."""
+    name = path.name.lower()
+    packed = next((ending for ending in COMPRESSED if name.endswith(ending)), "")
+    return Path(name.removesuffix(packed)).suffix, bool(packed)

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.tiers import tiered
 from reference.plain_faenet import PlainFAENet
 from torch import Tensor, nn
 
@@ -224,7 +225,8 @@ def assert_equals_plain(net: FAENet, settings: dict[str, object], systems: Syste
             assert difference(weight.grad, other) < AGREEMENT, name
 
 
-@pytest.mark.parametrize(("kind", "norm"), BLOCKS)
+@pytest.mark.parametrize("norm", tiered(Norm, fast=[Norm.LAYER]))
+@pytest.mark.parametrize("kind", MessageType)
 def test_plain_formulation_agrees(kind: MessageType, norm: Norm) -> None:
     systems = concatenate(singles())
     decoders = [None, *PER_ATOM]
@@ -389,6 +391,7 @@ def test_vectors_of_edges_are_smooth_as_an_atom_crosses_the_cutoff() -> None:
     assert difference(at(cutoff - 0.2), at(cutoff + step)) > 1e-6
 
 
+@pytest.mark.slow
 def test_a_head_of_edges_learns_ways_in_the_plane_from_structures_that_are_turned_at_random() -> (
     None
 ):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from e3nn import o3
+from helpers.e3nn_or_skip import o3
 from helpers.models import SMALL_RELAXED, random_network, write_model
 from helpers.structures import adslab, rattled, systems_of, turned
 from helpers.training import cpu_fabric, make_recipe, recipe_values, relaxation, write_data
@@ -379,6 +379,7 @@ def recipe(data: Path, **training: object) -> Recipe:
     return Recipe.parse(values, "test")
 
 
+@pytest.mark.slow
 def test_it_trains_registers_and_calculates(tmp_path: Path) -> None:
     chosen = recipe(write_data(tmp_path / "d.traj"), breaking_weight=1e-3)
     run = train(chosen, tmp_path / "run", tmp_path / "data", cpu_fabric())
@@ -390,6 +391,7 @@ def test_it_trains_registers_and_calculates(tmp_path: Path) -> None:
     assert atoms.get_forces().shape == (len(atoms), 3)
 
 
+@pytest.mark.slow
 def test_relaxed_weights_are_pulled_by_their_penalty_and_by_no_decay(tmp_path: Path) -> None:
     data = write_data(tmp_path / "d.traj")
     sizes = []
@@ -431,6 +433,7 @@ def test_a_penalty_of_what_a_network_has_not_is_refused(tmp_path: Path) -> None:
         read_recipe(path)
 
 
+@pytest.mark.slow
 def test_without_e3nn_all_else_works_and_the_architecture_names_the_extra(tmp_path: Path) -> None:
     card = {
         "architecture": "regnn",

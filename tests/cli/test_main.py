@@ -261,6 +261,7 @@ def test_among_good_files_a_bad_one_is_told_and_the_good_ones_are_relaxed(model)
     assert found[2].error in done.output
 
 
+@pytest.mark.slow
 def test_a_folder_with_some_bad_files_ends_with_all_the_others_relaxed(model):
     """Six kinds of bad file among good ones, in two worker processes."""
     Path("in").mkdir()
@@ -536,6 +537,7 @@ def test_evaluate_takes_the_validation_split_of_a_recipe(model):
     assert not Path("more").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "n"), [("r.yaml", 4), ("d.traj", 10)], ids=["recipe", "file"])
 def test_evaluate_relaxes_from_the_first_frame_and_compares_with_the_last(model, data, n):
     write_recipe(Path("r.yaml"), recipe_values(write_data(Path("d.traj"))))
@@ -615,6 +617,7 @@ def cells(done: Result, head: str) -> list[str]:
     return row[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["r.yaml", "d.traj"], ids=["recipe", "file"])
 def test_evaluate_measures_symmetries(model, data):
     write_recipe(Path("r.yaml"), recipe_values(write_data(Path("d.traj"), relaxations(4, 2))))
@@ -641,6 +644,7 @@ def test_evaluate_measures_symmetries(model, data):
     ]
 
 
+@pytest.mark.slow
 def test_evaluate_measures_symmetries_of_molecules_and_of_other_frames(model):
     write("d.extxyz", [molecule("CH4"), molecule("H2O")])  # without labels
     done = invoke(
@@ -715,6 +719,7 @@ def test_a_run_that_its_clock_stopped_says_so_and_goes_on():
     assert "runs/tiny: done" in invoke("train", recipe, "--device", "cpu", "--resume").output
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does():
     recipe = write_recipe(
         Path("r.yaml"), recipe_values(write_data(Path("d.traj")), steps=6, patience=2, workers=1)
@@ -786,6 +791,7 @@ def program(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
+@pytest.mark.slow
 def test_the_program_returns_its_status_and_keeps_errors_off_standard_output(model):
     write("in.extxyz", clean())
     done = program(
@@ -850,6 +856,7 @@ def test_what_is_saved_is_the_method_that_was_used(model, tmp_path, options, met
     assert saved["resolved"]["optimizer"] == method
 
 
+@pytest.mark.slow
 def test_python_runs_the_package_as_the_command():
     told = subprocess.run(
         [sys.executable, "-m", "geocalc", "models"], capture_output=True, text=True, check=True

@@ -89,6 +89,7 @@ def energy_of(atoms: Atoms) -> float:
     return copy.get_potential_energy()
 
 
+@pytest.mark.slow
 def test_workers_and_batches_write_the_same(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"keep_symmetry": True, "steps": 5, "traj": "ends"})
     records = run(tmp_path / "one", settings)

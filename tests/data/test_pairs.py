@@ -162,6 +162,7 @@ def model(run: Path) -> Path:
     return register(run, "direct", run.parent / "models", run.parent / "data")
 
 
+@pytest.mark.slow
 def test_training_learns_energies_and_moves(run: Path) -> None:
     (errors,) = json.loads((run / "metrics.json").read_text())["validation"].values()
     assert errors["n"] == 4
@@ -296,6 +297,7 @@ def potential(tmp_path: Path) -> Path:
     return write_model(tmp_path / "models")
 
 
+@pytest.mark.slow
 def test_a_relaxation_starts_where_the_model_thinks_that_it_ends(
     model: Path, potential: Path
 ) -> None:

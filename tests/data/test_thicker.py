@@ -188,6 +188,7 @@ def recipe_of(folder: Path, thicker: float = 0.5, **training: Any) -> Recipe:
     return parse_recipe(values, "test")
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_learn_what_the_whole_does(tmp_path: Path) -> None:
     weights = [
         weights_after(recipe_of(tmp_path, accumulate=n), tmp_path / "data", 3)[0] for n in (1, 3)

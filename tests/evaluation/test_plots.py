@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from geocalc.evaluation.plots import Distribution, Panel, Parity, draw_panels
@@ -37,6 +36,8 @@ def parity(n: int, outliers: int = 0) -> Parity:
 
 
 def drawn(panel: Panel) -> Any:
+    from matplotlib.figure import Figure
+
     figure = Figure()
     axis = figure.add_subplot()
     panel.draw(figure, axis)

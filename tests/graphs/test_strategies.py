@@ -302,6 +302,7 @@ def jumps(
     return energy, forces
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "strategy"), [("faenet", "nearest"), ("schnet", "radius")]
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from ase import Atoms
 from ase.build import fcc110, molecule
 from helpers.models import SMALL, random_potential
 from helpers.structures import adslab, cloud, rattled, systems_of
+from helpers.tiers import tiered
 
 from geocalc.core.systems import Potential, Systems, concatenate, select
 from geocalc.frames import frame_policy
@@ -91,6 +93,13 @@ CONSERVATIVE = [
     *RANDOM,
     *(name for name in SHIPPED if read_card(shipped_folder() / name).conservative),
 ]
+
+EXTRAS = {"relaxed": "e3nn", "equivariant": "e3nn", "regnn": "e3nn"}
+
+
+def of(names: Iterable[str]) -> list[Any]:
+    """Parameters of these potentials: those of random networks in the fast tier."""
+    return tiered(names, fast=RANDOM, extras=EXTRAS)
 
 
 @cache
@@ -197,24 +206,24 @@ def generic() -> Systems:
 
 
 @pytest.mark.parametrize("law", EXACT_LAWS)
-@pytest.mark.parametrize("name", POTENTIALS)
+@pytest.mark.parametrize("name", of(POTENTIALS))
 def test_lattice_frames_obey_every_law(name: str, law: str) -> None:
     EXACT_LAWS[law](potential(name, "averaged"), seen_by(name, everything()))
 
 
 @pytest.mark.parametrize("law", [law for law in EXACT_LAWS if law != "basis"])
-@pytest.mark.parametrize("name", ["updownscale_base", "graph norm", *SHIPPED])
+@pytest.mark.parametrize("name", of(["updownscale_base", "graph norm", *SHIPPED]))
 def test_cell_frames_obey_every_law_but_that_of_the_basis(name: str, law: str) -> None:
     EXACT_LAWS[law](potential(name, "single"), seen_by(name, everything()))
 
 
 @pytest.mark.parametrize("law", EXACT_LAWS)
-@pytest.mark.parametrize("name", ["schnet", "equivariant"])
+@pytest.mark.parametrize("name", of(["schnet", "equivariant"]))
 def test_an_invariant_network_obeys_every_law_without_frames(name: str, law: str) -> None:
     EXACT_LAWS[law](potential(name, "none"), everything())
 
 
-@pytest.mark.parametrize("name", [name for name in POTENTIALS if name not in ADSORBED_ONLY])
+@pytest.mark.parametrize("name", of(name for name in POTENTIALS if name not in ADSORBED_ONLY))
 def test_a_three_by_three_supercell_is_nine_cells(name: str) -> None:
     systems = systems_of(
         rattled(adslab("", size=(1, 1, 2)), 0.1), Atoms("Cu", cell=(2.5, 2.5, 2.6), pbc=True)
@@ -222,16 +231,16 @@ def test_a_three_by_three_supercell_is_nine_cells(name: str) -> None:
     assert_supercell_extensive(potential(name, "averaged"), systems, repeats=3, tolerance=EXACT)
 
 
-@pytest.mark.parametrize("policy", ["averaged", "cell"])
-@pytest.mark.parametrize("name", CONSERVATIVE)
+@pytest.mark.parametrize("policy", ["averaged", "single"])
+@pytest.mark.parametrize("name", of(CONSERVATIVE))
 def test_forces_are_the_gradient(name: str, policy: str) -> None:
     assert_forces_are_gradient(
         potential(name, policy), seen_by(name, generic()), n_directions=2, tolerance=GRADIENT
     )
 
 
-@pytest.mark.parametrize("policy", ["averaged", "cell"])
-@pytest.mark.parametrize("name", POTENTIALS)
+@pytest.mark.parametrize("policy", ["averaged", "single"])
+@pytest.mark.parametrize("name", of(POTENTIALS))
 def test_energy_and_forces_are_continuous_at_the_cutoff(name: str, policy: str) -> None:
     chosen = potential(name, policy)
     assert_smooth_at_cutoff(
@@ -239,8 +248,8 @@ def test_energy_and_forces_are_continuous_at_the_cutoff(name: str, policy: str) 
     )
 
 
-@pytest.mark.parametrize("policy", ["averaged", "cell"])
-@pytest.mark.parametrize("name", CONSERVATIVE)
+@pytest.mark.parametrize("policy", ["averaged", "single"])
+@pytest.mark.parametrize("name", of(CONSERVATIVE))
 def test_stress_is_the_derivative_by_strain(name: str, policy: str) -> None:
     chosen = potential(name, policy, stress=True)
     slab = rattled(adslab("O", "fcc", size=(1, 2, 2)))
@@ -256,7 +265,7 @@ def test_stress_turns_with_the_structure() -> None:
 
 
 @pytest.mark.parametrize("law", [law for law in EXACT_LAWS if law != "basis"])
-@pytest.mark.parametrize("policy", ["averaged", "cell"])
+@pytest.mark.parametrize("policy", ["averaged", "single"])
 def test_direct_forces_turn_with_the_structure(policy: str, law: str) -> None:
     chosen = random_potential(policy, force_mode=ForceMode.DIRECT, direct_forces=True)
     EXACT_LAWS[law](chosen, everything())

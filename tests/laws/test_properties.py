@@ -325,6 +325,7 @@ def assert_sound(end: Relaxation, fmax: float, max_steps: int) -> None:
         assert end.n_steps == max_steps
 
 
+@pytest.mark.slow
 @examples(150)
 @given(structures(faulty=True), st.sampled_from((2.0, 3.0, 4.2)))
 def test_neighbors_are_those_of_ase_and_each_edge_has_its_reverse(
@@ -364,6 +365,7 @@ def test_neighbors_are_those_of_ase_and_each_edge_has_its_reverse(
             assert set(theirs) == set(edges)
 
 
+@pytest.mark.slow
 @examples(120)
 @given(
     st.lists(structures(faulty=True), min_size=1, max_size=4),
@@ -407,6 +409,7 @@ def test_relaxations_of_anything(
     assert all(same(one, other) for one, other in zip(alone, together, strict=True))
 
 
+@pytest.mark.slow
 @examples(25)
 @given(
     st.lists(structures(numbers=(1, 6, 8, 29)), min_size=1, max_size=3),
@@ -430,6 +433,7 @@ def test_relaxations_with_a_network(given: list[Atoms], name: str, max_steps: in
         assert alone.energy == pytest.approx(float(first), abs=1e-9)
 
 
+@pytest.mark.slow
 @examples(40)
 @given(
     st.lists(structures(), min_size=2, max_size=5),
@@ -474,6 +478,7 @@ def read_strictly(line: str) -> Record:
     return Record.from_json(line)
 
 
+@pytest.mark.slow
 @examples(40)
 @given(
     st.lists(structures(faulty=True, numbers=METALS + LIGHT + (54,)), min_size=1, max_size=4),

@@ -526,6 +526,7 @@ def charged(n_structures: int) -> tuple[Systems, Tensor]:
     return systems_of(*structures), (found - found.mean()) / found.std()
 
 
+@pytest.mark.slow
 def test_a_network_learns_charges_beyond_its_cutoff() -> None:
     systems, expected = charged(96)
     ewald = EwaldSettings(k_cutoff=2.0, num_hidden=1)

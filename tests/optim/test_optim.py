@@ -10,6 +10,7 @@ from ase.build import add_adsorbate, fcc100, fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixCartesian
 from ase.optimize import BFGS, FIRE, FIRE2, LBFGS
+from helpers.tiers import tiered
 from torch import Tensor
 
 from geocalc.core.systems import Systems, select
@@ -79,7 +80,7 @@ def relax_with_paths(
     return ends, paths
 
 
-@pytest.fixture(scope="module", params=sorted(ASE))
+@pytest.fixture(scope="module", params=tiered(sorted(ASE), fast=["lbfgs"]))
 def relaxed(request: pytest.FixtureRequest):
     name = request.param
     batch = mixed_batch()

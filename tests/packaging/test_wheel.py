@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from helpers.models import write_model
 
+pytestmark = [pytest.mark.slow, pytest.mark.extra("hatchling")]
+
 ROOT = Path(__file__).parents[2]
 SOURCES = (
     "geocalc",

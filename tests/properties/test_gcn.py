@@ -122,6 +122,7 @@ def test_networks_by_name() -> None:
         assert (network.n_types, network.n_targets, network.level) == (3, 2, Level.GRAPH)
 
 
+@pytest.mark.slow
 def test_torch_geometric_is_imported_only_where_it_is_needed() -> None:
     code = "import sys, geocalc.properties; print('torch_geometric' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

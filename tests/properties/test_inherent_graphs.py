@@ -37,6 +37,7 @@ def never(*given: object) -> None:
     raise AssertionError("it was computed before")
 
 
+@pytest.mark.slow
 def test_edges_are_those_of_the_nearest_minimum(tmp_path: Path) -> None:
     thermal = calm(0)
     minimum = replace(thermal, positions=inherent_structure(thermal).positions)
@@ -49,6 +50,7 @@ def test_edges_are_those_of_the_nearest_minimum(tmp_path: Path) -> None:
     assert not torch.equal(found.senders, neighborhood(thermal, CUTOFF, self_loops=True).senders)
 
 
+@pytest.mark.slow
 def test_a_minimum_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = graph_of(calm(0), INHERENT, tmp_path)
     with monkeypatch.context() as patch:
@@ -79,6 +81,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         graph_of(calm(0), INHERENT, tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_a_recipe_may_ask_for_them(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()

@@ -17,6 +17,7 @@ SHIPPED = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
 def test_it_says_the_same_of_a_configuration_that_is_turned_moved_and_wrapped(folder):
     model, atoms = load_property_model(folder, device="cpu"), atoms_of(glass(0))

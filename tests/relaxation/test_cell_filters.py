@@ -129,9 +129,13 @@ CASES = [
     ("bfgs", "frechet", {"constant_volume": True}, {"constant_volume": True}),
     ("bfgs", "unit", {"constant_volume": True}, {"constant_volume": True}),
 ]
+SLOW = [k for k in range(len(CASES)) if k % 6]
 
 
-@pytest.mark.parametrize(("name", "kind", "options", "of_ase"), CASES)
+@pytest.mark.parametrize(
+    ("name", "kind", "options", "of_ase"),
+    [*CASES[::6], *(pytest.param(*CASES[k], marks=pytest.mark.slow) for k in SLOW)],
+)
 def test_every_step_equals_that_of_ase(name: str, kind: str, options: dict, of_ase: dict) -> None:
     given = batch()
     ends, paths = ours(given, name, CellFilter(kind=kind, **options))
@@ -158,6 +162,7 @@ def test_fractional_coordinates_that_are_held_stay(kind: str) -> None:
     assert np.abs(after[1, 1] - before[1, 1]) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bfgs", "fire", "lbfgs"])
 def test_batch_mates_do_not_matter(name: str) -> None:
     given, cell_filter = batch(), CellFilter(pressure=0.01)
@@ -243,6 +248,7 @@ def test_structures_without_a_cell_and_potentials_without_stress_are_refused() -
         )
 
 
+@pytest.mark.slow
 def test_a_cell_that_runs_away_has_exploded() -> None:
     def pulled(systems: Systems) -> Prediction:
         stress = torch.eye(3, dtype=torch.float64).expand(systems.n_systems, 3, 3) * -0.05

@@ -215,6 +215,7 @@ def named(warm_start: Proposal | None) -> NamedPotential:
     )
 
 
+@pytest.mark.slow
 def test_workers_give_the_same() -> None:
     jobs = [Job(sid=name, atoms=molecule(name)) for name in ("H2O", "NH3")]
     found = []

@@ -119,6 +119,7 @@ def timeless(found: list[Record]) -> list[Record]:
     return [replace(record, wall_s=0.0) for record in found]
 
 
+@pytest.mark.slow
 def test_six_bad_files_of_a_thousand_are_told_and_the_others_relax(workplace: Path) -> None:
     done = relax(workplace, workplace / "in", "out", "--batch-edges", 2000)
     assert done.exit_code == 3, done.output[-2000:]

@@ -329,6 +329,7 @@ for record in run_relaxation(jobs(), model, settings, open_run_folder(sys.argv[1
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "delay"), [(1, 0.1), (2, 0.02)])
 def test_kill_9_loses_repeats_and_changes_nothing(
     tmp_path: Path, whole: tuple[Path, list[Record]], workers: int, delay: float
@@ -408,6 +409,7 @@ def by_sid(records: Iterable[Record]) -> dict[str, Record]:
     return {record.sid: record for record in timeless(records)}
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_workers_or_order(
     tmp_path: Path, whole: tuple[Path, list[Record]]
 ) -> None:
@@ -436,6 +438,7 @@ def test_results_do_not_depend_on_workers_or_order(
     assert (tmp_path / "relaxed.extxyz").read_bytes() == (whole[0] / "relaxed.extxyz").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_structure_that_kills_its_worker_twice_has_an_error_and_the_others_do_not(
     tmp_path: Path, whole: tuple[Path, list[Record]]
 ) -> None:
@@ -466,6 +469,7 @@ def test_a_structure_that_kills_its_worker_twice_has_an_error_and_the_others_do_
     assert len(stored(tmp_path)) == len(read(tmp_path / "relaxed.extxyz", ":")) == 4
 
 
+@pytest.mark.slow
 def test_a_model_that_workers_cannot_open_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="changed while it was in use"):
         run(tmp_path, jobs(), replace(named(), opener=refuse), many(2))

@@ -109,6 +109,7 @@ def test_the_record_holds_what_predict_says_of_the_start(potential: str, direct:
         )
 
 
+@pytest.mark.slow
 def test_workers_and_batches_say_the_same(potential: str, direct: str) -> None:
     starts = slabs(4)
     alone, shared = (

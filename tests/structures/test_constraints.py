@@ -20,6 +20,7 @@ from ase.io import read
 from ase.optimize import BFGS, FIRE
 from helpers.models import write_model
 from helpers.structures import adslab, rattled, rotation_z
+from helpers.tiers import tiered
 from pymatgen.core import Lattice, Structure
 from scipy.optimize import minimize
 
@@ -101,7 +102,7 @@ def strayed(atoms: Atoms, end: np.ndarray) -> float:
     return worst
 
 
-@pytest.mark.parametrize("name", sorted(ASE))
+@pytest.mark.parametrize("name", tiered(sorted(ASE), fast=["bfgs"]))
 @pytest.mark.parametrize("kind", sorted(HOLD))
 def test_the_path_is_that_of_ase_and_what_is_held_stays(kind: str, name: str) -> None:
     atoms = slab(HOLD[kind])
@@ -123,6 +124,7 @@ def test_the_path_is_that_of_ase_and_what_is_held_stays(kind: str, name: str) ->
     assert (np.abs(positions - atoms.positions).max(axis=1)[4:] > 1e-3).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [(True, False, False), (False, True, True)])
 def test_scaled_coordinates_in_an_oblique_cell(mask: tuple[bool, bool, bool]) -> None:
     """The forces along the free lattice vectors vanish, whichever way the structure is turned; ASE
@@ -205,6 +207,7 @@ def test_a_fixed_component_and_a_plane() -> None:
     assert end.systems.fixed[8].tolist() == [True, False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ASE))
 def test_a_mixed_batch_is_its_structures_one_by_one(name: str) -> None:
     loose = rattled(molecule("H2O"))

@@ -82,6 +82,7 @@ def group(systems: Systems, symprec: float = 1e-6) -> int:
     ).number
 
 
+@pytest.mark.slow
 def test_the_space_group_stays_although_forces_are_noisy() -> None:
     given = [strained("Cu"), alloy(), strained("Al", (1.02, 1.0, 0.98))]
     before = [group(from_atoms(atoms)) for atoms in given]

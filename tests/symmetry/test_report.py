@@ -12,7 +12,8 @@ import pytest
 import torch
 from ase.build import fcc100
 from click.testing import CliRunner
-from e3nn import o3
+from helpers.e3nn_or_skip import o3
+from helpers.tiers import tiered
 from PIL import Image
 from safetensors.torch import save
 from scipy.spatial.transform import Rotation
@@ -144,7 +145,9 @@ def test_a_projector_projects_and_its_image_stays() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["Cs", "D2", "D2d", "S6", "C6h", "D3h", "T", "O"])
+@pytest.mark.parametrize(
+    "name", tiered(["Cs", "D2", "D2d", "S6", "C6h", "D3h", "T", "O"], fast=["D2", "S6"])
+)
 def test_weights_that_a_group_leaves_are_reported_with_that_group(name: str) -> None:
     breaking = symmetry_breaking(theta_of(ENOUGH, name), name)
     assert (breaking.symmetry.schoenflies, breaking.symmetry.hermann_mauguin) == (
@@ -344,6 +347,7 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(monkeypatch: pytest.Monkey
         harmonics(2, R)
 
 
+@pytest.mark.slow
 def test_a_picture_shows_kept_and_changed_parts(tmp_path: Path) -> None:
     network = nn.ModuleDict(
         {

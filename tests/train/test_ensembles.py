@@ -43,6 +43,7 @@ def models(runs: list[Path]) -> list[Path]:
     ]
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_the_mean_of_its_members_and_says_how_far_they_differ(
     models: list[Path],
 ) -> None:
@@ -119,6 +120,7 @@ def crossed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return made
 
 
+@pytest.mark.slow
 def test_members_with_units_of_their_own_are_averaged_in_electronvolts(crossed: list[Path]) -> None:
     folder, data = crossed[0].parent / "models", crossed[0].parent / "data"
     models = [register(run, run.name, folder, data) for run in crossed] + [

@@ -74,6 +74,7 @@ def samples_of(recipe: Recipe, folder: Path) -> list[Sample]:
     return [s for s in read_store(prepare(recipe, folder)) if not s.validation]
 
 
+@pytest.mark.slow
 def test_it_begins_with_the_weights_and_with_references_of_the_new_level(
     model: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_zeros_of_adsorption_energies_are_held(model: Path, data: Path, tmp_path
     assert moved(held, again) == pytest.approx(moved(held, one))  # its frames are not independent
 
 
+@pytest.mark.slow
 def test_the_command_says_what_was_gained(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +152,7 @@ def test_the_command_says_what_was_gained(
     )
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_end(model: Path, data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(model, data, steps=6, checkpoint_every=1)
     whole = train(recipe, tmp_path / "whole", tmp_path / "data", cpu_fabric())
@@ -208,6 +211,7 @@ def test_little_data_is_said_to_be_little(model: Path, tmp_path: Path) -> None:
         begin_with(recipe, recipe.start, samples_of(recipe, tmp_path / "data"))
 
 
+@pytest.mark.slow
 def test_steps_grow_with_the_data_and_few_energies_move_the_references_alone(
     model: Path, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def parsed(folder: Path, energy: float = 0.0, **training: Any) -> Recipe:
     return parse_recipe(values_of(folder, energy, batch_size=8, **training), "test")
 
 
+@pytest.mark.slow
 def test_such_energies_change_nothing(tmp_path: Path) -> None:
     for accumulate in (1, 2):
         (one, losses), (other, same) = (
@@ -74,6 +75,7 @@ def test_their_forces_are_learnt(tmp_path: Path) -> None:
     assert any(not torch.equal(value, told[1][name]) for name, value in told[0].items())
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_learn_what_the_whole_does(tmp_path: Path) -> None:
     whole, parts = (parsed(tmp_path, 1000.0, accumulate=accumulate) for accumulate in (1, 3))
     assert_equal_to_rounding(
@@ -81,6 +83,7 @@ def test_parts_of_a_batch_learn_what_the_whole_does(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_their_energy_errors_are_not_told(tmp_path: Path) -> None:
     run = train(parsed(tmp_path, 1000.0), tmp_path / "run", tmp_path / "data", cpu_fabric())
     errors = json.loads((run / "metrics.json").read_text())["validation"]

@@ -79,6 +79,7 @@ def test_references_are_fitted_level_by_level(tmp_path: Path) -> None:
     assert stiff == pytest.approx(STIFF * soft + SHIFT * float(n_atoms.sum()), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_one_network_answers_at_both_levels(model: Path) -> None:
     frame = relaxations(1)[0]
     soft, stiff = GeoCalc(model), GeoCalc(model, level="stiff")

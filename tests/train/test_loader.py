@@ -242,6 +242,7 @@ def test_what_is_wrong_with_a_structure_is_one_sentence(tmp_path, data, workers)
         next(batches(loader, range(2), workers))
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_one_sentence(tmp_path, data):
     loader = in_place(feed_for(data, tmp_path), Dying)
     with pytest.raises(

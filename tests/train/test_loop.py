@@ -103,6 +103,7 @@ def errors_without_time(run: Path) -> list[dict]:
 # resuming
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_and_resumed_equals_the_uninterrupted_one(tmp_path, data):
     recipe = write_recipe(tmp_path / "recipe.yaml", recipe_values(data))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -149,6 +150,7 @@ def test_a_run_killed_in_the_middle_and_resumed_equals_the_uninterrupted_one(tmp
         }
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_checkpoint_is_written_leaves_the_one_before(tmp_path, data, monkeypatch):
     recipe = parsed(data)
     whole = train(recipe, tmp_path / "whole", tmp_path / "data", cpu_fabric())
@@ -180,6 +182,7 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_one_before(tmp_path, 
     )
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_its_clock_goes_on_as_if_nothing_had_happened(tmp_path, data):
     whole = train(parsed(data), tmp_path / "whole", tmp_path / "data", cpu_fabric())
     pieces = tmp_path / "pieces"
@@ -200,6 +203,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, data):
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.slow
 def test_the_weights_do_not_depend_on_what_was_drawn_before(tmp_path, data):
     one = train(parsed(data, steps=3), tmp_path / "one", tmp_path / "data", cpu_fabric())
     torch.rand(10)
@@ -282,6 +286,7 @@ def test_the_log_is_cut_after_the_checkpoint(tmp_path):
 # what can go wrong
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run_before_it_spoils_anything(
     tmp_path, data, monkeypatch
 ):
@@ -353,6 +358,7 @@ def mean_losses(recipe: Recipe, tmp_path: Path, n_steps: int) -> tuple[float, fl
 HEAD = {"settings": {"direct_forces": True}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "training"),
     [
@@ -429,6 +435,7 @@ def test_the_finish_has_frames_and_a_falling_rate_of_its_own():
     ]
 
 
+@pytest.mark.slow
 def test_a_finish_may_be_added_to_a_run_that_has_ended(tmp_path, data):
     finish = {"steps": 3, "learning_rate": 0.001, "frames": "single"}
     whole = train(

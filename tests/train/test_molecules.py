@@ -133,6 +133,7 @@ def energy_recipe(qm7: Path, *of: str, **training: Any) -> dict[str, Any]:
     return energies_alone(molecule_values(qm7, *of, **training), "hof", "kcal/mol")
 
 
+@pytest.mark.slow
 def test_energies_alone_are_learnt(qm7: Path, tmp_path: Path) -> None:
     values = energy_recipe(
         qm7, "schnet", "none", steps=120, learning_rate=0.01, batch_size=16, evaluate_every=120
@@ -213,6 +214,7 @@ def test_every_frame_is_its_own_group(rmd17: Path, tmp_path: Path) -> None:
     assert {s.frame for s in samples} == {0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "frames"),
     [("faenet", "pca-3d-stochastic"), ("faenet", "rotations-3d"), ("schnet", "none")],

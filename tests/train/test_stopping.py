@@ -172,6 +172,7 @@ def test_more_patience_goes_on_with_a_run_that_had_ended(tmp_path, data, curve):
     assert json.loads((run / "checkpoint" / "state.json").read_text())["step"] == 20
 
 
+@pytest.mark.slow
 def test_the_command_says_why_it_ended(tmp_path, data, curve):
     values = recipe_values(data, steps=40, evaluate_every=2, patience=3)
     recipe = write_recipe(tmp_path / "r.yaml", values)

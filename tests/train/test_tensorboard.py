@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from helpers.training import recipe_values, relaxations, write_data, write_recip
 
 from geocalc.cli.main import main
 from geocalc.train import tensorboard as scalars
-
-INSTALLED = importlib.util.find_spec("tensorboard") is not None
 
 
 def run(tmp_path: Path, *options: str, **training):
@@ -36,7 +33,8 @@ def test_without_the_package_one_sentence_says_what_to_install(tmp_path, monkeyp
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(not INSTALLED, reason="tensorboard is not installed")
+@pytest.mark.slow
+@pytest.mark.extra("tensorboard")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_learning_curve_is_kept_over_a_resumed_run(tmp_path):
     write_data(tmp_path / "d.traj", relaxations(10))

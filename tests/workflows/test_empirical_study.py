@@ -26,6 +26,7 @@ def study() -> Iterator[dict[str, ModuleType]]:
         yield found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_every_row_trains_and_is_measured(
     table: str, tmp_path: Path, study: dict[str, ModuleType]
@@ -47,6 +48,7 @@ def test_every_row_trains_and_is_measured(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [False, True])
 def test_every_row_is_a_recipe(full: bool, study: dict[str, ModuleType]) -> None:
     rows = study["rows"]

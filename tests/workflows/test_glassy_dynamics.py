@@ -118,6 +118,7 @@ def stays(configuration: GlassConfiguration) -> InherentStructure:
     )
 
 
+@pytest.mark.slow
 def test_the_study_on_made_up_configurations(study: dict[str, ModuleType], place: Path) -> None:
     options = [
         "--recipes",

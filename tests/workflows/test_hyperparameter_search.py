@@ -150,11 +150,12 @@ def test_without_optuna_one_sentence_says_what_to_install(search, tmp_path, monk
         search.open_study(tmp_path, 0)
 
 
+@pytest.mark.slow
+@pytest.mark.extra("optuna")
 @pytest.mark.filterwarnings("ignore")  # those of another package
 def test_a_search_that_is_killed_goes_on_with_the_trial_it_was_at(
     search, spaces, tmp_path, monkeypatch
 ):
-    pytest.importorskip("optuna")
     write_data(tmp_path / "d.traj", relaxations(8))
     base = write_recipe(
         tmp_path / "r.yaml",

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from e3nn import o3
+from helpers.e3nn_or_skip import o3
 from helpers.workflow_modules import workflow_modules
 from PIL import Image
 from torch import Tensor
@@ -33,7 +33,7 @@ MODULES = (
     "broken",
     "record",
     "network",
-    "gradient-descent",
+    "descent",
     "shapes",
     "field",
     "phases",
@@ -84,6 +84,7 @@ def invariant(matrices: Tensor, irrep: o3.Irrep) -> Tensor:
     return irrep.D_from_matrix(matrices).mean(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "keep_z", "dimension_of_4e"), [("cube", False, 1), ("prism", True, 2)]
 )
@@ -193,6 +194,7 @@ def test_without_relaxed_weights_the_prism_is_out_of_reach(study: Modules) -> No
     assert fit.loss == pytest.approx(plateau, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "seed"), [("crossed along axes", 0), ("crossed", 1), ("free", 2)])
 def test_the_vector_is_e_and_the_pseudovector_is_b(study: Modules, kind: str, seed: int) -> None:
     fit = study["field"].fit_field(kind, layers=1, relaxed=True, seed=seed, steps=250)
@@ -224,6 +226,7 @@ def test_the_simulator_keeps_the_energy_in_the_field_and_its_start(study: Module
     assert torch.allclose(cosine, torch.full_like(cosine, math.cos(exact)), atol=1e-12, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(
     DATA is None, reason="GEOCALC_DATA, the folder of published data sets, is not set"
@@ -249,6 +252,7 @@ def test_the_phases_of_barium_titanate(
     assert max(part.forbidden for part in fit.parts) < FORBIDDEN
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(
     DATA is None, reason="GEOCALC_DATA, the folder of published data sets, is not set"
@@ -262,6 +266,7 @@ def test_no_equivariant_network_moves_the_barium_atom(study: Modules) -> None:
     assert task.floor > 0.5 * fit.target
 
 
+@pytest.mark.slow
 def test_the_study_goes_through(
     study: Modules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ from PIL import Image
 
 from geocalc.potentials.registry import shipped_folder
 
+pytestmark = pytest.mark.extra("e3nn")
+
 SHORT = tuple(
     f"training.{name}"
     for name in ("steps=2", "evaluate_every=2", "checkpoint_every=1", "log_every=1", "batch_size=2")
@@ -54,6 +56,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study: dict[str, Modul
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_study_on_made_up_relaxations(study: dict[str, ModuleType], data: Path) -> None:
     adslabs, report = study["adslabs"], study["adslabs_report"]
     out = data / "runs"

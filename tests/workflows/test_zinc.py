@@ -71,6 +71,7 @@ def go_through(study: dict[str, ModuleType], place: Path, folds: str) -> list[di
     return json.loads((place / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_study_on_made_up_molecules(
     study: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +105,7 @@ def test_the_study_on_made_up_molecules(
     assert (tmp_path / "runs" / "small-2" / "fold-0" / "log.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(
     DATA is None, reason="GEOCALC_DATA, the folder of published data sets, is not set"

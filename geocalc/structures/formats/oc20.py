@@ -12,7 +12,9 @@ from __future__ import annotations
 import io
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 
 from geocalc.errors import InputError
+from geocalc.structures.formats.base import Load
+from geocalc.structures.formats.lmdb_file import open_lmdb
 
 _GEOMETRIC = {
     ("torch_geometric.data.data", "Data"),
@@ -33,6 +37,31 @@ _GEOMETRIC = {
 _ATOMS_KEYS = ("pos", "atomic_numbers", "cell", "pbc", "tags", "fixed", "sid")
 # graphs are built anew, so these are dropped
 _EDGE_KEYS = ("edge_index", "cell_offsets", "distances", "neighbors", "natoms")
+
+
+def read_oc20(path: Path) -> Iterator[Load]:
+    """Records of an LMDB in OC20's layout, one function each.
+
+    Args:
+        path: a file, or a folder with `data.mdb`. Keys are the numbers from 0; `length`, where it
+            is there, is their count.
+    """
+    with open_lmdb(path) as transaction:
+        length = transaction.get(b"length")
+        count = (
+            transaction.stat()["entries"] if length is None else unpickle(bytes(length)).get("", 0)
+        )
+        for key in range(int(count)):
+            yield partial(_record_atoms, key, transaction.get(f"{key}".encode()))
+
+
+def _record_atoms(key: int, record: bytes | None) -> Atoms:
+    if record is None:
+        raise InputError(
+            f"there is no record {key}; it is no LMDB of OC20 (ASE databases in LMDB end in"
+            " .aselmdb), or a part of it is missing"
+        )
+    return oc20_atoms(record)
 
 
 def oc20_atoms(record: bytes) -> Atoms:

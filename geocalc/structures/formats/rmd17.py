@@ -15,6 +15,7 @@ from numpy.lib.npyio import NpzFile
 
 from geocalc.core.units import in_ev
 from geocalc.errors import InputError
+from geocalc.structures.formats.base import Load, ready
 
 SUFFIX = ".npz"
 UNIT = "kcal/mol"
@@ -44,6 +45,11 @@ def rmd17_frames(path: Path) -> Iterator[Atoms]:
         if old is not None:
             atoms.info["old_index"] = int(old[k])
         yield atoms
+
+
+def read_rmd17(path: Path) -> Iterator[Load]:
+    """Frames of a file, see `rmd17_frames`, one function each; the file is read whole."""
+    return map(ready, rmd17_frames(path))
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

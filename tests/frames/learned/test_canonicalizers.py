@@ -13,6 +13,7 @@ from ase.build import molecule
 from helpers.models import random_potential
 from helpers.posing import seeded
 from helpers.structures import adslab, cloud, rattled, systems_of, turned
+from helpers.tiers import tiered
 from reference.published_canonicalizers import DGCNN, PointNet, SignNetMLP, SignNetVN, neighbors
 from torch import Tensor, nn
 
@@ -137,7 +138,8 @@ LAWS = {
 
 
 @pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize(("dimensions", "proper"), GROUPS)
+@pytest.mark.parametrize("proper", [True, False])
+@pytest.mark.parametrize("dimensions", tiered([2, 3], fast=[2]))
 @pytest.mark.parametrize("name", NAMES)
 def test_laws(name: str, dimensions: int, proper: bool, law: str) -> None:
     LAWS[law](dimensions)(

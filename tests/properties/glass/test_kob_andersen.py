@@ -184,6 +184,7 @@ def found() -> InherentStructure:
     return inherent_structure(SMALL, fmax=1e-4)
 
 
+@pytest.mark.slow
 def test_an_inherent_structure_is_a_minimum_that_lies_near(found: InherentStructure) -> None:
     assert found.status is Status.CONVERGED
     assert found.fmax < 1e-4
