@@ -150,7 +150,7 @@ def test_poses_do_not_depend_on_the_stored_images(name: str, policy: str) -> Non
     )
 
 
-@pytest.mark.parametrize("policy", ["averaged", "cell"])
+@pytest.mark.parametrize("policy", ["averaged", "single"])
 def test_a_wire_does_not_depend_on_the_stored_images(policy: str) -> None:
     wire = cloud()
     wire.cell, wire.pbc = [[6.0, 0, 0], [0, 0, 0], [0, 0, 0]], (True, False, False)

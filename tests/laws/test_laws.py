@@ -222,7 +222,7 @@ def test_a_three_by_three_supercell_is_nine_cells(name: str) -> None:
     assert_supercell_extensive(potential(name, "averaged"), systems, repeats=3, tolerance=EXACT)
 
 
-@pytest.mark.parametrize("policy", ["averaged", "cell"])
+@pytest.mark.parametrize("policy", ["averaged", "single"])
 @pytest.mark.parametrize("name", CONSERVATIVE)
 def test_forces_are_the_gradient(name: str, policy: str) -> None:
     assert_forces_are_gradient(
@@ -230,7 +230,7 @@ def test_forces_are_the_gradient(name: str, policy: str) -> None:
     )
 
 
-@pytest.mark.parametrize("policy", ["averaged", "cell"])
+@pytest.mark.parametrize("policy", ["averaged", "single"])
 @pytest.mark.parametrize("name", POTENTIALS)
 def test_energy_and_forces_are_continuous_at_the_cutoff(name: str, policy: str) -> None:
     chosen = potential(name, policy)
@@ -239,7 +239,7 @@ def test_energy_and_forces_are_continuous_at_the_cutoff(name: str, policy: str) 
     )
 
 
-@pytest.mark.parametrize("policy", ["averaged", "cell"])
+@pytest.mark.parametrize("policy", ["averaged", "single"])
 @pytest.mark.parametrize("name", CONSERVATIVE)
 def test_stress_is_the_derivative_by_strain(name: str, policy: str) -> None:
     chosen = potential(name, policy, stress=True)
@@ -256,7 +256,7 @@ def test_stress_turns_with_the_structure() -> None:
 
 
 @pytest.mark.parametrize("law", [law for law in EXACT_LAWS if law != "basis"])
-@pytest.mark.parametrize("policy", ["averaged", "cell"])
+@pytest.mark.parametrize("policy", ["averaged", "single"])
 def test_direct_forces_turn_with_the_structure(policy: str, law: str) -> None:
     chosen = random_potential(policy, force_mode=ForceMode.DIRECT, direct_forces=True)
     EXACT_LAWS[law](chosen, everything())
