@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
+from geocalc.core.lengths import safe_lengths
 from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.nn.activation import shifted_softplus
@@ -24,8 +25,6 @@ from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.embedding import N_TAGS
 from geocalc.nn.ewald.blocks import EwaldBlock, EwaldFilter
 from geocalc.nn.ewald.waves import EwaldSettings
-
-SHORTEST = 1e-6  # Angstrom; keeps the derivative of a zero length finite
 
 
 class SchNetSettings(Settings):
@@ -88,7 +87,7 @@ class SchNet(Network):
         """Energies (n_systems,) of the batch."""
         index = inputs.index
         vector = inputs.edge_vec.index_select(0, index.first_of_pair)
-        length = (vector * vector).sum(1).clamp(min=SHORTEST**2).sqrt()
+        length = safe_lengths(vector)
         gaussians, envelope = self.basis(length), cosine_envelope(length, self.cutoff)[:, None]
         if inputs.edge_weight is not None:
             envelope = envelope * inputs.edge_weight.index_select(0, index.first_of_pair)

@@ -110,6 +110,11 @@ class Prediction:
     displacement: Tensor | None = per_atom(optional=True)
     atom_energies: Tensor | None = per_atom(optional=True)
 
+    def detach(self) -> Prediction:
+        """Return the same prediction without autograd history."""
+        values = {k: v.detach() for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **values)
+
 
 class Potential(Protocol):
     """A pure function of structures."""
