@@ -152,7 +152,7 @@ class FAENet(Network):
         """Energies (n_systems,) and, with a direct head, forces (n_atoms, 3) in the frame."""
         edge, envelope = self.embed_edges(inputs.edge_vec, inputs.index)
         envelope = envelope if inputs.edge_weight is None else envelope * inputs.edge_weight
-        hidden = self.embedding(inputs.numbers, inputs.tags, inputs.levels[inputs.system_idx])
+        hidden = self.embedding(inputs.numbers, inputs.tags, inputs.atom_levels)
         layers = [hidden]
         long_range = None if self.reciprocal is None else self.long_filter(inputs.waves)
         for k, block in enumerate(self.blocks):

@@ -21,7 +21,7 @@ from run import interleaved
 
 from geocalc.core.process import settle_process
 from geocalc.potentials.network import EnergyModel
-from geocalc.train.loader import Batch, batches, batch_loader
+from geocalc.train.loader import Batch, batch_loader, batches
 from geocalc.train.recipe import read_recipe
 from geocalc.train.run import start
 from geocalc.train.steps import take_step

@@ -21,6 +21,7 @@ from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.nn.basis import GaussianBasis, polynomial_envelope
 from geocalc.nn.embedding import AtomEmbedding
+from geocalc.nn.relaxed_weights import theta_penalty
 from geocalc.nn.require_e3nn import require_e3nn
 
 
@@ -125,6 +126,10 @@ class REGNN(Network):
         self.readout = nn.Sequential(
             nn.Linear(scalars.dim, scalars.dim), nn.SiLU(), nn.Linear(scalars.dim, 1)
         )
+
+    def penalty(self) -> Tensor:
+        """Compute the group lasso of all relaxed weights, which pulls them towards equivariance."""
+        return theta_penalty(self)
 
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
         """Energies (n_systems,) of the batch, and each atom's share."""
