@@ -45,6 +45,7 @@ class SchNetSettings(Settings):
         1.0, gt=0, description="factor on summed messages; 1/sqrt(mean degree) keeps them near one"
     )
     n_elements: int = Field(119, ge=2, le=119)
+    n_levels: int = Field(1, ge=1, description="levels of theory that the network distinguishes")
     ewald: EwaldSettings | None = Field(
         None, description="long-range messages beside those along edges"
     )
@@ -68,6 +69,10 @@ class SchNet(Network):
             )
         self.element = nn.Embedding(s.n_elements, s.hidden_channels - s.tag_hidden_channels)
         self.tag = nn.Embedding(N_TAGS, s.tag_hidden_channels) if s.tag_hidden_channels else None
+        self.n_levels = s.n_levels
+        self.level = nn.Embedding(s.n_levels, s.hidden_channels) if s.n_levels > 1 else None
+        if self.level is not None:
+            nn.init.zeros_(self.level.weight)  # all levels start equal
         self.basis = GaussianBasis(s.num_gaussians, s.cutoff)
         self.blocks = nn.ModuleList(
             Interaction(s.hidden_channels, s.num_filters, s.num_gaussians, s.message_scale)
@@ -94,6 +99,8 @@ class SchNet(Network):
         hidden = self.element(inputs.numbers)
         if self.tag is not None:
             hidden = torch.cat([hidden, self.tag(inputs.tags)], dim=1)
+        if self.level is not None:
+            hidden = hidden + self.level(inputs.atom_levels)
         layers = [hidden]
         long_range = None if self.reciprocal is None else self.long_filter(inputs.waves)
         for k, block in enumerate(self.blocks):

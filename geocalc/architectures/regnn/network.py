@@ -140,7 +140,7 @@ class REGNN(Network):
         if inputs.edge_weight is not None:
             envelope = envelope * inputs.edge_weight.index_select(0, index.first_of_pair)
         harmonics: Tensor = self.harmonics(inputs.edge_vec)
-        hidden: Tensor = self.first(self.embedding(inputs.numbers, inputs.tags, inputs.levels))
+        hidden: Tensor = self.first(self.embedding(inputs.numbers, inputs.tags, inputs.atom_levels))
         for layer in self.layers:
             hidden = layer(hidden, basis, envelope, harmonics, index)
         atoms = self.readout(hidden).squeeze(1)
