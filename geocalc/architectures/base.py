@@ -38,6 +38,11 @@ class NetworkInput:
     waves: Waves | None = None
     edge_weight: Tensor | None = None
 
+    @property
+    def atom_levels(self) -> Tensor:
+        """Level of theory of each atom, that of its structure, (n_atoms,) int64."""
+        return self.levels[self.system_idx]
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOutput:
@@ -90,6 +95,13 @@ class Network(nn.Module, ABC):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def penalty(self) -> Tensor:
+        """Compute the penalty of the weights that training may add to its loss, a scalar.
+
+        Zero unless an architecture defines one, such as the group lasso of relaxed weights.
+        """
+        return next(self.parameters()).new_zeros(())
 
     @abstractmethod
     def forward(self, inputs: NetworkInput) -> NetworkOutput:

@@ -67,7 +67,7 @@ class Ensemble(Network):
 
     def _told(self, k: int, output: NetworkOutput, inputs: NetworkInput) -> NetworkOutput:
         """What member `k` says, in the units of the first."""
-        offset = self.offsets[k][inputs.levels[inputs.system_idx], inputs.numbers]
+        offset = self.offsets[k][inputs.atom_levels, inputs.numbers]
         energy, atoms, vectors = output.energy * self.ratios[k], output.atom_energies, output.forces
         return NetworkOutput(
             energy=energy.index_add(0, inputs.system_idx, offset),

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
+from geocalc.core.lengths import safe_lengths
 from geocalc.core.settings import Settings
 from geocalc.nn.activation import swish
 from geocalc.nn.basis import GaussianBasis, polynomial_envelope
@@ -22,8 +23,6 @@ from geocalc.nn.ewald.blocks import EwaldBlock, EwaldFilter
 from geocalc.nn.ewald.waves import EwaldSettings
 from geocalc.nn.heads import EdgeForceHead, EnergyHead, ForceDecoder, ForceHead, ForceNorm
 from geocalc.nn.interaction import Interaction, MessageType, Norm
-
-SHORTEST = 1e-6  # Angstrom; keeps the direction of a zero-length edge finite
 
 
 class EnergyWeights(StrEnum):
@@ -153,7 +152,7 @@ class FAENet(Network):
         """Energies (n_systems,) and, with a direct head, forces (n_atoms, 3) in the frame."""
         edge, envelope = self.embed_edges(inputs.edge_vec, inputs.index)
         envelope = envelope if inputs.edge_weight is None else envelope * inputs.edge_weight
-        hidden = self.embedding(inputs.numbers, inputs.tags, inputs.levels[inputs.system_idx])
+        hidden = self.embedding(inputs.numbers, inputs.tags, inputs.atom_levels)
         layers = [hidden]
         long_range = None if self.reciprocal is None else self.long_filter(inputs.waves)
         for k, block in enumerate(self.blocks):
@@ -184,17 +183,15 @@ class FAENet(Network):
         if self.force_head is None or isinstance(self.force_head, ForceHead):
             return None if self.force_head is None else self.force_head(hidden)
         vector = inputs.edge_vec
-        length = (vector * vector).sum(1, keepdim=True).clamp(min=SHORTEST**2).sqrt()
-        return self.force_head(
-            hidden, edge.to(hidden.dtype), envelope, vector / length, inputs.index
-        )
+        unit = vector / safe_lengths(vector)[:, None]
+        return self.force_head(hidden, edge.to(hidden.dtype), envelope, unit, inputs.index)
 
     def embed_edges(self, edge_vec: Tensor, index: EdgeIndex) -> tuple[EdgeFeatures, Tensor]:
         """Edge vectors (n_edges, 3) to features and envelope (n_edges, 1); what depends on the
         length is computed once per pair.
         """
         vector = edge_vec.index_select(0, index.first_of_pair)
-        length = (vector * vector).sum(1).clamp(min=SHORTEST**2).sqrt()
+        length = safe_lengths(vector)
         envelope = (
             polynomial_envelope(length, self.cutoff)
             if self.smooth_cutoff

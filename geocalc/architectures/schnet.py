@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
+from geocalc.core.lengths import safe_lengths
 from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.nn.activation import shifted_softplus
@@ -24,8 +25,6 @@ from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.embedding import N_TAGS
 from geocalc.nn.ewald.blocks import EwaldBlock, EwaldFilter
 from geocalc.nn.ewald.waves import EwaldSettings
-
-SHORTEST = 1e-6  # Angstrom; keeps the derivative of a zero length finite
 
 
 class SchNetSettings(Settings):
@@ -46,6 +45,7 @@ class SchNetSettings(Settings):
         1.0, gt=0, description="factor on summed messages; 1/sqrt(mean degree) keeps them near one"
     )
     n_elements: int = Field(119, ge=2, le=119)
+    n_levels: int = Field(1, ge=1, description="levels of theory that the network distinguishes")
     ewald: EwaldSettings | None = Field(
         None, description="long-range messages beside those along edges"
     )
@@ -69,6 +69,10 @@ class SchNet(Network):
             )
         self.element = nn.Embedding(s.n_elements, s.hidden_channels - s.tag_hidden_channels)
         self.tag = nn.Embedding(N_TAGS, s.tag_hidden_channels) if s.tag_hidden_channels else None
+        self.n_levels = s.n_levels
+        self.level = nn.Embedding(s.n_levels, s.hidden_channels) if s.n_levels > 1 else None
+        if self.level is not None:
+            nn.init.zeros_(self.level.weight)  # all levels start equal
         self.basis = GaussianBasis(s.num_gaussians, s.cutoff)
         self.blocks = nn.ModuleList(
             Interaction(s.hidden_channels, s.num_filters, s.num_gaussians, s.message_scale)
@@ -88,13 +92,15 @@ class SchNet(Network):
         """Energies (n_systems,) of the batch."""
         index = inputs.index
         vector = inputs.edge_vec.index_select(0, index.first_of_pair)
-        length = (vector * vector).sum(1).clamp(min=SHORTEST**2).sqrt()
+        length = safe_lengths(vector)
         gaussians, envelope = self.basis(length), cosine_envelope(length, self.cutoff)[:, None]
         if inputs.edge_weight is not None:
             envelope = envelope * inputs.edge_weight.index_select(0, index.first_of_pair)
         hidden = self.element(inputs.numbers)
         if self.tag is not None:
             hidden = torch.cat([hidden, self.tag(inputs.tags)], dim=1)
+        if self.level is not None:
+            hidden = hidden + self.level(inputs.atom_levels)
         layers = [hidden]
         long_range = None if self.reciprocal is None else self.long_filter(inputs.waves)
         for k, block in enumerate(self.blocks):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -110,6 +111,11 @@ class Prediction:
     displacement: Tensor | None = per_atom(optional=True)
     atom_energies: Tensor | None = per_atom(optional=True)
 
+    def detach(self) -> Prediction:
+        """Return the same prediction without autograd history."""
+        values = {k: v.detach() for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **values)
+
 
 class Potential(Protocol):
     """A pure function of structures."""
@@ -120,6 +126,21 @@ class Potential(Protocol):
 
 
 Data = TypeVar("Data")
+Mask = TypeVar("Mask", Tensor, np.ndarray)
+
+
+def free_atoms(fixed: Mask) -> Mask:
+    """Return which atoms may move in at least one direction, (n_atoms,) bool.
+
+    An atom that constraints hold along one or two axes, in a plane or on a line is free. This is
+    the one definition behind losses and errors of free atoms. OC20 has the same: its mask of fixed
+    atoms comes from constraints that hold whole atoms, and all others count.
+
+    Args:
+        fixed: (n_atoms, 3) bool, True where a Cartesian component may not move.
+    """
+    free: Mask = ~fixed.all(1)  # type: ignore[assignment]  # numpy's stubs allow a scalar here
+    return free
 
 
 def select(data: Data, systems: Systems, chosen: Tensor) -> Data:

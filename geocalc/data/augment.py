@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from geocalc.core.systems import free_atoms
 from geocalc.data.settings import Noise
 from geocalc.data.store import Sample
 
@@ -53,7 +54,7 @@ def _thickened(sample: Sample, n_layers: int) -> Sample:
         return sample
     n_new = n_layers * len(lowest)
     unknown = np.full((n_new, 3), np.nan)
-    forces = np.where(sample.fixed.all(axis=1, keepdims=True), np.nan, sample.forces)
+    forces = np.where(free_atoms(sample.fixed)[:, None], sample.forces, np.nan)
     return replace(
         sample,
         numbers=np.concatenate([sample.numbers, *[sample.numbers[lowest]] * n_layers]),
@@ -71,7 +72,7 @@ def stacking(sample: Sample) -> tuple[np.ndarray, np.ndarray] | None:
 
     The two lowest layers must be fixed, and the third lie where one more step leads.
     """
-    held = np.flatnonzero(sample.fixed.all(1))
+    held = np.flatnonzero(~free_atoms(sample.fixed))
     if not sample.pbc[:2].all() or len(held) < 2:
         return None
     heights = sample.positions @ _normal(sample)

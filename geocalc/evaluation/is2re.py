@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from geocalc.core.systems import Potential
+from geocalc.core.systems import Potential, free_atoms
 from geocalc.data.collate import collate
 from geocalc.data.store import Sample
 from geocalc.evaluation.metrics import energy_within_threshold, mae, position_mae, rmse
@@ -58,7 +58,7 @@ def pair_predictions(
     for start in range(0, len(samples), BATCH):
         systems, labels = collate(samples[start : start + BATCH])
         told = potential(systems.to(device))
-        free = (~systems.fixed).any(1)
+        free = free_atoms(systems.fixed)
         energies.append(told.energy.cpu().numpy())
         references.append(labels.energy.numpy())
         spreads.append(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geocalc.core.systems import Potential, Systems, allowed
+from geocalc.core.systems import Potential, Systems, allowed, free_atoms
 from geocalc.data.collate import collate
 from geocalc.data.prepare import ReferenceRelaxation
 from geocalc.errors import InputError
@@ -155,7 +155,7 @@ def relaxed_pair(
     as in `RelaxedPair`.
     """
     first, last = reference.first, reference.last
-    free = ~last.fixed.all(1)
+    free = free_atoms(last.fixed)
     return RelaxedPair(
         sid=last.group,
         energy=energy,

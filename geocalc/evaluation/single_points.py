@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from geocalc.core.systems import Potential
+from geocalc.core.systems import Potential, free_atoms
 from geocalc.data.collate import collate
 from geocalc.data.store import Sample
 from geocalc.evaluation.metrics import (
@@ -97,7 +97,7 @@ def predictions(
         forces = (
             torch.full_like(labels.forces, torch.nan) if told.forces is None else told.forces.cpu()
         )
-        free = ~systems.fixed.all(1)
+        free = free_atoms(systems.fixed)
         columns = (told.energy.cpu(), labels.energy, systems.counts, forces, labels.forces, free)
         parts.append(tuple(t.numpy() for t in columns))
     energy, energy_reference, n_atoms, forces_all, forces_reference, free_all = (

@@ -9,12 +9,12 @@ Source: Duval et al., PhAST (2022), remove-tag-0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from geocalc.core.systems import Systems
+from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.graphs.neighbors import Graph
 from geocalc.graphs.supernodes import ADSORBATE, SUBSURFACE, Nodes, Supernodes, merge
@@ -104,6 +104,23 @@ def keep_atoms(systems: Systems, kept: Tensor) -> Systems:
     rows = {name: getattr(systems, name)[kept] for name in _PER_ATOM}
     projector = None if systems.projector is None else systems.projector[kept]
     return Systems(**rows, projector=projector, cell=systems.cell, pbc=systems.pbc)
+
+
+def restore_atoms(prediction: Prediction, kept: Tensor) -> Prediction:
+    """Add rows of zeros to a prediction for the atoms that `keep_atoms` has left out.
+
+    Args:
+        prediction: of the kept atoms.
+        kept: (n_atoms,) bool, see `keep_atoms`.
+    """
+    if bool(kept.all()):
+        return prediction
+    values = {}
+    for name in ("forces", "direct_forces", "displacement", "atom_energies"):
+        part = getattr(prediction, name)
+        if part is not None:
+            values[name] = part.new_zeros((len(kept), *part.shape[1:])).index_put_((kept,), part)
+    return replace(prediction, **values)
 
 
 _PER_ATOM = ("positions", "numbers", "tags", "fixed", "system_idx")

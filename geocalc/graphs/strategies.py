@@ -23,6 +23,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
+from geocalc.core.lengths import safe_lengths
 from geocalc.core.settings import Settings
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
@@ -53,7 +54,6 @@ from geocalc.graphs.truncation import (
 # Angstrom, in which the nearest neighbors are looked for first; it changes no graph
 FIRST_RADIUS = 4.0
 GROWTH = 1.5  # of that radius, while an atom has too few
-SHORTEST = 1e-6  # Angstrom; keeps the derivative of a zero length finite
 
 
 class Strategy(StrEnum):
@@ -164,11 +164,11 @@ def edge_weights(
     fading = graph.fading
     if fading is None:
         return None
-    shell = _lengths(edge_vectors(positions, cell, system_idx, fading))
+    shell = safe_lengths(edge_vectors(positions, cell, system_idx, fading))
     radii = settled_radii(
         fading.radii, shell, fading.receivers, fading.whole, fading.max_neighbors, fading.cutoff
     )
-    lengths = _lengths(edge_vec)
+    lengths = safe_lengths(edge_vec)
     at_receiver, at_sender = (
         radii.index_select(0, ends) for ends in (graph.receivers, graph.senders)
     )
@@ -203,10 +203,6 @@ def expected_edges(
         return n * max_neighbors
     within = count_edges(positions, cell, pbc, cutoff)
     return within if max_neighbors is None else min(within, n * max_neighbors)
-
-
-def _lengths(vectors: Tensor) -> Tensor:
-    return (vectors * vectors).sum(1).clamp(min=SHORTEST**2).sqrt()
 
 
 def _near(

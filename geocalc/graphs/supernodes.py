@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geocalc.core.lengths import safe_lengths
 from geocalc.core.systems import Systems
 from geocalc.graphs.images import nearest_images
 from geocalc.graphs.neighbors import full_cell, split
@@ -90,7 +91,7 @@ class Nodes:
         way = near[merged] - center[owner[merged]]
         height = (way * up).sum(1)
         flat = way - height[:, None] * up
-        fading = fade(flat.square().sum(1).clamp(min=1e-12).sqrt() / self.reach[owner[merged]])
+        fading = fade(safe_lengths(flat) / self.reach[owner[merged]])
         supernodes, of = torch.unique(node, return_inverse=True)
         system, n = self.systems.system_idx[supernodes], len(supernodes)
         top = height.new_full((n,), -torch.inf).scatter_reduce(0, of, height, "amax")

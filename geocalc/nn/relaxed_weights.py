@@ -125,7 +125,6 @@ def thetas(module: nn.Module) -> Iterator[tuple[str, Theta]]:
             yield name, part
 
 
-def breaking_penalty(module: nn.Module) -> Tensor | None:
-    """The sum of the penalties of all relaxed weights; None where there are none."""
-    found = [theta.penalty() for _, theta in thetas(module)]
-    return torch.stack(found).sum() if found else None
+def theta_penalty(module: nn.Module) -> Tensor:
+    """Sum the penalties of all relaxed weights of a module that has some."""
+    return torch.stack([theta.penalty() for _, theta in thetas(module)]).sum()

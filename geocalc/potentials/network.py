@@ -1,4 +1,8 @@
-"""A loaded network as a potential: graph, frames, network and references give a prediction."""
+"""Energies, forces and stress of a batch of structures from a trained network.
+
+`evaluate` is the computation, `NetworkPotential` a loaded model that checks its input and builds
+the graph first.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
-from geocalc.core.elements import N_ELEMENTS, symbols
-from geocalc.core.systems import Prediction, Systems
+from geocalc.core.lengths import safe_lengths
+from geocalc.core.systems import Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
 from geocalc.frames import FramePick, FramePolicy, Frames, FrameSource
 from geocalc.frames.learned import Canonicalizer, Geometry, PolicyFrames
 from geocalc.graphs.neighbors import Graph, edge_vectors
-from geocalc.graphs.reduction import EVERYTHING, Rewiring, keep_atoms
+from geocalc.graphs.reduction import EVERYTHING, Rewiring, keep_atoms, restore_atoms
 from geocalc.graphs.strategies import RADIUS, GraphSettings, edge_weights, make_graph
 from geocalc.graphs.supernodes import Nodes
-from geocalc.nn.embedding import N_TAGS
 from geocalc.nn.ewald.waves import make_waves
 from geocalc.nn.repulsion import Repulsion
+from geocalc.potentials.checks import check_systems
+from geocalc.potentials.derivatives import (
+    LeafGeometry,
+    derivatives,
+    fixed_geometry,
+    leaf_geometry,
+)
 from geocalc.potentials.frame_averaging import (
     mean_over_copies,
     mean_over_frames,
@@ -32,7 +42,7 @@ from geocalc.potentials.frame_averaging import (
 
 
 class ForceMode(StrEnum):
-    """Where forces come from: nowhere, minus the gradient of the energy, or the network's own head."""
+    """Origin of forces: no forces, minus the gradient of the energy, or a direct head."""
 
     NONE = "none"
     GRADIENT = "gradient"
@@ -41,12 +51,12 @@ class ForceMode(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Scales:
-    """From network units to eV.
+    """Units of a network's output.
 
     Attributes:
         energy: eV per network unit of energy.
         forces: eV/Angstrom (or Angstrom) per network unit of direct force (or displacement).
-        references: (n_levels, 119) eV added for each atom of an element at each level of theory.
+        references: (n_levels, 119) eV, added for each atom of an element at each level of theory.
     """
 
     energy: float
@@ -55,19 +65,19 @@ class Scales:
 
 
 class EnergyModel(nn.Module):
-    """Network, references and short-range repulsion: everything but the frames.
+    """A network with its units, reference energies and short-range repulsion.
 
     Args:
-        network: from `geocalc.architectures`.
+        network: network from `geocalc.architectures`.
         scales: units of the network.
-        repulsion_reach: see `Repulsion`; None leaves it out.
-        reads_tags: whether the network sees tags; else every tag is 0 and the energy cannot depend
-            on them.
-        rewiring: what of a structure the network sees.
-        displaces: whether its vectors are displacements to the relaxed structure, and no forces.
-        graph: how its graphs are made.
+        repulsion_reach: reach of the short-range repulsion, see `Repulsion`; None for no repulsion.
+        reads_tags: whether the network reads tags; without, it gets tag 0 for every atom.
+        rewiring: atoms and edges that the network does not see, or sees as supernodes.
+        displaces: whether the vectors of the network are displacements to the relaxed structure
+            instead of forces.
+        graph: settings of the graph.
     Raises:
-        InputError: the graph does not go with the network's `max_neighbors`.
+        InputError: the graph settings contradict the network's `max_neighbors`.
     """
 
     references: Tensor
@@ -93,27 +103,58 @@ class EnergyModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating type of the network's weights."""
+        """Floating-point type of the network's weights."""
         return next(self.network.parameters()).dtype
+
+    def reference_energies(self, systems: Systems, levels: Tensor) -> Tensor:
+        """Look up the reference energy of each atom at the level of its structure, (n_atoms,) eV.
+
+        Args:
+            systems: batch of structures.
+            levels: (n_systems,) int64, the level of theory of each.
+        """
+        return self.references[levels[systems.system_idx], systems.numbers]
+
+    def add_repulsion(
+        self, energy: Tensor, systems: Systems, graph: Graph, edge_vec: Tensor
+    ) -> Tensor:
+        """Add the short-range repulsion of each structure to energies (n_systems,) in eV.
+
+        Args:
+            energy: (n_systems,) eV.
+            systems: batch of structures.
+            graph: edges of the batch.
+            edge_vec: (n_edges, 3) Angstrom.
+        """
+        if self.repulsion is None or graph.n_edges == 0:
+            return energy
+        i, j = systems.numbers[graph.receivers], systems.numbers[graph.senders]
+        squared = (edge_vec.detach() * edge_vec.detach()).sum(1)
+        # bonds of usual length have no repulsion
+        near = torch.nonzero(squared < self.repulsion.limit(i, j) ** 2).squeeze(1)
+        length = safe_lengths(edge_vec.index_select(0, near))
+        owner = systems.system_idx[graph.receivers[near]]
+        return energy.index_add(0, owner, self.repulsion(length, i[near], j[near]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkPotential:
-    """A pure function of structures: the same batch gives the same prediction.
+    """Energies and forces of a loaded model; the same batch gives the same prediction.
 
     Attributes:
         model: network with its units.
-        policy: frames.
-        force_mode: where forces come from.
+        policy: frame policy.
+        force_mode: origin of the forces.
         stress: whether stress is computed (gradient forces only).
-        seed: of the frames that a stochastic policy draws, anew in every call (studies only).
-        level: number of the level of theory that is predicted.
-        elements: atomic numbers it accepts; empty for all that the network has an embedding for.
-        graphs: makes the graph of a batch, such as a `NeighborCache`; None searches anew in every
-            call.
+        seed: seed of the random frames of a stochastic policy, drawn anew in every call (for
+            studies only).
+        level: number of the level of theory to predict.
+        elements: atomic numbers that are accepted; empty for all that the network can embed.
+        graphs: builds the graph of a batch, such as a `NeighborCache`; None searches neighbors in
+            every call.
     Raises:
-        InputError: the policy is stochastic and there is no seed, the frames are learned ones and
-            the network has no canonicalizer, or stress is asked for without gradient forces.
+        InputError: the policy is stochastic and there is no seed, the policy is `learned` and the
+            network has no canonicalizer, or stress is requested for a model that has none.
     """
 
     model: EnergyModel
@@ -126,113 +167,57 @@ class NetworkPotential:
     graphs: Callable[[Systems], Graph] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse frames that nothing could draw, and stress that nothing would compute."""
+        """Refuse a frame policy without its seed or canonicalizer, and stress without gradient."""
         if self.policy.pick is FramePick.STOCHASTIC and self.seed is None:
             raise InputError(
                 "this frame policy draws frames at random and needs a seed; give one, or use"
-                " `lattice` or `cell`"
+                " `averaged` or `single`"
             )
-        _canonicalizer(self.model.network, self.policy)
+        _frame_source(self.model.network, self.policy)
         if self.stress and self.force_mode is not ForceMode.GRADIENT:
             raise InputError(
                 "stress is the derivative of the energy by strain, which needs gradient forces;"
-                " leave stress off"
+                " turn stress off"
             )
         if self.stress and self.model.rewiring.merges:
             raise InputError(
-                "supernodes are placed in the cell as it is, so their energy has no stress; leave"
+                "this model merges subsurface atoms into supernodes, which have no stress; turn"
                 " stress off"
             )
 
     def __call__(self, systems: Systems) -> Prediction:
-        """Energies and forces of every structure.
+        """Predict energies, and forces where the model has them, of every structure.
 
         Raises:
-            InputError: no structure or one without atoms, an element the model was not trained on,
-                tags other than OC20's, or a structure the neighbor list cannot handle (zero cell
-                with pbc, positions that are not numbers).
+            InputError: the batch or one of its structures is empty, has an element the model was
+                not trained on or tags other than OC20's, or the neighbor list cannot handle it
+                (zero cell with pbc, positions that are not numbers).
         """
-        network = self.model.network
-        _check(systems, self.elements, network.n_elements, self.model.reads_tags)
+        network, rewiring = self.model.network, self.model.rewiring
+        check_systems(systems, self.elements, network.n_elements, self.model.reads_tags)
         systems = systems.to(self.model.references.device)
-        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
-        kept = self.model.rewiring.atoms(systems)
+        kept = rewiring.atoms(systems)
         atoms = keep_atoms(systems, kept)
-        nodes = self.model.rewiring.nodes(atoms)
+        nodes = rewiring.nodes(atoms)
         seen = atoms if nodes is None else nodes.systems
-        settings = self.model.graph
-        graph = (
-            self.graphs(seen)
-            if self.graphs
-            else make_graph(seen, network.cutoff, network.max_neighbors, settings)
-        )
-        graph = self.model.rewiring.edges(graph, seen)
-        levels = torch.full_like(seen.counts, self.level)
         prediction = evaluate(
             self.model,
             atoms,
-            graph,
-            levels,
+            rewiring.edges(self._graph(seen), seen),
+            torch.full_like(seen.counts, self.level),
             self.policy,
             self.force_mode,
             nodes=nodes,
             stress=self.stress,
-            generator=generator,
+            generator=None if self.seed is None else torch.Generator().manual_seed(self.seed),
         )
-        return spread_out(detach(prediction), kept)
+        return restore_atoms(prediction.detach(), kept)
 
-
-def spread_out(prediction: Prediction, kept: Tensor) -> Prediction:
-    """The prediction with zeros for the atoms outside a (n_atoms,) bool mask, which the network did
-    not see.
-    """
-    if bool(kept.all()):
-        return prediction
-    values = {}
-    for name in ("forces", "direct_forces", "displacement", "atom_energies"):
-        part = getattr(prediction, name)
-        if part is not None:
-            values[name] = part.new_zeros((len(kept), *part.shape[1:])).index_put_((kept,), part)
-    return replace(prediction, **values)
-
-
-def _check(systems: Systems, known: tuple[int, ...], n_elements: int, reads_tags: bool) -> None:
-    """Refuse what would end as an index error inside the network, or as a number without meaning."""
-    if systems.n_systems == 0:
-        raise InputError("no structures were given; at least one is needed")
-    empty = torch.nonzero(systems.counts == 0)
-    if len(empty):
-        raise InputError(f"structure {int(empty[0])} of the batch has no atoms; remove it")
-    if reads_tags and (int(systems.tags.min()) < 0 or int(systems.tags.max()) >= N_TAGS):
-        found = systems.tags.unique().tolist()
-        raise InputError(
-            f"tags must be 0 (below the surface), 1 (surface) or 2 (adsorbate), got {found}; see"
-            " geocalc.from_atoms"
-        )
-    _check_elements(systems.numbers.unique().tolist(), known, n_elements)
-
-
-def _check_elements(present: list[int], known: tuple[int, ...], n_elements: int) -> None:
-    foreign = sorted(set(present) - set(known)) if known else []
-    if foreign:
-        names = ", ".join(symbols()[z] if 0 < z <= N_ELEMENTS else f"Z={z}" for z in foreign)
-        allowed = " ".join(symbols()[z] for z in sorted(known))
-        raise InputError(
-            f"the structure contains {names}, which this model was not trained on; it knows"
-            f" {allowed}; choose another model"
-        )
-    beyond = [z for z in present if not 0 < z < n_elements]
-    if beyond:
-        raise InputError(
-            f"the structure contains atomic number {beyond[0]}; this model has numbers 1 to"
-            f" {n_elements - 1}"
-        )
-
-
-def detach(prediction: Prediction) -> Prediction:
-    """The same prediction without autograd history."""
-    values = {k: v.detach() for k, v in vars(prediction).items() if isinstance(v, Tensor)}
-    return replace(prediction, **values)
+    def _graph(self, seen: Systems) -> Graph:
+        if self.graphs is not None:
+            return self.graphs(seen)
+        network = self.model.network
+        return make_graph(seen, network.cutoff, network.max_neighbors, self.model.graph)
 
 
 def evaluate(
@@ -248,82 +233,44 @@ def evaluate(
     training: bool = False,
     generator: torch.Generator | Tensor | None = None,
 ) -> Prediction:
-    """Energy, forces and stress of a batch, averaged over its frames in one forward pass.
+    """Compute energy, forces and stress of a batch, averaged over its frames, in one forward pass.
 
     Args:
         model: network and units.
-        systems: batch.
-        graph: edges of what the network sees of it.
-        levels: (n_systems,) int64, the level of theory of each.
-        policy: frames; gradient forces differentiate through them.
+        systems: batch of structures.
+        graph: edges of the structures as the network sees them.
+        levels: (n_systems,) int64, the level of theory of each structure.
+        policy: frame policy; gradient forces include the derivative of the frames.
         force_mode: none, gradient or direct.
-        nodes: what the network sees in place of the atoms; None for the atoms themselves.
-        stress: also the strain derivative of the energy divided by the volume (gradient mode).
-        training: keep the autograd graph of the forces, so that a loss on them can be
-            differentiated.
-        generator: randomness for stochastic policies, see `geocalc.frames.make_frames`.
+        nodes: supernodes that replace subsurface atoms; None where the network sees atoms.
+        stress: also compute the stress (gradient forces only).
+        training: keep the autograd graph, so that a loss of the forces can be differentiated.
+        generator: random numbers for stochastic policies, see `geocalc.frames.make_frames`.
     """
     gradient = force_mode is ForceMode.GRADIENT
     with torch.set_grad_enabled(gradient or training):
-        positions, cell, strain = systems.positions, systems.cell, None
-        if gradient:
-            positions = positions.detach().requires_grad_()
-        if gradient and stress:
-            strain = torch.zeros_like(cell).requires_grad_()
-            symmetric = 0.5 * (strain + strain.transpose(1, 2))
-            deformed = positions + torch.einsum(
-                "ai,aij->aj", positions, symmetric[systems.system_idx]
-            )
-            cell = cell + cell @ symmetric
-        else:
-            deformed = positions
-        seen = replace(systems, positions=deformed, cell=cell)
-        if nodes is not None:
-            seen = replace(nodes.systems, positions=nodes.place(deformed, cell, systems), cell=cell)
+        geometry = leaf_geometry(systems, stress) if gradient else fixed_geometry(systems)
+        seen = _seen(systems, geometry, nodes)
         inputs, frames, edge_vec = posed(model, seen, graph, levels, policy, generator)
-        # autograd alone says how long they live
-        output: NetworkOutput = replace(model.network(inputs), layers=None)
-        per_frame = output.energy.double() * model.energy_scale
-        energy, spread = mean_over_frames(per_frame, frames, systems.n_systems)
-        if output.member_energies is not None:
-            spread = spread_of_members(
-                output.member_energies.detach().double() * model.energy_scale,
-                frames,
-                systems.n_systems,
-            )
-        references = model.references[levels[systems.system_idx], systems.numbers]
-        per_system = references.new_zeros(systems.n_systems).index_add(
-            0, systems.system_idx, references
-        )
-        energy = energy + _repelled(per_system, model, seen, graph, edge_vec)
-        forces, stresses = None, None
-        if gradient:
-            leaves = [positions] if strain is None else [positions, strain]
-            grads = torch.autograd.grad(energy.sum(), leaves, create_graph=training)
-            forces = -grads[0]
-            if strain is not None:
-                stresses = grads[1] / _volumes(systems)[:, None, None]
-        direct = (
-            None
-            if output.forces is None
-            else vectors_to_lab(output.forces.double() * model.force_scale, inputs, frames, seen)
-        )
-        shares = (
-            None
-            if output.atom_energies is None
-            else mean_over_copies(output.atom_energies.double() * model.energy_scale, frames, seen)
-        )
-        if nodes is not None:
-            direct, shares = nodes.vectors(direct), nodes.shares(shares)
+        # features of the layers are dropped here, so that autograd frees them as early as it can
+        output = replace(model.network(inputs), layers=None)
+        from_network, spread = _mean_energy(output, frames, systems.n_systems, model.energy_scale)
+        references = model.reference_energies(systems, levels)
+        constant = sum_per_system(references, systems)
+        energy = from_network + model.add_repulsion(constant, seen, graph, edge_vec)
+        slopes = derivatives(energy, geometry, systems, keep_graph=training)
+        vectors = _vectors(output, inputs, frames, seen, nodes, model.force_scale)
+        atoms = _atom_energies(output, frames, seen, nodes, model.energy_scale)
+    direct = force_mode is ForceMode.DIRECT and not model.displaces
     return Prediction(
         energy=energy,
-        forces=direct if force_mode is ForceMode.DIRECT and not model.displaces else forces,
-        stress=stresses,
+        forces=vectors if direct else slopes.forces,
+        stress=slopes.stress,
         energy_std=spread,
         frame_degenerate=frames.degenerate,
-        direct_forces=None if model.displaces else direct,
-        displacement=direct if model.displaces else None,
-        atom_energies=None if shares is None else shares + references,
+        direct_forces=None if model.displaces else vectors,
+        displacement=vectors if model.displaces else None,
+        atom_energies=None if atoms is None else atoms + references,
     )
 
 
@@ -335,11 +282,14 @@ def posed(
     policy: FramePolicy,
     generator: torch.Generator | Tensor | None = None,
 ) -> tuple[NetworkInput, Frames, Tensor]:
-    """What the network is given, in each frame of every structure; the frames; the edges (n_edges,
-    3) Angstrom as they lie.
+    """Turn a batch into every frame of each structure; differentiable by positions and cells.
 
-    Arguments as of `evaluate`, but that `systems` are what the network sees; differentiable by
-    positions and cells.
+    Args:
+        model, graph, levels, policy, generator: see `evaluate`.
+        systems: structures as the network sees them, with supernodes in place.
+    Returns:
+        The input of the network, the frames, and the edge vectors (n_edges, 3) in Angstrom before
+        any rotation.
     """
     # no frame may see an edge appear at the cutoff
     policy = replace(policy, reach=min(policy.reach, model.network.cutoff))
@@ -353,7 +303,7 @@ def posed(
         edge_vec=edge_vec,
         edge_weight=weights,
     )
-    frames = _canonicalizer(model.network, policy)(geometry, generator)
+    frames = _frame_source(model.network, policy)(geometry, generator)
     seen = systems if model.reads_tags else replace(systems, tags=torch.zeros_like(systems.tags))
     wanted = model.network.reciprocal
     waves = (
@@ -368,35 +318,62 @@ def posed(
     )
 
 
-def _canonicalizer(network: Network, policy: FramePolicy) -> Canonicalizer:
-    """What gives the frames of a policy."""
+def _frame_source(network: Network, policy: FramePolicy) -> Canonicalizer:
+    """Return the module that computes the frames of a policy."""
     if policy.source is not FrameSource.LEARNED:
         return PolicyFrames(policy)
     if network.canonicalizer is None:
         raise InputError(
-            "this network has no canonicalizer, so it has no learned frames; use `lattice` or"
-            " `cell`"
+            "this network has no canonicalizer, so it has no learned frames; use `averaged` or"
+            " `single`"
         )
     return network.canonicalizer
 
 
-def _volumes(systems: Systems) -> Tensor:
-    """Volumes of the cells, (n_systems,) cubic Angstrom; NaN where there is none."""
-    volume = torch.linalg.det(systems.cell).abs()
-    return torch.where(volume > 0, volume, torch.nan)
+def _seen(systems: Systems, geometry: LeafGeometry, nodes: Nodes | None) -> Systems:
+    """Put the structures, with supernodes where there are any, at a differentiable geometry."""
+    positions, cell = geometry.positions, geometry.cell
+    if nodes is None:
+        return replace(systems, positions=positions, cell=cell)
+    return replace(nodes.systems, positions=nodes.place(positions, cell, systems), cell=cell)
 
 
-def _repelled(
-    energy: Tensor, model: EnergyModel, systems: Systems, graph: Graph, edge_vec: Tensor
-) -> Tensor:
-    """Energies (n_systems,) in eV with the short-range repulsion of each structure."""
-    if model.repulsion is None or graph.n_edges == 0:
-        return energy
-    i, j = systems.numbers[graph.receivers], systems.numbers[graph.senders]
-    squared = (edge_vec.detach() * edge_vec.detach()).sum(1)
-    # of bonds as long as usual, none
-    near = torch.nonzero(squared < model.repulsion.limit(i, j) ** 2).squeeze(1)
-    vector = edge_vec.index_select(0, near)
-    length = (vector * vector).sum(1).clamp(min=1e-12).sqrt()
-    owner = systems.system_idx[graph.receivers[near]]
-    return energy.index_add(0, owner, model.repulsion(length, i[near], j[near]))
+def _mean_energy(
+    output: NetworkOutput, frames: Frames, n_systems: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Average the energies of the frames of each structure.
+
+    Returns:
+        Mean (n_systems,) in eV, and its spread (n_systems,) in eV over the networks of an ensemble,
+        otherwise over the frames.
+    """
+    energy, spread = mean_over_frames(output.energy.double() * scale, frames, n_systems)
+    if output.member_energies is not None:
+        members = output.member_energies.detach().double() * scale
+        spread = spread_of_members(members, frames, n_systems)
+    return energy, spread
+
+
+def _vectors(
+    output: NetworkOutput,
+    inputs: NetworkInput,
+    frames: Frames,
+    seen: Systems,
+    nodes: Nodes | None,
+    scale: float,
+) -> Tensor | None:
+    """Average the vectors of the direct head over frames, (n_atoms, 3); None without a head."""
+    if output.forces is None:
+        return None
+    vectors = vectors_to_lab(output.forces.double() * scale, inputs, frames, seen)
+    return vectors if nodes is None else nodes.vectors(vectors)
+
+
+def _atom_energies(
+    output: NetworkOutput, frames: Frames, seen: Systems, nodes: Nodes | None, scale: float
+) -> Tensor | None:
+    """Average the energies of atoms over frames, (n_atoms,) in eV; None where there are none."""
+    if output.atom_energies is None:
+        return None
+    energies = mean_over_copies(output.atom_energies.double() * scale, frames, seen)
+    return energies if nodes is None else nodes.shares(energies)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geocalc.core.systems import Systems, per_atom, per_system, sum_per_system
+from geocalc.core.systems import Systems, free_atoms, per_atom, per_system, sum_per_system
 from geocalc.optim.base import Ragged, dots_per_system
 
 # evaluations that are not looked at: most relaxations end within them, and pay nothing
@@ -101,7 +101,7 @@ def no_trails(systems: Systems) -> Trails:
         positions=systems.positions,
         forces=torch.zeros_like(systems.positions),
         trails=Ragged((Trail(),) * systems.n_systems),
-        n_free=sum_per_system((~systems.fixed).any(dim=1).double(), systems),
+        n_free=sum_per_system(free_atoms(systems.fixed).double(), systems),
     )
 
 

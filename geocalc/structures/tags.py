@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from geocalc.core.elements import covalent_radii
+from geocalc.core.systems import free_atoms
 from geocalc.errors import InputError
 
 SUBSURFACE, SURFACE, ADSORBATE = 0, 1, 2
@@ -168,7 +169,7 @@ def read_tags(
         return _molecule(given, present, light)
     if shape.heights is None:
         return _bulk(given, present, light)
-    slab = _Slab(heights=shape.heights, light=light, fixed=np.asarray(np.all(fixed, axis=1)))
+    slab = _Slab(heights=shape.heights, light=light, fixed=~free_atoms(fixed))
     if present == {0}:
         return _rebuild(slab)
     if max(present) > ADSORBATE:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geocalc.core.systems import Prediction, Systems
+from geocalc.core.systems import Prediction, Systems, free_atoms
 from geocalc.data.collate import Labels
 from geocalc.errors import RecipeError
 from geocalc.potentials.card import Task
@@ -33,7 +33,11 @@ def extent(systems: Systems, labels: Labels, settings: Training, task: Task) -> 
 
     Extents of parts of a batch add up to that of the batch.
     """
-    vectors = _free(systems) if task is Task.IS2RE else _force_weight(systems, labels, settings)
+    vectors = (
+        free_atoms(systems.fixed).double()
+        if task is Task.IS2RE
+        else _force_weight(systems, labels, settings)
+    )
     still = _still(systems).sum() if settings.substrate_weight else vectors.new_zeros(())
     return torch.stack([(~labels.energy.isnan()).sum().double(), vectors.sum(), still.double()])
 
@@ -117,9 +121,8 @@ def pair_loss(
     energy = _energy_error(prediction.energy, labels.energy) / n_energies
     vectors = energy.new_zeros(())
     if prediction.displacement is not None:
-        vectors = (
-            _vector_error(prediction.displacement, labels.displacement, _free(systems)) / n_free
-        )
+        free = free_atoms(systems.fixed).double()
+        vectors = _vector_error(prediction.displacement, labels.displacement, free) / n_free
     total = (
         settings.energy_weight * energy / energy_scale
         + settings.displacement_weight_at(step) * vectors / length_scale
@@ -144,12 +147,8 @@ def _extent(
 
 def _force_weight(systems: Systems, labels: Labels, settings: Training) -> Tensor:
     """Of each atom, (n_atoms,); 0 where the force is not known."""
-    weight = torch.where(systems.fixed.all(1), settings.fixed_force_weight, 1.0).double()
+    weight = torch.where(free_atoms(systems.fixed), 1.0, settings.fixed_force_weight).double()
     return weight * ~labels.forces.isnan().any(1)
-
-
-def _free(systems: Systems) -> Tensor:
-    return (~systems.fixed).all(1).double()
 
 
 def _vector_error(predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from geocalc.frames import FramePolicy, FrameSource, frame_policy
 from geocalc.frames.learned import build_canonicalizer
 from geocalc.graphs.strategies import GraphSettings
 from geocalc.graphs.supernodes import Supernodes
-from geocalc.nn.relaxed_weights import thetas
 from geocalc.potentials.card import EnergyKind, Task
 from geocalc.potentials.network import ForceMode
 from geocalc.train.settings import Training
@@ -225,12 +224,11 @@ def check_architecture(model: Model, training: Training, where: str) -> None:
             network = architecture.build(settings)
     except InputError as error:
         raise RecipeError(f"{where}: model.settings: {error}") from None
-    if (training.breaking_weight or training.breaking_weight_end) and next(
-        thetas(network), None
-    ) is None:
+    penalized = training.penalty_weight or training.penalty_weight_end
+    if penalized and not network.penalty().requires_grad:
         raise RecipeError(
-            f"{where}: training.breaking_weight is for networks with relaxed weights, which"
-            f" {model.architecture} with these settings is not; set it to 0"
+            f"{where}: training.penalty_weight is set, but {model.architecture} with these settings"
+            " has no penalty; set it to 0, or use regnn with l_relaxed above 0"
         )
     try:
         model.graph.check(network.max_neighbors)

@@ -135,20 +135,20 @@ class Training(Optimization):
             " energies only"
         ),
     )
-    breaking_weight: float = Field(
+    penalty_weight: float = Field(
         0.0,
         ge=0,
         description=(
-            "group lasso of relaxed weights, which pulls a network towards equivariance; see"
-            " nn.theta"
+            "weight of the architecture's own penalty: for regnn the group lasso of its relaxed"
+            " weights, which pulls it towards equivariance"
         ),
     )
-    breaking_weight_end: float | None = Field(
+    penalty_weight_end: float | None = Field(
         None,
         ge=0,
         description=(
-            "what breaking_weight comes to at the last step, along a straight line; by default it"
-            " stays"
+            "value of penalty_weight at the last step, reached linearly; by default it stays"
+            " constant"
         ),
     )
     fixed_force_weight: float = Field(
@@ -175,9 +175,9 @@ class Training(Optimization):
         """The weight of displacements in a step, counted from 0."""
         return self._towards(self.displacement_weight, self.displacement_weight_end, step)
 
-    def breaking_weight_at(self, step: int) -> float:
-        """The weight of the penalty of relaxed weights in a step, counted from 0."""
-        return self._towards(self.breaking_weight, self.breaking_weight_end, step)
+    def penalty_weight_at(self, step: int) -> float:
+        """Return the weight of the architecture's penalty in a step, counted from 0."""
+        return self._towards(self.penalty_weight, self.penalty_weight_end, step)
 
     def _towards(self, first: float, last: float | None, step: int) -> float:
         return first + ((first if last is None else last) - first) * step / max(1, self.steps - 1)

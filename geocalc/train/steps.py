@@ -10,7 +10,6 @@ from torch import Tensor
 
 from geocalc.errors import NonFiniteError
 from geocalc.frames import frame_policy
-from geocalc.nn.relaxed_weights import breaking_penalty
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import EnergyModel, ForceMode, evaluate
 from geocalc.train.descent import REMEDY, descend, mean_of_processes
@@ -52,7 +51,7 @@ def take_step(
     parameters.
 
     Losses are means over the whole batch, so its extent is counted first, over parts and processes.
-    The penalty of relaxed weights is not a part of the losses that are returned.
+    The penalty of the architecture is not a part of the losses that are returned.
 
     Raises:
         NonFiniteError: the loss is NaN or infinite.
@@ -63,8 +62,8 @@ def take_step(
     ).sum(0)
     whole = mean_of_processes(fabric, whole)
     found = [_backward(model, part, recipe, step, whole, fabric) for part in parts]
-    weight, penalty = recipe.training.breaking_weight_at(step), breaking_penalty(model.network)
-    if weight and penalty is not None:
+    weight = recipe.training.penalty_weight_at(step)
+    if weight and (penalty := model.network.penalty()).requires_grad:
         (weight * penalty).backward()
     return Losses(
         total=torch.stack([one.total for one in found]).sum(),

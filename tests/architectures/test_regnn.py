@@ -30,7 +30,7 @@ from geocalc.data.store import read_store
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import frame_policy
 from geocalc.nn.edges import EdgeIndex
-from geocalc.nn.relaxed_weights import Theta, breaking_penalty, thetas
+from geocalc.nn.relaxed_weights import Theta, thetas
 from geocalc.potentials.network import EnergyModel, NetworkPotential, Scales
 from geocalc.train.recipe import Recipe
 from geocalc.train.register import register
@@ -315,7 +315,16 @@ def test_the_penalty_is_of_what_breaks_alone() -> None:
     assert float(theta.penalty().detach()) == pytest.approx(2.0 + math.sqrt(3) * 5.0, abs=1e-5)
     assert [part.shape for part in theta.parts()] == [(2, 1), (1, 1), (2, 3)]
     assert [block.name for block in theta.blocks] == ["0e", "0o", "1o"]
-    assert breaking_penalty(torch.nn.Linear(2, 2)) is None
+
+
+def test_the_penalty_of_a_network_is_that_of_its_relaxed_weights() -> None:
+    relaxed = random_network(architecture="regnn")
+    wanted = sum(float(theta.penalty().detach()) for _, theta in thetas(relaxed))
+    assert float(relaxed.penalty().detach()) == pytest.approx(wanted)
+    assert wanted > 0
+    for without in ("faenet", "schnet"):
+        network = random_network(architecture=without)
+        assert (float(network.penalty()), network.penalty().requires_grad) == (0.0, False)
 
 
 def test_the_equivariant_twin_has_no_more_than_a_scale() -> None:
@@ -381,7 +390,7 @@ def recipe(data: Path, **training: object) -> Recipe:
 
 @pytest.mark.slow
 def test_it_trains_registers_and_calculates(tmp_path: Path) -> None:
-    chosen = recipe(write_data(tmp_path / "d.traj"), breaking_weight=1e-3)
+    chosen = recipe(write_data(tmp_path / "d.traj"), penalty_weight=1e-3)
     run = train(chosen, tmp_path / "run", tmp_path / "data", cpu_fabric())
     # from its checkpoint
     again = train(recipe(tmp_path / "d.traj", steps=14), run, tmp_path / "data", cpu_fabric())
@@ -397,7 +406,7 @@ def test_relaxed_weights_are_pulled_by_their_penalty_and_by_no_decay(tmp_path: P
     sizes = []
     for weight in (0.0, 3.0):
         chosen = recipe(
-            data, breaking_weight=weight, steps=12, learning_rate=0.02, warmup_fraction=0.0
+            data, penalty_weight=weight, steps=12, learning_rate=0.02, warmup_fraction=0.0
         )
         samples = read_store(prepare(chosen, tmp_path / "data"))
         run = start(chosen, samples.training)
@@ -407,29 +416,42 @@ def test_relaxed_weights_are_pulled_by_their_penalty_and_by_no_decay(tmp_path: P
         from geocalc.train.checkpoint import load_checkpoint
 
         load_checkpoint(folder / "checkpoint", run.model.network, run.optimizer, run.average)
-        sizes.append(float(breaking_penalty(run.model.network).detach()))
+        sizes.append(float(run.model.network.penalty().detach()))
     assert sizes[1] < 0.5 * sizes[0]
 
 
 def test_the_penalty_follows_its_schedule() -> None:
     training = make_recipe(
-        Path("d.traj"), steps=5, breaking_weight=1.0, breaking_weight_end=0.0
+        Path("d.traj"), steps=5, penalty_weight=1.0, penalty_weight_end=0.0
     ).training
-    assert [training.breaking_weight_at(step) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert [training.penalty_weight_at(step) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
 
 
-def test_a_penalty_of_what_a_network_has_not_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ({}, "faenet with these settings has no penalty"),
+        (
+            {
+                "architecture": "regnn",
+                "settings": {**SMALL_RELAXED, "l_relaxed": 0, "features": "6x0e + 4x1o"},
+                "frames": "single",
+            },
+            "regnn with these settings has no penalty",
+        ),
+    ],
+)
+def test_a_penalty_that_a_network_does_not_have_is_refused(
+    tmp_path: Path, model: dict[str, object], named: str
+) -> None:
     from helpers.training import write_recipe
 
     from geocalc.train.recipe import read_recipe
 
-    path = write_recipe(
-        tmp_path / "r.yaml", recipe_values(tmp_path / "d.traj", breaking_weight_end=0.1)
-    )
-    with pytest.raises(
-        RecipeError,
-        match="breaking_weight is for networks with relaxed weights, which faenet with these",
-    ):
+    values = recipe_values(tmp_path / "d.traj", penalty_weight_end=0.1)
+    values["model"] |= model
+    path = write_recipe(tmp_path / "r.yaml", values)
+    with pytest.raises(RecipeError, match=named):
         read_recipe(path)
 
 

@@ -266,7 +266,7 @@ def test_what_contradicts_itself() -> None:
     with pytest.raises(InputError, match="structure 1 of the batch has no adsorbate"):
         looking_at(Supernodes.ONE)(bare)
     potential = looking_at(Supernodes.ONE)
-    with pytest.raises(InputError, match="supernodes are placed in the cell as it is"):
+    with pytest.raises(InputError, match="supernodes, which have no stress"):
         replace(potential, stress=True)
 
 

@@ -76,13 +76,13 @@ def random_potential(
     **settings: object,
 ) -> NetworkPotential:
     """A float64 potential of a random network; `settings` are those of its architecture."""
-    references = torch.zeros(1, 119, dtype=torch.float64)
-    for number, energy in REFERENCES.items():
-        references[0, number] = energy
+    network = random_network(seed, architecture, **settings).double()
+    references = torch.zeros(network.n_levels, 119, dtype=torch.float64)
+    for level in range(network.n_levels):
+        for number, energy in REFERENCES.items():
+            references[level, number] = (1 + level) * energy
     scales = Scales(energy=1.7, forces=1.3, references=references)
-    model = EnergyModel(
-        random_network(seed, architecture, **settings).double(), scales, repulsion_reach
-    )
+    model = EnergyModel(network, scales, repulsion_reach)
     return NetworkPotential(
         model=model.eval().requires_grad_(False),
         policy=frame_policy(policy),

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import fcc110, molecule
 from helpers.models import SMALL, random_potential
 from helpers.structures import adslab, cloud, rattled, systems_of
 from helpers.tiers import tiered
 
-from geocalc.core.systems import Potential, Systems, concatenate, select
+from geocalc.architectures import ARCHITECTURES
+from geocalc.architectures.ensemble import Ensemble
+from geocalc.core.systems import Potential, Prediction, Systems, concatenate, select
 from geocalc.frames import frame_policy
+from geocalc.graphs.reduction import Rewiring
+from geocalc.graphs.strategies import make_graph
+from geocalc.graphs.supernodes import Supernodes
 from geocalc.nn.interaction import MessageType
-from geocalc.potentials.network import ForceMode, NetworkPotential
+from geocalc.potentials.network import ForceMode, NetworkPotential, evaluate
 from geocalc.potentials.registry import (
     card_values,
     is_property,
@@ -281,3 +289,69 @@ def test_frames_reach_no_further_than_the_edges() -> None:
     chosen = random_potential("pca-edges-3d", cutoff=3.3)
     assert frame_policy("pca-edges-3d").reach > chosen.model.network.cutoff
     assert_smooth_at_cutoff(chosen, systems_of(wire()), 3.3, tolerance=GRADIENT)
+
+
+N_LEVELS = 3
+LEVELED = [
+    *ARCHITECTURES,
+    "ensemble",
+    *(kind for kind in Supernodes if kind is not Supernodes.NONE),
+]
+
+
+@dataclass(frozen=True)
+class SeveralLevels:
+    """A potential that predicts every structure at a level chosen by its number of atoms."""
+
+    one: NetworkPotential
+
+    def __call__(self, systems: Systems) -> Prediction:
+        model, network = self.one.model, self.one.model.network
+        nodes = model.rewiring.nodes(systems)
+        seen = systems if nodes is None else nodes.systems
+        graph = make_graph(seen, network.cutoff, network.max_neighbors, model.graph)
+        return evaluate(
+            model,
+            systems,
+            model.rewiring.edges(graph, seen),
+            systems.counts % N_LEVELS,
+            self.one.policy,
+            self.one.force_mode,
+            nodes=nodes,
+        ).detach()
+
+
+@cache
+def leveled(name: str, policy: str) -> SeveralLevels:
+    architecture = name if name in ARCHITECTURES else "faenet"
+    chosen = random_potential(policy, architecture=architecture, n_levels=N_LEVELS)
+    if name == "ensemble":
+        other = random_potential(seed=1, n_levels=N_LEVELS).model.network
+        chosen.model.network = Ensemble([chosen.model.network, copy.deepcopy(other)]).double()
+    elif name not in ARCHITECTURES:
+        chosen.model.rewiring = Rewiring(supernodes=Supernodes(name))
+    return SeveralLevels(chosen)
+
+
+@pytest.mark.parametrize("law", ["batch", "permutation", "rotation", "re-wrapping", "determinism"])
+@pytest.mark.parametrize("policy", ["averaged", "single"])
+@pytest.mark.parametrize("name", LEVELED)
+def test_structures_of_several_levels_obey_the_laws(name: str, policy: str, law: str) -> None:
+    systems = everything() if name in (*ARCHITECTURES, "ensemble") else slabs()
+    assert len(set((systems.counts % N_LEVELS).tolist())) > 1
+    EXACT_LAWS[law](leveled(name, policy), systems)
+
+
+@pytest.mark.parametrize("name", LEVELED)
+def test_forces_of_several_levels_are_the_gradient(name: str) -> None:
+    chosen = leveled(name, "averaged")
+    systems = generic() if name in (*ARCHITECTURES, "ensemble") else slabs()
+    assert_forces_are_gradient(chosen, systems, n_directions=2, tolerance=GRADIENT)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_network_tells_levels_apart_beyond_their_references(architecture: str) -> None:
+    chosen = random_potential(architecture=architecture, n_levels=N_LEVELS)
+    chosen.model.references.zero_()
+    found = torch.stack([replace(chosen, level=level)(slabs()).energy for level in range(N_LEVELS)])
+    assert float((found[1:] - found[0]).abs().min()) > 1e-4

@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase.constraints import FixAtoms, FixCartesian
 from helpers.structures import adslab, systems_of
 from helpers.training import make_recipe, relaxation
 
-from geocalc.core.systems import Prediction
+from geocalc.core.systems import Prediction, Systems, free_atoms
 from geocalc.data.collate import Labels, collate
 from geocalc.data.store import Sample
 from geocalc.errors import RecipeError
+from geocalc.evaluation.is2re import pair_errors, pair_predictions
+from geocalc.structures.convert import from_atoms
 from geocalc.train.loss import loss, pair_loss
 from geocalc.train.references import fit_scales
 from geocalc.train.settings import Training
@@ -212,3 +215,40 @@ def test_the_pair_loss_counts_moves_of_free_atoms_alone_each_term_in_its_own_uni
     assert float(found.energy) == pytest.approx(1.0)
     assert float(found.vectors) == pytest.approx(0.5)
     assert float(found.total) == pytest.approx(2.0 * 1.0 / 4.0 + 3.0 * 0.5 / 0.1)
+
+
+def test_loss_and_errors_count_the_same_free_atoms_also_where_one_axis_is_fixed():
+    atoms = relaxation("x", n_frames=1)[0]
+    atoms.set_constraint([FixAtoms([0, 1]), FixCartesian(4, mask=(True, False, False))])
+    systems = from_atoms(atoms)
+    n = systems.n_atoms
+    sample = Sample(
+        numbers=atoms.numbers,
+        tags=systems.tags.numpy(),
+        positions=atoms.positions,
+        forces=np.full((n, 3), np.nan),
+        relaxed=atoms.positions + 0.2,
+        fixed=systems.fixed.numpy(),
+        cell=atoms.cell.array,
+        pbc=atoms.pbc,
+        energy=1.0,
+        group="x",
+        frame=0,
+        source=0,
+        validation=False,
+    )
+    errors = torch.linspace(0.1, 0.9, n, dtype=torch.float64)[:, None].expand(n, 3)
+    errors = torch.where((torch.arange(n) == 4)[:, None], 5.0, errors)
+
+    def potential(seen: Systems) -> Prediction:
+        return Prediction(energy=torch.ones(1).double(), displacement=0.2 + errors)
+
+    batch, labels = collate([sample])
+    weights = Training(steps=1, displacement_weight=1.0)
+    found = pair_loss(potential(batch), batch, labels, weights, 1.0, 1.0)
+    measured = pair_errors(pair_predictions(potential, [sample]))
+    free = [k for k in range(n) if k not in (0, 1)]
+    assert free_atoms(batch.fixed).nonzero().flatten().tolist() == free
+    assert measured.position_mae == pytest.approx(float(errors[free].mean()))
+    # the length of an error with three equal components is sqrt(3) times one of them
+    assert float(found.vectors) == pytest.approx(3**0.5 * measured.position_mae)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from geocalc.architectures.regnn.filters import RelaxedFilters
 from geocalc.architectures.regnn.layer import RelaxedLayer
 from geocalc.nn.edges import EdgeIndex
-from geocalc.nn.relaxed_weights import breaking_penalty
+from geocalc.nn.relaxed_weights import theta_penalty
 
 BEFORE, AFTER = "0e + 1o", "1o"
 RELAXED, EQUIVARIANT = "0e + 0o + 1o + 1e", "0e"
@@ -147,8 +147,7 @@ def fit_field(kind: str, *, layers: int, relaxed: bool, seed: int, steps: int = 
     for step, batch in enumerate(_batches(len(learned.velocities), steps, generator)):
         optimizer.zero_grad()
         loss = (network(learned.velocities[batch]) - learned.accelerations[batch]).square().mean()
-        penalty = breaking_penalty(network)
-        (loss if penalty is None else loss + LASSO * step / steps * penalty).backward()
+        (loss + LASSO * step / steps * theta_penalty(network)).backward()
         optimizer.step()
         schedule.step()
     with torch.no_grad():

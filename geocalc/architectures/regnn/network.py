@@ -16,13 +16,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
+from geocalc.core.lengths import safe_lengths
 from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.nn.basis import GaussianBasis, polynomial_envelope
 from geocalc.nn.embedding import AtomEmbedding
+from geocalc.nn.relaxed_weights import theta_penalty
 from geocalc.nn.require_e3nn import require_e3nn
-
-SHORTEST = 1e-6  # Angstrom; keeps the direction of a zero-length edge finite
 
 
 class REGNNSettings(Settings):
@@ -127,16 +127,20 @@ class REGNN(Network):
             nn.Linear(scalars.dim, scalars.dim), nn.SiLU(), nn.Linear(scalars.dim, 1)
         )
 
+    def penalty(self) -> Tensor:
+        """Compute the group lasso of all relaxed weights, which pulls them towards equivariance."""
+        return theta_penalty(self)
+
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
         """Energies (n_systems,) of the batch, and each atom's share."""
         index = inputs.index
         vector = inputs.edge_vec.index_select(0, index.first_of_pair)
-        length = (vector * vector).sum(1).clamp(min=SHORTEST**2).sqrt()
+        length = safe_lengths(vector)
         basis, envelope = self.basis(length), polynomial_envelope(length, self.cutoff)[:, None]
         if inputs.edge_weight is not None:
             envelope = envelope * inputs.edge_weight.index_select(0, index.first_of_pair)
         harmonics: Tensor = self.harmonics(inputs.edge_vec)
-        hidden: Tensor = self.first(self.embedding(inputs.numbers, inputs.tags, inputs.levels))
+        hidden: Tensor = self.first(self.embedding(inputs.numbers, inputs.tags, inputs.atom_levels))
         for layer in self.layers:
             hidden = layer(hidden, basis, envelope, harmonics, index)
         atoms = self.readout(hidden).squeeze(1)
