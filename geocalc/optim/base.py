@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geocalc.core.systems import Systems
+from geocalc.core.systems import Coordinates
 
 State = TypeVar("State")
 Item = TypeVar("Item")
@@ -22,26 +22,26 @@ Floats = NDArray[np.float64]
 class Optimizer(Protocol[State]):
     """Settings of a method; what it remembers of a structure lives in `State`.
 
-    `State` is a frozen dataclass whose fields are marked `per_atom` or `per_system`, so that
+    `State` is a frozen dataclass whose fields are marked `per_row` or `per_system`, so that
     `geocalc.core.systems.select` slices it when structures leave a batch. The path of a structure
     never depends on its batch mates.
     """
 
-    def init(self, systems: Systems) -> State:
+    def init(self, coordinates: Coordinates) -> State:
         """State before the first step.
 
         Args:
-            systems: batch of structures about to be relaxed.
+            coordinates: batch of structures about to be relaxed.
         """
         ...
 
     def step(
-        self, systems: Systems, energy: Tensor, forces: Tensor, state: State
+        self, coordinates: Coordinates, energy: Tensor, forces: Tensor, state: State
     ) -> tuple[Tensor, State]:
         """Where to go from here.
 
         Args:
-            systems: batch at its present positions.
+            coordinates: batch at its present positions.
             energy: (n_systems,) eV.
             forces: (n_atoms, 3) eV/Angstrom, zero on fixed components and across the planes and
                 lines that hold atoms.
@@ -77,13 +77,15 @@ class Ragged(Generic[Item]):
         return len(self.items)
 
 
-def dots_per_system(pairs: Sequence[tuple[Tensor, Tensor]], systems: Systems) -> list[list[float]]:
+def dots_per_system(
+    pairs: Sequence[tuple[Tensor, Tensor]], coordinates: Coordinates
+) -> list[list[float]]:
     """Scalar products of pairs of per-atom vector fields (n_atoms, 3) in each structure: a list
     over pairs for each structure.
 
     Atoms are summed one after the other, so that a sum never depends on batch mates.
     """
-    counts = systems.counts
+    counts = coordinates.counts
     per_axis = [
         torch.segment_reduce(left * right, "sum", lengths=counts, unsafe=True)
         for left, right in pairs
@@ -93,12 +95,14 @@ def dots_per_system(pairs: Sequence[tuple[Tensor, Tensor]], systems: Systems) ->
     ]
 
 
-def spread(rows: Sequence[Sequence[float]], systems: Systems) -> Sequence[Tensor]:
+def spread(rows: Sequence[Sequence[float]], coordinates: Coordinates) -> Sequence[Tensor]:
     """Numbers of each structure, n_systems rows of k, on the atoms of each structure: k tensors
     (n_atoms, 1).
     """
-    per_system = torch.tensor(rows, dtype=systems.positions.dtype, device=systems.positions.device)
-    return per_system.index_select(0, systems.system_idx).split(1, dim=1)
+    per_system = torch.tensor(
+        rows, dtype=coordinates.positions.dtype, device=coordinates.positions.device
+    )
+    return per_system.index_select(0, coordinates.system_idx).split(1, dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +120,11 @@ class FreeComponents:
     starts: Sequence[int]
 
     @classmethod
-    def of(cls, systems: Systems) -> FreeComponents:
+    def of(cls, coordinates: Coordinates) -> FreeComponents:
         """The free components of a batch."""
-        owner, fixed = systems.system_idx.cpu().numpy(), systems.fixed.cpu().numpy()
+        owner, fixed = coordinates.system_idx.cpu().numpy(), coordinates.fixed.cpu().numpy()
         index = np.flatnonzero(~fixed)
-        atom_starts = np.searchsorted(owner, np.arange(systems.n_systems + 1))
+        atom_starts = np.searchsorted(owner, np.arange(coordinates.n_systems + 1))
         return cls(
             index=index,
             atom_starts=atom_starts,

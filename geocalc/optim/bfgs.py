@@ -9,7 +9,7 @@ from scipy.linalg.blas import dsymv, dsyr
 from scipy.linalg.lapack import dpotrf, dpotrs
 from torch import Tensor
 
-from geocalc.core.systems import Systems, per_atom, per_system
+from geocalc.core.systems import Coordinates, per_row, per_system
 from geocalc.optim.base import Floats, FreeComponents, Ragged
 
 SAME_PLACE = 1e-7  # Angstrom; a move smaller than this teaches nothing about the curvature (as ASE)
@@ -30,8 +30,8 @@ class BfgsState:
     """
 
     hessian: Ragged[Floats] = per_system()
-    positions: Tensor = per_atom()
-    forces: Tensor = per_atom()
+    positions: Tensor = per_row()
+    forces: Tensor = per_row()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,29 +50,29 @@ class Bfgs:
     max_step: float = 0.2
     curvature: float = 70.0
 
-    def init(self, systems: Systems) -> BfgsState:
+    def init(self, coordinates: Coordinates) -> BfgsState:
         """State that has learned nothing yet."""
-        sizes = FreeComponents.of(systems).sizes
+        sizes = FreeComponents.of(coordinates).sizes
         return BfgsState(
             hessian=Ragged(
                 tuple(np.asfortranarray(self.curvature * np.eye(n_free)) for n_free in sizes)
             ),
-            positions=systems.positions,
-            forces=systems.positions.new_zeros(systems.positions.shape),
+            positions=coordinates.positions,
+            forces=coordinates.positions.new_zeros(coordinates.positions.shape),
         )
 
     def step(
-        self, systems: Systems, energy: Tensor, forces: Tensor, state: BfgsState
+        self, coordinates: Coordinates, energy: Tensor, forces: Tensor, state: BfgsState
     ) -> tuple[Tensor, BfgsState]:
         """One quasi-Newton step; see `geocalc.optim.base.Optimizer.step`."""
-        free = FreeComponents.of(systems)
-        parts = free.split(systems.positions - state.positions, state.forces - forces, forces)
+        free = FreeComponents.of(coordinates)
+        parts = free.split(coordinates.positions - state.positions, state.forces - forces, forces)
         learned = tuple(
             _learn(known, move, change)
             for known, (move, change, _) in zip(state.hessian, parts, strict=True)
         )
         steps = [_newton(hessian, part[2]) for hessian, part in zip(learned, parts, strict=True)]
-        new = BfgsState(hessian=Ragged(learned), positions=systems.positions, forces=forces)
+        new = BfgsState(hessian=Ragged(learned), positions=coordinates.positions, forces=forces)
         return free.join(steps, self.max_step, forces), new
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geocalc.core.systems import Systems, per_atom, per_system
+from geocalc.core.systems import Coordinates, per_row, per_system
 from geocalc.optim.base import Ragged, dots_per_system, spread
 
 
@@ -38,7 +38,7 @@ class FireState:
         pace: one `Pace` per structure.
     """
 
-    velocity: Tensor = per_atom()
+    velocity: Tensor = per_row()
     pace: Ragged[Pace] = per_system()
 
 
@@ -68,21 +68,21 @@ class Fire:
     mixing: float = 0.1
     mixing_decay: float = 0.99
 
-    def init(self, systems: Systems) -> FireState:
+    def init(self, coordinates: Coordinates) -> FireState:
         """State at rest."""
         return FireState(
-            velocity=torch.zeros_like(systems.positions),
-            pace=Ragged((Pace(self.time_step, self.mixing),) * systems.n_systems),
+            velocity=torch.zeros_like(coordinates.positions),
+            pace=Ragged((Pace(self.time_step, self.mixing),) * coordinates.n_systems),
         )
 
     def step(
-        self, systems: Systems, energy: Tensor, forces: Tensor, state: FireState
+        self, coordinates: Coordinates, energy: Tensor, forces: Tensor, state: FireState
     ) -> tuple[Tensor, FireState]:
         """One step of damped dynamics; see `geocalc.optim.base.Optimizer.step`."""
         old = state.velocity
-        products = dots_per_system([(forces, old), (forces, forces), (old, old)], systems)
+        products = dots_per_system([(forces, old), (forces, forces), (old, old)], coordinates)
         moves = [self._move(pace, *dots) for pace, dots in zip(state.pace, products, strict=True)]
-        kept, pushed, reach = spread([weights for _, weights in moves], systems)
+        kept, pushed, reach = spread([weights for _, weights in moves], coordinates)
         velocity = torch.addcmul(kept * old, pushed, forces)
         return reach * velocity, FireState(
             velocity=velocity, pace=Ragged(tuple(pace for pace, _ in moves))

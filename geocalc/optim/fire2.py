@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geocalc.core.systems import Systems, per_atom, per_system
+from geocalc.core.systems import Coordinates, per_row, per_system
 from geocalc.optim.base import Ragged, dots_per_system, spread
 from geocalc.optim.fire import Pace
 
@@ -24,7 +24,7 @@ class Fire2State:
         pace: one `Pace` per structure; not moving after a half step back, too.
     """
 
-    velocity: Tensor = per_atom()
+    velocity: Tensor = per_row()
     pace: Ragged[Pace] = per_system()
 
 
@@ -62,21 +62,21 @@ class Fire2:
     mixing: float = 0.25
     mixing_decay: float = 0.99
 
-    def init(self, systems: Systems) -> Fire2State:
+    def init(self, coordinates: Coordinates) -> Fire2State:
         """State at rest."""
         return Fire2State(
-            velocity=torch.zeros_like(systems.positions),
-            pace=Ragged((Pace(self.time_step, self.mixing),) * systems.n_systems),
+            velocity=torch.zeros_like(coordinates.positions),
+            pace=Ragged((Pace(self.time_step, self.mixing),) * coordinates.n_systems),
         )
 
     def step(
-        self, systems: Systems, energy: Tensor, forces: Tensor, state: Fire2State
+        self, coordinates: Coordinates, energy: Tensor, forces: Tensor, state: Fire2State
     ) -> tuple[Tensor, Fire2State]:
         """One step of damped dynamics; see `geocalc.optim.base.Optimizer.step`."""
         old = state.velocity
-        products = dots_per_system([(forces, old), (forces, forces), (old, old)], systems)
+        products = dots_per_system([(forces, old), (forces, forces), (old, old)], coordinates)
         moves = [self._move(pace, *dots) for pace, dots in zip(state.pace, products, strict=True)]
-        kept, pushed, reach, back = spread([weights for _, weights in moves], systems)
+        kept, pushed, reach, back = spread([weights for _, weights in moves], coordinates)
         velocity = torch.addcmul(kept * old, pushed, forces)
         displacement = torch.addcmul(reach * velocity, back, old)
         return displacement, Fire2State(

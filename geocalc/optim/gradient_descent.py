@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from geocalc.core.systems import Systems
+from geocalc.core.systems import Coordinates
 from geocalc.optim.base import FreeComponents
 
 
@@ -30,14 +30,14 @@ class GradientDescent:
     rate: float = 0.005
     max_step: float = 0.2
 
-    def init(self, systems: Systems) -> DescentState:
+    def init(self, coordinates: Coordinates) -> DescentState:
         """Nothing to remember."""
         return DescentState()
 
     def step(
-        self, systems: Systems, energy: Tensor, forces: Tensor, state: DescentState
+        self, coordinates: Coordinates, energy: Tensor, forces: Tensor, state: DescentState
     ) -> tuple[Tensor, DescentState]:
         """One step along the forces; see `geocalc.optim.base.Optimizer.step`."""
-        free = FreeComponents.of(systems)
+        free = FreeComponents.of(coordinates)
         steps = [self.rate * part[0] for part in free.split(forces)]
         return free.join(steps, self.max_step, forces), state

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.linalg.lapack import dtrtrs
 from torch import Tensor
 
-from geocalc.core.systems import Systems, per_atom, per_system
+from geocalc.core.systems import Coordinates, per_row, per_system
 from geocalc.optim.base import Floats, FreeComponents, Ragged
 
 FIRST_CAPACITY = 12  # pairs; a store grows to twice that and more when it is full
@@ -100,8 +100,8 @@ class LbfgsState:
     """
 
     history: Ragged[History] = per_system()
-    positions: Tensor = per_atom()
-    forces: Tensor = per_atom()
+    positions: Tensor = per_row()
+    forces: Tensor = per_row()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,22 +124,22 @@ class Lbfgs:
     damping: float = 1.0
     curvature: float = 70.0
 
-    def init(self, systems: Systems) -> LbfgsState:
+    def init(self, coordinates: Coordinates) -> LbfgsState:
         """State that has learned nothing yet."""
         return LbfgsState(
             history=Ragged(
-                tuple(History.empty(n_free) for n_free in FreeComponents.of(systems).sizes)
+                tuple(History.empty(n_free) for n_free in FreeComponents.of(coordinates).sizes)
             ),
-            positions=systems.positions,
-            forces=systems.positions.new_zeros(systems.positions.shape),
+            positions=coordinates.positions,
+            forces=coordinates.positions.new_zeros(coordinates.positions.shape),
         )
 
     def step(
-        self, systems: Systems, energy: Tensor, forces: Tensor, state: LbfgsState
+        self, coordinates: Coordinates, energy: Tensor, forces: Tensor, state: LbfgsState
     ) -> tuple[Tensor, LbfgsState]:
         """One quasi-Newton step; see `geocalc.optim.base.Optimizer.step`."""
-        free = FreeComponents.of(systems)
-        parts = free.split(systems.positions - state.positions, state.forces - forces, forces)
+        free = FreeComponents.of(coordinates)
+        parts = free.split(coordinates.positions - state.positions, state.forces - forces, forces)
         learned = tuple(
             known.extended(part[:2], self.memory)
             for known, part in zip(state.history, parts, strict=True)
@@ -148,7 +148,7 @@ class Lbfgs:
             _newton(known, part[2], self.curvature)
             for known, part in zip(learned, parts, strict=True)
         ]
-        new = LbfgsState(history=Ragged(learned), positions=systems.positions, forces=forces)
+        new = LbfgsState(history=Ragged(learned), positions=coordinates.positions, forces=forces)
         return self.damping * free.join(steps, self.max_step, forces), new
 
 

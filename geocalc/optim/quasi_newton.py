@@ -14,7 +14,8 @@ from scipy.linalg.blas import dsymv, dsyr2
 from scipy.linalg.lapack import dposv, dpotrf, dpotri, dpotrs
 from torch import Tensor
 
-from geocalc.core.systems import Systems, per_atom, per_system
+from geocalc.core.systems import Coordinates, Systems, per_row, per_system
+from geocalc.errors import InputError
 from geocalc.optim.base import Floats, FreeComponents, Ragged
 from geocalc.optim.force_constants import spring_hessians
 
@@ -68,8 +69,8 @@ class QuasiNewtonState:
     """
 
     memory: Ragged[Memory] = per_system()
-    positions: Tensor = per_atom()
-    forces: Tensor = per_atom()
+    positions: Tensor = per_row()
+    forces: Tensor = per_row()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,32 +95,43 @@ class QuasiNewton:
     max_step: float = 0.2
     damping: float = 0.1
 
-    def init(self, systems: Systems) -> QuasiNewtonState:
-        """State that knows springs and nothing else."""
-        known = zip(FreeComponents.of(systems).atoms(), spring_hessians(systems), strict=True)
+    def init(self, coordinates: Coordinates) -> QuasiNewtonState:
+        """State that knows springs and nothing else.
+
+        Raises:
+            InputError: cells are to be relaxed.
+        """
+        if not isinstance(coordinates, Systems):
+            raise InputError(
+                "quasi-newton starts from springs between atoms, and cells have none; use bfgs to"
+                " relax a cell or to keep a symmetry"
+            )
+        known = zip(
+            FreeComponents.of(coordinates).atoms(), spring_hessians(coordinates), strict=True
+        )
         memory = tuple(Memory(atoms, _invert(hessian), self.max_step) for atoms, hessian in known)
-        zero = systems.positions.new_zeros(systems.positions.shape)
-        return QuasiNewtonState(memory=Ragged(memory), positions=systems.positions, forces=zero)
+        zero = coordinates.positions.new_zeros(coordinates.positions.shape)
+        return QuasiNewtonState(memory=Ragged(memory), positions=coordinates.positions, forces=zero)
 
     def step(
-        self, systems: Systems, energy: Tensor, forces: Tensor, state: QuasiNewtonState
+        self, coordinates: Coordinates, energy: Tensor, forces: Tensor, state: QuasiNewtonState
     ) -> tuple[Tensor, QuasiNewtonState]:
         """One step from the better of here and the anchor; see `geocalc.optim.base.Optimizer.step`."""
-        free = FreeComponents.of(systems)
-        parts = free.split(systems.positions - state.positions, state.forces, forces)
+        free = FreeComponents.of(coordinates)
+        parts = free.split(coordinates.positions - state.positions, state.forces, forces)
         known = zip(state.memory, energy.tolist(), parts, strict=True)
         plans = [self._plan(m, e, move, before, now) for m, e, (move, before, now) in known]
         displacement = free.join([plan.step for plan in plans], math.inf, forces)
-        positions, force = systems.positions, forces
+        positions, force = coordinates.positions, forces
         if any(plan.back for plan in plans):
-            returns = systems.positions.new_tensor([plan.back for plan in plans]).bool()[
-                systems.system_idx, None
+            returns = coordinates.positions.new_tensor([plan.back for plan in plans]).bool()[
+                coordinates.system_idx, None
             ]
             positions, force = (
                 state.positions.where(returns, positions),
                 state.forces.where(returns, forces),
             )
-            displacement = displacement + (positions - systems.positions)
+            displacement = displacement + (positions - coordinates.positions)
         memory = Ragged(tuple(plan.memory for plan in plans))
         return displacement, QuasiNewtonState(memory=memory, positions=positions, forces=force)
 

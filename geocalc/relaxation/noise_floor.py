@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geocalc.core.systems import Systems, per_atom, per_system, sum_per_system
+from geocalc.core.systems import Coordinates, per_row, per_system, sum_per_system
 from geocalc.optim.base import Ragged, dots_per_system
 
 # evaluations that are not looked at: most relaxations end within them, and pay nothing
@@ -89,25 +89,25 @@ class Trails:
         n_free: (n_systems,) float64, atoms that may move.
     """
 
-    positions: Tensor = per_atom()
-    forces: Tensor = per_atom()
+    positions: Tensor = per_row()
+    forces: Tensor = per_row()
     trails: Ragged[Trail] = per_system()
     n_free: Tensor = per_system()
 
 
-def no_trails(systems: Systems) -> Trails:
+def no_trails(coordinates: Coordinates) -> Trails:
     """Before the first evaluation."""
     return Trails(
-        positions=systems.positions,
-        forces=torch.zeros_like(systems.positions),
-        trails=Ragged((Trail(),) * systems.n_systems),
-        n_free=sum_per_system((~systems.fixed).any(dim=1).double(), systems),
+        positions=coordinates.positions,
+        forces=torch.zeros_like(coordinates.positions),
+        trails=Ragged((Trail(),) * coordinates.n_systems),
+        n_free=sum_per_system((~coordinates.fixed).any(dim=1).double(), coordinates),
     )
 
 
 def follow(
     before: Trails,
-    systems: Systems,
+    coordinates: Coordinates,
     energy: Tensor,
     forces: Tensor,
     fmax: Tensor,
@@ -118,7 +118,7 @@ def follow(
 
     Args:
         before: the trails up to here.
-        systems: at the positions that were evaluated.
+        coordinates: at the positions that were evaluated.
         energy: (n_systems,) eV.
         forces: (n_atoms, 3) eV/Angstrom along what constraints allow.
         fmax: (n_systems,) eV/Angstrom.
@@ -126,19 +126,19 @@ def follow(
     """
     late = (n_evaluations > HEAD_START).tolist()
     if not any(late):
-        return replace(before, positions=systems.positions, forces=forces)
-    step = systems.positions - before.positions
+        return replace(before, positions=coordinates.positions, forces=forces)
+    step = coordinates.positions - before.positions
     mean = 0.5 * (forces + before.forces)
     change = forces - before.forces
     dots = dots_per_system(
-        [(forces, forces), (mean, step), (step, step), (change, change)], systems
+        [(forces, forces), (mean, step), (step, step), (change, change)], coordinates
     )
     known = zip(before.trails, late, energy.tolist(), fmax.tolist(), dots, strict=True)
     trails = tuple(
         trail.add(Visit(e, f, *row)) if counts else trail for trail, counts, e, f, row in known
     )
     return Trails(
-        positions=systems.positions, forces=forces, trails=Ragged(trails), n_free=before.n_free
+        positions=coordinates.positions, forces=forces, trails=Ragged(trails), n_free=before.n_free
     )
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from geocalc.core.systems import Systems, per_atom, per_system
+from geocalc.core.systems import Coordinates, per_row, per_system
 from geocalc.optim.base import Floats, FreeComponents, Ragged
 
 ROUNDING = 1e-12  # of the energy; a rise below that is none
@@ -57,8 +57,8 @@ class DownhillState:
     """
 
     memory: Ragged[Memory] = per_system()
-    positions: Tensor = per_atom()
-    forces: Tensor = per_atom()
+    positions: Tensor = per_row()
+    forces: Tensor = per_row()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,29 +79,29 @@ class Downhill:
     memory: int = 20
     curvature: float = 200.0
 
-    def init(self, systems: Systems) -> DownhillState:
+    def init(self, coordinates: Coordinates) -> DownhillState:
         """State that has learned nothing yet."""
-        nothing = Ragged((Memory(),) * systems.n_systems)
+        nothing = Ragged((Memory(),) * coordinates.n_systems)
         return DownhillState(
             memory=nothing,
-            positions=systems.positions,
-            forces=systems.positions.new_zeros(systems.n_atoms, 3),
+            positions=coordinates.positions,
+            forces=coordinates.positions.new_zeros(coordinates.positions.shape),
         )
 
     def step(
-        self, systems: Systems, energy: Tensor, forces: Tensor, state: DownhillState
+        self, coordinates: Coordinates, energy: Tensor, forces: Tensor, state: DownhillState
     ) -> tuple[Tensor, DownhillState]:
         """One step; see `geocalc.optim.base.Optimizer.step`."""
-        free = FreeComponents.of(systems)
-        parts = free.split(systems.positions - state.positions, state.forces, forces)
+        free = FreeComponents.of(coordinates)
+        parts = free.split(coordinates.positions - state.positions, state.forces, forces)
         plans = [
             self._plan(*known) for known in zip(state.memory, energy.tolist(), parts, strict=True)
         ]
         displacement = free.join([plan.step for plan in plans], math.inf, forces)
-        here = systems.positions.new_tensor([plan.lower for plan in plans]).bool()[
-            systems.system_idx, None
+        here = coordinates.positions.new_tensor([plan.lower for plan in plans]).bool()[
+            coordinates.system_idx, None
         ]
-        positions = systems.positions.where(here, state.positions)
+        positions = coordinates.positions.where(here, state.positions)
         memory = Ragged(tuple(plan.memory for plan in plans))
         return displacement, DownhillState(
             memory=memory, positions=positions, forces=forces.where(here, state.forces)
