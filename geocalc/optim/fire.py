@@ -1,4 +1,4 @@
-"""FIRE: damped dynamics that gathers speed downhill and stops dead when it turns uphill."""
+"""FIRE: damped dynamics that speeds up downhill and stops when the velocity points uphill."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from geocalc.optim.base import Ragged, dots_per_system, spread
 
 
 class Pace(NamedTuple):
-    """How one structure moves.
+    """Time step and damping of one structure.
 
     Attributes:
-        time_step: as it is now.
-        mixing: share of the velocity that is turned along the forces.
+        time_step: of the next step.
+        mixing: fraction of the velocity that is turned along the forces.
         n_downhill: steps since the velocity last pointed uphill.
         moving: False before the first step.
     """
@@ -31,10 +31,10 @@ class Pace(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FireState:
-    """What FIRE remembers.
+    """State of FIRE.
 
     Attributes:
-        velocity: (n_atoms, 3), with unit mass: Angstrom per unit of time.
+        velocity: (n_rows, 3), with unit mass: Angstrom per unit of time.
         pace: one `Pace` per structure.
     """
 
@@ -48,13 +48,13 @@ class Fire:
 
     Attributes:
         time_step: first time step.
-        max_time_step: the time step never grows beyond this.
-        max_step: Angstrom, longest displacement of a structure, as the norm over all its atoms.
+        max_time_step: upper limit of the time step.
+        max_step: Angstrom, longest displacement of a structure, as the norm over all its rows.
         n_wait: downhill steps before the time step grows.
         grow: factor of the time step after that.
         shrink: factor of the time step when the velocity points uphill.
-        mixing: first share of the velocity that is turned along the forces.
-        mixing_decay: factor of that share while the time step grows.
+        mixing: initial fraction of the velocity that is turned along the forces.
+        mixing_decay: factor of this fraction while the time step grows.
 
     Source: Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006).
     """
@@ -107,7 +107,7 @@ class Fire:
         elif moving:
             time_step, mixing, n_downhill = time_step * self.shrink, self.mixing, 0
         pushed = turned + time_step
-        # no term is negative, since `kept` vanishes where `power` does not point downhill
+        # no term is negative: `kept` is zero unless `power` is positive
         speed = math.sqrt(
             kept * (kept * speed_square + 2.0 * pushed * power) + pushed * pushed * force_square
         )

@@ -1,4 +1,4 @@
-"""Gradient descent: along the forces, at a fixed rate."""
+"""Gradient descent: steps along the forces, with a fixed factor."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from geocalc.optim.base import FreeComponents
 
 @dataclass(frozen=True)
 class DescentState:
-    """Nothing: a step depends on the forces alone."""
+    """State of gradient descent: empty, since a step depends on the forces alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientDescent:
-    """Settings of gradient descent: slow, but a path without any memory, to hold other methods
-    against.
+    """Settings of gradient descent: slow, but without memory; a reference for other methods.
 
     Attributes:
         rate: Angstrom^2/eV, displacement per force; stable below twice the inverse of the stiffest
@@ -31,7 +30,7 @@ class GradientDescent:
     max_step: float = 0.2
 
     def init(self, coordinates: Coordinates) -> DescentState:
-        """Nothing to remember."""
+        """The empty state."""
         return DescentState()
 
     def step(
