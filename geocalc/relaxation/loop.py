@@ -321,7 +321,7 @@ def _better(
 
 
 def _mixed(one: Snapshot, other: Snapshot, chosen: Tensor, coordinates: Coordinates) -> Snapshot:
-    """The rows of `one` for the chosen structures, (n_systems,) bool, and of the other elsewhere."""
+    """Rows of `one` for the chosen structures, (n_systems,) bool, and of `other` elsewhere."""
     rows = chosen[:, None].expand(-1, 3).index_select(0, coordinates.system_idx)
     values = {}
     for f in fields(Snapshot):
