@@ -16,7 +16,6 @@ from geocalc.errors import ModelFileError
 from geocalc.optim import make_optimizer
 from geocalc.potentials.card import Task
 from geocalc.potentials.registry import LoadedModel, load_model
-from geocalc.relaxation.cells import CellRelaxation
 from geocalc.relaxation.status import Status
 from geocalc.relaxation.warm_start import Proposal
 from geocalc.runs.engine import NamedPotential
@@ -300,7 +299,7 @@ def _result(ended: Relaxed) -> Result:
         results: dict[str, Any] = {"energy": relaxation.energy}
         if relaxation.status is not Status.PREDICTED:
             results["forces"] = relaxation.forces.cpu().numpy()
-        if isinstance(relaxation, CellRelaxation):
+        if relaxation.stress is not None:
             final.cell[:] = relaxation.systems.cell[0].cpu().numpy()
             if bool(relaxation.stress.isfinite().all()):
                 results["stress"] = full_3x3_to_voigt_6_stress(relaxation.stress.cpu().numpy())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +16,7 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 
-# atomic number of rows that stand for a cell; rows below it are no atoms either, see
-# `geocalc.relaxation.cell_filters`
-CELL = 0
 _ALONG = "along"
-_NOT_JOINED = ("system_idx", "projector")  # one counts on, the other may be None
 
 
 def per_atom(optional: bool = False) -> Any:
@@ -28,9 +24,59 @@ def per_atom(optional: bool = False) -> Any:
     return field(metadata={_ALONG: "atom"}, default=None if optional else MISSING)
 
 
+def per_row() -> Any:
+    """Mark a dataclass field as having one row for each row of `Coordinates`."""
+    return field(metadata={_ALONG: "row"})
+
+
 def per_system(optional: bool = False) -> Any:
     """Mark a dataclass field as having one row per structure."""
     return field(metadata={_ALONG: "system"}, default=None if optional else MISSING)
+
+
+def nested() -> Any:
+    """Mark a dataclass field as another batch of the same structures, with marks of its own."""
+    return field(metadata={_ALONG: "batch"})
+
+
+class Coordinates(Protocol):
+    """Frozen dataclass with the coordinates that a relaxation moves, in rows of three.
+
+    `Systems` fulfills this protocol: each row is an atom. Batches whose cells relax have rows of
+    strain too, see `geocalc.relaxation.cells.CellCoordinates`.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def positions(self) -> Tensor:
+        """(n_rows, 3) float64."""
+        ...
+
+    @property
+    def fixed(self) -> Tensor:
+        """(n_rows, 3) bool, True where a component may not move."""
+        ...
+
+    @property
+    def system_idx(self) -> Tensor:
+        """(n_rows,) int64, ascending; the structure of each row."""
+        ...
+
+    @property
+    def projector(self) -> Tensor | None:
+        """(n_rows, 3, 3) onto the displacements that a row may make, see `Systems`, or None."""
+        ...
+
+    @property
+    def n_systems(self) -> int:
+        """Number of structures in the batch."""
+        ...
+
+    @property
+    def counts(self) -> Tensor:
+        """Rows of each structure, (n_systems,) int64."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,18 +189,21 @@ def free_atoms(fixed: Mask) -> Mask:
     return free
 
 
-def select(data: Data, systems: Systems, chosen: Tensor) -> Data:
+Batch = TypeVar("Batch", bound=Coordinates)
+
+
+def select(data: Data, coordinates: Coordinates, chosen: Tensor) -> Data:
     """The rows of `data` that belong to the chosen structures.
 
     Args:
-        data: a dataclass whose tensor fields are marked `per_atom` or `per_system`; `Systems`
-            itself, a `Prediction`, or the state of an optimizer.
-        systems: the batch that `data` belongs to.
+        data: a dataclass whose tensor fields are marked `per_atom`, `per_row`, `per_system` or
+            `nested`; `Systems` itself, a `Prediction`, or the state of an optimizer.
+        coordinates: the batch that `data` belongs to; `Systems` where fields are per atom.
         chosen: (n_systems,) bool.
     Returns:
         A new object of the same type; `system_idx`, where present, is renumbered.
     """
-    atoms = chosen[systems.system_idx]
+    rows = chosen[coordinates.system_idx]
     new_idx = torch.cumsum(chosen, 0) - 1
     values: dict[str, Any] = {}
     for f in fields(data):  # type: ignore[arg-type]
@@ -162,88 +211,94 @@ def select(data: Data, systems: Systems, chosen: Tensor) -> Data:
         along = f.metadata.get(_ALONG)
         if value is None or along is None:
             continue
-        values[f.name] = (
-            new_idx[value[atoms]]
-            if f.name == "system_idx"
-            else value[atoms if along == "atom" else chosen]
-        )
+        if along == "batch":
+            values[f.name] = select(value, value, chosen)
+        elif f.name == "system_idx":
+            values[f.name] = new_idx[value[rows]]
+        else:
+            values[f.name] = value[chosen if along == "system" else rows]
     return replace(data, **values)  # type: ignore[type-var]
 
 
-def join(first: Data, second: Data, n_first: int) -> Data:
+def join(first: Data, second: Data) -> Data:
     """The rows of `first` and then those of `second`; the inverse of `select`.
 
     Args:
-        first, second: dataclasses of one type, as for `select`; what is no tensor is added with
-            `+`.
-        n_first: structures in the batch that `first` belongs to.
+        first, second: dataclasses of one type, as for `select`, without `system_idx` (see
+            `concatenate`); what is no tensor is added with `+`.
     Returns:
-        A new object of the same type; `system_idx`, where present, is renumbered.
+        A new object of the same type.
     """
     values: dict[str, Any] = {}
     for f in fields(first):  # type: ignore[arg-type]
         one, other = getattr(first, f.name), getattr(second, f.name)
         if f.metadata.get(_ALONG) is None or one is None:
             continue
-        other = other + n_first if f.name == "system_idx" else other
         values[f.name] = torch.cat([one, other]) if isinstance(one, Tensor) else one + other
     return replace(first, **values)  # type: ignore[type-var]
 
 
-def concatenate(batches: Sequence[Systems]) -> Systems:
-    """Join batches into one, in order.
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """Join batches of structures, or of their coordinates, into one, in order.
 
     Raises:
         InputError: `batches` is empty.
     """
     if not batches:
         raise InputError("no structures were given; at least one is needed")
-    offsets = torch.tensor([0] + [b.n_systems for b in batches[:-1]]).cumsum(0)
-    idx = torch.cat([b.system_idx + int(o) for b, o in zip(batches, offsets, strict=True)])
-    joined = {
-        f.name: torch.cat([getattr(b, f.name) for b in batches])
-        for f in fields(Systems)
-        if f.name not in _NOT_JOINED
-    }
-    projector = None
-    if any(b.projector is not None for b in batches):
-        projector = torch.cat(
-            [_unity(b.positions) if b.projector is None else b.projector for b in batches]
-        )
-    return Systems(system_idx=idx, projector=projector, **joined)
+    offsets = torch.tensor([0] + [b.n_systems for b in batches[:-1]]).cumsum(0).tolist()
+    values: dict[str, Any] = {}
+    for f in fields(batches[0]):
+        parts = [getattr(b, f.name) for b in batches]
+        along = f.metadata.get(_ALONG)
+        if along is None or all(part is None for part in parts):
+            continue
+        if along == "batch":
+            values[f.name] = concatenate(parts)
+            continue
+        if f.name == "system_idx":
+            parts = [part + offset for part, offset in zip(parts, offsets, strict=True)]
+        elif f.name == "projector":
+            parts = [
+                _unity(b.positions) if part is None else part
+                for b, part in zip(batches, parts, strict=True)
+            ]
+        values[f.name] = torch.cat(parts)
+    return replace(batches[0], **values)
 
 
-def allowed(vectors: Tensor, systems: Systems) -> Tensor:
-    """The part of forces or displacements (n_atoms, 3) that constraints let through.
+def allowed(vectors: Tensor, coordinates: Coordinates) -> Tensor:
+    """The part of forces or displacements (n_rows, 3) that constraints let through.
 
     Args:
-        vectors: (n_atoms, 3); what a fixed component holds is not looked at, it may be NaN.
-        systems: batch with `fixed` and `projector`.
+        vectors: (n_rows, 3); values on fixed components are not read and may be NaN.
+        coordinates: batch with `fixed` and `projector`.
     Returns:
-        (n_atoms, 3), zero on fixed components and across the planes and lines that hold atoms.
+        (n_rows, 3), zero on fixed components and across the planes and lines that hold atoms.
     """
-    vectors = vectors.masked_fill(systems.fixed, 0.0)
-    if systems.projector is None:
+    vectors = vectors.masked_fill(coordinates.fixed, 0.0)
+    projector = coordinates.projector
+    if projector is None:
         return vectors
-    return torch.where(_guided(systems.projector), _project(vectors, systems.projector), vectors)
+    return torch.where(_guided(projector), _project(vectors, projector), vectors)
 
 
-def moved(systems: Systems, displacement: Tensor, start: Tensor) -> Tensor:
+def moved(coordinates: Coordinates, displacement: Tensor, start: Tensor) -> Tensor:
     """Positions after a displacement, as far as constraints allow it.
 
     Args:
-        systems: batch at its present positions.
-        displacement: (n_atoms, 3) Angstrom.
-        start: (n_atoms, 3) Angstrom, where planes and lines were laid; projecting the whole way
+        coordinates: batch at its present positions.
+        displacement: (n_rows, 3) Angstrom.
+        start: (n_rows, 3) Angstrom, where planes and lines were laid; projecting the whole way
             from there, and not the last step, keeps rounding from adding up.
     Returns:
-        (n_atoms, 3) Angstrom; fixed components bit for bit as they were.
+        (n_rows, 3) Angstrom; fixed components bit for bit as they were.
     """
-    positions = systems.positions + displacement
-    if systems.projector is not None:
-        held = start + _project(positions - start, systems.projector)
-        positions = torch.where(_guided(systems.projector), held, positions)
-    return torch.where(systems.fixed, systems.positions, positions)
+    positions, projector = coordinates.positions + displacement, coordinates.projector
+    if projector is not None:
+        held = start + _project(positions - start, projector)
+        positions = torch.where(_guided(projector), held, positions)
+    return torch.where(coordinates.fixed, coordinates.positions, positions)
 
 
 def _guided(projector: Tensor) -> Tensor:
@@ -267,24 +322,18 @@ def _unity(positions: Tensor) -> Tensor:
     return torch.eye(3, dtype=torch.float64, device=positions.device).expand(len(positions), 3, 3)
 
 
-def sum_per_system(values: Tensor, systems: Systems) -> Tensor:
-    """Sum per-atom `values` (n_atoms, ...) over the atoms of each structure: (n_systems, ...)."""
-    out = values.new_zeros((systems.n_systems, *values.shape[1:]))
-    return out.index_add_(0, systems.system_idx, values)
+def sum_per_system(values: Tensor, coordinates: Coordinates) -> Tensor:
+    """Sum `values` (n_rows, ...), one for each atom or row, in each structure: (n_systems, ...)."""
+    out = values.new_zeros((coordinates.n_systems, *values.shape[1:]))
+    return out.index_add_(0, coordinates.system_idx, values)
 
 
-def max_per_system(values: Tensor, systems: Systems) -> Tensor:
-    """Largest of the non-negative per-atom `values` (n_atoms,) in each structure: (n_systems,); 0
-    where there is no atom.
+def max_per_system(values: Tensor, coordinates: Coordinates) -> Tensor:
+    """Largest of the non-negative `values` (n_rows,) in each structure: (n_systems,); 0 where there
+    is no row.
     """
-    out = values.new_zeros(systems.n_systems)
-    return out.scatter_reduce_(0, systems.system_idx, values, reduce="amax")
-
-
-def n_atoms_of(systems: Systems) -> Tensor:
-    """Atoms of each structure without the rows that a filter has added, (n_systems,) int64."""
-    count = torch.zeros(systems.n_systems, dtype=torch.int64, device=systems.numbers.device)
-    return count.index_add_(0, systems.system_idx, (systems.numbers > CELL).long())
+    out = values.new_zeros(coordinates.n_systems)
+    return out.scatter_reduce_(0, coordinates.system_idx, values, reduce="amax")
 
 
 def own_memory(systems: Systems) -> Systems:

@@ -1,4 +1,4 @@
-"""Optimizers by name; a new one is a file here and a line in `OPTIMIZERS`."""
+"""Optimizers by name; to add one, write a file here and a line in `OPTIMIZERS`."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer[Any]]] = {
 
 
 def make_optimizer(name: str) -> Optimizer[Any]:
-    """The optimizer of that name with its default settings; capitals do not matter.
+    """Make the optimizer of a name, upper or lower case, with its default settings.
 
     Raises:
-        InputError: there is none; the message names the nearest, or all.
+        InputError: the name is unknown; the message gives the nearest name, or all.
     """
     factory = OPTIMIZERS.get(name.lower())
     if factory is None:

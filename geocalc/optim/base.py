@@ -1,4 +1,4 @@
-"""What an optimizer is: two pure functions of a batch that never call a model."""
+"""Interface of optimizers: two pure functions of a batch, which never call a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geocalc.core.systems import Systems
+from geocalc.core.systems import Coordinates
 
 State = TypeVar("State")
 Item = TypeVar("Item")
@@ -20,43 +20,44 @@ Floats = NDArray[np.float64]
 
 
 class Optimizer(Protocol[State]):
-    """Settings of a method; what it remembers of a structure lives in `State`.
+    """Settings of an optimization method; its memory of each structure is in `State`.
 
-    `State` is a frozen dataclass whose fields are marked `per_atom` or `per_system`, so that
+    `State` is a frozen dataclass whose fields are marked `per_row` or `per_system`, so that
     `geocalc.core.systems.select` slices it when structures leave a batch. The path of a structure
-    never depends on its batch mates.
+    never depends on the other structures of its batch. Rows are atoms, and strains where cells
+    relax; see `geocalc.core.systems.Coordinates`.
     """
 
-    def init(self, systems: Systems) -> State:
+    def init(self, coordinates: Coordinates) -> State:
         """State before the first step.
 
         Args:
-            systems: batch of structures about to be relaxed.
+            coordinates: batch at the start of a relaxation.
         """
         ...
 
     def step(
-        self, systems: Systems, energy: Tensor, forces: Tensor, state: State
+        self, coordinates: Coordinates, energy: Tensor, forces: Tensor, state: State
     ) -> tuple[Tensor, State]:
-        """Where to go from here.
+        """Compute the next displacement.
 
         Args:
-            systems: batch at its present positions.
+            coordinates: batch at its present positions.
             energy: (n_systems,) eV.
-            forces: (n_atoms, 3) eV/Angstrom, zero on fixed components and across the planes and
+            forces: (n_rows, 3) eV/Angstrom, zero on fixed components and across the planes and
                 lines that hold atoms.
             state: from `init` or the previous step, sliced alike with the batch.
         Returns:
-            Displacement (n_atoms, 3) in Angstrom, zero on fixed components, and the new state. What
-            leads out of planes and lines is not applied; a sum of forces and earlier displacements
-            never does.
+            Displacement (n_rows, 3) in Angstrom, zero on fixed components, and the new state.
+            Components out of planes and lines are not applied; sums of forces and earlier
+            displacements have none.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Ragged(Generic[Item]):
-    """One item per structure, of any shape each; a per-system field that `select` can slice."""
+    """One item per structure, each of any shape: a per-system field that `select` can slice."""
 
     items: tuple[Item, ...]
 
@@ -77,13 +78,17 @@ class Ragged(Generic[Item]):
         return len(self.items)
 
 
-def dots_per_system(pairs: Sequence[tuple[Tensor, Tensor]], systems: Systems) -> list[list[float]]:
-    """Scalar products of pairs of per-atom vector fields (n_atoms, 3) in each structure: a list
-    over pairs for each structure.
+def dots_per_system(
+    pairs: Sequence[tuple[Tensor, Tensor]], coordinates: Coordinates
+) -> list[list[float]]:
+    """Scalar products of pairs of vector fields (n_rows, 3), summed over each structure.
 
-    Atoms are summed one after the other, so that a sum never depends on batch mates.
+    Rows are summed one after the other, so that a sum never depends on the rest of the batch.
+
+    Returns:
+        For each structure a list with the product of each pair.
     """
-    counts = systems.counts
+    counts = coordinates.counts
     per_axis = [
         torch.segment_reduce(left * right, "sum", lengths=counts, unsafe=True)
         for left, right in pairs
@@ -93,38 +98,43 @@ def dots_per_system(pairs: Sequence[tuple[Tensor, Tensor]], systems: Systems) ->
     ]
 
 
-def spread(rows: Sequence[Sequence[float]], systems: Systems) -> Sequence[Tensor]:
-    """Numbers of each structure, n_systems rows of k, on the atoms of each structure: k tensors
-    (n_atoms, 1).
+def spread(rows: Sequence[Sequence[float]], coordinates: Coordinates) -> Sequence[Tensor]:
+    """Repeat k numbers of each structure over its rows: k tensors (n_rows, 1).
+
+    Args:
+        rows: n_systems lists of k numbers.
+        coordinates: batch.
     """
-    per_system = torch.tensor(rows, dtype=systems.positions.dtype, device=systems.positions.device)
-    return per_system.index_select(0, systems.system_idx).split(1, dim=1)
+    per_system = torch.tensor(
+        rows, dtype=coordinates.positions.dtype, device=coordinates.positions.device
+    )
+    return per_system.index_select(0, coordinates.system_idx).split(1, dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FreeComponents:
-    """The free components of a batch, for dense algebra on one structure at a time.
+    """Free components of a batch, for dense algebra on one structure at a time.
 
     Attributes:
-        index: (n_free,) places in the flat (n_atoms * 3,) coordinates.
-        atom_starts: (n_systems + 1,) first atom of each structure, and the end of the last.
+        index: (n_free,) places in the flat (n_rows * 3,) coordinates.
+        row_starts: (n_systems + 1,) first row of each structure, and the end of the last.
         starts: (n_systems + 1,) the same for places in `index`.
     """
 
     index: NDArray[np.int64]
-    atom_starts: NDArray[np.int64]
+    row_starts: NDArray[np.int64]
     starts: Sequence[int]
 
     @classmethod
-    def of(cls, systems: Systems) -> FreeComponents:
+    def of(cls, coordinates: Coordinates) -> FreeComponents:
         """The free components of a batch."""
-        owner, fixed = systems.system_idx.cpu().numpy(), systems.fixed.cpu().numpy()
+        owner, fixed = coordinates.system_idx.cpu().numpy(), coordinates.fixed.cpu().numpy()
         index = np.flatnonzero(~fixed)
-        atom_starts = np.searchsorted(owner, np.arange(systems.n_systems + 1))
+        row_starts = np.searchsorted(owner, np.arange(coordinates.n_systems + 1))
         return cls(
             index=index,
-            atom_starts=atom_starts,
-            starts=np.searchsorted(index, 3 * atom_starts).tolist(),
+            row_starts=row_starts,
+            starts=np.searchsorted(index, 3 * row_starts).tolist(),
         )
 
     @property
@@ -132,43 +142,42 @@ class FreeComponents:
         """Number of free components of each structure."""
         return [end - start for start, end in pairwise(self.starts)]
 
-    def atoms(self) -> list[NDArray[np.int64]]:
-        """The atom of each free component, counted from the first of its structure: one array for
-        each structure.
+    def rows(self) -> list[NDArray[np.int64]]:
+        """Row of each free component, counted from the first of its structure: one array for each
+        structure.
         """
         owners = self.index // 3
         return [
             owners[start:end] - first
-            for (start, end), first in zip(pairwise(self.starts), self.atom_starts, strict=False)
+            for (start, end), first in zip(pairwise(self.starts), self.row_starts, strict=False)
         ]
 
     def split(self, *values: Tensor) -> list[Floats]:
-        """The free components of k per-atom `values` (n_atoms, 3), one (k, n_free) array on the CPU
-        for each structure.
+        """Free components of k `values` (n_rows, 3): one (k, n_free) array on the CPU for each
+        structure.
 
-        Each has memory of its own: matrix products may round differently with the alignment of a
-        view, that is, with batch mates.
+        The arrays are copies: matrix products may round differently with the alignment of a view,
+        which depends on the rest of the batch.
         """
         rows = np.stack([value.cpu().numpy().reshape(-1)[self.index] for value in values])
         return [rows[:, start:end].copy() for start, end in pairwise(self.starts)]
 
     def join(self, steps: Sequence[Floats], max_step: float, like: Tensor) -> Tensor:
-        """Displacement (n_atoms, 3) of flat `steps`, one for each structure; zero on the fixed
-        components.
+        """Displacement (n_rows, 3) from flat steps, zero on the fixed components.
 
         Args:
             steps: (n_free,) Angstrom for each structure.
-            max_step: Angstrom; where an atom of a structure would move farther, its step is scaled
+            max_step: Angstrom; where a row would move farther, the step of its structure is scaled
                 down as a whole.
-            like: tensor whose device the displacement is wanted on.
+            like: tensor of the device and dtype of the displacement.
         """
-        flat = np.zeros(3 * self.atom_starts[-1])
+        flat = np.zeros(3 * self.row_starts[-1])
         flat[self.index] = np.concatenate(steps)
         squares = flat * flat
         lengths = squares[0::3] + squares[1::3] + squares[2::3]
-        longest = np.sqrt(np.maximum.reduceat(lengths, self.atom_starts[:-1]))
+        longest = np.sqrt(np.maximum.reduceat(lengths, self.row_starts[:-1]))
         displacement = flat.reshape(-1, 3)
         if not (longest <= max_step).all():
             shorter = max_step / np.maximum(longest, max_step)
-            displacement *= np.repeat(shorter, np.diff(self.atom_starts))[:, None]
+            displacement *= np.repeat(shorter, np.diff(self.row_starts))[:, None]
         return torch.from_numpy(displacement).to(like)

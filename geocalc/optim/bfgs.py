@@ -1,4 +1,4 @@
-"""BFGS: a model of the curvature learned from the forces along the path."""
+"""BFGS: quasi-Newton steps with a Hessian updated from the forces along the path."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from scipy.linalg.blas import dsymv, dsyr
 from scipy.linalg.lapack import dpotrf, dpotrs
 from torch import Tensor
 
-from geocalc.core.systems import Systems, per_atom, per_system
+from geocalc.core.systems import Coordinates, per_row, per_system
 from geocalc.optim.base import Floats, FreeComponents, Ragged
 
-SAME_PLACE = 1e-7  # Angstrom; a move smaller than this teaches nothing about the curvature (as ASE)
-# eV/Angstrom^2; keeps the division by a zero curvature finite, far below any real one
+SAME_PLACE = 1e-7  # Angstrom; smaller moves do not update the Hessian (as in ASE)
+# eV/Angstrom^2; avoids division by zero, far below any real curvature
 FLATTEST = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
 class BfgsState:
-    """What BFGS remembers.
+    """State of BFGS.
 
     Attributes:
         hessian: one (n_free, n_free) array per structure, eV/Angstrom^2, lower triangle in Fortran
-            order, over its free components only: fixed components never move, so their rows would
-            stay diagonal and change nothing.
-        positions: (n_atoms, 3) Angstrom, where the last step began.
-        forces: (n_atoms, 3) eV/Angstrom there.
+            order, over its free components.
+        positions: (n_rows, 3) Angstrom at the start of the last step.
+        forces: (n_rows, 3) eV/Angstrom at the start of the last step.
     """
 
     hessian: Ragged[Floats] = per_system()
-    positions: Tensor = per_atom()
-    forces: Tensor = per_atom()
+    positions: Tensor = per_row()
+    forces: Tensor = per_row()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class Bfgs:
     Attributes:
         max_step: Angstrom, longest displacement of any one atom; a longer step is scaled down as a
             whole.
-        curvature: eV/Angstrom^2, the Hessian before anything is known is this times unity.
+        curvature: eV/Angstrom^2, the Hessian before the first step is this times unity.
 
     Source: Nocedal and Wright, Numerical Optimization (2006), sec. 6.1, with curvatures replaced by
     their absolute values.
@@ -50,34 +49,34 @@ class Bfgs:
     max_step: float = 0.2
     curvature: float = 70.0
 
-    def init(self, systems: Systems) -> BfgsState:
-        """State that has learned nothing yet."""
-        sizes = FreeComponents.of(systems).sizes
+    def init(self, coordinates: Coordinates) -> BfgsState:
+        """State before the first step."""
+        sizes = FreeComponents.of(coordinates).sizes
         return BfgsState(
             hessian=Ragged(
                 tuple(np.asfortranarray(self.curvature * np.eye(n_free)) for n_free in sizes)
             ),
-            positions=systems.positions,
-            forces=systems.positions.new_zeros(systems.positions.shape),
+            positions=coordinates.positions,
+            forces=coordinates.positions.new_zeros(coordinates.positions.shape),
         )
 
     def step(
-        self, systems: Systems, energy: Tensor, forces: Tensor, state: BfgsState
+        self, coordinates: Coordinates, energy: Tensor, forces: Tensor, state: BfgsState
     ) -> tuple[Tensor, BfgsState]:
         """One quasi-Newton step; see `geocalc.optim.base.Optimizer.step`."""
-        free = FreeComponents.of(systems)
-        parts = free.split(systems.positions - state.positions, state.forces - forces, forces)
+        free = FreeComponents.of(coordinates)
+        parts = free.split(coordinates.positions - state.positions, state.forces - forces, forces)
         learned = tuple(
             _learn(known, move, change)
             for known, (move, change, _) in zip(state.hessian, parts, strict=True)
         )
         steps = [_newton(hessian, part[2]) for hessian, part in zip(learned, parts, strict=True)]
-        new = BfgsState(hessian=Ragged(learned), positions=systems.positions, forces=forces)
+        new = BfgsState(hessian=Ragged(learned), positions=coordinates.positions, forces=forces)
         return free.join(steps, self.max_step, forces), new
 
 
 def _learn(hessian: Floats, move: Floats, change: Floats) -> Floats:
-    """Hessian after the gradient changed by `change` along `move`, both (n_free,)."""
+    """Update the Hessian: the gradient changed by `change` along `move`, both (n_free,)."""
     if len(move) == 0 or np.abs(move).max() < SAME_PLACE:
         return hessian
     expected = dsymv(1.0, hessian, move, lower=1)
@@ -89,10 +88,9 @@ def _learn(hessian: Floats, move: Floats, change: Floats) -> Floats:
 
 
 def _newton(hessian: Floats, forces: Floats) -> Floats:
-    """Minimum of the quadratic model seen from here, (n_free,), with every curvature taken as
-    positive.
+    """Step to the minimum of the quadratic model, (n_free,), with absolute values of curvatures.
 
-    Cholesky factors exist where every curvature is positive already, and cost a small part of the
+    Where all curvatures are positive, Cholesky factors are enough; they are much faster than
     eigenvectors.
     """
     if len(forces) == 0:

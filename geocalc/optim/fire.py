@@ -1,4 +1,4 @@
-"""FIRE: damped dynamics that gathers speed downhill and stops dead when it turns uphill."""
+"""FIRE: damped dynamics that speeds up downhill and stops when the velocity points uphill."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geocalc.core.systems import Systems, per_atom, per_system
+from geocalc.core.systems import Coordinates, per_row, per_system
 from geocalc.optim.base import Ragged, dots_per_system, spread
 
 
 class Pace(NamedTuple):
-    """How one structure moves.
+    """Time step and damping of one structure.
 
     Attributes:
-        time_step: as it is now.
-        mixing: share of the velocity that is turned along the forces.
+        time_step: of the next step.
+        mixing: fraction of the velocity that is turned along the forces.
         n_downhill: steps since the velocity last pointed uphill.
         moving: False before the first step.
     """
@@ -31,14 +31,14 @@ class Pace(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FireState:
-    """What FIRE remembers.
+    """State of FIRE.
 
     Attributes:
-        velocity: (n_atoms, 3), with unit mass: Angstrom per unit of time.
+        velocity: (n_rows, 3), with unit mass: Angstrom per unit of time.
         pace: one `Pace` per structure.
     """
 
-    velocity: Tensor = per_atom()
+    velocity: Tensor = per_row()
     pace: Ragged[Pace] = per_system()
 
 
@@ -48,13 +48,13 @@ class Fire:
 
     Attributes:
         time_step: first time step.
-        max_time_step: the time step never grows beyond this.
-        max_step: Angstrom, longest displacement of a structure, as the norm over all its atoms.
+        max_time_step: upper limit of the time step.
+        max_step: Angstrom, longest displacement of a structure, as the norm over all its rows.
         n_wait: downhill steps before the time step grows.
         grow: factor of the time step after that.
         shrink: factor of the time step when the velocity points uphill.
-        mixing: first share of the velocity that is turned along the forces.
-        mixing_decay: factor of that share while the time step grows.
+        mixing: initial fraction of the velocity that is turned along the forces.
+        mixing_decay: factor of this fraction while the time step grows.
 
     Source: Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006).
     """
@@ -68,21 +68,21 @@ class Fire:
     mixing: float = 0.1
     mixing_decay: float = 0.99
 
-    def init(self, systems: Systems) -> FireState:
+    def init(self, coordinates: Coordinates) -> FireState:
         """State at rest."""
         return FireState(
-            velocity=torch.zeros_like(systems.positions),
-            pace=Ragged((Pace(self.time_step, self.mixing),) * systems.n_systems),
+            velocity=torch.zeros_like(coordinates.positions),
+            pace=Ragged((Pace(self.time_step, self.mixing),) * coordinates.n_systems),
         )
 
     def step(
-        self, systems: Systems, energy: Tensor, forces: Tensor, state: FireState
+        self, coordinates: Coordinates, energy: Tensor, forces: Tensor, state: FireState
     ) -> tuple[Tensor, FireState]:
         """One step of damped dynamics; see `geocalc.optim.base.Optimizer.step`."""
         old = state.velocity
-        products = dots_per_system([(forces, old), (forces, forces), (old, old)], systems)
+        products = dots_per_system([(forces, old), (forces, forces), (old, old)], coordinates)
         moves = [self._move(pace, *dots) for pace, dots in zip(state.pace, products, strict=True)]
-        kept, pushed, reach = spread([weights for _, weights in moves], systems)
+        kept, pushed, reach = spread([weights for _, weights in moves], coordinates)
         velocity = torch.addcmul(kept * old, pushed, forces)
         return reach * velocity, FireState(
             velocity=velocity, pace=Ragged(tuple(pace for pace, _ in moves))
@@ -107,7 +107,7 @@ class Fire:
         elif moving:
             time_step, mixing, n_downhill = time_step * self.shrink, self.mixing, 0
         pushed = turned + time_step
-        # no term is negative, since `kept` vanishes where `power` does not point downhill
+        # no term is negative: `kept` is zero unless `power` is positive
         speed = math.sqrt(
             kept * (kept * speed_square + 2.0 * pushed * power) + pushed * pushed * force_square
         )

@@ -1,5 +1,5 @@
-"""FIRE 2: damped dynamics that turns its velocity after the push of the forces and goes half a step
-back from an ascent.
+"""FIRE 2: damped dynamics that mixes velocities after accelerating them, and takes half a step back
+when the velocity points uphill.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geocalc.core.systems import Systems, per_atom, per_system
+from geocalc.core.systems import Coordinates, per_row, per_system
 from geocalc.optim.base import Ragged, dots_per_system, spread
 from geocalc.optim.fire import Pace
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fire2State:
-    """What FIRE 2 remembers.
+    """State of FIRE 2.
 
     Attributes:
-        velocity: (n_atoms, 3), with unit mass: Angstrom per unit of time.
-        pace: one `Pace` per structure; not moving after a half step back, too.
+        velocity: (n_rows, 3), with unit mass: Angstrom per unit of time.
+        pace: one `Pace` per structure; `moving` is False after a half step back too.
     """
 
-    velocity: Tensor = per_atom()
+    velocity: Tensor = per_row()
     pace: Ragged[Pace] = per_system()
 
 
@@ -33,21 +33,21 @@ class Fire2:
     """Settings of FIRE 2; the defaults and the order of operations are those of ASE's FIRE2 without
     its ABC variant.
 
-    Where the velocity points uphill a structure goes half a step back and looks at the forces there
-    before it goes on. That costs an evaluation, so here it is a step of its own, while ASE takes it
-    together with the next one: the geometries that are evaluated are the same.
+    Where the velocity points uphill, a structure moves back by half a step and is evaluated there.
+    This counts as a step of its own here, while ASE takes it together with the next one; the
+    evaluated geometries are the same.
 
     Attributes:
         time_step: first time step.
-        max_time_step: the time step never grows beyond this.
-        min_time_step: the time step never shrinks below this.
-        max_step: Angstrom, longest displacement of a structure, as the norm over all its atoms;
+        max_time_step: upper limit of the time step.
+        min_time_step: lower limit of the time step.
+        max_step: Angstrom, longest displacement of a structure, as the norm over all its rows;
             half steps back may be longer.
         n_wait: downhill steps before the time step grows.
         grow: factor of the time step after that.
         shrink: factor of the time step when the velocity points uphill.
-        mixing: first share of the velocity that is turned along the forces.
-        mixing_decay: factor of that share while the time step grows.
+        mixing: initial fraction of the velocity that is turned along the forces.
+        mixing_decay: factor of this fraction while the time step grows.
 
     Source: Guenole et al., Comput. Mater. Sci. 175, 109584 (2020), semi-implicit Euler.
     """
@@ -62,21 +62,21 @@ class Fire2:
     mixing: float = 0.25
     mixing_decay: float = 0.99
 
-    def init(self, systems: Systems) -> Fire2State:
+    def init(self, coordinates: Coordinates) -> Fire2State:
         """State at rest."""
         return Fire2State(
-            velocity=torch.zeros_like(systems.positions),
-            pace=Ragged((Pace(self.time_step, self.mixing),) * systems.n_systems),
+            velocity=torch.zeros_like(coordinates.positions),
+            pace=Ragged((Pace(self.time_step, self.mixing),) * coordinates.n_systems),
         )
 
     def step(
-        self, systems: Systems, energy: Tensor, forces: Tensor, state: Fire2State
+        self, coordinates: Coordinates, energy: Tensor, forces: Tensor, state: Fire2State
     ) -> tuple[Tensor, Fire2State]:
         """One step of damped dynamics; see `geocalc.optim.base.Optimizer.step`."""
         old = state.velocity
-        products = dots_per_system([(forces, old), (forces, forces), (old, old)], systems)
+        products = dots_per_system([(forces, old), (forces, forces), (old, old)], coordinates)
         moves = [self._move(pace, *dots) for pace, dots in zip(state.pace, products, strict=True)]
-        kept, pushed, reach, back = spread([weights for _, weights in moves], systems)
+        kept, pushed, reach, back = spread([weights for _, weights in moves], coordinates)
         velocity = torch.addcmul(kept * old, pushed, forces)
         displacement = torch.addcmul(reach * velocity, back, old)
         return displacement, Fire2State(
@@ -100,7 +100,7 @@ class Fire2:
         elif moving:
             time_step = max(time_step * self.shrink, self.min_time_step)
             return Pace(time_step, self.mixing), (0.0, 0.0, 0.0, -0.5 * time_step)
-        # the forces push the velocity, then turn it; no term of the squares is negative
+        # the velocity is accelerated, then mixed; no term of the squares is negative
         pushed_square = speed_square + time_step * (2.0 * power + time_step * force_square)
         kept = 1.0 - mixing
         pushed = kept * time_step

@@ -1,4 +1,4 @@
-"""A guess of the curvature from distances and covalent radii, before any force is known."""
+"""Model Hessians from distances and covalent radii, for the start of a relaxation."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ REACH = 1.6
 STIFFNESS = 2.0
 POWER = 8.0
 SIDEWAYS = 0.1  # stiffness across a spring as a share of that along it
-# eV/Angstrom^2 of every atom to its place; softer springs let adsorbates slide into other basins
+# eV/Angstrom^2, from every atom to its position; with softer ones adsorbates slid into other basins
 ANCHOR = 4.0
 
 
 def spring_hessians(systems: Systems) -> tuple[np.ndarray, ...]:
-    """Hessian of springs between neighbors, over the free components of each structure.
+    """Hessians of springs between neighbors, over the free components of each structure.
 
     The spring of atoms i and j has the stiffness STIFFNESS * ((r_i + r_j) / d_ij) ** POWER, the
     idea of Lindh's model Hessian (Lindh et al., Chem. Phys. Lett. 241, 423 (1995)) with one power
@@ -59,13 +59,19 @@ def spring_hessians(systems: Systems) -> tuple[np.ndarray, ...]:
 def _assemble(
     systems: Systems, receivers: np.ndarray, senders: np.ndarray, blocks: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """Sum the blocks (n_edges, 3, 3) of directed edges into a dense array per structure, over the
-    free components.
+    """Sum blocks of directed edges into a dense array per structure.
+
+    Args:
+        systems: batch of structures.
+        receivers, senders: (n_edges,) atoms.
+        blocks: (n_edges, 3, 3) eV/Angstrom^2.
+    Returns:
+        One (n_free, n_free) array per structure, over its free components.
     """
     free = FreeComponents.of(systems)
     place = np.full((systems.n_atoms, 3), -1)
     place.reshape(-1)[free.index] = np.concatenate([np.arange(size) for size in free.sizes])
-    edge_ends = np.searchsorted(receivers, free.atom_starts)
+    edge_ends = np.searchsorted(receivers, free.row_starts)
     hessians = []
     for size, start, end in zip(free.sizes, edge_ends[:-1], edge_ends[1:], strict=True):
         i, j, block = place[receivers[start:end]], place[senders[start:end]], blocks[start:end]

@@ -1,4 +1,4 @@
-"""Gradient descent: along the forces, at a fixed rate."""
+"""Gradient descent: steps along the forces, with a fixed factor."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from geocalc.core.systems import Systems
+from geocalc.core.systems import Coordinates
 from geocalc.optim.base import FreeComponents
 
 
 @dataclass(frozen=True)
 class DescentState:
-    """Nothing: a step depends on the forces alone."""
+    """State of gradient descent: empty, since a step depends on the forces alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientDescent:
-    """Settings of gradient descent: slow, but a path without any memory, to hold other methods
-    against.
+    """Settings of gradient descent: slow, but without memory; a reference for other methods.
 
     Attributes:
         rate: Angstrom^2/eV, displacement per force; stable below twice the inverse of the stiffest
@@ -30,14 +29,14 @@ class GradientDescent:
     rate: float = 0.005
     max_step: float = 0.2
 
-    def init(self, systems: Systems) -> DescentState:
-        """Nothing to remember."""
+    def init(self, coordinates: Coordinates) -> DescentState:
+        """The empty state."""
         return DescentState()
 
     def step(
-        self, systems: Systems, energy: Tensor, forces: Tensor, state: DescentState
+        self, coordinates: Coordinates, energy: Tensor, forces: Tensor, state: DescentState
     ) -> tuple[Tensor, DescentState]:
         """One step along the forces; see `geocalc.optim.base.Optimizer.step`."""
-        free = FreeComponents.of(systems)
+        free = FreeComponents.of(coordinates)
         steps = [self.rate * part[0] for part in free.split(forces)]
         return free.join(steps, self.max_step, forces), state

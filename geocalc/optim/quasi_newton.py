@@ -1,6 +1,4 @@
-"""Our own optimizer: quasi-Newton steps that begin with a good guess of the curvature and stay
-where they can be trusted.
-"""
+"""Trust-region quasi-Newton: steps from a model Hessian of springs, updated along the path."""
 
 from __future__ import annotations
 
@@ -14,37 +12,35 @@ from scipy.linalg.blas import dsymv, dsyr2
 from scipy.linalg.lapack import dposv, dpotrf, dpotri, dpotrs
 from torch import Tensor
 
-from geocalc.core.systems import Systems, per_atom, per_system
+from geocalc.core.systems import Coordinates, Systems, per_row, per_system
+from geocalc.errors import InputError
 from geocalc.optim.base import Floats, FreeComponents, Ragged
 from geocalc.optim.force_constants import spring_hessians
 
-SHORTEST_TRUST = 0.01  # Angstrom; below it forces change by less than what a float32 model resolves
-# share of the predicted gain that was found: above, longer steps are allowed; below, shorter ones
+SHORTEST_TRUST = 0.01  # Angstrom; below it changes of forces are lost in float32 rounding
+# ratio of the actual to the predicted gain above which the trust radius grows and below which it
+# shrinks
 GOOD, BAD = 0.6, 0.2
-NOISE = 1e-5  # eV; a rise of the energy below that is the rounding of a float32 model, not a hill
-PLAIN = (
-    1 / 70
-    # Angstrom^2/eV; along the forces where the guess of the curvature has broken down, as stiff as
-    # ASE's BFGS begins
-)
-SLACK = 0.25  # a step that much too long is simply made shorter
+NOISE = 1e-5  # eV; a smaller rise of the energy may be rounding of a float32 model
+# Angstrom^2/eV; inverse Hessian where the model has failed, that of the first step of ASE's BFGS
+PLAIN = 1 / 70
+SLACK = 0.25  # a step that is longer than allowed by up to this fraction is scaled down
 TRIALS = 6  # solves for a step of the right length
-SAME_PLACE = 1e-7  # Angstrom; a move smaller than this teaches nothing about the curvature
+SAME_PLACE = 1e-7  # Angstrom; smaller moves do not update the Hessian
 
 
 class Memory(NamedTuple):
-    """What the method remembers of one structure; the anchor is the place that the last step was
-    taken from.
+    """Memory of one structure; the anchor is the point that the last step started from.
 
     Attributes:
         atoms: (n_free,) atom of each free component.
         inverse: (n_free, n_free) inverse Hessian, Angstrom^2/eV, lower triangle in Fortran order.
         energy: eV at the anchor.
-        gain: eV that the last step was to win; NaN before the first.
-        shift: eV/Angstrom^2, by how much the curvature was raised for that step.
-        share: by how much it was then shortened.
+        gain: eV, predicted gain of the last step; NaN before the first.
+        shift: eV/Angstrom^2, added to the curvature for that step.
+        share: factor that the step was then scaled by.
         length: Angstrom, longest displacement of an atom in it.
-        trust: Angstrom, longest displacement of an atom that is allowed now.
+        trust: Angstrom, trust radius: longest displacement of an atom that is allowed now.
     """
 
     atoms: NDArray[np.int64]
@@ -59,33 +55,33 @@ class Memory(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class QuasiNewtonState:
-    """What is remembered of a batch.
+    """State of a batch.
 
     Attributes:
         memory: of each structure.
         positions: (n_atoms, 3) Angstrom, of the anchors.
-        forces: (n_atoms, 3) eV/Angstrom there.
+        forces: (n_atoms, 3) eV/Angstrom at the anchors.
     """
 
     memory: Ragged[Memory] = per_system()
-    positions: Tensor = per_atom()
-    forces: Tensor = per_atom()
+    positions: Tensor = per_row()
+    forces: Tensor = per_row()
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuasiNewton:
     """Settings of the trust-region quasi-Newton method.
 
-    It starts from springs between neighbors (`geocalc.optim.force_constants`), learns the inverse
-    Hessian by damped BFGS updates (nothing where the curvature is negative), holds soft directions
-    back to the length that is trusted, and takes back a step after which neither the energy nor the
-    work of the forces went down. The second test makes it safe for forces that are not the gradient
-    of the energy.
+    The first Hessian is that of springs between neighbors (`geocalc.optim.force_constants`). Damped
+    BFGS updates change its inverse where the measured curvature is positive. Steps along soft
+    directions are limited to the trust radius. A step is taken back if it neither lowered the
+    energy nor gained work by the forces; the second criterion covers forces that are not the
+    gradient of the energy.
 
     Attributes:
         max_step: Angstrom, longest displacement of any atom in a step, also in the first. Longer
             ones save few calls and leave shallow basins.
-        damping: smallest curvature along a step that is learned, as a share of the expected one.
+        damping: smallest curvature along a step that is learned, as a fraction of the expected one.
 
     Source: Nocedal and Wright, Numerical Optimization (2006), procedure 18.2 (damped BFGS),
     algorithms 4.1 and 4.3 (trust region).
@@ -94,32 +90,45 @@ class QuasiNewton:
     max_step: float = 0.2
     damping: float = 0.1
 
-    def init(self, systems: Systems) -> QuasiNewtonState:
-        """State that knows springs and nothing else."""
-        known = zip(FreeComponents.of(systems).atoms(), spring_hessians(systems), strict=True)
+    def init(self, coordinates: Coordinates) -> QuasiNewtonState:
+        """State with the Hessian of springs.
+
+        Raises:
+            InputError: cells are to be relaxed.
+        """
+        if not isinstance(coordinates, Systems):
+            raise InputError(
+                "quasi-newton starts from springs between atoms, and cells have none; use bfgs to"
+                " relax a cell or to keep a symmetry"
+            )
+        known = zip(
+            FreeComponents.of(coordinates).rows(), spring_hessians(coordinates), strict=True
+        )
         memory = tuple(Memory(atoms, _invert(hessian), self.max_step) for atoms, hessian in known)
-        zero = systems.positions.new_zeros(systems.positions.shape)
-        return QuasiNewtonState(memory=Ragged(memory), positions=systems.positions, forces=zero)
+        zero = coordinates.positions.new_zeros(coordinates.positions.shape)
+        return QuasiNewtonState(memory=Ragged(memory), positions=coordinates.positions, forces=zero)
 
     def step(
-        self, systems: Systems, energy: Tensor, forces: Tensor, state: QuasiNewtonState
+        self, coordinates: Coordinates, energy: Tensor, forces: Tensor, state: QuasiNewtonState
     ) -> tuple[Tensor, QuasiNewtonState]:
-        """One step from the better of here and the anchor; see `geocalc.optim.base.Optimizer.step`."""
-        free = FreeComponents.of(systems)
-        parts = free.split(systems.positions - state.positions, state.forces, forces)
+        """One step from the better of the present point and the anchor; see
+        `geocalc.optim.base.Optimizer.step`.
+        """
+        free = FreeComponents.of(coordinates)
+        parts = free.split(coordinates.positions - state.positions, state.forces, forces)
         known = zip(state.memory, energy.tolist(), parts, strict=True)
         plans = [self._plan(m, e, move, before, now) for m, e, (move, before, now) in known]
         displacement = free.join([plan.step for plan in plans], math.inf, forces)
-        positions, force = systems.positions, forces
+        positions, force = coordinates.positions, forces
         if any(plan.back for plan in plans):
-            returns = systems.positions.new_tensor([plan.back for plan in plans]).bool()[
-                systems.system_idx, None
+            returns = coordinates.positions.new_tensor([plan.back for plan in plans]).bool()[
+                coordinates.system_idx, None
             ]
             positions, force = (
                 state.positions.where(returns, positions),
                 state.forces.where(returns, forces),
             )
-            displacement = displacement + (positions - systems.positions)
+            displacement = displacement + (positions - coordinates.positions)
         memory = Ragged(tuple(plan.memory for plan in plans))
         return displacement, QuasiNewtonState(memory=memory, positions=positions, forces=force)
 
@@ -130,9 +139,9 @@ class QuasiNewton:
 
         Args:
             memory: of the structure.
-            energy: eV here.
-            move: (n_free,) Angstrom from the anchor to here.
-            before, now: (n_free,) eV/Angstrom, forces there and here.
+            energy: eV, now.
+            move: (n_free,) Angstrom from the anchor to the present point.
+            before, now: (n_free,) eV/Angstrom, forces at the anchor and now.
         """
         inverse, trust, back = memory.inverse, memory.trust, False
         if not math.isnan(memory.gain) and len(move):
@@ -152,7 +161,7 @@ class QuasiNewton:
         force = before if back else now
         step = dsymv(1.0, inverse, force, lower=1) if len(force) else force
         slope = float(step @ force)
-        if slope <= 0:  # the guess of the curvature has broken down
+        if slope <= 0:  # the model Hessian has failed
             inverse = np.asfortranarray(PLAIN * np.eye(len(force)))
             step = PLAIN * force
         longest, shift = _longest(step, memory.atoms), 0.0
@@ -175,8 +184,12 @@ class QuasiNewton:
 
 
 class _Plan(NamedTuple):
-    """The step (n_free,) of one structure from its anchor, and whether that is where the last step
-    began.
+    """The next step of one structure.
+
+    Attributes:
+        memory: after the step.
+        step: (n_free,) Angstrom from the anchor.
+        back: whether the last step is taken back, so that the anchor stays.
     """
 
     memory: Memory
@@ -192,19 +205,18 @@ def _longest(step: Floats, atoms: NDArray[np.int64]) -> float:
 def _held_back(
     step: Floats, inverse: Floats, trust: float, atoms: NDArray[np.int64]
 ) -> tuple[Floats, float]:
-    """The step of the curvature plus a multiple of unity, in which no atom moves much further than
-    `trust`; and that multiple.
+    """Limit a step to the trust radius by adding a multiple of unity to the Hessian.
 
-    Soft directions are held back and stiff ones hardly, where the same step made shorter would give
-    up both.
+    This shortens the step along soft directions and hardly along stiff ones, while scaling would
+    shorten both.
 
     Args:
-        step: (n_free,) Angstrom, without.
+        step: (n_free,) Angstrom, of the Hessian alone.
         inverse: (n_free, n_free) Angstrom^2/eV, lower triangle.
         trust: Angstrom.
         atoms: (n_free,) atom of each component.
     Returns:
-        (n_free,) Angstrom, and eV/Angstrom^2.
+        The step (n_free,) in Angstrom, and the multiple in eV/Angstrom^2.
     Source: More and Sorensen, SIAM J. Sci. Stat. Comput. 4, 553 (1983): Newton's method for the
     reciprocal length.
     """
@@ -238,15 +250,20 @@ def _invert(hessian: Floats) -> Floats:
 def _learn(
     inverse: Floats, move: Floats, change: Floats, expected: Floats, damping: float
 ) -> Floats:
-    """Inverse Hessian after a damped BFGS update: along `move` the forces fell by `change` where
-    `expected` was the guess.
+    """Update the inverse Hessian by damped BFGS.
+
+    Args:
+        inverse: (n_free, n_free) Angstrom^2/eV, lower triangle.
+        move: (n_free,) Angstrom.
+        change: (n_free,) eV/Angstrom, by which the forces fell along the move.
+        expected: (n_free,) eV/Angstrom, the same by the present Hessian.
+        damping: see `QuasiNewton`.
     """
     measured, guessed = float(move @ change), float(move @ expected)
     if float(move @ move) < SAME_PLACE**2:
         return inverse
     if not measured > 0:
-        # downhill over a crest; learning from it would make the next steps long ones into other
-        # basins
+        # negative curvature: an update would make the next steps long, into other basins
         return inverse
     if measured < damping * guessed:
         mix = (1 - damping) * guessed / (guessed - measured)

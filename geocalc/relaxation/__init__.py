@@ -1,1 +1,1 @@
-"""The loop that moves atoms downhill."""
+"""Relaxation of atoms and cells with any potential."""

@@ -1,4 +1,4 @@
-"""Relaxation: the one loop that moves structures downhill, and what it says of each of them."""
+"""The relaxation loop: evaluates a batch, stops finished structures and moves the others."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import torch
 from torch import Tensor
 
 from geocalc.core.systems import (
-    CELL,
+    Coordinates,
     Potential,
     Systems,
-    allowed,
     concatenate,
     join,
     max_per_system,
     moved,
-    n_atoms_of,
     select,
 )
 from geocalc.errors import InputError
 from geocalc.optim.base import Optimizer
+from geocalc.relaxation.degrees_of_freedom import AtomsOnly, DegreesOfFreedom
 from geocalc.relaxation.noise_floor import Trails, follow, no_trails, noise_floors
 from geocalc.relaxation.state import Progress, Relaxation, Snapshot
-from geocalc.relaxation.status import MOVE_LIMIT, STRAIN_LIMIT, Status, verdict
+from geocalc.relaxation.status import Status, verdict
 from geocalc.relaxation.warm_start import Proposal, no_worse, proposed
 
 Observer = Callable[[Systems, Snapshot, Progress], None]
+ATOMS_ONLY = AtomsOnly()
 
 
 def relax_systems(
@@ -41,15 +41,15 @@ def relax_systems(
     max_steps: int = 300,
     observer: Observer | None = None,
     warm_start: Proposal | None = None,
+    freedom: DegreesOfFreedom[Any] = ATOMS_ONLY,
 ) -> list[Relaxation]:
-    """Move every structure of the batch downhill until its forces vanish; a path never depends on
-    batch mates.
+    """Relax every structure of a batch; a path never depends on the other structures.
 
-    A converged structure ends at its last positions. One that did not converge ends at the geometry
-    of lowest energy that was evaluated, and its energy, forces and fmax are of that geometry. So
-    does one whose forces do not fall any more because they are as small as their errors
-    (NOISE_FLOOR, see `geocalc.relaxation.noise_floor`): which of its geometries has the smallest
-    forces is chance.
+    A converged structure ends at its last positions. A structure that did not converge ends at the
+    evaluated geometry of lowest energy; its energy, forces and fmax are those of that geometry.
+    The same holds where the forces no longer fall because they are as small as their errors
+    (NOISE_FLOOR, see `geocalc.relaxation.noise_floor`): there, the geometry of smallest forces is
+    a matter of chance.
 
     Args:
         systems: batch of structures; positions in Angstrom, `fixed` components never move and
@@ -59,85 +59,111 @@ def relax_systems(
         fmax: eV/Angstrom, positive; converged when no atom has a force of this norm or more along
             what constraints allow.
         max_steps: steps allowed for each structure; 0 evaluates once.
-        observer: called after every evaluation with the live structures.
+        observer: called after every evaluation with the structures that still move.
         warm_start: proposes a first step, taken back where energy or fmax is worse after it; it
             counts as a step either way.
+        freedom: the coordinates that move: atoms alone, or atoms and cells (a
+            `geocalc.relaxation.cell_filters.CellFilter`).
     Returns:
         One relaxation per structure, in the order of the batch.
     Raises:
-        InputError: `fmax` or `max_steps` is not allowed, or the potential gives no forces, or the
-            warm start another shape.
+        InputError: `fmax` or `max_steps` is not allowed, the potential gives no forces, the warm
+            start has the wrong shape, or a cell cannot relax.
     """
     if not fmax > 0 or max_steps < 0:
         raise InputError(
             f"fmax must be positive and max_steps not negative, got {fmax} and {max_steps}"
         )
     ended: dict[int, Relaxation] = {}
-    active = start(systems, optimizer, torch.arange(systems.n_systems, device=systems.cell.device))
-    while active.systems.n_systems:
-        finished, active = step(active, potential, optimizer, fmax, max_steps, observer, warm_start)
+    index = torch.arange(systems.n_systems, device=systems.cell.device)
+    active = start(systems, optimizer, index, freedom)
+    while active.n_systems:
+        finished, active = step(
+            active, potential, optimizer, fmax, max_steps, observer, warm_start, freedom
+        )
         ended |= finished
     return [ended[k] for k in range(systems.n_systems)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveBatch:
-    """Structures on their way downhill, with all that is remembered of them between two
-    evaluations.
+    """Structures that still move, with all that is kept of them between two evaluations.
 
     Attributes:
-        systems: at the positions to be evaluated next.
+        coordinates: to be evaluated next.
         state: of the optimizer.
-        progress: how far each has come.
-        best: what each would end with.
-        trails: what tells the noise floor.
+        progress: of each structure.
+        best: the geometry that each structure would end with.
+        trails: recent evaluations, for the noise floor.
         on_trial: (n_systems,) bool, whether the next evaluation is of a proposal; `best` is then
             the start.
     """
 
-    systems: Systems
+    coordinates: Coordinates
     state: Any
     progress: Progress
     best: Snapshot
     trails: Trails
     on_trial: Tensor
 
+    @property
+    def n_systems(self) -> int:
+        """Number of structures in the batch."""
+        return self.coordinates.n_systems
+
     def select(self, chosen: Tensor) -> ActiveBatch:
         """The structures of a (n_systems,) bool mask."""
-        values = {name: select(getattr(self, name), self.systems, chosen) for name in _PARTS}
+        values = {name: select(getattr(self, name), self.coordinates, chosen) for name in _PARTS}
         return ActiveBatch(
-            systems=select(self.systems, self.systems, chosen),
+            coordinates=select(self.coordinates, self.coordinates, chosen),
             on_trial=self.on_trial[chosen],
             **values,
         )
 
     def join(self, other: ActiveBatch) -> ActiveBatch:
         """These structures and then the others."""
-        values = {
-            name: join(getattr(self, name), getattr(other, name), self.systems.n_systems)
-            for name in _PARTS
-        }
-        systems, on_trial = (
-            concatenate([self.systems, other.systems]),
-            torch.cat([self.on_trial, other.on_trial]),
+        values = {name: join(getattr(self, name), getattr(other, name)) for name in _PARTS}
+        return ActiveBatch(
+            coordinates=concatenate([self.coordinates, other.coordinates]),
+            on_trial=torch.cat([self.on_trial, other.on_trial]),
+            **values,
         )
-        return ActiveBatch(systems=systems, on_trial=on_trial, **values)
 
 
-# of a active, with fields marked per atom or per structure
+# fields of an ActiveBatch that are dataclasses with marked fields
 _PARTS = ("state", "progress", "best", "trails")
 
 
-def start(systems: Systems, optimizer: Optimizer[Any], index: Tensor) -> ActiveBatch:
-    """A batch before its first evaluation; `index` (n_systems,) int64 tells its structures apart,
-    see `Progress`.
+def start(
+    systems: Systems,
+    optimizer: Optimizer[Any],
+    index: Tensor,
+    freedom: DegreesOfFreedom[Any] = ATOMS_ONLY,
+) -> ActiveBatch:
+    """Prepare a batch for its first evaluation.
+
+    Args:
+        systems: batch of structures.
+        optimizer: that will move them.
+        index: (n_systems,) int64, numbers of the structures, see `Progress`.
+        freedom: see `relax_systems`.
     """
+    coordinates = freedom.coordinates(systems)
+    zero = torch.zeros_like(index)
     return ActiveBatch(
-        systems=systems,
-        state=optimizer.init(systems),
-        progress=_begin(systems, index),
-        best=_nothing_yet(systems),
-        trails=no_trails(systems),
+        coordinates=coordinates,
+        state=optimizer.init(coordinates),
+        progress=Progress(
+            index=index,
+            n_steps=zero,
+            n_evaluations=zero,
+            start_positions=coordinates.positions,
+            start_energy=torch.full_like(zero, torch.nan, dtype=torch.float64),
+            tether=1 / freedom.limits(coordinates),
+            n_atoms=systems.counts.double(),
+        ),
+        best=freedom.unevaluated(coordinates),
+        trails=no_trails(coordinates),
         on_trial=torch.zeros_like(index, dtype=torch.bool),
     )
 
@@ -150,21 +176,24 @@ def step(
     max_steps: int,
     observer: Observer | None = None,
     warm_start: Proposal | None = None,
+    freedom: DegreesOfFreedom[Any] = ATOMS_ONLY,
 ) -> tuple[dict[int, Relaxation], ActiveBatch]:
-    """Evaluate every structure once and let those that go on take a step.
+    """Evaluate every structure once and move the unfinished ones by one step.
 
     Args:
-        active: at least one structure. The others: see `relax_systems`.
+        active: at least one structure.
+        potential, optimizer, fmax, max_steps, observer, warm_start: see `relax_systems`.
+        freedom: the one that `start` had.
     Returns:
         The relaxations that ended, by index, and the structures that go on.
     Raises:
-        InputError: the potential gives no forces, or the warm start another shape.
+        InputError: see `relax_systems`.
     """
-    live, finished = active.systems, {}
-    now = evaluate(live, potential)
+    live, finished = active.coordinates, {}
+    now = freedom.evaluate(live, potential)
     progress = _count(active.progress, now)
     if observer is not None:
-        observer(live, now, progress)
+        observer(*freedom.structures(live, now), progress)
     if warm_start is not None:
         now = _verified(active, now)
         live = replace(live, positions=now.positions)
@@ -178,24 +207,24 @@ def step(
         for s, n in zip(status, noise, strict=True)
     ]
     best = _better(active.best, now, live, status)
-    active = replace(active, systems=live, progress=progress, best=best, trails=trails)
+    active = replace(active, coordinates=live, progress=progress, best=best, trails=trails)
     if any(status):
-        finished = _retire(replace(live, positions=best.positions), best, progress, status, noise)
-        going = torch.tensor([s is None for s in status], device=live.cell.device)
+        finished = _retire(*freedom.structures(live, best), progress, status, noise)
+        going = torch.tensor([s is None for s in status], device=now.energy.device)
         now, active = select(now, live, going), active.select(going)
-    if active.systems.n_systems:
+    if active.n_systems:
         active = (
             _optimizer_step(active, now, optimizer)
             if warm_start is None
-            else _first_steps(active, now, optimizer, warm_start)
+            else _first_steps(active, now, optimizer, warm_start, freedom)
         )
     return finished, active
 
 
 def _optimizer_step(active: ActiveBatch, now: Snapshot, optimizer: Optimizer[Any]) -> ActiveBatch:
-    """One step of the optimizer."""
+    """Move by one step of the optimizer."""
     displacement, state = optimizer.step(
-        active.systems, now.energy, now.constrained_forces, active.state
+        active.coordinates, now.energy, now.constrained_forces, active.state
     )
     return _moved(replace(active, state=state), displacement)
 
@@ -203,76 +232,49 @@ def _optimizer_step(active: ActiveBatch, now: Snapshot, optimizer: Optimizer[Any
 def _moved(active: ActiveBatch, displacement: Tensor) -> ActiveBatch:
     """The structures after a step, as far as constraints allow it."""
     progress = replace(active.progress, n_steps=active.progress.n_steps + 1)
-    positions = moved(active.systems, displacement, progress.start_positions)
-    return replace(active, systems=replace(active.systems, positions=positions), progress=progress)
+    positions = moved(active.coordinates, displacement, progress.start_positions)
+    coordinates = replace(active.coordinates, positions=positions)
+    return replace(active, coordinates=coordinates, progress=progress)
 
 
 def _verified(active: ActiveBatch, now: Snapshot) -> Snapshot:
-    """What was evaluated, and the start in place of proposals that made energy or fmax worse."""
+    """`now`, with the start in place of proposals that made energy or fmax worse."""
     refused = active.on_trial & ~no_worse(
         now.energy, now.fmax, active.best.energy, active.best.fmax
     )
-    return _mixed(active.best, now, refused, active.systems)
+    return _mixed(active.best, now, refused, active.coordinates)
 
 
 def _first_steps(
-    active: ActiveBatch, now: Snapshot, optimizer: Optimizer[Any], warm_start: Proposal
+    active: ActiveBatch,
+    now: Snapshot,
+    optimizer: Optimizer[Any],
+    warm_start: Proposal,
+    freedom: DegreesOfFreedom[Any],
 ) -> ActiveBatch:
-    """Proposals after the first evaluation, and steps of the optimizer elsewhere; it begins where a
-    trial has ended.
+    """Move by proposals after the first evaluation, and by steps of the optimizer elsewhere; the
+    optimizer begins where a trial has ended.
     """
     tried, first = active.on_trial, active.progress.n_evaluations == 1
     if not bool((tried | first).any()):
         return _optimizer_step(active, now, optimizer)
-    displacement, on_trial = proposed(warm_start, active.systems, first)
+    live = active.coordinates
+    displacement, on_trial = proposed(warm_start, freedom.structures(live, now)[0], first)
+    displacement = freedom.rows(live, displacement)
     active, going, parts = replace(active, on_trial=on_trial), ~(tried | on_trial), []
     if bool(going.any()):
-        parts.append(
-            _optimizer_step(active.select(going), select(now, active.systems, going), optimizer)
-        )
+        parts.append(_optimizer_step(active.select(going), select(now, live, going), optimizer))
     if bool(tried.any()):
         fresh = active.select(tried)
-        fresh = replace(fresh, state=optimizer.init(fresh.systems))
-        parts.append(_optimizer_step(fresh, select(now, active.systems, tried), optimizer))
+        fresh = replace(fresh, state=optimizer.init(fresh.coordinates))
+        parts.append(_optimizer_step(fresh, select(now, live, tried), optimizer))
     if bool(on_trial.any()):
-        parts.append(
-            _moved(active.select(on_trial), displacement[on_trial[active.systems.system_idx]])
-        )
+        parts.append(_moved(active.select(on_trial), displacement[on_trial[live.system_idx]]))
     return reduce(ActiveBatch.join, parts)
 
 
-def evaluate(systems: Systems, potential: Potential) -> Snapshot:
-    """Energies and forces of a batch at its present positions, in float64.
-
-    Raises:
-        InputError: the potential gives no forces.
-    """
-    prediction = potential(systems)
-    if prediction.forces is None:
-        raise InputError(
-            "this potential gives energies without forces; a relaxation needs a model trained on"
-            " forces"
-        )
-    forces, energy, std = (
-        prediction.forces.double(),
-        prediction.energy.double(),
-        prediction.energy_std,
-    )
-    constrained_forces = allowed(forces, systems)
-    norms = torch.linalg.vector_norm(constrained_forces, dim=1)
-    fmax = max_per_system(norms.nan_to_num(nan=torch.inf, posinf=torch.inf), systems)
-    return Snapshot(
-        positions=systems.positions,
-        forces=forces,
-        constrained_forces=constrained_forces,
-        energy=energy,
-        energy_std=torch.full_like(energy, torch.nan) if std is None else std.double(),
-        fmax=fmax.masked_fill(fmax.isinf(), torch.nan),
-    )
-
-
 def judge(
-    systems: Systems, now: Snapshot, progress: Progress, fmax: float, max_steps: int
+    coordinates: Coordinates, now: Snapshot, progress: Progress, fmax: float, max_steps: int
 ) -> list[Status | None]:
     """The status of each structure, None for those that go on."""
     away = (
@@ -282,7 +284,7 @@ def judge(
         now.energy,
         progress.start_energy,
         now.fmax,
-        max_per_system(away, systems),
+        max_per_system(away, coordinates),
         progress.n_atoms,
         progress.n_steps,
     )
@@ -294,42 +296,8 @@ def judge(
     ]
 
 
-def _begin(systems: Systems, index: Tensor) -> Progress:
-    """The progress before the first evaluation."""
-    zero = torch.zeros(systems.n_systems, dtype=torch.int64, device=systems.cell.device)
-    n_atoms = n_atoms_of(systems).double()
-    strain_limit = (STRAIN_LIMIT * n_atoms)[systems.system_idx]
-    limit = torch.where(systems.numbers == CELL, strain_limit, MOVE_LIMIT)
-    return Progress(
-        index=index,
-        n_steps=zero,
-        n_evaluations=zero,
-        start_positions=systems.positions,
-        start_energy=torch.full_like(zero, torch.nan, dtype=torch.float64),
-        tether=1 / limit,
-        n_atoms=n_atoms,
-    )
-
-
-def _nothing_yet(systems: Systems) -> Snapshot:
-    """The start, with NaN for all that is not known: what remains if the potential never gives a
-    number.
-    """
-    unknown = torch.full(
-        (systems.n_systems,), torch.nan, dtype=torch.float64, device=systems.cell.device
-    )
-    return Snapshot(
-        positions=systems.positions,
-        forces=torch.full_like(systems.positions, torch.nan),
-        constrained_forces=torch.full_like(systems.positions, torch.nan),
-        energy=unknown,
-        energy_std=unknown,
-        fmax=unknown,
-    )
-
-
 def _count(progress: Progress, now: Snapshot) -> Progress:
-    """One evaluation more."""
+    """Count one more evaluation."""
     return replace(
         progress,
         n_evaluations=progress.n_evaluations + 1,
@@ -338,10 +306,10 @@ def _count(progress: Progress, now: Snapshot) -> Progress:
 
 
 def _better(
-    best: Snapshot, now: Snapshot, systems: Systems, status: Sequence[Status | None]
+    best: Snapshot, now: Snapshot, coordinates: Coordinates, status: Sequence[Status | None]
 ) -> Snapshot:
-    """`best`, with `now` in place of it where that converged, or is the first, or is sound and
-    lower in energy.
+    """`best`, replaced by `now` where that converged, is the first evaluation, or is lower in
+    energy and plausible.
     """
     energies = torch.stack((now.energy, best.energy)).tolist()
     taken = [_replaces(*known) for known in zip(status, *energies, strict=True)]
@@ -349,16 +317,18 @@ def _better(
         return now
     if not any(taken):
         return best
-    return _mixed(now, best, torch.tensor(taken, device=now.energy.device), systems)
+    return _mixed(now, best, torch.tensor(taken, device=now.energy.device), coordinates)
 
 
-def _mixed(one: Snapshot, other: Snapshot, chosen: Tensor, systems: Systems) -> Snapshot:
-    """The rows of `one` for the chosen structures, (n_systems,) bool, and of the other elsewhere."""
-    rows = chosen[:, None].expand(-1, 3).index_select(0, systems.system_idx)
+def _mixed(one: Snapshot, other: Snapshot, chosen: Tensor, coordinates: Coordinates) -> Snapshot:
+    """Rows of `one` for the chosen structures, (n_systems,) bool, and of `other` elsewhere."""
+    rows = chosen[:, None].expand(-1, 3).index_select(0, coordinates.system_idx)
     values = {}
     for f in fields(Snapshot):
         taken, left = getattr(one, f.name), getattr(other, f.name)
-        values[f.name] = torch.where(rows if taken.ndim == 2 else chosen, taken, left)
+        if taken is not None:
+            mask = (chosen, rows, chosen[:, None, None])[taken.ndim - 1]
+            values[f.name] = torch.where(mask, taken, left)
     return Snapshot(**values)
 
 
@@ -404,13 +374,18 @@ def _retire(
             n_steps=n_steps,
             n_evaluations=n_evaluations,
             noise=noise[k] if end is Status.NOISE_FLOOR else math.nan,
+            stress=None if best.stress is None else best.stress[k].clone(),
         )
     return ended
 
 
 def _alone(systems: Systems, k: int, atoms: slice) -> Systems:
-    """Structure `k`, whose atoms are these, with memory of its own; a projector only where it holds
-    something.
+    """Structure `k` alone, with memory of its own; without a projector that holds no atom.
+
+    Args:
+        systems: batch.
+        k: its place in the batch.
+        atoms: the atoms of this structure.
     """
     projector = None if systems.projector is None else systems.projector[atoms].clone()
     if projector is not None and bool(

@@ -1,5 +1,6 @@
-"""The noise floor: where forces disagree with the energy or with each other, and will not become
-smaller any more.
+"""Detection of the noise floor: forces stop falling because they are as small as their errors.
+
+Such forces disagree with the energy, or with each other.
 """
 
 from __future__ import annotations
@@ -14,37 +15,36 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geocalc.core.systems import Systems, free_atoms, per_atom, per_system, sum_per_system
+from geocalc.core.systems import Coordinates, free_atoms, per_row, per_system, sum_per_system
 from geocalc.optim.base import Ragged, dots_per_system
 
-# evaluations that are not looked at: most relaxations end within them, and pay nothing
+# evaluations that are not recorded: most relaxations end within them, without any cost
 HEAD_START = 20
-# evaluations that are looked at together; with 30, methods that would get over a hill were stopped
-# before it
+# evaluations that are judged together; with 30, relaxations were stopped before an energy barrier
+# that they would have crossed
 WINDOW = 40
-STALLED = 0.8  # of the smallest fmax before the window: less than that inside it is progress
-# of the work that was done up and down; on EMT no method won less than 0.26 of it, however long
-# fmax stood still
+STALLED = 0.8  # times the smallest fmax before the window; a smaller fmax within it is progress
+# fraction of the absolute work that lowered the energy; on EMT no method had less than 0.26,
+# however long fmax did not fall
 WANDERING = 0.1
-# eV of work in a step; ten times the rounding of float32 energies, below which work and energy say
-# nothing
+# eV of work in a step; ten times the rounding of float32 energies
 RESOLVED = 1e-4
 # eV/Angstrom^2; twice the force constant of N2: a larger change of forces for its step is an error
 STIFFEST = 300.0
-LITTLE = 1e-3  # eV won in a window where forces scatter; less is no progress for anybody
-# errors of a component; the largest of some hundred atoms' random errors is four times that
+LITTLE = 1e-3  # eV; a smaller gain in a window of scattered forces is no progress
+# times the error of a component; the largest random error among some hundred atoms is four times
 LARGEST = 5.0
 
 
 class Visit(NamedTuple):
-    """What one evaluation says of a structure, compared with the one before.
+    """Record of one evaluation of a structure, compared with the one before.
 
     Attributes:
         energy: eV.
         fmax: eV/Angstrom.
-        force: (eV/Angstrom)^2, square of the forces, summed over atoms.
-        work: eV that the forces say was won by the step that led here, by the trapezoidal rule.
-        step: Angstrom^2, square of that step.
+        force: (eV/Angstrom)^2, square of the forces, summed over rows.
+        work: eV, work of the forces along the last step, by the trapezoidal rule.
+        step: Angstrom^2, square of the last step.
         change: (eV/Angstrom)^2, square of the change of the forces.
     """
 
@@ -57,11 +57,11 @@ class Visit(NamedTuple):
 
 
 class Trail(NamedTuple):
-    """The evaluations of one structure.
+    """Recent evaluations of one structure.
 
     Attributes:
-        visits: the last `WINDOW` of them.
-        energy, fmax: eV and eV/Angstrom, lowest before those.
+        visits: the last `WINDOW` evaluations.
+        energy, fmax: eV and eV/Angstrom, lowest values before these evaluations.
     """
 
     visits: tuple[Visit, ...] = ()
@@ -80,80 +80,79 @@ class Trail(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Trails:
-    """What is remembered of a batch.
+    """Recent evaluations of a batch.
 
     Attributes:
-        positions: (n_atoms, 3) Angstrom, of the last evaluation.
-        forces: (n_atoms, 3) eV/Angstrom there.
+        positions: (n_rows, 3) Angstrom, of the last evaluation.
+        forces: (n_rows, 3) eV/Angstrom at these positions.
         trails: of each structure.
-        n_free: (n_systems,) float64, atoms that may move.
+        n_free: (n_systems,) float64, number of rows that may move.
     """
 
-    positions: Tensor = per_atom()
-    forces: Tensor = per_atom()
+    positions: Tensor = per_row()
+    forces: Tensor = per_row()
     trails: Ragged[Trail] = per_system()
     n_free: Tensor = per_system()
 
 
-def no_trails(systems: Systems) -> Trails:
-    """Before the first evaluation."""
+def no_trails(coordinates: Coordinates) -> Trails:
+    """Trails before the first evaluation."""
     return Trails(
-        positions=systems.positions,
-        forces=torch.zeros_like(systems.positions),
-        trails=Ragged((Trail(),) * systems.n_systems),
-        n_free=sum_per_system(free_atoms(systems.fixed).double(), systems),
+        positions=coordinates.positions,
+        forces=torch.zeros_like(coordinates.positions),
+        trails=Ragged((Trail(),) * coordinates.n_systems),
+        n_free=sum_per_system(free_atoms(coordinates.fixed).double(), coordinates),
     )
 
 
 def follow(
     before: Trails,
-    systems: Systems,
+    coordinates: Coordinates,
     energy: Tensor,
     forces: Tensor,
     fmax: Tensor,
     n_evaluations: Tensor,
 ) -> Trails:
-    """The trails with one more evaluation each; what is noted of a structure never depends on its
-    batch mates.
+    """Add one evaluation to each trail; a trail never depends on the other structures of the batch.
 
     Args:
-        before: the trails up to here.
-        systems: at the positions that were evaluated.
+        before: the trails before it.
+        coordinates: at the positions that were evaluated.
         energy: (n_systems,) eV.
-        forces: (n_atoms, 3) eV/Angstrom along what constraints allow.
+        forces: (n_rows, 3) eV/Angstrom along what constraints allow.
         fmax: (n_systems,) eV/Angstrom.
-        n_evaluations: (n_systems,) int64, with this one.
+        n_evaluations: (n_systems,) int64, including this one.
     """
     late = (n_evaluations > HEAD_START).tolist()
     if not any(late):
-        return replace(before, positions=systems.positions, forces=forces)
-    step = systems.positions - before.positions
+        return replace(before, positions=coordinates.positions, forces=forces)
+    step = coordinates.positions - before.positions
     mean = 0.5 * (forces + before.forces)
     change = forces - before.forces
     dots = dots_per_system(
-        [(forces, forces), (mean, step), (step, step), (change, change)], systems
+        [(forces, forces), (mean, step), (step, step), (change, change)], coordinates
     )
     known = zip(before.trails, late, energy.tolist(), fmax.tolist(), dots, strict=True)
     trails = tuple(
         trail.add(Visit(e, f, *row)) if counts else trail for trail, counts, e, f, row in known
     )
     return Trails(
-        positions=systems.positions, forces=forces, trails=Ragged(trails), n_free=before.n_free
+        positions=coordinates.positions, forces=forces, trails=Ragged(trails), n_free=before.n_free
     )
 
 
 def noise_floors(trails: Trails) -> list[float]:
-    """The errors of the forces of each structure that has reached its noise floor, NaN for those
-    that go on.
+    """Find structures at their noise floor and the errors of their forces.
 
-    A structure has reached it when, over `WINDOW` evaluations, its smallest fmax did not fall and
-    is no more than errors explain, and either its energy did not follow the work that was done up
-    and down, or its forces changed by more than any stiffness explains and won nothing. Slow
-    progress on a potential whose forces are the gradient of its energy is neither.
+    A structure is at its noise floor when, over `WINDOW` evaluations, its smallest fmax did not
+    fall and is small enough to be explained by errors, and in addition either its energy did not
+    follow the work of the forces, or the forces changed by more than any stiffness explains while
+    the energy hardly fell. Slow progress on a potential whose forces are the gradient of its energy
+    meets neither condition.
 
     Returns:
-        eV/Angstrom, root mean square error of a component of the force on a free atom, where it is
-        known.
+        For each structure at its noise floor the root mean square error of a force component on a
+        free atom, eV/Angstrom; NaN for the others.
     """
     return [
         _floor(trail, n_free)
@@ -183,12 +182,17 @@ def _floor(trail: Trail, n_free: float) -> float:
 
 
 def _error(visits: Sequence[Visit], change: float, n_free: float) -> float:
-    """Error of a component of the forces in eV/Angstrom: what three estimates, each too large in
-    some case, agree on.
+    """Error of a force component in eV/Angstrom: the smallest of three estimates, each of which may
+    be too large.
 
-    Independent errors give, of the work along a step, an error of their size times the step over
-    the root of two; they give changes of forces larger by the root of two, and forces at least as
-    large.
+    Independent errors of size s make an error of s times the step over the square root of two in
+    the work along a step, changes of forces of size s times the square root of two, and forces of
+    at least s.
+
+    Args:
+        visits: evaluations of a window.
+        change: (eV/Angstrom)^2, squared changes of the forces, summed over the window.
+        n_free: number of rows that may move.
     """
     of_work = [
         math.sqrt(2.0 / now.step) * abs(now.energy - before.energy + now.work)

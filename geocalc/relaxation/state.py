@@ -1,4 +1,4 @@
-"""What is known of structures on their way downhill, and of each at its end."""
+"""State of a batch during a relaxation, and the result of each structure at its end."""
 
 from __future__ import annotations
 
@@ -7,70 +7,82 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from geocalc.core.systems import Systems, per_atom, per_system
+from geocalc.core.systems import Systems, per_row, per_system
 from geocalc.relaxation.status import Status
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Evaluated geometries of a batch; everything belongs to the same positions.
+    """Evaluated geometries of a batch; all fields belong to the same positions.
+
+    Inside the relaxation loop rows are the coordinates that move, see
+    `geocalc.relaxation.degrees_of_freedom`; everywhere else they are atoms.
 
     Attributes:
-        positions: (n_atoms, 3) Angstrom.
-        forces: (n_atoms, 3) eV/Angstrom, raw.
-        constrained_forces: (n_atoms, 3) eV/Angstrom, the forces along what constraints allow.
+        positions: (n_rows, 3) Angstrom.
+        forces: (n_rows, 3) eV/Angstrom, raw.
+        constrained_forces: (n_rows, 3) eV/Angstrom, the forces along what constraints allow.
         energy: (n_systems,) eV.
         energy_std: (n_systems,) eV, NaN where the potential gives none.
-        fmax: (n_systems,) eV/Angstrom, largest norm over atoms of the constrained_forces.
+        fmax: (n_systems,) eV/Angstrom, largest norm over rows of the constrained_forces.
+        stress: (n_systems, 3, 3) eV/Angstrom^3, NaN where the potential gives none; None where
+            cells cannot change.
+        cell: (n_systems, 3, 3) Angstrom; None where cells cannot change.
     """
 
-    positions: Tensor = per_atom()
-    forces: Tensor = per_atom()
-    constrained_forces: Tensor = per_atom()
+    positions: Tensor = per_row()
+    forces: Tensor = per_row()
+    constrained_forces: Tensor = per_row()
     energy: Tensor = per_system()
     energy_std: Tensor = per_system()
     fmax: Tensor = per_system()
+    stress: Tensor | None = per_system(optional=True)
+    cell: Tensor | None = per_system(optional=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far each structure of the batch has come.
+    """Progress of each structure of a batch.
 
     Attributes:
         index: (n_systems,) int64, place in the batch that was handed in.
         n_steps: (n_systems,) int64, steps taken.
         n_evaluations: (n_systems,) int64, calls of the potential that included the structure.
-        start_positions: (n_atoms, 3) Angstrom.
+        start_positions: (n_rows, 3) Angstrom.
         start_energy: (n_systems,) eV, of the first evaluation.
-        tether: (n_atoms,) 1/Angstrom, inverse of how far from its start a row may go.
-        n_atoms: (n_systems,) float64, without the rows that a filter has added.
+        tether: (n_rows,) 1/Angstrom, inverse of the distance that a row may move from its start.
+        n_atoms: (n_systems,) float64.
     """
 
     index: Tensor = per_system()
     n_steps: Tensor = per_system()
     n_evaluations: Tensor = per_system()
-    start_positions: Tensor = per_atom()
+    start_positions: Tensor = per_row()
     start_energy: Tensor = per_system()
-    tether: Tensor = per_atom()
+    tether: Tensor = per_row()
     n_atoms: Tensor = per_system()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relaxation:
-    """The end of one relaxation.
+    """Result of one relaxation.
 
     Attributes:
-        systems: the structure, alone, at its final positions; fixed components are bit for bit
-            those handed in.
-        energy: eV at the final positions, NaN if the potential never gave a number.
+        systems: the structure, alone, at its final positions and in its final cell; fixed
+            components of positions are bit for bit those of the start unless the cell changed.
+        energy: eV at the final geometry, without any work against a pressure; NaN if the potential
+            never gave a number.
         energy_std: eV, or NaN.
-        forces: (n_atoms, 3) eV/Angstrom at the final positions, raw (also on fixed atoms).
-        fmax: eV/Angstrom at the final positions.
+        forces: (n_atoms, 3) eV/Angstrom at the final geometry, raw (also on fixed atoms).
+        fmax: eV/Angstrom at the final geometry, largest force on an atom or, where the cell
+            relaxes, on a row of strain (as in ASE's filters).
         status: how it ended.
         n_steps: steps taken.
         n_evaluations: calls of the potential.
         noise: eV/Angstrom, root mean square error of a force component where the noise floor was
             reached, else NaN.
+        stress: (3, 3) eV/Angstrom^3 at the final geometry where the cell relaxed or its symmetry
+            was kept, NaN where the potential gave none; else None.
     """
 
     systems: Systems
@@ -82,6 +94,7 @@ class Relaxation:
     n_steps: int
     n_evaluations: int
     noise: float = math.nan
+    stress: Tensor | None = None
 
     @property
     def converged(self) -> bool:
@@ -94,6 +107,6 @@ class Relaxation:
         measured = (
             ""
             if math.isnan(self.noise)
-            else f" Each component of a force is wrong by about {self.noise:.2g} eV/Angstrom."
+            else f" The error of each force component is about {self.noise:.2g} eV/Angstrom."
         )
         return self.status.sentence + measured

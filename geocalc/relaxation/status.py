@@ -1,28 +1,26 @@
-"""When a relaxation ends: the statuses, and the limits beyond which a structure cannot be trusted."""
+"""Statuses of relaxations, and limits beyond which a structure is no longer plausible."""
 
 from __future__ import annotations
 
 import math
 from enum import StrEnum
 
-# Angstrom from the start; half the vacuum of an OC20 slab: an atom there is bound to nothing any
-# more
+# Angstrom from the start; half the vacuum of an OC20 slab: an atom that moved so far has desorbed
 MOVE_LIMIT = 10.0
-STRAIN_LIMIT = 1.0  # of a cell, from the start; one that long or short holds another material
-# eV per atom below the start; no element binds stronger (W 8.9), so the surface has a hole or
-# atoms overlapped
+STRAIN_LIMIT = 1.0  # of a cell, from the start; a larger one makes it another material
+# eV per atom below the start; no element binds more strongly (W 8.9), so the energy surface has a
+# hole or atoms overlapped
 FALL_LIMIT = 10.0
-# eV per atom above the start; several times what melting costs, so the structure is gone
+# eV per atom above the start; several times the energy of melting
 RISE_LIMIT = 1.0
-# eV; one long step onto a stiff bond costs a few eV in a molecule, and the next step takes it back
+# eV; one long step along a stiff bond may cost a few eV, which the next step recovers
 RISE_FLOOR = 10.0
-# eV/Angstrom; more than two carbon nuclei repel at 0.1 Angstrom, so no structure but a mistake has
-# it
+# eV/Angstrom; above the repulsion of two carbon nuclei at 0.1 Angstrom, which no real structure has
 FORCE_LIMIT = 1e5
 
 
 class Status(StrEnum):
-    """How the relaxation of a structure ended; `sentence` says it in words."""
+    """Status at the end of a relaxation; `sentence` explains it."""
 
     CONVERGED = "CONVERGED"
     MAX_STEPS = "MAX_STEPS"
@@ -35,36 +33,36 @@ class Status(StrEnum):
 
     @property
     def sentence(self) -> str:
-        """The status for a human reader."""
+        """The explanation of the status."""
         return SENTENCES[self]
 
 
 SENTENCES = {
     Status.CONVERGED: "The largest force on a free atom fell below fmax.",
     Status.MAX_STEPS: (
-        "The steps ran out before the forces fell below fmax; the geometry of lowest energy is"
-        " kept."
-    ),
-    Status.NOISE_FLOOR: (
-        "The forces no longer fall, since they are as small as their errors; the geometry of lowest"
+        "The limit of steps was reached before the forces fell below fmax; the geometry of lowest"
         " energy is kept."
     ),
-    Status.SINGLE_POINT: "The structure was evaluated as it is; no steps were asked for.",
+    Status.NOISE_FLOOR: (
+        "The forces no longer fall because they are as small as their errors; the geometry of"
+        " lowest energy is kept."
+    ),
+    Status.SINGLE_POINT: "The structure was evaluated once without being relaxed.",
     Status.PREDICTED: (
-        "The relaxed energy and geometry were predicted from the structure as it came; nothing was"
-        " relaxed."
+        "The relaxed energy and geometry were predicted directly from the initial structure;"
+        " nothing was relaxed."
     ),
     Status.NON_FINITE: (
-        "The model gave an energy or force that is not a number; the geometry of lowest energy"
-        " before is kept."
+        "The model gave an energy or force that is not a finite number; the geometry of lowest"
+        " energy before it is kept."
     ),
     Status.EXPLODED: (
         f"An atom moved more than {MOVE_LIMIT:g} Angstrom, a cell was strained by more than"
         f" {STRAIN_LIMIT:g}, a force passed {FORCE_LIMIT:g} eV/Angstrom, or the energy rose or fell"
-        " beyond what chemistry allows; the geometry of lowest energy before is kept, but cannot"
-        " be trusted."
+        " by more than is plausible; the geometry of lowest energy before it is kept, but cannot be"
+        " trusted."
     ),
-    Status.ERROR: "The structure could not be relaxed; its error says why.",
+    Status.ERROR: "The structure could not be relaxed; see its error.",
 }
 
 
@@ -83,11 +81,11 @@ def verdict(
     Args:
         energy, start_energy: eV, here and of the first evaluation.
         largest: eV/Angstrom, largest force along what constraints allow.
-        away: how far from its start the farthest atom is, as a share of what is allowed.
-        n_atoms: its atoms.
-        n_steps: taken.
-        fmax: eV/Angstrom.
-        max_steps: allowed.
+        away: largest displacement from the start, divided by its limit.
+        n_atoms: number of atoms.
+        n_steps: steps taken.
+        fmax: eV/Angstrom, convergence criterion.
+        max_steps: steps allowed.
     """
     if not (math.isfinite(energy) and math.isfinite(largest)):
         return Status.NON_FINITE

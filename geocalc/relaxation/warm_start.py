@@ -1,6 +1,4 @@
-"""Warm starts: a function proposes a better geometry to begin with, and the potential has the last
-word.
-"""
+"""Warm starts: a proposed first step, kept if the potential finds it no worse than the start."""
 
 from __future__ import annotations
 
@@ -17,34 +15,35 @@ from geocalc.errors import InputError
 
 
 class Proposal(Protocol):
-    """Proposes how far to move every atom before the first step of the optimizer, for example to
-    where a model expects it.
+    """Proposes displacements of all atoms before the first step of the optimizer, for example those
+    to the relaxed positions that a model predicts.
 
-    What it says of a structure may depend on nothing but that structure. For worker processes it
-    must be picklable: a function at the top level of a module, or an object of a class that is (a
-    frozen dataclass says best what it is).
+    The proposal for a structure may depend on that structure alone. For worker processes it must be
+    picklable: a function at the top level of a module, or an object of a class defined there
+    (preferably a frozen dataclass, so that run folders record its values).
     """
 
     def __call__(self, systems: Systems) -> Tensor:
-        """Displacements (n_atoms, 3) in Angstrom; constraints are applied to them. NaN where
-        nothing can be proposed.
+        """Propose displacements (n_atoms, 3) in Angstrom, before constraints are applied; NaN where
+        there is no proposal.
         """
         ...
 
 
 def proposed(propose: Proposal, systems: Systems, asked: Tensor) -> tuple[Tensor, Tensor]:
-    """What is proposed for structures of a batch.
+    """Ask for a proposal for some structures of a batch.
 
     Args:
         propose: the proposal.
         systems: batch.
-        asked: (n_systems,) bool, which structures; they are at their starts.
+        asked: (n_systems,) bool, the structures that a proposal is wanted for; they are at their
+            starts.
     Returns:
-        Displacements (n_atoms, 3) in Angstrom along what constraints allow, zero where there is
-        nothing to try, and (n_systems,) bool, where there is: a proposal was asked for, is finite,
-        and moves something.
+        Displacements (n_atoms, 3) in Angstrom along what constraints allow, and (n_systems,) bool,
+        True where a proposal was asked for, is finite and moves an atom; the displacements are zero
+        elsewhere.
     Raises:
-        InputError: the proposal has another shape.
+        InputError: the proposal has the wrong shape.
     """
     displacement = torch.zeros_like(systems.positions)
     if not bool(asked.any()):
@@ -66,8 +65,8 @@ def proposed(propose: Proposal, systems: Systems, asked: Tensor) -> tuple[Tensor
 
 
 def no_worse(energy: Tensor, fmax: Tensor, start_energy: Tensor, start_fmax: Tensor) -> Tensor:
-    """Where a proposal is taken, (n_systems,) bool: neither energy nor largest force is above that
-    of the start, or NaN.
+    """Whether a proposal is kept, (n_systems,) bool: energy and fmax are no higher than at the start,
+    and not NaN.
 
     Args:
         energy, start_energy: (n_systems,) eV.
@@ -77,7 +76,7 @@ def no_worse(energy: Tensor, fmax: Tensor, start_energy: Tensor, start_fmax: Ten
 
 
 def name_of(propose: Proposal) -> str:
-    """What run folders say of a proposal: where it is defined, and for a dataclass its values."""
+    """Name of a proposal in run folders: its module and name, and for a dataclass its values."""
     if dataclasses.is_dataclass(propose):
         return f"{type(propose).__module__}.{propose!r}"
     named = propose if inspect.isroutine(propose) else type(propose)
@@ -85,10 +84,10 @@ def name_of(propose: Proposal) -> str:
 
 
 def check_for_workers(propose: Proposal) -> None:
-    """Refuse a proposal that other processes could not open.
+    """Refuse a proposal that worker processes could not unpickle.
 
     Raises:
-        InputError: it cannot be pickled, or is defined in the script that runs.
+        InputError: it cannot be pickled, or is defined in the main script.
     """
     hint = "define it at the top level of a module that can be imported, or use workers=1"
     try:

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -15,8 +16,8 @@ from geocalc.core.systems import Systems, concatenate, select
 from geocalc.errors import FAILURES, format_error
 from geocalc.graphs.neighbors import build_graph
 from geocalc.optim import make_optimizer
-from geocalc.relaxation.cell_filters import atoms_of
-from geocalc.relaxation.loop import ActiveBatch, start, step
+from geocalc.relaxation.degrees_of_freedom import DegreesOfFreedom
+from geocalc.relaxation.loop import ATOMS_ONLY, ActiveBatch, start, step
 from geocalc.relaxation.state import Progress, Relaxation, Snapshot
 from geocalc.runs.engine import NamedPotential, Outcome, Report, Task
 from geocalc.runs.settings import RelaxSettings
@@ -58,6 +59,7 @@ class Batches:
         settings: of the relaxation.
         budget: edges that are computed together; halved where memory runs out.
         report: called after every evaluation, for each structure.
+        freedom: the coordinates that move.
     Raises:
         InputError: the optimizer is unknown.
     """
@@ -68,8 +70,10 @@ class Batches:
         settings: RelaxSettings,
         budget: Budget,
         report: Report | None = None,
+        freedom: DegreesOfFreedom[Any] = ATOMS_ONLY,
     ) -> None:
         self._model, self._settings, self._budget, self._report = model, settings, budget, report
+        self._freedom = freedom
         self._optimizer = make_optimizer(settings.optimizer)
         self._waiting: deque[Task] = deque()
         # on their way, for want of memory not in the batch
@@ -101,7 +105,7 @@ class Batches:
                 break
             numbers, started = _numbers(self._active), time.perf_counter()
             outcomes, left = self._step(self._active)
-            self._active = left if left is not None and left.systems.n_systems else None
+            self._active = left if left is not None and left.n_systems else None
             self._share_time(numbers, time.perf_counter() - started)
             for number, outcome in outcomes.items():
                 book = self._books.pop(number)
@@ -126,7 +130,6 @@ class Batches:
         return self._budget.edges
 
     def _edges_of(self, systems: Systems) -> int:
-        systems = atoms_of(systems)
         if self._model.cutoff is None:
             return NEIGHBORS * systems.n_atoms
         return max(1, build_graph(systems, self._model.cutoff).n_edges)
@@ -143,7 +146,7 @@ class Batches:
                 torch.tensor([self._books[n].edges for n in _numbers(active)]).cumsum(0) <= allowed
             )
             fits[0] = True  # one structure is always tried
-            fits = fits.to(active.systems.cell.device)
+            fits = fits.to(active.on_trial.device)
             if not bool(fits.all()):
                 self._aside.append(active.select(~fits))
                 active = active.select(fits)
@@ -160,7 +163,7 @@ class Batches:
         if entering:
             systems = concatenate([task.systems for task in entering]).to(self._model.device)
             index = torch.tensor([task.number for task in entering], device=systems.cell.device)
-            new = start(systems, self._optimizer, index)
+            new = start(systems, self._optimizer, index, self._freedom)
             active = new if active is None else active.join(new)
         self._active = active
 
@@ -182,6 +185,7 @@ class Batches:
                 settings.steps,
                 self._observe,
                 self._model.warm_start,
+                self._freedom,
             )
             return {number: _finished(end) for number, end in finished.items()}, left
         except torch.OutOfMemoryError as error:
@@ -191,11 +195,10 @@ class Batches:
             fault = _without_traceback(error)
         if isinstance(fault, torch.OutOfMemoryError) and torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if active.systems.n_systems == 1:
+        if active.n_systems == 1:
             return self._failed(active, fault), None
         first = (
-            torch.arange(active.systems.n_systems, device=active.systems.cell.device)
-            < active.systems.n_systems // 2
+            torch.arange(active.n_systems, device=active.on_trial.device) < active.n_systems // 2
         )
         ended, ahead = self._step(active.select(first))
         others, behind = self._step(active.select(~first))
@@ -208,7 +211,7 @@ class Batches:
         error, no_memory = format_error(fault), isinstance(fault, torch.OutOfMemoryError)
         if no_memory:
             error = (
-                f"the structure of {active.systems.n_atoms} atoms needs more memory than"
+                f"the structure of {int(progress.n_atoms[0])} atoms needs more memory than"
                 f" {self._model.device} has, even alone; use a device with more, or the CPU"
             )
         steps, evaluations = int(progress.n_steps[0]), int(progress.n_evaluations[0])
@@ -258,7 +261,10 @@ def _without_traceback(error: BaseException) -> BaseException:
 
 
 def _on_cpu(snapshot: Snapshot) -> Snapshot:
-    return replace(snapshot, **{f.name: getattr(snapshot, f.name).cpu() for f in fields(snapshot)})
+    values = {f.name: getattr(snapshot, f.name) for f in fields(snapshot)}
+    return replace(
+        snapshot, **{name: value.cpu() for name, value in values.items() if value is not None}
+    )
 
 
 def _edges_in_memory(device: str) -> float:

@@ -7,14 +7,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from geocalc.core.process import one_thread
 from geocalc.core.systems import Potential, Systems, own_memory
 from geocalc.errors import FAILURES, format_error
 from geocalc.optim import make_optimizer
 from geocalc.potentials.calibration import Calibration
-from geocalc.relaxation.loop import relax_systems
+from geocalc.relaxation.degrees_of_freedom import DegreesOfFreedom
+from geocalc.relaxation.loop import ATOMS_ONLY, relax_systems
 from geocalc.relaxation.state import Progress, Relaxation, Snapshot
 from geocalc.relaxation.warm_start import Proposal
 from geocalc.runs.records import SecondOpinion
@@ -177,6 +178,7 @@ def relax_task(
     device: str = "cpu",
     report: Report | None = None,
     warm_start: Proposal | None = None,
+    freedom: DegreesOfFreedom[Any] = ATOMS_ONLY,
 ) -> Outcome:
     """Relax one structure alone, on one thread: the outcome depends on nothing but the arguments.
 
@@ -187,6 +189,7 @@ def relax_task(
         device: where the structure is put.
         report: called after every evaluation.
         warm_start: proposes where to begin.
+        freedom: the coordinates that move.
     Raises:
         InputError: the optimizer is unknown.
     """
@@ -206,7 +209,14 @@ def relax_task(
         with one_thread():
             systems = own_memory(task.systems).to(device)
             ended = relax_systems(
-                systems, potential, optimizer, settings.fmax, settings.steps, observe, warm_start
+                systems,
+                potential,
+                optimizer,
+                settings.fmax,
+                settings.steps,
+                observe,
+                warm_start,
+                freedom,
             )[0]
     except FAILURES as error:
         spent = time.perf_counter() - started

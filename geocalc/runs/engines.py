@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from geocalc.core.process import available_cores, settle_process
 from geocalc.core.systems import Potential
-from geocalc.errors import InputError, format_error
+from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
 from geocalc.relaxation.cell_filters import STRAINS, CellFilter
-from geocalc.relaxation.cells import CellOpener, CellPotential, restored, restored_snapshot
+from geocalc.relaxation.degrees_of_freedom import DegreesOfFreedom
+from geocalc.relaxation.loop import ATOMS_ONLY
 from geocalc.relaxation.warm_start import Proposal, check_for_workers
 from geocalc.runs.batching import Batches, budget_of
 from geocalc.runs.direct import predict_task
@@ -43,17 +43,8 @@ def make_engine(
     if model.direct:
         return _direct_engine(model, settings)
     make_optimizer(settings.optimizer)
-    cell_filter = cell_filter_of(model, settings)
-    if cell_filter is None:
-        return _plain_engine(model, settings, report)
-    opener = (
-        None if model.opener is None else CellOpener(opener=model.opener, cell_filter=cell_filter)
-    )
-    filtered = CellPotential(potential=model.potential, cell_filter=cell_filter)
-    return WithCells(
-        _plain_engine(replace(model, potential=filtered, opener=opener), settings, report),
-        cell_filter,
-    )
+    freedom = cell_filter_of(model, settings) or ATOMS_ONLY
+    return _relaxation_engine(model, settings, report, freedom)
 
 
 def _direct_engine(model: NamedPotential, settings: RelaxSettings) -> Engine:
@@ -108,17 +99,21 @@ def cell_filter_of(model: NamedPotential, settings: RelaxSettings) -> CellFilter
     )
 
 
-def _plain_engine(model: NamedPotential, settings: RelaxSettings, report: Report | None) -> Engine:
-    """The engine for the rows that it is given."""
+def _relaxation_engine(
+    model: NamedPotential,
+    settings: RelaxSettings,
+    report: Report | None,
+    freedom: DegreesOfFreedom[Any],
+) -> Engine:
+    """The engine for these degrees of freedom."""
     if settings.batch_edges is not None or model.device != "cpu":
         if (settings.workers or 1) > 1:
             raise InputError(
                 f"{settings.workers} workers are asked for, but batches are computed in one"
                 " process; use workers=1"
             )
-        batches = Batches(
-            model, settings, budget_of(model.hash, model.device, settings.batch_edges), report
-        )
+        budget = budget_of(model.hash, model.device, settings.batch_edges)
+        batches = Batches(model, settings, budget, report, freedom)
         return (
             batches if model.second_opinion is None else WithOpinions(batches, model.second_opinion)
         )
@@ -129,6 +124,7 @@ def _plain_engine(model: NamedPotential, settings: RelaxSettings, report: Report
         device=model.device,
         report=report,
         warm_start=model.warm_start,
+        freedom=freedom,
     )
     here = OneByOne(_advised(relax, model.second_opinion))
     if model.opener is None:
@@ -141,60 +137,8 @@ def _plain_engine(model: NamedPotential, settings: RelaxSettings, report: Report
     if model.warm_start is not None:
         check_for_workers(model.warm_start)
     return InWorkers(
-        here, model.opener, settings, n_workers, model.warm_start, model.second_opinion
+        here, model.opener, settings, n_workers, model.warm_start, model.second_opinion, freedom
     )
-
-
-class WithCells:
-    """Relaxes the cells of the tasks too, or keeps their symmetry: another engine moves the
-    extended structures.
-
-    Args:
-        engine: whose potential is a `CellPotential` of the same filter.
-        cell_filter: extends the structures.
-    """
-
-    def __init__(self, engine: Engine, cell_filter: CellFilter) -> None:
-        self._engine, self._filter = engine, cell_filter
-        self._refused: list[tuple[int, Outcome]] = []
-
-    @property
-    def n_open(self) -> int:
-        """See `Engine`."""
-        return self._engine.n_open + len(self._refused)
-
-    @property
-    def has_room(self) -> bool:
-        """See `Engine`."""
-        return self._engine.has_room and not self._refused
-
-    def add(self, task: Task) -> None:
-        """See `Engine`."""
-        try:
-            self._engine.add(replace(task, systems=self._filter.extend(task.systems)))
-        except InputError as error:
-            self._refused.append((task.number, Outcome(error=format_error(error))))
-
-    def collect(self) -> list[tuple[int, Outcome]]:
-        """See `Engine`."""
-        if self._refused:
-            refused, self._refused = self._refused, []
-            return refused
-        return [(number, self._restored(outcome)) for number, outcome in self._engine.collect()]
-
-    def close(self) -> None:
-        """See `Engine`."""
-        self._engine.close()
-
-    def _restored(self, outcome: Outcome) -> Outcome:
-        ended = outcome.relaxation
-        if ended is None:
-            return replace(outcome, path=())
-        start = ended.systems.to("cpu")
-        path = tuple(
-            (step, restored_snapshot(start, now, self._filter)) for step, now in outcome.path
-        )
-        return replace(outcome, relaxation=restored(ended, self._filter), path=path)
 
 
 class InWorkers:
@@ -211,6 +155,7 @@ class InWorkers:
         n_workers: processes at most.
         warm_start: proposes where to begin, and can be pickled.
         second_opinion: who else is asked, in the process that relaxes.
+        freedom: the coordinates that move.
     """
 
     def __init__(
@@ -221,10 +166,11 @@ class InWorkers:
         n_workers: int,
         warm_start: Proposal | None = None,
         second_opinion: Adviser | None = None,
+        freedom: DegreesOfFreedom[Any] = ATOMS_ONLY,
     ) -> None:
         self._here, self._n_workers = here, n_workers
         self._pool = WorkerPool(
-            partial(_begin, opener, settings, warm_start, second_opinion), n_workers
+            partial(_begin, opener, settings, warm_start, second_opinion, freedom), n_workers
         )
         self._first: Task | None = None
         self._started = False
@@ -277,11 +223,18 @@ def _begin(
     settings: RelaxSettings,
     warm_start: Proposal | None,
     second_opinion: Adviser | None,
+    freedom: DegreesOfFreedom[Any],
 ) -> Callable[[Task], Outcome]:
     """What a worker process does first, and then with every task."""
     settle_process()
     return _advised(
-        partial(relax_task, potential=opener(), settings=settings, warm_start=warm_start),
+        partial(
+            relax_task,
+            potential=opener(),
+            settings=settings,
+            warm_start=warm_start,
+            freedom=freedom,
+        ),
         second_opinion,
     )
 

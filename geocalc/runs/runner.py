@@ -16,7 +16,6 @@ import torch
 from geocalc.core.systems import Systems
 from geocalc.errors import FAILURES, format_error
 from geocalc.potentials.calibration import Calibration
-from geocalc.relaxation.cells import CellRelaxation, CellSnapshot
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
 from geocalc.relaxation.warm_start import name_of
@@ -423,7 +422,7 @@ def _relaxed_frame(atoms: Atoms, final: Systems, ended: Relaxation, record: Reco
     if record.second_opinion is not None:
         info["geocalc_second_opinion"] = record.second_opinion.energy
         info["geocalc_second_opinion_model"] = record.second_opinion.model
-    if isinstance(ended, CellRelaxation) and bool(ended.stress.isfinite().all()):
+    if ended.stress is not None and bool(ended.stress.isfinite().all()):
         info["geocalc_stress"] = ended.stress.cpu().numpy().reshape(9)
     if ended.status is not Status.PREDICTED:
         arrays["geocalc_forces"] = ended.forces.cpu().numpy()
@@ -437,7 +436,7 @@ def _path_frames(final: Systems, outcome: Outcome, sid: str) -> list[str]:
     ended, path = outcome.relaxation, list(outcome.path)
     frames = []
     for step, now in path:
-        cell = now.cell.cpu() if isinstance(now, CellSnapshot) else final.cell
+        cell = final.cell if now.cell is None else now.cell.cpu()
         place = replace(final, positions=now.positions.cpu(), cell=cell)
         frames.append(_path_frame(place, sid, step, float(now.energy), float(now.fmax), now.forces))
     if ended is not None and not (

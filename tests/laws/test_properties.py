@@ -451,7 +451,7 @@ def test_what_is_selected_and_joined_is_the_batch_again(
     active = start(batch, optimizer, torch.arange(batch.n_systems))
     for _ in range(n_steps):
         _, active = step(active, Emt(), optimizer, 1e-9, 99)
-    n = active.systems.n_systems
+    n = active.n_systems
     if n < 2:
         return
     cut = torch.arange(n) < data.draw(st.integers(1, n - 1))
@@ -462,7 +462,8 @@ def test_what_is_selected_and_joined_is_the_batch_again(
     for place, k in enumerate(order if mixed is not active else range(n)):
         assert equal(mixed.select(torch.arange(n) == place), active.select(torch.arange(n) == k))
     assert equal(
-        select(active.systems, active.systems, torch.ones(n, dtype=torch.bool)), active.systems
+        select(active.coordinates, active.coordinates, torch.ones(n, dtype=torch.bool)),
+        active.coordinates,
     )
 
 

@@ -37,7 +37,7 @@ from geocalc.core.systems import (
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
 from geocalc.potentials.ase import AsePotential
-from geocalc.relaxation.loop import evaluate, relax_systems
+from geocalc.relaxation.loop import ATOMS_ONLY, relax_systems
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
 from geocalc.runs.runner import Job, NamedPotential, open_run_folder, run_relaxation
@@ -278,7 +278,7 @@ def test_an_optimizer_that_heeds_no_force_is_held_all_the_same() -> None:
 def test_fmax_counts_allowed_directions_only() -> None:
     atoms = Atoms("CO", positions=[[0, 0.6, 0.8], [3, 4, 0]])
     atoms.set_constraint([FixAtoms([0]), FixedLine(1, (0, 3, 4))])
-    now = evaluate(from_atoms(atoms), springs)
+    now = ATOMS_ONLY.evaluate(from_atoms(atoms), springs)
     assert float(now.fmax) == pytest.approx(5.0 * 4 * 0.6, abs=1e-12)
     assert torch.equal(now.forces, springs(from_atoms(atoms)).forces)  # raw
     atoms.set_constraint([FixAtoms([0]), FixedPlane(1, (3, 4, 0))])
@@ -289,7 +289,7 @@ def test_fmax_counts_allowed_directions_only() -> None:
 def test_the_projected_force_is_the_gradient_along_allowed_displacements() -> None:
     systems = from_atoms(slab(HOLD["many"]))
     potential = AsePotential(calculator=EMT())
-    forces = allowed(evaluate(systems, potential).forces, systems)
+    forces = allowed(ATOMS_ONLY.evaluate(systems, potential).forces, systems)
     for seed in range(3):
         noise = torch.randn(
             systems.positions.shape,

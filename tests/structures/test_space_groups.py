@@ -20,7 +20,7 @@ from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
 from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.cell_filters import CellFilter
-from geocalc.relaxation.cells import relax_cells
+from geocalc.relaxation.loop import relax_systems
 from geocalc.structures.convert import from_atoms
 from geocalc.structures.space_groups import find_symmetry, symmetrize
 
@@ -63,14 +63,20 @@ def alloy() -> Atoms:
 
 def relaxed(given: list[Atoms], keep: bool = True, steps: int = 8) -> list[Systems]:
     """The structures after the last step, which with noise need not be those of lowest energy."""
-    cell_filter, last = CellFilter(keep_symmetry=keep), {}
+    last = {}
 
     def observe(live: Systems, now, progress) -> None:
         for k, index in enumerate(progress.index.tolist()):
-            last[index] = cell_filter.real(select(live, live, torch.arange(live.n_systems) == k))
+            last[index] = select(live, live, torch.arange(live.n_systems) == k)
 
-    relax_cells(
-        from_atoms(given), Perturbed(), make_optimizer("bfgs"), cell_filter, 1e-4, steps, observe
+    relax_systems(
+        from_atoms(given),
+        Perturbed(),
+        make_optimizer("bfgs"),
+        1e-4,
+        steps,
+        observe,
+        freedom=CellFilter(keep_symmetry=keep),
     )
     return [last[k] for k in range(len(given))]
 

@@ -10,7 +10,7 @@ import torch
 from geocalc.core.systems import Systems
 from geocalc.properties.glass.configuration import NUMBERS, GlassConfiguration
 from geocalc.properties.glass.kob_andersen import KobAndersen
-from geocalc.properties.glass.minimizer import Downhill
+from geocalc.properties.glass.monotone_lbfgs import MonotoneLbfgs
 from geocalc.relaxation.loop import relax_systems
 from geocalc.relaxation.status import Status
 
@@ -57,7 +57,7 @@ def inherent_structure(
     Args:
         configuration: of any temperature.
         fmax: epsilon_AA / sigma_AA.
-        max_steps: of `geocalc.properties.glass.minimizer`.
+        max_steps: of `geocalc.properties.glass.monotone_lbfgs`.
     Returns:
         What was reached; where `status` is not CONVERGED, the geometry of lowest energy on the way.
         A start from which the energy falls by more than 10 per particle, as no thermal
@@ -66,7 +66,7 @@ def inherent_structure(
     """
     potential = KobAndersen()
     (end,) = relax_systems(
-        systems_of(configuration), potential, Downhill(), fmax=fmax, max_steps=max_steps
+        systems_of(configuration), potential, MonotoneLbfgs(), fmax=fmax, max_steps=max_steps
     )
     energies = potential(end.systems).atom_energies
     return InherentStructure(
