@@ -32,8 +32,8 @@ from geocalc.evaluation.plots import Panel, draw_panels
 from geocalc.evaluation.relaxations import RelaxedPair, relax_references, summarize
 from geocalc.evaluation.single_points import errors_of, known_numbers, predictions
 from geocalc.potentials.card import Task
+from geocalc.potentials.load import LoadedModel, load_model
 from geocalc.potentials.network import ForceMode
-from geocalc.potentials.registry import LoadedModel, load_model
 from geocalc.runs.runner import versions
 from geocalc.train.recipe import Recipe, read_recipe
 from geocalc.train.run_files import METRICS, make_folder

@@ -9,7 +9,7 @@ from ase import Atoms
 from scipy.spatial.transform import Rotation
 
 from geocalc.errors import InputError
-from geocalc.potentials.registry import load_model
+from geocalc.potentials.load import load_model
 from geocalc.structures.readers import Source, read_structures
 from geocalc.symmetry.orientations import best_orientation
 from geocalc.symmetry.plot import plot_breaking

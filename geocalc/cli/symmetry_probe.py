@@ -20,7 +20,7 @@ from geocalc.data.store import Sample
 from geocalc.errors import InputError
 from geocalc.evaluation.oversmoothing import layer_mad
 from geocalc.evaluation.symmetry_errors import measure_symmetry_errors
-from geocalc.potentials.registry import LoadedModel
+from geocalc.potentials.load import LoadedModel
 from geocalc.structures.convert import from_atoms
 from geocalc.structures.readers import Source, read_structures
 

@@ -9,20 +9,20 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from geocalc.cli.warnings import told_at_the_end
+from geocalc.core.devices import choose_device
 from geocalc.core.process import settle_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError
-from geocalc.potentials.registry import choose_device, load_model
-from geocalc.properties.recipe import PropertyRecipe, is_property_recipe, read_property_recipe
-from geocalc.properties.task import train_property
+from geocalc.potentials.load import load_model
+from geocalc.tasks import read_any_recipe, train_recipe
+from geocalc.train.base_recipe import BaseRecipe
 from geocalc.train.checkpoint import steps_done
 from geocalc.train.curve import draw_curve
 from geocalc.train.finetune import tuned_values
 from geocalc.train.loop import Evaluation, TrainingProgress
-from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
+from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.run_files import CHECKPOINT, METRICS, read_log
 from geocalc.train.stopping import is_over
-from geocalc.train.task import train
 from geocalc.train.tensorboard import Scalars, require_tensorboard
 
 LABELS = {
@@ -66,7 +66,7 @@ def train_command(
     if tensorboard:
         require_tensorboard()
     recipe = (
-        _recipe(recipe_path, assignments)
+        read_any_recipe(recipe_path, assignments)
         if begin is None
         else _tuned(recipe_path, begin, assignments)
     )
@@ -119,15 +119,8 @@ def train_command(
     )
 
 
-def _recipe(path: Path, assignments: tuple[str, ...]) -> Recipe | PropertyRecipe:
-    """The recipe of a file, of energies or of a property."""
-    if is_property_recipe(read_yaml(path)):
-        return read_property_recipe(path, assignments)
-    return read_recipe(path, assignments)
-
-
 def _train(
-    recipe: Recipe | PropertyRecipe,
+    recipe: BaseRecipe,
     folder: Path,
     fabric: Fabric,
     report: Callable[[TrainingProgress], None] | None,
@@ -146,10 +139,7 @@ def _train(
             scalars.evaluation(now)
 
     try:
-        if isinstance(recipe, PropertyRecipe):
-            train_property(recipe, folder, folder.parent / "data", fabric, progressed, evaluated)
-        else:
-            train(recipe, folder, folder.parent / "data", fabric, progressed, evaluated)
+        train_recipe(recipe, folder, folder.parent / "data", fabric, progressed, evaluated)
     finally:
         if scalars is not None:
             scalars.close()

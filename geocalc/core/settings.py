@@ -34,6 +34,10 @@ class Settings(BaseModel):
                 f"{where}: " + "; ".join(_sentence(cls, fault) for fault in error.errors())
             ) from None
 
+    def fields_of(self, part: type[BaseModel]) -> dict[str, Any]:
+        """Return the values of the fields that these settings share with a base class."""
+        return {name: getattr(self, name) for name in part.model_fields}
+
 
 def _sentence(settings: type[BaseModel], fault: Any) -> str:
     kind, place = fault["type"], ".".join(_names(settings, fault["loc"]))

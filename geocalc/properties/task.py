@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from geocalc.errors import NonFiniteError, RecipeError
@@ -35,6 +35,9 @@ from geocalc.properties.samples import (
 from geocalc.train.descent import REMEDY, descend, mean_of_processes
 from geocalc.train.loop import Errors, Evaluation, TrainingProgress, fit
 from geocalc.train.run import Run, run_of
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 VALIDATION = "validation"  # name of the held-out graphs in logs and metrics
 NODES = 4096  # of graphs that are predicted together, about: one glass, or a hundred molecules

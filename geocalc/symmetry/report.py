@@ -17,7 +17,7 @@ from torch import nn
 from geocalc.calculator import GeoCalc
 from geocalc.errors import InputError
 from geocalc.nn.relaxed_weights import Theta, thetas
-from geocalc.potentials.registry import LoadedModel, load_model
+from geocalc.potentials.load import LoadedModel, load_model
 from geocalc.symmetry.invariants import Part, matrix_of, projector
 from geocalc.symmetry.point_groups import as_group, identify, point_group, rotated_group
 from geocalc.symmetry.stabilizers import Stabilizer, direction_text, stabilizer

@@ -21,8 +21,9 @@ from geocalc.data.settings import Data, DataSource
 from geocalc.data.store import Sample
 from geocalc.errors import DataWarning, InputError, RecipeError
 from geocalc.potentials.card import EnergyKind, Task
+from geocalc.potentials.load import load_model
 from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential
-from geocalc.potentials.registry import find_model, load_model
+from geocalc.potentials.registry import find_model
 from geocalc.train.recipe import Recipe, Start, single_frame
 from geocalc.train.references import seen_numbers
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,6 +29,9 @@ from geocalc.potentials.network import EnergyModel
 from geocalc.train.balance import deal, deal_within
 from geocalc.train.recipe import Recipe
 from geocalc.train.schedule import Schedule
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 import torch
 import yaml
-from lightning_fabric import Fabric
 
 from geocalc.core.files import write_whole
 from geocalc.core.settings import Settings
@@ -38,6 +37,9 @@ from geocalc.train.run_files import (
 )
 from geocalc.train.settings import Optimization
 from geocalc.train.stopping import best_evaluation, final_model, is_over
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Errors = dict[str, dict[str, float]]  # by source, then by name
 

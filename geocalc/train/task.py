@@ -8,9 +8,9 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from geocalc.data.checks import check_samples
@@ -25,6 +25,9 @@ from geocalc.train.run import Run, start_training
 from geocalc.train.score import score, validation_error
 from geocalc.train.settings import Training
 from geocalc.train.steps import update
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # validation samples behind the learning curve; metrics.json is of the whole split
 N_EVALUATED = 400

@@ -15,12 +15,12 @@ from helpers.structures import adslab, cloud, rattled, systems_of
 from geocalc.core.systems import Potential, Systems, concatenate, select
 from geocalc.frames import frame_policy
 from geocalc.nn.interaction import MessageType
+from geocalc.potentials.card import ModelCard
+from geocalc.potentials.load import load_model
 from geocalc.potentials.network import ForceMode, NetworkPotential
 from geocalc.potentials.registry import (
-    card_values,
-    is_property,
     list_models,
-    load_model,
+    model_task,
     read_card,
     shipped_folder,
 )
@@ -83,7 +83,7 @@ SHIPPED = sorted(
     name
     for name, places in list_models().items()
     if shipped_folder() in [place.parent for place in places]
-    and not is_property(card_values(shipped_folder() / name))
+    and model_task(shipped_folder() / name) in ModelCard.tasks
 )
 POTENTIALS = [*RANDOM, *SHIPPED]
 ADSORBED_ONLY = [name for name in SHIPPED if read_card(shipped_folder() / name).adsorbate_edges]

@@ -12,15 +12,15 @@ from helpers.models import SMALL, edit_card, random_network, write_model
 from helpers.structures import adslab, systems_of
 from safetensors.torch import save
 
+from geocalc.core.devices import choose_device
 from geocalc.errors import InputError, ModelFileError, ModelNotFoundError
+from geocalc.potentials.load import load_model
 from geocalc.potentials.network import ForceMode
 from geocalc.potentials.registry import (
     CARD,
     WEIGHTS,
-    choose_device,
     find_model,
     list_models,
-    load_model,
     read_card,
     search_path,
     shipped_folder,

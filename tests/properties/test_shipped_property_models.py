@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from helpers.glasses import glass
 
-from geocalc.potentials.registry import card_values, is_property, shipped_folder
+from geocalc.potentials.registry import model_task, shipped_folder
+from geocalc.properties.card import PropertyCard
 from geocalc.properties.glass.configuration import glass_atoms
-from geocalc.properties.registry import load_property_model
+from geocalc.properties.load import load_property_model
 
 SHIPPED = sorted(
     card.parent
     for card in shipped_folder().glob("*/model.yaml")
-    if is_property(card_values(card.parent))
+    if model_task(card.parent) in PropertyCard.tasks
 )
 
 

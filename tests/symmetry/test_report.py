@@ -24,7 +24,8 @@ from geocalc.cli.main import main
 from geocalc.errors import InputError, MissingDependencyError
 from geocalc.nn.relaxed_weights import Theta
 from geocalc.potentials.card import ModelCard
-from geocalc.potentials.registry import CARD, WEIGHTS, load_model, write_card
+from geocalc.potentials.load import load_model
+from geocalc.potentials.registry import CARD, WEIGHTS, write_card
 from geocalc.symmetry.invariants import harmonics, invariant_basis, matrix_of, projector, wigner
 from geocalc.symmetry.orientations import best_orientation
 from geocalc.symmetry.plot import plot_breaking

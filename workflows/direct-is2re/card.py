@@ -20,7 +20,8 @@ from geocalc.evaluation.figures import energy_distribution, energy_parity
 from geocalc.evaluation.plots import draw_panels
 from geocalc.potentials.calibration import calibrate, coverage
 from geocalc.potentials.card import ModelCard
-from geocalc.potentials.registry import load_model, read_card, write_card
+from geocalc.potentials.load import load_model
+from geocalc.potentials.registry import read_card, write_card
 from geocalc.runs.runner import versions
 from geocalc.structures.convert import from_atoms
 from geocalc.train.recipe import Recipe, read_recipe

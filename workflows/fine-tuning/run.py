@@ -29,7 +29,7 @@ from geocalc.data.read import locate, structures_of
 from geocalc.data.settings import Data, DataSource
 from geocalc.evaluation.relaxations import relax_references, summarize
 from geocalc.evaluation.single_points import single_point_errors
-from geocalc.potentials.registry import load_model
+from geocalc.potentials.load import load_model
 from geocalc.train.finetune import tuned_values
 from geocalc.train.loop import TrainingProgress
 from geocalc.train.recipe import Recipe, parse_recipe

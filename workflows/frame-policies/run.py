@@ -26,7 +26,8 @@ from geocalc.data.prepare import locate, reference_relaxations
 from geocalc.data.store import Sample
 from geocalc.evaluation.relaxations import relax_references, summarize
 from geocalc.frames import random_rotations
-from geocalc.potentials.registry import LoadedModel, find_model
+from geocalc.potentials.load import LoadedModel
+from geocalc.potentials.registry import find_model
 from geocalc.train.recipe import read_recipe
 
 POLICIES = ("averaged", "single", "pca-edges-2d-one", "pca-2d-one", "stochastic")

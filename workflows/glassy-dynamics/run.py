@@ -23,7 +23,7 @@ from scores import Baselines
 
 from geocalc.core.files import write_whole
 from geocalc.core.process import settle_process
-from geocalc.properties.registry import register_property
+from geocalc.properties.register import register_property
 from geocalc.properties.task import train_property
 from geocalc.train.loop import TrainingProgress
 

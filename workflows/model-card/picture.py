@@ -22,7 +22,7 @@ from geocalc.evaluation.plots import Panel, draw_panels
 from geocalc.evaluation.relaxations import relax_references
 from geocalc.evaluation.single_points import predictions
 from geocalc.potentials.card import Task
-from geocalc.potentials.registry import LoadedModel, load_model
+from geocalc.potentials.load import LoadedModel, load_model
 from geocalc.train.recipe import Recipe, read_recipe
 
 ROOT = Path(__file__).parents[2]

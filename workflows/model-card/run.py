@@ -33,7 +33,8 @@ from geocalc.data.store import read_store
 from geocalc.evaluation import single_points as metrics
 from geocalc.evaluation.relaxations import relax_references, summarize
 from geocalc.potentials.calibration import calibrate, coverage
-from geocalc.potentials.registry import LoadedModel, find_model, load_model, write_card
+from geocalc.potentials.load import LoadedModel, load_model
+from geocalc.potentials.registry import find_model, write_card
 from geocalc.runs.runner import versions
 from geocalc.structures.readers import Source, read_structures
 from geocalc.train.recipe import Recipe, read_recipe

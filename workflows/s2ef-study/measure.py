@@ -22,8 +22,8 @@ from geocalc.evaluation.relaxations import RUNAWAY, relax_references, relaxed_pa
 from geocalc.evaluation.single_points import Predictions, errors_of, known_numbers, predictions
 from geocalc.evaluation.single_points import single_point_errors as errors_on
 from geocalc.potentials.card import ModelCard
+from geocalc.potentials.load import load_model
 from geocalc.potentials.network import ForceMode, NetworkPotential
-from geocalc.potentials.registry import load_model
 from geocalc.train.recipe import Recipe
 
 UNSEEN = symbols().index(METAL)

@@ -19,8 +19,9 @@ from geocalc.data.prepare import prepare_store
 from geocalc.data.store import read_store
 from geocalc.errors import InputError, ModelFileError, RecipeError
 from geocalc.frames.learned import CANONICALIZERS
+from geocalc.potentials.load import load_model
 from geocalc.potentials.network import NetworkPotential
-from geocalc.potentials.registry import load_model, read_card, write_card
+from geocalc.potentials.registry import read_card, write_card
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.finetune import tuned_values
 from geocalc.train.loader import batch_loader
