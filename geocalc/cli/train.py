@@ -22,6 +22,7 @@ from geocalc.train.finetune import tuned_values
 from geocalc.train.loop import Evaluation, TrainingProgress
 from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.run_files import CHECKPOINT, METRICS, read_log
+from geocalc.train.settings import FineTuning
 from geocalc.train.stopping import is_over
 from geocalc.train.tensorboard import Scalars, require_tensorboard
 
@@ -146,18 +147,17 @@ def _train(
 
 
 def _tuned(path: Path, begin: str, assignments: tuple[str, ...]) -> Recipe:
-    """The recipe that goes on with a model, from another recipe or from a file of labeled
-    structures.
+    """Make the recipe that continues from a model, out of another recipe or a file of labeled
+    structures; its group `finetuning` holds every choice that `training` does not.
     """
     if path.suffix not in (".yaml", ".yml"):
-        return parse_recipe(
-            override(tuned_values(begin, path), assignments), f"the recipe made for {path}"
-        )
-    values = override(read_yaml(path), assignments)
-    return parse_recipe(
-        values | {"start": {"model": begin, "hash": load_model(begin, device="cpu").hash}},
-        str(path),
-    )
+        chosen = tuple(one for one in assignments if one.startswith(("finetuning.", "finetuning=")))
+        tuning = override({"finetuning": {}}, chosen)["finetuning"] or {}
+        values = tuned_values(begin, path, FineTuning.parse(tuning, "--set finetuning"))
+        return parse_recipe(override(values, assignments), f"the recipe made for {path}")
+    start = {"model": begin, "hash": load_model(begin, device="cpu").hash}
+    values = {"finetuning": {}} | override(read_yaml(path), assignments) | {"start": start}
+    return parse_recipe(values, str(path))
 
 
 def _compared(folder: Path) -> str:

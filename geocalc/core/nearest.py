@@ -7,6 +7,7 @@ from difflib import SequenceMatcher
 
 ALIKE = 0.6  # least similarity (0 to 1) of a name that is suggested
 MARGIN = 0.15  # names less similar than the best one by more than this are left out
+SURE = 0.9  # a name as similar as this is the only suggestion
 MOST = 3  # suggestions
 
 
@@ -25,5 +26,6 @@ def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> st
     least = max(ALIKE, max(scores.values(), default=0.0) - MARGIN)
     close = sorted((one for one in names if scores[one] >= least), key=lambda one: -scores[one])
     if close:
-        return f"did you mean {' or '.join(f'`{one}`' for one in close[:MOST])}?"
+        close = close[: 1 if scores[close[0]] >= SURE else MOST]
+        return f"did you mean {' or '.join(f'`{one}`' for one in close)}?"
     return f"known are {', '.join(names)}" if otherwise is None else otherwise

@@ -312,8 +312,9 @@ def place_of(found: readers.Source) -> str:
 def _reject(atoms: Atoms, source: DataSource) -> str | None:
     if any(bool(atoms.info.get(flag)) is not wanted for flag, wanted in source.require.items()):
         return f"not {', '.join(source.require)}"
-    if str(atoms.info.get(source.exclude_key)) in source.exclude_groups:
-        return f"excluded by {source.exclude_key}"
+    key = source.exclude_key
+    if key is not None and str(atoms.info.get(key)) in source.exclude_groups:
+        return f"excluded by {key}"
     if not set(source.exclude_elements).isdisjoint(atoms.symbols):
         return "excluded by element"
     return None

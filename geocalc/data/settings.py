@@ -5,9 +5,9 @@ structures.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from geocalc.core.settings import Settings
 from geocalc.core.units import EV
@@ -59,8 +59,12 @@ class DataSource(Settings):
     require: dict[str, bool] = Field(
         default_factory=dict, description="info flags a frame must have, e.g. converged: true"
     )
-    exclude_groups: tuple[str, ...] = Field((), description="values of `exclude_key` left out")
-    exclude_key: str = "metal"
+    exclude_key: str | None = Field(
+        None, description="info key by whose value structures are left out, e.g. metal"
+    )
+    exclude_groups: tuple[str, ...] = Field(
+        (), description="values of `exclude_key`; structures with one of them are left out"
+    )
     exclude_elements: tuple[str, ...] = Field(
         (), description="symbols; structures that contain one are left out"
     )
@@ -80,6 +84,15 @@ class DataSource(Settings):
             "level of theory of its energies, one of the recipe's; by default that of `about`"
         ),
     )
+
+    @model_validator(mode="after")
+    def _groups_have_a_key(self) -> Self:
+        if self.exclude_groups and self.exclude_key is None:
+            raise ValueError(
+                f"exclude_groups names {', '.join(self.exclude_groups)}, but not the info key that"
+                " holds these values; add exclude_key, for example exclude_key: metal"
+            )
+        return self
 
 
 class Data(Settings):

@@ -14,7 +14,7 @@ from geocalc.potentials.card import About, LevelOfTheory, PotentialSettings, Tas
 from geocalc.potentials.network import ForceMode
 from geocalc.train.base_recipe import BaseRecipe
 from geocalc.train.recipe_checks import check_recipe
-from geocalc.train.settings import Training
+from geocalc.train.settings import FineTuning, Training
 
 
 class FittedReferences(Settings):
@@ -57,10 +57,14 @@ class Recipe(BaseRecipe):
         "fitted_references",
         "other_levels",
         "start",
+        "finetuning",
     )
 
     task: Literal[Task.S2EF, Task.IS2RE] = Task.S2EF
     start: Start | None = None
+    finetuning: FineTuning | None = Field(
+        None, description="for runs that begin with a model; None for the defaults"
+    )
     about: EnergyAbout
     model: PotentialSettings
     data: Data

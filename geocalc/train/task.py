@@ -41,7 +41,14 @@ class EnergyTask:
     samples: Samples
     fabric: Fabric
     losses: tuple[str, ...] = ("energy", "vectors")
-    fixed: tuple[str, ...] = ("model", "data", "fitted_references", "other_levels", "start")
+    fixed: tuple[str, ...] = (
+        "model",
+        "data",
+        "fitted_references",
+        "other_levels",
+        "start",
+        "finetuning",
+    )
 
     @property
     def settings(self) -> Training:

@@ -16,6 +16,11 @@ from geocalc.core.nearest import nearest
         ("fmaks", ["fmax", "steps", "optimizer"], "did you mean `fmax`?"),
         ("FMAX", ["fmax", "steps"], "did you mean `fmax`?"),
         ("D4k", ["D2", "D4", "D4h", "Oh"], "did you mean `D4` or `D4h`?"),
+        (
+            "hidden_chanels",
+            ["hidden_channels", "pg_hidden_channels"],
+            "did you mean `hidden_channels`?",
+        ),
         ("zzz", ["fmax", "steps"], "known are fmax, steps"),
         ("zzz", [], "known are "),
     ],

@@ -31,8 +31,9 @@ from geocalc.data.prepare import (
     samples_of_file,
 )
 from geocalc.data.read import relaxations as read_relaxations
+from geocalc.data.settings import DataSource
 from geocalc.data.store import SCHEMA, read_info, read_store, write_store
-from geocalc.errors import InputError, RunFolderError
+from geocalc.errors import InputError, RecipeError, RunFolderError
 from geocalc.structures.tags import TagsConverted
 from geocalc.train.recipe import Recipe, read_recipe
 
@@ -199,7 +200,7 @@ def test_flags_groups_and_large_forces_are_filtered_and_counted(tmp_path, frames
         )
     largest = sorted(np.linalg.norm(f.calc.results["forces"], axis=1).max() for f in chosen)
     path = write_data(tmp_path / "d.extxyz", chosen)
-    rules = {"require": {"converged": True}, "exclude_groups": ["Fe"]}
+    rules = {"require": {"converged": True}, "exclude_key": "metal", "exclude_groups": ["Fe"]}
     kept = prepared(tmp_path, path, source=rules, max_force=float(largest[-3] + 1e-6))
     assert {s.group for s in kept} == {f"r{k}" for k in range(10)} - {"r3", "r4"}
     dropped = format_error(tmp_path, path, source=rules, max_force=float(largest[-3] + 1e-6))
@@ -207,6 +208,13 @@ def test_flags_groups_and_large_forces_are_filtered_and_counted(tmp_path, frames
     assert dropped["excluded by metal"] == 3
     assert dropped["force above max_force"] == len(chosen) - 6 - len(kept)
     assert all(np.linalg.norm(s.forces, axis=1).max() <= largest[-3] + 1e-6 for s in kept)
+
+
+def test_groups_to_leave_out_need_the_key_that_holds_them(tmp_path, frames):
+    path = write_data(tmp_path / "d.extxyz", frames)
+    with pytest.raises(RecipeError, match="but not the info key that holds these values; add"):
+        DataSource.parse({"path": path, "exclude_groups": ["Fe"]}, "data.sources.0")
+    assert DataSource(path=path).exclude_key is None
 
 
 def test_structures_with_an_element_are_left_out(tmp_path, frames):

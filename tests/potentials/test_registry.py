@@ -315,7 +315,7 @@ def test_a_newer_schema_asks_for_a_newer_geocalc(tmp_path: Path) -> None:
         (
             "force_mode: gradient",
             "force_mode: gradeint",
-            "has force_mode 'gradeint'; it must be one of none, gradient, direct",
+            "`force_mode` is 'gradeint': input should be 'none', 'gradient' or 'direct'; did you mean",
         ),
         ("energy_kind: adsorption", "energy_kind: adsorbtion", "`energy_kind` is 'adsorbtion'"),
         ("- Cu", "- Xx", "names the element 'Xx', which does not exist"),

@@ -91,8 +91,8 @@ def test_runs_that_do_not_belong_together_are_refused(runs: list[Path], tmp_path
     with pytest.raises(
         InputError,
         match=(
-            r"strange and .*run-0 differ in `data` of their recipes; an ensemble differs in"
-            r" seeds, or"
+            r"strange and .*run-0 differ in `data` of their recipes; the runs of one"
+            r" model differ only in seeds"
         ),
     ):
         register_model([runs[0], strange], "mixed", tmp_path / "models", runs[0].parent / "data")

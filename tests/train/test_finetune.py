@@ -23,10 +23,11 @@ from geocalc.data.prepare import prepare_store
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import DataWarning, InputError, RecipeError
 from geocalc.potentials.card import EnergyKind
-from geocalc.train.finetune import FEWEST, HOLD, PASSES, TRAINING, begin_with, tuned_values
-from geocalc.train.recipe import FittedReferences, Recipe, parse_recipe
+from geocalc.train.finetune import TRAINING, begin_with, tuned_values
+from geocalc.train.recipe import FittedReferences, Recipe, parse_recipe, read_recipe
 from geocalc.train.register import register_model
 from geocalc.train.run import start_training
+from geocalc.train.settings import FineTuning
 from geocalc.train.task import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::geocalc.errors.DataWarning")
@@ -92,6 +93,29 @@ def test_it_begins_with_the_weights_and_with_references_of_the_new_level(
     assert (begun.energy_scale, begun.force_scale) == (old.energy_scale, old.force_scale)
 
 
+def test_the_recipe_holds_every_choice_and_says_what_it_was_made_on(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = recipe_of(model, data)
+    assert recipe.finetuning == FineTuning()
+    assert "palladium" in FineTuning().chosen_on
+    assert "The settings of fine-tuning were chosen on relaxations of adsorbates on palladium." in (
+        recipe.about.limits
+    )
+    chosen = ("passes=1", "min_steps=1", "max_steps=2", "chosen_on=my steps", "reference_hold=0")
+    options = [word for one in chosen for word in ("--set", f"finetuning.{one}")]
+    words = ["train", str(data), "--from", str(model), "--out", "run", "--device", "cpu"]
+    told = CliRunner().invoke(main, [*words, *options])
+    assert told.exit_code == 0, told.output
+    kept = read_recipe(tmp_path / "run" / "recipe.yaml")
+    assert kept.training.steps == 2
+    assert kept.finetuning == FineTuning(
+        passes=1, min_steps=1, max_steps=2, chosen_on="my steps", reference_hold=0
+    )
+    assert kept.about.limits == ("The settings of fine-tuning were chosen on my steps.",)
+
+
 def test_zeros_of_adsorption_energies_are_held(model: Path, data: Path, tmp_path: Path) -> None:
     free = recipe_of(model, data).model_copy(
         update={"fitted_references": FittedReferences(elements=("O",))}
@@ -107,7 +131,7 @@ def test_zeros_of_adsorption_energies_are_held(model: Path, data: Path, tmp_path
         return float((start_training(recipe, some).model.references - old).norm())
 
     # one relaxation is little to go by
-    assert moved(held, one) == pytest.approx(moved(free, one) / (HOLD + 1))
+    assert moved(held, one) == pytest.approx(moved(free, one) / (FineTuning().reference_hold + 1))
     assert moved(held, one) < moved(held, samples)
     again = [s for s in one for _ in range(5)]
     assert moved(held, again) == pytest.approx(moved(held, one))  # its frames are not independent
@@ -221,9 +245,9 @@ def test_steps_grow_with_the_data_and_few_energies_move_the_references_alone(
     n_frames = len(relaxations(40))
     assert (
         found[2]["steps"]
-        == FEWEST
+        == FineTuning().min_steps
         < found[40]["steps"]
-        == PASSES * n_frames // TRAINING["batch_size"]
+        == FineTuning().passes * n_frames // TRAINING["batch_size"]
     )
     assert [found[n].get("energy_weight", 1.0) for n in (2, 12, 40)] == [0.0, 1.0, 1.0]
 
