@@ -54,6 +54,9 @@ class About(Settings):
         (), description="data sets with license and citation, one line each"
     )
     limits: tuple[str, ...] = Field((), description="known limitations, one line each")
+    citation: tuple[str, ...] = Field(
+        (), description="works to cite when the model is used, one line each"
+    )
 
 
 class NetworkSettings(Settings):

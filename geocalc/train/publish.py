@@ -108,7 +108,9 @@ def _member(kind: TaskKind[R, M, D, C], run: Path, recipe: R, data_folder: Path)
 def model_page(card: Card, summary: Summary) -> str:
     """Write a first README for a model folder: the card in words, and one table."""
     lines = [f"# {card.name}", "", *summary.introduction, "", *summary.errors]
-    for title, entries in (("Data", card.data), ("Limits", card.limits)):
+    sections = {"Data": card.data, "Limits": card.limits}
+    sections |= {"Citation": card.citation} if card.citation else {}
+    for title, entries in sections.items():
         lines += ["", f"## {title}", "", *(f"- {entry}" for entry in entries)]
     return "\n".join([*lines, ""])
 

@@ -111,6 +111,7 @@ def test_its_readme_says_which_number_is_what(model: Path) -> None:
         "| pearson_each | Pearson's correlation within each structure, mean over structures | ",
         "- made up",
         "- no physics",
+        "- A. Author, J. Tests 1, 1 (2026)",
     ):
         assert line in text
 

@@ -44,6 +44,7 @@ def finished(tmp_path_factory) -> Path:
     values = recipe_values(write_data(folder / "d.traj", relaxations(10)), steps=8)
     values["fitted_references"] = {"elements": ["O"]}
     values["model"]["repulsion_reach"] = 0.7
+    values["about"]["citation"] = ["A. Author, J. Tests 1, 1 (2026)"]
     return train(Recipe.parse(values, "test"), folder / "run", folder / "data", cpu_fabric())
 
 
@@ -107,6 +108,8 @@ def test_the_card_says_what_the_recipe_and_the_data_say(finished, place):
     readme = (target / "README.md").read_text()
     assert all(f"{errors['force_mae']:.4f}" in readme for errors in measured.values())
     assert "made by the tests" in readme
+    assert card.citation == ("A. Author, J. Tests 1, 1 (2026)",)
+    assert "## Citation\n\n- A. Author, J. Tests 1, 1 (2026)\n" in readme
 
 
 @pytest.mark.parametrize(
