@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from geocalc.calculator import GeoCalc
     from geocalc.core.systems import Potential, Prediction, Systems
     from geocalc.errors import GeoCalcError
-    from geocalc.potentials.registry import LoadedModel, list_models, load_model
+    from geocalc.potentials.load import LoadedModel, load_model
+    from geocalc.potentials.registry import list_models
     from geocalc.relaxation.state import Relaxation
     from geocalc.relaxation.status import Status
     from geocalc.structures.convert import from_atoms, from_structure, to_atoms
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _HOME = {
     "GeoCalc": "calculator",
     "GeoCalcError": "errors",
-    "LoadedModel": "potentials.registry",
+    "LoadedModel": "potentials.load",
     "Potential": "core.systems",
     "Prediction": "core.systems",
     "Relaxation": "relaxation.state",
@@ -34,7 +35,7 @@ _HOME = {
     "from_structure": "structures.convert",
     "iter_relax": "api",
     "list_models": "potentials.registry",
-    "load_model": "potentials.registry",
+    "load_model": "potentials.load",
     "predict": "api",
     "relax": "api",
     "symmetry_breaking": "symmetry.report",

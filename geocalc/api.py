@@ -15,7 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from geocalc.errors import ModelFileError
 from geocalc.optim import make_optimizer
 from geocalc.potentials.card import Task
-from geocalc.potentials.registry import LoadedModel, load_model
+from geocalc.potentials.load import LoadedModel, load_model
 from geocalc.relaxation.status import Status
 from geocalc.relaxation.warm_start import Proposal
 from geocalc.runs.engine import NamedPotential

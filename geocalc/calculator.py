@@ -18,8 +18,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from geocalc.core.process import one_thread
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError, NonFiniteError
+from geocalc.potentials.load import LoadedModel, load_model
 from geocalc.potentials.network import ForceMode
-from geocalc.potentials.registry import LoadedModel, load_model
 from geocalc.structures.convert import from_atoms
 
 # up to these one thread computes: two win a quarter at most, and lose threefold to a BLAS that

@@ -26,7 +26,7 @@ from helpers.structures import adslab, cloud, rattled, systems_of
 from geocalc import GeoCalc
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError, NonFiniteError
-from geocalc.potentials.registry import LoadedModel, load_model
+from geocalc.potentials.load import LoadedModel, load_model
 from geocalc.structures.tags import TagsConverted
 
 CLOSE = 1e-12
@@ -427,7 +427,7 @@ def test_a_model_that_gives_no_number_is_an_error(
             energy=torch.tensor([1.0]), forces=torch.full((systems.n_atoms, 3), torch.nan)
         )
 
-    monkeypatch.setattr("geocalc.potentials.registry.LoadedModel.__call__", broken)
+    monkeypatch.setattr("geocalc.potentials.load.LoadedModel.__call__", broken)
     atoms = slab()
     atoms.calc = calc
     with pytest.raises(
@@ -447,7 +447,7 @@ def test_small_structures_are_computed_on_one_thread_and_threads_are_given_back(
         seen.append(torch.get_num_threads())
         return compute(model, systems)
 
-    monkeypatch.setattr("geocalc.potentials.registry.LoadedModel.__call__", watched)
+    monkeypatch.setattr("geocalc.potentials.load.LoadedModel.__call__", watched)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -15,7 +15,7 @@ import click
 from geocalc.errors import GeoCalcError
 
 if TYPE_CHECKING:
-    from geocalc.train.loop import Progress
+    from geocalc.train.loop import TrainingProgress
 
 EXIT_ERROR, EXIT_USAGE = 1, 2
 TASKS = ("s2ef", "relax", "is2re", "symmetry", "oversmoothing")  # of `evaluate`
@@ -248,19 +248,13 @@ def predict(
 ) -> None:
     """Evaluate structures as they are, without relaxing them.
 
-    A model of relaxed energies predicts what they would relax to; a model of energies and forces
+    A model of relaxed energies predicts the energy after relaxation; a model of energies and forces
     gives a single point. A model of a property of particles, such as the propensity in a glass,
-    writes it as an array of each structure.
+    writes it as an array of each structure, into predicted.extxyz.
 
     Exit status: 0 all predicted, 1 nothing could be computed, 2 usage, 3 finished but some
     structure has an error or is flagged.
     """
-    from geocalc.cli.properties import is_property_model, predict_property_command
-
-    if is_property_model(model):
-        table, status = predict_property_command(inputs, model, out, device, resume)
-        click.echo(table)
-        click.get_current_context().exit(status)
     settings = {
         "model": model,
         "device": device,
@@ -460,7 +454,7 @@ def train(
         click.echo(said)
 
 
-def _train_line(progress: Progress) -> None:
+def _train_line(progress: TrainingProgress) -> None:
     left = progress.seconds / max(1, progress.done_here) * (progress.steps - progress.step)
     click.echo(f"step {progress}  {left / 60:.0f} min left", err=True)
 

@@ -1,25 +1,19 @@
-"""What `geocalc models` prints."""
+"""`geocalc models`: the table of installed models, and the card of one."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from geocalc.errors import ModelFileError
-from geocalc.potentials.card import ModelCard
-from geocalc.potentials.registry import card_values, find_model, is_property, list_models, read_card
-
-if TYPE_CHECKING:
-    from geocalc.properties.card import PropertyCard
+from geocalc.potentials.registry import find_model, list_models
+from geocalc.tasks import read_any_card
 
 
 def table_text() -> str:
-    """A line per installed model: name, task, kind of energy or property, domain."""
+    """Write a line per installed model: name, task, kind of energy or property, domain."""
     found = sorted(list_models().items())
     rows: list[tuple[str, ...]] = [("model", "task", "predicts", "domain")]
     for name, places in found:
         try:
-            card = _card(places[0])
+            card = read_any_card(places[0])
         except ModelFileError as error:  # one damaged model does not hide the others
             rows.append((name, f"(!) {error}"))
             continue
@@ -28,8 +22,7 @@ def table_text() -> str:
             if len(places) > 1
             else ""
         )
-        told = card.energy_kind.value if isinstance(card, ModelCard) else card.target
-        rows.append((name, card.task.value, told, card.domain + twice))
+        rows.append((name, card.task.value, card.predicts, card.domain + twice))
     if not found:
         return "no models are installed; train one with `geocalc train` and register it"
     whole = [row for row in rows if len(row) == 4]
@@ -41,24 +34,15 @@ def table_text() -> str:
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:
-    """Cells below each other, all but the last of a row."""
+    """Align the cells of a row, all but the last."""
     cells = [f"{cell:<{width}}" for cell, width in zip(row[:-1], widths, strict=False)]
     return " ".join([*cells, row[-1]])
 
 
 def card_text(name: str) -> str:
-    """The card of one model: its README, then where it lies."""
+    """Write the card of one model: its README, then its folder."""
     folder = find_model(name)
-    card = _card(folder)
+    card = read_any_card(folder)
     readme = folder / "README.md"
     text = readme.read_text().rstrip() if readme.is_file() else f"# {card.name}\n\n{card.domain}"
     return f"{text}\n\nFolder: {folder}\nWeights SHA-256: {card.weights_sha256}"
-
-
-def _card(folder: Path) -> ModelCard | PropertyCard:
-    """The card of a model of either kind."""
-    if not is_property(card_values(folder)):
-        return read_card(folder)
-    from geocalc.properties.registry import read_property_card
-
-    return read_property_card(folder)

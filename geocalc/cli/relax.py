@@ -12,20 +12,17 @@ from typing import Any
 
 import click
 
-from geocalc.api import named_potential
 from geocalc.cli.progress import pace, progress_line
 from geocalc.cli.warnings import told_at_the_end
-from geocalc.core.process import settle_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError
-from geocalc.optim import make_optimizer
-from geocalc.potentials.registry import load_model
 from geocalc.runs.folder import RunFolder
 from geocalc.runs.records import Record, exit_status
-from geocalc.runs.runner import jobs_of, open_run_folder, run_relaxation
+from geocalc.runs.runner import jobs_of
 from geocalc.runs.settings import RelaxSettings
 from geocalc.runs.table import format_table
 from geocalc.structures.readers import Source, Unreadable, count_structures, read_structures
+from geocalc.tasks import open_model
 
 
 def run_command(
@@ -58,24 +55,13 @@ def run_command(
         found = readable(inputs)
         values = {**defaults, **(read_yaml(config) if config else {}), **explicit}
         settings = RelaxSettings.parse(override(values, assignments), str(config or "settings"))
-        model = load_model(
-            settings.model,
-            device=settings.device,
-            dtype=settings.dtype,
-            frames=settings.frames,
-            level=settings.level,
-        )
-        make_optimizer(settings.optimizer)  # an unknown name is refused before a folder is made
-        settle_process()
-        potential = named_potential(model, settings)
-        folder = open_run_folder(
-            out, potential, settings, inputs=[str(path) for path in inputs], resume=resume
-        )
+        model = open_model(settings)
+        folder = model.open_folder(out, [str(path) for path in inputs], resume)
         total = count_structures(inputs) if sys.stderr.isatty() else None
-        _watch(run_relaxation(jobs_of(found), potential, settings, folder), verb, folder, total)
+        _watch(model.run(jobs_of(found), folder), verb, folder, total)
     records = list(folder.records())
     click.echo(format_table(records, shutil.get_terminal_size().columns))
-    click.echo(f"energies are {model.card.energy_kind.value} energies: {model.card.reference_text}")
+    click.echo(model.note)
     click.echo(f"results in {folder.path}")
     return exit_status(records)
 

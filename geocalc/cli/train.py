@@ -9,20 +9,21 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from geocalc.cli.warnings import told_at_the_end
+from geocalc.core.devices import choose_device
 from geocalc.core.process import settle_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError
-from geocalc.potentials.registry import choose_device, load_model
-from geocalc.properties.recipe import PropertyRecipe, is_property_recipe, read_property_recipe
-from geocalc.properties.task import train_property
+from geocalc.potentials.load import load_model
+from geocalc.tasks import read_any_recipe, train_recipe
+from geocalc.train.base_recipe import BaseRecipe
 from geocalc.train.checkpoint import steps_done
 from geocalc.train.curve import draw_curve
 from geocalc.train.finetune import tuned_values
-from geocalc.train.loop import Evaluation, Progress
-from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
+from geocalc.train.loop import Evaluation, TrainingProgress
+from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.run_files import CHECKPOINT, METRICS, read_log
+from geocalc.train.settings import FineTuning
 from geocalc.train.stopping import is_over
-from geocalc.train.task import train
 from geocalc.train.tensorboard import Scalars, require_tensorboard
 
 LABELS = {
@@ -41,7 +42,7 @@ def train_command(
     device: str = "auto",
     devices: int = 1,
     threads: int = 1,
-    report: Callable[[Progress], None] | None = None,
+    report: Callable[[TrainingProgress], None] | None = None,
     begin: str | None = None,
     tensorboard: bool = False,
 ) -> str | None:
@@ -66,7 +67,7 @@ def train_command(
     if tensorboard:
         require_tensorboard()
     recipe = (
-        _recipe(recipe_path, assignments)
+        read_any_recipe(recipe_path, assignments)
         if begin is None
         else _tuned(recipe_path, begin, assignments)
     )
@@ -119,23 +120,16 @@ def train_command(
     )
 
 
-def _recipe(path: Path, assignments: tuple[str, ...]) -> Recipe | PropertyRecipe:
-    """The recipe of a file, of energies or of a property."""
-    if is_property_recipe(read_yaml(path)):
-        return read_property_recipe(path, assignments)
-    return read_recipe(path, assignments)
-
-
 def _train(
-    recipe: Recipe | PropertyRecipe,
+    recipe: BaseRecipe,
     folder: Path,
     fabric: Fabric,
-    report: Callable[[Progress], None] | None,
+    report: Callable[[TrainingProgress], None] | None,
     scalars: Scalars | None,
 ) -> None:
     """Train, and tell whoever listens."""
 
-    def progressed(now: Progress) -> None:
+    def progressed(now: TrainingProgress) -> None:
         if report is not None:
             report(now)
         if scalars is not None:
@@ -146,28 +140,24 @@ def _train(
             scalars.evaluation(now)
 
     try:
-        if isinstance(recipe, PropertyRecipe):
-            train_property(recipe, folder, folder.parent / "data", fabric, progressed, evaluated)
-        else:
-            train(recipe, folder, folder.parent / "data", fabric, progressed, evaluated)
+        train_recipe(recipe, folder, folder.parent / "data", fabric, progressed, evaluated)
     finally:
         if scalars is not None:
             scalars.close()
 
 
 def _tuned(path: Path, begin: str, assignments: tuple[str, ...]) -> Recipe:
-    """The recipe that goes on with a model, from another recipe or from a file of labeled
-    structures.
+    """Make the recipe that continues from a model, out of another recipe or a file of labeled
+    structures; its group `finetuning` holds every choice that `training` does not.
     """
     if path.suffix not in (".yaml", ".yml"):
-        return parse_recipe(
-            override(tuned_values(begin, path), assignments), f"the recipe made for {path}"
-        )
-    values = override(read_yaml(path), assignments)
-    return parse_recipe(
-        values | {"start": {"model": begin, "hash": load_model(begin, device="cpu").hash}},
-        str(path),
-    )
+        chosen = tuple(one for one in assignments if one.startswith(("finetuning.", "finetuning=")))
+        tuning = override({"finetuning": {}}, chosen)["finetuning"] or {}
+        values = tuned_values(begin, path, FineTuning.parse(tuning, "--set finetuning"))
+        return parse_recipe(override(values, assignments), f"the recipe made for {path}")
+    start = {"model": begin, "hash": load_model(begin, device="cpu").hash}
+    values = {"finetuning": {}} | override(read_yaml(path), assignments) | {"start": start}
+    return parse_recipe(values, str(path))
 
 
 def _compared(folder: Path) -> str:

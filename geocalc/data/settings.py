@@ -5,15 +5,15 @@ structures.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from geocalc.core.settings import Settings
 from geocalc.core.units import EV
 
 
-class Source(Settings):
+class DataSource(Settings):
     """One file of labeled structures, or a folder of them.
 
     The training energy is the stored energy, plus `info[add_energy]`, minus `info[subtract_energy]`
@@ -59,8 +59,12 @@ class Source(Settings):
     require: dict[str, bool] = Field(
         default_factory=dict, description="info flags a frame must have, e.g. converged: true"
     )
-    exclude_groups: tuple[str, ...] = Field((), description="values of `exclude_key` left out")
-    exclude_key: str = "metal"
+    exclude_key: str | None = Field(
+        None, description="info key by whose value structures are left out, e.g. metal"
+    )
+    exclude_groups: tuple[str, ...] = Field(
+        (), description="values of `exclude_key`; structures with one of them are left out"
+    )
     exclude_elements: tuple[str, ...] = Field(
         (), description="symbols; structures that contain one are left out"
     )
@@ -81,11 +85,20 @@ class Source(Settings):
         ),
     )
 
+    @model_validator(mode="after")
+    def _groups_have_a_key(self) -> Self:
+        if self.exclude_groups and self.exclude_key is None:
+            raise ValueError(
+                f"exclude_groups names {', '.join(self.exclude_groups)}, but not the info key that"
+                " holds these values; add exclude_key, for example exclude_key: metal"
+            )
+        return self
+
 
 class Data(Settings):
     """Which structures, how they are filtered and how they are split."""
 
-    sources: tuple[Source, ...] = Field(min_length=1)
+    sources: tuple[DataSource, ...] = Field(min_length=1)
     max_force: float = Field(
         10.0, gt=0, description="frames with a larger force (eV/A) on any atom are left out"
     )

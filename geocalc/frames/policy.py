@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from enum import StrEnum
 
 from torch import Tensor
 
+from geocalc.core.nearest import nearest
 from geocalc.errors import InputError
 
 
@@ -107,11 +107,10 @@ def frame_policy(name: str) -> FramePolicy:
     """The policy of that name.
 
     Raises:
-        InputError: no policy has that name; the message lists near names.
+        InputError: no policy has that name; the message suggests near names.
     """
     policy = POLICIES.get(name)
     if policy is None:
-        near = difflib.get_close_matches(name, POLICIES, n=3, cutoff=0.5)
-        advice = f"near names: {', '.join(near)}" if near else f"known names: {', '.join(POLICIES)}"
+        advice = nearest(name, POLICIES)
         raise InputError(f"no frame policy is called {name!r}; {advice}")
     return policy

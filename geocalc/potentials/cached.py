@@ -12,7 +12,7 @@ from functools import lru_cache
 from geocalc.core.process import one_thread
 from geocalc.core.systems import Prediction, Systems, own_memory
 from geocalc.errors import InputError, ModelFileError
-from geocalc.potentials.registry import LoadedModel, load_model
+from geocalc.potentials.load import LoadedModel, load_model
 
 # answers remembered by a process: more than the structures that it works on side by side
 KEPT = 256

@@ -1,9 +1,14 @@
-"""The card of a model: everything but its weights, as data."""
+"""The card of a model: everything but its weights, as data.
+
+A card has three parts that recipes share, so that a field added to one of them is on the recipe and
+on the card at once: `About` (words about the model), `NetworkSettings` (the network) and, for models
+of energies, `PotentialSettings` and `LevelOfTheory`.
+"""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,14 +17,27 @@ from geocalc.errors import InputError
 from geocalc.graphs.strategies import GraphSettings
 from geocalc.graphs.supernodes import Supernodes
 from geocalc.potentials.calibration import Calibration
+from geocalc.potentials.network import ForceMode
 
 CARD_SCHEMA = 1
-# `kind` on cards of models that predict no energies, see `geocalc.properties.registry`
-PROPERTY: Final = "property"
+
+
+class Task(StrEnum):
+    """The quantity that a model predicts.
+
+    S2EF: energy and forces of a structure. IS2RE: relaxed energy from the unrelaxed structure.
+    NODE: a property of every node, such as a particle of a glass. GRAPH: a property of a graph, such
+    as a molecule.
+    """
+
+    S2EF = "s2ef"
+    IS2RE = "is2re"
+    NODE = "node"
+    GRAPH = "graph"
 
 
 class EnergyKind(StrEnum):
-    """What zero of energy a number has."""
+    """The zero of an energy."""
 
     TOTAL = "total"
     ADSORPTION = "adsorption"
@@ -27,91 +45,138 @@ class EnergyKind(StrEnum):
     RELATIVE = "relative"
 
 
-class Task(StrEnum):
-    """What a model predicts: energy and forces of a structure, or the relaxed energy from an
-    unrelaxed structure.
-    """
+class About(Settings):
+    """Words about a model; a recipe states them and the card repeats them."""
 
-    S2EF = "s2ef"
-    IS2RE = "is2re"
+    domain: str = Field(description="structures that the model is meant for")
+    license: str = Field("MIT", description="license of the weights")
+    data: tuple[str, ...] = Field(
+        (), description="data sets with license and citation, one line each"
+    )
+    limits: tuple[str, ...] = Field((), description="known limitations, one line each")
+    citation: tuple[str, ...] = Field(
+        (), description="works to cite when the model is used, one line each"
+    )
 
 
-class Level(Settings):
-    """A level of theory that a model answers at.
+class NetworkSettings(Settings):
+    """The network of a model."""
 
-    Attributes:
-        level: its short name, empty where there is but one.
-        level_of_theory: functional, code and settings in words.
-        energy_kind, reference_text: the zero of its energies, and what that is in words.
-        reference_energies: eV added for each atom of an element.
-    """
+    architecture: str
+    settings: dict[str, Any] = Field(default_factory=dict)
 
-    level: str = ""
+
+class PotentialSettings(NetworkSettings):
+    """The network and how it becomes a potential."""
+
+    frames: str = Field("averaged", description="frame policy of the potential")
+    canonicalizer: dict[str, Any] | None = Field(
+        None,
+        description=(
+            "name and settings of the network that gives the frames of the policy `learned`, see"
+            " geocalc.frames.learned"
+        ),
+    )
+    reads_tags: bool = Field(
+        True,
+        description=(
+            "whether the energy may depend on tags; without, relabeling atoms changes nothing"
+        ),
+    )
+    force_mode: ForceMode = ForceMode.GRADIENT
+    graph: GraphSettings = Field(
+        GraphSettings(),
+        description="which atoms are connected; distance and number are in `settings`",
+    )
+    drop_subsurface: bool = Field(False, description="the network sees no atoms with tag 0")
+    adsorbate_edges: bool = Field(
+        False, description="the network sees only edges that touch the adsorbate"
+    )
+    supernodes: Supernodes = Field(
+        Supernodes.NONE,
+        description="the network sees atoms with tag 0 as one node, or as one per element",
+    )
+    repulsion_reach: float | None = Field(
+        None, gt=0, lt=1, description="range of the repulsion of close atoms; None for none"
+    )
+
+
+class LevelOfTheory(Settings):
+    """The level of theory of energies, and their zero."""
+
+    level: str = Field("", description="short name of the level of theory, where there are several")
     energy_kind: EnergyKind
-    level_of_theory: str
-    reference_text: str
+    level_of_theory: str = Field(description="functional, code and settings in words")
+    reference_text: str = Field(description="zero of energy in words")
+
+
+class Level(LevelOfTheory):
+    """A level of theory of a model, with its reference energies in eV per atom of an element."""
+
     reference_energies: dict[str, float]
 
 
-class ModelCard(Settings):
-    """`model.yaml`. Energies in eV, lengths in Angstrom.
+class Card(About, NetworkSettings):
+    """Fields of every `model.yaml`, whatever the task.
 
     Attributes:
-        level, energy_kind, level_of_theory, reference_text, reference_energies: of the level that the
-            model answers at unless told otherwise, see `Level`.
-        other_levels: that it can be asked for, in the order of the network's numbers from 1.
-        elements: symbols the model was trained on; others are refused.
-        energy_scale, force_scale: eV and eV/Angstrom per network unit; Angstrom for a model of
-            relaxed structures.
-        reads_tags: whether the energy depends on tags (OC20's convention); else they are ignored.
-        frames: default frame policy.
-        canonicalizer: name and settings of what gives `learned` frames, see
-            `geocalc.frames.learned`.
-        force_mode: gradient or direct.
-        conservative: forces are the exact gradient of the energy under the default policy.
-        graph: which atoms the network connects, see `geocalc.graphs.strategies`.
-        drop_subsurface, adsorbate_edges, supernodes: what the network does not see as it is, see
-            `geocalc.graphs.reduction`.
-        members: networks that answer together; their spread is the `energy_std` of records.
-        calibration: how far relaxed energies may be off; None where that was not measured.
-        stress: the model was trained for stress; without it cell relaxation is refused.
+        task: the quantity that is predicted.
+        members: number of networks whose mean is the prediction.
         weights_sha256: of weights.safetensors.
+        tasks: the tasks that a class of cards is for.
     """
+
+    tasks: ClassVar[frozenset[Task]]
 
     schema_version: int = Field(CARD_SCHEMA, ge=1)
     name: str
-    task: Task = Task.S2EF
-    architecture: str
+    task: Task
     settings: dict[str, Any]
+    members: int = Field(1, ge=1)
+    weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    license: str
+
+    @property
+    def predicts(self) -> str:
+        """The predicted quantity in a word or two, for lists."""
+        raise NotImplementedError
+
+
+class ModelCard(Card, PotentialSettings, Level):
+    """The card of a model of energies. Energies in eV, lengths in Angstrom.
+
+    Attributes:
+        level, energy_kind, level_of_theory, reference_text, reference_energies: the level of theory
+            of predictions unless another is asked for, see `Level`.
+        other_levels: levels that can be asked for, in the order of the network's numbers from 1.
+        elements: symbols the model was trained on; others are refused.
+        energy_scale, force_scale: eV and eV/Angstrom per network unit; Angstrom for a model of
+            relaxed structures.
+        members: the spread of the networks is the `energy_std` of records.
+        conservative: forces are the exact gradient of the energy under the default policy.
+        calibration: intervals of relaxed energies; None where they were not measured.
+        stress: the model was trained for stress; without it cell relaxation is refused.
+    """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({Task.S2EF, Task.IS2RE})
+
+    task: Literal[Task.S2EF, Task.IS2RE] = Task.S2EF
     cutoff: float = Field(gt=0)
     elements: tuple[str, ...]
-    level: str = ""
-    energy_kind: EnergyKind
-    level_of_theory: str
-    reference_text: str
-    reference_energies: dict[str, float]
     other_levels: tuple[Level, ...] = ()
     energy_scale: float
     force_scale: float
-    reads_tags: bool = True
     frames: str
-    canonicalizer: dict[str, Any] | None = None
-    force_mode: str
+    force_mode: ForceMode
     conservative: bool
-    graph: GraphSettings = GraphSettings()
-    drop_subsurface: bool = False
-    adsorbate_edges: bool = False
-    supernodes: Supernodes = Supernodes.NONE
-    members: int = Field(1, ge=1)
     calibration: Calibration | None = None
     stress: bool = False
-    repulsion_reach: float | None = None
     units: str = "energy eV, forces eV/Angstrom, lengths Angstrom"
-    weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    license: str
-    domain: str
-    data: tuple[str, ...] = ()
-    limits: tuple[str, ...] = ()
+
+    @property
+    def predicts(self) -> str:
+        """The kind of energy."""
+        return self.energy_kind.value
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -125,7 +190,7 @@ class ModelCard(Settings):
         """The network's number of a level; None is the default.
 
         Raises:
-            InputError: there is none of that name.
+            InputError: the model has no level of that name.
         """
         names = [one.level for one in self.levels]
         if level is None:

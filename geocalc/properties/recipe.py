@@ -1,19 +1,20 @@
-"""A recipe for a network of properties: what is learned from which graphs, and how."""
+"""A recipe for a property of nodes or graphs: data that tells how one model is trained."""
 
 from __future__ import annotations
 
-import difflib
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
 
-from geocalc.core.settings import Settings, override, read_yaml
+from geocalc.core.settings import Settings
 from geocalc.errors import RecipeError
+from geocalc.potentials.card import About, NetworkSettings, Task
 from geocalc.properties import NETWORKS
-from geocalc.properties.base import Level, PropertyNetwork
+from geocalc.properties.base import PropertyNetwork
+from geocalc.train.base_recipe import BaseRecipe, find_architecture
 from geocalc.train.settings import Optimization, half_cosine
 
 # arrays of structures, which a property may not take the place of
@@ -157,27 +158,14 @@ class PropertyTraining(Optimization):
         return super().rate_at(step)
 
 
-class PropertyModelSettings(Settings):
-    """The network."""
-
-    architecture: str
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-
-class PropertyAbout(Settings):
-    """What a card says beside numbers."""
+class Property(Settings):
+    """The predicted property."""
 
     target: str = Field(
         pattern=r"^[A-Za-z]\w*$",
         description="name of the property, as arrays of predicted structures have it",
     )
     unit: str
-    domain: str
-    license: str = "MIT"
-    data: tuple[str, ...] = Field(
-        (), description="data sets with license and citation, one line each"
-    )
-    limits: tuple[str, ...] = ()
 
     @field_validator("target")
     @classmethod
@@ -187,61 +175,63 @@ class PropertyAbout(Settings):
         return target
 
 
-class PropertyRecipe(Settings):
-    """How one network of properties is trained."""
+class PropertyAbout(About, Property):
+    """Words about a model of a property."""
 
-    schema_version: int = Field(1, ge=1, le=1)
-    name: str
-    task: Level
+
+class PropertyRecipe(BaseRecipe):
+    """How one model of a property is trained."""
+
+    task: Literal[Task.NODE, Task.GRAPH]
     about: PropertyAbout
-    model: PropertyModelSettings
     data: Annotated[GlassData | ZincData, Field(discriminator="kind")]
     training: PropertyTraining
 
     @model_validator(mode="after")
     def _task_is_that_of_the_data(self) -> Self:
-        level = Level.NODE if isinstance(self.data, GlassData) else Level.GRAPH
-        if self.task is not level:
+        task = Task.NODE if isinstance(self.data, GlassData) else Task.GRAPH
+        if self.task is not task:
             raise ValueError(
                 f"task is {self.task}, but data of kind {self.data.kind} have a property of each"
-                f" {level}"
+                f" {task}"
             )
         return self
 
+    def check(self, where: str) -> None:
+        """See `BaseRecipe`."""
+        level = build_network(self.model, where).level
+        if level.value != self.task.value:
+            raise RecipeError(
+                f"{where}: task is {self.task}, but the network predicts a property of each {level};"
+                f" set model.settings.level: {self.task}"
+            )
 
-def is_property_recipe(values: dict[str, Any]) -> bool:
-    """Whether the values of a recipe are of a network of properties."""
-    return values.get("task") in [level.value for level in Level]
+    def without_split(self) -> Self:
+        """See `BaseRecipe`."""
+        hidden = {"training": (), "validation": (), "test": (), "fold": 0}
+        data = self.data.model_copy(
+            update={key: hidden[key] for key in hidden if key in type(self.data).model_fields}
+        )
+        return self.model_copy(update={"data": data})
 
 
 def read_property_recipe(path: Path, assignments: tuple[str, ...] = ()) -> PropertyRecipe:
     """Read a recipe file, with `a.b=1` overrides.
 
     Raises:
-        RecipeError: the file, a key or a value is not right; the message names the nearest allowed
+        RecipeError: the file, a key or a value is wrong; the message suggests the nearest allowed
             key.
     """
-    recipe = PropertyRecipe.parse(override(read_yaml(path), assignments), str(path))
-    level = build_network(recipe.model, str(path)).level
-    if level is not recipe.task:
-        raise RecipeError(
-            f"{path}: task is {recipe.task}, but the network tells of a {level}; set"
-            f" model.settings.level: {recipe.task}"
-        )
-    return recipe
+    return PropertyRecipe.read(path, assignments)
 
 
-def build_network(model: PropertyModelSettings, where: str) -> PropertyNetwork:
-    """The network of a recipe, weights drawn from the global seed.
+def build_network(model: NetworkSettings, where: str) -> PropertyNetwork:
+    """Build the network of a recipe or a card, with random weights.
 
     Raises:
         RecipeError: the architecture or one of its settings is unknown.
     """
-    if model.architecture not in NETWORKS:
-        near = difflib.get_close_matches(model.architecture, NETWORKS, n=1)
-        known = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(NETWORKS))}"
-        raise RecipeError(f"{where}: unknown architecture `{model.architecture}`; {known}")
-    architecture = NETWORKS[model.architecture]
+    architecture = find_architecture(model, NETWORKS, where)
     settings = architecture.settings.parse(model.settings, f"{where}: model.settings")
     with torch.random.fork_rng(devices=[]):
         return architecture.build(settings)

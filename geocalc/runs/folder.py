@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -112,14 +113,17 @@ class RunFolder:
             (self.path / TRAJECTORY).mkdir(exist_ok=True)
         write_whole(self.path / TRAJECTORY / f"{file_name(sid)}-{key[:8]}.extxyz", frames)
 
-    def finish(self, keys: Iterable[str]) -> None:
-        """Write `relaxed.extxyz`: the geometries of `keys` in this order, then any others in the
-        order they ended in.
+    def finish(self, keys: Iterable[str], name: str = RELAXED) -> None:
+        """Write the geometries of `keys` in this order, then any others in the order they ended in.
+
+        Args:
+            keys: of the structures of the run.
+            name: of the file.
         """
         self._order = list(keys)
         order = dict.fromkeys([*(key for key in self._order if key in self._places), *self._places])
         frames = (self._entry(key)["frame"] for key in order)
-        write_whole(self.path / RELAXED, (frame for frame in frames if frame is not None))
+        write_whole(self.path / name, (frame for frame in frames if frame is not None))
 
     def records(self) -> Iterator[Record]:
         """The records of the keys that `final_stage` was given, in that order; read from the disk
@@ -238,6 +242,19 @@ def content_key(sid: str, content: Iterable[bytes], identity: str) -> str:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()
+
+
+def numbered_key(key: str, seen: Counter[str], folder: RunFolder) -> str:
+    """Return a key of its own for a structure that occurs again in the input.
+
+    Args:
+        key: from `content_key`.
+        seen: how often each key has occurred; the key is counted in it.
+        folder: of the run.
+    """
+    seen[key] += 1
+    again = seen[key] > 1
+    return content_key(str(seen[key]), [key.encode()], folder.identity) if again else key
 
 
 def file_name(sid: str) -> str:

@@ -12,7 +12,7 @@ from geocalc.core.systems import Systems, select
 from geocalc.errors import InputError
 from geocalc.potentials.cached import DirectModel, direct_model
 from geocalc.potentials.card import Task
-from geocalc.potentials.registry import load_model
+from geocalc.potentials.load import load_model
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,23 @@ class SecondOpinion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PropertySummary:
+    """A property of the particles of a structure; the values themselves are arrays of the structure.
+
+    Attributes:
+        name, unit: of the property.
+        n: particles with a value.
+        mean, std: over these particles, one number for each target.
+    """
+
+    name: str
+    unit: str
+    n: int
+    mean: tuple[float | None, ...]
+    std: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """The result of one structure; what is not known is None, never NaN.
 
@@ -51,6 +68,7 @@ class Record:
             references, for relaxed structures like those of the model's calibration.
         second_opinion: of a direct model; None where none was asked, or nothing could be asked of
             this structure.
+        property: of a model of a property; None for models of energies.
         fmax: eV/Angstrom at the final geometry, over free components.
         n_steps, n_evaluations: of the relaxation.
         converged: whether the result can be used as a relaxed structure.
@@ -73,6 +91,7 @@ class Record:
     energy_error_68: float | None
     energy_error_95: float | None
     second_opinion: SecondOpinion | None = None
+    property: PropertySummary | None = None
     fmax: float | None
     n_steps: int
     n_evaluations: int
@@ -103,17 +122,27 @@ class Record:
             values = None
         names = {f.name for f in fields(cls)}
         opinion = values.get("second_opinion") if isinstance(values, dict) else None
+        found = values.get("property") if isinstance(values, dict) else None
         if (
             not isinstance(values, dict)
             or set(values) != names
-            or not (opinion is None or _is_opinion(opinion))
+            or not (opinion is None or _has_fields_of(SecondOpinion, opinion))
+            or not (found is None or _has_fields_of(PropertySummary, found))
         ):
             raise InputError(
                 f"this is not a record of geocalc: {line[:80]!r}; expected JSON with the keys"
                 f" {sorted(names)}"
             )
         told = None if opinion is None else SecondOpinion(**opinion)
-        return cls(**{**values, "anomalies": tuple(values["anomalies"]), "second_opinion": told})
+        if found is not None:
+            spread = {name: tuple(found[name]) for name in ("mean", "std")}
+            found = PropertySummary(**{**found, **spread})
+        values |= {
+            "anomalies": tuple(values["anomalies"]),
+            "second_opinion": told,
+            "property": found,
+        }
+        return cls(**values)
 
 
 def finite(value: float) -> float | None:
@@ -121,8 +150,8 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _is_opinion(values: Any) -> bool:
-    return isinstance(values, dict) and set(values) == {f.name for f in fields(SecondOpinion)}
+def _has_fields_of(kind: type[SecondOpinion | PropertySummary], values: Any) -> bool:
+    return isinstance(values, dict) and set(values) == {f.name for f in fields(kind)}
 
 
 def _plain(value: Any) -> Any:

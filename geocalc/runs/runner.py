@@ -21,7 +21,7 @@ from geocalc.relaxation.status import Status
 from geocalc.relaxation.warm_start import name_of
 from geocalc.runs.engine import Engine, NamedPotential, Outcome, Report, Task
 from geocalc.runs.engines import make_engine
-from geocalc.runs.folder import RunFolder, content_key
+from geocalc.runs.folder import RunFolder, content_key, numbered_key
 from geocalc.runs.records import Record, SecondOpinion, finite
 from geocalc.runs.settings import RelaxSettings
 from geocalc.structures.convert import from_atoms
@@ -263,10 +263,7 @@ def _keyed(jobs: Iterable[Job], run: _Run, folder: RunFolder, keys: list[str]) -
         content = _content(item.prepared) + (
             [] if item.unrelaxed is item.prepared else _content(item.unrelaxed)
         )
-        key = content_key(job.sid, content, folder.identity)
-        seen[key] += 1
-        if seen[key] > 1:  # the same structure again: each gets a record of its own
-            key = content_key(str(seen[key]), [key.encode()], folder.identity)
+        key = numbered_key(content_key(job.sid, content, folder.identity), seen, folder)
         keys.append(key)
         yield replace(item, key=key, prepared=None) if key in folder else replace(item, key=key)
 

@@ -10,7 +10,7 @@ from geocalc.errors import FAILURES, InputError, format_error
 from geocalc.potentials.cached import DirectModel, direct_model
 from geocalc.potentials.calibration import Calibration
 from geocalc.potentials.card import ModelCard, Task
-from geocalc.potentials.registry import load_model
+from geocalc.potentials.load import load_model
 from geocalc.runs.records import SecondOpinion, finite
 
 

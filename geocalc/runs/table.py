@@ -78,6 +78,8 @@ def _rows(records: Sequence[Record], width: int) -> list[str]:
             cells=tuple(_energy(r.energy, r.energy_error_68, bars) for r in records),
         ),
     ]
+    if any(r.property for r in records):
+        numbers += _property(records)
     if any(r.second_opinion for r in records):
         numbers.append(_Column(head="direct eV", cells=_direct(records)))
     numbers = [column for column in numbers if set(column.cells) != {NOTHING}]
@@ -90,6 +92,21 @@ def _rows(records: Sequence[Record], width: int) -> list[str]:
         parts = [name.lines(min(name.width, room - 2 - wide)), formula.lines(wide)]
     parts += [column.lines(column.width) for column in numbers]
     return ["  ".join(line) for line in zip(*parts, strict=True)]
+
+
+def _property(records: Sequence[Record]) -> list[_Column]:
+    """Mean and standard deviation of a property, over particles and targets."""
+    found = [r.property for r in records]
+    name = next(f"{one.name} {one.unit}" for one in found if one is not None)
+    return [
+        _Column(head=name, cells=tuple(NOTHING if p is None else _mean(p.mean) for p in found)),
+        _Column(head="std", cells=tuple(NOTHING if p is None else _mean(p.std) for p in found)),
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.4f}" if known else NOTHING
 
 
 def _direct(records: Sequence[Record]) -> tuple[str, ...]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from geocalc.errors import NonFiniteError
 from geocalc.train.run import Run
 from geocalc.train.settings import Optimization
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 REMEDY = (
     "go on from the last checkpoint with --resume and a lower training.learning_rate or"

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -24,58 +23,29 @@ from geocalc.frames import FramePolicy, frame_policy
 from geocalc.potentials.calibration import FEWEST, Calibration, calibrate
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import EnergyModel, NetworkPotential
+from geocalc.train.kind import Member
 from geocalc.train.recipe import Recipe, single_frame
 
 Told = PairPredictions | Predictions
-# what runs of one model have in common
-BELONGS = ("task", "about", "model", "data", "fitted_references", "other_levels", "start")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """A finished run: where it is, its recipe, its model with averaged weights, and its data."""
-
-    run: Path
-    recipe: Recipe
-    model: EnergyModel
-    samples: Samples
+EnergyMember = Member[Recipe, EnergyModel, Samples]
 
 
-def check_belonging(runs: Sequence[Path], recipes: Sequence[Recipe]) -> None:
-    """Refuse runs of different recipes.
+def check_one_canonicalizer(recipes: Sequence[Recipe]) -> None:
+    """Refuse an ensemble of networks that each have a canonicalizer.
 
     Raises:
-        InputError: two differ in more than their training and in which values of `validation_key`
-            they hold out, or have canonicalizers of their own.
+        InputError: there are several, with canonicalizers.
     """
-    if len(runs) > 1 and recipes[0].model.canonicalizer is not None:
+    if len(recipes) > 1 and recipes[0].model.canonicalizer is not None:
         raise InputError(
             "each of these runs has a canonicalizer of its own, and an ensemble has one frame for"
             " all its networks; register one run"
         )
-    first = _without_split(recipes[0])
-    for run, recipe in zip(runs[1:], recipes[1:], strict=True):
-        differing = [
-            part
-            for part in BELONGS
-            if getattr(_without_split(recipe), part) != getattr(first, part)
-        ]
-        if differing:
-            raise InputError(
-                f"{run} and {runs[0]} differ in `{differing[0]}` of their recipes; an ensemble"
-                " differs in seeds, or in the values of data.validation_key that are held out"
-            )
 
 
-def _without_split(recipe: Recipe) -> Recipe:
-    if recipe.data.validation_key is None:
-        return recipe
-    return recipe.model_copy(
-        update={"data": recipe.data.model_copy(update={"validation_values": ()})}
-    )
-
-
-def joined(members: Sequence[Member]) -> EnergyModel:
+def joined(members: Sequence[EnergyMember]) -> EnergyModel:
     """One model of all members; of a single one, its own."""
     first = members[0].model
     if len(members) == 1:
@@ -101,12 +71,14 @@ def joined(members: Sequence[Member]) -> EnergyModel:
     return whole.eval()
 
 
-def is_cross_validated(members: Sequence[Member]) -> bool:
+def is_cross_validated(members: Sequence[EnergyMember]) -> bool:
     """Whether the members hold out different structures."""
     return any(member.recipe.data != members[0].recipe.data for member in members)
 
 
-def held_out_errors(members: Sequence[Member], model: EnergyModel) -> dict[str, dict[str, float]]:
+def held_out_errors(
+    members: Sequence[EnergyMember], model: EnergyModel
+) -> dict[str, dict[str, float]]:
     """Errors on held-out structures, with one frame, by source file: of the whole model, or of
     members that have not seen them.
     """
@@ -125,7 +97,7 @@ def held_out_errors(members: Sequence[Member], model: EnergyModel) -> dict[str, 
     return found
 
 
-def calibration_of(members: Sequence[Member], model: EnergyModel) -> Calibration | None:
+def calibration_of(members: Sequence[EnergyMember], model: EnergyModel) -> Calibration | None:
     """Intervals of relaxed energies from held-out pairs, with the frames of the card; None where
     they are too few.
     """
@@ -146,19 +118,19 @@ def calibration_of(members: Sequence[Member], model: EnergyModel) -> Calibration
     return calibrate(whole.energy - whole.energy_reference, None if alone else whole.spread)
 
 
-def _answering(members: Sequence[Member], model: EnergyModel) -> list[Member]:
+def _answering(members: Sequence[EnergyMember], model: EnergyModel) -> list[EnergyMember]:
     """Whose predictions count for what is held out: the whole model's, or those of the members that
     have not seen it.
     """
     return list(members) if is_cross_validated(members) else [replace(members[0], model=model)]
 
 
-def _held_out(member: Member, number: int) -> Samples:
+def _held_out(member: EnergyMember, number: int) -> Samples:
     samples = member.samples.held_out
     return samples.where(samples.known.source == number)
 
 
-def _told(member: Member, number: int, frames: FramePolicy) -> Told:
+def _told(member: EnergyMember, number: int, frames: FramePolicy) -> Told:
     """What a model predicts for what its run holds out of a source."""
     recipe = member.recipe
     potential = NetworkPotential(

@@ -1,4 +1,4 @@
-"""Fine-tuning: a run that begins with a trained model, on data of one's own."""
+"""Fine-tuning: training that begins with a trained model, on the user's data."""
 
 from __future__ import annotations
 
@@ -14,31 +14,29 @@ import torch
 
 from geocalc.core import elements
 from geocalc.core.settings import read_yaml
-from geocalc.data.collate import collate
+from geocalc.data.collate import collate_samples
 from geocalc.data.prepare import is_validation
-from geocalc.data.read import group_of, locate, structures_of
-from geocalc.data.settings import Data, Source
+from geocalc.data.read import locate, relaxation_name, structures_of
+from geocalc.data.settings import Data, DataSource
 from geocalc.data.store import Sample
 from geocalc.errors import DataWarning, InputError, RecipeError
-from geocalc.potentials.card import EnergyKind, Task
+from geocalc.potentials.card import EnergyKind, PotentialSettings, Task
+from geocalc.potentials.load import load_model
 from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential
-from geocalc.potentials.registry import find_model, load_model
+from geocalc.potentials.registry import find_model
 from geocalc.train.recipe import Recipe, Start, single_frame
 from geocalc.train.references import seen_numbers
+from geocalc.train.settings import FineTuning
 
-# training samples behind the references; more change them by less than the model is wrong
-N_FITTED = 400
-BATCH = 16
-FEW_GROUPS, FEW_FRAMES = 10, 50
-# what a network is shown of a structure
-SEEN = ("drop_subsurface", "adsorbate_edges", "supernodes")
-# relaxations that say as much of a zero of adsorption energies as the model: its zeros are good to
-# a fifth of its errors
-HOLD = 25.0
-PASSES, FEWEST, MOST = 30, 100, 3000  # times that a structure is seen, and bounds of the steps
-# of relaxations that are held out, and splits that are tried until some are
-SHARE, N_SALTS = 0.2, 100
+BATCH = 16  # structures that the model is evaluated on together, for the references
+FEW_FRAMES = 50  # with fewer, a warning is given
+# fraction of the relaxations that is held out, and seeds of the split that are tried until the
+# fraction is neither none nor all of them
+HELD_OUT, N_SEEDS = 0.2, 100
 RECIPE = "recipe.yaml"
+# Settings of training in a recipe made for a file of structures. Like the defaults of `FineTuning`
+# they were chosen by hand on relaxations on palladium, other ones than workflows/fine-tuning
+# measures on; a recipe names them all, so that they can be changed.
 TRAINING: dict[str, Any] = {
     "batch_size": 8,
     "learning_rate": 3e-4,
@@ -51,20 +49,24 @@ TRAINING: dict[str, Any] = {
     "log_every": 50,
 }
 FEW: dict[str, Any] = {"energy_weight": 0.0, "learning_rate": 1e-4}
-# chosen by hand on relaxations on palladium that workflows/fine-tuning does not measure on
 
 
-def tuned_values(model: str, data: Path) -> dict[str, Any]:
-    """What a recipe would say that goes on with a model on a file of labeled structures.
+def tuned_values(
+    model: str,
+    data: Path,
+    tuning: FineTuning = FineTuning(),  # noqa: B008  frozen
+) -> dict[str, Any]:
+    """Make the recipe that fine-tunes a model on a file of labeled structures, as plain values.
 
-    Energies are taken for total energies of whatever made them: the references are fitted anew, and
-    the kind is `total`. Steps grow with the number of structures. The energies of fewer than
-    `FEW_GROUPS` relaxations move the references alone, since a network learns so few numbers by
-    heart; it learns slowly from their forces.
+    Energies are taken for total energies of the code that made them: the references are fitted
+    anew, and the kind is `total`. Steps grow with the number of structures. The energies of a few
+    relaxations change the references alone, since a network would memorize so few numbers; it
+    learns slowly from their forces.
 
     Args:
         model: name or folder, of energies and forces.
         data: file or folder that `geocalc train` reads.
+        tuning: choices that are not settings of training; the recipe holds them.
     Raises:
         InputError: the model has no recipe, or is none of energies and forces; the data cannot be
             found or read.
@@ -89,29 +91,34 @@ def tuned_values(model: str, data: Path) -> dict[str, Any]:
         for name in ("energy_weight", "force_weight", "freeze")
         if name in old["training"]
     }
-    frames_there, groups = _amount(data)
+    frames_there, groups = _amount(data, tuning)
     source = {"path": str(data)}
     sized: dict[str, Any] = {
-        "steps": min(max(FEWEST, PASSES * frames_there // TRAINING["batch_size"]), MOST)
+        "steps": min(
+            max(tuning.min_steps, tuning.passes * frames_there // TRAINING["batch_size"]),
+            tuning.max_steps,
+        )
     }
-    if len(groups) < FEW_GROUPS:
+    if len(groups) < tuning.few_relaxations:
         sized |= FEW
     frames = finish.get("frames", old["training"].get("frames", "stochastic"))
     return {
         "name": f"{loaded.card.name}-tuned",
         "start": {"model": str(model), "hash": loaded.hash},
+        "finetuning": tuning.model_dump(mode="json"),
         "about": {
             "energy_kind": "total",
             "level_of_theory": f"that of {data.name}",
             "reference_text": f"those of {data.name}",
             "domain": f"structures like those of {data.name}",
             "data": [*old["about"].get("data", []), f"{data.name}, for fine-tuning"],
+            "limits": [f"The settings of fine-tuning were chosen on {tuning.chosen_on}."],
         },
         "model": old["model"],
         "data": {
             "sources": [source],
-            "validation_fraction": SHARE,
-            "split_seed": _salt(groups, source),
+            "validation_fraction": HELD_OUT,
+            "split_seed": _split_seed(groups, source),
             "images_per_group": 1000,
         },
         "fitted_references": {"elements": []},
@@ -119,19 +126,22 @@ def tuned_values(model: str, data: Path) -> dict[str, Any]:
     }
 
 
-def _amount(data: Path) -> tuple[int, frozenset[str]]:
-    """Structures, as many as count for `MOST` steps, and the names of the relaxations among them."""
-    enough, path = -(-MOST * TRAINING["batch_size"] // PASSES), locate(data)
-    found = list(islice(structures_of(path), enough))
-    return len(found), frozenset(group_of(one, Source(path=data), path) for one in found)
-
-
-def _salt(groups: frozenset[str], source: dict[str, str]) -> str:
-    """The first salt of the split that holds out some relaxations and not all, which with a few of
-    them not every salt does.
+def _amount(data: Path, tuning: FineTuning) -> tuple[int, frozenset[str]]:
+    """Count the structures, up to the number at which steps no longer grow, and collect the names of
+    their relaxations.
     """
-    plain = Data.model_validate({"sources": [source], "validation_fraction": SHARE})
-    for number in range(N_SALTS if len(groups) > 1 else 0):
+    enough = -(-tuning.max_steps * TRAINING["batch_size"] // tuning.passes)
+    path = locate(data)
+    found = list(islice(structures_of(path), enough))
+    return len(found), frozenset(relaxation_name(one, DataSource(path=data), path) for one in found)
+
+
+def _split_seed(groups: frozenset[str], source: dict[str, str]) -> str:
+    """Find the first seed of the split that holds out some relaxations and not all; with few
+    relaxations not every seed does.
+    """
+    plain = Data.model_validate({"sources": [source], "validation_fraction": HELD_OUT})
+    for number in range(N_SEEDS if len(groups) > 1 else 0):
         split = (
             plain.model_copy(update={"split_seed": f"{plain.split_seed}-{number}"})
             if number
@@ -143,12 +153,12 @@ def _salt(groups: frozenset[str], source: dict[str, str]) -> str:
 
 
 def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> EnergyModel:
-    """The model that a run begins with: trained weights and scales, references fitted to what the
-    model misses of the energies.
+    """Load the model that a run begins with: trained weights and scales, and references fitted to the
+    difference between the energies and its predictions.
 
     Args:
         recipe: whose `model` is that of the trained one.
-        start: which.
+        start: names the trained model.
         training: samples, energies in eV.
     Raises:
         RecipeError: the network is another one.
@@ -162,47 +172,46 @@ def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> Ener
             f"the model {start.model} has the hash {loaded.hash}, the recipe says {start.hash}; it"
             " was changed, so start anew"
         )
-    same = (
-        "architecture",
-        "settings",
-        "canonicalizer",
-        "reads_tags",
-        "force_mode",
-        "repulsion_reach",
-        "graph",
-    )
     differing = [
-        name for name in (*same, *SEEN) if getattr(card, name) != getattr(recipe.model, name)
+        name
+        for name in PotentialSettings.model_fields
+        if name != "frames" and getattr(card, name) != getattr(recipe.model, name)
     ]
     if differing or card.task is not recipe.task:
         raise RecipeError(
             f"the recipe's model.{differing[0] if differing else 'task'} is not that of"
             f" {card.name}, with which it is to start; leave the model as it is"
         )
-    _warn_of_little(training)
+    tuning = recipe.finetuning or FineTuning()
+    _warn_of_little(training, tuning)
     model.requires_grad_(True).train()
     held = recipe.about.energy_kind is EnergyKind.ADSORPTION
-    model.references += torch.from_numpy(_missed(model, recipe, training, held))
+    hold = tuning.reference_hold if held else 0.0
+    some = training[:: -(-len(training) // tuning.reference_samples)]
+    model.references += torch.from_numpy(_correction(model, recipe, training, some, hold))
     return model
 
 
-def _missed(
-    model: EnergyModel, recipe: Recipe, training: Sequence[Sample], held: bool
+def _correction(
+    model: EnergyModel,
+    recipe: Recipe,
+    training: Sequence[Sample],
+    some: Sequence[Sample],
+    hold: float,
 ) -> np.ndarray:
-    """Per-element energies (1, 119) that fit best what the model misses, eV; the smallest of all
-    that fit equally well.
+    """Fit per-element energies (1, 119) in eV to the difference between energies and predictions; of
+    equally good fits the smallest.
 
-    A relaxation counts once, however many frames it has. With `held` (energies of adsorption, whose
-    zero is the same everywhere) an energy is expected to be far smaller than the model's error of
-    one relaxation, so that a few relaxations cannot move it far.
+    A relaxation counts once, however many frames it has. With a positive `hold` (adsorption
+    energies, whose zero is the same everywhere) the fit is pulled towards zero with the weight of so
+    many relaxations, so that a few relaxations cannot move it far.
     """
-    some = training[:: -(-len(training) // N_FITTED)]
     names = recipe.fitted_references.elements
     potential = NetworkPotential(
         model=model, policy=single_frame(recipe.model), force_mode=ForceMode.NONE
     )
     told = [
-        potential(collate(some[k : k + BATCH])[0]).energy.numpy()
+        potential(collate_samples(some[k : k + BATCH])[0]).energy.numpy()
         for k in range(0, len(some), BATCH)
     ]
     drop = model.rewiring.drop_subsurface
@@ -214,7 +223,7 @@ def _missed(
     frames = Counter(s.group for s in some)
     weight = np.array([frames[s.group] for s in some]) ** -0.5
     missing = np.array([s.energy for s in some]) - np.concatenate(told)
-    prior = np.eye(len(chosen)) * (HOLD**0.5 if held else 0.0)
+    prior = np.eye(len(chosen)) * hold**0.5
     table = np.zeros((1, elements.N_ELEMENTS + 1))
     if chosen:
         rows = np.concatenate([counts * weight[:, None], prior])
@@ -224,9 +233,9 @@ def _missed(
     return table
 
 
-def _warn_of_little(training: Sequence[Sample]) -> None:
+def _warn_of_little(training: Sequence[Sample], tuning: FineTuning) -> None:
     groups = len({s.group for s in training})
-    if groups < FEW_GROUPS or len(training) < FEW_FRAMES:
+    if groups < tuning.few_relaxations or len(training) < FEW_FRAMES:
         warnings.warn(
             f"there are {len(training)} frames of {groups} relaxations to learn from; with so few,"
             " errors on other structures may be several times those on the held-out ones: compare"

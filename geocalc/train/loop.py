@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 import torch
 import yaml
-from lightning_fabric import Fabric
 
 from geocalc.core.files import write_whole
 from geocalc.core.settings import Settings
@@ -38,6 +37,9 @@ from geocalc.train.run_files import (
 )
 from geocalc.train.settings import Optimization
 from geocalc.train.stopping import best_evaluation, final_model, is_over
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Errors = dict[str, dict[str, float]]  # by source, then by name
 
@@ -97,7 +99,7 @@ class TrainingTask(Protocol, Generic[Model]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class TrainingProgress:
     """Where a run stands.
 
     Attributes:
@@ -146,7 +148,7 @@ def fit(
     task: TrainingTask[Model],
     folder: Path,
     fabric: Fabric,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
     judge: Callable[[Evaluation], None] = lambda evaluation: None,
 ) -> Path:
     """Go through a task in `folder`, from its last checkpoint if there is one.
@@ -219,10 +221,10 @@ def _logged(
     done: int,
     done_here: int,
     elapsed: float,
-) -> Progress:
+) -> TrainingProgress:
     """Where the run stands, written to its log."""
     rate = settings.rate_at(done - 1)
-    progress = Progress(
+    progress = TrainingProgress(
         step=done,
         steps=settings.steps,
         losses=losses,

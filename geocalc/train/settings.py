@@ -24,6 +24,45 @@ class FinalStage(Settings):
     frames: str
 
 
+class FineTuning(Settings):
+    """Choices of fine-tuning that are not settings of training.
+
+    The defaults, like the settings of `training` in a recipe made for a file of structures, were
+    chosen by hand on relaxations on palladium; other materials and larger sets of data may need
+    others.
+    """
+
+    chosen_on: str = Field(
+        "relaxations of adsorbates on palladium",
+        description=(
+            "data that the values of this group and of `training` were chosen on; change this text"
+            " when you choose others"
+        ),
+    )
+    passes: int = Field(30, ge=1, description="times that a structure is seen, for choosing steps")
+    min_steps: int = Field(100, ge=1, description="fewest steps, whatever `passes` says")
+    max_steps: int = Field(3000, ge=1, description="most steps, whatever `passes` says")
+    few_relaxations: int = Field(
+        10,
+        ge=0,
+        description=(
+            "with fewer relaxations than this, energies change the references alone and the learning"
+            " rate is smaller"
+        ),
+    )
+    reference_samples: int = Field(
+        400, ge=1, description="training structures that the references are fitted to, at most"
+    )
+    reference_hold: float = Field(
+        25.0,
+        ge=0,
+        description=(
+            "weight of the model's own zero of adsorption energies, in relaxations: as many pull the"
+            " references half as far as they would go without it"
+        ),
+    )
+
+
 class Optimization(Settings):
     """Steps of the optimizer, and what is kept of them along the way; for energies and for
     properties alike.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from geocalc.errors import NonFiniteError
@@ -17,6 +17,9 @@ from geocalc.train.loader import Batch, MicroBatch
 from geocalc.train.loss import Losses, extent, loss, pair_loss
 from geocalc.train.recipe import Recipe
 from geocalc.train.run import Run
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def update(

@@ -61,6 +61,7 @@ def recipe_values(folder: Path, **training: Any) -> dict[str, Any]:
             "domain": "tests",
             "data": ["made up"],
             "limits": ["no physics"],
+            "citation": ["A. Author, J. Tests 1, 1 (2026)"],
         },
         "model": {
             "architecture": "graph-network",

@@ -25,12 +25,12 @@ from geocalc.graphs.reduction import Rewiring
 from geocalc.graphs.strategies import make_graph
 from geocalc.graphs.supernodes import Supernodes
 from geocalc.nn.interaction import MessageType
+from geocalc.potentials.card import ModelCard
+from geocalc.potentials.load import load_model
 from geocalc.potentials.network import ForceMode, NetworkPotential, evaluate
 from geocalc.potentials.registry import (
-    card_values,
-    is_property,
     list_models,
-    load_model,
+    model_task,
     read_card,
     shipped_folder,
 )
@@ -93,7 +93,7 @@ SHIPPED = sorted(
     name
     for name, places in list_models().items()
     if shipped_folder() in [place.parent for place in places]
-    and not is_property(card_values(shipped_folder() / name))
+    and model_task(shipped_folder() / name) in ModelCard.tasks
 )
 POTENTIALS = [*RANDOM, *SHIPPED]
 ADSORBED_ONLY = [name for name in SHIPPED if read_card(shipped_folder() / name).adsorbate_edges]

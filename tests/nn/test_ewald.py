@@ -25,8 +25,8 @@ from geocalc.graphs.neighbors import build_graph
 from geocalc.nn.ewald.blocks import EwaldFilter, pair_messages, plane_messages
 from geocalc.nn.ewald.indices import indices_in_box, indices_within
 from geocalc.nn.ewald.waves import EwaldSettings, Waves, make_waves, sinc, voxel_window
+from geocalc.potentials.load import load_model
 from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential, Scales, evaluate
-from geocalc.potentials.registry import load_model
 
 AGREEMENT = 1e-8  # of messages with sums in real space; features are near one
 EXACT = 1e-9  # eV; rounding is at 1e-13

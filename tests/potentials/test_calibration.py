@@ -10,7 +10,7 @@ from helpers.structures import adslab, rattled
 import geocalc
 from geocalc.errors import InputError
 from geocalc.potentials.calibration import FEWEST, Calibration, calibrate, coverage
-from geocalc.potentials.registry import load_model
+from geocalc.potentials.load import load_model
 
 
 def drawn(n: int, seed: int, honest: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

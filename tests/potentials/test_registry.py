@@ -12,15 +12,15 @@ from helpers.models import SMALL, edit_card, random_network, write_model
 from helpers.structures import adslab, systems_of
 from safetensors.torch import save
 
+from geocalc.core.devices import choose_device
 from geocalc.errors import InputError, ModelFileError, ModelNotFoundError
+from geocalc.potentials.load import load_model
 from geocalc.potentials.network import ForceMode
 from geocalc.potentials.registry import (
     CARD,
     WEIGHTS,
-    choose_device,
     find_model,
     list_models,
-    load_model,
     read_card,
     search_path,
     shipped_folder,
@@ -116,11 +116,11 @@ def test_near_names_are_offered(tmp_path: Path) -> None:
     write_model(user_folder(), "faenet-tiny")
     with pytest.raises(
         ModelNotFoundError,
-        match=r"no model is named 'faenet-tny'; did you mean faenet-tiny.*looked in .*data",
+        match=r"no model is named 'faenet-tny'; did you mean `faenet-tiny`.*looked in .*data",
     ):
         load_model("faenet-tny")
     with pytest.raises(
-        ModelNotFoundError, match=r"no model is named 'zzz'; did you mean .*faenet-tiny"
+        ModelNotFoundError, match=r"no model is named 'zzz'; known are .*faenet-tiny"
     ):
         load_model("zzz")
 
@@ -195,7 +195,7 @@ def test_dtype_frames_seed_and_stress_are_passed_on(tmp_path: Path) -> None:
         ({"dtype": "float16"}, "dtype 'float16' is unknown; choose one of float32, float64"),
         ({"device": "gpu"}, "device 'gpu' is unknown; choose auto, cpu or cuda"),
         ({"device": "meta"}, "device 'meta' cannot be used"),
-        ({"frames": "latice"}, "no frame policy is called 'latice'; near names: lattice"),
+        ({"frames": "averagd"}, "no frame policy is called 'averagd'; did you mean `averaged`"),
         ({"frames": "stochastic"}, "draws frames at random and needs a seed"),
     ],
 )
@@ -315,7 +315,7 @@ def test_a_newer_schema_asks_for_a_newer_geocalc(tmp_path: Path) -> None:
         (
             "force_mode: gradient",
             "force_mode: gradeint",
-            "has force_mode 'gradeint'; it must be one of none, gradient, direct",
+            "`force_mode` is 'gradeint': input should be 'none', 'gradient' or 'direct'; did you mean",
         ),
         ("energy_kind: adsorption", "energy_kind: adsorbtion", "`energy_kind` is 'adsorbtion'"),
         ("- Cu", "- Xx", "names the element 'Xx', which does not exist"),

@@ -5,6 +5,7 @@ are damaged.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +24,15 @@ from helpers.training import cpu_fabric
 from geocalc import GeoCalc, relax
 from geocalc.cli.main import main
 from geocalc.errors import InputError, ModelFileError
+from geocalc.potentials.registry import read_card
+from geocalc.properties.card import PropertyCard
 from geocalc.properties.data import read_split
-from geocalc.properties.glass.configuration import atoms_of
+from geocalc.properties.glass.configuration import glass_atoms
+from geocalc.properties.load import LoadedPropertyModel, load_property_model
 from geocalc.properties.recipe import PropertyRecipe, read_property_recipe
-from geocalc.properties.registry import load_property_model, read_property_card, register_property
-from geocalc.properties.task import predict, train_property
+from geocalc.properties.register import register_property
+from geocalc.properties.task import predict_graph, train_property
+from geocalc.runs.records import Record
 from geocalc.train import curve
 from geocalc.train.run_files import read_log
 
@@ -67,7 +72,7 @@ def invoke(*arguments: object) -> Result:
 
 
 def held_out(seed: int = 9) -> Atoms:
-    return atoms_of(glass(seed))
+    return glass_atoms(glass(seed))
 
 
 # register
@@ -83,7 +88,7 @@ def test_a_registered_model_is_whole_and_predicts_as_the_run_does(
     measured = json.loads((model / "metrics.json").read_text())["validation"]["validation"]
     loaded = load_property_model("mine", device="cpu")
     told, known = (
-        predict(loaded.model, sample, CPU)[sample.counted],
+        predict_graph(loaded.model, sample, CPU)[sample.counted],
         sample.targets.numpy()[sample.counted],
     )
     assert measured["n"] == 100
@@ -91,7 +96,7 @@ def test_a_registered_model_is_whole_and_predicts_as_the_run_does(
     assert measured["pearson"] == pytest.approx(
         np.corrcoef(told[:, 0], known[:, 0])[0, 1], rel=1e-4
     )
-    assert loaded(atoms_of(glass(4)))[sample.counted] == pytest.approx(told, abs=1e-6)
+    assert loaded(glass_atoms(glass(4)))[sample.counted] == pytest.approx(told, abs=1e-6)
     assert measured == read_log(runs[0])[-1]["validation"]["validation"]
 
 
@@ -106,6 +111,7 @@ def test_its_readme_says_which_number_is_what(model: Path) -> None:
         "| pearson_each | Pearson's correlation within each structure, mean over structures | ",
         "- made up",
         "- no physics",
+        "- A. Author, J. Tests 1, 1 (2026)",
     ):
         assert line in text
 
@@ -168,7 +174,8 @@ def test_runs_of_different_recipes_are_no_model(
     values[part][key] = value
     other = trained(values, place.parent / "other", steps=1)
     with pytest.raises(
-        InputError, match=f"differ in `{part}` of their recipes; runs of one recipe make a model"
+        InputError,
+        match=f"differ in `{part}` of their recipes; the runs of one model differ only in seeds",
     ):
         register_property([runs[0], other], "both", place, place / "data")
     assert not place.exists()
@@ -195,7 +202,7 @@ def test_models_lists_it_and_shows_its_card(model: Path) -> None:
     assert line.split() == ["mine", "node", "propensity", "tests"]
     shown = invoke("models", "mine").output
     assert "# mine" in shown
-    assert f"Weights SHA-256: {read_property_card(model).weights_sha256}" in shown
+    assert f"Weights SHA-256: {read_card(model, PropertyCard).weights_sha256}" in shown
 
 
 # predict
@@ -214,8 +221,88 @@ def test_predict_writes_what_the_python_call_gives(model: Path) -> None:
         )
         np.testing.assert_array_equal(after.positions, before.positions)
         np.testing.assert_array_equal(after.arrays["types"], before.arrays["types"])
-    assert "propensity (sigma_AA)" in done.output
-    assert "results in config-predict/predicted.extxyz" in done.output
+    assert "propensity sigma_AA" in done.output
+    assert "results in config-predict" in done.output
+
+
+def test_predict_keeps_settings_and_a_record_of_every_structure(model: Path) -> None:
+    slab = Atoms("Cu4", np.eye(4, 3), cell=[9, 9, 9], pbc=(True, True, False))
+    write("some.extxyz", [held_out(8), slab])
+    assert invoke("predict", "some.extxyz", "--model", "mine", "--device", "cpu").exit_code == 3
+    folder, loaded = Path("some-predict"), load_property_model(model, device="cpu")
+    settings = yaml.safe_load((folder / "settings.yaml").read_text())
+    assert settings["resolved"]["model"] == "mine"
+    assert settings["resolved"]["model_hash"] == loaded.hash
+    assert settings["provenance"]["inputs"] == ["some.extxyz"]
+    assert settings["provenance"]["property"] == "propensity"
+    good, bad = [
+        Record.from_json(line) for line in (folder / "results.jsonl").read_text().splitlines()
+    ]
+    values = loaded(held_out(8))
+    known = values[np.isfinite(values)]
+    assert (good.sid, good.status, good.error) == ("some.extxyz#0", "PREDICTED", None)
+    assert (good.model, good.model_hash, good.energy) == ("mine", loaded.hash, None)
+    assert good.property is not None
+    assert (good.property.name, good.property.unit) == ("propensity", "sigma_AA")
+    assert good.property.n == len(known)
+    assert good.property.mean == pytest.approx((known.mean(),), abs=1e-6)
+    assert good.property.std == pytest.approx((known.std(),), abs=1e-6)
+    assert (bad.sid, bad.status, bad.property) == ("some.extxyz#1", "ERROR", None)
+    assert "a glass is periodic in all directions" in str(bad.error)
+
+
+def test_a_prediction_that_was_stopped_goes_on_where_it_was(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("all.extxyz", [held_out(seed) for seed in (7, 8, 8, 9)])
+    whole = invoke("predict", "all.extxyz", "--model", "mine", "--out", "whole")
+    assert whole.exit_code == 0, whole.output
+    write("first.extxyz", held_out(7))
+    calls: list[Atoms] = []
+    predict_one = LoadedPropertyModel.__call__
+
+    def stopped(self: LoadedPropertyModel, atoms: Atoms) -> np.ndarray:
+        calls.append(atoms)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return predict_one(self, atoms)
+
+    monkeypatch.setattr(LoadedPropertyModel, "__call__", stopped)
+    command = ("predict", "all.extxyz", "--model", "mine", "--out", "parts")
+    assert invoke(*command).exit_code != 0
+    refused = invoke(*command)
+    assert refused.exit_code == 1
+    assert "parts holds results already; resume to continue them" in refused.output
+    assert invoke(*command, "--resume").exit_code == 0
+    assert len(calls) == 5  # two before the stop, the stopped one, and two after it
+    for name in ("results.jsonl", "predicted.extxyz"):
+        assert len(Path("parts", name).read_text()) > 0
+    parts, once = (
+        [Record.from_json(line) for line in Path(folder, "results.jsonl").read_text().splitlines()]
+        for folder in ("parts", "whole")
+    )
+    assert [one.property for one in parts] == [one.property for one in once]
+    assert Path("parts/predicted.extxyz").read_text() == Path("whole/predicted.extxyz").read_text()
+
+
+def test_options_and_files_of_settings_choose_the_model_too(model: Path) -> None:
+    write("config.extxyz", held_out())
+    Path("c.yaml").write_text("model: mine\n")
+    assert invoke("predict", "config.extxyz", "--config", "c.yaml", "--out", "a").exit_code == 0
+    assert invoke("predict", "config.extxyz", "--set", "model=mine", "--out", "b").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("frames", "averaged"), ("level", "PBE"), ("dtype", "float64")]
+)
+def test_options_that_only_models_of_energies_have_are_refused(
+    model: Path, option: str, value: str
+) -> None:
+    write("config.extxyz", held_out())
+    done = invoke("predict", "config.extxyz", "--model", "mine", f"--{option}", value)
+    assert done.exit_code == 1
+    assert f"{option} is '{value}', but models of properties have one choice only" in done.output
+    assert not Path("config-predict").exists()
 
 
 def test_a_folder_that_holds_predictions_is_not_overwritten(model: Path) -> None:
@@ -225,7 +312,7 @@ def test_a_folder_that_holds_predictions_is_not_overwritten(model: Path) -> None
     target.write_text("mine")
     refused = invoke("predict", "config.extxyz", "--model", "mine")
     assert refused.exit_code == 1
-    assert "is there already; choose another --out, or --resume to write it anew" in refused.output
+    assert "config-predict holds results already; resume to continue them" in refused.output
     assert target.read_text() == "mine"
     assert invoke("predict", "config.extxyz", "--model", "mine", "--resume").exit_code == 0
     assert "propensity" in target.read_text()
@@ -236,14 +323,12 @@ def test_the_exit_status_tells_whether_all_some_or_none_could_be_predicted(model
     write("some.extxyz", [held_out(), slab])
     some = invoke("predict", "some.extxyz", "--model", "mine")
     assert some.exit_code == 3
-    (fault,) = [line for line in some.output.splitlines() if line.startswith("(!)")]
-    assert "a glass is periodic in all directions" in fault
+    assert "a glass is periodic in all directions" in some.output
     assert len(read("some-predict/predicted.extxyz", ":")) == 1
     write("none.extxyz", [slab])
     none = invoke("predict", "none.extxyz", "--model", "mine")
     assert none.exit_code == 1
-    assert none.output.startswith("geocalc: none.extxyz")
-    assert not Path("none-predict").exists()
+    assert "a glass is periodic in all directions" in none.output
     assert invoke("predict", "missing.extxyz", "--model", "mine").exit_code == 1
 
 
@@ -302,9 +387,12 @@ def test_types_may_be_told_by_elements(predicted: Callable[[Atoms], np.ndarray])
 
 
 def test_a_model_of_a_property_relaxes_nothing(model: Path) -> None:
-    sentence = "mine predicts propensity, not energies; `geocalc predict --model` takes it"
+    sentence = (
+        r"mine is a model of task node (propensity), expected s2ef or is2re; `geocalc predict"
+        " --model` takes models of every task"
+    )
     for use in (lambda: GeoCalc("mine"), lambda: relax(held_out(), model="mine")):
-        with pytest.raises(ModelFileError, match=sentence):
+        with pytest.raises(ModelFileError, match=re.escape(sentence)):
             use()
     write("config.extxyz", held_out())
     done = invoke("relax", "config.extxyz", "--model", "mine")
@@ -316,7 +404,7 @@ def test_a_model_of_a_property_relaxes_nothing(model: Path) -> None:
 def test_a_model_of_energies_predicts_no_property(place: Path) -> None:
     with pytest.raises(
         ModelFileError,
-        match=r"faenet-sfa is a model of energies; GeoCalc\('.*faenet-sfa'\) loads it",
+        match="faenet-sfa is a model of task s2ef, expected node or graph",
     ):
         load_property_model("faenet-sfa")
 
@@ -363,7 +451,7 @@ def test_a_card_that_was_changed_is_refused(
 
 def test_a_damaged_card_does_not_hide_the_other_models(model: Path) -> None:
     shutil.copytree(model, model.with_name("other"))
-    (model / "model.yaml").write_text("kind: property\n")
+    (model / "model.yaml").write_text("task: node\n")
     listed = invoke("models").output
     assert "other" in listed
     assert "mine  " in listed

@@ -20,8 +20,8 @@ from geocalc.cli.main import main
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.potentials.cached import DirectModel
+from geocalc.potentials.load import load_model
 from geocalc.potentials.network import NetworkPotential
-from geocalc.potentials.registry import load_model
 from geocalc.runs.records import Record
 from geocalc.runs.runner import Job, relax_jobs
 from geocalc.runs.settings import RelaxSettings

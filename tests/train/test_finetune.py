@@ -19,14 +19,15 @@ from helpers.training import cpu_fabric, make_recipe, relaxations, write_data
 from geocalc import GeoCalc, load_model
 from geocalc.cli.main import main
 from geocalc.core.settings import read_yaml
-from geocalc.data.prepare import prepare
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import DataWarning, InputError, RecipeError
 from geocalc.potentials.card import EnergyKind
-from geocalc.train.finetune import FEWEST, HOLD, PASSES, TRAINING, begin_with, tuned_values
-from geocalc.train.recipe import FittedReferences, Recipe, parse_recipe
-from geocalc.train.register import register
-from geocalc.train.run import start
+from geocalc.train.finetune import TRAINING, begin_with, tuned_values
+from geocalc.train.recipe import FittedReferences, Recipe, parse_recipe, read_recipe
+from geocalc.train.register import register_model
+from geocalc.train.run import start_training
+from geocalc.train.settings import FineTuning
 from geocalc.train.task import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::geocalc.errors.DataWarning")
@@ -39,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = make_recipe(
         write_data(folder / "d.traj", relaxations(10)), steps=60, learning_rate=0.01
     )
-    return register(
+    return register_model(
         train(recipe, folder / "run", folder / "data", cpu_fabric()),
         "base",
         folder,
@@ -71,7 +72,7 @@ def recipe_of(model: Path, data: Path, **training: object) -> Recipe:
 
 
 def samples_of(recipe: Recipe, folder: Path) -> list[Sample]:
-    return [s for s in read_store(prepare(recipe, folder)) if not s.validation]
+    return [s for s in read_store(prepare_store(recipe, folder)) if not s.validation]
 
 
 @pytest.mark.slow
@@ -80,7 +81,7 @@ def test_it_begins_with_the_weights_and_with_references_of_the_new_level(
 ) -> None:
     recipe = recipe_of(model, data)
     samples = samples_of(recipe, tmp_path / "data")
-    begun, old = start(recipe, samples).model, load_model(model).potential.model
+    begun, old = start_training(recipe, samples).model, load_model(model).potential.model
     for (name, new), (_, before) in zip(
         begun.network.named_parameters(), old.network.named_parameters(), strict=True
     ):
@@ -91,6 +92,29 @@ def test_it_begins_with_the_weights_and_with_references_of_the_new_level(
     # as far as the model is right
     assert counts @ shift == pytest.approx(sum(SHIFTS[z] for z in samples[0].numbers), abs=1.0)
     assert (begun.energy_scale, begun.force_scale) == (old.energy_scale, old.force_scale)
+
+
+def test_the_recipe_holds_every_choice_and_says_what_it_was_made_on(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = recipe_of(model, data)
+    assert recipe.finetuning == FineTuning()
+    assert "palladium" in FineTuning().chosen_on
+    assert "The settings of fine-tuning were chosen on relaxations of adsorbates on palladium." in (
+        recipe.about.limits
+    )
+    chosen = ("passes=1", "min_steps=1", "max_steps=2", "chosen_on=my steps", "reference_hold=0")
+    options = [word for one in chosen for word in ("--set", f"finetuning.{one}")]
+    words = ["train", str(data), "--from", str(model), "--out", "run", "--device", "cpu"]
+    told = CliRunner().invoke(main, [*words, *options])
+    assert told.exit_code == 0, told.output
+    kept = read_recipe(tmp_path / "run" / "recipe.yaml")
+    assert kept.training.steps == 2
+    assert kept.finetuning == FineTuning(
+        passes=1, min_steps=1, max_steps=2, chosen_on="my steps", reference_hold=0
+    )
+    assert kept.about.limits == ("The settings of fine-tuning were chosen on my steps.",)
 
 
 def test_zeros_of_adsorption_energies_are_held(model: Path, data: Path, tmp_path: Path) -> None:
@@ -105,10 +129,10 @@ def test_zeros_of_adsorption_energies_are_held(model: Path, data: Path, tmp_path
     old = load_model(model).potential.model.references
 
     def moved(recipe: Recipe, some: list[Sample]) -> float:
-        return float((start(recipe, some).model.references - old).norm())
+        return float((start_training(recipe, some).model.references - old).norm())
 
     # one relaxation is little to go by
-    assert moved(held, one) == pytest.approx(moved(free, one) / (HOLD + 1))
+    assert moved(held, one) == pytest.approx(moved(free, one) / (FineTuning().reference_hold + 1))
     assert moved(held, one) < moved(held, samples)
     again = [s for s in one for _ in range(5)]
     assert moved(held, again) == pytest.approx(moved(held, one))  # its frames are not independent
@@ -177,7 +201,7 @@ def test_frozen_parts_stay(model: Path, data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(model, data, steps=3, freeze=["embedding", "blocks.0.edge"])
     run = train(recipe, tmp_path / "run", tmp_path / "data", cpu_fabric())
     tuned = load_model(
-        register(run, "frozen", tmp_path / "models", tmp_path / "data")
+        register_model(run, "frozen", tmp_path / "models", tmp_path / "data")
     ).potential.model.network
     old = dict(load_model(model).potential.model.network.named_parameters())
     changed = {
@@ -190,7 +214,9 @@ def test_frozen_parts_stay(model: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(
         RecipeError, match="names 'nose', which the network does not have; its parts: blocks, "
     ):
-        start(recipe_of(model, data, freeze=["nose"]), samples_of(recipe, tmp_path / "data"))
+        start_training(
+            recipe_of(model, data, freeze=["nose"]), samples_of(recipe, tmp_path / "data")
+        )
 
 
 def test_what_was_frozen_in_training_stays_so(model: Path, data: Path, tmp_path: Path) -> None:
@@ -223,9 +249,9 @@ def test_steps_grow_with_the_data_and_few_energies_move_the_references_alone(
     n_frames = len(relaxations(40))
     assert (
         found[2]["steps"]
-        == FEWEST
+        == FineTuning().min_steps
         < found[40]["steps"]
-        == PASSES * n_frames // TRAINING["batch_size"]
+        == FineTuning().passes * n_frames // TRAINING["batch_size"]
     )
     assert [found[n].get("energy_weight", 1.0) for n in (2, 12, 40)] == [0.0, 1.0, 1.0]
 
@@ -237,7 +263,7 @@ def test_two_relaxations_are_enough_to_split(model: Path, tmp_path: Path) -> Non
         for frame in frames:
             frame.info["sid"] = f"{seed}-{frame.info['sid']}"
         write(path, frames)
-        samples = read_store(prepare(recipe_of(model, path), tmp_path / f"data-{seed}"))
+        samples = read_store(prepare_store(recipe_of(model, path), tmp_path / f"data-{seed}"))
         assert {s.validation for s in samples} == {True, False}
 
 
@@ -251,6 +277,6 @@ def test_another_network_or_a_changed_model_is_refused(
         update={"model": recipe.model.model_copy(update={"repulsion_reach": 0.5})}
     )
     with pytest.raises(RecipeError, match=r"model.repulsion_reach is not that of base"):
-        start(wider, samples)
+        start_training(wider, samples)
     with pytest.raises(InputError, match="it was changed, so start anew"):
         begin_with(recipe, recipe.start.model_copy(update={"hash": "0" * 16}), samples)

@@ -11,7 +11,7 @@ from helpers.structures import adslab, systems_of
 from helpers.training import make_recipe, relaxation
 
 from geocalc.core.systems import Prediction, Systems, free_atoms
-from geocalc.data.collate import Labels, collate
+from geocalc.data.collate import BatchLabels, collate_samples
 from geocalc.data.store import Sample
 from geocalc.errors import RecipeError
 from geocalc.evaluation.is2re import pair_errors, pair_predictions
@@ -34,7 +34,7 @@ def case():
     """
     systems = systems_of(adslab("O", size=(2, 2, 2)), adslab("O", size=(2, 2, 2)))
     systems = replace(systems, fixed=(systems.tags == 0)[:, None].expand(-1, 3).clone())
-    labels = Labels(
+    labels = BatchLabels(
         energy=torch.tensor([1.0, 2.0]).double(),
         forces=torch.ones(18, 3).double(),
         displacement=torch.zeros(18, 3),
@@ -127,7 +127,7 @@ def test_the_gradient_target_pulls_the_head_and_never_the_gradient(case):
 def test_the_substrate_term_holds_shares_below_the_surface_and_of_clean_slabs_at_zero(case):
     _, _, prediction = case
     systems = systems_of(adslab("O", size=(2, 2, 2)), adslab("", size=(2, 2, 2)))
-    labels = Labels(
+    labels = BatchLabels(
         energy=prediction.energy,
         forces=torch.zeros(17, 3).double(),
         displacement=torch.zeros(17, 3),
@@ -201,7 +201,7 @@ def test_references_of_what_is_no_element_are_refused():
 
 
 def test_the_pair_loss_counts_moves_of_free_atoms_alone_each_term_in_its_own_unit():
-    systems, labels = collate(with_energies(lambda atoms, n: float(n))[:2])
+    systems, labels = collate_samples(with_energies(lambda atoms, n: float(n))[:2])
     fixed = torch.zeros_like(systems.fixed)
     fixed[:3] = True
     systems = replace(systems, fixed=fixed)
@@ -243,7 +243,7 @@ def test_loss_and_errors_count_the_same_free_atoms_also_where_one_axis_is_fixed(
     def potential(seen: Systems) -> Prediction:
         return Prediction(energy=torch.ones(1).double(), displacement=0.2 + errors)
 
-    batch, labels = collate([sample])
+    batch, labels = collate_samples([sample])
     weights = Training(steps=1, displacement_weight=1.0)
     found = pair_loss(potential(batch), batch, labels, weights, 1.0, 1.0)
     measured = pair_errors(pair_predictions(potential, [sample]))

@@ -20,11 +20,12 @@ from geocalc.evaluation.figures import energy_distribution, energy_parity
 from geocalc.evaluation.plots import draw_panels
 from geocalc.potentials.calibration import calibrate, coverage
 from geocalc.potentials.card import ModelCard
-from geocalc.potentials.registry import load_model, read_card, write_card
+from geocalc.potentials.load import load_model
+from geocalc.potentials.registry import read_card, write_card
 from geocalc.runs.runner import versions
 from geocalc.structures.convert import from_atoms
 from geocalc.train.recipe import Recipe, read_recipe
-from geocalc.train.register import register
+from geocalc.train.register import register_model
 
 ROOT = Path(__file__).parents[2]
 NAME = "faenet-is2re"
@@ -40,7 +41,7 @@ def ship(
     """
     made = runs[0].parent / "models" / NAME
     shutil.rmtree(made, ignore_errors=True)
-    register(runs, NAME, made.parent, runs[0].parent / "data")
+    register_model(runs, NAME, made.parent, runs[0].parent / "data")
     recipe = read_recipe(FOLDER / "recipe.yaml")
     about = recipe.about  # may say more of the domain and its limits than when the runs began
     card = read_card(made).model_copy(

@@ -25,8 +25,9 @@ from geocalc.core.process import settle_process
 from geocalc.core.systems import Systems, concatenate
 from geocalc.frames import frame_policy
 from geocalc.graphs.neighbors import NeighborCache, build_graph
+from geocalc.potentials.card import PotentialSettings
 from geocalc.potentials.network import EnergyModel, NetworkPotential, Scales
-from geocalc.train.recipe import Model, read_recipe
+from geocalc.train.recipe import read_recipe
 
 MODELS = Path(__file__).parents[2] / "models"
 MEASURED = (  # model and frames; the first is the reference
@@ -54,7 +55,7 @@ def adslab(number: int, size: tuple[int, int, int]) -> Atoms:
     return atoms
 
 
-def potential(model: Model, frames: str) -> NetworkPotential:
+def potential(model: PotentialSettings, frames: str) -> NetworkPotential:
     """What a recipe trains, before its first step, with neighbors kept between calls as in a
     relaxation.
     """

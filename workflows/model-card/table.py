@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from geocalc.potentials.card import ModelCard, Task
-from geocalc.potentials.registry import CARD, WEIGHTS, card_values, is_property, read_card
+from geocalc.potentials.registry import CARD, WEIGHTS, model_task, read_card
 from geocalc.train.run_files import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def table(models: Path = ROOT / "models") -> str:
         for card in sorted(models.glob(f"*/{CARD}"))
         if (card.parent / WEIGHTS).is_file()
     ]
-    folders = [folder for folder in whole if not is_property(card_values(folder))]
+    folders = [folder for folder in whole if model_task(folder) in ModelCard.tasks]
     return "\n".join([HEAD, *(_row(folder) for folder in folders), ""])
 
 

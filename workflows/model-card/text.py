@@ -8,7 +8,7 @@ from typing import Any
 
 import picture
 
-from geocalc.potentials.registry import LoadedModel
+from geocalc.potentials.load import LoadedModel
 from geocalc.train.recipe import Recipe
 
 ARCHITECTURES = {"faenet": "FAENet", "schnet": "SchNet", "regnn": "relaxed equivariant"}

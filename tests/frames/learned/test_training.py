@@ -15,18 +15,19 @@ from helpers.structures import adslab, rattled, systems_of
 from helpers.training import cpu_fabric, recipe_values, relaxations, write_data
 from safetensors.torch import load_file
 
-from geocalc.data.prepare import prepare
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import read_store
 from geocalc.errors import InputError, ModelFileError, RecipeError
 from geocalc.frames.learned import CANONICALIZERS
+from geocalc.potentials.load import load_model
 from geocalc.potentials.network import NetworkPotential
-from geocalc.potentials.registry import load_model, read_card, write_card
+from geocalc.potentials.registry import read_card, write_card
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.finetune import tuned_values
 from geocalc.train.loader import batch_loader
 from geocalc.train.recipe import Recipe, parse_recipe, single_frame
-from geocalc.train.register import register
-from geocalc.train.run import start
+from geocalc.train.register import register_model
+from geocalc.train.run import start_training
 from geocalc.train.score import score
 from geocalc.train.steps import update
 from geocalc.train.task import train
@@ -68,8 +69,8 @@ def test_a_step_moves_every_weight_of_a_canonicalizer_unless_it_is_frozen(
 ) -> None:
     choice = {"name": name} | ({} if name == "signnet-mlp" else {"width": 9})
     recipe = recipe_of(data, {"canonicalizer": choice}, freeze=["canonicalizer"] if frozen else [])
-    samples = read_store(prepare(recipe, tmp_path))
-    run = start(recipe, samples.training)
+    samples = read_store(prepare_store(recipe, tmp_path))
+    run = start_training(recipe, samples.training)
     before = {key: value.clone() for key, value in run.model.network.state_dict().items()}
     loader = batch_loader(samples, recipe, run.model, cpu_fabric())
     for step in range(2):
@@ -103,11 +104,11 @@ def test_a_run_in_pieces_equals_a_whole_one_and_becomes_a_model(
     assert expected.keys() == found.keys()
     assert all(torch.equal(value, found[key]) for key, value in expected.items())
 
-    folder = register(whole, "mine", tmp_path / "models", prepared)
+    folder = register_model(whole, "mine", tmp_path / "models", prepared)
     assert read_card(folder).canonicalizer == CHOICE
     assert read_card(folder).frames == "learned"
     loaded = load_model(folder, device="cpu")
-    finished = start(recipe, read_store(prepare(recipe, prepared)).training)
+    finished = start_training(recipe, read_store(prepare_store(recipe, prepared)).training)
     first = {
         key: value.clone()
         for key, value in canonicalizer_of(finished.model.network.state_dict()).items()
@@ -146,8 +147,8 @@ def test_relaxed_energies_and_positions_are_learnt_with_learned_frames(tmp_path:
 
 def test_errors_are_those_with_the_learned_frames(data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(data)
-    samples = read_store(prepare(recipe, tmp_path))
-    model = start(recipe, samples.training).model.eval()
+    samples = read_store(prepare_store(recipe, tmp_path))
+    model = start_training(recipe, samples.training).model.eval()
     errors = score(model, recipe, samples.held_out, torch.device("cpu"))[str(data)]
     with torch.no_grad():
         for weight in model.network.canonicalizer.parameters():
@@ -161,11 +162,11 @@ def test_errors_are_those_with_the_learned_frames(data: Path, tmp_path: Path) ->
 @pytest.mark.filterwarnings("ignore::geocalc.errors.DataWarning")
 def test_a_model_with_a_canonicalizer_is_fine_tuned_as_a_whole(data: Path, tmp_path: Path) -> None:
     run = train(recipe_of(data), tmp_path / "run", tmp_path / "data", cpu_fabric())
-    folder = register(run, "mine", tmp_path / "models", tmp_path / "data")
+    folder = register_model(run, "mine", tmp_path / "models", tmp_path / "data")
     values = tuned_values(str(folder), data)
     values["training"]["steps"] = 1
     recipe = parse_recipe(values, "test")
-    begun = start(recipe, read_store(prepare(recipe, tmp_path / "data")).training)
+    begun = start_training(recipe, read_store(prepare_store(recipe, tmp_path / "data")).training)
     stored = canonicalizer_of(load_file(folder / "weights.safetensors"))
     assert stored
     assert all(
@@ -173,7 +174,10 @@ def test_a_model_with_a_canonicalizer_is_fine_tuned_as_a_whole(data: Path, tmp_p
     )
     values["model"]["canonicalizer"] = {**CHOICE, "width": 15}
     with pytest.raises(RecipeError, match=r"model\.canonicalizer is not that of mine"):
-        start(parse_recipe(values, "test"), read_store(prepare(recipe, tmp_path / "data")).training)
+        start_training(
+            parse_recipe(values, "test"),
+            read_store(prepare_store(recipe, tmp_path / "data")).training,
+        )
 
 
 def test_runs_with_canonicalizers_become_no_ensemble(data: Path, tmp_path: Path) -> None:
@@ -185,12 +189,12 @@ def test_runs_with_canonicalizers_become_no_ensemble(data: Path, tmp_path: Path)
         InputError,
         match="has a canonicalizer of its own, and an ensemble has one frame for all its networks",
     ):
-        register(runs, "mine", tmp_path / "models", tmp_path / "data")
-    folder = register(runs[0], "mine", tmp_path / "models", tmp_path / "data")
+        register_model(runs, "mine", tmp_path / "models", tmp_path / "data")
+    folder = register_model(runs[0], "mine", tmp_path / "models", tmp_path / "data")
     card = read_card(folder)
     for change, sentence in (
         ({"members": 2}, "networks of an ensemble share their frames"),
-        ({"canonicalizer": {"name": "vn-pointnett"}}, "near names: vn-pointnet"),
+        ({"canonicalizer": {"name": "vn-pointnett"}}, "did you mean `vn-pointnet`"),
         ({"canonicalizer": {**CHOICE, "width": 15}}, "do not fit its card"),
     ):
         write_card(folder, card.model_copy(update=change))
@@ -224,12 +228,12 @@ def test_runs_with_canonicalizers_become_no_ensemble(data: Path, tmp_path: Path)
         (
             {"canonicalizer": {"name": "vn-pointnett"}},
             {},
-            "no canonicalizer with weights is called 'vn-pointnett'; near names: vn-pointnet",
+            "no canonicalizer with weights is called 'vn-pointnett'; did you mean `vn-pointnet`",
         ),
         (
             {"canonicalizer": {"width": 12}},
             {},
-            "no canonicalizer with weights is called None; known names: signnet-mlp",
+            "no canonicalizer with weights is called None; known are signnet-mlp",
         ),
         (
             {"canonicalizer": {**CHOICE, "wdth": 12}},
