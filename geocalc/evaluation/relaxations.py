@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geocalc.core.choice import Choice
 from geocalc.core.systems import Potential, Systems, allowed
 from geocalc.data.collate import collate
 from geocalc.data.prepare import ReferenceRelaxation
@@ -104,7 +105,7 @@ def relax_references(
     potential: Potential,
     references: Sequence[ReferenceRelaxation],
     *,
-    optimizer: str = "quasi-newton",
+    optimizer: str | Choice = "quasi-newton",
     fmax: float = 0.05,
     steps: int = 300,
     batch: int = 1,
@@ -114,7 +115,10 @@ def relax_references(
 
     Args:
         potential: with forces.
-        references: labeled relaxations. optimizer, fmax (eV/Angstrom), steps: of the relaxation.
+        references: labeled relaxations.
+        optimizer: name, or name and settings.
+        fmax: eV/Angstrom.
+        steps: allowed for each structure.
         batch: structures relaxed together; results do not depend on it.
         progress: told how many are done.
     """

@@ -95,7 +95,7 @@ def cell_filter_of(model: NamedPotential, settings: RelaxSettings) -> CellFilter
             f"{model.name} was not trained on stress, so it cannot relax a cell; use cell=none, or"
             " a model whose card says stress"
         )
-    if settings.optimizer.lower() == "quasi-newton":
+    if settings.optimizer.name.lower() == "quasi-newton":
         raise InputError(
             "quasi-newton moves free atoms alone; use bfgs to relax a cell or to keep a symmetry"
         )

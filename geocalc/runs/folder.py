@@ -122,7 +122,7 @@ class RunFolder:
         write_whole(self.path / RELAXED, (frame for frame in frames if frame is not None))
 
     def records(self) -> Iterator[Record]:
-        """The records of the keys that `final_stage` was given, in that order; read from the disk
+        """The records of the keys that `finish` was given, in that order; read from the disk
         one at a time.
         """
         return (

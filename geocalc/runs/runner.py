@@ -15,6 +15,7 @@ import torch
 
 from geocalc.core.systems import Systems
 from geocalc.errors import FAILURES, format_error
+from geocalc.optim import optimizer_settings
 from geocalc.potentials.calibration import Calibration
 from geocalc.relaxation.cells import CellRelaxation, CellSnapshot
 from geocalc.relaxation.state import Relaxation
@@ -113,6 +114,7 @@ def open_run_folder(
     """
     identity = {
         **settings.identity(),
+        "optimizer": optimizer_settings(settings.optimizer),
         "model": model.name,
         "model_hash": model.hash,
         "dtype": model.dtype,
@@ -124,7 +126,7 @@ def open_run_folder(
             f"{model.second_opinion.name} ({model.second_opinion.model.hash})"
         )
     provenance = {
-        "traj": settings.traj,
+        **settings.circumstances(),
         "device": model.device,
         "energy_kind": model.energy_kind,
         "inputs": list(inputs),

@@ -10,6 +10,7 @@ import torch
 from ase.build import molecule
 from helpers.structures import cloud, systems_of
 
+from geocalc.core.choice import Choice
 from geocalc.core.systems import Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
 from geocalc.runs.batching import NEIGHBORS, Batches, Budget, budget_of
@@ -55,7 +56,7 @@ def tasks() -> list[Task]:
 def together(
     potential: Watched, given: Iterable[Task], budget: Budget, optimizer: str = "bfgs"
 ) -> dict[int, Outcome]:
-    settings = SETTINGS.model_copy(update={"optimizer": optimizer})
+    settings = SETTINGS.model_copy(update={"optimizer": Choice(name=optimizer)})
     engine = Batches(
         NamedPotential(potential=potential, name="bowl", hash="bowl"), settings, budget
     )
@@ -71,7 +72,7 @@ def together(
 
 
 def assert_as_alone(found: dict[int, Outcome], given: list[Task], optimizer: str = "bfgs") -> None:
-    settings = SETTINGS.model_copy(update={"optimizer": optimizer})
+    settings = SETTINGS.model_copy(update={"optimizer": Choice(name=optimizer)})
     for task in given:
         alone, ended = relax_task(task, Watched(), settings), found[task.number]
         assert (ended.error, ended.n_steps, ended.n_evaluations) == (

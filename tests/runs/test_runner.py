@@ -23,6 +23,7 @@ from ase.io import read, write
 from helpers.emt import FaultyEmt, refuse
 from helpers.structures import adslab, rattled
 
+from geocalc.core.choice import Choice
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError, ModelFileError, NonFiniteError, RecipeError
 from geocalc.potentials.ase import AsePotential
@@ -391,7 +392,9 @@ def test_settings_are_checked() -> None:
 def test_an_unknown_optimizer_stops_before_anything_is_computed(tmp_path: Path) -> None:
     model = named()
     with pytest.raises(InputError, match="did you mean 'bfgs'"):
-        run(tmp_path, jobs(2), model, SETTINGS.model_copy(update={"optimizer": "bgfs"}))
+        run(
+            tmp_path, jobs(2), model, SETTINGS.model_copy(update={"optimizer": Choice(name="bgfs")})
+        )
     assert model.potential.calls == 0
 
 

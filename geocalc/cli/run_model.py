@@ -1,4 +1,4 @@
-"""`geocalc relax` and `geocalc predict`: a model over input files, into a run folder."""
+"""Runs of a model over input files, for `geocalc relax` and `geocalc predict`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import itertools
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -16,7 +15,6 @@ from geocalc.api import named_potential
 from geocalc.cli.progress import pace, progress_line
 from geocalc.cli.warnings import told_at_the_end
 from geocalc.core.process import settle_process
-from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
 from geocalc.potentials.registry import load_model
@@ -28,16 +26,13 @@ from geocalc.runs.table import format_table
 from geocalc.structures.readers import Source, Unreadable, count_structures, read_structures
 
 
+def default_folder(inputs: tuple[Path, ...], verb: str) -> Path:
+    """The run folder where none is given: `<first input>-<verb>`."""
+    return Path(f"{inputs[0].name.split('.')[0] or 'input'}-{verb}")
+
+
 def run_command(
-    verb: str,
-    inputs: tuple[Path, ...],
-    out: Path,
-    *,
-    defaults: Mapping[str, Any],
-    explicit: Mapping[str, Any],
-    config: Path | None,
-    assignments: tuple[str, ...],
-    resume: bool,
+    verb: str, inputs: tuple[Path, ...], out: Path, settings: RelaxSettings, resume: bool
 ) -> int:
     """Run a model over the inputs; prints a table and returns the exit status.
 
@@ -45,19 +40,15 @@ def run_command(
         verb: relax or predict.
         inputs: files and folders.
         out: run folder.
-        defaults, explicit: settings by default and as given on the command line.
-        config: YAML between the two.
-        assignments: `key=value`, last word.
-        resume: go on with what the folder holds.
+        settings: of the run.
+        resume: continue the run in the folder.
     Raises:
         InputError: no structure can be read at all.
         RecipeError, ModelNotFoundError, ModelFileError, RunFolderError: a setting, the model or the
-            folder is not right.
+            folder cannot be used.
     """
     with told_at_the_end():
         found = readable(inputs)
-        values = {**defaults, **(read_yaml(config) if config else {}), **explicit}
-        settings = RelaxSettings.parse(override(values, assignments), str(config or "settings"))
         model = load_model(
             settings.model,
             device=settings.device,
