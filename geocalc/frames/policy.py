@@ -101,22 +101,17 @@ def _named_policies() -> dict[str, FramePolicy]:
 
 
 POLICIES = _named_policies()
-ALIASES = {"all": "averaged", "one": "single", "stochastic": "stochastic"}
 
 
 def frame_policy(name: str) -> FramePolicy:
-    """The policy of that name or alias.
+    """The policy of that name.
 
     Raises:
         InputError: no policy has that name; the message lists near names.
     """
-    policy = POLICIES.get(ALIASES.get(name, name))
+    policy = POLICIES.get(name)
     if policy is None:
-        near = difflib.get_close_matches(name, [*POLICIES, *ALIASES], n=3, cutoff=0.5)
-        advice = (
-            f"near names: {', '.join(near)}"
-            if near
-            else f"known names: {', '.join([*POLICIES, *ALIASES])}"
-        )
+        near = difflib.get_close_matches(name, POLICIES, n=3, cutoff=0.5)
+        advice = f"near names: {', '.join(near)}" if near else f"known names: {', '.join(POLICIES)}"
         raise InputError(f"no frame policy is called {name!r}; {advice}")
     return policy
