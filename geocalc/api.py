@@ -1,52 +1,27 @@
-"""The Python side of `geocalc relax` and `geocalc predict`."""
+"""Relaxations and predictions from Python."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.stress import full_3x3_to_voigt_6_stress
 
-from geocalc.errors import InputError, ModelFileError
-from geocalc.optim import make_optimizer
-from geocalc.potentials.card import Task
-from geocalc.potentials.registry import LoadedModel, load_model
-from geocalc.relaxation.cells import CellRelaxation
-from geocalc.relaxation.status import Status
+from geocalc.errors import InputError
+from geocalc.potentials.registry import load_model
 from geocalc.relaxation.warm_start import Proposal
-from geocalc.runs.engine import NamedPotential
-from geocalc.runs.engines import cell_filter_of
-from geocalc.runs.model_start import model_start
-from geocalc.runs.records import Record
-from geocalc.runs.runner import Job, Relaxed, relax_jobs
-from geocalc.runs.second_opinion import make_adviser
+from geocalc.runs.engines import check_settings
+from geocalc.runs.forms import Input
+from geocalc.runs.results import Result
+from geocalc.runs.roles import relaxing_model
+from geocalc.runs.runner import relax_inputs
 from geocalc.runs.settings import DIRECT_MODEL, ModelSettings, PredictSettings, RelaxSettings
 
 Options = TypeVar("Options", bound=ModelSettings)
 DEFAULT = RelaxSettings()
 OWN_DEFAULTS = {"workers": 1, "optimizer": "auto"}  # where keywords differ from DEFAULT
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What became of one structure.
-
-    Attributes:
-        record: energies, forces and status; the same fields as in `results.jsonl`.
-        atoms: a relaxed copy with energy (eV) and forces (eV/Angstrom) attached, and stress
-            (eV/Angstrom^3) where the cell was relaxed; constraints and info are kept. A copy of the
-            input where nothing could be computed.
-        number: place of the structure in the input.
-    """
-
-    record: Record
-    atoms: Atoms
-    number: int
 
 
 def relax(
@@ -202,16 +177,16 @@ def iter_relax(
         frames=options.frames,
         level=options.level,
     )
-    make_optimizer(options.optimizer)
-    potential = named_potential(loaded, options)
+    potential = relaxing_model(loaded, options)
+    check_settings(potential, options)
     if proposal is not None:
         potential = replace(potential, warm_start=proposal)
     given = [structures] if isinstance(structures, Atoms) else structures
-    jobs = (
-        Job(sid=str(atoms.info.get("sid", f"structure#{k}")), atoms=atoms)
+    inputs = (
+        Input(sid=str(atoms.info.get("sid", f"structure#{k}")), atoms=atoms)
         for k, atoms in enumerate(given)
     )
-    return map(_result, relax_jobs(jobs, potential, options))
+    return relax_inputs(inputs, potential, options)
 
 
 def predict(
@@ -274,82 +249,3 @@ def _options(settings: Options | None, kind: type[Options], keywords: Mapping[st
             " or give keywords alone"
         )
     return settings
-
-
-def named_potential(model: LoadedModel, settings: RelaxSettings) -> NamedPotential:
-    """The potential of a model with what records say of it.
-
-    Raises:
-        InputError: the settings ask for what the model cannot do.
-    """
-    potential = NamedPotential(
-        potential=model,
-        name=model.card.name,
-        hash=model.hash,
-        energy_kind=model.card.energy_kind.value,
-        device=str(model.device),
-        dtype=settings.dtype,
-        reads_tags=model.card.reads_tags,
-        opener=_Opener(
-            folder=model.folder,
-            hash=model.hash,
-            dtype=settings.dtype,
-            frames=settings.frames,
-            level=settings.level,
-        ),
-        cutoff=model.card.cutoff,
-        stress=model.card.stress,
-        calibration=model.card.calibration,
-        direct=model.card.task is Task.IS2RE,
-    )
-    cell_filter_of(potential, settings)
-    if settings.second_opinion is not None:
-        potential = replace(
-            potential,
-            second_opinion=make_adviser(settings.second_opinion, model.card, settings.steps),
-        )
-    if settings.warm_start is None:
-        return potential
-    return replace(potential, warm_start=model_start(settings.warm_start), reads_tags=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Opener:
-    """Loads a model once more, in another process on the CPU."""
-
-    folder: Path
-    hash: str
-    dtype: str
-    frames: str | None
-    level: str | None
-
-    def __call__(self) -> LoadedModel:
-        """The model.
-
-        Raises:
-            ModelFileError: it cannot be read any more, or is another one now.
-        """
-        model = load_model(
-            self.folder, device="cpu", dtype=self.dtype, frames=self.frames, level=self.level
-        )
-        if model.hash != self.hash:
-            raise ModelFileError(
-                f"{self.folder} was changed while it was in use; run again to use the new model"
-            )
-        return model
-
-
-def _result(ended: Relaxed) -> Result:
-    atoms, relaxation = cast(Atoms, ended.job.atoms), ended.relaxation
-    final = atoms.copy()
-    if relaxation is not None:
-        final.positions[:] = relaxation.systems.positions.cpu().numpy()
-        results: dict[str, Any] = {"energy": relaxation.energy}
-        if relaxation.status is not Status.PREDICTED:
-            results["forces"] = relaxation.forces.cpu().numpy()
-        if isinstance(relaxation, CellRelaxation):
-            final.cell[:] = relaxation.systems.cell[0].cpu().numpy()
-            if bool(relaxation.stress.isfinite().all()):
-                results["stress"] = full_3x3_to_voigt_6_stress(relaxation.stress.cpu().numpy())
-        final.calc = SinglePointCalculator(final, **results)
-    return Result(record=ended.record, atoms=final, number=ended.number)

@@ -8,7 +8,13 @@ import numpy as np
 from ase import Atoms
 from ase.io import write
 
-from geocalc.errors import FAILURES, InputError, ModelNotFoundError, RunFolderError, format_error
+from geocalc.errors import (
+    GeoCalcError,
+    InputError,
+    ModelNotFoundError,
+    RunFolderError,
+    format_error,
+)
 from geocalc.potentials.registry import card_values, find_model, is_property
 from geocalc.properties.registry import LoadedPropertyModel, load_property_model
 from geocalc.runs.records import EXIT_CONVERGED, EXIT_UNCONVERGED
@@ -56,7 +62,7 @@ def predict_property_command(
             if not isinstance(one, Source):
                 raise InputError(one.error)
             atoms, values = with_property(one.atoms, model)
-        except FAILURES as error:
+        except (GeoCalcError, ArithmeticError, RuntimeError, ValueError) as error:
             faults.append(f"{one.sid}: {format_error(error)}")
             continue
         done.append(atoms)

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import click
 
-from geocalc.api import named_potential
 from geocalc.cli.progress import pace, progress_line
 from geocalc.cli.warnings import told_at_the_end
 from geocalc.core.process import settle_process
 from geocalc.errors import InputError
-from geocalc.optim import make_optimizer
 from geocalc.potentials.registry import load_model
+from geocalc.runs.engines import check_settings
 from geocalc.runs.folder import RunFolder
+from geocalc.runs.forms import inputs_of
 from geocalc.runs.records import Record, exit_status
-from geocalc.runs.runner import jobs_of, open_run_folder, run_relaxation
+from geocalc.runs.roles import relaxing_model
+from geocalc.runs.runner import open_run_folder, run_relaxation
 from geocalc.runs.settings import RelaxSettings
 from geocalc.runs.table import format_table
 from geocalc.structures.readers import Source, Unreadable, count_structures, read_structures
@@ -56,14 +57,14 @@ def run_command(
             frames=settings.frames,
             level=settings.level,
         )
-        make_optimizer(settings.optimizer)  # an unknown name is refused before a folder is made
+        potential = relaxing_model(model, settings)
+        check_settings(potential, settings)  # before a folder is made
         settle_process()
-        potential = named_potential(model, settings)
         folder = open_run_folder(
             out, potential, settings, inputs=[str(path) for path in inputs], resume=resume
         )
         total = count_structures(inputs) if sys.stderr.isatty() else None
-        _watch(run_relaxation(jobs_of(found), potential, settings, folder), verb, folder, total)
+        _watch(run_relaxation(inputs_of(found), potential, settings, folder), verb, folder, total)
     records = list(folder.records())
     click.echo(format_table(records, shutil.get_terminal_size().columns))
     click.echo(f"energies are {model.card.energy_kind.value} energies: {model.card.reference_text}")

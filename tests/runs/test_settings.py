@@ -19,7 +19,7 @@ from geocalc.cli.main import main
 from geocalc.errors import InputError, RecipeError
 from geocalc.optim import OPTIMIZERS, Fire, make_optimizer, optimizer_settings
 from geocalc.potentials.ase import AsePotential
-from geocalc.runs.engine import NamedPotential
+from geocalc.runs.roles import NamedPotential
 from geocalc.runs.runner import open_run_folder
 from geocalc.runs.settings import PredictSettings, RelaxSettings
 
