@@ -19,7 +19,7 @@ from geocalc.runs.roles import relaxing_model
 from geocalc.runs.runner import relax_inputs
 from geocalc.runs.settings import DIRECT_MODEL, ModelSettings, PredictSettings, RelaxSettings
 
-Options = TypeVar("Options", bound=ModelSettings)
+_Settings = TypeVar("_Settings", bound=ModelSettings)
 DEFAULT = RelaxSettings()
 OWN_DEFAULTS = {"workers": 1, "optimizer": "auto"}  # where keywords differ from DEFAULT
 
@@ -232,7 +232,9 @@ def predict(
     return relax(structures, settings=options.as_relaxation())
 
 
-def _options(settings: Options | None, kind: type[Options], keywords: Mapping[str, Any]) -> Options:
+def _options(
+    settings: _Settings | None, kind: type[_Settings], keywords: Mapping[str, Any]
+) -> _Settings:
     """The options as settings: those given whole, or made from keywords.
 
     Raises:

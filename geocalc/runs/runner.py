@@ -150,11 +150,12 @@ def relax_inputs(
     """Relax structures side by side without a run folder, each yielded as it ends; see
     `run_relaxation`.
 
-    Conversions of tags are told in one warning at the end.
+    No trajectories are kept. Conversions of tags are told in one warning at the end.
 
     Raises:
         InputError, RecipeError: see `run_relaxation`.
     """
+    settings = settings.model_copy(update={"traj": "none"})
     run = _Run(model=model, settings=settings, conversions=Conversions())
     given = (_open(number, one, run) for number, one in enumerate(inputs))
     try:
