@@ -8,6 +8,7 @@ import bz2
 import gzip
 import io
 import itertools
+import logging
 import lzma
 import pickle
 import sqlite3
@@ -32,7 +33,7 @@ from ase.io.formats import UnknownFileTypeError
 from ase.io.jsonio import decode
 from ase.io.trajectory import TrajectoryReader
 
-from geocalc.errors import InputError
+from geocalc.errors import GeoCalcError, InputError
 from geocalc.structures.formats.oc20 import oc20_atoms, unpickle
 from geocalc.structures.formats.rmd17 import SUFFIX as RMD17
 from geocalc.structures.formats.rmd17 import rmd17_frames
@@ -55,17 +56,16 @@ _IN_FOLDERS = (
     ".gen",
 )
 _POSCAR = ("POSCAR", "CONTCAR")
-# whatever readers of third parties raise on a damaged file; nothing that a fault of ours would
-# raise elsewhere is hidden, because each of them is reported with the file it came from
-FAULTS = (
+# raised by ASE (which checks formats with assert), numpy and the standard library for files that
+# are damaged or of another format; other exceptions are logged with their traceback
+DAMAGED = (
+    GeoCalcError,
     ArithmeticError,
     AssertionError,
-    AttributeError,
     EOFError,
     LookupError,
     OSError,
     RuntimeError,
-    TypeError,
     ValueError,
     ParseError,
     UnknownFileTypeError,
@@ -77,6 +77,8 @@ FAULTS = (
     zipfile.BadZipFile,
     zlib.error,
 )
+
+logger = logging.getLogger(__name__)
 
 _Frame = Callable[[], Atoms]
 
@@ -177,7 +179,7 @@ def count_structures(paths: Iterable[str | Path], patience: float = 3.0) -> int 
                 counted += 1
                 if time.monotonic() > end:
                     return None
-        except FAULTS:
+        except Exception:  # noqa: BLE001 - reading the file tells what is wrong with it
             counted += 1
         number += max(1, counted)
     return number
@@ -245,8 +247,10 @@ def _stream(path: Path, name: str, tolerant: bool) -> Iterator[Source | Unreadab
         try:
             frame = next(frames, None)
             atoms = None if frame is None else frame()
-        except FAULTS as error:
+        except Exception as error:
             what = f"{path}" if frame is None else f"structure {index} of {path}"
+            if not isinstance(error, DAMAGED):
+                logger.exception("unexpected error while reading %s", what)
             sentence = (
                 f"cannot read {what}: {_reason(error)}; check that it is complete and that its name"
                 " tells its format"
