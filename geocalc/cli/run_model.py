@@ -69,7 +69,7 @@ def run_command(
     click.echo(format_table(records, shutil.get_terminal_size().columns))
     click.echo(f"energies are {model.card.energy_kind.value} energies: {model.card.reference_text}")
     click.echo(f"results in {folder.path}")
-    return exit_status(records)
+    return exit_status(records, allow_unconverged=settings.allow_unconverged)
 
 
 def readable(inputs: tuple[Path, ...]) -> Iterator[Source | Unreadable]:

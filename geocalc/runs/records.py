@@ -11,6 +11,7 @@ from typing import Any
 from geocalc.errors import InputError
 
 AS_ASKED = ("SINGLE_POINT", "PREDICTED")  # statuses of structures that were not to be relaxed
+UNCONVERGED = ("MAX_STEPS", "NOISE_FLOOR")  # statuses of sound structures that did not converge
 EXIT_CONVERGED, EXIT_ERROR, EXIT_UNCONVERGED = 0, 1, 3
 
 
@@ -131,9 +132,13 @@ def _plain(value: Any) -> Any:
     return finite(value) if isinstance(value, float) else value
 
 
-def exit_status(records: Iterable[Record]) -> int:
-    """What the command line returns.
+def exit_status(records: Iterable[Record], *, allow_unconverged: bool = False) -> int:
+    """Choose the exit status of a run.
 
+    Args:
+        records: of the run.
+        allow_unconverged: whether structures whose steps ran out, or that reached the noise of the
+            forces, count as converged.
     Returns:
         0 if all converged, 3 if some did not, are flagged or have an error while at least one has a
         result, 1 if none has.
@@ -141,7 +146,9 @@ def exit_status(records: Iterable[Record]) -> int:
     n_results, n_open = 0, 0
     for record in records:
         n_results += record.error is None
-        n_open += not (record.converged or record.status in AS_ASKED) or bool(record.anomalies)
+        sound = record.converged or record.status in AS_ASKED
+        sound = sound or (allow_unconverged and record.status in UNCONVERGED)
+        n_open += not sound or bool(record.anomalies)
     if not n_results:
         return EXIT_ERROR
     return EXIT_UNCONVERGED if n_open else EXIT_CONVERGED

@@ -123,6 +123,12 @@ class RelaxSettings(ModelSettings):
         title="MODEL",
         description="Note the relaxed energy that a direct model predicts beside each relaxation.",
     )
+    allow_unconverged: Annotated[bool, SAME_RESULTS] = Field(
+        False,
+        description=(
+            "Return exit status 0 also where steps ran out before convergence; errors still give 3."
+        ),
+    )
 
     @model_validator(mode="before")
     @classmethod

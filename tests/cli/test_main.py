@@ -116,6 +116,15 @@ def test_relax_returns_three_when_a_structure_did_not_converge(model):
     assert len(read(trajectory, ":")) >= 3
 
 
+def test_unconverged_structures_can_be_allowed_but_not_errors(model):
+    write("in.extxyz", [clean("a"), clean("b", 8)])
+    options = ["--fmax", 1e-6, "--steps", 1, "--allow-unconverged"]
+    assert relax(model, "in.extxyz", *options).exit_code == 0
+    assert {r.status for r in records("in-relax")} == {"MAX_STEPS"}
+    write("more.traj", [clean("a"), foreign()])
+    assert relax(model, "more.traj", *options).exit_code == 3
+
+
 def test_predict_evaluates_without_moving(model):
     write("in.extxyz", clean())
     done = invoke("predict", "in.extxyz", "--model", model, "--out", "here")
