@@ -1,4 +1,4 @@
-"""`geocalc evaluate`: errors of a model, into metrics.json and parity plots."""
+"""The work of `geocalc evaluate`: errors of a model, into metrics.json and parity plots."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def evaluate_command(
             results = _relax(loaded, recipe, data, settings, out)
         elif task in (probes.SYMMETRY, probes.OVERSMOOTHING):
             about |= {"limit": settings.limit, "seed": seed or 0}
-            measure = probes.symmetry_task if task == probes.SYMMETRY else probes.mad_task
+            measure = probes.symmetry_task if task == probes.SYMMETRY else probes.oversmoothing_task
             some = _some(loaded, recipe, data, source, settings.limit)
             results = measure(loaded, some, seed or 0)
             make_folder(out)
@@ -104,7 +104,7 @@ def evaluate_command(
 def _single_points(
     model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None, out: Path
 ) -> dict[str, Any]:
-    """Errors by source, and their pictures."""
+    """Measure errors by source, and draw them."""
     groups = _held_out(model, recipe, data, source)
     empty = [name for name, samples in groups.items() if not samples]
     if empty:
@@ -121,8 +121,8 @@ def _single_points(
 def _pairs(
     model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None, out: Path
 ) -> dict[str, Any]:
-    """Errors of relaxed energies and positions by source, each structure in a table, and their
-    pictures.
+    """Measure errors of relaxed energies and positions by source; write a table of structures and
+    figures.
     """
     if recipe is None or recipe.task is not Task.IS2RE:
         raise InputError(
@@ -175,11 +175,11 @@ def _held_out(
     }
 
 
-def _draw(pictures: Mapping[str, Sequence[Panel]], out: Path) -> None:
-    """Pictures by file name; none where matplotlib is not installed."""
+def _draw(figures: Mapping[str, Sequence[Panel]], out: Path) -> None:
+    """Draw figures by file name; none where matplotlib is not installed."""
     if find_spec("matplotlib") is None:
         return
-    for name, panels in pictures.items():
+    for name, panels in figures.items():
         draw_panels(panels, out / name)
 
 

@@ -1,4 +1,4 @@
-"""What `geocalc models` prints."""
+"""The work of `geocalc models`: a table of models, or one card."""
 
 from __future__ import annotations
 

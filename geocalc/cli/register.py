@@ -1,4 +1,4 @@
-"""What `geocalc register` does: runs become a model, of energies or of a property."""
+"""The work of `geocalc register`: make a model of finished runs."""
 
 from __future__ import annotations
 

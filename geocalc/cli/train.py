@@ -1,4 +1,4 @@
-"""What `geocalc train` does: devices, folders, and a resumed or a fresh run."""
+"""The work of `geocalc train`: devices, folders, and a new or resumed run."""
 
 from __future__ import annotations
 

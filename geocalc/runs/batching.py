@@ -24,7 +24,7 @@ from geocalc.runs.forms import Ended, Live
 from geocalc.runs.roles import MODEL_ERRORS, NamedPotential
 from geocalc.runs.settings import RelaxSettings
 
-EDGES_ON_CPU = 20_000  # some ten slabs; more together gain nothing in the caches of a processor
+EDGES_ON_CPU = 20_000  # about ten slabs; larger batches do not fit into the caches of a processor
 # a first guess for a network of 256 channels and 7 layers; memory that runs out halves the budget
 EDGE_BYTES = 500_000
 NEIGHBORS = 50  # counted for each atom where the potential has no cutoff
@@ -33,19 +33,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Budget:
-    """How many edges are computed together; None until the first batch asks."""
+    """The number of edges computed together; None before the first batch."""
 
     edges: float | None = None
 
 
 @cache
 def budget_of(model_hash: str, device: str, edges: int | None) -> Budget:
-    """The budget of a model on a device, remembered as long as the process lives.
+    """Look up the budget of a model on a device, which is kept as long as the process runs.
 
     Args:
         model_hash: of the model.
         device: its name.
-        edges: to begin with; None for what the memory of the device suggests.
+        edges: at first; None to estimate them from the memory of the device.
     """
     return Budget(edges=edges)
 
