@@ -13,7 +13,7 @@ from functools import cache
 import torch
 
 from geocalc.core.systems import Systems, concatenate, select
-from geocalc.errors import format_error, format_unexpected
+from geocalc.errors import GeoCalcError, format_error, format_unexpected
 from geocalc.graphs.neighbors import build_graph
 from geocalc.optim import make_optimizer
 from geocalc.relaxation.cell_filters import atoms_of
@@ -131,9 +131,13 @@ class Batches:
 
     def _edges_of(self, systems: Systems) -> int:
         systems = atoms_of(systems)
+        estimate = NEIGHBORS * systems.n_atoms
         if self._model.cutoff is None:
-            return NEIGHBORS * systems.n_atoms
-        return max(1, build_graph(systems, self._model.cutoff).n_edges)
+            return estimate
+        try:
+            return max(1, build_graph(systems, self._model.cutoff).n_edges)
+        except GeoCalcError:  # the evaluation ends the structure with this error
+            return estimate
 
     def _fill(self) -> None:
         """Bring the batch to the budget: put some structures aside, or take them back, or start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 
 from geocalc.core.process import available_cores, settle_process
 from geocalc.core.systems import Potential
-from geocalc.errors import InputError, format_error
+from geocalc.errors import InputError, format_error, format_unexpected
 from geocalc.optim import make_optimizer
 from geocalc.relaxation.cell_filters import STRAINS, CellFilter
 from geocalc.relaxation.cells import CellOpener, CellPotential, restored, restored_snapshot
@@ -25,11 +26,12 @@ from geocalc.runs.engine import (
     with_opinion,
 )
 from geocalc.runs.forms import Ended, Live
-from geocalc.runs.roles import NamedPotential, SecondModel
+from geocalc.runs.roles import MODEL_ERRORS, NamedPotential, SecondModel
 from geocalc.runs.settings import ALL_STRAINS, RelaxSettings
 from geocalc.runs.workers import Lost, WorkerPool
 
 START = 2.0  # seconds; about the time that a process takes to start
+logger = logging.getLogger(__name__)
 
 
 def make_engine(
@@ -185,8 +187,11 @@ class WithCells:
         """See `Engine`."""
         try:
             self._engine.add(replace(live, systems=self._filter.extend(live.systems)))
-        except InputError as error:
+        except MODEL_ERRORS as error:
             self._refused.append((live.number, Ended(error=format_error(error))))
+        except Exception as error:
+            logger.exception("unexpected error in structure %s", live.sid)
+            self._refused.append((live.number, Ended(error=format_unexpected(error))))
 
     def collect(self) -> list[tuple[int, Ended]]:
         """See `Engine`."""

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.potentials.ase import AsePotential
 from geocalc.potentials.cached import DirectModel
+from geocalc.relaxation.cell_filters import CellFilter
 from geocalc.runs.forms import Input
 from geocalc.runs.records import Record
 from geocalc.runs.roles import NamedPotential, SecondModel
@@ -121,3 +122,24 @@ def test_a_fault_of_the_second_model_leaves_the_relaxation_alone(
     assert result.record.second_opinion is not None
     assert result.record.second_opinion.note == SENTENCE
     assert "unexpected error in a second opinion of direct" in caplog.text
+
+
+def test_a_fault_while_a_cell_is_prepared_ends_one_structure(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    extend = CellFilter.extend
+
+    def broken(self: CellFilter, systems: Systems) -> Systems:
+        if systems.n_atoms == 1:
+            raise FAULT
+        return extend(self, systems)
+
+    monkeypatch.setattr(CellFilter, "extend", broken)
+    emt = AsePotential(calculator=EMT(), stress=True)
+    model = NamedPotential(potential=emt, name="emt", hash="emt", stress=True)
+    given = [Input(sid="one", atoms=bulk("Cu")), Input(sid="four", atoms=bulk("Cu", cubic=True))]
+    settings = RelaxSettings(cell="unit", workers=1, steps=1)
+    one, four = relax_inputs(given, model, settings)
+    assert one.record.error == SENTENCE
+    assert four.record.error is None
+    assert "unexpected error in structure one" in caplog.text
