@@ -1,5 +1,5 @@
-"""Warm starts: a function proposes a better geometry to begin with, and the potential has the last
-word.
+"""Warm starts: a function proposes a geometry to start from, which is kept only if the potential
+finds it no worse.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from geocalc.errors import InputError
 
 
 class Proposal(Protocol):
-    """Proposes how far to move every atom before the first step of the optimizer, for example to
-    where a model expects it.
+    """Proposes displacements of atoms before the first step of the optimizer, for example to where
+    a model predicts them.
 
-    What it says of a structure may depend on nothing but that structure. For worker processes it
-    must be picklable: a function at the top level of a module, or an object of a class that is (a
-    frozen dataclass says best what it is).
+    The proposal for a structure may depend on that structure only. For worker processes it must be
+    picklable: a function at the top level of a module, or an object of such a class, best a frozen
+    dataclass.
     """
 
     def __call__(self, systems: Systems) -> Tensor:
@@ -33,7 +33,7 @@ class Proposal(Protocol):
 
 
 def proposed(propose: Proposal, systems: Systems, asked: Tensor) -> tuple[Tensor, Tensor]:
-    """What is proposed for structures of a batch.
+    """Collect the proposals for structures of a batch.
 
     Args:
         propose: the proposal.
@@ -66,8 +66,8 @@ def proposed(propose: Proposal, systems: Systems, asked: Tensor) -> tuple[Tensor
 
 
 def no_worse(energy: Tensor, fmax: Tensor, start_energy: Tensor, start_fmax: Tensor) -> Tensor:
-    """Where a proposal is taken, (n_systems,) bool: neither energy nor largest force is above that
-    of the start, or NaN.
+    """Accept proposals, (n_systems,) bool: neither the energy nor the largest force is above that of
+    the start, or NaN.
 
     Args:
         energy, start_energy: (n_systems,) eV.
@@ -77,7 +77,7 @@ def no_worse(energy: Tensor, fmax: Tensor, start_energy: Tensor, start_fmax: Ten
 
 
 def name_of(propose: Proposal) -> str:
-    """What run folders say of a proposal: where it is defined, and for a dataclass its values."""
+    """Name a proposal for run folders: where it is defined, and for a dataclass its values."""
     if dataclasses.is_dataclass(propose):
         return f"{type(propose).__module__}.{propose!r}"
     named = propose if inspect.isroutine(propose) else type(propose)
@@ -85,7 +85,7 @@ def name_of(propose: Proposal) -> str:
 
 
 def check_for_workers(propose: Proposal) -> None:
-    """Refuse a proposal that other processes could not open.
+    """Refuse a proposal that worker processes cannot open.
 
     Raises:
         InputError: it cannot be pickled, or is defined in the script that runs.

@@ -17,13 +17,14 @@ from geocalc.core.settings import Settings
 
 ALL_STRAINS = "xx,yy,zz,yz,xz,xy"
 POTENTIAL, DIRECT_MODEL = "faenet-sfa", "faenet-is2re"  # models that are used by default
+_MODEL = "Name or folder of the model."
 SAME_RESULTS = "same results"  # marks options that do not change results
 
 
 class ModelSettings(Settings):
     """Options of every run of a model over structures: the model, and how it computes."""
 
-    model: str = Field(POTENTIAL, description="Name or folder of the model.")
+    model: str = Field(POTENTIAL, description=_MODEL)
     frames: str | None = Field(
         None,
         description=(
@@ -72,7 +73,7 @@ class ModelSettings(Settings):
 class RelaxSettings(ModelSettings):
     """Options of a relaxation, in Python, on the command line and in `settings.yaml`."""
 
-    model: str = Field(POTENTIAL, description="Name or folder of the model.")
+    model: str = Field(POTENTIAL, description=_MODEL)
     optimizer: Choice = Field(
         Choice(name="auto"),
         description=(
@@ -160,7 +161,7 @@ class RelaxSettings(ModelSettings):
 class PredictSettings(ModelSettings):
     """Options of a prediction for structures as they are."""
 
-    model: str = Field(DIRECT_MODEL, description="Name or folder of the model.")
+    model: str = Field(DIRECT_MODEL, description=_MODEL)
 
     def as_relaxation(self) -> RelaxSettings:
         """The same run as a relaxation without steps."""
