@@ -1,106 +1,95 @@
-"""The Python side of `geocalc relax` and `geocalc predict`."""
+"""Relaxations and predictions from Python."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.stress import full_3x3_to_voigt_6_stress
 
-from geocalc.errors import ModelFileError
-from geocalc.optim import make_optimizer
-from geocalc.potentials.card import Task
-from geocalc.potentials.load import LoadedModel, load_model
-from geocalc.relaxation.status import Status
+from geocalc.errors import InputError
+from geocalc.potentials.load import load_model
 from geocalc.relaxation.warm_start import Proposal
-from geocalc.runs.engine import NamedPotential
-from geocalc.runs.engines import cell_filter_of
-from geocalc.runs.model_start import model_start
-from geocalc.runs.records import Record
-from geocalc.runs.runner import Job, Relaxed, relax_jobs
-from geocalc.runs.second_opinion import make_adviser
-from geocalc.runs.settings import ALL_STRAINS, RelaxSettings
+from geocalc.runs.engines import check_settings
+from geocalc.runs.forms import Input
+from geocalc.runs.results import Result
+from geocalc.runs.roles import relaxing_model
+from geocalc.runs.runner import relax_inputs
+from geocalc.runs.settings import DIRECT_MODEL, ModelSettings, PredictSettings, RelaxSettings
 
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What became of one structure.
-
-    Attributes:
-        record: energies, forces and status; the same fields as in `results.jsonl`.
-        atoms: a relaxed copy with energy (eV) and forces (eV/Angstrom) attached, and stress
-            (eV/Angstrom^3) where the cell was relaxed; constraints and info are kept. A copy of the
-            input where nothing could be computed.
-        number: place of the structure in the input.
-    """
-
-    record: Record
-    atoms: Atoms
-    number: int
+_Settings = TypeVar("_Settings", bound=ModelSettings)
+DEFAULT = RelaxSettings()
+OWN_DEFAULTS = {"workers": 1, "optimizer": "auto"}  # where keywords differ from DEFAULT
 
 
 def relax(
     structures: Atoms | Iterable[Atoms],
-    model: str | os.PathLike[str] = "faenet-sfa",
+    model: str | os.PathLike[str] = DEFAULT.model,
     *,
-    optimizer: str = "auto",
-    fmax: float = 0.05,
-    steps: int = 300,
-    device: str = "auto",
-    dtype: str = "float32",
-    frames: str | None = None,
-    strict: bool = False,
-    workers: int = 1,
+    settings: RelaxSettings | None = None,
+    optimizer: str | Mapping[str, Any] = "auto",
+    fmax: float = DEFAULT.fmax,
+    steps: int = DEFAULT.steps,
+    device: str = DEFAULT.device,
+    dtype: str = DEFAULT.dtype,
+    frames: str | None = DEFAULT.frames,
+    strict: bool = DEFAULT.strict,
+    workers: int | None = 1,
     warm_start: Proposal | str | None = None,
-    second_opinion: str | None = None,
-    cell: str = "none",
-    pressure: float = 0.0,
-    cell_mask: str = ALL_STRAINS,
-    keep_symmetry: bool = False,
-    level: str | None = None,
+    second_opinion: str | None = DEFAULT.second_opinion,
+    cell: str = DEFAULT.cell,
+    pressure: float = DEFAULT.pressure,
+    cell_mask: str = DEFAULT.cell_mask,
+    keep_symmetry: bool = DEFAULT.keep_symmetry,
+    level: str | None = DEFAULT.level,
 ) -> list[Result]:
     """Relax structures with a model; a structure that fails keeps its place, with the error in its
     record.
+
+    The defaults are those of `geocalc.runs.settings.RelaxSettings`, where every option is
+    described; only `workers` is 1 here, and all cores on the command line.
 
     Args:
         structures: one or many, taken one at a time; `info["sid"]` names them. They are not
             changed.
         model: name or folder.
-        optimizer: quasi-newton (ours, fewer calls; atoms only), bfgs, lbfgs, fire, fire2 (these
-            equal ASE's) or gradient-descent; auto is quasi-newton, and bfgs where a cell is relaxed or a
-            symmetry kept.
-        fmax: eV/Angstrom.
+        settings: all options at once, in place of `model` and the keywords below.
+        optimizer: quasi-newton (fewest model calls; atoms only), bfgs, lbfgs, fire, fire2 (as in
+            ASE) or gradient-descent; auto is quasi-newton, and bfgs where a cell is relaxed or a
+            symmetry kept. With settings of its own: {"name": "fire", "max_step": 0.1}.
+        fmax: eV/Angstrom; converged when no free atom has a larger force.
         steps: allowed for each structure.
-        device, dtype, frames, strict: see `GeoCalc`.
-        workers: processes side by side on a CPU; results do not depend on it. A GPU computes
-            batches in this process.
+        device: auto (a GPU if there is one), cpu, cuda or cuda:1.
+        dtype: float32 or float64, of the network.
+        frames: frame policy in place of the model's own.
+        strict: refuse structures whose tags would have to be converted.
+        workers: processes on a CPU, None for one for each core; results do not depend on it. A GPU
+            computes batches in this process.
         warm_start: a model of relaxed structures by name, or a function of `Systems`, that proposes
             displacements (n_atoms, 3) in Angstrom to begin with. Each costs one evaluation and is
             taken back where energy or fmax is worse after it. With several workers a function must
             be picklable: define it at the top level of a module.
-        second_opinion: a direct model by name, asked for the relaxed energy of every structure as
-            it came; the record holds its answer and how far it is from the relaxation.
+        second_opinion: a direct model by name; the record holds the relaxed energy that it predicts
+            and the difference from the relaxation.
         cell: none; or frechet or unit, to relax the cell too, as ASE's filters do, with models that
             were trained on stress.
-        pressure: eV/Angstrom^3 from outside; 1 GPa is 0.00624. Energies do not contain the work
+        pressure: external, eV/Angstrom^3; 1 GPa is 0.00624. Energies do not contain the work
             against it.
         cell_mask: the strains that may change.
-        keep_symmetry: the space group of the start stays.
-        level: of theory, for models that know several.
+        keep_symmetry: keep the space group that a structure has at the start.
+        level: of theory, for models that were trained on several.
     Returns:
         One result per structure, in order.
     Raises:
-        ModelNotFoundError, ModelFileError, RecipeError, InputError: the model or a setting is not
-            right.
+        ModelNotFoundError, ModelFileError, RecipeError, InputError: the model or an option cannot
+            be used.
     """
     results = iter_relax(
         structures,
         model,
+        settings=settings,
         optimizer=optimizer,
         fmax=fmax,
         steps=steps,
@@ -122,85 +111,95 @@ def relax(
 
 def iter_relax(
     structures: Atoms | Iterable[Atoms],
-    model: str | os.PathLike[str] = "faenet-sfa",
+    model: str | os.PathLike[str] = DEFAULT.model,
     *,
-    optimizer: str = "auto",
-    fmax: float = 0.05,
-    steps: int = 300,
-    device: str = "auto",
-    dtype: str = "float32",
-    frames: str | None = None,
-    strict: bool = False,
-    workers: int = 1,
+    settings: RelaxSettings | None = None,
+    optimizer: str | Mapping[str, Any] = "auto",
+    fmax: float = DEFAULT.fmax,
+    steps: int = DEFAULT.steps,
+    device: str = DEFAULT.device,
+    dtype: str = DEFAULT.dtype,
+    frames: str | None = DEFAULT.frames,
+    strict: bool = DEFAULT.strict,
+    workers: int | None = 1,
     warm_start: Proposal | str | None = None,
-    second_opinion: str | None = None,
-    cell: str = "none",
-    pressure: float = 0.0,
-    cell_mask: str = ALL_STRAINS,
-    keep_symmetry: bool = False,
-    level: str | None = None,
+    second_opinion: str | None = DEFAULT.second_opinion,
+    cell: str = DEFAULT.cell,
+    pressure: float = DEFAULT.pressure,
+    cell_mask: str = DEFAULT.cell_mask,
+    keep_symmetry: bool = DEFAULT.keep_symmetry,
+    level: str | None = DEFAULT.level,
 ) -> Iterator[Result]:
-    """As `relax`, each result as soon as it is there: for more structures than memory holds.
+    """Relax structures and yield each result as soon as it is known, for more structures than
+    memory holds.
 
-    No more structures are taken from the input than are being worked on or wait for a worker. With
-    one worker on a CPU results come in the order of the input, else in the order in which they end;
-    `Result.number` tells the place.
+    Structures are taken from the input as workers need them. With one worker on a CPU results come
+    in the order of the input, otherwise in the order in which they end; `Result.number` is the
+    place in the input.
 
     Args:
-        structures, model, optimizer, fmax, steps, device, dtype, frames, strict, workers: see
-            `relax`.
-        warm_start, second_opinion, cell, pressure, cell_mask, keep_symmetry, level: see `relax`.
+        structures, model, settings, optimizer, fmax, steps, device, dtype, frames: see `relax`.
+        strict, workers, warm_start, second_opinion, cell, pressure, cell_mask: see `relax`.
+        keep_symmetry, level: see `relax`.
     Returns:
         An iterator over the results; closing it ends all work.
     Raises:
-        ModelNotFoundError, ModelFileError, RecipeError, InputError: the model or a setting is not
-            right.
+        ModelNotFoundError, ModelFileError, RecipeError, InputError: the model or an option cannot
+            be used.
     """
-    settings = RelaxSettings.parse(
+    proposal = None if isinstance(warm_start, str) else warm_start
+    options = _options(
+        settings,
+        RelaxSettings,
         {
             "model": str(model),
             "optimizer": optimizer,
             "fmax": fmax,
             "steps": steps,
-            "traj": "none",
             "device": device,
             "dtype": dtype,
             "frames": frames,
             "strict": strict,
             "workers": workers,
+            "second_opinion": second_opinion,
             "cell": cell,
             "pressure": pressure,
             "cell_mask": cell_mask,
             "keep_symmetry": keep_symmetry,
             "level": level,
             "warm_start": warm_start if isinstance(warm_start, str) else None,
-            "second_opinion": second_opinion,
         },
-        "relax",
     )
-    loaded = load_model(model, device=device, dtype=dtype, frames=frames, level=level)
-    make_optimizer(settings.optimizer)
-    potential = named_potential(loaded, settings)
-    if warm_start is not None and not isinstance(warm_start, str):
-        potential = replace(potential, warm_start=warm_start)
+    loaded = load_model(
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        frames=options.frames,
+        level=options.level,
+    )
+    potential = relaxing_model(loaded, options)
+    check_settings(potential, options)
+    if proposal is not None:
+        potential = replace(potential, warm_start=proposal)
     given = [structures] if isinstance(structures, Atoms) else structures
-    jobs = (
-        Job(sid=str(atoms.info.get("sid", f"structure#{k}")), atoms=atoms)
+    inputs = (
+        Input(sid=str(atoms.info.get("sid", f"structure#{k}")), atoms=atoms)
         for k, atoms in enumerate(given)
     )
-    return map(_result, relax_jobs(jobs, potential, settings))
+    return relax_inputs(inputs, potential, options)
 
 
 def predict(
     structures: Atoms | Iterable[Atoms],
-    model: str | os.PathLike[str] = "faenet-is2re",
+    model: str | os.PathLike[str] = DIRECT_MODEL,
     *,
-    device: str = "auto",
-    dtype: str = "float32",
-    frames: str | None = None,
-    strict: bool = False,
-    workers: int = 1,
-    level: str | None = None,
+    settings: PredictSettings | None = None,
+    device: str = DEFAULT.device,
+    dtype: str = DEFAULT.dtype,
+    frames: str | None = DEFAULT.frames,
+    strict: bool = DEFAULT.strict,
+    workers: int | None = 1,
+    level: str | None = DEFAULT.level,
 ) -> list[Result]:
     """Evaluate structures as they are; nothing is relaxed.
 
@@ -209,99 +208,46 @@ def predict(
     energies and forces gives those of the structure itself.
 
     Args:
-        structures, model, device, dtype, frames, strict, workers, level: see `relax`.
+        structures, device, dtype, frames, strict, workers, level: see `relax`.
+        model: name or folder.
+        settings: all options at once, in place of `model` and the keywords.
     Returns:
         One result per structure, in order.
     Raises:
         ModelNotFoundError, ModelFileError, RecipeError, InputError: see `relax`.
     """
-    return relax(
-        structures,
-        model,
-        steps=0,
-        device=device,
-        dtype=dtype,
-        frames=frames,
-        strict=strict,
-        workers=workers,
-        level=level,
+    options = _options(
+        settings,
+        PredictSettings,
+        {
+            "model": str(model),
+            "device": device,
+            "dtype": dtype,
+            "frames": frames,
+            "strict": strict,
+            "workers": workers,
+            "level": level,
+        },
     )
+    return relax(structures, settings=options.as_relaxation())
 
 
-def named_potential(model: LoadedModel, settings: RelaxSettings) -> NamedPotential:
-    """The potential of a model with what records say of it.
+def _options(
+    settings: _Settings | None, kind: type[_Settings], keywords: Mapping[str, Any]
+) -> _Settings:
+    """The options as settings: those given whole, or made from keywords.
 
     Raises:
-        InputError: the settings ask for what the model cannot do.
+        InputError: an option is given twice.
+        RecipeError: an option has a value that is not allowed.
     """
-    potential = NamedPotential(
-        potential=model,
-        name=model.card.name,
-        hash=model.hash,
-        energy_kind=model.card.energy_kind.value,
-        device=str(model.device),
-        dtype=settings.dtype,
-        reads_tags=model.card.reads_tags,
-        opener=_Opener(
-            folder=model.folder,
-            hash=model.hash,
-            dtype=settings.dtype,
-            frames=settings.frames,
-            level=settings.level,
-        ),
-        cutoff=model.card.cutoff,
-        stress=model.card.stress,
-        calibration=model.card.calibration,
-        direct=model.card.task is Task.IS2RE,
-    )
-    cell_filter_of(potential, settings)
-    if settings.second_opinion is not None:
-        potential = replace(
-            potential,
-            second_opinion=make_adviser(settings.second_opinion, model.card, settings.steps),
+    if settings is None:
+        return kind.parse(keywords, "options")
+    defaults = {**dict(kind()), **OWN_DEFAULTS}
+    twice = [name for name, value in keywords.items() if value != defaults[name]]
+    if twice:
+        raise InputError(
+            f"{' and '.join(twice)} and settings are both given; put every option into settings,"
+            " or give keywords alone"
         )
-    if settings.warm_start is None:
-        return potential
-    return replace(potential, warm_start=model_start(settings.warm_start), reads_tags=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Opener:
-    """Loads a model once more, in another process on the CPU."""
-
-    folder: Path
-    hash: str
-    dtype: str
-    frames: str | None
-    level: str | None
-
-    def __call__(self) -> LoadedModel:
-        """The model.
-
-        Raises:
-            ModelFileError: it cannot be read any more, or is another one now.
-        """
-        model = load_model(
-            self.folder, device="cpu", dtype=self.dtype, frames=self.frames, level=self.level
-        )
-        if model.hash != self.hash:
-            raise ModelFileError(
-                f"{self.folder} was changed while it was in use; run again to use the new model"
-            )
-        return model
-
-
-def _result(ended: Relaxed) -> Result:
-    atoms, relaxation = cast(Atoms, ended.job.atoms), ended.relaxation
-    final = atoms.copy()
-    if relaxation is not None:
-        final.positions[:] = relaxation.systems.positions.cpu().numpy()
-        results: dict[str, Any] = {"energy": relaxation.energy}
-        if relaxation.status is not Status.PREDICTED:
-            results["forces"] = relaxation.forces.cpu().numpy()
-        if relaxation.stress is not None:
-            final.cell[:] = relaxation.systems.cell[0].cpu().numpy()
-            if bool(relaxation.stress.isfinite().all()):
-                results["stress"] = full_3x3_to_voigt_6_stress(relaxation.stress.cpu().numpy())
-        final.calc = SinglePointCalculator(final, **results)
-    return Result(record=ended.record, atoms=final, number=ended.number)
+    return settings

@@ -42,14 +42,18 @@ class RunFolderError(GeoCalcError, OSError):
 
 
 class DataWarning(UserWarning):
-    """Training data of which not all that is hoped for can be learned, or told."""
-
-
-# what models and calculators raise
-FAILURES = (GeoCalcError, ArithmeticError, RuntimeError, ValueError, LookupError)
+    """A part of the training data cannot be used."""
 
 
 def format_error(error: BaseException) -> str:
-    """An exception as one line; what is not ours is named by its type."""
+    """Write an exception as one line; those of other packages with the name of their class."""
     text = " ".join(str(error).split())
     return text if isinstance(error, GeoCalcError) else f"{type(error).__name__}: {text}"
+
+
+def format_unexpected(error: Exception) -> str:
+    """Write an exception that points to a fault of the program as one line, with the name of its
+    class.
+    """
+    text = " ".join(str(error).split())
+    return f"unexpected {type(error).__name__}: {text}; the log has the traceback"

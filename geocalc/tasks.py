@@ -8,22 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geocalc.api import named_potential
 from geocalc.core.nearest import nearest
 from geocalc.core.process import settle_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.errors import RecipeError
-from geocalc.optim import make_optimizer
 from geocalc.potentials.card import Card, Task
 from geocalc.potentials.load import load_model
 from geocalc.potentials.registry import find_model, model_task, read_card
 from geocalc.properties.predict import open_property_model
 from geocalc.properties.register import PROPERTIES
-from geocalc.runs.engine import NamedPotential
+from geocalc.runs.engines import check_settings
 from geocalc.runs.folder import RunFolder
+from geocalc.runs.forms import Input
 from geocalc.runs.model_run import ModelRun
 from geocalc.runs.records import Record
-from geocalc.runs.runner import Job, open_run_folder, run_relaxation
+from geocalc.runs.roles import NamedPotential, relaxing_model
+from geocalc.runs.runner import open_run_folder, run_relaxation
 from geocalc.runs.settings import RelaxSettings
 from geocalc.train.base_recipe import BaseRecipe
 from geocalc.train.kind import TaskKind
@@ -63,9 +63,9 @@ def open_energy_model(settings: RelaxSettings) -> ModelRun:
         frames=settings.frames,
         level=settings.level,
     )
-    make_optimizer(settings.optimizer)  # an unknown name is refused before a folder is made
+    potential = relaxing_model(model, settings)
+    check_settings(potential, settings)  # before a folder is made
     settle_process()
-    potential = named_potential(model, settings)
     return ModelRun(
         open_folder=partial(_open_folder, potential, settings),
         run=partial(_relax, potential, settings),
@@ -84,9 +84,9 @@ def _open_folder(
 
 
 def _relax(
-    potential: NamedPotential, settings: RelaxSettings, jobs: Iterable[Job], folder: RunFolder
+    potential: NamedPotential, settings: RelaxSettings, inputs: Iterable[Input], folder: RunFolder
 ) -> Iterator[Record]:
-    return run_relaxation(jobs, potential, settings, folder)
+    return run_relaxation(inputs, potential, settings, folder)
 
 
 TASKS: Mapping[Task, TaskEntry] = {

@@ -42,6 +42,9 @@ HEAVY = (
     "lightning",
     "pydantic",
 )
+# options of these commands are made from settings classes, which are pydantic models; it costs
+# about 0.3 s, once, and nothing of it is needed to list the commands
+WITH_SETTINGS = ("relax", "predict", "evaluate", "train")
 
 
 def name_of(path: Path) -> str:
@@ -155,7 +158,13 @@ def test_starting_up_costs_no_heavy_import(statement: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["relax", "--help"], ["train", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        *([name, "--help"] for name in (*WITH_SETTINGS, "register", "models", "symmetry")),
+    ],
+    ids=" ".join,
 )
 def test_help_costs_no_heavy_import(arguments: list[str]) -> None:
     code = (
@@ -167,7 +176,8 @@ def test_help_costs_no_heavy_import(arguments: list[str]) -> None:
     )
     output = run(["-c", code])
     assert "geocalc" in output
-    assert not heavy(output)
+    allowed = {"pydantic"} if arguments[0] in WITH_SETTINGS else set()
+    assert not heavy(output) - allowed
 
 
 def test_every_public_name_is_there() -> None:

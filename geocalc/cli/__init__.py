@@ -1,1 +1,1 @@
-"""The bodies of the command line: one file per command, imported when it is called."""
+"""The command line: commands in `commands/`, and the work that they do."""

@@ -1,4 +1,4 @@
-"""`geocalc evaluate`: errors of a model, into metrics.json and parity plots."""
+"""The work of `geocalc evaluate`: errors of a model, into metrics.json and parity plots."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ from geocalc.evaluation.figures import pair_panels, relaxed_panels, single_point
 from geocalc.evaluation.is2re import pair_errors, pair_predictions
 from geocalc.evaluation.plots import Panel, draw_panels
 from geocalc.evaluation.relaxations import RelaxedPair, relax_references, summarize
+from geocalc.evaluation.settings import EvaluateSettings
 from geocalc.evaluation.single_points import errors_of, known_numbers, predictions
+from geocalc.optim import optimizer_settings
 from geocalc.potentials.card import Task
 from geocalc.potentials.load import LoadedModel, load_model
 from geocalc.potentials.network import ForceMode
@@ -40,66 +42,57 @@ from geocalc.train.run_files import METRICS, make_folder
 
 
 def evaluate_command(
-    model: str,
-    data: Path,
-    out: Path,
-    *,
-    task: str = "s2ef",
-    source: int | None = None,
-    frames: str | None = None,
-    level: str | None = None,
-    optimizer: str = "quasi-newton",
-    fmax: float = 0.05,
-    steps: int = 300,
-    limit: int = 32,
-    seed: int | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
+    model: str, data: Path, out: Path, settings: EvaluateSettings
 ) -> dict[str, Any]:
-    """Measure and write; returns what metrics.json holds.
+    """Measure a model and write metrics.json and figures; returns what metrics.json holds.
 
     Args:
         model: name or folder.
-        data: a recipe (its validation split) or structures, labeled but for symmetry and oversmoothing.
+        data: a recipe (its validation split) or structures, labeled but for symmetry and
+            oversmoothing.
         out: folder to write.
-        task: s2ef (energies and forces of frames), relax (from the first frame of each relaxation
-            to its last), is2re (relaxed energies and positions from unrelaxed structures; is2rs is
-            the same), symmetry or oversmoothing (symmetry errors, and how alike features are by layer; see
-            `geocalc.evaluation.symmetry_errors` and `geocalc.evaluation.oversmoothing`).
-        source: only this source of the recipe.
-        frames: policy other than the model's.
-        level: of theory.
-        optimizer, fmax, steps: for relax.
-        limit: structures of each source, for symmetry and oversmoothing.
-        seed: of stochastic frames, and of the draws of symmetry (0 unless given).
-        device, dtype: of the model.
+        settings: what is measured and how; see `geocalc.evaluation.symmetry_errors` and
+            `geocalc.evaluation.oversmoothing` for these tasks.
     Raises:
         InputError: the data hold nothing to measure.
     """
     settle_process()
     recipe = read_recipe(data) if data.suffix in (".yaml", ".yml") else None
-    loaded = load_model(model, device=device, dtype=dtype, frames=frames, level=level, seed=seed)
+    loaded = load_model(
+        model,
+        device=settings.device,
+        dtype=settings.dtype,
+        frames=settings.frames,
+        level=settings.level,
+        seed=settings.seed,
+    )
     about: dict[str, Any] = {
         "model": loaded.card.name,
         "model_hash": loaded.hash,
         "data": str(data),
-        "task": task,
+        "task": settings.task,
         "level_of_theory": loaded.card.level_of_theory,
-        "frames": frames or loaded.card.frames,
-        "dtype": dtype,
+        "frames": settings.frames or loaded.card.frames,
+        "dtype": settings.dtype,
         "device": loaded.device.type,
         "versions": versions(),
     }
+    task, source, seed = settings.task, settings.source, settings.seed
     with told_at_the_end():
         if task == "is2re":
             results = _pairs(loaded, recipe, data, source, out)
         elif task == "relax":
-            about |= {"optimizer": optimizer, "fmax": fmax, "steps": steps}
-            results = _relax(loaded, recipe, data, source, out, optimizer, fmax, steps)
+            about |= {
+                "optimizer": optimizer_settings(settings.optimizer),
+                "fmax": settings.fmax,
+                "steps": settings.steps,
+            }
+            results = _relax(loaded, recipe, data, settings, out)
         elif task in (probes.SYMMETRY, probes.OVERSMOOTHING):
-            about |= {"limit": limit, "seed": seed or 0}
-            measure = probes.symmetry_task if task == probes.SYMMETRY else probes.mad_task
-            results = measure(loaded, _some(loaded, recipe, data, source, limit), seed or 0)
+            about |= {"limit": settings.limit, "seed": seed or 0}
+            measure = probes.symmetry_task if task == probes.SYMMETRY else probes.oversmoothing_task
+            some = _some(loaded, recipe, data, source, settings.limit)
+            results = measure(loaded, some, seed or 0)
             make_folder(out)
         else:
             results = _single_points(loaded, recipe, data, source, out)
@@ -111,7 +104,7 @@ def evaluate_command(
 def _single_points(
     model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None, out: Path
 ) -> dict[str, Any]:
-    """Errors by source, and their pictures."""
+    """Measure errors by source, and draw them."""
     groups = _held_out(model, recipe, data, source)
     empty = [name for name, samples in groups.items() if not samples]
     if empty:
@@ -128,8 +121,8 @@ def _single_points(
 def _pairs(
     model: LoadedModel, recipe: Recipe | None, data: Path, source: int | None, out: Path
 ) -> dict[str, Any]:
-    """Errors of relaxed energies and positions by source, each structure in a table, and their
-    pictures.
+    """Measure errors of relaxed energies and positions by source; write a table of structures and
+    figures.
     """
     if recipe is None or recipe.task is not Task.IS2RE:
         raise InputError(
@@ -182,11 +175,11 @@ def _held_out(
     }
 
 
-def _draw(pictures: Mapping[str, Sequence[Panel]], out: Path) -> None:
-    """Pictures by file name; none where matplotlib is not installed."""
+def _draw(figures: Mapping[str, Sequence[Panel]], out: Path) -> None:
+    """Draw figures by file name; none where matplotlib is not installed."""
     if find_spec("matplotlib") is None:
         return
-    for name, panels in pictures.items():
+    for name, panels in figures.items():
         draw_panels(panels, out / name)
 
 
@@ -194,23 +187,25 @@ def _relax(
     model: LoadedModel,
     recipe: Recipe | None,
     data: Path,
-    source: int | None,
+    settings: EvaluateSettings,
     out: Path,
-    optimizer: str,
-    fmax: float,
-    steps: int,
 ) -> dict[str, Any]:
     rules = recipe.data if recipe is not None else Data(sources=(DataSource(path=data),))
     references = {
         str(rules.sources[k].path): _references(model, rules, k, recipe is None)
-        for k in _chosen(rules, source)
+        for k in _chosen(rules, settings.source)
     }
     results = {}
     for name, some in references.items():
         with progress_line("relax") as show:
             done = partial(_show_done, show, len(some))
             pairs = relax_references(
-                model, some, optimizer=optimizer, fmax=fmax, steps=steps, progress=done
+                model,
+                some,
+                optimizer=settings.optimizer,
+                fmax=settings.fmax,
+                steps=settings.steps,
+                progress=done,
             )
         results[name] = asdict(summarize(pairs))
         make_folder(out)

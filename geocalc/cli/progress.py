@@ -11,13 +11,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 
 def pace(done: int, total: int | None, converged: int, computed: int, seconds: float) -> str:
-    """How far a run has come, how fast it goes and how long it will take.
+    """Format the progress of a run, its speed and the time left.
 
     Args:
         done: structures with a record.
-        total: structures of the input, None if nobody knows.
-        converged: those of `done` that converged.
-        computed: those of `done` that this run computed itself.
+        total: structures of the input, None if it is not known.
+        converged: structures of `done` that converged.
+        computed: structures of `done` that this run computed itself.
         seconds: since it began.
     """
     rate = computed / max(seconds, 1e-9)
@@ -32,7 +32,7 @@ def pace(done: int, total: int | None, converged: int, computed: int, seconds: f
 
 
 def duration(seconds: float) -> str:
-    """A time in the two units that matter: 8 s, 3 min 20 s, 5 h 12 min."""
+    """Format a time in its two largest units: 8 s, 3 min 20 s, 5 h 12 min."""
     minutes, rest = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -42,8 +42,8 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress_line(text: str) -> Iterator[Callable[[str], None]]:
-    """Show `text` with a spinner and the time inside the `with` block; what it yields replaces the
-    text.
+    """Show `text` with a spinner and the time inside the `with` block; yields a function that
+    replaces the text.
     """
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(

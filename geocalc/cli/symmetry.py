@@ -1,4 +1,4 @@
-"""What `geocalc symmetry` does: the relaxed weights of a model, read as broken symmetry."""
+"""The work of `geocalc symmetry`: the broken symmetry that relaxed weights of a model show."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What `geocalc evaluate` measures of a model without looking at labels: symmetries, and the
-features of its layers.
-"""
+"""Tasks of `geocalc evaluate` that need no labels: symmetry errors and oversmoothing."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ UNITS = {"energy": "eV", "forces": "eV/Å", "displacement": "Å"}
 
 
 def of_samples(samples: Sequence[Sample], limit: int, name: str) -> Systems:
-    """At most `limit` of the samples, evenly spread.
+    """Choose at most `limit` samples, evenly spread.
 
     Raises:
         InputError: there is nothing to measure.
@@ -52,7 +50,7 @@ def of_samples(samples: Sequence[Sample], limit: int, name: str) -> Systems:
 
 
 def of_file(path: Path, limit: int, use_tags: bool) -> Systems:
-    """At most `limit` structures of a file or folder, evenly spread; they need no labels.
+    """Read at most `limit` structures of a file or folder, evenly spread; they need no labels.
 
     Raises:
         InputError: there is nothing to measure, or something cannot be read.
@@ -64,7 +62,7 @@ def of_file(path: Path, limit: int, use_tags: bool) -> Systems:
 
 
 def _places(n: int, limit: int, name: str) -> list[int]:
-    """Evenly over all, since neighbors are often frames of one relaxation."""
+    """Places spread evenly: structures next to each other are often of one relaxation."""
     if limit < 1 or n < 1:
         raise InputError(
             f"{name} holds {n} structures, of which {limit} are to be measured; at least one is"
@@ -74,7 +72,7 @@ def _places(n: int, limit: int, name: str) -> list[int]:
 
 
 def symmetry_task(model: LoadedModel, groups: Mapping[str, Systems], seed: int) -> dict[str, Any]:
-    """Symmetry errors by source, as metrics.json holds them."""
+    """Measure symmetry errors by source, for metrics.json."""
     results = {}
     for name, systems in groups.items():
         with progress_line(SYMMETRY) as show:
@@ -90,8 +88,10 @@ def _show_done(show: Callable[[str], None], total: int, n: int) -> None:
     show(f"{SYMMETRY}: {n} of {total}")
 
 
-def mad_task(model: LoadedModel, groups: Mapping[str, Systems], seed: int) -> dict[str, Any]:
-    """Mean average distance by source and layer, as metrics.json holds it."""
+def oversmoothing_task(
+    model: LoadedModel, groups: Mapping[str, Systems], seed: int
+) -> dict[str, Any]:
+    """Measure the mean average distance of features by source and layer, for metrics.json."""
     potential, results = model.potential, {}
     for name, systems in groups.items():
         layers = layer_mad(
@@ -102,8 +102,8 @@ def mad_task(model: LoadedModel, groups: Mapping[str, Systems], seed: int) -> di
 
 
 def tables(summary: Mapping[str, Any]) -> list[Table]:
-    """What metrics.json of these tasks holds, for the terminal."""
-    make = _symmetry_table if summary["task"] == SYMMETRY else _mad_table
+    """Format metrics.json of these tasks for the terminal."""
+    make = _symmetry_table if summary["task"] == SYMMETRY else _oversmoothing_table
     return [
         make(f"{summary['model']}, {name}, {found['n']} structures", found)
         for name, found in summary["results"].items()
@@ -129,7 +129,7 @@ def _size(operation: Mapping[str, Any] | None, kind: str, which: str) -> str:
     return f"{operation[kind][which]:.1e}"
 
 
-def _mad_table(title: str, found: Mapping[str, Any]) -> Table:
+def _oversmoothing_table(title: str, found: Mapping[str, Any]) -> Table:
     table = Table(title=title, title_justify="left")
     for head in ("depth", "neighbors", "all pairs", "update, neighbors", "update, all pairs"):
         table.add_column(head, justify="right")

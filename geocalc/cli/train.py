@@ -1,4 +1,4 @@
-"""What `geocalc train` does: devices, folders, and a resumed or a fresh run."""
+"""The work of `geocalc train`: devices, folders, and a new or resumed run."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from geocalc.train.finetune import tuned_values
 from geocalc.train.loop import Evaluation, TrainingProgress
 from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.run_files import CHECKPOINT, METRICS, read_log
+from geocalc.train.run_settings import TrainSettings
 from geocalc.train.settings import FineTuning
 from geocalc.train.stopping import is_over
 from geocalc.train.tensorboard import Scalars, require_tensorboard
@@ -38,13 +39,10 @@ def train_command(
     recipe_path: Path,
     out: Path | None,
     resume: bool,
-    assignments: tuple[str, ...] = (),
-    device: str = "auto",
-    devices: int = 1,
-    threads: int = 1,
+    assignments: tuple[str, ...],
+    settings: TrainSettings,
     report: Callable[[TrainingProgress], None] | None = None,
     begin: str | None = None,
-    tensorboard: bool = False,
 ) -> str | None:
     """Train a recipe file; returns a sentence that says how far it came, in the first process
     alone.
@@ -54,17 +52,14 @@ def train_command(
         out: run folder, by default `runs/<name>`.
         resume: go on from its checkpoint.
         assignments: `a.b=1` overrides.
-        device: auto, cpu or cuda.
-        devices: processes.
-        threads: of each process on a CPU.
+        settings: devices and processes, and what is logged.
         report: told of progress.
         begin: model to go on with; `recipe_path` may then be a file of labeled structures.
-        tensorboard: keep the learning curve for TensorBoard too, in the run folder.
     Raises:
         RecipeError, InputError: the recipe, its data, or the folder is not right.
         MissingDependencyError: tensorboard is wanted and not installed.
     """
-    if tensorboard:
+    if settings.tensorboard:
         require_tensorboard()
     recipe = (
         read_any_recipe(recipe_path, assignments)
@@ -76,21 +71,24 @@ def train_command(
         raise InputError(
             f"{folder} holds a training run already; go on with --resume, or choose another --out"
         )
-    if not 1 <= devices <= recipe.training.batch_size:
+    if not 1 <= settings.devices <= recipe.training.batch_size:
         raise InputError(
-            f"--devices is {devices}; it must be between 1 and training.batch_size"
+            f"--devices is {settings.devices}; it must be between 1 and training.batch_size"
             f" ({recipe.training.batch_size})"
         )
-    kind = choose_device(device).type
-    settle_process(threads)
+    kind = choose_device(settings.device).type
+    settle_process(settings.threads)
     fabric = Fabric(
-        accelerator=kind, devices=devices, precision=recipe.training.precision, strategy="auto"
+        accelerator=kind,
+        devices=settings.devices,
+        precision=recipe.training.precision,
+        strategy="auto",
     )
-    if devices > 1:
+    if settings.devices > 1:
         fabric.launch()
     scalars = (
         Scalars(folder, steps_done(folder / CHECKPOINT))
-        if tensorboard and fabric.is_global_zero
+        if settings.tensorboard and fabric.is_global_zero
         else None
     )
     with told_at_the_end():

@@ -1,4 +1,4 @@
-"""Warnings of a run, told once at its end instead of once for every structure."""
+"""Warnings of a run, printed once at its end instead of once for every structure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ OURS: tuple[type[Warning], ...] = (TagsConverted, LossyFormat, DataWarning)
 
 @contextmanager
 def told_at_the_end() -> Iterator[None]:
-    """Gather geocalc's own warnings inside the `with` block and say each kind once on standard
-    error; others pass as ever.
+    """Collect geocalc's own warnings inside the `with` block and print each kind once on standard
+    error; other warnings pass unchanged.
     """
     gathered: dict[type[Warning], list[str]] = {}
     with warnings.catch_warnings():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geocalc.core.choice import Choice
 from geocalc.core.systems import Potential, Systems, allowed, free_atoms
 from geocalc.data.collate import collate_samples
 from geocalc.data.prepare import ReferenceRelaxation
@@ -104,7 +105,7 @@ def relax_references(
     potential: Potential,
     references: Sequence[ReferenceRelaxation],
     *,
-    optimizer: str = "quasi-newton",
+    optimizer: str | Choice = "quasi-newton",
     fmax: float = 0.05,
     steps: int = 300,
     batch: int = 1,

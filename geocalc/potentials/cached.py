@@ -1,5 +1,5 @@
-"""Direct models beside a relaxation: any process can open them, and what they say of a structure is
-computed once.
+"""Direct models that support a relaxation: any process can open them, and predictions are computed
+once.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from geocalc.core.systems import Prediction, Systems, own_memory
 from geocalc.errors import InputError, ModelFileError
 from geocalc.potentials.load import LoadedModel, load_model
 
-# answers remembered by a process: more than the structures that it works on side by side
+# predictions kept by a process: more than the structures that it works on at the same time
 KEPT = 256
-# all that a prediction depends on
+# fields that a prediction depends on
 READ = ("positions", "numbers", "tags", "system_idx", "cell", "pbc")
 
 
 @dataclass(frozen=True)
 class DirectModel:
-    """A model of relaxed energies by its place: plain values, so that it can be handed to worker
-    processes.
+    """A model of relaxed energies by its folder: plain values, which can be sent to worker processes.
 
     It computes on the CPU, in float32, with the frames of its card, one structure at a time.
 
@@ -36,8 +35,7 @@ class DirectModel:
     hash: str
 
     def predict(self, systems: Systems) -> Prediction:
-        """What the model says of one structure, on the CPU; asked again soon, it is not computed
-        again.
+        """Predict one structure on the CPU; recent predictions are not computed again.
 
         Raises:
             InputError: the model cannot take the structure, or there is not exactly one.
@@ -49,25 +47,25 @@ class DirectModel:
 
 
 def direct_model(model: LoadedModel) -> DirectModel:
-    """The place of a model that is loaded already."""
+    """Refer to a loaded model by its folder."""
     return DirectModel(str(model.folder.resolve()), model.hash)
 
 
 class _Opened:
-    """A model in this process, with its last answers."""
+    """A model in this process, with its last predictions."""
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
-        self._answers: OrderedDict[bytes, Prediction] = OrderedDict()
+        self._predictions: OrderedDict[bytes, Prediction] = OrderedDict()
 
     def predict(self, systems: Systems) -> Prediction:
         key = _content(systems)
-        if key not in self._answers:
+        if key not in self._predictions:
             with one_thread():
-                self._answers[key] = self._model(own_memory(systems))
-            if len(self._answers) > KEPT:
-                self._answers.popitem(last=False)
-        return self._answers[key]
+                self._predictions[key] = self._model(own_memory(systems))
+            if len(self._predictions) > KEPT:
+                self._predictions.popitem(last=False)
+        return self._predictions[key]
 
 
 @lru_cache(maxsize=4)

@@ -14,14 +14,15 @@ import numpy as np
 from ase import Atoms
 from ase.io import write
 
-from geocalc.errors import GeoCalcError, InputError, format_error
+from geocalc.errors import GeoCalcError, InputError, format_error, format_unexpected
 from geocalc.potentials.registry import find_model, read_card
 from geocalc.properties.load import LoadedPropertyModel, load_property_model
 from geocalc.relaxation.status import Status
 from geocalc.runs.folder import RunFolder, content_key, numbered_key
+from geocalc.runs.forms import Input
 from geocalc.runs.model_run import ModelRun
 from geocalc.runs.records import PropertySummary, Record, finite
-from geocalc.runs.runner import Job, versions
+from geocalc.runs.runner import versions
 from geocalc.runs.settings import RelaxSettings
 from geocalc.version import __version__
 
@@ -52,24 +53,24 @@ def open_property_model(settings: RelaxSettings) -> ModelRun:
     card = model.card
     return ModelRun(
         open_folder=partial(_open_folder, model),
-        run=partial(predict_jobs, model),
+        run=partial(predict_inputs, model),
         note=f"{card.target} in {card.unit}, of each {card.task.value}; mean and standard deviation"
         f" of each structure in the table, every value in {PREDICTED}",
     )
 
 
-def predict_jobs(
-    model: LoadedPropertyModel, jobs: Iterable[Job], folder: RunFolder
+def predict_inputs(
+    model: LoadedPropertyModel, inputs: Iterable[Input], folder: RunFolder
 ) -> Iterator[Record]:
     """Predict structures one after the other; each record is on the disk before it is yielded.
 
     Structures that `folder` holds already are not computed again; their records are yielded as they
-    were. After the last one `predicted.extxyz` is written, in the order of `jobs`; the folder is
+    were. After the last one `predicted.extxyz` is written, in the order of `inputs`; the folder is
     closed in any case.
 
     Args:
         model: of a property.
-        jobs: the input; a structure that could not be read gets a record with its error.
+        inputs: the structures; a structure that could not be read gets a record with its error.
         folder: from `ModelRun.open_folder`.
     Raises:
         RunFolderError: the disk is full or cannot be written; finished structures are safe.
@@ -77,12 +78,14 @@ def predict_jobs(
     keys: list[str] = []
     seen: Counter[str] = Counter()
     try:
-        for job in jobs:
-            key = numbered_key(content_key(job.sid, _content(job), folder.identity), seen, folder)
+        for given in inputs:
+            key = numbered_key(
+                content_key(given.sid, _content(given), folder.identity), seen, folder
+            )
             keys.append(key)
             record = folder.record(key)
             if record is None:
-                record, frame = _predict(model, job)
+                record, frame = _predict(model, given)
                 folder.add(key, record, frame)
             yield record
         folder.finish(keys, PREDICTED)
@@ -114,13 +117,13 @@ def _open_folder(
     return RunFolder(path, identity, provenance, resume=resume)
 
 
-def _content(job: Job) -> list[bytes]:
+def _content(given: Input) -> list[bytes]:
     """Everything of a structure that its prediction depends on."""
-    if job.atoms is None:
-        return [str(job.error).encode()]
-    arrays = job.atoms.arrays
+    if given.atoms is None:
+        return [str(given.error).encode()]
+    arrays = given.atoms.arrays
     named = [(name, np.ascontiguousarray(arrays[name])) for name in sorted(arrays)]
-    cell = [np.asarray(job.atoms.cell[:]).tobytes(), np.asarray(job.atoms.pbc).tobytes()]
+    cell = [np.asarray(given.atoms.cell[:]).tobytes(), np.asarray(given.atoms.pbc).tobytes()]
     return cell + [part for name, array in named for part in (name.encode(), _bytes(array))]
 
 
@@ -128,23 +131,23 @@ def _bytes(array: np.ndarray) -> bytes:
     return repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
 
 
-def _predict(model: LoadedPropertyModel, job: Job) -> tuple[Record, str | None]:
+def _predict(model: LoadedPropertyModel, given: Input) -> tuple[Record, str | None]:
     """The record of a structure, and its text for `predicted.extxyz`; None where there is none."""
-    begun, error, frame, summary = time.perf_counter(), job.error, None, None
-    if job.atoms is not None:
+    begun, error, frame, summary = time.perf_counter(), given.error, None, None
+    if given.atoms is not None:
         try:
-            atoms, values = with_property(job.atoms, model)
-            frame, summary = _frame(atoms, job.sid, model), _summary(values, model)
+            atoms, values = with_property(given.atoms, model)
+            frame, summary = _frame(atoms, given.sid, model), _summary(values, model)
         except GeoCalcError as fault:
             error = format_error(fault)
         except Exception as fault:
-            logger.exception("%s could not be predicted", job.sid)
-            error = format_error(fault)
+            logger.exception("unexpected error in structure %s", given.sid)
+            error = format_unexpected(fault)
     status = Status.PREDICTED if summary is not None else Status.ERROR
     record = Record(
-        sid=job.sid,
-        formula=None if job.atoms is None else job.atoms.get_chemical_formula(),
-        n_atoms=None if job.atoms is None else len(job.atoms),
+        sid=given.sid,
+        formula=None if given.atoms is None else given.atoms.get_chemical_formula(),
+        n_atoms=None if given.atoms is None else len(given.atoms),
         model=model.card.name,
         model_hash=model.hash,
         energy=None,

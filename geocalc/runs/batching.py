@@ -1,9 +1,10 @@
-"""Structures relaxed together: those that are finished leave, waiting ones enter, and memory sets
-the size.
+"""Structures relaxed together: ended structures leave the batch, waiting ones enter, and the
+memory of the device sets the size.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass, fields, replace
@@ -13,36 +14,39 @@ from typing import Any
 import torch
 
 from geocalc.core.systems import Systems, concatenate, select
-from geocalc.errors import FAILURES, format_error
+from geocalc.errors import GeoCalcError, format_error, format_unexpected
 from geocalc.graphs.neighbors import build_graph
 from geocalc.optim import make_optimizer
 from geocalc.relaxation.degrees_of_freedom import DegreesOfFreedom
 from geocalc.relaxation.loop import ATOMS_ONLY, ActiveBatch, start, step
 from geocalc.relaxation.state import Progress, Relaxation, Snapshot
-from geocalc.runs.engine import NamedPotential, Outcome, Report, Task
+from geocalc.runs.engine import Report
+from geocalc.runs.forms import Ended, Live
+from geocalc.runs.roles import MODEL_ERRORS, NamedPotential
 from geocalc.runs.settings import RelaxSettings
 
-EDGES_ON_CPU = 20_000  # some ten slabs; more together gain nothing in the caches of a processor
+EDGES_ON_CPU = 20_000  # about ten slabs; larger batches do not fit into the caches of a processor
 # a first guess for a network of 256 channels and 7 layers; memory that runs out halves the budget
 EDGE_BYTES = 500_000
 NEIGHBORS = 50  # counted for each atom where the potential has no cutoff
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
 class Budget:
-    """How many edges are computed together; None until the first batch asks."""
+    """The number of edges computed together; None before the first batch."""
 
     edges: float | None = None
 
 
 @cache
 def budget_of(model_hash: str, device: str, edges: int | None) -> Budget:
-    """The budget of a model on a device, remembered as long as the process lives.
+    """Look up the budget of a model on a device, which is kept as long as the process runs.
 
     Args:
         model_hash: of the model.
         device: its name.
-        edges: to begin with; None for what the memory of the device suggests.
+        edges: at first; None to estimate them from the memory of the device.
     """
     return Budget(edges=edges)
 
@@ -50,9 +54,9 @@ def budget_of(model_hash: str, device: str, edges: int | None) -> Budget:
 class Batches:
     """Relaxes structures together in this process.
 
-    The path of a structure does not depend on its batch mates, but for the rounding of the
-    potential's sums. A structure that the potential cannot evaluate is found by halving the batch,
-    and leaves alone.
+    The path of a structure does not depend on its batch mates, except for the rounding of sums in
+    the potential. A structure that the potential cannot evaluate is found by halving the batch, and
+    ends with an error; the others go on.
 
     Args:
         model: potential with its name and device.
@@ -61,7 +65,7 @@ class Batches:
         report: called after every evaluation, for each structure.
         freedom: the coordinates that move.
     Raises:
-        InputError: the optimizer is unknown.
+        InputError, RecipeError: the optimizer is unknown, or a setting of it.
     """
 
     def __init__(
@@ -72,47 +76,47 @@ class Batches:
         report: Report | None = None,
         freedom: DegreesOfFreedom[Any] = ATOMS_ONLY,
     ) -> None:
-        self._model, self._settings, self._budget, self._report = model, settings, budget, report
         self._freedom = freedom
+        self._model, self._settings, self._budget, self._report = model, settings, budget, report
         self._optimizer = make_optimizer(settings.optimizer)
-        self._waiting: deque[Task] = deque()
-        # on their way, for want of memory not in the batch
+        self._waiting: deque[Live] = deque()
+        # started, but not in the batch for lack of memory
         self._aside: deque[ActiveBatch] = deque()
         self._active: ActiveBatch | None = None
-        self._books: dict[int, _Book] = {}  # of every open task, by number
+        self._notes: dict[int, _Notes] = {}  # of every open structure, by number
 
     @property
     def n_open(self) -> int:
         """See `geocalc.runs.engine.Engine`."""
-        return len(self._books)
+        return len(self._notes)
 
     @property
     def has_room(self) -> bool:
         """See `geocalc.runs.engine.Engine`."""
-        return sum(book.edges for book in self._books.values()) < self._edges_allowed()
+        return sum(notes.edges for notes in self._notes.values()) < self._edges_allowed()
 
-    def add(self, task: Task) -> None:
+    def add(self, live: Live) -> None:
         """See `geocalc.runs.engine.Engine`."""
-        self._books[task.number] = _Book(sid=task.sid, edges=self._edges_of(task.systems))
-        self._waiting.append(task)
+        self._notes[live.number] = _Notes(sid=live.sid, edges=self._edges_of(live.systems))
+        self._waiting.append(live)
 
-    def collect(self) -> list[tuple[int, Outcome]]:
+    def collect(self) -> list[tuple[int, Ended]]:
         """See `geocalc.runs.engine.Engine`."""
-        ended: list[tuple[int, Outcome]] = []
-        while self._books and not ended:
+        ended: list[tuple[int, Ended]] = []
+        while self._notes and not ended:
             self._fill()
             if self._active is None:
                 break
             numbers, started = _numbers(self._active), time.perf_counter()
-            outcomes, left = self._step(self._active)
+            done, left = self._step(self._active)
             self._active = left if left is not None and left.n_systems else None
             self._share_time(numbers, time.perf_counter() - started)
-            for number, outcome in outcomes.items():
-                book = self._books.pop(number)
+            for number, one in done.items():
+                notes = self._notes.pop(number)
                 ended.append(
                     (
                         number,
-                        replace(outcome, path=tuple(sorted(book.path.items())), wall_s=book.wall_s),
+                        replace(one, path=tuple(sorted(notes.path.items())), wall_s=notes.wall_s),
                     )
                 )
         return ended
@@ -121,7 +125,7 @@ class Batches:
         """See `geocalc.runs.engine.Engine`."""
         self._waiting.clear()
         self._aside.clear()
-        self._books.clear()
+        self._notes.clear()
         self._active = None
 
     def _edges_allowed(self) -> float:
@@ -130,20 +134,24 @@ class Batches:
         return self._budget.edges
 
     def _edges_of(self, systems: Systems) -> int:
+        estimate = NEIGHBORS * systems.n_atoms
         if self._model.cutoff is None:
-            return NEIGHBORS * systems.n_atoms
-        return max(1, build_graph(systems, self._model.cutoff).n_edges)
+            return estimate
+        try:
+            return max(1, build_graph(systems, self._model.cutoff).n_edges)
+        except GeoCalcError:  # the evaluation ends the structure with this error
+            return estimate
 
     def _fill(self) -> None:
-        """Bring the batch to the budget: some step aside, or those aside return, or waiting ones
-        enter.
+        """Bring the batch to the budget: put some structures aside, or take them back, or start
+        waiting ones.
         """
         active, allowed = self._active, self._edges_allowed()
         if active is None and self._aside:
             active = self._aside.popleft()
         if active is not None:
             fits = (
-                torch.tensor([self._books[n].edges for n in _numbers(active)]).cumsum(0) <= allowed
+                torch.tensor([self._notes[n].edges for n in _numbers(active)]).cumsum(0) <= allowed
             )
             fits[0] = True  # one structure is always tried
             fits = fits.to(active.on_trial.device)
@@ -154,28 +162,28 @@ class Batches:
         while active is not None and self._aside and used + self._weight(self._aside[0]) <= allowed:
             used += self._weight(self._aside[0])
             active = active.join(self._aside.popleft())
-        entering: list[Task] = []
+        entering: list[Live] = []
         while self._waiting and not self._aside:
-            used += self._books[self._waiting[0].number].edges
+            used += self._notes[self._waiting[0].number].edges
             if used > allowed and (active is not None or entering):
                 break
             entering.append(self._waiting.popleft())
         if entering:
-            systems = concatenate([task.systems for task in entering]).to(self._model.device)
-            index = torch.tensor([task.number for task in entering], device=systems.cell.device)
+            systems = concatenate([live.systems for live in entering]).to(self._model.device)
+            index = torch.tensor([live.number for live in entering], device=systems.cell.device)
             new = start(systems, self._optimizer, index, self._freedom)
             active = new if active is None else active.join(new)
         self._active = active
 
     def _weight(self, active: ActiveBatch) -> int:
-        return sum(self._books[n].edges for n in _numbers(active))
+        return sum(self._notes[n].edges for n in _numbers(active))
 
-    def _step(self, active: ActiveBatch) -> tuple[dict[int, Outcome], ActiveBatch | None]:
-        """One evaluation and step of all; where that fails, of each half, until one structure alone
-        is to blame.
+    def _step(self, active: ActiveBatch) -> tuple[dict[int, Ended], ActiveBatch | None]:
+        """Evaluate and move all structures once; where that fails, each half alone, until the
+        structure that causes the error is found.
         """
         settings = self._settings
-        fault: BaseException
+        fault: Exception
         try:
             finished, left = step(
                 active,
@@ -191,7 +199,12 @@ class Batches:
         except torch.OutOfMemoryError as error:
             fault = _without_traceback(error)
             self._budget.edges = max(1.0, min(self._edges_allowed(), self._weight(active) / 2))
-        except FAILURES as error:
+        except MODEL_ERRORS as error:
+            fault = _without_traceback(error)
+        except Exception as error:
+            if active.n_systems == 1:
+                sid = self._notes[_numbers(active)[0]].sid
+                logger.exception("unexpected error in structure %s", sid)
             fault = _without_traceback(error)
         if isinstance(fault, torch.OutOfMemoryError) and torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -206,17 +219,21 @@ class Batches:
             ahead.join(behind) if ahead is not None and behind is not None else ahead or behind
         )
 
-    def _failed(self, active: ActiveBatch, fault: BaseException) -> dict[int, Outcome]:
+    def _failed(self, active: ActiveBatch, fault: Exception) -> dict[int, Ended]:
         number, progress = _numbers(active)[0], active.progress
-        error, no_memory = format_error(fault), isinstance(fault, torch.OutOfMemoryError)
+        no_memory = isinstance(fault, torch.OutOfMemoryError)
         if no_memory:
             error = (
                 f"the structure of {int(progress.n_atoms[0])} atoms needs more memory than"
                 f" {self._model.device} has, even alone; use a device with more, or the CPU"
             )
+        elif isinstance(fault, MODEL_ERRORS):
+            error = format_error(fault)
+        else:
+            error = format_unexpected(fault)
         steps, evaluations = int(progress.n_steps[0]), int(progress.n_evaluations[0])
         return {
-            number: Outcome(
+            number: Ended(
                 error=error, n_steps=steps, n_evaluations=evaluations, final=not no_memory
             )
         }
@@ -225,21 +242,21 @@ class Batches:
         numbers, steps = progress.index.tolist(), progress.n_steps.tolist()
         fmax = now.fmax.tolist() if self._report is not None else []
         for k, (number, n_steps) in enumerate(zip(numbers, steps, strict=True)):
-            book = self._books[number]
+            notes = self._notes[number]
             if self._settings.keeps_step(n_steps):
                 alone = torch.arange(live.n_systems, device=live.cell.device) == k
-                book.path[n_steps] = _on_cpu(select(now, live, alone))
+                notes.path[n_steps] = _on_cpu(select(now, live, alone))
             if self._report is not None:
-                self._report(book.sid, n_steps, fmax[k])
+                self._report(notes.sid, n_steps, fmax[k])
 
     def _share_time(self, numbers: list[int], seconds: float) -> None:
-        total = sum(self._books[n].edges for n in numbers)
+        total = sum(self._notes[n].edges for n in numbers)
         for number in numbers:
-            self._books[number].wall_s += seconds * self._books[number].edges / total
+            self._notes[number].wall_s += seconds * self._notes[number].edges / total
 
 
-class _Book:
-    """What is noted of a structure until it ends."""
+class _Notes:
+    """Notes on a structure until it ends."""
 
     def __init__(self, sid: str, edges: int) -> None:
         self.sid, self.edges = sid, edges
@@ -251,12 +268,12 @@ def _numbers(active: ActiveBatch) -> list[int]:
     return [int(number) for number in active.progress.index.tolist()]
 
 
-def _finished(end: Relaxation) -> Outcome:
-    return Outcome(relaxation=end, n_steps=end.n_steps, n_evaluations=end.n_evaluations)
+def _finished(end: Relaxation) -> Ended:
+    return Ended(relaxation=end, n_steps=end.n_steps, n_evaluations=end.n_evaluations)
 
 
-def _without_traceback(error: BaseException) -> BaseException:
-    """The error alone: its traceback would hold the tensors of the batch that failed."""
+def _without_traceback(error: Exception) -> Exception:
+    """The error alone: its traceback would keep the tensors of the failed batch in memory."""
     return error.with_traceback(None)
 
 

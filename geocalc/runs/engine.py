@@ -1,136 +1,58 @@
-"""Structures to be relaxed and what became of them: the common language of the engines, and the
-plainest engine.
-"""
+"""Engines turn live structures into ended ones; the simplest works on one at a time."""
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Protocol
 
+import torch
+
 from geocalc.core.process import one_thread
-from geocalc.core.systems import Potential, Systems, own_memory
-from geocalc.errors import FAILURES, format_error
+from geocalc.core.systems import Potential, Systems, allowed, own_memory
+from geocalc.errors import InputError, format_error, format_unexpected
 from geocalc.optim import make_optimizer
-from geocalc.potentials.calibration import Calibration
 from geocalc.relaxation.degrees_of_freedom import DegreesOfFreedom
 from geocalc.relaxation.loop import ATOMS_ONLY, relax_systems
 from geocalc.relaxation.state import Progress, Relaxation, Snapshot
+from geocalc.relaxation.status import Status
 from geocalc.relaxation.warm_start import Proposal
-from geocalc.runs.records import SecondOpinion
-from geocalc.runs.second_opinion import Adviser
+from geocalc.runs.forms import Ended, Live
+from geocalc.runs.roles import MODEL_ERRORS, SecondModel
 from geocalc.runs.settings import RelaxSettings
 
 Report = Callable[[str, int, float], None]  # sid, steps so far, fmax in eV/Angstrom
-
-
-@dataclass(frozen=True, kw_only=True)
-class NamedPotential:
-    """A potential and what records say of it.
-
-    Attributes:
-        potential: gives energies and forces.
-        name: of the model.
-        hash: of its weights and settings.
-        energy_kind: total, adsorption, formation or relative; None if nobody knows.
-        device, dtype: where and in which floating type it computes.
-        reads_tags: whether tags mean something to it; where they do not, none is judged.
-        opener: makes the same potential in another process, and can be pickled; None where it lives
-            in this one only.
-        cutoff: radius of its graphs in Angstrom, None if it has none.
-        warm_start: proposes where relaxations with it begin; see `geocalc.relaxation.warm_start`.
-        stress: whether it was trained on stress, so that cells can be relaxed with it.
-        calibration: how far relaxed energies may be off.
-        direct: whether its energies are those of the relaxed structures, so that there is nothing
-            to relax.
-        second_opinion: who else is asked for relaxed energies; see `geocalc.runs.opinions`.
-    """
-
-    potential: Potential
-    name: str
-    hash: str
-    energy_kind: str | None = None
-    device: str = "cpu"
-    dtype: str = "float64"
-    reads_tags: bool = True
-    opener: Callable[[], Potential] | None = None
-    cutoff: float | None = None
-    warm_start: Proposal | None = None
-    stress: bool = False
-    calibration: Calibration | None = None
-    direct: bool = False
-    second_opinion: Adviser | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One structure to relax.
-
-    Attributes:
-        number: its place in the input.
-        sid: its name.
-        systems: the structure alone, on the CPU.
-        unrelaxed: the same as the model of the second opinion reads it; None where it is not asked.
-    """
-
-    number: int
-    sid: str
-    systems: Systems
-    unrelaxed: Systems | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of one structure: a relaxation with the geometries its trajectory keeps, or an
-    error.
-
-    Attributes:
-        relaxation: None where there is an error.
-        path: geometries by the number of steps that led to them.
-        error: one sentence, None where there is a relaxation.
-        n_steps, n_evaluations: taken until the end or the error.
-        wall_s: seconds that were spent on this structure.
-        final: False where memory or a lost process is to blame and not the structure, so that
-            another try may end otherwise.
-        second_opinion: None where none was asked, or the process was lost.
-    """
-
-    relaxation: Relaxation | None = None
-    path: tuple[tuple[int, Snapshot], ...] = ()
-    error: str | None = None
-    n_steps: int = 0
-    n_evaluations: int = 0
-    wall_s: float = 0.0
-    final: bool = True
-    second_opinion: SecondOpinion | None = None
+logger = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """Relaxes the tasks it is given, in an order and with a parallelism of its own."""
+    """Works on live structures, in an order and with a parallelism of its own."""
 
     @property
     def n_open(self) -> int:
-        """Tasks that were added and not collected yet."""
+        """Structures that were added and not collected yet."""
         ...
 
     @property
     def has_room(self) -> bool:
-        """Whether another task would be of use now; where there is none, collect first."""
+        """Whether another structure can be used now; where not, collect first."""
         ...
 
-    def add(self, task: Task) -> None:
-        """Take a task."""
+    def add(self, live: Live) -> None:
+        """Take a structure."""
         ...
 
-    def collect(self) -> list[tuple[int, Outcome]]:
-        """Work, or wait, until some tasks have ended; their numbers and outcomes. Nothing where no
-        task is open.
+    def collect(self) -> list[tuple[int, Ended]]:
+        """Work, or wait, until some structures have ended; these, by number. Nothing where no
+        structure is open.
         """
         ...
 
     def close(self) -> None:
-        """Drop what is not finished and free everything."""
+        """Drop unfinished structures and free all resources."""
         ...
 
 
@@ -138,12 +60,12 @@ class OneByOne:
     """Works on each structure alone in this process, in the order in which they come.
 
     Args:
-        work: what becomes of a task, such as `relax_task` with everything but the task.
+        work: ends a structure, such as `relax_alone` with everything but the structure.
     """
 
-    def __init__(self, work: Callable[[Task], Outcome]) -> None:
+    def __init__(self, work: Callable[[Live], Ended]) -> None:
         self._work = work
-        self._waiting: list[Task] = []
+        self._waiting: list[Live] = []
 
     @property
     def n_open(self) -> int:
@@ -155,60 +77,62 @@ class OneByOne:
         """See `Engine`."""
         return not self._waiting
 
-    def add(self, task: Task) -> None:
+    def add(self, live: Live) -> None:
         """See `Engine`."""
-        self._waiting.append(task)
+        self._waiting.append(live)
 
-    def collect(self) -> list[tuple[int, Outcome]]:
+    def collect(self) -> list[tuple[int, Ended]]:
         """See `Engine`."""
         if not self._waiting:
             return []
-        task = self._waiting.pop(0)
-        return [(task.number, self._work(task))]
+        live = self._waiting.pop(0)
+        return [(live.number, self._work(live))]
 
     def close(self) -> None:
         """See `Engine`."""
         self._waiting.clear()
 
 
-def relax_task(
-    task: Task,
+def relax_alone(
+    live: Live,
     potential: Potential,
     settings: RelaxSettings,
     device: str = "cpu",
     report: Report | None = None,
     warm_start: Proposal | None = None,
     freedom: DegreesOfFreedom[Any] = ATOMS_ONLY,
-) -> Outcome:
-    """Relax one structure alone, on one thread: the outcome depends on nothing but the arguments.
+) -> Ended:
+    """Relax one structure alone, on one thread: the result depends on the arguments only.
+
+    An error of the model ends the structure; one that is not expected is logged with its traceback.
 
     Args:
-        task: the structure.
+        live: the structure.
         potential: gives energies and forces.
         settings: of the relaxation.
         device: where the structure is put.
         report: called after every evaluation.
-        warm_start: proposes where to begin.
+        warm_start: proposes where to start.
         freedom: the coordinates that move.
     Raises:
-        InputError: the optimizer is unknown.
+        InputError, RecipeError: the optimizer is unknown, or a setting of it.
     """
     path: list[tuple[int, Snapshot]] = []
     step, started = -1, time.perf_counter()
     optimizer = make_optimizer(settings.optimizer)
 
-    def observe(live: Systems, now: Snapshot, progress: Progress) -> None:
+    def observe(systems: Systems, now: Snapshot, progress: Progress) -> None:
         nonlocal step
         step = int(progress.n_steps[0])
         if settings.keeps_step(step):
             path.append((step, now))
         if report is not None:
-            report(task.sid, step, float(now.fmax[0]))
+            report(live.sid, step, float(now.fmax[0]))
 
     try:
         with one_thread():
-            systems = own_memory(task.systems).to(device)
-            ended = relax_systems(
+            systems = own_memory(live.systems).to(device)
+            end = relax_systems(
                 systems,
                 potential,
                 optimizer,
@@ -218,15 +142,89 @@ def relax_task(
                 warm_start,
                 freedom,
             )[0]
-    except FAILURES as error:
-        spent = time.perf_counter() - started
-        return Outcome(
-            error=format_error(error), n_steps=max(step, 0), n_evaluations=step + 1, wall_s=spent
+    except MODEL_ERRORS as fault:
+        error = format_error(fault)
+    except Exception as fault:
+        logger.exception("unexpected error in structure %s", live.sid)
+        error = format_unexpected(fault)
+    else:
+        return Ended(
+            relaxation=end,
+            path=tuple(path),
+            n_steps=end.n_steps,
+            n_evaluations=end.n_evaluations,
+            wall_s=time.perf_counter() - started,
         )
-    return Outcome(
-        relaxation=ended,
-        path=tuple(path),
-        n_steps=ended.n_steps,
-        n_evaluations=ended.n_evaluations,
+    return Ended(
+        error=error,
+        n_steps=max(step, 0),
+        n_evaluations=step + 1,
         wall_s=time.perf_counter() - started,
     )
+
+
+def predict_alone(live: Live, potential: Potential, device: str = "cpu") -> Ended:
+    """Predict the relaxed energy and geometry of one structure, on one thread.
+
+    Args:
+        live: the structure.
+        potential: a direct model: gives energies of relaxed structures.
+        device: where the structure is put.
+    """
+    started = time.perf_counter()
+    end, error = None, None
+    try:
+        with one_thread():
+            end = predict_relaxed(own_memory(live.systems).to(device), potential)
+    except MODEL_ERRORS as fault:
+        error = format_error(fault)
+    except Exception as fault:
+        logger.exception("unexpected error in structure %s", live.sid)
+        error = format_unexpected(fault)
+    return Ended(relaxation=end, error=error, n_evaluations=1, wall_s=time.perf_counter() - started)
+
+
+def predict_relaxed(systems: Systems, potential: Potential) -> Relaxation:
+    """Predict the relaxed energy and geometry of one structure with a direct model.
+
+    Args:
+        systems: one structure.
+        potential: gives energies of relaxed structures and, where it has them, displacements.
+    Returns:
+        Energy in eV, predicted positions (fixed atoms where they are), and no forces.
+    Raises:
+        InputError: there is not exactly one structure.
+    """
+    if systems.n_systems != 1:
+        raise InputError(f"one structure at a time is predicted, got {systems.n_systems}")
+    prediction = potential(systems)
+    energy, std = float(prediction.energy[0]), prediction.energy_std
+    move = (
+        torch.zeros_like(systems.positions)
+        if prediction.displacement is None
+        else prediction.displacement.double()
+    )
+    move = allowed(move, systems)
+    known = math.isfinite(energy) and bool(move.isfinite().all())
+    positions = torch.where(systems.fixed, systems.positions, systems.positions + move)
+    return Relaxation(
+        systems=replace(systems, positions=positions if known else systems.positions),
+        energy=energy if known else math.nan,
+        energy_std=math.nan if std is None else float(std[0]),
+        forces=torch.full_like(systems.positions, torch.nan),
+        fmax=math.nan,
+        status=Status.PREDICTED if known else Status.NON_FINITE,
+        n_steps=0,
+        n_evaluations=1,
+    )
+
+
+def with_opinion(live: Live, work: Callable[[Live], Ended], second: SecondModel) -> Ended:
+    """Work on a structure and add the opinion of a second model, also where the work fails."""
+    if live.unrelaxed is None:
+        return work(live)
+    started = time.perf_counter()
+    opinion = second.opinion(live.unrelaxed)
+    spent = time.perf_counter() - started
+    ended = work(live)
+    return replace(ended, second_opinion=opinion, wall_s=ended.wall_s + spent)

@@ -1,9 +1,9 @@
-"""The folder of a run: what is finished stays finished, whatever stops the run.
+"""The folder of a run: finished structures stay finished, whatever stops the run.
 
-`journal.jsonl` holds one line per finished structure: its key, its record and its relaxed geometry.
-With its line a structure is done: the line is on the disk before anything else is said of the
-structure, and a line cut short by a crash never happened. `results.jsonl` (the records alone) and
-`relaxed.extxyz` (the geometries, in the order of the input) follow from it.
+`journal.jsonl` holds one line for each finished structure: its key, its record and its relaxed
+geometry. A structure counts as finished once its line is on the disk; a line that a crash cut short
+is dropped. `results.jsonl` (the records) and `relaxed.extxyz` (the geometries, in the order of the
+input) are made from it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
 
 class RunFolder:
-    """A folder that a run writes its results into; one run at a time, until `close`.
+    """The folder of results of a run; one run uses it at a time, until `close`.
 
     Args:
         path: the folder; made if it is not there.
-        identity: plain values that results depend on (model hash, settings); results of another
-            identity are not mixed in.
+        identity: plain values that results depend on (model hash, settings); results of different
+            identities are not mixed.
         provenance: plain values kept beside them in `settings.yaml` (versions, device, ...).
-        resume: whether results that are there already are continued.
+        resume: whether to continue with the results in the folder.
     Raises:
         RunFolderError: the folder cannot be written; another run works in it; it holds results and
             `resume` is not set; it holds results of another identity; its journal is damaged other
@@ -87,13 +87,13 @@ class RunFolder:
         return Record.from_json(self._entry(key)["record"]) if key in self._places else None
 
     def add(self, key: str, record: Record, frame: str | None, *, final: bool = True) -> None:
-        """Keep a finished structure; it is on the disk when this returns.
+        """Add a finished structure; it is on the disk when this returns.
 
         Args:
             key: from `content_key`, new to this folder.
             record: goes to `results.jsonl`.
             frame: extended XYZ text of the relaxed geometry, None if there is none.
-            final: False if whoever resumes the run shall try this structure again.
+            final: False if a resumed run is to try this structure again.
         Raises:
             InputError: the key is there already.
             RunFolderError: the disk is full or cannot be written.
@@ -126,7 +126,7 @@ class RunFolder:
         write_whole(self.path / name, (frame for frame in frames if frame is not None))
 
     def records(self) -> Iterator[Record]:
-        """The records of the keys that `final_stage` was given, in that order; read from the disk
+        """The records of the keys that `finish` was given, in that order; read from the disk
         one at a time.
         """
         return (
@@ -136,7 +136,7 @@ class RunFolder:
         )
 
     def close(self) -> None:
-        """Let other runs into the folder; what is in it can still be read."""
+        """Release the folder for other runs; it can still be read."""
         self._lock.release()
 
     def _open(
@@ -210,8 +210,8 @@ class RunFolder:
         return entry
 
     def _append(self, name: str, line: str) -> int:
-        """Add a line to a file and see it onto the disk; returns where it begins. What does not fit
-        leaves nothing behind.
+        """Append a line to a file and wait until it is on the disk; returns its offset. A line that
+        does not fit is removed again.
         """
         path = self.path / name
         with disk_errors_explained(path, "write", len(self)), open(path, "ab", buffering=0) as file:
@@ -229,8 +229,7 @@ class RunFolder:
 
 
 def content_key(sid: str, content: Iterable[bytes], identity: str) -> str:
-    """What makes a structure of a run the same structure: its name, its content and the settings it
-    is computed with.
+    """Hash the name, the content and the settings of a structure: its identity in a run folder.
 
     Args:
         sid: name of the structure.
@@ -258,15 +257,13 @@ def numbered_key(key: str, seen: Counter[str], folder: RunFolder) -> str:
 
 
 def file_name(sid: str) -> str:
-    """A short name for files, of letters, digits, dots, dashes and underscores, that reads like
-    `sid`.
-    """
+    """Turn a sid into a short file name of letters, digits, dots, dashes and underscores."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", sid).strip("._")[-60:] or "structure"
 
 
 class _Lock:
-    """A file that one run at a time holds, until it lets go or its process dies; no lock where the
-    file system knows none.
+    """A lock that one run at a time holds, until it is released or the process dies; no lock on file
+    systems without locks.
 
     Raises:
         RunFolderError: another run holds it.
@@ -292,7 +289,7 @@ class _Lock:
 
 
 def _entry_of(line: bytes) -> dict[str, Any] | None:
-    """What a journal line holds, None if the line is not whole."""
+    """Parse a line of the journal; None if the line is not complete."""
     if not line.endswith(b"\n"):
         return None
     try:

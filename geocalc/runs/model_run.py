@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geocalc.runs.folder import RunFolder
+from geocalc.runs.forms import Input
 from geocalc.runs.records import Record
-from geocalc.runs.runner import Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,5 +24,5 @@ class ModelRun:
     """
 
     open_folder: Callable[[Path, Sequence[str], bool], RunFolder]
-    run: Callable[[Iterable[Job], RunFolder], Iterator[Record]]
+    run: Callable[[Iterable[Input], RunFolder], Iterator[Record]]
     note: str

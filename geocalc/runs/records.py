@@ -1,4 +1,4 @@
-"""Records: what a run says of each structure, one line of JSON each."""
+"""Records: the results of structures, one line of JSON each."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 from geocalc.errors import InputError
 
-AS_ASKED = ("SINGLE_POINT", "PREDICTED")  # statuses of structures that were not to be relaxed
+AS_ASKED = ("SINGLE_POINT", "PREDICTED")  # statuses of structures that are not relaxed
+UNCONVERGED = ("MAX_STEPS", "NOISE_FLOOR")  # statuses of sound structures that did not converge
 EXIT_CONVERGED, EXIT_ERROR, EXIT_UNCONVERGED = 0, 1, 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class SecondOpinion:
-    """What a direct model says of the relaxed energy, from the structure before it was relaxed.
+    """Relaxed energy that a direct model predicts from the unrelaxed structure.
 
     Attributes:
-        model, model_hash: what was asked.
+        model, model_hash: of the direct model.
         energy: eV, None where the model could not take the structure.
-        energy_error_68, energy_error_95: eV, half widths of its own intervals, from its own
-            calibration.
+        energy_error_68, energy_error_95: eV, half widths of the intervals of its calibration.
         difference: eV, this energy minus that of the relaxation.
         note: why there is no energy or no difference, as a sentence.
     """
@@ -55,28 +55,27 @@ class PropertySummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """The result of one structure; what is not known is None, never NaN.
+    """Last form of a structure: its result. Unknown values are None, never NaN.
 
     Attributes:
         sid: name of the structure: `info["sid"]`, else file and place in it.
         formula, n_atoms: of the structure, None if it could not be read.
-        model, model_hash: what was evaluated.
+        model, model_hash: of the model that relaxes.
         energy: eV, at the final geometry.
         energy_kind: total, adsorption, formation or relative.
         energy_std: eV, spread of the networks of an ensemble, else of the frames.
-        energy_error_68, energy_error_95: eV, half of the intervals that hold so many of a hundred
+        energy_error_68, energy_error_95: eV, half widths of the intervals that hold 68 and 95 % of
             references, for relaxed structures like those of the model's calibration.
-        second_opinion: of a direct model; None where none was asked, or nothing could be asked of
-            this structure.
         property: of a model of a property; None for models of energies.
+        second_opinion: of a direct model; None where there is none.
         fmax: eV/Angstrom at the final geometry, over free components.
         n_steps, n_evaluations: of the relaxation.
-        converged: whether the result can be used as a relaxed structure.
+        converged: whether the forces fell below fmax.
         status: name of the status.
         stop_reason: the same in words.
-        anomalies: names of what looks wrong with the final geometry.
+        anomalies: names of anomalies of the final geometry.
         wall_s: seconds this structure took.
-        device, dtype, version: where, how and by which geocalc it was computed.
+        device, dtype, version: device, precision and version of geocalc.
         error: why there is no result, as a sentence.
     """
 
@@ -160,9 +159,13 @@ def _plain(value: Any) -> Any:
     return finite(value) if isinstance(value, float) else value
 
 
-def exit_status(records: Iterable[Record]) -> int:
-    """What the command line returns.
+def exit_status(records: Iterable[Record], *, allow_unconverged: bool = False) -> int:
+    """Choose the exit status of a run.
 
+    Args:
+        records: of the run.
+        allow_unconverged: whether structures whose steps ran out, or that reached the noise of the
+            forces, count as converged.
     Returns:
         0 if all converged, 3 if some did not, are flagged or have an error while at least one has a
         result, 1 if none has.
@@ -170,7 +173,9 @@ def exit_status(records: Iterable[Record]) -> int:
     n_results, n_open = 0, 0
     for record in records:
         n_results += record.error is None
-        n_open += not (record.converged or record.status in AS_ASKED) or bool(record.anomalies)
+        sound = record.converged or record.status in AS_ASKED
+        sound = sound or (allow_unconverged and record.status in UNCONVERGED)
+        n_open += not sound or bool(record.anomalies)
     if not n_results:
         return EXIT_ERROR
     return EXIT_UNCONVERGED if n_open else EXIT_CONVERGED

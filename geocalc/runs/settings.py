@@ -1,82 +1,152 @@
-"""Settings of a relaxation run."""
+"""Options of relaxations and predictions.
+
+Each option is one field: its name, its default, its allowed values and its help text. The options
+of the command line are made from the fields (`geocalc.cli.options`), and worker processes and
+`settings.yaml` get the settings whole.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from geocalc.core.choice import Choice
 from geocalc.core.settings import Settings
 
-# a run may be resumed with other values of these: the results are the same
-NOT_PART_OF_RESULT = {"device", "traj", "workers", "batch_edges"}
 ALL_STRAINS = "xx,yy,zz,yz,xz,xy"
+POTENTIAL, DIRECT_MODEL = "faenet-sfa", "faenet-is2re"  # models that are used by default
+_MODEL = "Name or folder of the model."
+SAME_RESULTS = "same results"  # marks options that do not change results
 
 
-class RelaxSettings(Settings):
-    """What `geocalc relax` can be told; saved with every run.
+class ModelSettings(Settings):
+    """Options of every run of a model over structures: the model, and how it computes."""
 
-    Attributes:
-        model: name or folder of the model.
-        optimizer: name in `geocalc.optim.OPTIMIZERS`, or auto: quasi-newton, and bfgs where a cell
-            is relaxed or a symmetry kept.
-        fmax: eV/Angstrom; converged when no free atom has a larger force.
-        steps: steps allowed for each structure.
-        traj: which geometries are kept: none, the two ends, every so many steps, or full.
-        strict: refuse structures whose tags would have to be converted.
-        frames: frame policy other than the model's own.
-        device: cpu, cuda, cuda:1 ..., or auto.
-        dtype: of the model's weights; positions and optimizer are float64 always.
-        workers: processes side by side on a CPU; None for as many as there are cores. Results do
-            not depend on it.
-        batch_edges: edges of the graphs that are computed together; None for what a GPU has memory
-            for, and for one structure at a time on a CPU.
-        cell: none, or how the cell is relaxed with the atoms: frechet or unit, as ASE's filters of
-            these names; fmax then counts for the strains too. It needs a model that was trained on
-            stress.
-        pressure: eV/Angstrom^3 from outside, as ASE's `scalar_pressure`; 1 GPa is 0.00624.
-        cell_mask: the strains that may change, some of xx,yy,zz,yz,xz,xy.
-        keep_symmetry: the space group that the structure has at the start stays.
-        level: of theory, for models that know several.
-        warm_start: model of relaxed structures whose displacements are tried first; see
-            `geocalc.runs.model_start`.
-        second_opinion: direct model whose relaxed energy stands beside the one found; see
-            `geocalc.runs.opinions`.
-    """
+    model: str = Field(POTENTIAL, description=_MODEL)
+    frames: str | None = Field(
+        None,
+        description=(
+            "Frame policy in place of the model's own: averaged (exact symmetry) or single (one"
+            " frame, faster)."
+        ),
+    )
+    level: str | None = Field(
+        None, description="Level of theory, for models that were trained on several."
+    )
+    strict: bool = Field(
+        False, description="Refuse structures whose tags would have to be converted."
+    )
+    device: Annotated[str, SAME_RESULTS] = Field(
+        "auto", description="Device: auto (a GPU if there is one), cpu, cuda or cuda:1."
+    )
+    dtype: Literal["float32", "float64"] = Field(
+        "float32",
+        description="Precision of the network; positions and optimizers always use float64.",
+    )
+    workers: Annotated[int | None, SAME_RESULTS] = Field(
+        None, ge=1, description="Worker processes on a CPU [default: one for each core]."
+    )
+    batch_edges: Annotated[int | None, SAME_RESULTS] = Field(
+        None,
+        ge=1,
+        description=(
+            "Edges of graphs computed together [default: as many as fit on a GPU; one structure at"
+            " a time on a CPU]."
+        ),
+    )
 
-    model: str = "faenet-sfa"
-    optimizer: str = "auto"
-    fmax: float = Field(0.05, gt=0, allow_inf_nan=False)
-    steps: int = Field(300, ge=0)
-    traj: str = Field("ends", pattern=r"^(none|ends|full|every:[1-9][0-9]*)$")
-    strict: bool = False
-    frames: str | None = None
-    device: str = "auto"
-    dtype: Literal["float32", "float64"] = "float32"
-    workers: int | None = Field(None, ge=1)
-    batch_edges: int | None = Field(None, ge=1)
-    cell: Literal["none", "frechet", "unit"] = "none"
-    pressure: float = Field(0.0, allow_inf_nan=False)
-    cell_mask: str = Field(ALL_STRAINS, pattern=r"^(xx|yy|zz|yz|xz|xy)(,(xx|yy|zz|yz|xz|xy))*$")
-    keep_symmetry: bool = False
-    level: str | None = None
-    warm_start: str | None = None
-    second_opinion: str | None = None
+    def identity(self) -> dict[str, Any]:
+        """The values that results depend on."""
+        return self.model_dump(exclude=self._same_results())
+
+    def circumstances(self) -> dict[str, Any]:
+        """The other values: a run can be resumed with different ones."""
+        return self.model_dump(include=self._same_results())
+
+    @classmethod
+    def _same_results(cls) -> set[str]:
+        return {name for name, field in cls.model_fields.items() if SAME_RESULTS in field.metadata}
+
+
+class RelaxSettings(ModelSettings):
+    """Options of a relaxation, in Python, on the command line and in `settings.yaml`."""
+
+    model: str = Field(POTENTIAL, description=_MODEL)
+    optimizer: Choice = Field(
+        Choice(name="auto"),
+        description=(
+            "Optimizer: quasi-newton (fewest model calls; atoms only), bfgs, lbfgs, fire, fire2 (as"
+            " in ASE) or gradient-descent; auto is quasi-newton, and bfgs where a cell is relaxed"
+            " or a symmetry kept. Change its settings with --set optimizer.max_step=0.1 (Angstrom)."
+        ),
+    )
+    fmax: float = Field(
+        0.05,
+        gt=0,
+        allow_inf_nan=False,
+        description="Converged when no free atom has a larger force, eV/Angstrom.",
+    )
+    steps: int = Field(300, ge=0, description="Steps allowed for each structure.")
+    traj: Annotated[str, SAME_RESULTS] = Field(
+        "ends",
+        pattern=r"^(none|ends|full|every:[1-9][0-9]*)$",
+        description="Geometries kept in trajectory/: none, ends, every:N or full.",
+    )
+    cell: Literal["none", "frechet", "unit"] = Field(
+        "none",
+        description=(
+            "Relax the cell together with the atoms, as ASE's filters of these names; needs a model"
+            " trained on stress."
+        ),
+    )
+    pressure: float = Field(
+        0.0,
+        allow_inf_nan=False,
+        description="External pressure on the cell, eV/Angstrom^3 (1 GPa is 0.00624).",
+    )
+    cell_mask: str = Field(
+        ALL_STRAINS,
+        pattern=r"^(xx|yy|zz|yz|xz|xy)(,(xx|yy|zz|yz|xz|xy))*$",
+        description="Strains of the cell that may change.",
+    )
+    keep_symmetry: bool = Field(
+        False, description="Keep the space group that a structure has at the start."
+    )
+    warm_start: str | None = Field(
+        None,
+        title="MODEL",
+        description="Try the displacements predicted by a model of relaxed structures first.",
+    )
+    second_opinion: str | None = Field(
+        None,
+        title="MODEL",
+        description="Note the relaxed energy that a direct model predicts beside each relaxation.",
+    )
+    allow_unconverged: Annotated[bool, SAME_RESULTS] = Field(
+        False,
+        description=(
+            "Return exit status 0 also where steps ran out before convergence; errors still give 3."
+        ),
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _choose_optimizer(cls, values: Any) -> Any:
-        """What is saved with a run is the method that was used."""
-        if not isinstance(values, dict) or values.get("optimizer", "auto") != "auto":
+        """Put the method that is used in place of auto, so that it is saved with a run."""
+        if not isinstance(values, Mapping):
             return values
-        atoms_alone = values.get("cell", "none") == "none" and not values.get(
-            "keep_symmetry", False
-        )
-        return values | {"optimizer": "quasi-newton" if atoms_alone else "bfgs"}
-
-    def identity(self) -> dict[str, Any]:
-        """The settings that a result depends on."""
-        return self.model_dump(exclude=NOT_PART_OF_RESULT)
+        given = values.get("optimizer", "auto")
+        group = given.model_dump() if isinstance(given, Choice) else given
+        group = {"name": group} if isinstance(group, str) else group
+        if not isinstance(group, Mapping) or group.get("name", "auto") != "auto":
+            return values
+        atoms_alone = values.get("cell", "none") == "none" and not values.get("keep_symmetry")
+        return {
+            **values,
+            "optimizer": {**group, "name": "quasi-newton" if atoms_alone else "bfgs"},
+        }
 
     def keeps_step(self, step: int) -> bool:
         """Whether the geometry after so many steps belongs in the trajectory; the final one does
@@ -86,3 +156,13 @@ class RelaxSettings(Settings):
         if word == "ends":
             return step == 0
         return word == "full" or (word == "every" and step % int(interval) == 0)
+
+
+class PredictSettings(ModelSettings):
+    """Options of a prediction for structures as they are."""
+
+    model: str = Field(DIRECT_MODEL, description=_MODEL)
+
+    def as_relaxation(self) -> RelaxSettings:
+        """The same run as a relaxation without steps."""
+        return RelaxSettings(steps=0, traj="none", **self.model_dump())

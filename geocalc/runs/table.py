@@ -1,4 +1,4 @@
-"""What a run looks like on a terminal: a line for each structure, and the sums."""
+"""The table of a run on a terminal: a line for each structure, and the totals."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from geocalc.runs.records import Record, SecondOpinion
 
 ROWS = 40  # structures that are listed at most
-WIDTH = 80  # columns of a terminal that says nothing of itself
-NAME, FORMULA = 16, 14  # columns: the least that a name is given, and the most that a formula is
+WIDTH = 80  # columns where the width of the terminal is not known
+NAME, FORMULA = 16, 14  # columns: at least for a name, at most for a formula
 NOTHING = "-"
-BAR = " ± 0.00"  # what stands after an energy, whose decimals are then those that it can have
+BAR = " ± 0.00"  # follows an energy that has an error bar
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Column:
-    """A head and a cell for each structure; those of text are cut where there is no room, those of
-    numbers never.
+    """A column of the table: a head and a cell for each structure; text is cut to fit, numbers are
+    not.
     """
 
     head: str
@@ -30,14 +30,15 @@ class _Column:
         return max(map(len, (self.head, *self.cells)))
 
     def lines(self, width: int) -> list[str]:
-        """The head and the cells, all of one width."""
+        """The head and the cells, padded to one width."""
         if self.text:
             return [_short(cell, width).ljust(width) for cell in (self.head, *self.cells)]
         return [cell.rjust(width) for cell in (self.head, *self.cells)]
 
 
 def format_table(records: Sequence[Record], width: int = WIDTH) -> str:
-    """A table for the terminal; of a long run only what did not converge, and always the sums.
+    """Format the records of a run for the terminal; of a long run only structures that did not
+    converge, and always the totals.
 
     Args:
         records: of a run.
@@ -64,7 +65,7 @@ def format_table(records: Sequence[Record], width: int = WIDTH) -> str:
 
 
 def _rows(records: Sequence[Record], width: int) -> list[str]:
-    """The head of the table and a row for each record, without anomalies and errors."""
+    """Format the head of the table and a row for each record, without anomalies and errors."""
     bars = any(r.energy_error_68 is not None for r in records)
     numbers = [
         _Column(head="status", cells=tuple(r.status for r in records), text=True),
@@ -119,8 +120,12 @@ def _direct(records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def _energy(energy: float | None, error: float | None, bars: bool) -> str:
-    """An energy (eV) with half its 68 % interval where it has one; `bars` says whether others of
-    its column do.
+    """Format an energy (eV) with half its 68 % interval where it has one.
+
+    Args:
+        energy: eV, None where it is not known.
+        error: eV, half the interval.
+        bars: whether other energies of the column have intervals.
     """
     if energy is None:
         return NOTHING
@@ -132,7 +137,7 @@ def _energy(energy: float | None, error: float | None, bars: bool) -> str:
 
 
 def _opinions(records: Sequence[Record]) -> list[str]:
-    """A line on the second opinions of a run, none where nobody was asked."""
+    """Summarize the second opinions of a run in a line; no line where there are none."""
     found = [(r.sid, r.second_opinion) for r in records if r.second_opinion is not None]
     if not found:
         return []
@@ -147,7 +152,7 @@ def _opinions(records: Sequence[Record]) -> list[str]:
 
 
 def _differences(found: Sequence[tuple[str, SecondOpinion]]) -> str:
-    """How far second opinions are from relaxed energies."""
+    """Summarize the differences of second opinions from relaxed energies."""
     sizes = [
         (abs(opinion.difference), sid) for sid, opinion in found if opinion.difference is not None
     ]

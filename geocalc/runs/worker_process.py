@@ -1,8 +1,7 @@
-"""The far side of a `geocalc.runs.workers.WorkerPool`: a process that does one piece of work after
-the other.
+"""A worker process of `geocalc.runs.workers.WorkerPool`: does one piece of work after the other.
 
-It talks in frames of eight bytes of length and a pickle, in on standard input and out on standard
-output. Whatever else is printed goes to standard error. When standard input ends, because its owner
+Messages are eight bytes of length and a pickle, in on standard input and out on standard output.
+Everything else that is printed goes to standard error. When standard input ends, because the owner
 closed it or was killed, the process ends at once.
 """
 
@@ -22,18 +21,18 @@ READY, DONE, REFUSED = "ready", "done", "refused"
 _LENGTH = 8
 
 
-def write_frame(stream: IO[bytes], content: bytes) -> None:
-    """Send one frame.
+def write_message(stream: IO[bytes], content: bytes) -> None:
+    """Send one message.
 
     Raises:
-        BrokenPipeError: nobody reads any more.
+        BrokenPipeError: the reader is gone.
     """
     stream.write(len(content).to_bytes(_LENGTH, "little") + content)
     stream.flush()
 
 
-def read_frame(stream: IO[bytes]) -> bytes | None:
-    """The next frame, None where the stream ends, be it inside a frame."""
+def read_message(stream: IO[bytes]) -> bytes | None:
+    """The next message, None where the stream ends, also in the middle of a message."""
     head = stream.read(_LENGTH)
     if len(head) < _LENGTH:
         return None
@@ -42,29 +41,29 @@ def read_frame(stream: IO[bytes]) -> bytes | None:
     return content if len(content) == size else None
 
 
-def main() -> None:
-    """Build what does the work from the first frame, then answer every further frame with its
-    result.
+def serve() -> None:
+    """Build the function that does the work from the first message, then answer every further
+    message with its result.
     """
     # Ctrl-C reaches the whole terminal; the owner decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    frames: SimpleQueue[bytes] = SimpleQueue()
-    threading.Thread(target=_listen, args=(frames,), daemon=True).start()
+    messages: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_listen, args=(messages,), daemon=True).start()
     try:
-        work = pickle.loads(frames.get())()
-        write_frame(answers, pickle.dumps((READY, None)))
+        work = pickle.loads(messages.get())()
+        write_message(answers, pickle.dumps((READY, None)))
         while True:
-            write_frame(answers, pickle.dumps((DONE, work(pickle.loads(frames.get())))))
+            write_message(answers, pickle.dumps((DONE, work(pickle.loads(messages.get())))))
     except GeoCalcError as error:
-        write_frame(answers, pickle.dumps((REFUSED, error)))
+        write_message(answers, pickle.dumps((REFUSED, error)))
     except BrokenPipeError:
         return
 
 
-def _listen(frames: SimpleQueue[bytes]) -> None:
+def _listen(messages: SimpleQueue[bytes]) -> None:
     with os.fdopen(os.dup(0), "rb") as stream:
-        while (frame := read_frame(stream)) is not None:
-            frames.put(frame)
+        while (message := read_message(stream)) is not None:
+            messages.put(message)
     os._exit(0)

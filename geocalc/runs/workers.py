@@ -1,4 +1,4 @@
-"""Processes that work side by side, and what happens when one of them dies."""
+"""Worker processes, and the handling of those that die."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from geocalc.errors import GeoCalcError, InputError
-from geocalc.runs.worker_process import DONE, READY, REFUSED, read_frame, write_frame
+from geocalc.runs.worker_process import DONE, READY, REFUSED, read_message, write_message
 
-# a process may die of its neighbors' hunger for memory; a piece of work that kills two is to blame
-# itself
+# the operating system may kill a worker when memory runs out, whichever uses it; work that ends two
+# workers is given up
 TRIES = 2
-STARTS = 3  # processes that die while they start, one after the other, before nobody tries again
+STARTS = 3  # consecutive workers that die while they start before the pool gives up
 PATIENCE = 2.0  # seconds a process may take to end once its input is closed
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 _CODE = (
-    "import sys; sys.path[:] = sys.argv[1:]; from geocalc.runs.worker_process import main; main()"
+    "import sys; sys.path[:] = sys.argv[1:]; from geocalc.runs.worker_process import serve; serve()"
 )
 
 
@@ -49,15 +49,15 @@ class _Work:
 
 
 class WorkerPool:
-    """Hands out pieces of work one at a time to processes that start when there is something to do.
+    """Distributes pieces of work to processes, which are started when they are needed.
 
     Each process is a fresh interpreter with one thread for every numerical library; it ends with
-    its owner, also when that is killed. A process that dies costs nothing but its piece of work,
-    which another process tries once more.
+    the process that started it, also when that is killed. When a process dies, another one tries
+    its piece of work once more.
 
     Args:
-        make: builds, in each process, the function that does the work; it and all it holds can be
-            pickled by reference.
+        make: builds, in each process, the function that does the work; it can be pickled, and
+            holds only objects that can.
         n_workers: processes at most, positive.
     Raises:
         InputError: `make` cannot be pickled.
@@ -72,7 +72,7 @@ class WorkerPool:
             ) from None
         self.n_workers = n_workers
         self._failed_starts = 0
-        self._staff: list[_Worker] = []
+        self._workers: list[_Worker] = []
         self._waiting: deque[_Work] = deque()
         self._replies: SimpleQueue[tuple[_Worker, bytes | None]] = SimpleQueue()
 
@@ -90,24 +90,24 @@ class WorkerPool:
     @property
     def n_open(self) -> int:
         """Pieces of work without a result yet."""
-        return len(self._waiting) + sum(worker.work is not None for worker in self._staff)
+        return len(self._waiting) + sum(worker.work is not None for worker in self._workers)
 
     @property
     def pids(self) -> list[int]:
-        """Process numbers of those that live."""
-        return [worker.process.pid for worker in self._staff]
+        """Process numbers of the running workers."""
+        return [worker.process.pid for worker in self._workers]
 
     def add(self, number: int, work: Any) -> None:
-        """Give a piece of work; `number` comes back with its result."""
+        """Add a piece of work; `number` comes back with its result."""
         self._waiting.append(_Work(number=number, content=pickle.dumps(work)))
         self._hand_out()
 
     def collect(self) -> list[tuple[int, Any | Lost]]:
-        """Wait until something is finished; all that is, with its numbers. Nothing where no work is
+        """Wait until some work is finished; all finished work by number. Nothing where no work is
         open.
 
         Raises:
-            GeoCalcError: what the work refused with, or no process can be started.
+            GeoCalcError: raised by the work, or no process can be started.
         """
         results: list[tuple[int, Any | Lost]] = []
         while self.n_open or not self._replies.empty():
@@ -115,35 +115,35 @@ class WorkerPool:
                 worker, reply = self._replies.get(block=not results)
             except Empty:
                 break
-            results += self._heard(worker, reply)
+            results += self._handle_reply(worker, reply)
             self._hand_out()
         return results
 
     def close(self) -> None:
-        """End all processes at once, in the middle of their work if need be."""
-        for worker in self._staff:
-            worker.hang_up()
-        for worker in self._staff:
-            worker.bury()
-        self._staff.clear()
+        """End all processes at once, also in the middle of their work."""
+        for worker in self._workers:
+            worker.close_input()
+        for worker in self._workers:
+            worker.join()
+        self._workers.clear()
         self._waiting.clear()
 
     def _hand_out(self) -> None:
         while self._waiting:
-            worker = next((w for w in self._staff if w.work is None), None)
-            if worker is None and len(self._staff) < self.n_workers:
+            worker = next((w for w in self._workers if w.work is None), None)
+            if worker is None and len(self._workers) < self.n_workers:
                 worker = _Worker(self._make, self._replies)
-                self._staff.append(worker)
+                self._workers.append(worker)
             if worker is None:
                 return
-            worker.take(self._waiting.popleft())
+            worker.send(self._waiting.popleft())
 
-    def _heard(self, worker: _Worker, reply: bytes | None) -> list[tuple[int, Any | Lost]]:
+    def _handle_reply(self, worker: _Worker, reply: bytes | None) -> list[tuple[int, Any | Lost]]:
         """Results in a reply; None for a reply is the end of the worker."""
-        if worker not in self._staff:
+        if worker not in self._workers:
             return []
         if reply is None:
-            return self._mourn(worker)
+            return self._handle_exit(worker)
         kind, payload = pickle.loads(reply)
         if kind == REFUSED:
             raise payload
@@ -154,14 +154,14 @@ class WorkerPool:
         number, worker.work = worker.work.number, None
         return [(number, payload)]
 
-    def _mourn(self, worker: _Worker) -> list[tuple[int, Any | Lost]]:
-        self._staff.remove(worker)
-        # before its input is closed, which would end it with a status that says nothing
-        worker.bury()
-        worker.hang_up()
+    def _handle_exit(self, worker: _Worker) -> list[tuple[int, Any | Lost]]:
+        self._workers.remove(worker)
+        # before its input is closed: that would end it with another exit status
+        worker.join()
+        worker.close_input()
         work, reason = worker.work, worker.reason
         if not worker.ready:
-            self.n_workers = max(1, len(self._staff))  # there seems to be no room for more
+            self.n_workers = max(1, len(self._workers))  # memory may not suffice for more
             self._failed_starts += 1
             if self._failed_starts == STARTS:
                 raise GeoCalcError(
@@ -193,18 +193,18 @@ class _Worker:
         self._listener.start()
         self._write(make)
 
-    def take(self, work: _Work) -> None:
+    def send(self, work: _Work) -> None:
         self.work = work
         self._write(work.content)
 
-    def hang_up(self) -> None:
+    def close_input(self) -> None:
         """Close its input, which ends it."""
         if self.process.stdin is not None:
             with suppress(OSError):
                 self.process.stdin.close()
 
-    def bury(self) -> None:
-        """Wait for its end, and see to it."""
+    def join(self) -> None:
+        """Wait for its end; kill it where it does not end."""
         try:
             self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -225,11 +225,11 @@ class _Worker:
 
     def _write(self, content: bytes) -> None:
         if self.process.stdin is not None:
-            with suppress(OSError):  # a process that is gone is noticed by its listener
-                write_frame(self.process.stdin, content)
+            with suppress(OSError):  # the listener notices a process that has ended
+                write_message(self.process.stdin, content)
 
     def _listen(self) -> None:
         stream = self.process.stdout
-        while stream is not None and (frame := read_frame(stream)) is not None:
-            self._replies.put((self, frame))
+        while stream is not None and (message := read_message(stream)) is not None:
+            self._replies.put((self, message))
         self._replies.put((self, None))

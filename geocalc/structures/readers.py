@@ -5,6 +5,7 @@ file.
 from __future__ import annotations
 
 import itertools
+import logging
 import lzma
 import pickle
 import sqlite3
@@ -23,24 +24,23 @@ from ase import Atoms
 from ase.io import ParseError, iread
 from ase.io.formats import UnknownFileTypeError
 
-from geocalc.errors import InputError
+from geocalc.errors import GeoCalcError, InputError
 from geocalc.structures.formats import FORMATS
 from geocalc.structures.formats.base import Load, ready
 from geocalc.structures.formats.xyz import COMPRESSED
 
 _OF_ASE = (".cif", ".vasp", ".poscar", ".pdb", ".xsf", ".gen")  # read from folders by ASE
 _POSCAR = ("POSCAR", "CONTCAR")
-# whatever readers of third parties raise on a damaged file; nothing that a fault of ours would
-# raise elsewhere is hidden, because each of them is reported with the file it came from
-FAULTS = (
+# raised by ASE (which checks formats with assert), numpy and the standard library for files that
+# are damaged or of another format; other exceptions are logged with their traceback
+DAMAGED = (
+    GeoCalcError,
     ArithmeticError,
     AssertionError,
-    AttributeError,
     EOFError,
     LookupError,
     OSError,
     RuntimeError,
-    TypeError,
     ValueError,
     ParseError,
     UnknownFileTypeError,
@@ -52,6 +52,8 @@ FAULTS = (
     zipfile.BadZipFile,
     zlib.error,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class LossyFormat(UserWarning):
@@ -150,7 +152,7 @@ def count_structures(paths: Iterable[str | Path], patience: float = 3.0) -> int 
                 counted += 1
                 if time.monotonic() > end:
                     return None
-        except FAULTS:
+        except Exception:  # noqa: BLE001 - reading the file tells what is wrong with it
             counted += 1
         number += max(1, counted)
     return number
@@ -215,8 +217,10 @@ def _stream(path: Path, name: str, tolerant: bool) -> Iterator[Source | Unreadab
         try:
             load = next(loads, None)
             atoms = None if load is None else load()
-        except FAULTS as error:
+        except Exception as error:
             what = f"{path}" if load is None else f"structure {index} of {path}"
+            if not isinstance(error, DAMAGED):
+                logger.exception("unexpected error while reading %s", what)
             sentence = (
                 f"cannot read {what}: {_reason(error)}; check that it is complete and that its name"
                 " tells its format"

@@ -20,9 +20,10 @@ import geocalc
 from geocalc.cli.main import main
 from geocalc.errors import InputError, RecipeError
 from geocalc.potentials.ase import AsePotential
-from geocalc.runs.engine import NamedPotential
+from geocalc.runs.forms import Input
 from geocalc.runs.records import Record
-from geocalc.runs.runner import Job, open_run_folder, run_relaxation
+from geocalc.runs.roles import NamedPotential
+from geocalc.runs.runner import open_run_folder, run_relaxation
 from geocalc.runs.settings import RelaxSettings
 
 SETTINGS = RelaxSettings(
@@ -49,11 +50,12 @@ def crystal(element: str, seed: int) -> Atoms:
     return atoms
 
 
-def jobs() -> list[Job]:
+def jobs() -> list[Input]:
     metals = [
-        Job(sid=element, atoms=crystal(element, k)) for k, element in enumerate(("Cu", "Al", "Au"))
+        Input(sid=element, atoms=crystal(element, k))
+        for k, element in enumerate(("Cu", "Al", "Au"))
     ]
-    return [metals[0], Job(sid="CO", atoms=Atoms("CO", [[0, 0, 0], [0, 0, 1.1]])), *metals[1:]]
+    return [metals[0], Input(sid="CO", atoms=Atoms("CO", [[0, 0, 0], [0, 0, 1.1]])), *metals[1:]]
 
 
 def run(path: Path, settings: RelaxSettings = SETTINGS) -> list[Record]:

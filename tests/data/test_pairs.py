@@ -356,7 +356,7 @@ def test_warm_starts_on_the_command_line(
     told = CliRunner().invoke(main, words)
     assert told.exit_code == 3, told.output  # two steps are not enough
     assert (
-        "ModelStart(model=DirectModel(folder="
+        "StartingModel(model=DirectModel(folder="
         in (tmp_path / "new-relax" / "settings.yaml").read_text()
     )
 

@@ -44,10 +44,11 @@ from geocalc.optim import OPTIMIZERS, make_optimizer
 from geocalc.optim.base import Ragged
 from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.loop import Relaxation, Status, relax_systems, start, step
-from geocalc.runs.engine import NamedPotential
 from geocalc.runs.folder import RunFolder
+from geocalc.runs.forms import Input
 from geocalc.runs.records import Record
-from geocalc.runs.runner import Job, open_run_folder, run_relaxation
+from geocalc.runs.roles import NamedPotential
+from geocalc.runs.runner import open_run_folder, run_relaxation
 from geocalc.runs.settings import RelaxSettings
 from geocalc.structures.convert import from_atoms
 from geocalc.structures.tags import TagsConverted
@@ -500,7 +501,7 @@ def test_every_structure_has_one_record_whatever_it_is(
         dtype="float64",
         batch_edges=batch_edges,
     )
-    jobs = [Job(sid=f"s{k}", atoms=atoms) for k, atoms in enumerate(given)]
+    jobs = [Input(sid=f"s{k}", atoms=atoms) for k, atoms in enumerate(given)]
     with tempfile.TemporaryDirectory() as folder, quiet_tags():
         run = open_run_folder(folder, model, chosen)
         found = list(run_relaxation(jobs, model, chosen, run))
@@ -518,7 +519,7 @@ def test_every_structure_has_one_record_whatever_it_is(
 
 
 def _resumed(
-    folder: str, jobs: list[Job], model: NamedPotential, chosen: RelaxSettings
+    folder: str, jobs: list[Input], model: NamedPotential, chosen: RelaxSettings
 ) -> RunFolder:
     run = open_run_folder(folder, model, chosen, resume=True)
     list(run_relaxation(jobs, model, chosen, run))

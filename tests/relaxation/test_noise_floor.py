@@ -28,8 +28,9 @@ from geocalc.relaxation.noise_floor import (
     noise_floors,
 )
 from geocalc.relaxation.status import Status
-from geocalc.runs.engine import NamedPotential
-from geocalc.runs.runner import Job, relax_jobs
+from geocalc.runs.forms import Input
+from geocalc.runs.roles import NamedPotential
+from geocalc.runs.runner import relax_inputs
 from geocalc.runs.settings import RelaxSettings
 from geocalc.structures.convert import fixed_mask
 
@@ -193,7 +194,7 @@ def test_the_record_says_what_the_noise_is() -> None:
     model = NamedPotential(potential=Noisy(), name="noisy", hash="noisy-1")
     atoms = Atoms("Cu6", positions=scattered().positions.numpy())
     settings = RelaxSettings(model="noisy", dtype="float64", fmax=0.01, traj="none")
-    (end,) = relax_jobs([Job(sid="a", atoms=atoms)], model, settings)
+    (end,) = relax_inputs([Input(sid="a", atoms=atoms)], model, settings)
     assert (end.record.status, end.record.converged) == ("NOISE_FLOOR", False)
     assert "as small as their errors" in end.record.stop_reason
     assert f"{end.relaxation.noise:.2g} eV/Angstrom" in end.record.stop_reason

@@ -24,8 +24,10 @@ from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
 from geocalc.relaxation.warm_start import Proposal, name_of
 from geocalc.runs.batching import NEIGHBORS, Batches, Budget
-from geocalc.runs.engine import NamedPotential, Outcome, Task, relax_task
-from geocalc.runs.runner import Job, open_run_folder, relax_jobs
+from geocalc.runs.engine import relax_alone
+from geocalc.runs.forms import Ended, Input, Live
+from geocalc.runs.roles import NamedPotential
+from geocalc.runs.runner import open_run_folder, relax_inputs
 from geocalc.runs.settings import RelaxSettings
 
 SETTINGS = RelaxSettings(
@@ -181,11 +183,11 @@ def test_a_proposal_of_another_shape_is_refused() -> None:
         relax(start(), lambda systems: systems.positions[:, 0])
 
 
-def tasks() -> list[Task]:
-    return [Task(number=k, sid=f"s{k}", systems=start(4 + k, seed=k)) for k in range(7)]
+def tasks() -> list[Live]:
+    return [Live(number=k, sid=f"s{k}", systems=start(4 + k, seed=k)) for k in range(7)]
 
 
-def together(given: Iterable[Task], budget: Budget) -> dict[int, Outcome]:
+def together(given: Iterable[Live], budget: Budget) -> dict[int, Ended]:
     model = NamedPotential(potential=bowl, name="bowl", hash="bowl", warm_start=inwards_or_outwards)
     engine, found = Batches(model, SETTINGS, budget), {}
     for task in given:
@@ -199,7 +201,7 @@ def test_no_path_depends_on_batch_mates() -> None:
     ends = relax(concatenate([task.systems for task in tasks()]), inwards_or_outwards)
     found = together(tasks(), Budget(edges=20 * NEIGHBORS))
     for task, end in zip(tasks(), ends, strict=True):
-        alone = relax_task(task, bowl, SETTINGS, warm_start=inwards_or_outwards)
+        alone = relax_alone(task, bowl, SETTINGS, warm_start=inwards_or_outwards)
         for one in (end, found[task.number].relaxation):
             assert (one.n_evaluations, one.n_steps) == (alone.n_evaluations, alone.n_steps)
             assert torch.equal(one.systems.positions, alone.relaxation.systems.positions)
@@ -217,11 +219,13 @@ def named(warm_start: Proposal | None) -> NamedPotential:
 
 @pytest.mark.slow
 def test_workers_give_the_same() -> None:
-    jobs = [Job(sid=name, atoms=molecule(name)) for name in ("H2O", "NH3")]
+    jobs = [Input(sid=name, atoms=molecule(name)) for name in ("H2O", "NH3")]
     found = []
     for workers in (1, 2):
         settings = RelaxSettings(model="emt", dtype="float64", traj="none", workers=workers)
-        ends = sorted(relax_jobs(jobs, named(shorter_bonds), settings), key=lambda end: end.number)
+        ends = sorted(
+            relax_inputs(jobs, named(shorter_bonds), settings), key=lambda end: end.number
+        )
         found.append([replace(end.record, wall_s=0.0) for end in ends])
     assert found[0] == found[1]
     assert all(record.error is None for record in found[0])
@@ -230,10 +234,10 @@ def test_workers_give_the_same() -> None:
 def test_what_workers_cannot_open_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = RelaxSettings(model="emt", workers=2)
     with pytest.raises(InputError, match=r"cannot be handed to worker processes.*workers=1"):
-        list(relax_jobs([], named(lambda systems: systems.positions), settings))
+        list(relax_inputs([], named(lambda systems: systems.positions), settings))
     monkeypatch.setattr(sys.modules["__main__"], "here", here, raising=False)
     with pytest.raises(InputError, match=r"__main__\.here is defined in the script itself"):
-        list(relax_jobs([], named(here), settings))
+        list(relax_inputs([], named(here), settings))
 
 
 def here(systems: Systems) -> Tensor:

@@ -10,10 +10,13 @@ import torch
 from ase.build import molecule
 from helpers.structures import cloud, systems_of
 
+from geocalc.core.choice import Choice
 from geocalc.core.systems import Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
 from geocalc.runs.batching import NEIGHBORS, Batches, Budget, budget_of
-from geocalc.runs.engine import NamedPotential, Outcome, Task, relax_task
+from geocalc.runs.engine import relax_alone
+from geocalc.runs.forms import Ended, Live
+from geocalc.runs.roles import NamedPotential
 from geocalc.runs.settings import RelaxSettings
 
 SETTINGS = RelaxSettings(model="bowl", dtype="float64", traj="every:4")
@@ -41,25 +44,25 @@ class Watched:
         )
 
 
-def tasks() -> list[Task]:
+def tasks() -> list[Live]:
     """Structures of 5 to 12 atoms that take different numbers of steps."""
     clouds = [cloud(5 + k, seed=k) for k in range(8)]
     for k, atoms in enumerate(clouds):
         atoms.positions *= 0.1 + 0.1 * (k % 4)
     return [
-        Task(number=10 + k, sid=f"s{k}", systems=systems_of(atoms))
+        Live(number=10 + k, sid=f"s{k}", systems=systems_of(atoms))
         for k, atoms in enumerate(clouds)
     ]
 
 
 def together(
-    potential: Watched, given: Iterable[Task], budget: Budget, optimizer: str = "bfgs"
-) -> dict[int, Outcome]:
-    settings = SETTINGS.model_copy(update={"optimizer": optimizer})
+    potential: Watched, given: Iterable[Live], budget: Budget, optimizer: str = "bfgs"
+) -> dict[int, Ended]:
+    settings = SETTINGS.model_copy(update={"optimizer": Choice(name=optimizer)})
     engine = Batches(
         NamedPotential(potential=potential, name="bowl", hash="bowl"), settings, budget
     )
-    found: dict[int, Outcome] = {}
+    found: dict[int, Ended] = {}
     for task in given:
         engine.add(task)
         while not engine.has_room:
@@ -70,10 +73,10 @@ def together(
     return found
 
 
-def assert_as_alone(found: dict[int, Outcome], given: list[Task], optimizer: str = "bfgs") -> None:
-    settings = SETTINGS.model_copy(update={"optimizer": optimizer})
+def assert_as_alone(found: dict[int, Ended], given: list[Live], optimizer: str = "bfgs") -> None:
+    settings = SETTINGS.model_copy(update={"optimizer": Choice(name=optimizer)})
     for task in given:
-        alone, ended = relax_task(task, Watched(), settings), found[task.number]
+        alone, ended = relax_alone(task, Watched(), settings), found[task.number]
         assert (ended.error, ended.n_steps, ended.n_evaluations) == (
             None,
             alone.n_steps,
@@ -144,5 +147,5 @@ def test_edges_are_counted_with_the_cutoff_of_the_model() -> None:
     for cutoff, room in ((0.5, True), (1.5, False)):
         named = NamedPotential(potential=Watched(), name="bowl", hash="bowl", cutoff=cutoff)
         engine = Batches(named, SETTINGS, Budget(edges=2))
-        engine.add(Task(number=0, sid="pair", systems=pair))
+        engine.add(Live(number=0, sid="pair", systems=pair))
         assert engine.has_room is room

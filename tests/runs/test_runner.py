@@ -23,13 +23,15 @@ from ase.io import read, write
 from helpers.emt import FaultyEmt, refuse
 from helpers.structures import adslab, rattled
 
+from geocalc.core.choice import Choice
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError, ModelFileError, NonFiniteError, RecipeError
 from geocalc.potentials.ase import AsePotential
-from geocalc.runs.engine import NamedPotential
 from geocalc.runs.folder import RunFolderError
+from geocalc.runs.forms import Input, inputs_of
 from geocalc.runs.records import Record, exit_status
-from geocalc.runs.runner import Job, jobs_of, open_run_folder, run_relaxation
+from geocalc.runs.roles import NamedPotential
+from geocalc.runs.runner import open_run_folder, run_relaxation
 from geocalc.runs.settings import RelaxSettings
 from geocalc.structures.convert import fixed_mask
 from geocalc.structures.readers import read_structures
@@ -58,7 +60,7 @@ def named(potential=None) -> NamedPotential:
     )
 
 
-def jobs(n: int = 6) -> list[Job]:
+def jobs(n: int = 6) -> list[Input]:
     """Small slabs and a molecule; the labels and calculators they come with belong to other
     geometries.
     """
@@ -68,12 +70,12 @@ def jobs(n: int = 6) -> list[Job]:
         atoms.set_constraint(FixAtoms(range(4)))
         atoms.info |= {"sid": f"slab-{k}", "REF_energy": -1.0, "origin": "made"}
         atoms.set_array("REF_forces", np.zeros((len(atoms), 3)))
-        result.append(Job(sid=f"slab-{k}", atoms=atoms))
-    return [*result, Job(sid="water.xyz#0", atoms=rattled(molecule("H2O")))]
+        result.append(Input(sid=f"slab-{k}", atoms=atoms))
+    return [*result, Input(sid="water.xyz#0", atoms=rattled(molecule("H2O")))]
 
 
 def run(
-    path: Path, given: Iterable[Job], model=None, settings: RelaxSettings = SETTINGS, **options
+    path: Path, given: Iterable[Input], model=None, settings: RelaxSettings = SETTINGS, **options
 ) -> list[Record]:
     model = model or named()
     return list(
@@ -158,12 +160,12 @@ def test_a_bad_structure_keeps_its_record_and_the_run_goes_on(tmp_path: Path) ->
     bad.set_constraint(Hookean(0, 1, 1.0, rt=1.2))
     foreign = Atoms("Xe2", positions=[[0, 0, 0], [0, 0, 4.4]])
     given = [
-        Job(sid="lost.cif", error="lost.cif cannot be read: it is empty"),
-        Job(sid="spring", atoms=bad),
-        Job(sid="xenon", atoms=foreign),
-        Job(sid="one", atoms=Atoms("H", positions=[[0, 0, 0]])),
-        Job(sid="four", atoms=molecule("NH3")),
-        Job(sid="five", atoms=molecule("CH4")),
+        Input(sid="lost.cif", error="lost.cif cannot be read: it is empty"),
+        Input(sid="spring", atoms=bad),
+        Input(sid="xenon", atoms=foreign),
+        Input(sid="one", atoms=Atoms("H", positions=[[0, 0, 0]])),
+        Input(sid="four", atoms=molecule("NH3")),
+        Input(sid="five", atoms=molecule("CH4")),
         *jobs(3),
     ]
     failing = {
@@ -249,7 +251,7 @@ def test_files_become_jobs(tmp_path: Path) -> None:
     write(tmp_path / "a.extxyz", [molecule("H2O"), molecule("NH3")])
     (tmp_path / "b.extxyz").write_text("2\nbroken\n")
     found = list(
-        jobs_of(read_structures([tmp_path / "a.extxyz", tmp_path / "b.extxyz"], tolerant=True))
+        inputs_of(read_structures([tmp_path / "a.extxyz", tmp_path / "b.extxyz"], tolerant=True))
     )
     assert [len(job.atoms) if job.atoms else None for job in found] == [3, 4, None]
     assert found[2].error
@@ -361,10 +363,10 @@ def test_kill_9_loses_repeats_and_changes_nothing(
 def test_tags_mean_nothing_to_a_model_that_does_not_read_them(tmp_path: Path) -> None:
     atoms = jobs(2)[0].atoms
     atoms.set_tags(np.arange(len(atoms)) % 7)
-    records = run(tmp_path, [Job(sid="odd", atoms=atoms)], replace(named(), reads_tags=False))
+    records = run(tmp_path, [Input(sid="odd", atoms=atoms)], replace(named(), reads_tags=False))
     assert records[0].converged
     assert np.array_equal(read(tmp_path / "relaxed.extxyz").get_tags(), atoms.get_tags())
-    refused = run(tmp_path / "read", [Job(sid="odd", atoms=atoms)])
+    refused = run(tmp_path / "read", [Input(sid="odd", atoms=atoms)])
     assert "tags" in refused[0].error
 
 
@@ -392,7 +394,9 @@ def test_settings_are_checked() -> None:
 def test_an_unknown_optimizer_stops_before_anything_is_computed(tmp_path: Path) -> None:
     model = named()
     with pytest.raises(InputError, match="did you mean `bfgs`"):
-        run(tmp_path, jobs(2), model, SETTINGS.model_copy(update={"optimizer": "bgfs"}))
+        run(
+            tmp_path, jobs(2), model, SETTINGS.model_copy(update={"optimizer": Choice(name="bgfs")})
+        )
     assert model.potential.calls == 0
 
 
@@ -445,7 +449,7 @@ def test_a_structure_that_kills_its_worker_twice_has_an_error_and_the_others_do_
     taken: list[str] = []
     given = [jobs()[5], *jobs()[:3]]  # the molecule first
 
-    def stream() -> Iterable[Job]:
+    def stream() -> Iterable[Input]:
         for job in given:
             taken.append(job.sid)
             yield job
@@ -524,7 +528,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_it_can_be_resumed(
 def test_sources_are_taken_one_at_a_time(tmp_path: Path) -> None:
     taken: list[str] = []
 
-    def stream() -> Iterable[Job]:
+    def stream() -> Iterable[Input]:
         for job in jobs(3):
             taken.append(job.sid)
             yield job

@@ -15,15 +15,16 @@ from helpers.models import write_model
 from helpers.structures import adslab, rattled
 
 import geocalc
-from geocalc.api import named_potential
 from geocalc.cli.main import main
 from geocalc.core.systems import Prediction, Systems
-from geocalc.errors import InputError
+from geocalc.errors import EnergyKindError, InputError
 from geocalc.potentials.cached import DirectModel
 from geocalc.potentials.load import load_model
 from geocalc.potentials.network import NetworkPotential
+from geocalc.runs.forms import Input
 from geocalc.runs.records import Record
-from geocalc.runs.runner import Job, relax_jobs
+from geocalc.runs.roles import relaxing_model
+from geocalc.runs.runner import relax_inputs
 from geocalc.runs.settings import RelaxSettings
 
 BARS = {"n": 40, "floor": 1.0, "factor_68": 0.1, "factor_95": 0.4}
@@ -119,8 +120,8 @@ def test_workers_and_batches_say_the_same(potential: str, direct: str) -> None:
     settings = RelaxSettings(
         model=potential, second_opinion=direct, batch_edges=5000, traj="none", **QUICK
     )
-    model = named_potential(load_model(potential, dtype="float64", frames="single"), settings)
-    batched = relax_jobs([Job(sid=a.info["sid"], atoms=a) for a in starts], model, settings)
+    model = relaxing_model(load_model(potential, dtype="float64", frames="single"), settings)
+    batched = relax_inputs([Input(sid=a.info["sid"], atoms=a) for a in starts], model, settings)
     found = {end.record.sid: end.record.second_opinion.energy for end in batched}
     assert found == {r.record.sid: r.record.second_opinion.energy for r in alone}
 
@@ -146,8 +147,10 @@ def test_a_model_that_is_warm_start_too_is_computed_once(
         traj="none",
         **QUICK,
     )
-    model = named_potential(load_model(potential, dtype="float64", frames="single"), settings)
-    ends = list(relax_jobs([Job(sid=a.info["sid"], atoms=a) for a in slabs(3)], model, settings))
+    model = relaxing_model(load_model(potential, dtype="float64", frames="single"), settings)
+    ends = list(
+        relax_inputs([Input(sid=a.info["sid"], atoms=a) for a in slabs(3)], model, settings)
+    )
     assert all(
         end.record.second_opinion.energy is not None and end.record.error is None for end in ends
     )
@@ -201,7 +204,7 @@ def test_what_has_no_second_opinion_is_refused(potential: str, direct: str, tmp_
         geocalc.relax(slabs(1), potential, second_opinion=potential)
     total = write_direct(tmp_path, "total", energy_kind="total")
     with pytest.raises(
-        InputError, match="total gives total energies and forces adsorption energies"
+        EnergyKindError, match="total gives total energies and forces adsorption energies"
     ):
         geocalc.relax(slabs(1), potential, second_opinion=total)
     with pytest.raises(InputError, match="nothing is relaxed here"):

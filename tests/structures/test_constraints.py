@@ -40,7 +40,9 @@ from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.loop import ATOMS_ONLY, relax_systems
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
-from geocalc.runs.runner import Job, NamedPotential, open_run_folder, run_relaxation
+from geocalc.runs.forms import Input
+from geocalc.runs.roles import NamedPotential
+from geocalc.runs.runner import open_run_folder, run_relaxation
 from geocalc.runs.settings import RelaxSettings
 from geocalc.structures.convert import fixed_mask, from_atoms, from_structure, to_atoms
 from geocalc.structures.extxyz import format_frame
@@ -426,7 +428,7 @@ def test_a_run_keeps_planes_in_its_files_and_knows_them_apart(tmp_path: Path) ->
     settings = RelaxSettings(model="emt", steps=200, traj="full", dtype="float64")
     other = [FixAtoms(range(4)), FixedPlane([5, 8, 9], (1.0, -2.0, 0.8))]
     for number, hold in enumerate((HOLD["plane"], HOLD["plane"], other)):
-        job = Job(sid="slab", atoms=slab(hold))
+        job = Input(sid="slab", atoms=slab(hold))
         folder = open_run_folder(tmp_path, model, settings, resume=number > 0)
         (record,) = run_relaxation([job], model, settings, folder)
         assert record.status == "CONVERGED"

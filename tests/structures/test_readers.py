@@ -495,3 +495,26 @@ def test_counting_agrees_with_reading(tmp_path: Path) -> None:
         path = tmp_path / name
         assert count_structures([path]) == len(list(read_structures(path, tolerant=True)))
     assert count_structures([tmp_path / "a.extxyz"], patience=-1.0) is None
+
+
+def test_an_unexpected_exception_is_logged_and_the_other_files_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(text: str) -> Atoms:
+        raise AttributeError("a fault of ours")
+
+    write(tmp_path / "a.traj", molecule("H2O"))
+    write(tmp_path / "b.extxyz", molecule("H2O"))
+    monkeypatch.setattr("geocalc.structures.readers._xyz_atoms", broken)
+    found = list(read_structures([tmp_path / "b.extxyz", tmp_path / "a.traj"], tolerant=True))
+    assert [isinstance(one, Source) for one in found] == [False, True]
+    assert isinstance(found[0], Unreadable)
+    assert "AttributeError a fault of ours" in found[0].error
+    assert "unexpected error while reading structure 0" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_a_damaged_file_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "b.extxyz").write_text("2\nbroken\n")
+    assert isinstance(next(read_structures(tmp_path / "b.extxyz", tolerant=True)), Unreadable)
+    assert caplog.records == []

@@ -21,8 +21,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 from models_for_tests import write_model
 
 import geocalc
-from geocalc.runs.engine import NamedPotential
-from geocalc.runs.runner import Job, relax_jobs
+from geocalc.runs.forms import Input
+from geocalc.runs.roles import NamedPotential
+from geocalc.runs.runner import relax_inputs
 from geocalc.runs.settings import RelaxSettings
 
 TEMPLATES = 128  # different structures; more of them are copies, rattled anew
@@ -64,8 +65,8 @@ def without_cost(counts: tuple[int, ...] = (1, 10, 100, 1000, 10_000)) -> list[S
             settings = RelaxSettings(
                 optimizer="quasi-newton", traj="none", workers=1, batch_edges=edges
             )
-            jobs = [Job(sid=atoms.info["sid"], atoms=atoms) for atoms in stream(n)]
-            rows.append(_timed(way, n, partial(relax_jobs, jobs, model, settings)))
+            jobs = [Input(sid=atoms.info["sid"], atoms=atoms) for atoms in stream(n)]
+            rows.append(_timed(way, n, partial(relax_inputs, jobs, model, settings)))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""`geocalc relax` and `geocalc predict`: a model over input files, into a run folder."""
+"""Runs of a model over input files, for `geocalc relax` and `geocalc predict`."""
 
 from __future__ import annotations
 
@@ -6,35 +6,30 @@ import itertools
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
 from geocalc.cli.progress import pace, progress_line
 from geocalc.cli.warnings import told_at_the_end
-from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError
 from geocalc.runs.folder import RunFolder
+from geocalc.runs.forms import inputs_of
 from geocalc.runs.records import Record, exit_status
-from geocalc.runs.runner import jobs_of
 from geocalc.runs.settings import RelaxSettings
 from geocalc.runs.table import format_table
 from geocalc.structures.readers import Source, Unreadable, count_structures, read_structures
 from geocalc.tasks import open_model
 
 
+def default_folder(inputs: tuple[Path, ...], verb: str) -> Path:
+    """The run folder where none is given: `<first input>-<verb>`."""
+    return Path(f"{inputs[0].name.split('.')[0] or 'input'}-{verb}")
+
+
 def run_command(
-    verb: str,
-    inputs: tuple[Path, ...],
-    out: Path,
-    *,
-    defaults: Mapping[str, Any],
-    explicit: Mapping[str, Any],
-    config: Path | None,
-    assignments: tuple[str, ...],
-    resume: bool,
+    verb: str, inputs: tuple[Path, ...], out: Path, settings: RelaxSettings, resume: bool
 ) -> int:
     """Run a model over the inputs; prints a table and returns the exit status.
 
@@ -42,28 +37,24 @@ def run_command(
         verb: relax or predict.
         inputs: files and folders.
         out: run folder.
-        defaults, explicit: settings by default and as given on the command line.
-        config: YAML between the two.
-        assignments: `key=value`, last word.
-        resume: go on with what the folder holds.
+        settings: of the run.
+        resume: continue the run in the folder.
     Raises:
         InputError: no structure can be read at all.
         RecipeError, ModelNotFoundError, ModelFileError, RunFolderError: a setting, the model or the
-            folder is not right.
+            folder cannot be used.
     """
     with told_at_the_end():
         found = readable(inputs)
-        values = {**defaults, **(read_yaml(config) if config else {}), **explicit}
-        settings = RelaxSettings.parse(override(values, assignments), str(config or "settings"))
         model = open_model(settings)
         folder = model.open_folder(out, [str(path) for path in inputs], resume)
         total = count_structures(inputs) if sys.stderr.isatty() else None
-        _watch(model.run(jobs_of(found), folder), verb, folder, total)
+        _watch(model.run(inputs_of(found), folder), verb, folder, total)
     records = list(folder.records())
     click.echo(format_table(records, shutil.get_terminal_size().columns))
     click.echo(model.note)
     click.echo(f"results in {folder.path}")
-    return exit_status(records)
+    return exit_status(records, allow_unconverged=settings.allow_unconverged)
 
 
 def readable(inputs: tuple[Path, ...]) -> Iterator[Source | Unreadable]:
