@@ -163,6 +163,7 @@ def test_turning_relaxed_weights_along_turns_the_messages_of_a_layer() -> None:
     assert float((messages(turn) - here @ wigner(MESSAGES, turn).T).abs().max()) < EXACT
 
 
+@pytest.mark.slow
 def test_no_breaking_in_the_data_gives_no_gradient_to_break() -> None:
     """The principle of Curie, the fourth of the checks: a loss over all 48 poses of a structure
     pushes 0e alone.

@@ -56,6 +56,7 @@ def test_a_part_is_what_a_list_would_be(samples):
         samples[18]
 
 
+@pytest.mark.slow
 def test_going_through_all_samples_takes_the_memory_of_a_few(tmp_path):
     (sample,) = samples_of_file(write_data(tmp_path / "d.traj", relaxation("r", n_frames=1)))
     big = replace(sample, forces=np.zeros((2000, 3)))  # 48 kB, whatever it means

@@ -203,6 +203,7 @@ def test_direct_models_are_measured_by_their_displacements() -> None:
     assert plain.displacement.maximum > VISIBLE
 
 
+@pytest.mark.slow
 def test_draws_follow_the_seed_and_not_the_batches() -> None:
     potential = random_potential("none")
     first, again, other = (

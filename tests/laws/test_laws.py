@@ -102,12 +102,13 @@ CONSERVATIVE = [
     *(name for name in SHIPPED if read_card(shipped_folder() / name).conservative),
 ]
 
+FAST = ("updownscale_base", "graph norm", "schnet", "rich", "ewald")
 EXTRAS = {"relaxed": "e3nn", "equivariant": "e3nn", "regnn": "e3nn"}
 
 
 def of(names: Iterable[str]) -> list[Any]:
-    """Parameters of these potentials: those of random networks in the fast tier."""
-    return tiered(names, fast=RANDOM, extras=EXTRAS)
+    """Parameters of these potentials: some random networks in the fast tier, all in the slow one."""
+    return tiered(names, fast=FAST, extras=EXTRAS)
 
 
 @cache

@@ -322,6 +322,7 @@ def test_a_run_of_another_recipe_is_not_continued(
 # learning
 
 
+@pytest.mark.slow
 def test_what_can_be_learnt_is_learnt(glasses: Path) -> None:
     task = lesson_of(glasses, steps=150, learning_rate=0.01)
     before = errors_per_target(task.start().model, task.split.validation, CPU)[0]

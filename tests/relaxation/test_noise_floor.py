@@ -126,6 +126,7 @@ def test_what_converges_above_the_noise_does_so() -> None:
         assert end.sentence == Status.CONVERGED.sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bfgs", "fire", "quasi-newton"])
 def test_slow_progress_on_emt_is_no_noise(name: str) -> None:
     ends = relax_systems(

@@ -157,6 +157,7 @@ def files_no_larger_than(n_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_bytes", [300, 4_000, 20_001])
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
     workplace: Path, tmp_path: Path, n_bytes: int

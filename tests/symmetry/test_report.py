@@ -431,6 +431,7 @@ def test_models_and_calculators_are_read_alike(folder: Path) -> None:
     assert symmetry_breaking(loaded).symmetry.schoenflies == "D∞h"
 
 
+@pytest.mark.slow
 def test_the_command_tells_draws_and_turns(folder: Path, tmp_path: Path) -> None:
     def run(*arguments: str) -> tuple[int, str]:
         done = CliRunner().invoke(main, ["symmetry", str(folder), *arguments])

@@ -76,6 +76,7 @@ def tensors(batch: Batch) -> list[torch.Tensor]:
 # micro-batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [{"accumulate": 4}, {"max_edges": 500}])
 @pytest.mark.parametrize("task", [{}, {"substrate_weight": 0.5, "frames": "rotations-2d"}])
 def test_micro_batches_learn_what_the_whole_batch_does(tmp_path, data, task, cut):
@@ -198,6 +199,7 @@ def test_a_feed_can_be_sent_to_another_process(tmp_path, data):
     assert_same(loader.batch(5), again.batch(5))
 
 
+@pytest.mark.slow
 def test_a_run_with_workers_stopped_and_resumed_is_the_run_without(tmp_path, data):
     alone = train(make_recipe(data, steps=6), tmp_path / "alone", tmp_path / "data", cpu_fabric())
     ahead = tmp_path / "ahead"

@@ -86,6 +86,7 @@ def test_a_step_moves_every_weight_of_a_canonicalizer_unless_it_is_frozen(
     assert any(not key.startswith("canonicalizer.") and key not in same for key in before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("freeze", [[], ["canonicalizer"]])
 def test_a_run_in_pieces_equals_a_whole_one_and_becomes_a_model(
     freeze: list[str], data: Path, tmp_path: Path
