@@ -14,6 +14,7 @@ from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.optim.base import Optimizer
 from geocalc.optim.bfgs import Bfgs
+from geocalc.optim.conjugate_gradient import ConjugateGradient
 from geocalc.optim.fire import Fire
 from geocalc.optim.fire2 import Fire2
 from geocalc.optim.gradient_descent import GradientDescent
@@ -23,6 +24,7 @@ from geocalc.optim.quasi_newton import QuasiNewton
 __all__ = [
     "OPTIMIZERS",
     "Bfgs",
+    "ConjugateGradient",
     "Fire",
     "Fire2",
     "GradientDescent",
@@ -35,6 +37,7 @@ __all__ = [
 
 OPTIMIZERS: dict[str, type[Optimizer[Any]]] = {
     "bfgs": Bfgs,
+    "conjugate-gradient": ConjugateGradient,
     "fire": Fire,
     "fire2": Fire2,
     "lbfgs": Lbfgs,

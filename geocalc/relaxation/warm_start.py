@@ -65,8 +65,8 @@ def proposed(propose: Proposal, systems: Systems, asked: Tensor) -> tuple[Tensor
 
 
 def no_worse(energy: Tensor, fmax: Tensor, start_energy: Tensor, start_fmax: Tensor) -> Tensor:
-    """Whether a proposal is kept, (n_systems,) bool: energy and fmax are no higher than at the start,
-    and not NaN.
+    """Whether a proposal is kept, (n_systems,) bool: energy and fmax are not NaN and no higher than
+    at the start.
 
     Args:
         energy, start_energy: (n_systems,) eV.

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from geocalc.core.systems import Systems, select
 from geocalc.errors import InputError
-from geocalc.optim import OPTIMIZERS, Bfgs, Fire, Fire2, GradientDescent, Lbfgs, make_optimizer
+from geocalc.optim import (
+    OPTIMIZERS,
+    Bfgs,
+    ConjugateGradient,
+    Fire,
+    Fire2,
+    GradientDescent,
+    Lbfgs,
+    make_optimizer,
+)
 from geocalc.optim.base import FreeComponents, Optimizer, Ragged, dots_per_system
 from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.loop import relax_systems
@@ -188,6 +197,7 @@ def test_finds_the_minimum_of_a_quadratic_and_holds_fixed_components(name: str) 
         (Bfgs(), "atom"),
         (Lbfgs(), "atom"),
         (GradientDescent(), "atom"),
+        (ConjugateGradient(), "atom"),
     ],
 )
 def test_no_step_is_longer_than_allowed(optimizer, norm: str) -> None:
@@ -223,6 +233,33 @@ def test_fire2_goes_half_a_step_back_from_an_ascent() -> None:
     again, _ = optimizer.step(systems, torch.zeros(1), -forces, rested)
     # from rest, with that time step
     assert torch.allclose(again, -0.25 * first, atol=1e-15, rtol=0)
+
+
+def test_conjugate_gradients_reach_the_minimum_of_a_quadratic_in_as_many_lines_as_dimensions() -> (
+    None
+):
+    systems = from_atoms(molecule("CO"))
+    stiffness = torch.tensor([[3.0, 5.0, 11.0], [20.0, 31.0, 40.0]], dtype=torch.float64)
+    optimizer = ConjugateGradient(max_step=100.0, accuracy=0.0)
+    state, start = optimizer.init(systems), systems.positions - 0.3
+    for _ in range(2 * 6):  # a trial and a corrector step for each line
+        forces = -stiffness * (systems.positions - start)
+        displacement, state = optimizer.step(systems, torch.zeros(1), forces, state)
+        systems = replace(systems, positions=systems.positions + displacement)
+    assert float((systems.positions - start).abs().max()) < 1e-10
+
+
+def test_conjugate_gradients_leave_out_the_corrector_step_after_a_good_trial_step() -> None:
+    systems = from_atoms(molecule("CO"))
+    optimizer = ConjugateGradient(curvature=10.0, max_step=100.0)
+    first = torch.ones_like(systems.positions)
+    trial, state = optimizer.step(systems, torch.zeros(1), first, optimizer.init(systems))
+    assert torch.allclose(trial, first / 10.0, atol=1e-15, rtol=0)
+    good, _ = optimizer.step(systems, torch.zeros(1), 0.1 * first, state)
+    # a new line, from forces a tenth as large, as long as the last line to its minimum
+    assert torch.allclose(good, 0.1 * first / 9.0, atol=1e-15, rtol=0)
+    corrected, _ = optimizer.step(systems, torch.zeros(1), -first, state)
+    assert torch.allclose(corrected, -first / 20.0, atol=1e-15, rtol=0)
 
 
 def two_loops(
@@ -387,5 +424,7 @@ def test_unknown_optimizer_names_the_nearest() -> None:
     assert isinstance(make_optimizer("BFGS"), Bfgs)
     with pytest.raises(InputError, match="'bgfs'; did you mean `bfgs`"):
         make_optimizer("bgfs")
-    with pytest.raises(InputError, match="known are bfgs, fire, fire2, lbfgs, gradient-descent"):
+    with pytest.raises(
+        InputError, match="bfgs, conjugate-gradient, fire, fire2, lbfgs, gradient-descent"
+    ):
         make_optimizer("quantum annealing")
