@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pydantic import Field
 
+from geocalc.core.energies import EnergyBasis, EnergyKind
 from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.graphs.strategies import GraphSettings
@@ -16,15 +17,6 @@ from geocalc.potentials.calibration import Calibration
 CARD_SCHEMA = 1
 # `kind` on cards of models that predict no energies, see `geocalc.properties.registry`
 PROPERTY: Final = "property"
-
-
-class EnergyKind(StrEnum):
-    """What zero of energy a number has."""
-
-    TOTAL = "total"
-    ADSORPTION = "adsorption"
-    FORMATION = "formation"
-    RELATIVE = "relative"
 
 
 class Task(StrEnum):
@@ -112,6 +104,11 @@ class ModelCard(Settings):
     domain: str
     data: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+
+    @property
+    def basis(self) -> EnergyBasis:
+        """Kind, level of theory and references of the energies at the default level."""
+        return EnergyBasis(self.energy_kind, self.level_of_theory, self.reference_text)
 
     @property
     def levels(self) -> tuple[Level, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
+from geocalc.core.energies import Energy, EnergyBasis
 from geocalc.core.systems import Systems
-from geocalc.errors import FAILURES, InputError, format_error
+from geocalc.errors import FAILURES, EnergyKindError, InputError, format_error
 from geocalc.potentials.cached import DirectModel, direct_model
 from geocalc.potentials.calibration import Calibration
 from geocalc.potentials.card import ModelCard, Task
@@ -23,15 +24,17 @@ class Adviser:
         name: of the model.
         reads_tags: whether tags mean something to it.
         calibration: how far its energies may be off.
-        unlike: what its zero of energy does not share with the run, as words; None where energies
-            may be subtracted.
+        basis: kind, level of theory and references of its energies.
+        run_name, run_basis: name of the model that relaxes, and the same of its energies.
     """
 
     model: DirectModel
     name: str
     reads_tags: bool
+    basis: EnergyBasis
+    run_name: str
+    run_basis: EnergyBasis
     calibration: Calibration | None = None
-    unlike: str | None = None
 
     def ask(self, systems: Systems) -> SecondOpinion:
         """Its opinion of one structure before anything moved; a note where it has none."""
@@ -68,11 +71,13 @@ class Adviser:
         """
         if opinion.energy is None or energy is None:
             return opinion
-        if self.unlike is not None:
-            return replace(
-                opinion, note=f"its energies have another {self.unlike}, so no difference is given"
+        try:
+            difference = Energy(opinion.energy, self.basis, self.name) - Energy(
+                energy, self.run_basis, self.run_name
             )
-        return replace(opinion, difference=opinion.energy - energy)
+        except EnergyKindError as error:  # a finished relaxation is worth more than a difference
+            return replace(opinion, note=format_error(error))
+        return replace(opinion, difference=difference.value)
 
 
 def make_adviser(name: str | os.PathLike[str], card: ModelCard, steps: int) -> Adviser:
@@ -83,8 +88,8 @@ def make_adviser(name: str | os.PathLike[str], card: ModelCard, steps: int) -> A
         card: of the model that relaxes.
         steps: that a relaxation may take.
     Raises:
-        InputError: the model predicts no relaxed energies, or energies of another kind; or nothing
-            is relaxed.
+        InputError: the model predicts no relaxed energies, or nothing is relaxed.
+        EnergyKindError: it predicts energies of another kind.
         ModelNotFoundError, ModelFileError: see `geocalc.load_model`.
     """
     model = load_model(name, device="cpu")
@@ -95,7 +100,7 @@ def make_adviser(name: str | os.PathLike[str], card: ModelCard, steps: int) -> A
             " of relaxed structures: see `geocalc models`"
         )
     if mine.energy_kind is not card.energy_kind:
-        raise InputError(
+        raise EnergyKindError(
             f"{mine.name} gives {mine.energy_kind.value} energies and {card.name}"
             f" {card.energy_kind.value} energies, which cannot stand beside each other; choose"
             " models of one kind"
@@ -105,18 +110,12 @@ def make_adviser(name: str | os.PathLike[str], card: ModelCard, steps: int) -> A
             f"{mine.name} predicts relaxed energies, and nothing is relaxed here; allow steps, or"
             " ask it alone"
         )
-    unlike = [
-        words
-        for words, differ in (
-            ("level of theory", mine.level_of_theory != card.level_of_theory),
-            ("zero of energy", mine.reference_text != card.reference_text),
-        )
-        if differ
-    ]
     return Adviser(
         model=direct_model(model),
         name=mine.name,
         reads_tags=mine.reads_tags,
         calibration=mine.calibration,
-        unlike=" and ".join(unlike) or None,
+        basis=mine.basis,
+        run_name=card.name,
+        run_basis=card.basis,
     )

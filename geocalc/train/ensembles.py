@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from geocalc.architectures.ensemble import Ensemble
+from geocalc.core.energies import check_same_basis
 from geocalc.data.store import Samples
 from geocalc.errors import InputError
 from geocalc.evaluation.is2re import PairPredictions, pair_errors, pair_predictions
@@ -47,12 +48,16 @@ def check_belonging(runs: Sequence[Path], recipes: Sequence[Recipe]) -> None:
     Raises:
         InputError: two differ in more than their training and in which values of `validation_key`
             they hold out, or have canonicalizers of their own.
+        EnergyKindError: two learned energies of different kinds, levels or references.
     """
     if len(runs) > 1 and recipes[0].model.canonicalizer is not None:
         raise InputError(
             "each of these runs has a canonicalizer of its own, and an ensemble has one frame for"
             " all its networks; register one run"
         )
+    for run, recipe in zip(runs[1:], recipes[1:], strict=True):
+        for one, other in zip(recipes[0].bases, recipe.bases, strict=False):
+            check_same_basis(one, other, str(runs[0]), str(run), "averaged")
     first = _without_split(recipes[0])
     for run, recipe in zip(runs[1:], recipes[1:], strict=True):
         differing = [

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from geocalc.architectures import ARCHITECTURES
+from geocalc.core.energies import EnergyBasis, EnergyKind
 from geocalc.core.settings import Settings, override, read_yaml
 from geocalc.core.units import in_ev
 from geocalc.data.settings import Data
@@ -18,7 +19,7 @@ from geocalc.frames import FramePolicy, FrameSource, frame_policy
 from geocalc.frames.learned import build_canonicalizer
 from geocalc.graphs.strategies import GraphSettings
 from geocalc.graphs.supernodes import Supernodes
-from geocalc.potentials.card import EnergyKind, Task
+from geocalc.potentials.card import Task
 from geocalc.potentials.network import ForceMode
 from geocalc.train.settings import Training
 
@@ -123,6 +124,14 @@ class Recipe(Settings):
     def levels(self) -> tuple[str, ...]:
         """Names of the levels of theory, by the network's numbers."""
         return (self.about.level, *(other.level for other in self.other_levels))
+
+    @property
+    def bases(self) -> tuple[EnergyBasis, ...]:
+        """Kind, level of theory and references of the energies of each level."""
+        levels: tuple[About | OtherLevel, ...] = (self.about, *self.other_levels)
+        return tuple(
+            EnergyBasis(one.energy_kind, one.level_of_theory, one.reference_text) for one in levels
+        )
 
     @property
     def needs_forces(self) -> bool:

@@ -18,7 +18,7 @@ import geocalc
 from geocalc.api import named_potential
 from geocalc.cli.main import main
 from geocalc.core.systems import Prediction, Systems
-from geocalc.errors import InputError
+from geocalc.errors import EnergyKindError, InputError
 from geocalc.potentials.cached import DirectModel
 from geocalc.potentials.network import NetworkPotential
 from geocalc.potentials.registry import load_model
@@ -182,14 +182,15 @@ def test_an_opinion_is_kept_where_the_relaxation_fails(tmp_path: Path, direct: s
 
 
 def test_energies_of_other_zeros_are_not_subtracted(potential: str, tmp_path: Path) -> None:
-    other = write_direct(tmp_path, "other", references="gas molecules", level_of_theory="PBE")
+    other = write_direct(tmp_path, "other", reference_text="gas molecules", level_of_theory="PBE")
     (result,) = geocalc.relax(slabs(1), potential, **QUICK, second_opinion=other)
     opinion = result.record.second_opinion
     assert opinion.energy is not None
     assert opinion.difference is None
-    assert (
-        opinion.note
-        == "its energies have another level of theory and zero of energy, so no difference is given"
+    assert opinion.note == (
+        "energies of other and forces cannot be subtracted: they differ in level of theory and"
+        " references ('PBE' and 'none: random weights'); use energies of one kind, level of theory"
+        " and reference"
     )
 
 
@@ -200,7 +201,7 @@ def test_what_has_no_second_opinion_is_refused(potential: str, direct: str, tmp_
         geocalc.relax(slabs(1), potential, second_opinion=potential)
     total = write_direct(tmp_path, "total", energy_kind="total")
     with pytest.raises(
-        InputError, match="total gives total energies and forces adsorption energies"
+        EnergyKindError, match="total gives total energies and forces adsorption energies"
     ):
         geocalc.relax(slabs(1), potential, second_opinion=total)
     with pytest.raises(InputError, match="nothing is relaxed here"):
