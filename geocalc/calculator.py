@@ -1,4 +1,4 @@
-"""The ASE calculator of a model."""
+"""ASE calculator of a geocalc model."""
 
 from __future__ import annotations
 
@@ -22,23 +22,22 @@ from geocalc.potentials.load import LoadedModel, load_model
 from geocalc.potentials.network import ForceMode
 from geocalc.structures.convert import from_atoms
 
-# up to these one thread computes: two win a quarter at most, and lose threefold to a BLAS that
-# waits on all cores
+# structures up to this size are computed by one thread: two threads save a quarter at most, and take
+# three times as long where the BLAS library waits for all cores
 FEW_ATOMS = 48
-# Angstrom; a structure in which an atom is further from where it last was is another one, and is
-# read anew
+# Angstrom; a structure in which an atom moved further since the last call is read and checked anew
 STEP = 1.0
 
 
 @dataclass(frozen=True)
 class _Known:
-    """A structure as it was last seen: tags as given, and as the model takes it."""
+    """The last structure: its tags as given, and its form for the model."""
 
     tags: np.ndarray
     systems: Systems
 
     def leads_to(self, atoms: Atoms) -> bool:
-        """Whether these atoms are that structure, at most a step later."""
+        """Check whether atoms are the same structure with every atom moved less than `STEP`."""
         old = self.systems
         return bool(
             np.array_equal(old.numbers.numpy(), atoms.numbers)
@@ -49,27 +48,28 @@ class _Known:
 
 
 class GeoCalc(Calculator):
-    """Energies and forces of a geocalc model for ASE.
+    """ASE calculator with energies and forces of a geocalc model.
 
-    `atoms.calc = GeoCalc("faenet-sfa")`; any ASE optimizer, molecular dynamics or elastic band then
-    works. Energies in eV (of the kind the card declares, see `calc.energy_kind`), forces in
-    eV/Angstrom, stress in eV/Angstrom^3 (Voigt) only for models trained on it.
+    After `atoms.calc = GeoCalc("faenet-sfa")` any ASE optimizer, molecular dynamics or nudged
+    elastic band works. Energies are in eV (of the kind on the model's card, see
+    `calc.energy_kind`), forces in eV/Angstrom, and stress in eV/Angstrom^3 (Voigt), only for models
+    trained on stress.
 
     Args:
         model: name or folder of a model.
-        device: auto, cpu, cuda.
-        dtype: float32 or float64, of the network; geometry is always float64.
-        frames: a frame policy other than the card's: `lattice` (exact), `cell` (several times
-            cheaper).
-        strict: refuse tags that would have to be converted, instead of converting them with a
+        device: auto, cpu or cuda.
+        dtype: float32 or float64, the precision of the network; geometry is always float64.
+        frames: frame policy in place of the card's: `averaged` (exact symmetry) or `single`
+            (several times cheaper).
+        strict: refuse tags that do not follow OC20's convention instead of converting them with a
             warning.
-        seed: for stochastic frame policies.
-        level: of theory, for models that know several.
+        seed: seed of stochastic frame policies.
+        level: level of theory, for models with several.
     Attributes:
-        energy_std: eV, spread over the networks of an ensemble, else over the frames, that the last
-            energy is the mean of.
-        frame_degenerate: whether the frames of the last structure rest on a broken tie, so that its
-            energy may jump where that opens.
+        energy_std: eV, spread of the last energy over the networks of an ensemble, otherwise over
+            frames.
+        frame_degenerate: whether axes of the last structure's frames were tied, so that its energy
+            may jump where the tie opens.
     Raises:
         ModelNotFoundError, ModelFileError, InputError: see `geocalc.load_model`.
     """
@@ -109,11 +109,11 @@ class GeoCalc(Calculator):
 
     @property
     def energy_kind(self) -> str:
-        """What zero of energy results have: total, adsorption, formation or relative."""
+        """Kind of the energies: total, adsorption, formation or relative."""
         return self.model.card.energy_kind.value
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What changed since the last calculation; tags count where the model reads them."""
+        """List changes since the last calculation, tags included where the model reads them."""
         changes = super().check_state(atoms, tol=tol)
         reads_tags = self.model.card.reads_tags
         if (
@@ -127,7 +127,7 @@ class GeoCalc(Calculator):
     def get_property(
         self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
     ) -> Any:
-        """As ASE's; a property the model does not have is refused with the reason."""
+        """Return a property as ASE does; a missing one is refused with the reason."""
         if name not in self.implemented_properties and name in ("forces", "stress"):
             card = self.model.card
             reason = f"{card.name} was not trained on {name} ({card.task.value})"
@@ -142,11 +142,11 @@ class GeoCalc(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Evaluate the model; ASE calls this.
+        """Evaluate the model; called by ASE.
 
         Raises:
             InputError: the structure cannot be used; see `geocalc.from_atoms`.
-            NonFiniteError: the model gave no number for it.
+            NonFiniteError: the predicted energy or a force is not a finite number.
         """
         super().calculate(atoms, list(properties), list(system_changes))
         structure = self.atoms
@@ -167,9 +167,9 @@ class GeoCalc(Calculator):
             prediction.forces is not None and not bool(prediction.forces.isfinite().all())
         ):
             raise NonFiniteError(
-                f"{self.model.card.name} gave an energy of {energy} eV or forces that are no"
-                f" numbers for {structure.symbols}; look at its shortest distances and at the"
-                " weights of the model"
+                f"{self.model.card.name} predicted an energy of {energy} eV or forces that are not"
+                f" finite for {structure.symbols}; check its shortest distances and the weights of"
+                " the model"
             )
         results: dict[str, Any] = {"energy": energy, "free_energy": energy}
         if prediction.forces is not None:
@@ -183,9 +183,7 @@ class GeoCalc(Calculator):
         self.results = results
 
     def _systems(self, atoms: Atoms) -> Systems:
-        """The structure as the model takes it, checked and its tags read; the next step of a path
-        keeps its tags.
-        """
+        """Convert atoms for the model; tags are read only for a new structure, not at every step."""
         known = self._known
         if known is None or not known.leads_to(atoms):
             systems = from_atoms(
@@ -206,8 +204,9 @@ class GeoCalc(Calculator):
 
 
 def _plain(atoms: Atoms) -> Atoms:
-    """The structure with the constraints that tell which atoms are held; ASE itself sees to all of
-    them.
+    """Return atoms with only the constraints that fix atoms or components, which tags depend on.
+
+    ASE applies all constraints itself.
     """
     held = [
         constraint

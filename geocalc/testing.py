@@ -1,9 +1,9 @@
-"""Physical laws of a potential as assertions, for our tests and for those of users.
+"""Physical laws of a potential as assertions, for the tests of geocalc and of its users.
 
-Each function takes any `Potential` and a batch, compares two predictions that the law says are the
-same, and raises AssertionError with what differed and by how much. `tolerance` is in eV; the same
-number serves forces in eV/Angstrom and stress in eV/Angstrom^3. Give the potential in float64:
-rounding in float32 is larger than the default.
+Each function takes a `Potential` and a batch, compares two predictions that must agree by a physical
+law, and raises AssertionError with the quantity that differs and the size of the difference.
+`tolerance` is in eV; the same number is used for forces in eV/Angstrom and stress in eV/Angstrom^3.
+Load the potential in float64: rounding errors in float32 are larger than the default tolerance.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ Axis = Literal["z", "any"]
 def assert_translation_invariant(
     potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE, seed: int = 0
 ) -> None:
-    """Moving each structure as a whole changes nothing.
+    """Check that predictions do not change when each structure is translated.
 
     Args:
-        potential: under test.
-        systems: batch.
-        tolerance: eV, see above.
-        seed: of the shifts, some Angstrom long.
+        potential: potential under test.
+        systems: batch of structures.
+        tolerance: eV, see the docstring of the module.
+        seed: seed of the translations, which are a few Angstrom long.
     Raises:
-        AssertionError: it does.
+        AssertionError: a prediction changes.
     """
     moved = translated(systems, 3.0 * _normal((systems.n_systems, 3), seed).to(systems.positions))
     _compare("translation", potential(moved), potential(systems), tolerance)
@@ -72,17 +72,17 @@ def assert_rotation_invariant(
     tolerance: float = TOLERANCE,
     seed: int = 0,
 ) -> None:
-    """Turning positions and cell together leaves the energy and turns forces and stress along.
+    """Check that a rotation of positions and cell keeps energies and rotates forces and stress.
 
     Args:
-        potential: under test.
-        systems: batch, each structure turned by a matrix of its own.
-        axis: `z` for turns about z only, `any` for all of SO(3).
-        n_rotations: how many.
-        tolerance: eV, see above.
-        seed: of the rotations.
+        potential: potential under test.
+        systems: batch of structures; each is rotated by its own matrix.
+        axis: `z` for rotations about z only, `any` for all of SO(3).
+        n_rotations: number of rotations.
+        tolerance: eV, see the docstring of the module.
+        seed: seed of the rotations.
     Raises:
-        AssertionError: it does not.
+        AssertionError: a prediction differs.
     """
     expected = potential(systems)
     generator = torch.Generator().manual_seed(seed)
@@ -106,17 +106,16 @@ def assert_reflection_invariant(
     tolerance: float = TOLERANCE,
     seed: int = 0,
 ) -> None:
-    """Reflecting positions and cell together leaves the energy and reflects forces and stress
-    along.
+    """Check that a reflection of positions and cell keeps energies and reflects forces and stress.
 
     Args:
-        potential: under test.
-        systems: batch, each structure reflected in a plane of its own.
+        potential: potential under test.
+        systems: batch of structures; each is reflected in its own plane.
         axis: `z` for planes that contain z, `any` for all planes.
-        tolerance: eV, see above.
-        seed: of the planes.
+        tolerance: eV, see the docstring of the module.
+        seed: seed of the planes.
     Raises:
-        AssertionError: it does not.
+        AssertionError: a prediction differs.
     """
     normal = _normal((systems.n_systems, 3), seed)
     if axis == "z":
@@ -129,15 +128,15 @@ def assert_reflection_invariant(
 def assert_permutation_equivariant(
     potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE, seed: int = 0
 ) -> None:
-    """Another order of the atoms of each structure leaves the energy and reorders the forces.
+    """Check that a permutation of the atoms keeps energies and permutes forces.
 
     Args:
-        potential: under test.
-        systems: batch.
-        tolerance: eV, see above.
-        seed: of the order.
+        potential: potential under test.
+        systems: batch of structures.
+        tolerance: eV, see the docstring of the module.
+        seed: seed of the permutation.
     Raises:
-        AssertionError: it does not.
+        AssertionError: a prediction differs.
     """
     order = random_order(systems, torch.Generator().manual_seed(seed))
     expected = potential(systems)
@@ -153,19 +152,19 @@ def assert_permutation_equivariant(
 def assert_batch_equals_singles(
     potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE
 ) -> None:
-    """A structure has the same prediction in a batch as on its own.
+    """Check that each structure has the same prediction in a batch and alone.
 
     Args:
-        potential: under test.
-        systems: batch of two structures at least.
-        tolerance: eV, see above.
+        potential: potential under test.
+        systems: batch of at least two structures.
+        tolerance: eV, see the docstring of the module.
     Raises:
-        AssertionError: it has not.
-        InputError: there is only one structure.
+        AssertionError: a prediction differs.
+        InputError: the batch has only one structure.
     """
     if systems.n_systems < 2:
         raise InputError(
-            "comparing a batch with its structures needs two structures at least, got 1"
+            "this law compares a batch with its single structures and needs at least two, got 1"
         )
     together = potential(systems)
     for k, single in enumerate(singles(systems)):
@@ -181,15 +180,15 @@ def assert_batch_equals_singles(
 def assert_rewrap_invariant(
     potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE, seed: int = 0
 ) -> None:
-    """Storing atoms in other periodic images changes nothing.
+    """Check that predictions do not change when atoms move to other periodic images.
 
     Args:
-        potential: under test.
+        potential: potential under test.
         systems: batch with at least one periodic structure.
-        tolerance: eV, see above.
-        seed: of the images, up to two cells away.
+        tolerance: eV, see the docstring of the module.
+        seed: seed of the images, which are up to two cells away.
     Raises:
-        AssertionError: it does.
+        AssertionError: a prediction changes.
         InputError: no structure is periodic.
     """
     _need_periodic(systems, 1)
@@ -201,16 +200,17 @@ def assert_rewrap_invariant(
 def assert_basis_invariant(
     potential: Potential, systems: Systems, *, tolerance: float = TOLERANCE
 ) -> None:
-    """Another choice of the in-plane lattice vectors of the same crystal changes nothing; also a
-    left-handed one.
+    """Check that predictions do not depend on the choice of in-plane lattice vectors.
+
+    Left-handed cells are among the choices.
 
     Args:
-        potential: under test.
-        systems: batch with a structure periodic along two vectors at least; the last periodic
-            vector of three is taken as that across the slab.
-        tolerance: eV, see above.
+        potential: potential under test.
+        systems: batch with a structure periodic along at least two vectors; of three periodic
+            vectors the last is taken as the one across the slab.
+        tolerance: eV, see the docstring of the module.
     Raises:
-        AssertionError: it does.
+        AssertionError: a prediction changes.
         InputError: no structure is periodic along two vectors.
     """
     _need_periodic(systems, 2)
@@ -222,15 +222,15 @@ def assert_basis_invariant(
 def assert_supercell_extensive(
     potential: Potential, systems: Systems, *, repeats: int = 2, tolerance: float = TOLERANCE
 ) -> None:
-    """An n x n supercell has n^2 times the energy, and the same force on every copy of an atom.
+    """Check that an n x n supercell has n^2 times the energy and equal forces on equivalent atoms.
 
     Args:
-        potential: under test.
+        potential: potential under test.
         systems: batch with at least one periodic structure.
-        repeats: n, along the first two periodic vectors.
-        tolerance: eV for each cell, see above.
+        repeats: number of cells n along each of the first two periodic vectors.
+        tolerance: eV for each cell, see the docstring of the module.
     Raises:
-        AssertionError: it has not.
+        AssertionError: a prediction differs.
         InputError: no structure is periodic.
     """
     _need_periodic(systems, 1)
@@ -249,18 +249,18 @@ def assert_supercell_extensive(
 def assert_smooth_at_cutoff(
     potential: Potential, systems: Systems, cutoff: float, *, tolerance: float = TOLERANCE
 ) -> None:
-    """Energy and forces are continuous while a distance passes through the cutoff.
+    """Check that energy and forces are continuous when a distance passes through the cutoff.
 
-    In each structure the pair that is closest to the cutoff is taken through it, and predictions on
-    both sides are extrapolated to the cutoff.
+    In each structure, the pair with the distance closest to the cutoff is moved through it, and
+    predictions on both sides are extrapolated to the cutoff.
 
     Args:
-        potential: under test.
-        systems: batch.
-        cutoff: Angstrom, of the potential.
-        tolerance: eV, see above.
+        potential: potential under test.
+        systems: batch of structures.
+        cutoff: cutoff of the potential in Angstrom.
+        tolerance: eV, see the docstring of the module.
     Raises:
-        AssertionError: they jump.
+        AssertionError: energy or forces jump.
         InputError: no structure has a pair of atoms within twice the cutoff.
     """
     paths = [
@@ -291,19 +291,18 @@ def assert_forces_are_gradient(
     tolerance: float = TOLERANCE,
     seed: int = 0,
 ) -> None:
-    """Forces are minus the gradient of the energy: the slope along random directions equals that of
-    central differences.
+    """Check forces against central differences of the energy along random directions.
 
     Args:
-        potential: under test.
-        systems: batch.
-        n_directions: how many, in which all atoms move.
-        step: Angstrom that the atom which moves most is moved; the error of the differences is of
-            fourth order in it.
+        potential: potential under test.
+        systems: batch of structures.
+        n_directions: number of directions; all atoms move along each.
+        step: largest displacement of an atom in Angstrom; the error of the differences is of fourth
+            order in it.
         tolerance: eV/Angstrom.
-        seed: of the directions.
+        seed: seed of the directions.
     Raises:
-        AssertionError: they are not, or there are none.
+        AssertionError: the potential has no forces, or they are not minus the gradient.
     """
     forces = potential(systems).forces
     if forces is None:
@@ -333,18 +332,17 @@ def assert_stress_is_gradient(
     tolerance: float = TOLERANCE,
     seed: int = 0,
 ) -> None:
-    """Stress is the derivative of the energy by strain of positions and cell, divided by the
-    volume.
+    """Check stress against central differences of the energy by strain, divided by the volume.
 
     Args:
-        potential: under test.
+        potential: potential under test.
         systems: batch of structures whose cells have a volume.
-        n_directions: how many random symmetric strains.
+        n_directions: number of random symmetric strains.
         step: largest strain component.
         tolerance: eV/Angstrom^3.
-        seed: of the strains.
+        seed: seed of the strains.
     Raises:
-        AssertionError: it is not, or there is none.
+        AssertionError: the potential has no stress, or it differs from the derivative.
     """
     stress = potential(systems).stress
     if stress is None:
@@ -362,14 +360,14 @@ def assert_stress_is_gradient(
 
 
 def assert_deterministic(potential: Potential, systems: Systems, *, tolerance: float = 0.0) -> None:
-    """The same batch gives the same prediction, whatever else has drawn random numbers in between.
+    """Check that a repeated call gives the same prediction after other random numbers were drawn.
 
     Args:
-        potential: under test.
-        systems: batch.
-        tolerance: eV; 0 for the same bits.
+        potential: potential under test.
+        systems: batch of structures.
+        tolerance: eV; 0 for bitwise equality.
     Raises:
-        AssertionError: it does not.
+        AssertionError: the predictions differ.
     """
     expected = potential(systems)
     with torch.random.fork_rng():
@@ -378,11 +376,11 @@ def assert_deterministic(potential: Potential, systems: Systems, *, tolerance: f
 
 
 def assert_inputs_unchanged(potential: Potential, systems: Systems) -> None:
-    """A call leaves its input as it was, bit by bit.
+    """Check that a call leaves its input bitwise unchanged.
 
     Args:
-        potential: under test.
-        systems: batch.
+        potential: potential under test.
+        systems: batch of structures.
     Raises:
         AssertionError: a field has changed.
     """
@@ -405,13 +403,13 @@ def _normal(shape: tuple[int, ...], seed: int) -> Tensor:
 def _need_periodic(systems: Systems, n: int) -> None:
     if not bool((systems.pbc.sum(1) >= n).any()):
         raise InputError(
-            f"this law needs a structure that is periodic along {n} cell vector{'s' * (n > 1)} at"
-            " least; none is"
+            f"this law needs a structure that is periodic along at least {n} cell"
+            f" vector{'s' * (n > 1)}; give one"
         )
 
 
 def _atomic(prediction: Prediction) -> dict[str, Tensor]:
-    """The fields with one row per atom."""
+    """Collect the fields with one row per atom."""
     values = {
         name: getattr(prediction, name)
         for name in ("forces", "direct_forces", "displacement", "atom_energies")
@@ -420,7 +418,7 @@ def _atomic(prediction: Prediction) -> dict[str, Tensor]:
 
 
 def _along(prediction: Prediction, systems: Systems, matrices: Tensor) -> Prediction:
-    """Forces, displacements and stress turned by the (n_systems, 3, 3) matrix of their structure."""
+    """Transform vectors and stress by the matrix (n_systems, 3, 3) of each structure."""
     vectors = {name: value for name, value in _atomic(prediction).items() if value.dim() == 2}
     turned = {
         name: torch.einsum("ai,aij->aj", value, matrices[systems.system_idx])
@@ -432,9 +430,7 @@ def _along(prediction: Prediction, systems: Systems, matrices: Tensor) -> Predic
 
 
 def _through(single: Systems, cutoff: float) -> list[Systems] | None:
-    """One structure with a pair at -3, -1, 1 and 3 steps from the cutoff; None where there is no
-    pair.
-    """
+    """Place one pair of atoms at -3, -1, 1 and 3 steps from the cutoff; None without a pair."""
     graph = build_graph(single, 2 * cutoff)
     vectors = edge_vectors(single.positions, single.cell, single.system_idx, graph)
     lengths = vectors.norm(dim=1)
@@ -452,7 +448,7 @@ def _through(single: Systems, cutoff: float) -> list[Systems] | None:
 
 
 def _extrapolated(near: Prediction, far: Prediction) -> Prediction:
-    """Values at zero from those at one and three steps."""
+    """Extrapolate to zero from values at one and three steps."""
     values = {name: getattr(near, name) for name in UNITS if getattr(near, name) is not None}
     return replace(
         near, **{name: 1.5 * value - 0.5 * getattr(far, name) for name, value in values.items()}
@@ -464,17 +460,17 @@ def _stencil(step: float) -> tuple[float, float, float, float]:
 
 
 def _slope(energies: list[Tensor], step: float) -> Tensor:
-    """Derivative from values at the places of `_stencil`; the error is of fourth order."""
+    """Compute the derivative from values at the points of `_stencil`, with a fourth-order error."""
     return (8 * (energies[2] - energies[1]) - (energies[3] - energies[0])) / (12 * step)
 
 
 def _compare(law: str, found: Prediction, expected: Prediction, tolerance: float) -> None:
-    """Every field of two predictions."""
+    """Compare every field of two predictions."""
     for name, unit in UNITS.items():
         pair = getattr(found, name), getattr(expected, name)
         if (pair[0] is None) != (pair[1] is None):
             raise AssertionError(
-                f"{law}: `{name}` is there in one prediction and missing in the other"
+                f"{law}: `{name}` is present in one prediction and missing in the other"
             )
         if pair[0] is not None:
             _close(law, name, tolerance, *pair, unit=unit)
@@ -483,7 +479,7 @@ def _compare(law: str, found: Prediction, expected: Prediction, tolerance: float
 def _close(
     law: str, what: str, tolerance: float, found: Tensor, expected: Tensor, unit: str = ""
 ) -> None:
-    """Raise what differs most, where that is beyond the tolerance; NaN equals only NaN."""
+    """Raise AssertionError for the largest difference above the tolerance; NaN equals only NaN."""
     if found.shape != expected.shape:
         raise AssertionError(
             f"{law}: {what} has shape {tuple(found.shape)}, expected {tuple(expected.shape)}"

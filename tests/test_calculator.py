@@ -432,7 +432,7 @@ def test_a_model_that_gives_no_number_is_an_error(
     atoms.calc = calc
     with pytest.raises(
         NonFiniteError,
-        match=r"tiny gave an energy of 1.0 eV or forces that are no numbers for Cu8O",
+        match=r"tiny predicted an energy of 1.0 eV or forces that are not finite for Cu8O",
     ):
         atoms.get_potential_energy()
 

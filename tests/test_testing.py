@@ -262,10 +262,10 @@ def test_the_laws_hold_for_another_potential() -> None:
 @pytest.mark.parametrize(
     ("law", "message"),
     [
-        (assert_rewrap_invariant, "periodic along 1 cell vector at least"),
-        (assert_supercell_extensive, "periodic along 1 cell vector at least"),
-        (assert_basis_invariant, "periodic along 2 cell vectors at least"),
-        (assert_batch_equals_singles, "two structures at least"),
+        (assert_rewrap_invariant, "periodic along at least 1 cell vector"),
+        (assert_supercell_extensive, "periodic along at least 1 cell vector"),
+        (assert_basis_invariant, "periodic along at least 2 cell vectors"),
+        (assert_batch_equals_singles, "needs at least two"),
     ],
 )
 def test_a_law_that_has_nothing_to_act_on_refuses(law: Callable[..., None], message: str) -> None:

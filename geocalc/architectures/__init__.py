@@ -1,4 +1,4 @@
-"""Networks by name: one file each, one line here."""
+"""Table of architectures by name; a new one is one file and one line here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from geocalc.core.settings import Settings
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network class and the settings it is built from."""
+    """A network class and its settings class."""
 
     settings: type[Settings]
     build: Callable[[Any], Network]

@@ -1,4 +1,4 @@
-"""What every network takes and gives."""
+"""Interface of all networks: input, output and base class."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from geocalc.nn.ewald.waves import EwaldSettings, Waves
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkInput:
-    """A batch of canonicalized structures as a network sees them.
+    """Input of a network: a batch of structures, each in its frame.
 
     Attributes:
-        numbers, tags: (n_atoms,) int64.
-        system_idx: (n_atoms,) int64.
+        numbers: (n_atoms,) int64, atomic numbers.
+        tags: (n_atoms,) int64.
+        system_idx: (n_atoms,) int64, the structure of each atom.
         n_systems: number of structures.
-        index: the edges.
-        edge_vec: (n_edges, 3) Angstrom in the frame of each structure.
-        levels: (n_systems,) int64, number of the level of theory that is asked for.
-        waves: of each structure, for networks that ask for them.
-        edge_weight: (n_edges, 1), factor on the envelope of each edge, the same for its reverse;
-            None for one.
+        index: senders and receivers of the edges.
+        edge_vec: (n_edges, 3) Angstrom, in the frame of each structure.
+        levels: (n_systems,) int64, number of the level of theory to predict.
+        waves: reciprocal-space waves, for networks with `reciprocal` settings.
+        edge_weight: (n_edges, 1), factor on the envelope of each edge, equal for an edge and its
+            reverse; None where all are 1.
     """
 
     numbers: Tensor
@@ -46,13 +47,13 @@ class NetworkInput:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOutput:
-    """What a network says, in its own units and in the frame of each structure.
+    """Output of a network, in its own units and in the frame of each structure.
 
     Attributes:
         energy: (n_systems,).
-        atom_energies: (n_atoms,), each atom's share of the energy, or None.
-        forces: (n_atoms, 3) of a direct head, or None.
-        member_energies: (n_members, n_systems), of each network of an ensemble, or None.
+        atom_energies: (n_atoms,), contribution of each atom to the energy, or None.
+        forces: (n_atoms, 3), vectors of a direct head, or None.
+        member_energies: (n_members, n_systems), energies of each network of an ensemble, or None.
         layers: features (n_atoms, width) after the embedding and after each interaction, or None.
     """
 
@@ -64,16 +65,15 @@ class NetworkOutput:
 
 
 class Network(nn.Module, ABC):
-    """A module from `NetworkInput` to `NetworkOutput`.
+    """Base class of networks: a module from `NetworkInput` to `NetworkOutput`.
 
     Attributes:
-        cutoff: Angstrom; edges reach that far.
-        max_neighbors: edges of each atom, None for all; see `build_graph`.
+        cutoff: longest edge in Angstrom.
+        max_neighbors: largest number of edges of an atom, None for no limit; see `build_graph`.
         n_elements: atomic numbers below this have an embedding.
-        n_levels: levels of theory that it tells apart.
-        reciprocal: which waves it asks for, None for none.
-        canonicalizer: gives the frames of the policy `learned`, as a part of the network with its
-            weights among the network's; or None.
+        n_levels: number of levels of theory that the network distinguishes.
+        reciprocal: settings of the waves it needs, or None.
+        canonicalizer: submodule that computes the frames of the policy `learned`, or None.
     """
 
     cutoff: float
@@ -87,8 +87,8 @@ class Network(nn.Module, ABC):
         self.canonicalizer: Canonicalizer | None = None
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform weights and zero biases for every Linear layer, as FAENet and SchNet were
-        published.
+        """Draw Xavier-uniform weights and set biases to zero in every Linear layer, as published
+        for FAENet and SchNet.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -105,4 +105,4 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
-        """Energies (and direct forces) of the batch."""
+        """Predict energies, and vectors where there is a direct head, of a batch."""

@@ -1,6 +1,4 @@
-"""Several networks of one architecture that answer together; how far they differ tells how sure
-they are.
-"""
+"""Ensemble of networks of one architecture; the spread of its members estimates the error."""
 
 from __future__ import annotations
 
@@ -14,13 +12,13 @@ from geocalc.core.elements import N_ELEMENTS
 
 
 class Ensemble(Network):
-    """The mean of its members, in the units of the first.
+    """Mean of several networks, in the units of the first.
 
-    Members that learned from different data have units and references of their own; `set_units` says
-    how theirs become the first's.
+    Members trained on different data have different units and references; `set_units` stores the
+    conversion to those of the first.
 
     Args:
-        members: networks with the same cutoff, neighbors and levels, at least one.
+        members: at least one network; all with the same cutoff, neighbors and levels.
 
     Source: Lakshminarayanan, Pritzel, Blundell, deep ensembles (2017).
     """
@@ -42,12 +40,12 @@ class Ensemble(Network):
         self.register_buffer("offsets", torch.zeros(n, first.n_levels, N_ELEMENTS + 1))
 
     def set_units(self, ratios: Tensor, vector_ratios: Tensor, offsets: Tensor) -> None:
-        """Make the members' outputs comparable.
+        """Set the conversion of each member's output to the units of the first.
 
         Args:
-            ratios, vector_ratios: (n_members,) units of the first in one unit of each, of energies
-                and of vectors.
-            offsets: (n_members, n_levels, 119) units of the first, added for each atom of an
+            ratios: (n_members,) energy unit of each member in units of the first.
+            vector_ratios: (n_members,) the same for vectors.
+            offsets: (n_members, n_levels, 119) in units of the first, added for each atom of an
                 element.
         """
         self.ratios.copy_(ratios)
@@ -55,18 +53,20 @@ class Ensemble(Network):
         self.offsets.copy_(offsets)
 
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
-        """The means of what the members say, and the energies of each, (n_members, n_systems)."""
-        told = [self._told(k, member(inputs), inputs) for k, member in enumerate(self.members)]
-        energies = torch.stack([one.energy for one in told])
+        """Average the outputs of the members; keeps the energies of each."""
+        outputs = [
+            self._converted(k, member(inputs), inputs) for k, member in enumerate(self.members)
+        ]
+        energies = torch.stack([one.energy for one in outputs])
         return NetworkOutput(
             energy=energies.mean(0),
-            atom_energies=_mean([one.atom_energies for one in told]),
-            forces=_mean([one.forces for one in told]),
+            atom_energies=_mean([one.atom_energies for one in outputs]),
+            forces=_mean([one.forces for one in outputs]),
             member_energies=energies,
         )
 
-    def _told(self, k: int, output: NetworkOutput, inputs: NetworkInput) -> NetworkOutput:
-        """What member `k` says, in the units of the first."""
+    def _converted(self, k: int, output: NetworkOutput, inputs: NetworkInput) -> NetworkOutput:
+        """Convert the output of member `k` to the units of the first."""
         offset = self.offsets[k][inputs.atom_levels, inputs.numbers]
         energy, atoms, vectors = output.energy * self.ratios[k], output.atom_energies, output.forces
         return NetworkOutput(

@@ -1,4 +1,4 @@
-"""FAENet: a network that reads raw edge vectors, to be used with frame averaging.
+"""FAENet: message passing on raw edge vectors, used with frame averaging.
 
 Source: Duval et al., FAENet: Frame Averaging Equivariant GNN for Materials Modeling (ICML 2023).
 """
@@ -26,9 +26,7 @@ from geocalc.nn.interaction import Interaction, MessageType, Norm
 
 
 class EnergyWeights(StrEnum):
-    """Per-atom factor on the energy: none, or a Linear layer on the first or on the last features
-    (unnormalized).
-    """
+    """Factor on the energy of each atom: none, or a Linear layer of its first or last features."""
 
     NONE = "none"
     INITIAL = "weighted-av-initial-embeds"
@@ -36,8 +34,10 @@ class EnergyWeights(StrEnum):
 
 
 class Skip(StrEnum):
-    """What joins the depths: nothing, a Linear layer over layer energies, their sum, or a Linear
-    layer over features.
+    """Use of the features of all layers in the energy.
+
+    `none`: the last layer only; `concat`: a Linear layer of the energies of all layers; `add`: their
+    sum; `concat_atom`: a Linear layer of the features of all layers.
     """
 
     NONE = "none"
@@ -47,10 +47,10 @@ class Skip(StrEnum):
 
 
 class FAENetSettings(Settings):
-    """Settings of FAENet; defaults suit a conservative potential.
+    """Settings of FAENet by their published names; lengths in Angstrom.
 
-    Lengths in Angstrom. The published names are kept where users know them; `compact_tables`,
-    `smooth_cutoff=False` and `n_elements=85` give the published parameter counts.
+    Defaults suit a conservative potential. `compact_tables: true`, `smooth_cutoff: false` and
+    `n_elements: 85` give the published numbers of parameters.
     """
 
     cutoff: float = Field(6.0, gt=0)
@@ -60,7 +60,7 @@ class FAENetSettings(Settings):
     num_interactions: int = Field(4, ge=1)
     num_gaussians: int = Field(48, ge=2)
     directional_gaussians: int = Field(
-        0, ge=0, description="Gaussians times the unit vector, beside the raw vector"
+        0, ge=0, description="number of Gaussians times the unit vector, added to the raw vector"
     )
     tag_hidden_channels: int = Field(16, ge=0)
     pg_hidden_channels: int = Field(32, ge=0)
@@ -77,19 +77,21 @@ class FAENetSettings(Settings):
     force_decoder_channels: int = Field(256, ge=1)
     force_decoder_norm: ForceNorm = ForceNorm.LAYER
     message_scale: float = Field(
-        1.0, gt=0, description="factor on summed messages; 1/sqrt(mean degree) keeps them near one"
+        1.0,
+        gt=0,
+        description="factor on summed messages; 1/sqrt(mean number of neighbors) keeps them near 1",
     )
     smooth_cutoff: bool = True
     n_elements: int = Field(119, ge=2, le=119)
     compact_tables: bool = False
-    n_levels: int = Field(1, ge=1, description="levels of theory that the network tells apart")
+    n_levels: int = Field(1, ge=1, description="levels of theory that the network distinguishes")
     ewald: EwaldSettings | None = Field(
-        None, description="long-range messages beside those along edges"
+        None, description="long-range messages in addition to those along edges"
     )
 
 
 class FAENet(Network):
-    """The network; see `FAENetSettings`."""
+    """FAENet network; see `FAENetSettings`."""
 
     def __init__(self, settings: FAENetSettings) -> None:
         super().__init__()
@@ -138,7 +140,7 @@ class FAENet(Network):
         )
         self.mix = nn.Linear(depth, 1) if s.skip_co is Skip.CONCAT else None
         self.force_head = _force_head(s) if s.direct_forces else None
-        # of edge features in forward passes without gradients
+        # floating-point type of edge features in forward passes without gradients
         self.edge_dtype: torch.dtype | None = None
         self.reciprocal = s.ewald
         if s.ewald is not None:
@@ -149,7 +151,7 @@ class FAENet(Network):
         self.reset_parameters()
 
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
-        """Energies (n_systems,) and, with a direct head, forces (n_atoms, 3) in the frame."""
+        """Predict energies (n_systems,) and, with a direct head, vectors (n_atoms, 3) in the frame."""
         edge, envelope = self.embed_edges(inputs.edge_vec, inputs.index)
         envelope = envelope if inputs.edge_weight is None else envelope * inputs.edge_weight
         hidden = self.embedding(inputs.numbers, inputs.tags, inputs.atom_levels)
@@ -179,7 +181,7 @@ class FAENet(Network):
     def _vectors(
         self, hidden: Tensor, edge: EdgeFeatures, envelope: Tensor, inputs: NetworkInput
     ) -> Tensor | None:
-        """What the direct head says, (n_atoms, 3) in the frame; None without one."""
+        """Compute the vectors of the direct head, (n_atoms, 3) in the frame; None without a head."""
         if self.force_head is None or isinstance(self.force_head, ForceHead):
             return None if self.force_head is None else self.force_head(hidden)
         vector = inputs.edge_vec
@@ -187,8 +189,9 @@ class FAENet(Network):
         return self.force_head(hidden, edge.to(hidden.dtype), envelope, unit, inputs.index)
 
     def embed_edges(self, edge_vec: Tensor, index: EdgeIndex) -> tuple[EdgeFeatures, Tensor]:
-        """Edge vectors (n_edges, 3) to features and envelope (n_edges, 1); what depends on the
-        length is computed once per pair.
+        """Compute features and envelope (n_edges, 1) of edge vectors (n_edges, 3).
+
+        Functions of the length are computed once for an edge and its reverse.
         """
         vector = edge_vec.index_select(0, index.first_of_pair)
         length = safe_lengths(vector)
@@ -201,7 +204,7 @@ class FAENet(Network):
             swish(self.edge_vector(self._directions(edge_vec, length, index))),
             swish(self.edge_length(self.basis(length))),
         )
-        # it mixes the two halves, so nothing is shared from here on
+        # this layer mixes both parts, so an edge and its reverse differ from here on
         if self.edge_second is not None:
             edge = EdgeFeatures(swish(self.edge_second(edge.joined(index))), None)
         if self.edge_dtype is not None and not torch.is_grad_enabled():
@@ -209,8 +212,10 @@ class FAENet(Network):
         return edge, envelope.index_select(0, index.pair_of)[:, None]
 
     def _directions(self, edge_vec: Tensor, length: Tensor, index: EdgeIndex) -> Tensor:
-        """Raw vectors, and unit vectors times each directional Gaussian: (n_edges, 3 + 3
-        directional_gaussians).
+        """Join raw vectors and unit vectors times each directional Gaussian.
+
+        Returns:
+            (n_edges, 3 + 3 directional_gaussians).
         """
         if self.directional is None:
             return edge_vec
@@ -218,8 +223,9 @@ class FAENet(Network):
         return torch.cat([edge_vec, (edge_vec[:, :, None] * radial[:, None, :]).flatten(1)], dim=1)
 
     def _atom_energies(self, final: Tensor, layers: list[Tensor]) -> Tensor:
-        """Energy of each atom, (n_atoms,); those of all depths joined as `skip_co` says, but for
-        the bias of `mix`.
+        """Compute the energy of each atom, (n_atoms,), from one or all layers as `skip_co` says.
+
+        The bias of `mix` is not included; it is added once per structure.
         """
         if self.skip in (Skip.NONE, Skip.CONCAT_ATOM):
             return self._weighted(final, layers)

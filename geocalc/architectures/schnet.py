@@ -1,5 +1,6 @@
-"""SchNet: continuous-filter convolutions, filters from lengths alone; invariant, so it needs no
-frames.
+"""SchNet: continuous-filter convolutions with filters of interatomic distances.
+
+The network is invariant and needs no frames.
 
 Source: Schuett et al., SchNet: A continuous-filter convolutional neural network for modeling
 quantum interactions (NeurIPS 2017), and SchNet: a deep learning architecture for molecules and
@@ -28,8 +29,9 @@ from geocalc.nn.ewald.waves import EwaldSettings
 
 
 class SchNetSettings(Settings):
-    """Settings of SchNet by their published names; lengths in Angstrom. Defaults are published but
-    for the cutoff (10).
+    """Settings of SchNet by their published names; lengths in Angstrom.
+
+    Defaults are the published ones, except the cutoff (published: 10).
     """
 
     cutoff: float = Field(6.0, gt=0)
@@ -39,23 +41,27 @@ class SchNetSettings(Settings):
     num_interactions: int = Field(6, ge=1)
     num_gaussians: int = Field(50, ge=2)
     tag_hidden_channels: int = Field(
-        0, ge=0, description="of hidden_channels, those that embed the tag; 0 as published"
+        0, ge=0, description="part of hidden_channels that embeds the tag; 0 as published"
     )
     message_scale: float = Field(
-        1.0, gt=0, description="factor on summed messages; 1/sqrt(mean degree) keeps them near one"
+        1.0,
+        gt=0,
+        description="factor on summed messages; 1/sqrt(mean number of neighbors) keeps them near 1",
     )
     n_elements: int = Field(119, ge=2, le=119)
     n_levels: int = Field(1, ge=1, description="levels of theory that the network distinguishes")
     ewald: EwaldSettings | None = Field(
-        None, description="long-range messages beside those along edges"
+        None, description="long-range messages in addition to those along edges"
     )
 
 
 class SchNet(Network):
-    """The network; see `SchNetSettings`.
+    """SchNet network.
 
+    Args:
+        settings: see `SchNetSettings`.
     Raises:
-        InputError: tags leave no room for elements.
+        InputError: the tag embedding takes all channels.
     """
 
     def __init__(self, settings: SchNetSettings) -> None:
@@ -64,8 +70,8 @@ class SchNet(Network):
         self.cutoff, self.max_neighbors, self.n_elements = s.cutoff, s.max_neighbors, s.n_elements
         if s.tag_hidden_channels >= s.hidden_channels:
             raise InputError(
-                f"tag_hidden_channels={s.tag_hidden_channels} leave nothing of"
-                f" hidden_channels={s.hidden_channels} for elements"
+                f"tag_hidden_channels={s.tag_hidden_channels} leaves no channels for elements"
+                f" (hidden_channels={s.hidden_channels}); make it smaller"
             )
         self.element = nn.Embedding(s.n_elements, s.hidden_channels - s.tag_hidden_channels)
         self.tag = nn.Embedding(N_TAGS, s.tag_hidden_channels) if s.tag_hidden_channels else None
@@ -89,7 +95,7 @@ class SchNet(Network):
         self.reset_parameters()
 
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
-        """Energies (n_systems,) of the batch."""
+        """Predict energies (n_systems,) of a batch."""
         index = inputs.index
         vector = inputs.edge_vec.index_select(0, index.first_of_pair)
         length = safe_lengths(vector)
@@ -117,12 +123,12 @@ class SchNet(Network):
 
 
 class Interaction(nn.Module):
-    """One residual update h -> h + Block(h, lengths).
+    """Interaction block: the update of node features by messages along edges.
 
     Args:
-        width: node features H.
-        filters: F.
-        n_gaussians: radial functions.
+        width: number of node features.
+        filters: number of filters.
+        n_gaussians: number of radial functions.
         message_scale: factor on the summed messages.
     """
 
@@ -138,13 +144,13 @@ class Interaction(nn.Module):
     def forward(
         self, hidden: Tensor, gaussians: Tensor, envelope: Tensor, index: EdgeIndex
     ) -> Tensor:
-        """The update (n_atoms, width) of `hidden`, without the residual.
+        """Compute the update (n_atoms, width), to be added to `hidden`.
 
         Args:
-            hidden: (n_atoms, width).
-            gaussians: (n_pairs, n_gaussians).
-            envelope: (n_pairs, 1).
-            index: the edges.
+            hidden: (n_atoms, width) node features.
+            gaussians: (n_pairs, n_gaussians) radial functions of the distances.
+            envelope: (n_pairs, 1) cutoff envelope.
+            index: senders and receivers of the edges.
         """
         filters = self.filter_last(shifted_softplus(self.filter_first(gaussians))) * envelope
         summed = convolve(filters, self.down(hidden), index) * self.message_scale

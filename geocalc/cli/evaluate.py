@@ -25,7 +25,7 @@ from geocalc.data.prepare import (
 )
 from geocalc.data.settings import Data, DataSource
 from geocalc.data.store import Sample, read_store
-from geocalc.errors import InputError
+from geocalc.errors import EnergyKindError, InputError
 from geocalc.evaluation.figures import pair_panels, relaxed_panels, single_point_panels
 from geocalc.evaluation.is2re import pair_errors, pair_predictions
 from geocalc.evaluation.plots import Panel, draw_panels
@@ -55,6 +55,7 @@ def evaluate_command(
             `geocalc.evaluation.oversmoothing` for these tasks.
     Raises:
         InputError: the data hold nothing to measure.
+        EnergyKindError: the labels are energies of another kind than the model's.
     """
     settle_process()
     recipe = read_recipe(data) if data.suffix in (".yaml", ".yml") else None
@@ -66,6 +67,8 @@ def evaluate_command(
         level=settings.level,
         seed=settings.seed,
     )
+    if recipe is not None and settings.task not in (probes.SYMMETRY, probes.OVERSMOOTHING):
+        _check_kind(loaded, recipe, settings.source)
     about: dict[str, Any] = {
         "model": loaded.card.name,
         "model_hash": loaded.hash,
@@ -99,6 +102,19 @@ def evaluate_command(
     summary = {**about, "results": results}
     write_whole(out / METRICS, [json.dumps(summary, indent=1) + "\n"])
     return summary
+
+
+def _check_kind(model: LoadedModel, recipe: Recipe, source: int | None) -> None:
+    """Refuse to compare energies of a model with labels of another kind."""
+    for k in _chosen(recipe.data, source):
+        level = recipe.energy_levels[k]
+        if level is None or recipe.bases[level].kind is model.card.energy_kind:
+            continue
+        raise EnergyKindError(
+            f"{model.card.name} gives {model.card.energy_kind.value} energies and"
+            f" {recipe.data.sources[k].path} has {recipe.bases[level].kind.value} energies, which"
+            " cannot be compared; choose a model and data of one kind, or one source with --source"
+        )
 
 
 def _single_points(

@@ -1,4 +1,4 @@
-"""Any ASE calculator as a potential."""
+"""Adapter that makes a potential of an ASE calculator."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ from geocalc.core.systems import Prediction, Systems
 
 @dataclass(frozen=True, kw_only=True)
 class AsePotential:
-    """A calculator called for one structure after the other.
+    """Potential that calls an ASE calculator for one structure after the other.
 
     Attributes:
-        calculator: reset before every structure, so nothing of one reaches the next.
-        stress: whether stress is asked for too; NaN where the cell has no volume.
+        calculator: reset before every structure, so results do not depend on the order.
+        stress: whether to compute stress too; NaN where the cell has no volume.
     """
 
     calculator: Calculator
     stress: bool = False
 
     def __call__(self, systems: Systems) -> Prediction:
-        """Energy (eV), raw forces (eV/Angstrom) and, where asked for, stress (eV/Angstrom^3) of
-        every structure, in float64.
+        """Compute energy (eV), raw forces (eV/Angstrom) and stress (eV/Angstrom^3) in float64.
 
-        Raises:
-            RuntimeError: and whatever else the calculator raises, unchanged.
+        Exceptions of the calculator are passed on unchanged.
         """
         positions, numbers, tags, owner = (
             tensor.cpu().numpy()

@@ -1,6 +1,4 @@
-"""Error bars that hold what they promise: intervals calibrated on structures that training did not
-see.
-"""
+"""Error bars: prediction intervals calibrated on structures that were not in the training data."""
 
 from __future__ import annotations
 
@@ -18,37 +16,41 @@ FEWEST = 20  # structures; the 95 % quantile of fewer is their largest error
 
 
 class Calibration(Settings):
-    """How wide the interval around an energy is: a factor for each level times (spread + floor).
+    """Half width of the interval around an energy: factor times (spread + floor).
 
-    Split conformal prediction: on structures like those of the calibration, at least the promised
-    share of references lies inside. For other structures it promises nothing.
+    Split conformal prediction: for structures like those of the calibration, at least 68 % or 95 %
+    of the references lie inside. It makes no statement about other structures.
 
     Source: Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, J. Am. Stat. Assoc. 113, 1094 (2018),
     locally weighted.
     """
 
-    n: int = Field(ge=1, description="structures it was made on")
+    n: int = Field(ge=1, description="number of structures in the calibration")
     floor: float = Field(
         ge=0,
-        description="eV, added to the spread of the networks, so that agreement is not certainty",
+        description="eV, added to the spread of the networks, so that no error bar is zero",
     )
     factor_68: float = Field(ge=0)
     factor_95: float = Field(ge=0)
 
     def half_widths(self, spread: float | None) -> tuple[float, float]:
-        """Half the width of the 68 % and of the 95 % interval, eV; `spread` (eV) is None or NaN
-        where there is none.
+        """Compute half the widths of the 68 % and 95 % intervals in eV.
+
+        Args:
+            spread: spread of the networks in eV; None or NaN where there is none.
         """
         known = 0.0 if spread is None or math.isnan(spread) else spread
         return self.factor_68 * (known + self.floor), self.factor_95 * (known + self.floor)
 
 
 def calibrate(errors: np.ndarray, spreads: np.ndarray | None) -> Calibration:
-    """The calibration that errors (n,) eV call for, given the spreads (n,) eV that came with them;
-    None for a single network.
+    """Calibrate error bars on known errors.
 
+    Args:
+        errors: (n,) eV.
+        spreads: (n,) eV, spread of the networks for each; None for a single network.
     Raises:
-        InputError: there are too few, or they are not numbers.
+        InputError: there are too few errors, or they are not finite.
     """
     if len(errors) < FEWEST or not np.isfinite(errors).all():
         raise InputError(
@@ -67,8 +69,12 @@ def calibrate(errors: np.ndarray, spreads: np.ndarray | None) -> Calibration:
 def coverage(
     calibration: Calibration, errors: np.ndarray, spreads: np.ndarray | None
 ) -> dict[str, Any]:
-    """Share of errors (n,) inside the intervals, and the mean half widths in eV, on structures that
-    were not used to calibrate.
+    """Measure the fraction of errors inside the intervals, and the mean half widths in eV.
+
+    Args:
+        calibration: error bars.
+        errors: (n,) eV, of structures that were not in the calibration.
+        spreads: (n,) eV, or None for a single network.
     """
     rows = [
         calibration.half_widths(None if spreads is None else float(spread))

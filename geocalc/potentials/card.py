@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from geocalc.core.energies import EnergyBasis, EnergyKind
 from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.graphs.strategies import GraphSettings
@@ -34,15 +35,6 @@ class Task(StrEnum):
     IS2RE = "is2re"
     NODE = "node"
     GRAPH = "graph"
-
-
-class EnergyKind(StrEnum):
-    """The zero of an energy."""
-
-    TOTAL = "total"
-    ADSORPTION = "adsorption"
-    FORMATION = "formation"
-    RELATIVE = "relative"
 
 
 class About(Settings):
@@ -177,6 +169,11 @@ class ModelCard(Card, PotentialSettings, Level):
     def predicts(self) -> str:
         """The kind of energy."""
         return self.energy_kind.value
+
+    @property
+    def basis(self) -> EnergyBasis:
+        """Kind, level of theory and references of the energies at the default level."""
+        return EnergyBasis(self.energy_kind, self.level_of_theory, self.reference_text)
 
     @property
     def levels(self) -> tuple[Level, ...]:

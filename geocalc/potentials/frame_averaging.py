@@ -1,4 +1,4 @@
-"""One copy of a structure for each of its frames, and back: means over the copies."""
+"""Frame averaging: copy each structure into all of its frames, and average over the copies."""
 
 from __future__ import annotations
 
@@ -23,8 +23,17 @@ def replicate(
     waves: Waves | None = None,
     edge_weight: Tensor | None = None,
 ) -> NetworkInput:
-    """One copy of each structure for every frame of it, stacked along the batch; `edge_weight` is
-    (n_edges,).
+    """Build the network input with one copy of each structure for each of its frames.
+
+    Args:
+        systems: batch of structures.
+        graph: edges of the batch.
+        levels: (n_systems,) int64, level of theory of each structure.
+        frames: frames of the batch.
+        edge_vec: (n_edges, 3) Angstrom, before rotation.
+        dtype: floating-point type of the network.
+        waves: reciprocal-space waves of each structure, or None.
+        edge_weight: (n_edges,) factors on the envelopes, or None.
     """
     owner = frames.system_idx
     n_frames = owner.shape[0]
@@ -60,7 +69,13 @@ def replicate(
 
 
 def mean_over_frames(per_frame: Tensor, frames: Frames, n_systems: int) -> tuple[Tensor, Tensor]:
-    """Mean and population spread of the frame energies of each structure, both (n_systems,)."""
+    """Compute mean and standard deviation of the frame energies, both (n_systems,).
+
+    Args:
+        per_frame: (n_frames,) energies.
+        frames: frames of the batch.
+        n_systems: number of structures.
+    """
     owner = frames.system_idx
     count = torch.bincount(owner, minlength=n_systems).to(per_frame.dtype)
     mean = per_frame.new_zeros(n_systems).index_add(0, owner, per_frame) / count
@@ -71,8 +86,12 @@ def mean_over_frames(per_frame: Tensor, frames: Frames, n_systems: int) -> tuple
 
 
 def spread_of_members(energies: Tensor, frames: Frames, n_systems: int) -> Tensor:
-    """Standard deviation over members (n_members, n_frames) of their means over frames,
-    (n_systems,).
+    """Compute the standard deviation over the members of an ensemble, (n_systems,).
+
+    Args:
+        energies: (n_members, n_frames), averaged over frames first.
+        frames: frames of the batch.
+        n_systems: number of structures.
     """
     means = torch.stack([mean_over_frames(one, frames, n_systems)[0] for one in energies])
     return means.std(0, correction=1)
@@ -81,15 +100,13 @@ def spread_of_members(energies: Tensor, frames: Frames, n_systems: int) -> Tenso
 def vectors_to_lab(
     forces: Tensor, inputs: NetworkInput, frames: Frames, systems: Systems
 ) -> Tensor:
-    """Direct forces of every copy turned back and averaged over the frames of each structure,
-    (n_atoms, 3).
-    """
+    """Rotate vectors of the copies back and average them over frames, (n_atoms, 3)."""
     turned = torch.einsum("ai,aji->aj", forces, frames.rotations[inputs.system_idx])
     return mean_over_copies(turned, frames, systems)
 
 
 def mean_over_copies(values: Tensor, frames: Frames, systems: Systems) -> Tensor:
-    """Rows of the copies of each atom, (n_copies, ...), averaged: (n_atoms, ...)."""
+    """Average rows of copies (n_copies, ...) over the frames of each atom, (n_atoms, ...)."""
     owner = frames.system_idx
     if owner.shape[0] == systems.n_systems:
         return values
@@ -100,8 +117,15 @@ def mean_over_copies(values: Tensor, frames: Frames, systems: Systems) -> Tensor
 
 
 def _copies(system_idx: Tensor, n_systems: int, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of `owner`'s structures in order: the rows, the frame of each, and what to add to row
-    numbers of a frame.
+    """List the rows of the structures of all frames, in the order of the frames.
+
+    Args:
+        system_idx: (n_rows,) structure of each row.
+        n_systems: number of structures.
+        owner: (n_frames,) structure of each frame.
+    Returns:
+        The original row and the frame of each copied row, both (n_copies,), and the shift of row
+        numbers of each frame (n_frames,).
     """
     count = torch.bincount(system_idx, minlength=n_systems)
     first = torch.cumsum(count, 0) - count

@@ -1,5 +1,4 @@
-"""ZINC-12k, molecules with one number each, from a file of arrays or from torch-geometric's data
-set; nothing is downloaded.
+"""ZINC-12k, molecules with one number each, from a file of arrays.
 
 Sources: Irwin et al., J. Chem. Inf. Model. 52, 1757 (2012); the subset of Dwivedi et al.,
 Benchmarking graph neural networks (2020). The target is log P (octanol and water) less penalties
@@ -10,11 +9,9 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +20,6 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 
-N_TYPES = 21  # kinds of atoms (element, charge, hydrogens) in the subset, numbered from 0
 _PARTS = ("x", "edge_index", "edge_attr", "y")
 
 
@@ -42,17 +38,6 @@ class MoleculeGraph:
     edge_index: Tensor
     bond_types: Tensor
     target: float
-
-
-class TorchGeometricData(Protocol):
-    """What is read of a graph of torch-geometric: x (n_nodes, 1), edge_index (2, n_edges),
-    edge_attr (n_edges,), y (1,).
-    """
-
-    x: Any
-    edge_index: Any
-    edge_attr: Any
-    y: Any
 
 
 def read_zinc(path: Path, split: str) -> tuple[MoleculeGraph, ...]:
@@ -82,19 +67,6 @@ def read_zinc(path: Path, split: str) -> tuple[MoleculeGraph, ...]:
     return tuple(
         _molecule(x, edges, bonds, y, f"{path}: molecule {k} of {split}")
         for k, (x, edges, bonds, y) in molecules
-    )
-
-
-def zinc_of_torch_geometric(dataset: Iterable[TorchGeometricData]) -> tuple[MoleculeGraph, ...]:
-    """Molecules of `torch_geometric.datasets.ZINC(root, subset=True, split=...)`, which downloads
-    them where it can.
-
-    Raises:
-        InputError: a graph lacks something or is not consistent; the message names it.
-    """
-    return tuple(
-        _molecule(data.x, data.edge_index, data.edge_attr, data.y, f"graph {k}")
-        for k, data in enumerate(dataset)
     )
 
 
@@ -142,15 +114,11 @@ def _cut(
     return [values[:, a:b] if axis else values[a:b] for a, b in pairwise(slices.tolist())]
 
 
-def _molecule(x: Any, edge_index: Any, edge_attr: Any, y: Any, where: str) -> MoleculeGraph:
+def _molecule(
+    x: np.ndarray, edge_index: np.ndarray, edge_attr: np.ndarray, y: np.ndarray, where: str
+) -> MoleculeGraph:
     """Checked; `where` begins the message."""
-    found = {"x": x, "edge_index": edge_index, "edge_attr": edge_attr, "y": y}
-    missing = [name for name, values in found.items() if values is None]
-    if missing:
-        raise InputError(
-            f"{where} has no {' and no '.join(missing)}; expected x, edge_index, edge_attr and y"
-        )
-    types, edges, bonds, target = (torch.as_tensor(values) for values in found.values())
+    types, edges, bonds, target = map(torch.as_tensor, (x, edge_index, edge_attr, y))
     n, n_edges = types.shape[0] if types.dim() else 0, edges.shape[1] if edges.dim() == 2 else 0
     for name, values, shape in (
         ("x", types, (n, 1)),

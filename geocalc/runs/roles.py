@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from geocalc.core.energies import Energy, EnergyBasis
 from geocalc.core.systems import Potential, Systems, select
 from geocalc.errors import (
     EnergyKindError,
@@ -108,15 +109,18 @@ class SecondModel:
         name: of the model.
         reads_tags: whether it depends on tags.
         calibration: error bars of its energies.
-        unlike: what its zero of energy does not share with the relaxing model, in words; None where
-            the energies may be subtracted.
+        basis: kind, level of theory and references of its energies.
+        run_name: name of the model that relaxes.
+        run_basis: kind, level of theory and references of the energies of that model.
     """
 
     model: DirectModel
     name: str
     reads_tags: bool
+    basis: EnergyBasis
+    run_name: str
+    run_basis: EnergyBasis
     calibration: Calibration | None = None
-    unlike: str | None = None
 
     def opinion(self, unrelaxed: Systems | str) -> SecondOpinion:
         """Predict the relaxed energy of one structure; a note where that is not possible.
@@ -151,11 +155,13 @@ class SecondModel:
         """Add the difference from a relaxed energy (eV), or the reason why there is none."""
         if opinion.energy is None or energy is None:
             return opinion
-        if self.unlike is not None:
-            return replace(
-                opinion, note=f"its energies have another {self.unlike}, so no difference is given"
+        try:
+            difference = Energy(opinion.energy, self.basis, self.name) - Energy(
+                energy, self.run_basis, self.run_name
             )
-        return replace(opinion, difference=opinion.energy - energy)
+        except EnergyKindError as error:  # a finished relaxation is worth more than a difference
+            return replace(opinion, note=format_error(error))
+        return replace(opinion, difference=difference.value)
 
     def _without_energy(self, note: str | None) -> SecondOpinion:
         return SecondOpinion(
@@ -242,20 +248,14 @@ def second_model(name: str | os.PathLike[str], card: ModelCard, steps: int) -> S
             f"{mine.name} predicts relaxed energies, and nothing is relaxed here; allow steps, or"
             " use it alone"
         )
-    unlike = [
-        words
-        for words, differ in (
-            ("level of theory", mine.level_of_theory != card.level_of_theory),
-            ("zero of energy", mine.reference_text != card.reference_text),
-        )
-        if differ
-    ]
     return SecondModel(
         model=direct_model(model),
         name=mine.name,
         reads_tags=mine.reads_tags,
         calibration=mine.calibration,
-        unlike=" and ".join(unlike) or None,
+        basis=mine.basis,
+        run_name=card.name,
+        run_basis=card.basis,
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from geocalc.architectures.ensemble import Ensemble
+from geocalc.core.energies import check_same_basis
 from geocalc.data.store import Samples
 from geocalc.errors import InputError
 from geocalc.evaluation.is2re import PairPredictions, pair_errors, pair_predictions
@@ -32,12 +33,16 @@ Told = PairPredictions | Predictions
 EnergyMember = Member[Recipe, EnergyModel, Samples]
 
 
-def check_one_canonicalizer(recipes: Sequence[Recipe]) -> None:
-    """Refuse an ensemble of networks that each have a canonicalizer.
+def check_members(recipes: Sequence[Recipe]) -> None:
+    """Refuse an ensemble of networks whose energies or frames cannot be averaged.
 
     Raises:
-        InputError: there are several, with canonicalizers.
+        InputError: there are several networks, each with a canonicalizer of its own.
+        EnergyKindError: two learned energies of different kinds, levels or references.
     """
+    for recipe in recipes[1:]:
+        for one, other in zip(recipes[0].bases, recipe.bases, strict=False):
+            check_same_basis(one, other, recipes[0].name, recipe.name, "averaged")
     if len(recipes) > 1 and recipes[0].model.canonicalizer is not None:
         raise InputError(
             "each of these runs has a canonicalizer of its own, and an ensemble has one frame for"

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 
 from geocalc.core import elements
+from geocalc.core.energies import EnergyKind
 from geocalc.core.settings import read_yaml
 from geocalc.data.collate import collate_samples
 from geocalc.data.prepare import is_validation
 from geocalc.data.read import locate, relaxation_name, structures_of
 from geocalc.data.settings import Data, DataSource
 from geocalc.data.store import Sample
-from geocalc.errors import DataWarning, InputError, RecipeError
-from geocalc.potentials.card import EnergyKind, PotentialSettings, Task
+from geocalc.errors import DataWarning, EnergyKindError, InputError, RecipeError
+from geocalc.potentials.card import PotentialSettings, Task
 from geocalc.potentials.load import load_model
 from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential
 from geocalc.potentials.registry import find_model
@@ -162,6 +163,8 @@ def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> Ener
         training: samples, energies in eV.
     Raises:
         RecipeError: the network is another one.
+        EnergyKindError: the recipe is of adsorption energies, whose zero is that of the model, and
+            the model gives energies of another kind.
         InputError: the model was changed since the run began.
         ModelNotFoundError, ModelFileError: see `geocalc.load_model`.
     """
@@ -186,6 +189,12 @@ def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> Ener
     _warn_of_little(training, tuning)
     model.requires_grad_(True).train()
     held = recipe.about.energy_kind is EnergyKind.ADSORPTION
+    if held and card.energy_kind is not EnergyKind.ADSORPTION:
+        raise EnergyKindError(
+            f"{card.name} gives {card.energy_kind.value} energies and the recipe has adsorption"
+            " energies, whose zero the references would have to keep; start from a model of"
+            " adsorption energies, or set about.energy_kind: total to fit the references again"
+        )
     hold = tuning.reference_hold if held else 0.0
     some = training[:: -(-len(training) // tuning.reference_samples)]
     model.references += torch.from_numpy(_correction(model, recipe, training, some, hold))

@@ -66,8 +66,8 @@ def register_runs(
             no plain name.
     """
     recipes = [_finished_recipe(kind, run) for run in runs]
-    check_same_model(runs, recipes)
     kind.check_members(recipes)
+    check_same_model(runs, recipes)
     check_name(name, folder)
     members = [
         _member(kind, run, recipe, data_folder) for run, recipe in zip(runs, recipes, strict=True)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from geocalc.core.energies import EnergyBasis
 from geocalc.core.settings import Settings
 from geocalc.data.settings import Data
 from geocalc.frames import FramePolicy, frame_policy
@@ -87,6 +88,14 @@ class Recipe(BaseRecipe):
     def levels(self) -> tuple[str, ...]:
         """Names of the levels of theory, by the network's numbers."""
         return (self.about.level, *(other.level for other in self.other_levels))
+
+    @property
+    def bases(self) -> tuple[EnergyBasis, ...]:
+        """Kind, level of theory and references of the energies of each level."""
+        levels: tuple[LevelOfTheory, ...] = (self.about, *self.other_levels)
+        return tuple(
+            EnergyBasis(one.energy_kind, one.level_of_theory, one.reference_text) for one in levels
+        )
 
     @property
     def needs_forces(self) -> bool:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from geocalc.architectures import ARCHITECTURES
+from geocalc.core.energies import EnergyKind
 from geocalc.core.units import in_ev
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import FrameSource, frame_policy
 from geocalc.frames.learned import build_canonicalizer
 from geocalc.graphs.supernodes import Supernodes
-from geocalc.potentials.card import EnergyKind, PotentialSettings, Task
+from geocalc.potentials.card import PotentialSettings, Task
 from geocalc.potentials.network import ForceMode
 from geocalc.train.base_recipe import find_architecture
 from geocalc.train.settings import Training

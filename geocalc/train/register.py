@@ -17,7 +17,7 @@ from geocalc.potentials.network import EnergyModel, ForceMode
 from geocalc.train.ensembles import (
     EnergyMember,
     calibration_of,
-    check_one_canonicalizer,
+    check_members,
     held_out_errors,
     is_cross_validated,
     joined,
@@ -175,7 +175,7 @@ ENERGIES = TaskKind(
     read_data=_read_data,
     start=_start,
     train=train,
-    check_members=check_one_canonicalizer,
+    check_members=check_members,
     join=joined,
     weights=_weights,
     measure=_measure,

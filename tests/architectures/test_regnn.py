@@ -367,7 +367,7 @@ def test_frames_of_the_cell_make_a_broken_network_turn_with_its_slab() -> None:
             {"features": "8x0e + up"},
             "irreps '8x0e + up' cannot be read; write copies, degree and parity, such as 16x0e",
         ),
-        ({"features": "8x1o"}, "features '8x1o' have no 0e, of which energies are made"),
+        ({"features": "8x1o"}, "features '8x1o' have no 0e, which the energy needs"),
         (
             {"tag_hidden_channels": 60},
             "hidden_channels=64 leaves -26 channels for the element table",

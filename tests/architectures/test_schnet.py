@@ -158,7 +158,5 @@ def test_tags_are_read_only_where_they_are_embedded() -> None:
 
 
 def test_too_many_channels_for_tags_are_refused() -> None:
-    with pytest.raises(
-        InputError, match="tag_hidden_channels=8 leave nothing of hidden_channels=8"
-    ):
+    with pytest.raises(InputError, match="tag_hidden_channels=8 leaves no channels for elements"):
         SchNet(SchNetSettings(hidden_channels=8, tag_hidden_channels=8))

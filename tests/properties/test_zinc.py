@@ -1,4 +1,4 @@
-"""ZINC: what is read of its files and of torch-geometric's data set, and what is refused."""
+"""ZINC: molecules of its files, and files that are refused."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch_geometric.data import Data
 
 from geocalc.errors import InputError
-from geocalc.properties.zinc import N_TYPES, MoleculeGraph, read_zinc, zinc_of_torch_geometric
+from geocalc.properties.zinc import MoleculeGraph, read_zinc
 
 # water and ethane without hydrogens, and one atom alone
 TYPES = ([2], [0, 0], [5])
@@ -37,19 +36,6 @@ def arrays() -> dict[str, np.ndarray]:
     return found
 
 
-def dataset() -> list[Data]:
-    """The same as torch-geometric has them."""
-    return [
-        Data(
-            x=torch.tensor(types)[:, None],
-            edge_index=torch.tensor(edges, dtype=torch.int64),
-            edge_attr=torch.tensor(bonds, dtype=torch.int64),
-            y=torch.tensor([target]),
-        )
-        for types, edges, bonds, target in zip(TYPES, EDGES, BONDS, TARGETS, strict=True)
-    ]
-
-
 def assert_expected(found: tuple[MoleculeGraph, ...]) -> None:
     for one, types, edges, bonds, target in zip(found, TYPES, EDGES, BONDS, TARGETS, strict=True):
         assert one.types.tolist() == types
@@ -64,10 +50,6 @@ def assert_expected(found: tuple[MoleculeGraph, ...]) -> None:
 def test_molecules_of_a_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "z.npz", **arrays())
     assert_expected(read_zinc(tmp_path / "z.npz", "val"))
-
-
-def test_molecules_of_torch_geometric() -> None:
-    assert_expected(zinc_of_torch_geometric(dataset()))
 
 
 @pytest.mark.parametrize(
@@ -142,15 +124,6 @@ def test_damaged_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
         read_zinc(path, "val")
 
 
-def test_incomplete_graphs_of_torch_geometric_are_refused() -> None:
-    graphs = dataset()
-    graphs[2].y = None
-    with pytest.raises(
-        InputError, match="graph 2 has no y; expected x, edge_index, edge_attr and y"
-    ):
-        zinc_of_torch_geometric(graphs)
-
-
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("split", "n_nodes", "n_edges", "mean", "spread"),
@@ -170,7 +143,7 @@ def test_the_published_numbers(
     targets = np.array([one.target for one in found])
     assert len(found) == 1000
     assert (len(types), len(bonds)) == (n_nodes, n_edges)  # 23.1 and 49.8 each, of all 12,000
-    assert int(types.max()) < N_TYPES
+    assert int(types.max()) < 21  # kinds of atoms in the subset
     assert float((types == 0).double().mean()) == pytest.approx(0.70, abs=0.005)  # carbon
     shares = torch.bincount(bonds).double() / len(bonds)
     assert shares.tolist() == pytest.approx([0.0, 0.746, 0.252, 0.0024], abs=0.001)

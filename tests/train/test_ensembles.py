@@ -14,9 +14,11 @@ from helpers.training import cpu_fabric, make_recipe, recipe_values, relaxations
 import geocalc
 from geocalc import GeoCalc, from_atoms, load_model
 from geocalc.cli.main import main
+from geocalc.core.energies import EnergyKind
 from geocalc.core.systems import concatenate
-from geocalc.errors import InputError
+from geocalc.errors import EnergyKindError, InputError
 from geocalc.testing import assert_forces_are_gradient
+from geocalc.train.ensembles import check_members
 from geocalc.train.recipe import parse_recipe
 from geocalc.train.register import register_model
 from geocalc.train.task import train
@@ -98,6 +100,14 @@ def test_runs_that_do_not_belong_together_are_refused(runs: list[Path], tmp_path
     ):
         register_model([runs[0], strange], "mixed", tmp_path / "models", runs[0].parent / "data")
     assert not (tmp_path / "models").exists()
+
+
+def test_runs_of_different_kinds_of_energy_are_not_averaged(tmp_path: Path) -> None:
+    one = make_recipe(tmp_path / "d.traj")
+    about = one.about.model_copy(update={"energy_kind": EnergyKind.ADSORPTION})
+    other = one.model_copy(update={"about": about})
+    with pytest.raises(EnergyKindError, match=r"cannot be averaged: they differ in kind"):
+        check_members([one, other])
 
 
 @pytest.fixture(scope="module")

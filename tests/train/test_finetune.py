@@ -14,15 +14,16 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from click.testing import CliRunner
+from helpers.models import edit_card
 from helpers.training import cpu_fabric, make_recipe, relaxations, write_data
 
 from geocalc import GeoCalc, load_model
 from geocalc.cli.main import main
+from geocalc.core.energies import EnergyKind
 from geocalc.core.settings import read_yaml
 from geocalc.data.prepare import prepare_store
 from geocalc.data.store import Sample, read_store
-from geocalc.errors import DataWarning, InputError, RecipeError
-from geocalc.potentials.card import EnergyKind
+from geocalc.errors import DataWarning, EnergyKindError, InputError, RecipeError
 from geocalc.train.finetune import TRAINING, begin_with, tuned_values
 from geocalc.train.recipe import FittedReferences, Recipe, parse_recipe, read_recipe
 from geocalc.train.register import register_model
@@ -117,7 +118,26 @@ def test_the_recipe_holds_every_choice_and_says_what_it_was_made_on(
     assert kept.about.limits == ("The settings of fine-tuning were chosen on my steps.",)
 
 
+def of_kind(model: Path, kind: str, parent: Path) -> Path:
+    """A copy of a model whose card says that its energies are of another kind."""
+    copied = parent / model.name
+    shutil.copytree(model, copied)
+    edit_card(copied, "energy_kind: total", f"energy_kind: {kind}")
+    return copied
+
+
+def test_adsorption_energies_are_not_learned_from_a_model_of_total_energies(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(model, data)
+    about = recipe.about.model_copy(update={"energy_kind": EnergyKind.ADSORPTION})
+    samples = samples_of(recipe, tmp_path / "data")
+    with pytest.raises(EnergyKindError, match="gives total energies and the recipe has adsorption"):
+        start_training(recipe.model_copy(update={"about": about}), samples)
+
+
 def test_zeros_of_adsorption_energies_are_held(model: Path, data: Path, tmp_path: Path) -> None:
+    model = of_kind(model, "adsorption", tmp_path)
     free = recipe_of(model, data).model_copy(
         update={"fitted_references": FittedReferences(elements=("O",))}
     )

@@ -1,4 +1,4 @@
-"""What acts on features of one atom: linear maps and gates."""
+"""Operations on the features of single atoms: equivariant linear maps and gates."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SIGMOID_SIZE = 1.8462
 
 
 def read_irreps(text: str) -> o3.Irreps:
-    """`16x0e + 8x1o` as irreps of O(3), equal ones next to each other joined.
+    """Parse irreps of O(3) such as `16x0e + 8x1o`; equal neighbors are merged.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the text cannot be parsed.
     """
     try:
         return o3.Irreps(text).simplify()
@@ -31,13 +31,13 @@ def read_irreps(text: str) -> o3.Irreps:
 
 
 class EquivariantLinear(nn.Module):
-    """The most general linear map that rotations and reflections do not change: copies of one irrep
-    are mixed.
+    """Most general equivariant linear map: it mixes the copies of each irrep.
 
-    Irreps of the result that the input does not have are zero.
+    Irreps of the result that do not occur in the input are zero.
 
     Args:
-        irreps_in, irreps_out: of features (n_atoms, dim) before and after.
+        irreps_in: irreps of the input features (n_atoms, dim).
+        irreps_out: irreps of the result.
     """
 
     def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps) -> None:
@@ -53,7 +53,7 @@ class EquivariantLinear(nn.Module):
                 self.register_parameter(f"weight_{i}_{o}", nn.Parameter(weight))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(n_atoms, dim of irreps_in) to (n_atoms, dim of irreps_out)."""
+        """Map features (n_atoms, dim of irreps_in) to (n_atoms, dim of irreps_out)."""
         made = []
         for o, (copies, irrep) in enumerate(self.irreps_out):
             whole = features.new_zeros((features.shape[0], copies, irrep.dim))
@@ -67,11 +67,10 @@ class EquivariantLinear(nn.Module):
 
 
 class Gate(nn.Module):
-    """Nonlinearity on irreps: 0e through SiLU, 0o through tanh, each other irrep times the sigmoid
-    of a 0e of its own.
+    """Gated nonlinearity: SiLU of 0e, tanh of 0o, other irreps times the sigmoid of a gate (0e).
 
     Args:
-        irreps: of the result. What comes in, `irreps_in`, has the gates in front.
+        irreps: irreps of the result. The input, `irreps_in`, starts with the gates.
 
     Source: Weiler et al., 3D steerable CNNs (2018).
     """
@@ -83,7 +82,7 @@ class Gate(nn.Module):
         self.irreps_in = o3.Irreps([(self.n_gates, (0, 1))] if self.n_gates else []) + irreps
 
     def forward(self, features: Tensor) -> Tensor:
-        """(n_atoms, dim of irreps_in) to (n_atoms, dim of irreps_out)."""
+        """Map features (n_atoms, dim of irreps_in) to (n_atoms, dim of irreps_out)."""
         gates, rest = (
             torch.sigmoid(features[:, : self.n_gates]) * SIGMOID_SIZE,
             features[:, self.n_gates :],

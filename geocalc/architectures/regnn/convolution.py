@@ -1,4 +1,4 @@
-"""Convolution of features with filters of edges, radial weights for every path.
+"""Convolution of features with edge filters, with radial weights for every path.
 
 Written with a tensor product on every edge,
 
@@ -9,7 +9,7 @@ same for all edges, so they can be applied after the sum over neighbors:
 
     A_i = sum_j phi(r_ij) x Y(r_ij) x h_j,   message_i = W (C M A_i),
 
-where A_i is one matrix product per atom. The result is the same; only rounding differs.
+where A_i is one matrix product per atom. Both give the same result up to rounding.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class _Into:
     """Paths from one block of features into one block of messages.
 
     Attributes:
-        columns: how many they have among those of the couplings.
-        n_paths: how many there are.
-        output: number of the block of messages.
+        columns: number of their columns in the coupling matrix.
+        n_paths: number of paths.
+        output: index of the block of messages.
         weight: name of the parameter.
     """
 
@@ -44,12 +44,13 @@ class _Into:
 
 @dataclass(frozen=True)
 class _Block:
-    """A block of features and the paths that leave it.
+    """A block of features and the paths that start from it.
 
     Attributes:
-        copies, width: how many irreps, and components of each.
-        coupling: name of the buffer.
-        into: paths, none where it is not used.
+        copies: number of irreps.
+        width: number of components of each.
+        coupling: name of the buffer with coupling coefficients.
+        into: paths; empty where the block is not used.
     """
 
     copies: int
@@ -59,16 +60,17 @@ class _Block:
 
 
 class Convolution(nn.Module):
-    """sum_j TP(h_j, e_ij; w(r_ij)) with w linear in radial features, for any irreps; see the head
-    of the module.
+    """Sum of tensor products sum_j TP(h_j, e_ij; w(r_ij)), with w linear in radial features.
+
+    See the docstring of the module.
 
     Args:
-        irreps_in: of features h.
-        irreps_filter: of e.
-        irreps_out: of messages.
-        n_radial: radial features phi.
+        irreps_in: irreps of the features h.
+        irreps_filter: irreps of the filters e.
+        irreps_out: irreps of the messages.
+        n_radial: number of radial features phi.
     Raises:
-        InputError: nothing leads into one of the irreps of messages.
+        InputError: no path leads to one of the irreps of messages.
     """
 
     def __init__(
@@ -112,14 +114,14 @@ class Convolution(nn.Module):
     def forward(
         self, features: Tensor, radial: Tensor, harmonics: Tensor, matrix: Tensor, index: EdgeIndex
     ) -> Tensor:
-        """Messages summed over neighbors, (n_atoms, dim of irreps_out).
+        """Sum messages over neighbors, (n_atoms, dim of irreps_out).
 
         Args:
             features: (n_atoms, dim of irreps_in).
-            radial: (n_edges, n_radial), with the envelope in it.
+            radial: (n_edges, n_radial), multiplied by the envelope.
             harmonics: (n_edges, dim of Y).
             matrix: (dim of Y, dim of e), see `RelaxedFilters`.
-            index: the edges.
+            index: senders and receivers of the edges.
         """
         n_atoms, n_radial, n_harmonics = index.n_atoms, radial.shape[1], harmonics.shape[1]
         filters = by_receiver(
@@ -149,8 +151,10 @@ class Convolution(nn.Module):
 
 
 def by_receiver(values: Tensor, index: EdgeIndex) -> Tensor:
-    """Rows of edges (n_edges, width) as those of each receiver, (n_atoms, most edges of an atom,
-    width), with zeros behind.
+    """Arrange rows of edges (n_edges, width) by receiver, padded with zeros.
+
+    Returns:
+        (n_atoms, largest number of edges of an atom, width).
     """
     n_edges = index.receivers.shape[0]
     place = torch.arange(n_edges, device=values.device) - index.receiver_offsets[index.receivers]
@@ -162,8 +166,10 @@ def by_receiver(values: Tensor, index: EdgeIndex) -> Tensor:
 
 
 def _couplings(kind: o3.Irrep, irreps_filter: o3.Irreps, made: o3.Irrep) -> list[Tensor]:
-    """Coefficients (dim of e, components of h, components of a message) of every way from one irrep
-    into another; float64.
+    """Compute the coefficients of every path from one irrep to another, float64.
+
+    Returns:
+        (dim of e, components of h, components of a message) for each path.
     """
     found = []
     for (copies, sent), place in zip(irreps_filter, irreps_filter.slices(), strict=True):

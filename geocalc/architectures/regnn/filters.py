@@ -1,4 +1,4 @@
-"""Filters of edges: harmonics of their direction, coupled with relaxed weights."""
+"""Edge filters: spherical harmonics of the edge direction, coupled with relaxed weights."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from geocalc.nn.relaxed_weights import Theta
 
 
 def all_irreps(highest: int, copies: int = 1) -> o3.Irreps:
-    """Every irrep of degree 0 to `highest`, even and odd; of degree 0 alone the even one, which
-    breaks nothing.
+    """List all irreps of degree 0 to `highest`, even and odd.
+
+    For `highest` 0 only 0e, which breaks no symmetry.
     """
     if highest == 0:
         return o3.Irreps([(copies, (0, 1))])
@@ -24,23 +25,22 @@ def all_irreps(highest: int, copies: int = 1) -> o3.Irreps:
 
 
 def default_filters(harmonics: o3.Irreps, theta: o3.Irreps) -> o3.Irreps:
-    """One of each irrep of the harmonics and of theta."""
+    """List one of each irrep that occurs in the harmonics or in theta."""
     return o3.Irreps([(1, irrep) for irrep in sorted({irrep for _, irrep in (*harmonics, *theta)})])
 
 
 class RelaxedFilters(nn.Module):
-    """e_ij = TP(theta, Y(r_ij)), a fully connected tensor product with weights of its own; Y are
-    harmonics, theta relaxed weights.
+    """Edge filters e_ij = TP(theta, Y(r_ij)), a fully connected tensor product with weights.
 
-    Since theta is the same for all edges, this is one matrix per layer. Its columns have unit
-    variance where theta is as it begins.
+    Y are spherical harmonics and theta relaxed weights. Since theta is the same for all edges, the
+    product is one matrix per layer. Its columns have unit variance for the initial theta.
 
     Args:
         harmonics: irreps of Y.
         theta: irreps of theta.
-        filters: irreps of e, by default one of each of the two.
+        filters: irreps of e; by default one of each irrep of Y and theta.
     Raises:
-        InputError: a harmonic occurs twice, or nothing makes one of the filters.
+        InputError: a harmonic occurs twice, or no coupling leads to one of the filters.
 
     Source: Hofgard et al., arXiv 2407.20471 (2024).
     """
@@ -50,7 +50,7 @@ class RelaxedFilters(nn.Module):
     ) -> None:
         super().__init__()
         if any(copies != 1 for copies, _ in harmonics):
-            raise InputError(f"harmonics of a direction are one of each degree, got {harmonics}")
+            raise InputError(f"harmonics must occur once each, got {harmonics}; remove the copies")
         self.theta = Theta(theta)
         self.irreps_in = harmonics
         self.irreps_out = default_filters(harmonics, theta) if filters is None else filters
@@ -97,7 +97,7 @@ class RelaxedFilters(nn.Module):
             )
 
     def forward(self) -> Tensor:
-        """The matrix (dim of Y, dim of e) that makes filters of harmonics, e = Y @ matrix."""
+        """Compute the matrix (dim of Y, dim of e) from harmonics to filters, e = Y @ matrix."""
         values = self.theta.values
         matrix = values.new_zeros((self.irreps_in.dim, self.irreps_out.dim))
         for number, part in enumerate(self.theta.parts()):
@@ -114,8 +114,9 @@ class RelaxedFilters(nn.Module):
 def _coupling(
     relaxed: o3.Irrep, degree: o3.Irrep, made: o3.Irrep, place: slice, dim: int
 ) -> Tensor:
-    """Coefficients (components of theta, dim of Y, components of e), zero but at the place of a
-    harmonic; float64.
+    """Compute coupling coefficients (components of theta, dim of Y, components of e), float64.
+
+    They are zero except for the components of one harmonic.
     """
     whole = torch.zeros(relaxed.dim, dim, made.dim, dtype=torch.float64)
     coefficients = o3.wigner_3j(degree.l, relaxed.l, made.l, dtype=torch.float64)

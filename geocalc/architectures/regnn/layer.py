@@ -14,16 +14,18 @@ from geocalc.nn.edges import EdgeIndex
 
 
 class RelaxedLayer(nn.Module):
-    """h -> gate(W h + relaxed convolution of h), with radial features from a multilayer perceptron
-    of a basis of lengths.
+    """Layer h -> gate(W h + relaxed convolution of h).
+
+    Radial features are a multilayer perceptron of radial basis functions.
 
     Args:
-        irreps_in, irreps_out: of features before and after. harmonics: of Y.
-        filters: with the relaxed weights of this layer.
-        n_basis: radial basis.
-        hidden: of the perceptron.
-        n_radial: its result.
-        neighbors: about how many an atom has; sums over them are divided by its root.
+        irreps_in: irreps of the features before the layer.
+        irreps_out: irreps of the features after the layer.
+        filters: edge filters with the relaxed weights of this layer.
+        n_basis: number of radial basis functions.
+        hidden: width of the perceptron.
+        n_radial: number of radial features.
+        neighbors: typical number of neighbors; sums over neighbors are divided by its root.
 
     Source: gated message passing of e3nn, with the convolution of Hofgard et al., arXiv 2407.20471
     (2024).
@@ -52,14 +54,14 @@ class RelaxedLayer(nn.Module):
     def forward(
         self, features: Tensor, basis: Tensor, envelope: Tensor, harmonics: Tensor, index: EdgeIndex
     ) -> Tensor:
-        """Features (n_atoms, dim of irreps_out).
+        """Compute new features (n_atoms, dim of irreps_out).
 
         Args:
             features: (n_atoms, dim of irreps_in).
-            basis: (n_pairs, n_basis).
-            envelope: (n_pairs, 1).
+            basis: (n_pairs, n_basis) radial basis functions.
+            envelope: (n_pairs, 1) cutoff envelope.
             harmonics: (n_edges, dim of Y).
-            index: the edges.
+            index: senders and receivers of the edges.
         """
         radial = (self.radial(basis) * (envelope * self.scale)).index_select(0, index.pair_of)
         messages = self.convolution(features, radial, harmonics, self.filters(), index)

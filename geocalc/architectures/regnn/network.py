@@ -1,9 +1,9 @@
-"""Gated equivariant message passing whose equivariance learnable weights may relax, a network for
-energies on e3nn's irreps.
+"""REGNN, the relaxed equivariant GNN: gated message passing on e3nn's irreps with learnable symmetry
+breaking.
 
-With `l_relaxed: 0` it is an ordinary equivariant network. With more, a tensor theta in every layer
-can single out directions, of the axes that structures are given in: those of their file with the
-frame policy `none`, those of the cell with `cell` or `lattice`.
+With `l_relaxed: 0` it is an ordinary equivariant network. Otherwise a tensor theta in every layer can
+single out directions relative to the axes of the frame: those of the file with the frame policy
+`none`, those of the cell with `single` or `averaged`.
 
 Needs e3nn, the extra [e3nn]. Source: Hofgard et al., arXiv 2407.20471 (2024).
 """
@@ -31,42 +31,46 @@ class REGNNSettings(Settings):
     cutoff: float = Field(5.0, gt=0)
     max_neighbors: int | None = Field(None, ge=1)
     features: str = Field(
-        "32x0e + 16x1o + 8x2e", description="of the atoms between layers; there must be some 0e"
+        "32x0e + 16x1o + 8x2e", description="irreps of atoms between layers; some must be 0e"
     )
     num_layers: int = Field(2, ge=1)
-    l_harmonics: int = Field(
-        2, ge=0, le=6, description="highest degree of the harmonics of directions"
-    )
+    l_harmonics: int = Field(2, ge=0, le=6, description="highest degree of the spherical harmonics")
     l_relaxed: int = Field(
         2, ge=0, le=6, description="highest degree of relaxed weights; 0 for an equivariant network"
     )
-    copies: int = Field(1, ge=1, description="of each irrep of the relaxed weights")
+    copies: int = Field(1, ge=1, description="copies of each irrep of the relaxed weights")
     num_gaussians: int = Field(16, ge=2)
     radial_hidden: int = Field(32, ge=1)
     num_radial: int = Field(
-        8, ge=1, description="radial features, of which each path has a linear combination"
+        8, ge=1, description="number of radial features; every path has a linear combination"
     )
     neighbors: float = Field(
-        40.0, gt=0, description="about how many an atom has; sums over them are divided by its root"
+        40.0,
+        gt=0,
+        description="typical number of neighbors; sums over them are divided by its root",
     )
     hidden_channels: int = Field(
-        64, ge=2, description="of elements and tags, before they become the first 0e"
+        64, ge=2, description="width of the atom embedding, before the first 0e features"
     )
     tag_hidden_channels: int = Field(0, ge=0)
-    pg_hidden_channels: int = Field(8, ge=0, description="of the period, and of the group")
+    pg_hidden_channels: int = Field(
+        8, ge=0, description="width of the period and of the group embedding"
+    )
     phys_embeds: bool = Field(
-        True, description="physical properties of elements, so that rare ones are not strangers"
+        True, description="embed physical properties of elements, which helps for rare elements"
     )
     n_elements: int = Field(119, ge=2, le=119)
     n_levels: int = Field(1, ge=1, description="levels of theory")
 
 
 class REGNN(Network):
-    """The network; see `REGNNSettings`.
+    """REGNN network.
 
+    Args:
+        settings: see `REGNNSettings`.
     Raises:
         MissingDependencyError: e3nn is not installed.
-        InputError: the irreps of features cannot be read, have no 0e, or nothing leads into one of
+        InputError: the irreps of features cannot be parsed, have no 0e, or no path leads to one of
             them.
     """
 
@@ -85,7 +89,7 @@ class REGNN(Network):
         scalars = o3.Irreps([(copies, irrep) for copies, irrep in between if str(irrep) == "0e"])
         if not scalars.dim:
             raise InputError(
-                f"features {s.features!r} have no 0e, of which energies are made; add some, such as"
+                f"features {s.features!r} have no 0e, which the energy needs; add some, such as"
                 " 16x0e"
             )
         self.n_levels = s.n_levels
@@ -132,7 +136,7 @@ class REGNN(Network):
         return theta_penalty(self)
 
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
-        """Energies (n_systems,) of the batch, and each atom's share."""
+        """Predict energies (n_systems,) of a batch, and their contributions of atoms."""
         index = inputs.index
         vector = inputs.edge_vec.index_select(0, index.first_of_pair)
         length = safe_lengths(vector)

@@ -27,7 +27,6 @@ from typing import Any
 
 from geocalc.core.nearest import nearest
 from geocalc.errors import InputError
-from geocalc.frames import POLICIES, FrameSource, frame_policy
 from geocalc.frames.learned.base import Canonicalizer, Geometry, PolicyFrames
 from geocalc.frames.learned.settings import (
     CanonicalizerSettings,
@@ -77,23 +76,6 @@ def build_canonicalizer(values: Mapping[str, Any], cutoff: float) -> Canonicaliz
     return kind.build(kind.settings.parse(values, "canonicalizer"), cutoff)
 
 
-def canonicalizer(name: str, cutoff: float) -> Canonicalizer:
-    """The canonicalizer of that name with default settings, or the frame policy of that name as
-    one.
-
-    Raises:
-        InputError: nothing has that name; the message suggests near names.
-    """
-    if name in CANONICALIZERS:
-        return build_canonicalizer({"name": name}, cutoff)
-    rules = [rule for rule, policy in POLICIES.items() if policy.source is not FrameSource.LEARNED]
-    if name not in rules:
-        raise InputError(
-            f"no canonicalizer is called {name!r}; {nearest(name, [*CANONICALIZERS, *rules])}"
-        )
-    return PolicyFrames(frame_policy(name))
-
-
 __all__ = [
     "CANONICALIZERS",
     "Canonicalizer",
@@ -102,5 +84,4 @@ __all__ = [
     "Geometry",
     "PolicyFrames",
     "build_canonicalizer",
-    "canonicalizer",
 ]

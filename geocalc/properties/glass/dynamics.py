@@ -134,14 +134,6 @@ def steps_of(times: Sequence[float], timestep: float) -> tuple[int, ...]:
     return steps
 
 
-def log_times(first: float, last: float, n_times: int, timestep: float) -> tuple[float, ...]:
-    """Times from `first` to `last`, evenly spaced in their logarithm as far as multiples of the
-    time step are; no time twice.
-    """
-    steps = np.rint(np.geomspace(first, last, n_times) / timestep).astype(int)
-    return tuple(round(int(step) * timestep, 9) for step in np.unique(np.maximum(steps, 1)))
-
-
 def ageing(frames: Floats, types: NDArray[np.int64]) -> float:
     """How far the two halves of a trajectory differ: the largest difference of their scattering
     functions.

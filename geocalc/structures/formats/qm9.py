@@ -29,7 +29,7 @@ _NEEDED = ("z", "pos", "y")
 
 
 def qm9_frames(
-    root: Path, n_training: int = N_TRAINING, n_validation: int = N_VALIDATION, seed: int = SEED
+    root: Path, n_training: int = N_TRAINING, n_validation: int = N_VALIDATION
 ) -> Iterator[Atoms]:
     """The molecules of QM9, in the order of torch-geometric.
 
@@ -37,7 +37,6 @@ def qm9_frames(
         root: the folder given to `torch_geometric.datasets.QM9`, which has downloaded and processed
             the set there.
         n_training, n_validation: sizes of the split; the rest is the test set.
-        seed: of the permutation that is cut into them.
     Yields:
         A molecule: `info["REF_energy"]` U0 in eV, `info["sid"]` its number or name, `info["split"]`
         train, validation or test.
@@ -49,7 +48,7 @@ def qm9_frames(
     values, slices = _processed(root)
     z, positions, targets = (values[name].numpy() for name in _NEEDED)
     ends, names = slices["z"].tolist(), values.get("name")
-    split = _split(len(ends) - 1, n_training, n_validation, seed)
+    split = _split(len(ends) - 1, n_training, n_validation)
     for k, (first, end) in enumerate(itertools.pairwise(ends)):
         atoms = Atoms(z[first:end], positions[first:end].astype(float))
         atoms.info |= {
@@ -122,14 +121,14 @@ def _allow_torch_geometric() -> None:
         ) from None
 
 
-def _split(n: int, n_training: int, n_validation: int, seed: int) -> np.ndarray:
+def _split(n: int, n_training: int, n_validation: int) -> np.ndarray:
     """The part of each of `n` molecules, (n,) of words: a random permutation, cut."""
     if n_training + n_validation >= n:
         raise InputError(
             f"there are {n} molecules, too few to train on {n_training}, validate on {n_validation}"
             " and test on the rest"
         )
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(SEED)).numpy()
     parts = np.full(n, "validation", dtype=object)
     parts[order[:n_training]], parts[order[n_training + n_validation :]] = "train", "test"
     return parts

@@ -33,7 +33,6 @@ from geocalc.frames.learned import (
     Geometry,
     PolicyFrames,
     build_canonicalizer,
-    canonicalizer,
 )
 from geocalc.frames.learned.signnet import local_axes
 from geocalc.frames.learned.surroundings import surroundings_of
@@ -262,8 +261,7 @@ def test_frames_turn_with_the_structure(name: str, dimensions: int, proper: bool
 )
 def test_every_frame_policy_is_a_canonicalizer(policy: str) -> None:
     g = geometry_of(systems_of(GENERIC["cloud"], GENERIC["slab"]))
-    as_module = canonicalizer(policy, CUTOFF)
-    assert isinstance(as_module, PolicyFrames)
+    as_module = PolicyFrames(frame_policy(policy))
     assert not list(as_module.parameters())
     found = as_module(g, seeded(5))
     expected = make_frames(
@@ -293,14 +291,6 @@ def test_the_network_decides_and_every_weight_counts() -> None:
 
 def test_names_that_nothing_has_are_answered_with_near_ones() -> None:
     with pytest.raises(
-        InputError, match="no canonicalizer is called 'vn-pointnett'; did you mean `vn-pointnet`"
-    ):
-        canonicalizer("vn-pointnett", CUTOFF)
-    with pytest.raises(InputError, match="no canonicalizer is called 'pca-4d'; did you mean `pca-"):
-        canonicalizer("pca-4d", CUTOFF)
-    with pytest.raises(InputError, match="no canonicalizer is called 'learned'"):
-        canonicalizer("learned", CUTOFF)
-    with pytest.raises(
         InputError,
         match="no canonicalizer with weights is called 'signet-mlp'; did you mean `signnet-mlp`",
     ):
@@ -315,8 +305,8 @@ def test_learned_frames_without_a_canonicalizer_are_refused() -> None:
     with pytest.raises(
         InputError,
         match=(
-            "this network has no canonicalizer, so it has no learned frames; use `lattice` or"
-            " `cell`"
+            "this network has no canonicalizer, so it has no learned frames; use `averaged` or"
+            " `single`"
         ),
     ):
         random_potential("learned")

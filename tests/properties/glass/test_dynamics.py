@@ -12,7 +12,6 @@ import pytest
 from geocalc.errors import InputError
 from geocalc.properties.glass.dynamics import (
     ageing,
-    log_times,
     maxwell_velocities,
     propensity,
     relaxation_time,
@@ -85,15 +84,6 @@ def test_first_velocities_have_no_momentum_and_the_temperature() -> None:
     assert (velocities**2).mean() == pytest.approx(0.64, rel=0.02)
     kurtosis = (velocities**4).mean() / (velocities**2).mean() ** 2
     assert kurtosis == pytest.approx(3.0, rel=0.03)  # of a Gaussian
-
-
-def test_log_times_are_multiples_of_the_step_and_never_twice() -> None:
-    times = log_times(0.005, 20.0, 30, 0.005)
-    assert times[0] == 0.005
-    assert times[-1] == 20.0
-    assert len(set(steps_of(times, 0.005))) == len(times) < 30
-    ratios = np.diff(np.log(times[-8:]))
-    assert ratios.max() / ratios.min() < 1.05
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from torch_geometric.data import Data, InMemoryDataset
 from geocalc.data.prepare import prepare_store
 from geocalc.data.store import read_store
 from geocalc.errors import InputError, MissingDependencyError
-from geocalc.structures.formats import qm9
 from geocalc.structures.formats.qm9 import qm9_frames, write_qm9
 from geocalc.train.recipe import parse_recipe
 
@@ -65,9 +64,7 @@ def test_the_split_is_a_permutation_cut_in_three(root: Path) -> None:
 def test_a_recipe_reads_the_file(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("N_TRAINING", 4), ("N_VALIDATION", 2)):
-        monkeypatch.setattr(qm9, name, value)
-    monkeypatch.setattr(qm9_frames, "__defaults__", (4, 2, 123))
+    monkeypatch.setattr(qm9_frames, "__defaults__", (4, 2))
     path = tmp_path / "qm9.extxyz"
     assert write_qm9(root, path) == 8
     assert [isinstance(atoms, Atoms) and atoms.info["split"] for atoms in read(path, ":")] == [
