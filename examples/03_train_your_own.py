@@ -21,7 +21,7 @@ from lightning_fabric import Fabric
 
 import geocalc
 from geocalc.train.recipe import read_recipe
-from geocalc.train.register import register
+from geocalc.train.register import register_model
 from geocalc.train.task import train
 
 folder = Path(tempfile.mkdtemp(prefix="geocalc-"))
@@ -107,7 +107,7 @@ print(f"  (predicting no force at all: {errors['force_null']:.3f} eV/Å)")
 # 4. Register: averaged weights, a card and the recipe become a model folder. From a shell: geocalc
 # register run --name copper-oxygen. Without a folder it goes to your own, where every program finds
 # it.
-register(run, "copper-oxygen", folder / "models", data_folder=folder / "data")
+register_model(run, "copper-oxygen", folder / "models", data_folder=folder / "data")
 os.environ["GEOCALC_MODELS"] = str(folder / "models")
 
 # 5. Use it by name, on a start it has never seen, and ask EMT what it thinks of the result.

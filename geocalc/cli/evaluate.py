@@ -19,11 +19,11 @@ from geocalc.core.process import settle_process
 from geocalc.core.systems import Systems
 from geocalc.data.prepare import (
     ReferenceRelaxation,
-    prepare,
+    prepare_store,
     reference_relaxations,
     samples_of_file,
 )
-from geocalc.data.settings import Data, Source
+from geocalc.data.settings import Data, DataSource
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError
 from geocalc.evaluation.figures import pair_panels, relaxed_panels, single_point_panels
@@ -175,7 +175,7 @@ def _held_out(
                 data, model.card.reads_tags, model.card.force_mode != ForceMode.NONE
             )
         }
-    held_out = read_store(prepare(recipe, Path("runs") / "data")).held_out
+    held_out = read_store(prepare_store(recipe, Path("runs") / "data")).held_out
     chosen = _chosen(recipe.data, source)
     return {
         str(recipe.data.sources[k].path): held_out.where(held_out.known.source == k) for k in chosen
@@ -200,7 +200,7 @@ def _relax(
     fmax: float,
     steps: int,
 ) -> dict[str, Any]:
-    rules = recipe.data if recipe is not None else Data(sources=(Source(path=data),))
+    rules = recipe.data if recipe is not None else Data(sources=(DataSource(path=data),))
     references = {
         str(rules.sources[k].path): _references(model, rules, k, recipe is None)
         for k in _chosen(rules, source)

@@ -15,7 +15,7 @@ import click
 from geocalc.errors import GeoCalcError
 
 if TYPE_CHECKING:
-    from geocalc.train.loop import Progress
+    from geocalc.train.loop import TrainingProgress
 
 EXIT_ERROR, EXIT_USAGE = 1, 2
 TASKS = ("s2ef", "relax", "is2re", "symmetry", "oversmoothing")  # of `evaluate`
@@ -460,7 +460,7 @@ def train(
         click.echo(said)
 
 
-def _train_line(progress: Progress) -> None:
+def _train_line(progress: TrainingProgress) -> None:
     left = progress.seconds / max(1, progress.done_here) * (progress.steps - progress.step)
     click.echo(f"step {progress}  {left / 60:.0f} min left", err=True)
 

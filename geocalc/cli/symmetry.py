@@ -13,11 +13,11 @@ from geocalc.potentials.registry import load_model
 from geocalc.structures.readers import Source, read_structures
 from geocalc.symmetry.orientations import best_orientation
 from geocalc.symmetry.plot import plot_breaking
-from geocalc.symmetry.point_groups import identify, turned
+from geocalc.symmetry.point_groups import identify, rotated_group
 from geocalc.symmetry.point_groups import point_group as group_named
 from geocalc.symmetry.report import relaxed_weights, symmetry_breaking
 from geocalc.symmetry.stabilizers import direction_text
-from geocalc.symmetry.structure_groups import group_of
+from geocalc.symmetry.structure_groups import find_point_group
 
 
 def symmetry_command(
@@ -51,7 +51,7 @@ def symmetry_command(
         if group is not None
         else None
         if structure is None
-        else group_of(_first(structure))
+        else find_point_group(_first(structure))
     )
     if matrices is None and align:
         raise InputError("there is no group to turn; give one with --group or --structure")
@@ -60,7 +60,7 @@ def symmetry_command(
         notes.append(f"{structure.name} has the point group {identify(matrices)}")
     if matrices is not None and align:
         best = best_orientation((theta for _, theta in relaxed_weights(loaded)), matrices)
-        rotation, matrices = best.rotation, turned(matrices, best.rotation)
+        rotation, matrices = best.rotation, rotated_group(matrices, best.rotation)
         notes.append(
             f"{identify(matrices)} keeps {best.share:.2%} after a turn by {_turn_text(rotation)}"
         )

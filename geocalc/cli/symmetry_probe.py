@@ -15,11 +15,11 @@ from rich.table import Table
 
 from geocalc.cli.progress import progress_line
 from geocalc.core.systems import Systems
-from geocalc.data.collate import collate
+from geocalc.data.collate import collate_samples
 from geocalc.data.store import Sample
 from geocalc.errors import InputError
 from geocalc.evaluation.oversmoothing import layer_mad
-from geocalc.evaluation.symmetry_errors import symmetry_errors
+from geocalc.evaluation.symmetry_errors import measure_symmetry_errors
 from geocalc.potentials.registry import LoadedModel
 from geocalc.structures.convert import from_atoms
 from geocalc.structures.readers import Source, read_structures
@@ -48,7 +48,7 @@ def of_samples(samples: Sequence[Sample], limit: int, name: str) -> Systems:
     Raises:
         InputError: there is nothing to measure.
     """
-    return collate([samples[place] for place in _places(len(samples), limit, name)])[0]
+    return collate_samples([samples[place] for place in _places(len(samples), limit, name)])[0]
 
 
 def of_file(path: Path, limit: int, use_tags: bool) -> Systems:
@@ -79,7 +79,7 @@ def symmetry_task(model: LoadedModel, groups: Mapping[str, Systems], seed: int) 
     for name, systems in groups.items():
         with progress_line(SYMMETRY) as show:
             done = partial(_show_done, show, systems.n_systems)
-            errors = symmetry_errors(
+            errors = measure_symmetry_errors(
                 model, systems.to(model.device), n_rotations=N_ROTATIONS, seed=seed, progress=done
             )
         results[name] = {"n": systems.n_systems, **asdict(errors)}

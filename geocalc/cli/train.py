@@ -18,7 +18,7 @@ from geocalc.properties.task import train_property
 from geocalc.train.checkpoint import steps_done
 from geocalc.train.curve import draw_curve
 from geocalc.train.finetune import tuned_values
-from geocalc.train.loop import Evaluation, Progress
+from geocalc.train.loop import Evaluation, TrainingProgress
 from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
 from geocalc.train.run_files import CHECKPOINT, METRICS, read_log
 from geocalc.train.stopping import is_over
@@ -41,7 +41,7 @@ def train_command(
     device: str = "auto",
     devices: int = 1,
     threads: int = 1,
-    report: Callable[[Progress], None] | None = None,
+    report: Callable[[TrainingProgress], None] | None = None,
     begin: str | None = None,
     tensorboard: bool = False,
 ) -> str | None:
@@ -130,12 +130,12 @@ def _train(
     recipe: Recipe | PropertyRecipe,
     folder: Path,
     fabric: Fabric,
-    report: Callable[[Progress], None] | None,
+    report: Callable[[TrainingProgress], None] | None,
     scalars: Scalars | None,
 ) -> None:
     """Train, and tell whoever listens."""
 
-    def progressed(now: Progress) -> None:
+    def progressed(now: TrainingProgress) -> None:
         if report is not None:
             report(now)
         if scalars is not None:

@@ -59,7 +59,7 @@ def check_samples(samples: Sequence[Sample], names: Sequence[str]) -> None:
     _warn_of_leaks(samples, np.array(contents), np.array(held_out) > 0)
 
 
-def check_levels(values: Sequence[str], name: str) -> None:
+def check_one_level(values: Sequence[str], name: str) -> None:
     """Refuse a source whose structures were computed in more than one way, as far as they tell.
 
     Args:

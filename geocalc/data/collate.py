@@ -14,7 +14,7 @@ from geocalc.data.store import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labels:
+class BatchLabels:
     """Targets of a batch; NaN where there is none.
 
     Attributes:
@@ -27,12 +27,12 @@ class Labels:
     forces: Tensor = per_atom()
     displacement: Tensor = per_atom()
 
-    def to(self, device: torch.device) -> Labels:
+    def to(self, device: torch.device) -> BatchLabels:
         """The same labels on another device."""
-        return Labels(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return BatchLabels(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
-def collate(samples: Sequence[Sample]) -> tuple[Systems, Labels]:
+def collate_samples(samples: Sequence[Sample]) -> tuple[Systems, BatchLabels]:
     """Join samples into one batch, in order."""
     samples = list(samples)  # those of a store are read once
     counts = torch.tensor([len(s.numbers) for s in samples])
@@ -47,7 +47,7 @@ def collate(samples: Sequence[Sample]) -> tuple[Systems, Labels]:
     )
     energy = torch.tensor([s.energy for s in samples], dtype=torch.float64)
     displacement = _join(samples, "relaxed") - systems.positions
-    return systems, Labels(
+    return systems, BatchLabels(
         energy=energy, forces=_join(samples, "forces"), displacement=displacement
     )
 

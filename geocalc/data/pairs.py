@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 from ase.geometry import find_mic
 
-from geocalc.data.read import FrameReader, Labeled, group_of, locate, place_of, structures_of
-from geocalc.data.settings import Source
+from geocalc.data.read import FrameReader, Labeled, locate, place_of, relaxation_name, structures_of
+from geocalc.data.settings import DataSource
 from geocalc.errors import InputError
 from geocalc.structures import readers
 from geocalc.structures.formats.oc20 import relaxed_partner
 
 
 def relaxed_pairs(
-    source: Source, dropped: Counter[str], use_tags: bool = True
+    source: DataSource, dropped: Counter[str], use_tags: bool = True
 ) -> Iterator[tuple[str, list[Labeled]]]:
     """Unrelaxed structures with the energy and the positions that they relax to.
 
@@ -41,7 +41,7 @@ def relaxed_pairs(
     start, end = locate(source.path), locate(source.relaxed)
     reader = FrameReader(source, start, use_tags, needs_forces=False)
     for before, after in _inside(start) if start.samefile(end) else _side_by_side(start, end):
-        group = group_of(before, source, start)
+        group = relaxation_name(before, source, start)
         frame = reader.read(before, group, dropped, labeled_by=after)
         yield group, [] if frame is None else [_with_end(frame, before, after)]
     reader.finish()

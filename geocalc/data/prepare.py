@@ -16,7 +16,7 @@ from ase import Atoms
 
 from geocalc.data.pairs import relaxed_pairs
 from geocalc.data.read import Labeled, locate, refuse_zeroed, relaxations
-from geocalc.data.settings import Data, DataPlan, Source
+from geocalc.data.settings import Data, DataPlan, DataSource
 from geocalc.data.store import SCHEMA, Sample, read_info, write_store
 from geocalc.errors import InputError
 
@@ -25,7 +25,7 @@ __all__ = [
     "is_test",
     "is_validation",
     "locate",
-    "prepare",
+    "prepare_store",
     "reference_relaxations",
     "samples_of_file",
     "samples_of_test",
@@ -34,7 +34,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
-def prepare(plan: DataPlan, folder: Path) -> Path:
+def prepare_store(plan: DataPlan, folder: Path) -> Path:
     """The store of a recipe's data under `folder`, made unless it is there already and the files
     have not changed since.
 
@@ -146,7 +146,7 @@ def samples_of_file(path: Path, use_tags: bool = True, needs_forces: bool = True
         InputError: the file is not found, holds no labels, or forces that were set to zero on fixed
             atoms.
     """
-    source = Source(path=path)
+    source = DataSource(path=path)
     if needs_forces:
         refuse_zeroed(source)
     return [
@@ -161,7 +161,7 @@ def samples_of_test(plan: DataPlan) -> list[Sample]:
     structures are.
 
     Raises:
-        InputError: as `prepare`; also if nothing was kept.
+        InputError: as `prepare_store`; also if nothing was kept.
     """
     kept = list(_samples(plan, Counter(), test=True))
     if not kept:

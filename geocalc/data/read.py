@@ -14,8 +14,8 @@ import numpy as np
 from ase import Atoms
 
 from geocalc.core.units import EV, in_ev
-from geocalc.data.checks import LEVELS, check_levels
-from geocalc.data.settings import Source
+from geocalc.data.checks import LEVELS, check_one_level
+from geocalc.data.settings import DataSource
 from geocalc.errors import InputError
 from geocalc.structures import readers
 from geocalc.structures.convert import fixed_mask
@@ -70,7 +70,7 @@ def locate(path: Path) -> Path:
 
 
 def relaxations(
-    source: Source,
+    source: DataSource,
     max_jump: float | None,
     dropped: Counter[str],
     use_tags: bool = True,
@@ -98,7 +98,7 @@ def relaxations(
     current: str | None = None
     frames: list[Labeled] = []
     for found in structures_of(path):
-        group = group_of(found, source, path)
+        group = relaxation_name(found, source, path)
         if group != current and current is not None:
             yield current, cut(frames, max_jump, dropped)
             frames = []
@@ -111,7 +111,7 @@ def relaxations(
     reader.finish()
 
 
-def refuse_zeroed(source: Source) -> None:
+def refuse_zeroed(source: DataSource) -> None:
     """Raise if the forces of a source were stored after constraints had zeroed those of fixed
     atoms.
 
@@ -154,7 +154,7 @@ class FrameReader:
     """
 
     def __init__(
-        self, source: Source, path: Path, use_tags: bool, needs_forces: bool = True
+        self, source: DataSource, path: Path, use_tags: bool, needs_forces: bool = True
     ) -> None:
         self._source, self._path, self._use_tags, self._needs_forces = (
             source,
@@ -231,7 +231,7 @@ class FrameReader:
                 " energy_key and forces_key, or learn energies alone: model.force_mode: none and"
                 " training.force_weight: 0"
             )
-        check_levels(self._levels, str(self._path))
+        check_one_level(self._levels, str(self._path))
         for note, count in self._notes.items():
             warnings.warn(
                 f"{self._path}: in {count} relaxations {note}", TagsConverted, stacklevel=2
@@ -258,7 +258,7 @@ def structures_of(path: Path) -> Iterator[readers.Source]:
     return (found for found in read_structures(path) if isinstance(found, readers.Source))
 
 
-def _checked(path: Path, source: Source) -> Iterator[Atoms]:
+def _checked(path: Path, source: DataSource) -> Iterator[Atoms]:
     """The first frames of a file; one whose labels or constraints cannot be read is named by its
     place.
     """
@@ -275,7 +275,7 @@ def _fixed(found: readers.Source) -> np.ndarray:
         raise InputError(f"{place_of(found)}: {error}") from None
 
 
-def group_of(found: readers.Source, source: Source, path: Path) -> str:
+def relaxation_name(found: readers.Source, source: DataSource, path: Path) -> str:
     """The name of the relaxation that a structure belongs to."""
     value = found.atoms.info.get(source.group_key)
     if value is not None:
@@ -283,7 +283,7 @@ def group_of(found: readers.Source, source: Source, path: Path) -> str:
     return f"{source.path}/{found.path.name}" if path.is_dir() else f"{source.path}#{found.index}"
 
 
-def _labels(found: readers.Source, source: Source) -> Labels:
+def _labels(found: readers.Source, source: DataSource) -> Labels:
     """Labels in eV and eV/Angstrom, whatever the unit of the source."""
     try:
         stored = labels(found.atoms, source.energy_key, source.forces_key)
@@ -309,7 +309,7 @@ def place_of(found: readers.Source) -> str:
     return f"structure {found.index} of {found.path}"
 
 
-def _reject(atoms: Atoms, source: Source) -> str | None:
+def _reject(atoms: Atoms, source: DataSource) -> str | None:
     if any(bool(atoms.info.get(flag)) is not wanted for flag, wanted in source.require.items()):
         return f"not {', '.join(source.require)}"
     if str(atoms.info.get(source.exclude_key)) in source.exclude_groups:
@@ -332,7 +332,7 @@ def _check_geometry(atoms: Atoms) -> None:
         raise InputError("pbc is on along a cell vector that is zero; set the cell, or pbc=False")
 
 
-def _energy(stored: float, found: readers.Source, source: Source) -> float:
+def _energy(stored: float, found: readers.Source, source: DataSource) -> float:
     energy = stored
     for name, key, sign in (
         ("add_energy", source.add_energy, 1.0),

@@ -13,7 +13,7 @@ from geocalc.core.settings import Settings
 from geocalc.core.units import EV
 
 
-class Source(Settings):
+class DataSource(Settings):
     """One file of labeled structures, or a folder of them.
 
     The training energy is the stored energy, plus `info[add_energy]`, minus `info[subtract_energy]`
@@ -85,7 +85,7 @@ class Source(Settings):
 class Data(Settings):
     """Which structures, how they are filtered and how they are split."""
 
-    sources: tuple[Source, ...] = Field(min_length=1)
+    sources: tuple[DataSource, ...] = Field(min_length=1)
     max_force: float = Field(
         10.0, gt=0, description="frames with a larger force (eV/A) on any atom are left out"
     )

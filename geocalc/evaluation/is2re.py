@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from geocalc.core.systems import Potential
-from geocalc.data.collate import collate
+from geocalc.data.collate import collate_samples
 from geocalc.data.store import Sample
 from geocalc.evaluation.metrics import energy_within_threshold, mae, position_mae, rmse
 
@@ -56,7 +56,7 @@ def pair_predictions(
     """Evaluate a model of relaxed energies on unrelaxed structures, batch by batch."""
     energies, references, spreads, moves, wanted = [], [], [], [], []
     for start in range(0, len(samples), BATCH):
-        systems, labels = collate(samples[start : start + BATCH])
+        systems, labels = collate_samples(samples[start : start + BATCH])
         told = potential(systems.to(device))
         free = (~systems.fixed).any(1)
         energies.append(told.energy.cpu().numpy())

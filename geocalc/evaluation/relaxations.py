@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geocalc.core.systems import Potential, Systems, allowed
-from geocalc.data.collate import collate
+from geocalc.data.collate import collate_samples
 from geocalc.data.prepare import ReferenceRelaxation
 from geocalc.errors import InputError
 from geocalc.evaluation import metrics
@@ -121,9 +121,9 @@ def relax_references(
     pairs: list[RelaxedPair] = []
     for start in range(0, len(references), batch):
         some = references[start : start + batch]
-        systems, _ = collate([r.first for r in some])
+        systems, _ = collate_samples([r.first for r in some])
         ended = relax_systems(systems, potential, make_optimizer(optimizer), fmax, steps)
-        there, _ = collate([r.last for r in some])
+        there, _ = collate_samples([r.last for r in some])
         at_reference = potential(there).energy.tolist()
         pairs += [
             relaxed_pair(
@@ -208,7 +208,7 @@ def summarize(pairs: Sequence[RelaxedPair]) -> RelaxErrors:
     )
 
 
-def forces_below_threshold(
+def reference_forces_below(
     results: Sequence[Relaxation], reference_potential: Potential
 ) -> ForcesBelow:
     """Whether relaxed structures are relaxed for a reference too, such as

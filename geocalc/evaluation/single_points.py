@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from geocalc.core.systems import Potential
-from geocalc.data.collate import collate
+from geocalc.data.collate import collate_samples
 from geocalc.data.store import Sample
 from geocalc.evaluation.metrics import (
     energy_forces_within_threshold,
@@ -92,7 +92,7 @@ def predictions(
     """
     parts: list[tuple[np.ndarray, ...]] = []
     for start in range(0, len(samples), BATCH):
-        systems, labels = collate(samples[start : start + BATCH])
+        systems, labels = collate_samples(samples[start : start + BATCH])
         told = potential(systems.to(device))
         forces = (
             torch.full_like(labels.forces, torch.nan) if told.forces is None else told.forces.cpu()
@@ -113,7 +113,7 @@ def predictions(
     )
 
 
-def measure(
+def single_point_errors(
     potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu"
 ) -> Errors:
     """Errors of a potential over samples."""

@@ -27,8 +27,8 @@ from geocalc.structures.transforms import (
     reordered,
     rewrapped,
     singles,
+    transformed,
     translated,
-    turned,
 )
 
 SHIFT = 3.0  # Angstrom; root mean square of a component of the translations
@@ -88,7 +88,7 @@ class SymmetryErrors:
     repeat: OperationErrors | None
 
 
-def symmetry_errors(
+def measure_symmetry_errors(
     potential: Potential,
     systems: Systems,
     *,
@@ -163,7 +163,7 @@ def _rotation(dimensions: int) -> Operation:
         matrices = random_rotations(systems.n_systems, dimensions, True, generator).to(
             systems.positions
         )
-        return _Moved(systems=turned(systems, matrices), matrices=matrices)
+        return _Moved(systems=transformed(systems, matrices), matrices=matrices)
 
     return operation
 
@@ -173,7 +173,7 @@ def _reflection(dimensions: int) -> Operation:
         normals = _normal(systems.n_systems, generator)
         normals[:, dimensions:] = 0.0
         matrices = reflections(normals).to(systems.positions)
-        return _Moved(systems=turned(systems, matrices), matrices=matrices)
+        return _Moved(systems=transformed(systems, matrices), matrices=matrices)
 
     return operation
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from geocalc.core.settings import Settings
-from geocalc.properties.base import GraphInput, Level, PropertyNetwork
+from geocalc.properties.base import GraphInput, PropertyLevel, PropertyNetwork
 from geocalc.properties.gcn import GCN, GCNSettings
 from geocalc.properties.graph_network import GraphNetwork, GraphNetworkSettings
 from geocalc.properties.moment_network import MomentNetwork, MomentNetworkSettings
@@ -34,9 +34,9 @@ __all__ = [
     "GraphInput",
     "GraphNetwork",
     "GraphNetworkSettings",
-    "Level",
     "MomentNetwork",
     "MomentNetworkSettings",
     "PropertyArchitecture",
+    "PropertyLevel",
     "PropertyNetwork",
 ]

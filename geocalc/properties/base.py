@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from geocalc.nn.edges import EdgeIndex
 
 
-class Level(StrEnum):
+class PropertyLevel(StrEnum):
     """What a property belongs to."""
 
     NODE = "node"
@@ -64,7 +64,7 @@ class PropertyNetwork(nn.Module, ABC):
         n_targets: numbers for each of them.
     """
 
-    level: Level
+    level: PropertyLevel
     n_types: int
     n_targets: int
 

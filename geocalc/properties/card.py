@@ -8,7 +8,7 @@ from pydantic import Field
 
 from geocalc.core.settings import Settings
 from geocalc.potentials.card import CARD_SCHEMA, PROPERTY
-from geocalc.properties.base import Level
+from geocalc.properties.base import PropertyLevel
 from geocalc.properties.recipe import GlassGraph
 
 
@@ -31,7 +31,7 @@ class PropertyCard(Settings):
     schema_version: int = Field(CARD_SCHEMA, ge=1)
     kind: Literal["property"] = PROPERTY
     name: str
-    task: Level
+    task: PropertyLevel
     target: str
     unit: str
     n_targets: int = Field(ge=1)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from geocalc.properties.base import Level
+from geocalc.properties.base import PropertyLevel
 from geocalc.properties.card import PropertyCard
 
 TOGETHER = "the networks together, on what all of them held out"
 SINGLE = "single networks, each on what it held out: means over the networks"
-ROWS = {Level.NODE: "nodes", Level.GRAPH: "graphs"}
+ROWS = {PropertyLevel.NODE: "nodes", PropertyLevel.GRAPH: "graphs"}
 
 
-def describe(card: PropertyCard, errors: Mapping[str, float], of: str | None = None) -> str:
+def property_model_page(
+    card: PropertyCard, errors: Mapping[str, float], of: str | None = None
+) -> str:
     """What the card says, in words and one table.
 
     Args:

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from geocalc.core.settings import Settings
-from geocalc.properties.base import GraphInput, Level, PropertyNetwork
+from geocalc.properties.base import GraphInput, PropertyLevel, PropertyNetwork
 from geocalc.properties.node_features import mean_per_graph, node_features
 
 
@@ -28,7 +28,7 @@ class GCNSettings(Settings):
     As a baseline for single nodes, take `level: node`; then nothing is averaged.
     """
 
-    level: Level = Level.GRAPH
+    level: PropertyLevel = PropertyLevel.GRAPH
     n_types: int = Field(21, ge=1)
     n_features: int = Field(0, ge=0, description="numbers known of each node beside its type")
     n_targets: int = Field(1, ge=1)
@@ -80,4 +80,6 @@ class GCN(PropertyNetwork):
         edges, weights = gcn_norm(edges, num_nodes=index.n_atoms, dtype=hidden.dtype)
         for k, convolution in enumerate(self.convolutions):
             hidden = convolution(torch.relu(hidden) if k else hidden, edges, weights)
-        return self.mlp(mean_per_graph(hidden, inputs) if self.level is Level.GRAPH else hidden)
+        return self.mlp(
+            mean_per_graph(hidden, inputs) if self.level is PropertyLevel.GRAPH else hidden
+        )

@@ -15,7 +15,7 @@ import torch
 from geocalc.errors import InputError, RunFolderError
 from geocalc.properties.glass.configuration import GlassConfiguration
 from geocalc.properties.glass.inherent import inherent_structure
-from geocalc.properties.glass.neighborhood import Neighborhood, neighborhood
+from geocalc.properties.glass.neighborhood import Neighborhood, build_neighborhood
 from geocalc.properties.recipe import GlassData, GlassGraph, Structure
 from geocalc.properties.samples import GraphSample
 from geocalc.relaxation.status import Status
@@ -23,7 +23,7 @@ from geocalc.relaxation.status import Status
 log = logging.getLogger(__name__)
 
 
-def graph_of(
+def glass_graph(
     configuration: GlassConfiguration, graph: GlassGraph, folder: Path | None
 ) -> Neighborhood:
     """The edges of a configuration.
@@ -36,14 +36,14 @@ def graph_of(
         InputError: the cutoff does not suit the box, or no inherent structure is found.
     """
     configuration = replace(configuration, positions=positions_of(configuration, graph, folder))
-    return neighborhood(configuration, graph.cutoff, graph.self_loops)
+    return build_neighborhood(configuration, graph.cutoff, graph.self_loops)
 
 
 def positions_of(
     configuration: GlassConfiguration, graph: GlassGraph, folder: Path | None
 ) -> np.ndarray:
     """(n, 3), where the particles are that edges join: as they were, or at the nearest minimum; see
-    `graph_of`.
+    `glass_graph`.
     """
     return (
         _inherent(configuration, folder)
@@ -60,7 +60,7 @@ def sample_of(configuration: GlassConfiguration, data: GlassData, folder: Path) 
         data: what edges join and what is learned.
         folder: where inherent structures are kept.
     Raises:
-        InputError: see `graph_of`; also if a time that is to be learned is not there, or no particle
+        InputError: see `glass_graph`; also if a time that is to be learned is not there, or no particle
             counts.
     """
     n_times = len(configuration.propensity)
@@ -78,7 +78,7 @@ def sample_of(configuration: GlassConfiguration, data: GlassData, folder: Path) 
     rows = list(data.times) if data.times else list(range(n_times))
     targets = torch.from_numpy(configuration.propensity[rows].T.astype(np.float32))
     return labeled(
-        configuration, graph_of(configuration, data.graph, folder), targets, data.counted
+        configuration, glass_graph(configuration, data.graph, folder), targets, data.counted
     )
 
 

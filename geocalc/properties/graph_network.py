@@ -26,7 +26,7 @@ from torch.nn import functional
 from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.nn.edges import EdgeIndex
-from geocalc.properties.base import GraphInput, Level, PropertyNetwork
+from geocalc.properties.base import GraphInput, PropertyLevel, PropertyNetwork
 from geocalc.properties.edge_update import UpdatedEdges, update_edges
 from geocalc.properties.node_features import mean_per_graph, node_features
 
@@ -50,7 +50,7 @@ class GraphNetworkSettings(Settings):
     with.
     """
 
-    level: Level = Level.NODE
+    level: PropertyLevel = PropertyLevel.NODE
     n_types: int = Field(2, ge=1)
     n_features: int = Field(0, ge=0, description="numbers known of each node beside its type")
     n_targets: int = Field(1, ge=1)
@@ -109,7 +109,9 @@ class GraphNetwork(PropertyNetwork):
             )
         first = self.encode_nodes(node_features(inputs, s.n_types, s.n_features, s.one_hot, dtype))
         nodes = self._core(first, self._encoded_edges(inputs.edge_vec.to(dtype), index), index)
-        return self.decode(mean_per_graph(nodes, inputs) if self.level is Level.GRAPH else nodes)
+        return self.decode(
+            mean_per_graph(nodes, inputs) if self.level is PropertyLevel.GRAPH else nodes
+        )
 
     def _encoded_edges(self, edge_vec: Tensor, index: EdgeIndex) -> UpdatedEdges:
         mlp = self.encode_edges

@@ -32,7 +32,7 @@ from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.nn.basis import cosine_envelope
 from geocalc.nn.edges import EdgeIndex
-from geocalc.properties.base import GraphInput, Level, PropertyNetwork
+from geocalc.properties.base import GraphInput, PropertyLevel, PropertyNetwork
 from geocalc.properties.node_features import mean_per_graph, node_features
 
 SMALL = 1e-6  # keeps the derivative of a root finite where the moments vanish
@@ -41,7 +41,7 @@ SMALL = 1e-6  # keeps the derivative of a root finite where the moments vanish
 class MomentNetworkSettings(Settings):
     """Settings of `MomentNetwork`; lengths in the unit of the edges."""
 
-    level: Level = Level.NODE
+    level: PropertyLevel = PropertyLevel.NODE
     n_types: int = Field(2, ge=1)
     n_features: int = Field(0, ge=0, description="numbers known of each node beside its type")
     n_targets: int = Field(1, ge=1)
@@ -108,7 +108,9 @@ class MomentNetwork(PropertyNetwork):
         powers = monomials(neighbors.unit, max(s.degrees))
         for layer in self.layers:
             hidden = hidden + layer(hidden, inputs.types, radial, powers, neighbors.senders)
-        return self.decode(mean_per_graph(hidden, inputs) if self.level is Level.GRAPH else hidden)
+        return self.decode(
+            mean_per_graph(hidden, inputs) if self.level is PropertyLevel.GRAPH else hidden
+        )
 
 
 class MomentLayer(nn.Module):

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from geocalc.core.settings import Settings, override, read_yaml
 from geocalc.errors import RecipeError
 from geocalc.properties import NETWORKS
-from geocalc.properties.base import Level, PropertyNetwork
+from geocalc.properties.base import PropertyLevel, PropertyNetwork
 from geocalc.train.settings import Optimization, half_cosine
 
 # arrays of structures, which a property may not take the place of
@@ -192,7 +192,7 @@ class PropertyRecipe(Settings):
 
     schema_version: int = Field(1, ge=1, le=1)
     name: str
-    task: Level
+    task: PropertyLevel
     about: PropertyAbout
     model: PropertyModelSettings
     data: Annotated[GlassData | ZincData, Field(discriminator="kind")]
@@ -200,7 +200,7 @@ class PropertyRecipe(Settings):
 
     @model_validator(mode="after")
     def _task_is_that_of_the_data(self) -> Self:
-        level = Level.NODE if isinstance(self.data, GlassData) else Level.GRAPH
+        level = PropertyLevel.NODE if isinstance(self.data, GlassData) else PropertyLevel.GRAPH
         if self.task is not level:
             raise ValueError(
                 f"task is {self.task}, but data of kind {self.data.kind} have a property of each"
@@ -211,7 +211,7 @@ class PropertyRecipe(Settings):
 
 def is_property_recipe(values: dict[str, Any]) -> bool:
     """Whether the values of a recipe are of a network of properties."""
-    return values.get("task") in [level.value for level in Level]
+    return values.get("task") in [level.value for level in PropertyLevel]
 
 
 def read_property_recipe(path: Path, assignments: tuple[str, ...] = ()) -> PropertyRecipe:

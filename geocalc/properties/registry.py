@@ -28,10 +28,10 @@ from geocalc.potentials.registry import (
 )
 from geocalc.properties.card import PropertyCard
 from geocalc.properties.data import Split, read_split
-from geocalc.properties.describe import SINGLE, TOGETHER, describe
+from geocalc.properties.describe import SINGLE, TOGETHER, property_model_page
 from geocalc.properties.ensemble import together
 from geocalc.properties.glass.configuration import configuration_of
-from geocalc.properties.glass_graphs import graph_of, labeled
+from geocalc.properties.glass_graphs import glass_graph, labeled
 from geocalc.properties.model import PropertyModel
 from geocalc.properties.recipe import (
     GlassData,
@@ -40,7 +40,13 @@ from geocalc.properties.recipe import (
     build_network,
     read_property_recipe,
 )
-from geocalc.properties.task import VALIDATION, errors_of, named, predict, start_property
+from geocalc.properties.task import (
+    VALIDATION,
+    errors_per_target,
+    named,
+    predict_graph,
+    start_property,
+)
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.publish import ModelFiles, check_finished, check_name, check_run, publish
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE
@@ -74,11 +80,11 @@ class LoadedPropertyModel:
                 f"{self.card.name} reads molecules with bonds, not configurations of particles"
             )
         configuration = configuration_of(atoms)
-        edges = graph_of(configuration, self.card.graph, None)
+        edges = glass_graph(configuration, self.card.graph, None)
         empty = torch.zeros(configuration.n_particles, self.card.n_targets)
         sample = labeled(configuration, edges, empty, self.card.counted)
         return np.where(
-            sample.counted.numpy()[:, None], predict(self.model, sample, self.device), np.nan
+            sample.counted.numpy()[:, None], predict_graph(self.model, sample, self.device), np.nan
         )
 
 
@@ -177,9 +183,9 @@ def register_property(runs: Sequence[Path], name: str, folder: Path, data_folder
     )
     # no network has seen what is held out
     if len(runs) > 1 and all(recipe.data == recipes[0].data for recipe in recipes):
-        errors = errors_of(model, splits[0].validation, torch.device("cpu"))
+        errors = errors_per_target(model, splits[0].validation, torch.device("cpu"))
         measured |= {VALIDATION: {VALIDATION: named(errors)}, "of": TOGETHER}
-    readme = describe(card, measured[VALIDATION][VALIDATION], measured.get("of"))
+    readme = property_model_page(card, measured[VALIDATION][VALIDATION], measured.get("of"))
     metrics = json.dumps(measured, indent=1) + "\n"
     return publish(
         folder,

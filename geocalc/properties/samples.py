@@ -60,7 +60,7 @@ class GraphBatch:
         )
 
 
-def collate(samples: Sequence[GraphSample]) -> GraphBatch:
+def collate_graphs(samples: Sequence[GraphSample]) -> GraphBatch:
     """Join samples into one batch, in order; either all of them have edge vectors and features, or
     none.
     """
@@ -105,7 +105,7 @@ def signed_permutations() -> Tensor:
     return torch.stack(matrices)
 
 
-def turned(batch: GraphBatch, matrices: Tensor) -> GraphBatch:
+def rotate_graphs(batch: GraphBatch, matrices: Tensor) -> GraphBatch:
     """The batch with each graph turned by a matrix of its own, (n_graphs, 3, 3); targets are
     scalars and stay.
     """

@@ -25,9 +25,15 @@ from geocalc.properties.recipe import (
     build_network,
     read_property_recipe,
 )
-from geocalc.properties.samples import GraphBatch, GraphSample, collate, signed_permutations, turned
+from geocalc.properties.samples import (
+    GraphBatch,
+    GraphSample,
+    collate_graphs,
+    rotate_graphs,
+    signed_permutations,
+)
 from geocalc.train.descent import REMEDY, descend, mean_of_processes
-from geocalc.train.loop import Errors, Evaluation, Progress, fit
+from geocalc.train.loop import Errors, Evaluation, TrainingProgress, fit
 from geocalc.train.run import Run, run_of
 
 VALIDATION = "validation"  # name of the held-out graphs in logs and metrics
@@ -77,12 +83,12 @@ class PropertyTask:
                 _place(number, len(samples), settings.seed)
                 for number in range(step * size, (step + 1) * size)
             ]
-            batch = collate([samples[place] for place in places[rank::processes]])
+            batch = collate_graphs([samples[place] for place in places[rank::processes]])
             if settings.rotate and batch.inputs.edge_vec is not None:
                 draws = np.random.default_rng((settings.seed, step, rank)).integers(
                     len(self.turns), size=batch.inputs.n_graphs
                 )
-                batch = turned(batch, self.turns[torch.from_numpy(draws)])
+                batch = rotate_graphs(batch, self.turns[torch.from_numpy(draws)])
             yield step, batch
 
     def update(self, run: Run[PropertyModel], batch: GraphBatch, step: int) -> Tensor:
@@ -105,7 +111,7 @@ class PropertyTask:
 
     def score(self, model: PropertyModel, device: torch.device, whole: bool) -> Errors:
         """See `TrainingTask`."""
-        errors = errors_of(model.to(device), self.split.validation, device)
+        errors = errors_per_target(model.to(device), self.split.validation, device)
         return {VALIDATION: named(errors)}
 
     def error(self, errors: Errors, model: PropertyModel) -> float:
@@ -118,7 +124,7 @@ def train_property(
     folder: Path,
     data_folder: Path,
     fabric: Fabric,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
     judge: Callable[[Evaluation], None] = lambda evaluation: None,
 ) -> Path:
     """Train a recipe in `folder`, from its last checkpoint if there is one.
@@ -161,13 +167,14 @@ def start_property(recipe: PropertyRecipe, training: Sequence[GraphSample]) -> R
     )
 
 
-def errors_of(
+def errors_per_target(
     model: PropertyModel, samples: Sequence[GraphSample], device: torch.device
 ) -> list[PropertyErrors]:
     """Errors of each target over the rows that count."""
     counted = [sample.counted.numpy() for sample in samples]
     predicted = [
-        rows[mask] for rows, mask in zip(predictions(model, samples, device), counted, strict=True)
+        rows[mask]
+        for rows, mask in zip(predict_graphs(model, samples, device), counted, strict=True)
     ]
     known = [
         sample.targets.double().numpy()[mask] for sample, mask in zip(samples, counted, strict=True)
@@ -179,20 +186,20 @@ def errors_of(
     ]
 
 
-def predict(model: PropertyModel, sample: GraphSample, device: torch.device) -> np.ndarray:
+def predict_graph(model: PropertyModel, sample: GraphSample, device: torch.device) -> np.ndarray:
     """(rows, n_targets) float64, of every row."""
-    return next(predictions(model, [sample], device))
+    return next(predict_graphs(model, [sample], device))
 
 
-def predictions(
+def predict_graphs(
     model: PropertyModel, samples: Sequence[GraphSample], device: torch.device
 ) -> Iterator[np.ndarray]:
-    """What `predict` gives for each sample, in order; small graphs are computed together."""
+    """What `predict_graph` gives for each sample, in order; small graphs are computed together."""
     before = np.cumsum([0, *(len(sample.types) for sample in samples)])
     for _, group in groupby(range(len(samples)), lambda k: before[k] // NODES):
         some = [samples[k] for k in group]
         with torch.no_grad():
-            rows = model(collate(some).inputs.to(device)).double().cpu().numpy()
+            rows = model(collate_graphs(some).inputs.to(device)).double().cpu().numpy()
         yield from np.split(rows, np.cumsum([len(sample.targets) for sample in some])[:-1])
 
 

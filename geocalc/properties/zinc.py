@@ -44,7 +44,7 @@ class MoleculeGraph:
     target: float
 
 
-class Data(Protocol):
+class TorchGeometricData(Protocol):
     """What is read of a graph of torch-geometric: x (n_nodes, 1), edge_index (2, n_edges),
     edge_attr (n_edges,), y (1,).
     """
@@ -85,7 +85,7 @@ def read_zinc(path: Path, split: str) -> tuple[MoleculeGraph, ...]:
     )
 
 
-def zinc_of_torch_geometric(dataset: Iterable[Data]) -> tuple[MoleculeGraph, ...]:
+def zinc_of_torch_geometric(dataset: Iterable[TorchGeometricData]) -> tuple[MoleculeGraph, ...]:
     """Molecules of `torch_geometric.datasets.ZINC(root, subset=True, split=...)`, which downloads
     them where it can.
 

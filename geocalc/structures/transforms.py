@@ -32,7 +32,7 @@ def chunks(systems: Systems, size: int) -> Iterator[Systems]:
         yield select(systems, systems, (place >= start) & (place < start + size))
 
 
-def turned(systems: Systems, matrices: Tensor) -> Systems:
+def transformed(systems: Systems, matrices: Tensor) -> Systems:
     """Positions and cells times a matrix for each structure.
 
     Args:

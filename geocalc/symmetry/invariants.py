@@ -108,7 +108,7 @@ def projector(group: str | np.ndarray, degree: int, parity: int) -> np.ndarray:
     return 0.5 * (mean + mean.T)
 
 
-def allowed(group: str | np.ndarray, degree: int, parity: int) -> np.ndarray:
+def invariant_basis(group: str | np.ndarray, degree: int, parity: int) -> np.ndarray:
     """An orthonormal basis (dim, 2l + 1) of what a group leaves as it is; arguments and errors as
     of `projector`.
     """

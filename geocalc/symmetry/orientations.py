@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from geocalc.errors import InputError
 from geocalc.nn.relaxed_weights import Theta
-from geocalc.symmetry.invariants import Part, allowed, wigner
+from geocalc.symmetry.invariants import Part, invariant_basis, wigner
 from geocalc.symmetry.point_groups import as_group
 from geocalc.symmetry.report import parts_of
 
@@ -95,7 +95,7 @@ class _Kind:
     def of(cls, parts: Sequence[Part], group: np.ndarray, degree: int, parity: int) -> _Kind:
         """The parts of one irrep, and what a group keeps of it."""
         rows = [part.values for part in parts if (part.degree, part.parity) == (degree, parity)]
-        return cls(degree=degree, rows=np.array(rows), basis=allowed(group, degree, parity))
+        return cls(degree=degree, rows=np.array(rows), basis=invariant_basis(group, degree, parity))
 
     def turned_back(self, turns: np.ndarray) -> np.ndarray:
         """The values after the inverses of rotations (m, 3, 3), as (m, n, 2l + 1)."""

@@ -102,10 +102,10 @@ def point_group(name: str, rotation: np.ndarray | None = None) -> np.ndarray:
         InputError: no crystal class has that name, or the rotation is not orthogonal.
     """
     matrices = _elements(HERMANN_MAUGUIN[_schoenflies(name)])
-    return matrices.copy() if rotation is None else turned(matrices, rotation)
+    return matrices.copy() if rotation is None else rotated_group(matrices, rotation)
 
 
-def turned(matrices: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+def rotated_group(matrices: np.ndarray, rotation: np.ndarray) -> np.ndarray:
     """A group in another orientation: R G R^-1, (n, 3, 3).
 
     Args:

@@ -19,7 +19,7 @@ from geocalc.errors import InputError
 from geocalc.nn.relaxed_weights import Theta, thetas
 from geocalc.potentials.registry import LoadedModel, load_model
 from geocalc.symmetry.invariants import Part, matrix_of, projector
-from geocalc.symmetry.point_groups import as_group, identify, point_group, turned
+from geocalc.symmetry.point_groups import as_group, identify, point_group, rotated_group
 from geocalc.symmetry.stabilizers import Stabilizer, direction_text, stabilizer
 
 TOLERANCE = 0.02
@@ -167,7 +167,7 @@ def symmetry_breaking(
     Args:
         model: name or folder of a model, a loaded one, the calculator, or a network.
         group: that one expects to be left, by name or as (n, 3, 3) Cartesian matrices (see
-            `geocalc.symmetry.structure_groups.group_of`).
+            `geocalc.symmetry.structure_groups.find_point_group`).
         orientation: (3, 3) orthogonal; a group given by name, and the axes along which symmetries
             are looked for, are turned by it.
         tolerance: an element of O(3) is kept if it changes the relaxed weights by less than this
@@ -185,7 +185,7 @@ def symmetry_breaking(
         )
     found = relaxed_weights(model)
     if orientation is not None:
-        turned(np.eye(3)[None], orientation)
+        rotated_group(np.eye(3)[None], orientation)
     matrices = (
         point_group(group, orientation)
         if isinstance(group, str)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from geocalc.symmetry.invariants import Part, matrix_of, wigner
-from geocalc.symmetry.point_groups import identify, is_closed, point_group, turned
+from geocalc.symmetry.point_groups import identify, is_closed, point_group, rotated_group
 
 PARENTS = ("Oh", "D6h")  # every crystal class is a subgroup of one of them
 # radians; what a turn by each leaves is left by every turn, as neither is a fraction of a circle
@@ -79,7 +79,7 @@ def stabilizer(
         return Stabilizer(schoenflies="O(3)")
     if all(part.degree == 0 for part in parts):
         return Stabilizer(schoenflies="SO(3)")
-    own, given = directions(parts), [np.eye(3)]
+    own, given = invariant_axes(parts), [np.eye(3)]
     if orientation is not None:
         # the inversion turns no group
         given.append(orientation * np.sign(np.linalg.det(orientation)))
@@ -92,7 +92,7 @@ def stabilizer(
     for frame, seen in zip(frames, _seen_from(np.array(frames), layers), strict=True):
         for name in PARENTS:
             kept.append(
-                turned(
+                rotated_group(
                     _kept(point_group(name), _changes(seen, partial(_parent, name)), tolerance),
                     frame,
                 )
@@ -104,7 +104,7 @@ def stabilizer(
     )
 
 
-def directions(parts: Iterable[Part]) -> list[np.ndarray]:
+def invariant_axes(parts: Iterable[Part]) -> list[np.ndarray]:
     """Axes (3,) that parts have by themselves, those of the longest first, each once."""
     found: list[np.ndarray] = []
     for part in sorted(parts, key=lambda part: -part.length):

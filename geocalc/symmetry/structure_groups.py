@@ -17,7 +17,7 @@ ROUNDS = 10  # of averaging an imperfect molecule over its own symmetry
 VACUUM = 10.0  # Angstrom
 
 
-def group_of(atoms: Atoms, tolerance: float = 0.05) -> np.ndarray:
+def find_point_group(atoms: Atoms, tolerance: float = 0.05) -> np.ndarray:
     """The point group of a structure, (n, 3, 3) float64 Cartesian matrices.
 
     Of a structure that is periodic along two or three vectors it is the point group of its space

@@ -14,10 +14,10 @@ import torch
 
 from geocalc.core import elements
 from geocalc.core.settings import read_yaml
-from geocalc.data.collate import collate
+from geocalc.data.collate import collate_samples
 from geocalc.data.prepare import is_validation
-from geocalc.data.read import group_of, locate, structures_of
-from geocalc.data.settings import Data, Source
+from geocalc.data.read import locate, relaxation_name, structures_of
+from geocalc.data.settings import Data, DataSource
 from geocalc.data.store import Sample
 from geocalc.errors import DataWarning, InputError, RecipeError
 from geocalc.potentials.card import EnergyKind, Task
@@ -123,7 +123,7 @@ def _amount(data: Path) -> tuple[int, frozenset[str]]:
     """Structures, as many as count for `MOST` steps, and the names of the relaxations among them."""
     enough, path = -(-MOST * TRAINING["batch_size"] // PASSES), locate(data)
     found = list(islice(structures_of(path), enough))
-    return len(found), frozenset(group_of(one, Source(path=data), path) for one in found)
+    return len(found), frozenset(relaxation_name(one, DataSource(path=data), path) for one in found)
 
 
 def _salt(groups: frozenset[str], source: dict[str, str]) -> str:
@@ -202,7 +202,7 @@ def _missed(
         model=model, policy=single_frame(recipe.model), force_mode=ForceMode.NONE
     )
     told = [
-        potential(collate(some[k : k + BATCH])[0]).energy.numpy()
+        potential(collate_samples(some[k : k + BATCH])[0]).energy.numpy()
         for k in range(0, len(some), BATCH)
     ]
     drop = model.rewiring.drop_subsurface

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from geocalc.core.systems import Systems
 from geocalc.data.augment import disturbed, thickened
-from geocalc.data.collate import Labels, collate
+from geocalc.data.collate import BatchLabels, collate_samples
 from geocalc.data.store import Sample, Samples
 from geocalc.errors import GeoCalcError, RunFolderError
 from geocalc.frames.sampling import N_DRAWS
@@ -46,7 +46,7 @@ class MicroBatch:
     """
 
     systems: Systems
-    labels: Labels
+    labels: BatchLabels
     graph: Graph
     levels: Tensor
     draws: Tensor
@@ -138,7 +138,7 @@ class BatchLoader:
         return deal(sizes, n) if limit is None else deal_within(sizes, n, limit)
 
     def _part(self, samples: Sequence[Sample], draws: Tensor) -> MicroBatch:
-        systems, labels = collate(samples)
+        systems, labels = collate_samples(samples)
         levels, sources = self.recipe.source_levels, self.recipe.data.sources
         learned = torch.tensor([sources[sample.source].energies for sample in samples])
         kept = self.rewiring.atoms(systems)
@@ -151,7 +151,7 @@ class BatchLoader:
         graph = make_graph(seen, self.cutoff, self.max_neighbors, self.graph)
         return MicroBatch(
             systems=systems,
-            labels=Labels(
+            labels=BatchLabels(
                 energy=torch.where(learned, labels.energy, torch.nan),
                 forces=forces,
                 displacement=labels.displacement[kept],

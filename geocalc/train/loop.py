@@ -97,7 +97,7 @@ class TrainingTask(Protocol, Generic[Model]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class TrainingProgress:
     """Where a run stands.
 
     Attributes:
@@ -146,7 +146,7 @@ def fit(
     task: TrainingTask[Model],
     folder: Path,
     fabric: Fabric,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
     judge: Callable[[Evaluation], None] = lambda evaluation: None,
 ) -> Path:
     """Go through a task in `folder`, from its last checkpoint if there is one.
@@ -219,10 +219,10 @@ def _logged(
     done: int,
     done_here: int,
     elapsed: float,
-) -> Progress:
+) -> TrainingProgress:
     """Where the run stands, written to its log."""
     rate = settings.rate_at(done - 1)
-    progress = Progress(
+    progress = TrainingProgress(
         step=done,
         steps=settings.steps,
         losses=losses,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geocalc.core.systems import Prediction, Systems
-from geocalc.data.collate import Labels
+from geocalc.data.collate import BatchLabels
 from geocalc.errors import RecipeError
 from geocalc.potentials.card import Task
 from geocalc.train.settings import Training
@@ -27,7 +27,7 @@ class Losses:
     vectors: Tensor
 
 
-def extent(systems: Systems, labels: Labels, settings: Training, task: Task) -> Tensor:
+def extent(systems: Systems, labels: BatchLabels, settings: Training, task: Task) -> Tensor:
     """What losses are means over, (3,) float64: structures with an energy, weight of the atoms with
     vectors, atoms of the substrate.
 
@@ -42,7 +42,7 @@ def loss(
     prediction: Prediction,
     direct: Tensor | None,
     systems: Systems,
-    labels: Labels,
+    labels: BatchLabels,
     settings: Training,
     scale: float,
     whole: Tensor | None = None,
@@ -94,7 +94,7 @@ def loss(
 def pair_loss(
     prediction: Prediction,
     systems: Systems,
-    labels: Labels,
+    labels: BatchLabels,
     settings: Training,
     energy_scale: float,
     length_scale: float,
@@ -133,7 +133,7 @@ def _energy_error(predicted: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _extent(
-    whole: Tensor | None, systems: Systems, labels: Labels, settings: Training, task: Task
+    whole: Tensor | None, systems: Systems, labels: BatchLabels, settings: Training, task: Task
 ) -> tuple[Tensor, ...]:
     return (
         (extent(systems, labels, settings, task) if whole is None else whole)
@@ -142,7 +142,7 @@ def _extent(
     )
 
 
-def _force_weight(systems: Systems, labels: Labels, settings: Training) -> Tensor:
+def _force_weight(systems: Systems, labels: BatchLabels, settings: Training) -> Tensor:
     """Of each atom, (n_atoms,); 0 where the force is not known."""
     weight = torch.where(systems.fixed.all(1), settings.fixed_force_weight, 1.0).double()
     return weight * ~labels.forces.isnan().any(1)

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save
 
 from geocalc.core import elements
-from geocalc.data.prepare import prepare
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import read_store
 from geocalc.frames import FramePick, frame_policy
 from geocalc.potentials.card import Level, ModelCard, Task
@@ -27,12 +27,12 @@ from geocalc.train.ensembles import (
 )
 from geocalc.train.publish import ModelFiles, check_finished, check_name, check_run, publish
 from geocalc.train.recipe import Recipe, read_recipe
-from geocalc.train.run import start
+from geocalc.train.run import start_training
 from geocalc.train.run_files import CHECKPOINT, METRICS, RECIPE
 from geocalc.train.stopping import final_model
 
 
-def register(run: Path | Sequence[Path], name: str, folder: Path, data_folder: Path) -> Path:
+def register_model(run: Path | Sequence[Path], name: str, folder: Path, data_folder: Path) -> Path:
     """Write the model folder `folder/name` from a run, or from several that become an ensemble,
     with averaged weights.
 
@@ -85,8 +85,8 @@ def _finished_recipe(run: Path) -> Recipe:
 
 
 def _trained(run: Path, recipe: Recipe, data_folder: Path) -> Member:
-    samples = read_store(prepare(recipe, data_folder))
-    finished = start(recipe, samples.training)
+    samples = read_store(prepare_store(recipe, data_folder))
+    finished = start_training(recipe, samples.training)
     load_checkpoint(run / CHECKPOINT, finished.model.network, finished.optimizer, finished.average)
     return Member(
         run=run,

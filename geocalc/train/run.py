@@ -77,7 +77,7 @@ class Run(Generic[Model]):
         return model
 
 
-def start(recipe: Recipe, training: Sequence[Sample]) -> Run[EnergyModel]:
+def start_training(recipe: Recipe, training: Sequence[Sample]) -> Run[EnergyModel]:
     """A run before its first step: weights drawn from the recipe's seed, nothing averaged yet."""
     settings = recipe.training
     with torch.random.fork_rng(devices=[]):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from geocalc.data.settings import Source
+from geocalc.data.settings import DataSource
 from geocalc.data.store import Samples
 from geocalc.evaluation.is2re import PairErrors, pair_errors, pair_predictions
 from geocalc.evaluation.single_points import Errors as ForceErrors
@@ -38,7 +38,7 @@ def score(model: EnergyModel, recipe: Recipe, samples: Samples, device: torch.de
 
 
 def _errors(
-    potential: NetworkPotential, source: Source, task: Task, some: Samples, device: torch.device
+    potential: NetworkPotential, source: DataSource, task: Task, some: Samples, device: torch.device
 ) -> PairErrors | ForceErrors:
     if task is Task.IS2RE:
         return pair_errors(pair_predictions(potential, some, device))

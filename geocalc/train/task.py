@@ -14,14 +14,14 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from geocalc.data.checks import check_samples
-from geocalc.data.prepare import prepare
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import Samples, read_store
 from geocalc.errors import InputError
 from geocalc.potentials.network import EnergyModel
 from geocalc.train.loader import Batch, batch_loader, batches
-from geocalc.train.loop import Errors, Evaluation, Progress, fit
+from geocalc.train.loop import Errors, Evaluation, TrainingProgress, fit
 from geocalc.train.recipe import Recipe, read_recipe
-from geocalc.train.run import Run, start
+from geocalc.train.run import Run, start_training
 from geocalc.train.score import score, validation_error
 from geocalc.train.settings import Training
 from geocalc.train.steps import update
@@ -51,7 +51,7 @@ class EnergyTask:
 
     def start(self) -> Run[EnergyModel]:
         """See `TrainingTask`."""
-        return start(self.recipe, self.samples.training)
+        return start_training(self.recipe, self.samples.training)
 
     def before(self, run: Run[EnergyModel], device: torch.device) -> Errors | None:
         """See `TrainingTask`."""
@@ -94,7 +94,7 @@ def train(
     folder: Path,
     data_folder: Path,
     fabric: Fabric,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
     judge: Callable[[Evaluation], None] = lambda evaluation: None,
 ) -> Path:
     """Train a recipe in `folder`, from its last checkpoint if there is one.
@@ -110,7 +110,7 @@ def train(
     Returns:
         `folder`.
     Raises:
-        InputError: see `prepare`; also if the split leaves nothing to train on or nothing to
+        InputError: see `prepare_store`; also if the split leaves nothing to train on or nothing to
             validate on.
         RecipeError, NonFiniteError, RunFolderError: see `fit`.
     """
@@ -127,12 +127,12 @@ def load_samples(recipe: Recipe, data_folder: Path, fabric: Fabric) -> Samples:
     """The prepared samples of a recipe; one process prepares them, the others wait.
 
     Raises:
-        InputError: see `prepare`; also if one side of the split is empty.
+        InputError: see `prepare_store`; also if one side of the split is empty.
     """
     if fabric.is_global_zero:
-        prepare(recipe, data_folder)
+        prepare_store(recipe, data_folder)
     fabric.barrier()
-    samples = read_store(prepare(recipe, data_folder))
+    samples = read_store(prepare_store(recipe, data_folder))
     if fabric.is_global_zero:
         check_samples(samples, [str(source.path) for source in recipe.data.sources])
     if not len(samples.training) or not len(samples.held_out):

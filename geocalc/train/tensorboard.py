@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from geocalc.errors import MissingDependencyError
-from geocalc.train.loop import Evaluation, Progress
+from geocalc.train.loop import Evaluation, TrainingProgress
 
 FOLDER = "tensorboard"
 
@@ -39,7 +39,7 @@ class Scalars:
 
         self._writer = SummaryWriter(str(folder / FOLDER), purge_step=first + 1)
 
-    def progress(self, now: Progress) -> None:
+    def progress(self, now: TrainingProgress) -> None:
         """Write the losses of a step."""
         for name, value in now.losses.items():
             self._writer.add_scalar(f"loss/{name}", value, now.step)

@@ -25,7 +25,7 @@ from geocalc.architectures.regnn.convolution import Convolution
 from geocalc.architectures.regnn.filters import RelaxedFilters, all_irreps
 from geocalc.architectures.regnn.layer import RelaxedLayer
 from geocalc.core.systems import Systems
-from geocalc.data.prepare import prepare
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import read_store
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames import frame_policy
@@ -33,8 +33,8 @@ from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.relaxed_weights import Theta, breaking_penalty, thetas
 from geocalc.potentials.network import EnergyModel, NetworkPotential, Scales
 from geocalc.train.recipe import Recipe
-from geocalc.train.register import register
-from geocalc.train.run import start
+from geocalc.train.register import register_model
+from geocalc.train.run import start_training
 from geocalc.train.task import train
 
 EXACT = 1e-9
@@ -385,7 +385,7 @@ def test_it_trains_registers_and_calculates(tmp_path: Path) -> None:
     # from its checkpoint
     again = train(recipe(tmp_path / "d.traj", steps=14), run, tmp_path / "data", cpu_fabric())
     atoms = relaxation("x", n_frames=1, seed=9)[0]
-    atoms.calc = GeoCalc(register(again, "mine", tmp_path / "models", tmp_path / "data"))
+    atoms.calc = GeoCalc(register_model(again, "mine", tmp_path / "models", tmp_path / "data"))
     assert math.isfinite(atoms.get_potential_energy())
     assert atoms.get_forces().shape == (len(atoms), 3)
 
@@ -397,8 +397,8 @@ def test_relaxed_weights_are_pulled_by_their_penalty_and_by_no_decay(tmp_path: P
         chosen = recipe(
             data, breaking_weight=weight, steps=12, learning_rate=0.02, warmup_fraction=0.0
         )
-        samples = read_store(prepare(chosen, tmp_path / "data"))
-        run = start(chosen, samples.training)
+        samples = read_store(prepare_store(chosen, tmp_path / "data"))
+        run = start_training(chosen, samples.training)
         assert [group["weight_decay"] for group in run.optimizer.param_groups] == [0.01, 0.0]
         assert len(run.optimizer.param_groups[1]["params"]) == 2
         folder = train(chosen, tmp_path / f"run-{weight}", tmp_path / "data", cpu_fabric())

@@ -17,7 +17,7 @@ from helpers.structures import adslab, rattled
 from helpers.training import cpu_fabric, make_recipe
 
 from geocalc.data.checks import check_samples
-from geocalc.data.prepare import prepare
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import DataWarning, InputError
 from geocalc.train.task import load_samples
@@ -56,7 +56,7 @@ def paths() -> list[Atoms]:
 def samples(paths: list[Atoms], tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     folder = tmp_path_factory.mktemp("checks")
     write(folder / "d.extxyz", paths)
-    return read_store(prepare(make_recipe(folder / "d.extxyz"), folder / "data"))
+    return read_store(prepare_store(make_recipe(folder / "d.extxyz"), folder / "data"))
 
 
 def scaled(samples: list[Sample], energy: float = 1.0, forces: float = 1.0) -> list[Sample]:
@@ -144,4 +144,4 @@ def test_mixed_levels_of_theory(paths: list[Atoms], tmp_path: Path) -> None:
             r" levels"
         ),
     ):
-        prepare(make_recipe(tmp_path / "d.extxyz"), tmp_path / "data")
+        prepare_store(make_recipe(tmp_path / "d.extxyz"), tmp_path / "data")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.training import recipe_values
 
-from geocalc.data.collate import collate
+from geocalc.data.collate import collate_samples
 from geocalc.data.store import Sample, index_of
 from geocalc.train.recipe import Recipe
 from geocalc.train.schedule import Schedule
@@ -139,7 +139,7 @@ def test_a_batch_larger_than_the_data_is_filled_from_its_start():
 
 def test_collate_keeps_every_array_in_order():
     given = [sample("0", 0, n_atoms=2), sample("1", 1, n_atoms=3)]
-    systems, labels = collate(given)
+    systems, labels = collate_samples(given)
     assert systems.counts.tolist() == [2, 3]
     assert labels.energy.tolist() == [0.0, 1.0]
     assert labels.energy.dtype == systems.positions.dtype == torch.float64

@@ -17,8 +17,8 @@ from torch import Tensor
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
 from geocalc.core.systems import Systems
 from geocalc.data.augment import disturbed
-from geocalc.data.collate import collate
-from geocalc.data.prepare import prepare
+from geocalc.data.collate import collate_samples
+from geocalc.data.prepare import prepare_store
 from geocalc.data.settings import Noise
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import RecipeError
@@ -27,7 +27,7 @@ from geocalc.graphs.neighbors import Graph, build_graph, edge_vectors
 from geocalc.potentials.network import ForceMode, evaluate
 from geocalc.train.loader import BatchLoader, batch_loader
 from geocalc.train.recipe import Recipe, parse_recipe
-from geocalc.train.run import Run, start
+from geocalc.train.run import Run, start_training
 
 POLICY = "pca-2d-one"
 
@@ -57,8 +57,8 @@ def recipe_with(folder: Path, noise: dict | None, **training: object) -> Recipe:
 
 
 def begun(folder: Path, recipe: Recipe) -> tuple[Run, BatchLoader]:
-    samples = read_store(prepare(recipe, folder / "data"))
-    run = start(recipe, samples.training)
+    samples = read_store(prepare_store(recipe, folder / "data"))
+    run = start_training(recipe, samples.training)
     return run, batch_loader(samples, recipe, run.model, cpu_fabric())
 
 
@@ -125,7 +125,7 @@ def read_as_published(sample: Sample, noise: Noise, seed: int) -> tuple[Tensor, 
 
 
 def pose_of(sample: Sample) -> Tensor:
-    systems, _ = collate([sample])
+    systems, _ = collate_samples([sample])
     return in_frames(systems, build_graph(systems, 4.0))
 
 

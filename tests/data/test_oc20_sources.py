@@ -16,8 +16,8 @@ from helpers.training import TINY, cpu_fabric, recipe_values
 from torch_geometric.data import Data
 
 from geocalc.data.pairs import relaxed_pairs
-from geocalc.data.prepare import prepare
-from geocalc.data.settings import Source
+from geocalc.data.prepare import prepare_store
+from geocalc.data.settings import DataSource
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError
 from geocalc.train.recipe import parse_recipe
@@ -68,7 +68,7 @@ def pair_values(path: Path, **training: Any) -> dict[str, Any]:
 
 
 def samples_of(values: dict[str, Any], folder: Path) -> list[Sample]:
-    return list(read_store(prepare(parse_recipe(values, "test"), folder / "data")))
+    return list(read_store(prepare_store(parse_recipe(values, "test"), folder / "data")))
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_record_of_is2re_is_a_pair(pairs: Path, tmp_path: Path) -> None:
 def test_pairs_may_be_named_in_two_ways(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(pairs.parent)
     for one, other in ((pairs, Path("is2re.lmdb")), (Path("is2re.lmdb"), Path("./is2re.lmdb"))):
-        ((_, (first,)), *_) = relaxed_pairs(Source(path=one, relaxed=other), Counter())
+        ((_, (first,)), *_) = relaxed_pairs(DataSource(path=one, relaxed=other), Counter())
         assert first.energy == -1.0
 
 
@@ -115,7 +115,7 @@ def test_a_record_that_is_no_pair_is_named(missing: str, tmp_path: Path) -> None
     with pytest.raises(
         InputError, match=r"structure 1 of .*is2re.lmdb: there are no pos_relaxed and y_relaxed"
     ):
-        list(relaxed_pairs(Source(path=path, relaxed=path), Counter()))
+        list(relaxed_pairs(DataSource(path=path, relaxed=path), Counter()))
 
 
 def test_frames_of_s2ef(tmp_path: Path) -> None:

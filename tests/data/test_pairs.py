@@ -33,13 +33,13 @@ from geocalc import GeoCalc, load_model
 from geocalc.cli.main import main
 from geocalc.data.augment import disturbed
 from geocalc.data.pairs import relaxed_pairs
-from geocalc.data.prepare import prepare
-from geocalc.data.settings import Noise, Source
+from geocalc.data.prepare import prepare_store
+from geocalc.data.settings import DataSource, Noise
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError, RecipeError
 from geocalc.potentials.card import Task
 from geocalc.train.recipe import Recipe, read_recipe
-from geocalc.train.register import register
+from geocalc.train.register import register_model
 from geocalc.train.run import build_model
 from geocalc.train.task import train
 
@@ -91,7 +91,7 @@ def values_of(folder: Path, **training: object) -> dict:
 
 
 def samples_of(folder: Path) -> list[Sample]:
-    return list(read_store(prepare(Recipe.parse(values_of(folder), "test"), folder / "data")))
+    return list(read_store(prepare_store(Recipe.parse(values_of(folder), "test"), folder / "data")))
 
 
 def test_pairs_hold_the_relaxed_energy_and_the_way_there(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_the_split_of_others_is_kept(tmp_path: Path) -> None:
 def test_files_that_are_no_pairs_are_refused(tmp_path: Path) -> None:
     init, relaxed = write_pairs(tmp_path, 4)
     structures = read(relaxed, ":")
-    source = Source(path=init, relaxed=tmp_path / "other.extxyz")
+    source = DataSource(path=init, relaxed=tmp_path / "other.extxyz")
     write(tmp_path / "other.extxyz", structures[:3])
     with pytest.raises(InputError, match=r"init.extxyz holds more structures than .*other.extxyz"):
         list(relaxed_pairs(source, Counter()))
@@ -159,7 +159,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(run: Path) -> Path:
-    return register(run, "direct", run.parent / "models", run.parent / "data")
+    return register_model(run, "direct", run.parent / "models", run.parent / "data")
 
 
 def test_training_learns_energies_and_moves(run: Path) -> None:

@@ -24,7 +24,12 @@ from helpers.training import (
     write_data,
 )
 
-from geocalc.data.prepare import is_validation, prepare, reference_relaxations, samples_of_file
+from geocalc.data.prepare import (
+    is_validation,
+    prepare_store,
+    reference_relaxations,
+    samples_of_file,
+)
 from geocalc.data.read import relaxations as read_relaxations
 from geocalc.data.store import SCHEMA, read_info, read_store, write_store
 from geocalc.errors import InputError, RunFolderError
@@ -45,11 +50,11 @@ def recipe_of(
 
 
 def prepared(tmp_path: Path, path: Path, **options):
-    return read_store(prepare(recipe_of(path, **options), tmp_path / "data"))
+    return read_store(prepare_store(recipe_of(path, **options), tmp_path / "data"))
 
 
 def format_error(tmp_path: Path, path: Path, **options) -> dict[str, int]:
-    info = read_info(prepare(recipe_of(path, **options), tmp_path / "data"))
+    info = read_info(prepare_store(recipe_of(path, **options), tmp_path / "data"))
     assert info is not None
     return info.dropped
 
@@ -153,7 +158,7 @@ def test_where_nothing_reads_tags_none_is_judged(tmp_path):
     values["model"]["reads_tags"] = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        samples = read_store(prepare(Recipe.parse(values, "test"), tmp_path / "data"))
+        samples = read_store(prepare_store(Recipe.parse(values, "test"), tmp_path / "data"))
     assert not any(s.tags.any() for s in samples)
 
 
@@ -278,7 +283,9 @@ def test_what_shares_a_split_key_falls_on_one_side(tmp_path, frames):
     by_slab = recipe.data.model_copy(
         update={"sources": (recipe.data.sources[0].model_copy(update={"split_key": "slab_id"}),)}
     )
-    samples = read_store(prepare(recipe.model_copy(update={"data": by_slab}), tmp_path / "data"))
+    samples = read_store(
+        prepare_store(recipe.model_copy(update={"data": by_slab}), tmp_path / "data")
+    )
     slabs = {
         f"slab{k}": {s.validation for s in samples if int(s.group.removeprefix("r")) // 2 == k}
         for k in range(5)
@@ -330,7 +337,7 @@ def test_a_second_source_without_labels_leaves_no_store(tmp_path, frames):
     values = recipe_values(path)
     values["data"]["sources"].append({"path": str(bare)})
     with pytest.raises(InputError, match=r"bare.extxyz: |bare.extxyz has"):
-        prepare(Recipe.parse(values, "test"), tmp_path / "data")
+        prepare_store(Recipe.parse(values, "test"), tmp_path / "data")
     assert list((tmp_path / "data").iterdir()) == []
 
 
@@ -409,14 +416,14 @@ def test_a_missing_file_is_looked_for_in_geocalc_data_too(tmp_path, frames, monk
     recipe = recipe_of(Path("sets/d.extxyz"))
     monkeypatch.delenv("GEOCALC_DATA", raising=False)
     with pytest.raises(InputError, match=r"sets/d.extxyz was not found here, and GEOCALC_DATA"):
-        prepare(recipe, tmp_path / "data")
+        prepare_store(recipe, tmp_path / "data")
     monkeypatch.setenv("GEOCALC_DATA", str(tmp_path))
     with pytest.raises(InputError, match="nor under GEOCALC_DATA="):
-        prepare(recipe, tmp_path / "data")
+        prepare_store(recipe, tmp_path / "data")
     assert not (tmp_path / "data").exists()
     (tmp_path / "sets").mkdir()
     write_data(tmp_path / "sets" / "d.extxyz", frames)
-    assert len(read_store(prepare(recipe, tmp_path / "data"))) == 30
+    assert len(read_store(prepare_store(recipe, tmp_path / "data"))) == 30
 
 
 def test_an_unreadable_file_is_one_sentence(tmp_path, frames):
@@ -433,35 +440,35 @@ def test_an_unreadable_file_is_one_sentence(tmp_path, frames):
 def test_a_store_is_made_once_and_again_when_its_files_change(tmp_path, frames):
     path = write_data(tmp_path / "d.extxyz", frames)
     recipe = recipe_of(path)
-    store = prepare(recipe, tmp_path / "data")
+    store = prepare_store(recipe, tmp_path / "data")
     stamp = store.stat().st_mtime_ns
-    assert prepare(recipe, tmp_path / "data") == store
+    assert prepare_store(recipe, tmp_path / "data") == store
     assert store.stat().st_mtime_ns == stamp
     write_data(path, frames[:15])
-    assert len(read_store(prepare(recipe, tmp_path / "data"))) == 15
+    assert len(read_store(prepare_store(recipe, tmp_path / "data"))) == 15
 
 
 @pytest.mark.parametrize("rest", ["no info", "empty file", "garbage"])
 def test_a_store_that_is_not_whole_is_made_again(tmp_path, frames, rest):
     recipe = recipe_of(write_data(tmp_path / "d.extxyz", frames))
-    store = prepare(recipe, tmp_path / "data")
+    store = prepare_store(recipe, tmp_path / "data")
     if rest == "no info":
         with lmdb.open(str(store), subdir=False) as env, env.begin(write=True) as transaction:
             transaction.delete(b"meta")
     else:
         store.write_bytes(b"" if rest == "empty file" else b"garbage" * 1000)
     assert read_info(store) is None
-    assert len(read_store(prepare(recipe, tmp_path / "data"))) == 30
+    assert len(read_store(prepare_store(recipe, tmp_path / "data"))) == 30
 
 
 def test_a_store_of_another_schema_is_refused(tmp_path, frames):
     recipe = recipe_of(write_data(tmp_path / "d.extxyz", frames))
-    store = prepare(recipe, tmp_path / "data")
+    store = prepare_store(recipe, tmp_path / "data")
     with lmdb.open(str(store), subdir=False) as env, env.begin(write=True) as transaction:
         text = transaction.get(b"meta").replace(f'"schema": {SCHEMA}'.encode(), b'"schema": 99')
         transaction.put(b"meta", text)
     with pytest.raises(InputError, match="has data schema 99"):
-        prepare(recipe, tmp_path / "data")
+        prepare_store(recipe, tmp_path / "data")
 
 
 def test_a_failure_while_writing_leaves_nothing(tmp_path, frames):
@@ -480,7 +487,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path, frames):
     recipe = recipe_of(write_data(tmp_path / "d.extxyz", frames))
     (tmp_path / "data").write_text("a file where a folder should be")
     with pytest.raises(RunFolderError, match="cannot write"):
-        prepare(recipe, tmp_path / "data")
+        prepare_store(recipe, tmp_path / "data")
 
 
 def test_samples_come_back_bit_for_bit(tmp_path, frames):

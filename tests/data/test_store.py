@@ -12,8 +12,8 @@ import pytest
 from helpers.training import make_recipe, relaxation, relaxations, write_data
 
 from geocalc.data import store as store_module
-from geocalc.data.collate import collate
-from geocalc.data.prepare import prepare, samples_of_file
+from geocalc.data.collate import collate_samples
+from geocalc.data.prepare import prepare_store, samples_of_file
 from geocalc.data.store import NEAR, Sample, Samples, index_of, read_store, write_store
 from geocalc.errors import InputError
 from geocalc.graphs.neighbors import build_graph
@@ -23,7 +23,7 @@ from geocalc.graphs.neighbors import build_graph
 def samples(tmp_path_factory) -> Samples:
     folder = tmp_path_factory.mktemp("store")
     return read_store(
-        prepare(make_recipe(write_data(folder / "d.traj", relaxations(6))), folder / "data")
+        prepare_store(make_recipe(write_data(folder / "d.traj", relaxations(6))), folder / "data")
     )
 
 
@@ -77,7 +77,7 @@ def test_the_index_knows_relaxations_and_edges(samples):
     assert known.validation.tolist() == [sample.validation for sample in samples]
     assert known.n_edges.tolist() == samples.known.n_edges.tolist()
     for sample, n_edges in zip(samples, known.n_edges, strict=True):
-        assert build_graph(collate([sample])[0], NEAR).n_edges == n_edges
+        assert build_graph(collate_samples([sample])[0], NEAR).n_edges == n_edges
 
 
 def test_a_structure_without_neighbor_list_is_named(samples):

@@ -23,7 +23,7 @@ from helpers.training import (
 
 from geocalc.core.systems import Prediction
 from geocalc.data.augment import stacking, thickened
-from geocalc.data.collate import collate
+from geocalc.data.collate import collate_samples
 from geocalc.data.prepare import samples_of_file
 from geocalc.data.store import Sample
 from geocalc.errors import RecipeError
@@ -152,7 +152,7 @@ def test_a_slab_without_room_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_unknown_forces_do_not_count(tmp_path: Path) -> None:
     sample = sample_of(fcc111("Cu", (2, 2, 3), vacuum=12.0), tmp_path, 8)
-    systems, labels = collate([sample])
+    systems, labels = collate_samples([sample])
     forces = torch.randn(
         12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     ).requires_grad_()

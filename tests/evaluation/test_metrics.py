@@ -19,7 +19,7 @@ from geocalc.data.prepare import ReferenceRelaxation
 from geocalc.data.store import Sample
 from geocalc.errors import InputError
 from geocalc.evaluation import metrics
-from geocalc.evaluation.relaxations import forces_below_threshold, relaxed_pair, summarize
+from geocalc.evaluation.relaxations import reference_forces_below, relaxed_pair, summarize
 from geocalc.evaluation.single_points import Predictions, errors_of
 from geocalc.optim import make_optimizer
 from geocalc.potentials.ase import AsePotential
@@ -191,13 +191,13 @@ def relaxable(seed: int) -> Systems:
 
 def test_what_the_reference_relaxed_itself_is_relaxed_for_it() -> None:
     ended = relax_systems(relaxable(0), REFERENCE, make_optimizer("bfgs"), fmax=0.03)
-    found = forces_below_threshold(ended, REFERENCE)
+    found = reference_forces_below(ended, REFERENCE)
     assert (found.n, found.fbt) == (1, 1.0)
     assert found.fmax_mean == found.fmax_median == pytest.approx(ended[0].fmax, abs=1e-12)
     assert found.afbt == np.mean(ended[0].fmax < metrics.RELAXED_THRESHOLDS)
 
     started = relax_systems(relaxable(1), REFERENCE, make_optimizer("bfgs"), fmax=1e3)
-    both = forces_below_threshold([*ended, *started], REFERENCE)
+    both = reference_forces_below([*ended, *started], REFERENCE)
     assert (both.n, both.fbt) == (2, 0.5)
     assert both.afbt == found.afbt / 2
 
@@ -209,6 +209,6 @@ def test_a_reference_without_forces_is_refused() -> None:
         return Prediction(energy=torch.zeros(systems.n_systems, dtype=torch.float64))
 
     with pytest.raises(InputError, match="the reference potential gave no forces"):
-        forces_below_threshold(ended, silent)
+        reference_forces_below(ended, silent)
     with pytest.raises(InputError, match="no relaxations were given"):
-        forces_below_threshold([], REFERENCE)
+        reference_forces_below([], REFERENCE)

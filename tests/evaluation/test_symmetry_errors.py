@@ -16,7 +16,11 @@ from torch import Tensor
 
 from geocalc.core.systems import Potential, Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
-from geocalc.evaluation.symmetry_errors import OperationErrors, SymmetryErrors, symmetry_errors
+from geocalc.evaluation.symmetry_errors import (
+    OperationErrors,
+    SymmetryErrors,
+    measure_symmetry_errors,
+)
 from geocalc.frames import frame_policy
 from geocalc.potentials.ase import AsePotential
 from geocalc.potentials.network import ForceMode, NetworkPotential
@@ -68,7 +72,7 @@ def test_means_are_those_of_uniform_turns_and_mirrors() -> None:
     leaves the force 2 |n_x| off.
     """
     atoms = systems_of(*[Atoms("H", positions=[(1.0, 0.0, 0.0)])] * 100)
-    found = by_name(symmetry_errors(Slope(), atoms, n_rotations=60, batch=100))
+    found = by_name(measure_symmetry_errors(Slope(), atoms, n_rotations=60, batch=100))
     energies = {"rotation_z": 1.0, "rotation": 1.0, "reflection_z": 1.0, "reflection": 2 / 3}
     forces = {
         "rotation_z": 4 / math.pi,
@@ -98,7 +102,7 @@ def test_means_are_those_of_uniform_turns_and_mirrors() -> None:
     ids=["EMT", "averaged"],
 )
 def test_exact_potentials_have_rounding_alone(potential: Potential) -> None:
-    errors = symmetry_errors(potential, SLABS, n_rotations=2)
+    errors = measure_symmetry_errors(potential, SLABS, n_rotations=2)
     assert set(by_name(errors)) == set(NAMES)
     assert broken(errors) == set()
 
@@ -120,13 +124,13 @@ FRAMES: list[tuple[str, Systems, set[str]]] = [
 def test_frames_lose_what_they_are_known_to_lose_and_nothing_else(
     frames: str, systems: Systems, lost: set[str]
 ) -> None:
-    assert broken(symmetry_errors(random_potential(frames), systems, n_rotations=2)) == lost
+    assert broken(measure_symmetry_errors(random_potential(frames), systems, n_rotations=2)) == lost
 
 
 def test_norms_over_a_batch_make_a_structure_depend_on_others() -> None:
-    assert broken(symmetry_errors(random_potential(norm="legacy_graph"), SLABS, n_rotations=1)) == {
-        "batch"
-    }
+    assert broken(
+        measure_symmetry_errors(random_potential(norm="legacy_graph"), SLABS, n_rotations=1)
+    ) == {"batch"}
 
 
 def stochastic(seed: int) -> NetworkPotential:
@@ -134,7 +138,7 @@ def stochastic(seed: int) -> NetworkPotential:
 
 
 def test_seeded_frames_are_drawn_by_place_in_the_batch_and_repeat() -> None:
-    found = broken(symmetry_errors(stochastic(1), SLABS, n_rotations=2))
+    found = broken(measure_symmetry_errors(stochastic(1), SLABS, n_rotations=2))
     assert "batch" in found
     assert not {"repeat", "permutation", "rewrap"} & found
 
@@ -147,13 +151,13 @@ def test_frames_drawn_anew_do_not_repeat() -> None:
             self.calls += 1
             return stochastic(self.calls)(systems)
 
-    assert "repeat" in broken(symmetry_errors(Anew(), SLABS, n_rotations=4))
+    assert "repeat" in broken(measure_symmetry_errors(Anew(), SLABS, n_rotations=4))
 
 
 def test_what_does_not_apply_is_none_and_the_rest_counts_what_does() -> None:
-    alone = symmetry_errors(random_potential(), systems_of(cloud(4)), n_rotations=3)
+    alone = measure_symmetry_errors(random_potential(), systems_of(cloud(4)), n_rotations=3)
     assert (alone.rewrap, alone.basis, alone.batch) == (None, None, None)
-    mixed = by_name(symmetry_errors(random_potential(), MIXED, n_rotations=3))
+    mixed = by_name(measure_symmetry_errors(random_potential(), MIXED, n_rotations=3))
     assert {name: one.n for name, one in mixed.items()} == {
         **dict.fromkeys([*ORTHOGONAL, "translation", "permutation", "repeat"], 6),
         "rewrap": 3,
@@ -175,7 +179,7 @@ def test_errors_are_of_structures_that_have_the_operation() -> None:
     boxed = molecule.copy()
     boxed.cell = [9.0, 9.0, 9.0]
     one, both = (
-        symmetry_errors(stored, systems_of(*s), n_rotations=1).basis
+        measure_symmetry_errors(stored, systems_of(*s), n_rotations=1).basis
         for s in ([slab], [slab, boxed])
     )
     assert one is not None
@@ -186,12 +190,14 @@ def test_errors_are_of_structures_that_have_the_operation() -> None:
 def test_direct_models_are_measured_by_their_displacements() -> None:
     potential = random_potential("single", force_mode=ForceMode.NONE, direct_forces=True)
     potential.model.displaces = True
-    exact = by_name(symmetry_errors(potential, SLABS, n_rotations=2))["rotation"]
+    exact = by_name(measure_symmetry_errors(potential, SLABS, n_rotations=2))["rotation"]
     assert exact.forces is None
     assert exact.displacement is not None
     assert exact.displacement.maximum < EXACT
     plain = by_name(
-        symmetry_errors(replace(potential, policy=frame_policy("none")), SLABS, n_rotations=2)
+        measure_symmetry_errors(
+            replace(potential, policy=frame_policy("none")), SLABS, n_rotations=2
+        )
     )["rotation"]
     assert plain.displacement is not None
     assert plain.displacement.maximum > VISIBLE
@@ -200,12 +206,12 @@ def test_direct_models_are_measured_by_their_displacements() -> None:
 def test_draws_follow_the_seed_and_not_the_batches() -> None:
     potential = random_potential("none")
     first, again, other = (
-        symmetry_errors(potential, SLABS, n_rotations=2, seed=seed) for seed in (0, 0, 1)
+        measure_symmetry_errors(potential, SLABS, n_rotations=2, seed=seed) for seed in (0, 0, 1)
     )
     assert first == again
     assert first.rotation != other.rotation
     told: list[int] = []
-    singly = symmetry_errors(potential, SLABS, n_rotations=2, batch=1, progress=told.append)
+    singly = measure_symmetry_errors(potential, SLABS, n_rotations=2, batch=1, progress=told.append)
     assert told == [1, 2]
     assert singly.batch is None
     assert singly.basis is not None
@@ -213,7 +219,7 @@ def test_draws_follow_the_seed_and_not_the_batches() -> None:
 
 @pytest.mark.parametrize("settings", [{"n_rotations": 0}, {"batch": 0}])
 def test_nothing_to_measure_is_refused(settings: dict[str, int]) -> None:
-    measure: Callable[..., SymmetryErrors] = symmetry_errors
+    measure: Callable[..., SymmetryErrors] = measure_symmetry_errors
     with pytest.raises(InputError, match="must be 1 at least"):
         measure(Slope(), SLABS, **settings)
 
@@ -221,7 +227,7 @@ def test_nothing_to_measure_is_refused(settings: dict[str, int]) -> None:
 def test_sums_in_another_order_leave_the_rounding_of_float32() -> None:
     potential = random_potential()
     potential.model.network.float()
-    permutation = symmetry_errors(potential, SLABS, n_rotations=2).permutation
+    permutation = measure_symmetry_errors(potential, SLABS, n_rotations=2).permutation
     assert permutation is not None
     assert EXACT < permutation.energy.maximum < VISIBLE
 
@@ -236,4 +242,4 @@ def test_forces_are_turned_back_with_the_structure() -> None:
         arm: Tensor = systems.positions - center[systems.system_idx]
         return Prediction(energy=0.5 * sum_per_system((arm**2).sum(1), systems), forces=-arm)
 
-    assert broken(symmetry_errors(spring, MOLECULES, n_rotations=3)) == set()
+    assert broken(measure_symmetry_errors(spring, MOLECULES, n_rotations=3)) == set()

@@ -16,12 +16,12 @@ from ase.constraints import FixAtoms
 from ase.io import write
 from lightning_fabric import Fabric
 
-from geocalc.data.prepare import prepare
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import Samples, read_store
 from geocalc.train.ema import WeightAverage
 from geocalc.train.loader import feed_of
 from geocalc.train.recipe import Recipe
-from geocalc.train.run import Run, start
+from geocalc.train.run import Run, start_training
 from geocalc.train.steps import update
 from helpers.structures import adslab, rattled
 
@@ -129,8 +129,8 @@ def in_double(recipe: Recipe, folder: Path) -> tuple[Run, Samples]:
     """A run in float64 before its first step, in which the order of sums is all but forgotten, and
     its samples.
     """
-    samples = read_store(prepare(recipe, folder))
-    run = start(recipe, samples.training)
+    samples = read_store(prepare_store(recipe, folder))
+    run = start_training(recipe, samples.training)
     run.model.network.double()
     run.average = WeightAverage(run.model.network, recipe.training.ema_decay)
     return run, samples

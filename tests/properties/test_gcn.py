@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from geocalc.errors import InputError
 from geocalc.nn.edges import EdgeIndex
-from geocalc.properties import GCN, NETWORKS, GCNSettings, GraphInput, Level
+from geocalc.properties import GCN, NETWORKS, GCNSettings, GraphInput, PropertyLevel
 
 LARGE = GCNSettings(conv_channels=(128, 128, 64, 64, 64), mlp_channels=(64, 64, 32, 16))
 
@@ -59,22 +59,22 @@ def by_matrices(network: GCN, inputs: GraphInput) -> Tensor:
             root @ linked @ root @ (hidden.relu() if k else hidden) @ layer.lin.weight.T
             + layer.bias
         )
-    if network.level is Level.GRAPH:
+    if network.level is PropertyLevel.GRAPH:
         hidden = torch.stack(
             [hidden[inputs.graph_idx == k].mean(0) for k in range(inputs.n_graphs)]
         )
     return network.mlp(hidden)
 
 
-@pytest.mark.parametrize("level", list(Level))
+@pytest.mark.parametrize("level", list(PropertyLevel))
 @pytest.mark.parametrize("loops", [False, True])
-def test_it_is_the_dense_formula(level: Level, loops: bool) -> None:
+def test_it_is_the_dense_formula(level: PropertyLevel, loops: bool) -> None:
     network, inputs = (
         made(level=level, conv_channels=(16, 8, 8), n_targets=2),
         molecules((9, 1, 6), loops=loops),
     )
     found, expected = network(inputs), by_matrices(network, inputs)
-    assert found.shape == ((3, 2) if level is Level.GRAPH else (16, 2))
+    assert found.shape == ((3, 2) if level is PropertyLevel.GRAPH else (16, 2))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert expected.std() > 1e-3
 
@@ -119,7 +119,7 @@ def test_networks_by_name() -> None:
         network = kind.build(
             kind.settings.parse({"n_types": 3, "n_targets": 2, "level": "graph"}, name)
         )
-        assert (network.n_types, network.n_targets, network.level) == (3, 2, Level.GRAPH)
+        assert (network.n_types, network.n_targets, network.level) == (3, 2, PropertyLevel.GRAPH)
 
 
 def test_torch_geometric_is_imported_only_where_it_is_needed() -> None:

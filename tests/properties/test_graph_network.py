@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from geocalc.errors import InputError
 from geocalc.nn.edges import EdgeIndex
-from geocalc.properties import GraphInput, GraphNetwork, GraphNetworkSettings, Level
+from geocalc.properties import GraphInput, GraphNetwork, GraphNetworkSettings, PropertyLevel
 from geocalc.properties.graph_network import TwoLayers
 
 REPORT = GraphNetworkSettings(
@@ -104,7 +104,7 @@ def published(made: GraphNetwork, inputs: GraphInput) -> Tensor:
             matrix @ part for part in sent for matrix in ([into, out_of] if s.outgoing else [into])
         ]
         v, e = layers(step.node, v, v0, *sums), new
-    if s.level is Level.GRAPH:
+    if s.level is PropertyLevel.GRAPH:
         v = torch.stack([v[inputs.graph_idx == k].mean(0) for k in range(inputs.n_graphs)])
     return made.decode(v)
 
@@ -171,7 +171,7 @@ def test_numbering_of_nodes_and_edges_says_nothing(settings: dict[str, object]) 
         index=EdgeIndex.build(senders[edges], receivers[edges], 13),
         edge_vec=inputs.edge_vec[edges],
     )
-    expected = made(inputs) if made.level is Level.GRAPH else made(inputs)[order]
+    expected = made(inputs) if made.level is PropertyLevel.GRAPH else made(inputs)[order]
     torch.testing.assert_close(made(permuted), expected, rtol=0, atol=1e-11)
 
 

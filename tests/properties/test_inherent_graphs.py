@@ -17,8 +17,8 @@ from geocalc.properties import glass_graphs
 from geocalc.properties.data import read_split
 from geocalc.properties.glass.configuration import GlassConfiguration, write_configuration
 from geocalc.properties.glass.inherent import inherent_structure
-from geocalc.properties.glass.neighborhood import neighborhood
-from geocalc.properties.glass_graphs import graph_of
+from geocalc.properties.glass.neighborhood import build_neighborhood
+from geocalc.properties.glass_graphs import glass_graph
 from geocalc.properties.recipe import GlassGraph, Structure
 from geocalc.relaxation.status import Status
 
@@ -41,22 +41,24 @@ def test_edges_are_those_of_the_nearest_minimum(tmp_path: Path) -> None:
     thermal = calm(0)
     minimum = replace(thermal, positions=inherent_structure(thermal).positions)
     found, expected = (
-        graph_of(thermal, INHERENT, tmp_path),
-        neighborhood(minimum, CUTOFF, self_loops=True),
+        glass_graph(thermal, INHERENT, tmp_path),
+        build_neighborhood(minimum, CUTOFF, self_loops=True),
     )
     assert torch.equal(found.senders, expected.senders)
     assert torch.equal(found.edge_vec, expected.edge_vec)
-    assert not torch.equal(found.senders, neighborhood(thermal, CUTOFF, self_loops=True).senders)
+    assert not torch.equal(
+        found.senders, build_neighborhood(thermal, CUTOFF, self_loops=True).senders
+    )
 
 
 def test_a_minimum_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = graph_of(calm(0), INHERENT, tmp_path)
+    first = glass_graph(calm(0), INHERENT, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(glass_graphs, "inherent_structure", never)
-        assert torch.equal(graph_of(calm(0), INHERENT, tmp_path).edge_vec, first.edge_vec)
+        assert torch.equal(glass_graph(calm(0), INHERENT, tmp_path).edge_vec, first.edge_vec)
     (kept,) = tmp_path.iterdir()
     kept.write_bytes(kept.read_bytes()[:50])  # cut short on the disk: made anew
-    assert torch.equal(graph_of(calm(0), INHERENT, tmp_path).edge_vec, first.edge_vec)
+    assert torch.equal(glass_graph(calm(0), INHERENT, tmp_path).edge_vec, first.edge_vec)
     assert np.load(kept).shape == (125, 3)
 
 
@@ -70,13 +72,13 @@ def test_where_no_minimum_is_found_that_is_said(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(
         InputError, match=r"no minimum was found near g0: 7 steps left a force of 0\.5"
     ):
-        graph_of(calm(0), INHERENT, None)
+        glass_graph(calm(0), INHERENT, None)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="cannot keep inherent structures in"):
-        graph_of(calm(0), INHERENT, tmp_path / "file")
+        glass_graph(calm(0), INHERENT, tmp_path / "file")
 
 
 def test_a_recipe_may_ask_for_them(tmp_path: Path) -> None:
@@ -91,5 +93,5 @@ def test_a_recipe_may_ask_for_them(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("inherent-*.npy"))) == len(split.training) + len(split.validation)
     assert split.training[0].name == "g0"
     assert torch.equal(
-        split.training[0].edge_vec, graph_of(calm(0), INHERENT, tmp_path).edge_vec.float()
+        split.training[0].edge_vec, glass_graph(calm(0), INHERENT, tmp_path).edge_vec.float()
     )

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from geocalc.errors import InputError
 from geocalc.nn.edges import EdgeIndex
-from geocalc.properties import GraphInput, Level, MomentNetwork, MomentNetworkSettings
+from geocalc.properties import GraphInput, MomentNetwork, MomentNetworkSettings, PropertyLevel
 from geocalc.properties.glass.configuration import GlassConfiguration
-from geocalc.properties.glass.neighborhood import neighborhood
+from geocalc.properties.glass.neighborhood import build_neighborhood
 from geocalc.properties.moment_network import (
     TypeNorm,
     exponents,
@@ -22,7 +22,7 @@ from geocalc.properties.moment_network import (
     monomials,
     multiplicities,
 )
-from geocalc.properties.samples import GraphSample, collate
+from geocalc.properties.samples import GraphSample, collate_graphs
 
 BOX, CUTOFF = 5.0, 2.0
 
@@ -45,7 +45,7 @@ def sample(
         times=np.array([1.0]),
         propensity=np.ones((1, len(types))),
     )
-    edges = neighborhood(configuration, CUTOFF, self_loops)
+    edges = build_neighborhood(configuration, CUTOFF, self_loops)
     return GraphSample(
         name="made",
         types=torch.from_numpy(configuration.types),
@@ -67,12 +67,14 @@ def network(**settings: object) -> MomentNetwork:
     for norm in (part for part in made.train().modules() if isinstance(part, TypeNorm)):
         norm.momentum = 1.0
     with torch.no_grad():
-        made(collate([sample(*positions_and_types(7))]).inputs)  # fills the averages of the norms
+        made(
+            collate_graphs([sample(*positions_and_types(7))]).inputs
+        )  # fills the averages of the norms
     return made.eval().requires_grad_(False)
 
 
 def format_error(made: MomentNetwork, *samples: GraphSample) -> Tensor:
-    return made(collate(list(samples)).inputs)
+    return made(collate_graphs(list(samples)).inputs)
 
 
 def test_moments_give_sums_over_pairs_of_neighbors():
@@ -96,7 +98,7 @@ def test_moments_give_sums_over_pairs_of_neighbors():
         )
 
 
-@pytest.mark.parametrize("level", list(Level))
+@pytest.mark.parametrize("level", list(PropertyLevel))
 def test_turned_and_mirrored_it_says_the_same(level):
     made, graph = network(level=level), sample(*positions_and_types())
     turn = torch.linalg.qr(

@@ -24,10 +24,10 @@ from geocalc import GeoCalc, relax
 from geocalc.cli.main import main
 from geocalc.errors import InputError, ModelFileError
 from geocalc.properties.data import read_split
-from geocalc.properties.glass.configuration import atoms_of
+from geocalc.properties.glass.configuration import glass_atoms
 from geocalc.properties.recipe import PropertyRecipe, read_property_recipe
 from geocalc.properties.registry import load_property_model, read_property_card, register_property
-from geocalc.properties.task import predict, train_property
+from geocalc.properties.task import predict_graph, train_property
 from geocalc.train import curve
 from geocalc.train.run_files import read_log
 
@@ -67,7 +67,7 @@ def invoke(*arguments: object) -> Result:
 
 
 def held_out(seed: int = 9) -> Atoms:
-    return atoms_of(glass(seed))
+    return glass_atoms(glass(seed))
 
 
 # register
@@ -83,7 +83,7 @@ def test_a_registered_model_is_whole_and_predicts_as_the_run_does(
     measured = json.loads((model / "metrics.json").read_text())["validation"]["validation"]
     loaded = load_property_model("mine", device="cpu")
     told, known = (
-        predict(loaded.model, sample, CPU)[sample.counted],
+        predict_graph(loaded.model, sample, CPU)[sample.counted],
         sample.targets.numpy()[sample.counted],
     )
     assert measured["n"] == 100
@@ -91,7 +91,7 @@ def test_a_registered_model_is_whole_and_predicts_as_the_run_does(
     assert measured["pearson"] == pytest.approx(
         np.corrcoef(told[:, 0], known[:, 0])[0, 1], rel=1e-4
     )
-    assert loaded(atoms_of(glass(4)))[sample.counted] == pytest.approx(told, abs=1e-6)
+    assert loaded(glass_atoms(glass(4)))[sample.counted] == pytest.approx(told, abs=1e-6)
     assert measured == read_log(runs[0])[-1]["validation"]["validation"]
 
 

@@ -24,12 +24,18 @@ from geocalc.properties.base import GraphInput
 from geocalc.properties.data import Split, read_split
 from geocalc.properties.model import PropertyModel, spread_of
 from geocalc.properties.recipe import PropertyRecipe
-from geocalc.properties.samples import GraphBatch, GraphSample, collate, signed_permutations, turned
+from geocalc.properties.samples import (
+    GraphBatch,
+    GraphSample,
+    collate_graphs,
+    rotate_graphs,
+    signed_permutations,
+)
 from geocalc.properties.task import (
     PropertyTask,
-    errors_of,
-    predict,
-    predictions,
+    errors_per_target,
+    predict_graph,
+    predict_graphs,
     train_property,
 )
 from geocalc.train.run import Run
@@ -79,7 +85,7 @@ def gradients(task: PropertyTask, batch: GraphBatch) -> tuple[Tensor, list[Tenso
 @pytest.mark.parametrize("loss", ["squared", "absolute"])
 def test_targets_of_b_change_neither_the_loss_nor_its_gradient(glasses: Path, loss: str) -> None:
     task = lesson_of(glasses, loss=loss)
-    batch = collate(task.split.training[:2])
+    batch = collate_graphs(task.split.training[:2])
     assert torch.equal(batch.counted, batch.inputs.types == 0)
     value, slopes = gradients(task, batch)
     other = replace(
@@ -97,7 +103,7 @@ def test_the_loss_is_the_mean_over_what_counts_in_units_of_the_spread(
     glasses: Path, loss: str, power: int
 ) -> None:
     task = lesson_of(glasses, loss=loss)
-    batch, model = collate(task.split.training[:3]), task.start().model
+    batch, model = collate_graphs(task.split.training[:3]), task.start().model
     with torch.no_grad():
         off = ((model(batch.inputs) - batch.targets) / model.spread)[
             batch.inputs.types == 0
@@ -116,7 +122,7 @@ def test_mean_and_spread_are_those_of_what_is_learnt(glasses: Path) -> None:
         model.network.decode[-1].weight.zero_()
         model.network.decode[-1].bias.fill_(2.0)
     (sample,) = task.split.validation
-    assert predict(model, sample, CPU) == pytest.approx(
+    assert predict_graph(model, sample, CPU) == pytest.approx(
         float(values.mean() + 2 * values.std(unbiased=False)), rel=1e-5
     )
 
@@ -126,7 +132,9 @@ def test_the_unit_of_the_targets_does_not_matter(glasses: Path) -> None:
     other = replace(task, split=scaled(task.split, lambda targets: 100 * targets - 7))
     one, two = trained(task, 5).model, trained(other, 5).model
     (sample,), (again,) = task.split.validation, other.split.validation
-    assert predict(two, again, CPU) == pytest.approx(100 * predict(one, sample, CPU) - 7, rel=1e-3)
+    assert predict_graph(two, again, CPU) == pytest.approx(
+        100 * predict_graph(one, sample, CPU) - 7, rel=1e-3
+    )
 
 
 def scaled(split: Split, change: Callable[[Tensor], Tensor]) -> Split:
@@ -154,7 +162,7 @@ def test_a_loss_that_is_no_number_ends_the_run_in_a_sentence(glasses: Path) -> N
     with pytest.raises(
         NonFiniteError, match="the loss is inf at step 0; go on from the last checkpoint"
     ):
-        task.update(run, collate(task.split.training[:1]), 0)
+        task.update(run, collate_graphs(task.split.training[:1]), 0)
 
 
 # turning
@@ -174,7 +182,7 @@ def test_turns_are_the_group_of_the_cube() -> None:
 def test_each_graph_is_turned_with_a_matrix_of_its_own(glasses: Path) -> None:
     samples = lesson_of(glasses).split.training[:3]
     turns = signed_permutations()[[5, 17, 40]]
-    batch = turned(collate(samples), turns)
+    batch = rotate_graphs(collate_graphs(samples), turns)
     expected = [sample.edge_vec @ turn.T for sample, turn in zip(samples, turns, strict=True)]
     assert torch.equal(batch.inputs.edge_vec, torch.cat(expected))
     assert torch.equal(batch.targets, torch.cat([sample.targets for sample in samples]))
@@ -222,13 +230,13 @@ def test_a_batch_gives_each_graph_what_it_gets_alone(
     model = trained(task, 4).model.double()
     doubled = [replace(s, edge_vec=s.edge_vec.double()) for s in samples]
     with torch.no_grad():
-        together = model(collate(doubled).inputs)
-    alone = [predict(model, sample, CPU) for sample in doubled]
+        together = model(collate_graphs(doubled).inputs)
+    alone = [predict_graph(model, sample, CPU) for sample in doubled]
     torch.testing.assert_close(
         together, torch.from_numpy(np.concatenate(alone)), rtol=0.0, atol=1e-12
     )
     monkeypatch.setattr(lesson_module, "NODES", 250)  # two at a time
-    by_twos = list(predictions(model, doubled, CPU))
+    by_twos = list(predict_graphs(model, doubled, CPU))
     assert [rows.shape for rows in by_twos] == [(125, 1)] * 5
     np.testing.assert_allclose(np.concatenate(by_twos), np.concatenate(alone), rtol=0.0, atol=1e-12)
 
@@ -237,8 +245,8 @@ def test_a_batch_has_the_mean_gradient_of_its_graphs(glasses: Path) -> None:
     task = lesson_of(glasses)
     samples = task.split.training[:3]
     assert len({int(s.counted.sum()) for s in samples}) == 1
-    _, whole = gradients(task, collate(samples))
-    parts = [gradients(task, collate([sample]))[1] for sample in samples]
+    _, whole = gradients(task, collate_graphs(samples))
+    parts = [gradients(task, collate_graphs([sample]))[1] for sample in samples]
     for k, slope in enumerate(whole):
         torch.testing.assert_close(slope, sum(part[k] for part in parts) / 3, rtol=1e-4, atol=1e-5)
 
@@ -316,8 +324,8 @@ def test_a_run_of_another_recipe_is_not_continued(
 
 def test_what_can_be_learnt_is_learnt(glasses: Path) -> None:
     task = lesson_of(glasses, steps=150, learning_rate=0.01)
-    before = errors_of(task.start().model, task.split.validation, CPU)[0]
-    after = errors_of(trained(task, 150).averaged(), task.split.validation, CPU)[0]
+    before = errors_per_target(task.start().model, task.split.validation, CPU)[0]
+    after = errors_per_target(trained(task, 150).averaged(), task.split.validation, CPU)[0]
     assert before.r2 < 0.5
     assert after.r2 > 0.95  # the number of neighbors, in a configuration that was held out
     assert after.pearson_each > 0.97
@@ -336,8 +344,8 @@ def test_a_number_of_each_graph_is_learnt() -> None:
         cpu_fabric(),
     )
     model = trained(task, 200).averaged()
-    assert errors_of(model, task.split.validation, CPU)[0].r2 > 0.9
-    batch = collate(task.split.validation)
+    assert errors_per_target(model, task.split.validation, CPU)[0].r2 > 0.9
+    batch = collate_graphs(task.split.validation)
     assert model(batch.inputs).shape == batch.targets.shape == (6, 1)
 
 
@@ -367,7 +375,7 @@ def chain(n: int, seed: int) -> GraphSample:
 
 
 def test_moving_to_a_device_keeps_everything(glasses: Path) -> None:
-    batch = collate(lesson_of(glasses).split.training[:2])
+    batch = collate_graphs(lesson_of(glasses).split.training[:2])
     there = batch.to(torch.device("meta"))
     assert there.targets.device.type == there.inputs.edge_vec.device.type == "meta"
     assert isinstance(there.inputs, GraphInput)

@@ -7,7 +7,7 @@ import pytest
 from helpers.glasses import glass
 
 from geocalc.potentials.registry import card_values, is_property, shipped_folder
-from geocalc.properties.glass.configuration import atoms_of
+from geocalc.properties.glass.configuration import glass_atoms
 from geocalc.properties.registry import load_property_model
 
 SHIPPED = sorted(
@@ -19,7 +19,7 @@ SHIPPED = sorted(
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
 def test_it_says_the_same_of_a_configuration_that_is_turned_moved_and_wrapped(folder):
-    model, atoms = load_property_model(folder, device="cpu"), atoms_of(glass(0))
+    model, atoms = load_property_model(folder, device="cpu"), glass_atoms(glass(0))
     lattice = atoms.cell.lengths()[0] / 5
     nearest = lattice * np.round(atoms.positions / lattice)
     atoms.positions = nearest + 0.2 * (atoms.positions - nearest)  # no two particles overlap

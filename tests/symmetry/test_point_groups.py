@@ -13,8 +13,14 @@ from pymatgen.symmetry.analyzer import PointGroupAnalyzer
 from scipy.spatial.transform import Rotation
 
 from geocalc.errors import InputError
-from geocalc.symmetry.point_groups import HERMANN_MAUGUIN, as_group, identify, point_group, turned
-from geocalc.symmetry.structure_groups import group_of
+from geocalc.symmetry.point_groups import (
+    HERMANN_MAUGUIN,
+    as_group,
+    identify,
+    point_group,
+    rotated_group,
+)
+from geocalc.symmetry.structure_groups import find_point_group
 
 R = Rotation.from_rotvec([0.3, -0.8, 0.5]).as_matrix()
 ORDERS = {
@@ -102,7 +108,7 @@ def test_axes_lie_as_in_the_international_tables() -> None:
 
 
 def test_a_group_turns_with_its_axes() -> None:
-    assert same(turned(point_group("D4h"), R), point_group("4/mmm", R))
+    assert same(rotated_group(point_group("D4h"), R), point_group("4/mmm", R))
     field = R @ [0.0, 0.0, 1.0]
     np.testing.assert_allclose(
         point_group("C4v", R) @ field, np.broadcast_to(field, (8, 3)), atol=1e-14
@@ -127,7 +133,7 @@ def test_groups_that_no_crystal_has_have_names_too(n: int) -> None:
         else {}
     )
     for name, generators in made.items():
-        found = identify(turned(cyclic(*generators), R))
+        found = identify(rotated_group(cyclic(*generators), R))
         assert (found.schoenflies, found.hermann_mauguin) == (name, None)
         assert str(found) == name
 
@@ -156,15 +162,15 @@ def test_what_is_no_group_is_refused() -> None:
 def test_molecules_have_the_group_that_pymatgen_finds(name: str) -> None:
     atoms = molecule(name)
     reference = PointGroupAnalyzer(AseAtomsAdaptor.get_molecule(atoms), tolerance=0.05)
-    assert identify(group_of(atoms)).schoenflies == reference.sch_symbol
-    assert len(group_of(atoms)) == len(reference.get_symmetry_operations())
+    assert identify(find_point_group(atoms)).schoenflies == reference.sch_symbol
+    assert len(find_point_group(atoms)) == len(reference.get_symmetry_operations())
 
 
 def test_a_molecule_s_group_takes_atoms_to_atoms_and_turns_with_it() -> None:
     atoms = molecule("C6H6")
     atoms.positions = atoms.positions @ R.T + [1.0, 2.0, 3.0]
-    group, centered = group_of(atoms), atoms.positions - atoms.positions.mean(axis=0)
-    assert same(group, turned(group_of(molecule("C6H6")), R))
+    group, centered = find_point_group(atoms), atoms.positions - atoms.positions.mean(axis=0)
+    assert same(group, rotated_group(find_point_group(molecule("C6H6")), R))
     away = np.linalg.norm(
         (centered @ group.transpose(0, 2, 1))[:, :, None] - centered[None, None], axis=3
     )
@@ -175,11 +181,11 @@ def test_a_molecule_s_group_takes_atoms_to_atoms_and_turns_with_it() -> None:
 def test_an_imperfect_molecule_has_the_exact_group_of_the_perfect_one() -> None:
     atoms = molecule("CH4")
     atoms.rattle(0.01, seed=1)
-    group = group_of(atoms, tolerance=0.1)
+    group = find_point_group(atoms, tolerance=0.1)
     products = np.einsum("aij,bjk->abik", group, group).reshape(-1, 3, 3)
     assert identify(group).schoenflies == "Td"
     assert np.abs(products[:, None] - group[None]).max(axis=(2, 3)).min(axis=1).max() < 1e-9
-    assert identify(group_of(atoms, tolerance=1e-4)).schoenflies == "C1"
+    assert identify(find_point_group(atoms, tolerance=1e-4)).schoenflies == "C1"
 
 
 @pytest.mark.parametrize(
@@ -195,15 +201,15 @@ def test_an_imperfect_molecule_has_the_exact_group_of_the_perfect_one() -> None:
     ],
 )
 def test_crystals_and_slabs(atoms: Atoms, name: str) -> None:
-    assert identify(group_of(atoms)).schoenflies == name
+    assert identify(find_point_group(atoms)).schoenflies == name
     atoms.set_cell(atoms.cell[:] @ R.T, scale_atoms=True)
-    assert identify(group_of(atoms)).schoenflies == name
+    assert identify(find_point_group(atoms)).schoenflies == name
 
 
 def test_an_adsorbate_takes_the_inversion_and_the_normal_is_kept() -> None:
     slab = fcc100("Cu", (1, 1, 2), vacuum=6.0)
     on_top = slab + Atoms("O", [slab.positions[-1] + [0.0, 0.0, 1.8]])
-    group = group_of(on_top)
+    group = find_point_group(on_top)
     assert identify(group).schoenflies == "C4v"
     np.testing.assert_allclose(group[:, 2], np.broadcast_to([0.0, 0.0, 1.0], (8, 3)), atol=1e-9)
 
@@ -211,7 +217,7 @@ def test_an_adsorbate_takes_the_inversion_and_the_normal_is_kept() -> None:
 def test_a_strained_cell_has_an_exact_group() -> None:
     atoms = bulk("Cu", cubic=True)
     atoms.set_cell(atoms.cell[:] @ np.diag([1.0, 1.001, 0.9995]), scale_atoms=True)
-    group = group_of(atoms)
+    group = find_point_group(atoms)
     np.testing.assert_allclose(
         group @ group.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (48, 3, 3)), atol=1e-12
     )
@@ -221,10 +227,10 @@ def test_a_strained_cell_has_an_exact_group() -> None:
 def test_structures_without_a_finite_group_are_refused() -> None:
     for atoms in (molecule("CO2"), Atoms("H")):
         with pytest.raises(InputError, match="all atoms lie on one line"):
-            group_of(atoms)
+            find_point_group(atoms)
     with pytest.raises(InputError, match="without atoms"):
-        group_of(Atoms())
+        find_point_group(Atoms())
     with pytest.raises(InputError, match="periodic along one vector only"):
-        group_of(Atoms("H", cell=[3, 3, 3], pbc=(True, False, False)))
+        find_point_group(Atoms("H", cell=[3, 3, 3], pbc=(True, False, False)))
     with pytest.raises(InputError, match="span no volume"):
-        group_of(Atoms("H", cell=[[3, 0, 0], [6, 0, 0], [0, 0, 3]], pbc=True))
+        find_point_group(Atoms("H", cell=[[3, 0, 0], [6, 0, 0], [0, 0, 3]], pbc=True))

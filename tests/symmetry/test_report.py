@@ -25,7 +25,7 @@ from geocalc.errors import InputError, MissingDependencyError
 from geocalc.nn.relaxed_weights import Theta
 from geocalc.potentials.card import ModelCard
 from geocalc.potentials.registry import CARD, WEIGHTS, load_model, write_card
-from geocalc.symmetry.invariants import allowed, harmonics, matrix_of, projector, wigner
+from geocalc.symmetry.invariants import harmonics, invariant_basis, matrix_of, projector, wigner
 from geocalc.symmetry.orientations import best_orientation
 from geocalc.symmetry.plot import plot_breaking
 from geocalc.symmetry.point_groups import HERMANN_MAUGUIN, identify, point_group
@@ -48,7 +48,7 @@ def theta_of(
     for block, rows in zip(theta.blocks, theta.parts(), strict=True):
         if group is None or block.is_scalar:
             continue
-        basis = allowed(group, block.degree, block.parity)
+        basis = invariant_basis(group, block.degree, block.parity)
         drawn = rng.normal(size=(block.copies, len(basis))) @ basis
         turn = (
             np.eye(block.width)
@@ -77,8 +77,11 @@ def one(breaking: SymmetryBreaking, irrep: str) -> list:
     [("Oh", (1, 0, 0, 1)), ("D4h", (1, 1, 0, 2)), ("D2h", (1, 2, 1, 3)), ("C1", (1, 5, 7, 9))],
 )
 def test_how_much_of_each_irrep_a_group_leaves(group: str, even: tuple[int, ...]) -> None:
-    assert tuple(len(allowed(group, degree, 1)) for degree in (0, 2, 3, 4)) == even
-    rest = [len(allowed(group, 1, 1)), *(len(allowed(group, degree, -1)) for degree in range(5))]
+    assert tuple(len(invariant_basis(group, degree, 1)) for degree in (0, 2, 3, 4)) == even
+    rest = [
+        len(invariant_basis(group, 1, 1)),
+        *(len(invariant_basis(group, degree, -1)) for degree in range(5)),
+    ]
     assert rest == ([3, 1, 3, 5, 7, 9] if group == "C1" else [0] * 6)
 
 
@@ -92,11 +95,11 @@ def test_dimensions_are_the_means_of_characters(group: str, degree: int) -> None
     orders = np.arange(-degree, degree + 1)
     for parity in (1, -1):
         characters = np.cos(orders * angles[:, None]).sum(axis=1) * np.where(signs < 0, parity, 1)
-        assert len(allowed(group, degree, parity)) == round(characters.mean())
+        assert len(invariant_basis(group, degree, parity)) == round(characters.mean())
 
 
 def test_exact_ratios_of_cube_and_prism() -> None:
-    (cube,), (prism,) = allowed("Oh", 4, 1), allowed("D4h", 2, 1)
+    (cube,), (prism,) = invariant_basis("Oh", 4, 1), invariant_basis("D4h", 2, 1)
     for values, ratio in ((cube, np.sqrt(5 / 7)), (prism, -np.sqrt(3))):
         small, large = sorted(values[np.abs(values) > 1e-12], key=abs)
         assert (np.abs(values) > 1e-12).sum() == 2
@@ -136,7 +139,7 @@ def test_vectors_are_vectors_and_degree_two_is_a_matrix() -> None:
 def test_a_projector_projects_and_its_image_stays() -> None:
     space = projector("C3v", 3, -1)
     np.testing.assert_allclose(space @ space, space, atol=1e-14)
-    kept = allowed("C3v", 3, -1)
+    kept = invariant_basis("C3v", 3, -1)
     np.testing.assert_allclose(
         wigner(3, -1, point_group("C3v")) @ kept.T,
         np.broadcast_to(kept.T, (6, *kept.T.shape)),
@@ -329,7 +332,7 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(monkeypatch: pytest.Monkey
     with pytest.raises(InputError, match="an orientation must be"):
         symmetry_breaking(theta, orientation=np.ones((3, 3)))
     with pytest.raises(InputError, match="degree must be 0 to 11"):
-        allowed("Oh", 12, 1)
+        invariant_basis("Oh", 12, 1)
     scalar, vector = symmetry_breaking(theta).components
     with pytest.raises(InputError, match="1o of theta has no direction"):
         vector.angle([0, 0, 1])
@@ -374,7 +377,7 @@ def folder(tmp_path: Path) -> Path:
     architecture = ARCHITECTURES["regnn"]
     network = architecture.build(architecture.settings.model_validate(settings))
     first = next(part for part in network.modules() if isinstance(part, Theta))
-    prism = 0.3 * wigner(2, 1, R[None])[0] @ allowed("D4h", 2, 1)[0]
+    prism = 0.3 * wigner(2, 1, R[None])[0] @ invariant_basis("D4h", 2, 1)[0]
     set_irrep(first, "2e", prism.tolist())
     content = save({name: value.contiguous() for name, value in network.state_dict().items()})
     place = tmp_path / "prism"

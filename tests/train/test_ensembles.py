@@ -18,7 +18,7 @@ from geocalc.core.systems import concatenate
 from geocalc.errors import InputError
 from geocalc.testing import assert_forces_are_gradient
 from geocalc.train.recipe import parse_recipe
-from geocalc.train.register import register
+from geocalc.train.register import register_model
 from geocalc.train.task import train
 
 SEEDS = (0, 1, 2)
@@ -38,8 +38,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def models(runs: list[Path]) -> list[Path]:
     folder, data = runs[0].parent / "models", runs[0].parent / "data"
-    return [register(run, f"one-{k}", folder, data) for k, run in enumerate(runs)] + [
-        register(runs, "all", folder, data)
+    return [register_model(run, f"one-{k}", folder, data) for k, run in enumerate(runs)] + [
+        register_model(runs, "all", folder, data)
     ]
 
 
@@ -95,7 +95,7 @@ def test_runs_that_do_not_belong_together_are_refused(runs: list[Path], tmp_path
             r" seeds, or"
         ),
     ):
-        register([runs[0], strange], "mixed", tmp_path / "models", runs[0].parent / "data")
+        register_model([runs[0], strange], "mixed", tmp_path / "models", runs[0].parent / "data")
     assert not (tmp_path / "models").exists()
 
 
@@ -121,8 +121,8 @@ def crossed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_members_with_units_of_their_own_are_averaged_in_electronvolts(crossed: list[Path]) -> None:
     folder, data = crossed[0].parent / "models", crossed[0].parent / "data"
-    models = [register(run, run.name, folder, data) for run in crossed] + [
-        register(crossed, "both", folder, data)
+    models = [register_model(run, run.name, folder, data) for run in crossed] + [
+        register_model(crossed, "both", folder, data)
     ]
     systems = concatenate(
         [from_atoms(rattled(adslab("O", "fcc", size=(2, 2, 2)), 0.1, seed)) for seed in (1, 2)]
@@ -144,7 +144,7 @@ def test_what_is_said_of_it_was_measured_by_members_that_had_not_seen_it(
     crossed: list[Path],
 ) -> None:
     folder = crossed[0].parent / "measured"
-    model = register(crossed, "both", folder, crossed[0].parent / "data")
+    model = register_model(crossed, "both", folder, crossed[0].parent / "data")
     measured = json.loads((model / "metrics.json").read_text())
     assert measured["cross_validated"]
     (errors,) = measured["validation"].values()

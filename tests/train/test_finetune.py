@@ -19,14 +19,14 @@ from helpers.training import cpu_fabric, make_recipe, relaxations, write_data
 from geocalc import GeoCalc, load_model
 from geocalc.cli.main import main
 from geocalc.core.settings import read_yaml
-from geocalc.data.prepare import prepare
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import DataWarning, InputError, RecipeError
 from geocalc.potentials.card import EnergyKind
 from geocalc.train.finetune import FEWEST, HOLD, PASSES, TRAINING, begin_with, tuned_values
 from geocalc.train.recipe import FittedReferences, Recipe, parse_recipe
-from geocalc.train.register import register
-from geocalc.train.run import start
+from geocalc.train.register import register_model
+from geocalc.train.run import start_training
 from geocalc.train.task import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::geocalc.errors.DataWarning")
@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = make_recipe(
         write_data(folder / "d.traj", relaxations(10)), steps=60, learning_rate=0.01
     )
-    return register(
+    return register_model(
         train(recipe, folder / "run", folder / "data", cpu_fabric()),
         "base",
         folder,
@@ -71,7 +71,7 @@ def recipe_of(model: Path, data: Path, **training: object) -> Recipe:
 
 
 def samples_of(recipe: Recipe, folder: Path) -> list[Sample]:
-    return [s for s in read_store(prepare(recipe, folder)) if not s.validation]
+    return [s for s in read_store(prepare_store(recipe, folder)) if not s.validation]
 
 
 def test_it_begins_with_the_weights_and_with_references_of_the_new_level(
@@ -79,7 +79,7 @@ def test_it_begins_with_the_weights_and_with_references_of_the_new_level(
 ) -> None:
     recipe = recipe_of(model, data)
     samples = samples_of(recipe, tmp_path / "data")
-    begun, old = start(recipe, samples).model, load_model(model).potential.model
+    begun, old = start_training(recipe, samples).model, load_model(model).potential.model
     for (name, new), (_, before) in zip(
         begun.network.named_parameters(), old.network.named_parameters(), strict=True
     ):
@@ -104,7 +104,7 @@ def test_zeros_of_adsorption_energies_are_held(model: Path, data: Path, tmp_path
     old = load_model(model).potential.model.references
 
     def moved(recipe: Recipe, some: list[Sample]) -> float:
-        return float((start(recipe, some).model.references - old).norm())
+        return float((start_training(recipe, some).model.references - old).norm())
 
     # one relaxation is little to go by
     assert moved(held, one) == pytest.approx(moved(free, one) / (HOLD + 1))
@@ -174,7 +174,7 @@ def test_frozen_parts_stay(model: Path, data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(model, data, steps=3, freeze=["embedding", "blocks.0.edge"])
     run = train(recipe, tmp_path / "run", tmp_path / "data", cpu_fabric())
     tuned = load_model(
-        register(run, "frozen", tmp_path / "models", tmp_path / "data")
+        register_model(run, "frozen", tmp_path / "models", tmp_path / "data")
     ).potential.model.network
     old = dict(load_model(model).potential.model.network.named_parameters())
     changed = {
@@ -187,7 +187,9 @@ def test_frozen_parts_stay(model: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(
         RecipeError, match="names 'nose', which the network does not have; its parts: blocks, "
     ):
-        start(recipe_of(model, data, freeze=["nose"]), samples_of(recipe, tmp_path / "data"))
+        start_training(
+            recipe_of(model, data, freeze=["nose"]), samples_of(recipe, tmp_path / "data")
+        )
 
 
 def test_what_was_frozen_in_training_stays_so(model: Path, data: Path, tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_two_relaxations_are_enough_to_split(model: Path, tmp_path: Path) -> Non
         for frame in frames:
             frame.info["sid"] = f"{seed}-{frame.info['sid']}"
         write(path, frames)
-        samples = read_store(prepare(recipe_of(model, path), tmp_path / f"data-{seed}"))
+        samples = read_store(prepare_store(recipe_of(model, path), tmp_path / f"data-{seed}"))
         assert {s.validation for s in samples} == {True, False}
 
 
@@ -247,6 +249,6 @@ def test_another_network_or_a_changed_model_is_refused(
         update={"model": recipe.model.model_copy(update={"repulsion_reach": 0.5})}
     )
     with pytest.raises(RecipeError, match=r"model.repulsion_reach is not that of base"):
-        start(wider, samples)
+        start_training(wider, samples)
     with pytest.raises(InputError, match="it was changed, so start anew"):
         begin_with(recipe, recipe.start.model_copy(update={"hash": "0" * 16}), samples)

@@ -21,7 +21,7 @@ from helpers.training import (
 
 from geocalc.errors import RecipeError
 from geocalc.train.recipe import Recipe, parse_recipe
-from geocalc.train.register import register
+from geocalc.train.register import register_model
 from geocalc.train.task import train
 
 
@@ -88,7 +88,7 @@ def test_their_energy_errors_are_not_told(tmp_path: Path) -> None:
     assert known["energy_mae"] < 100
     assert not {"energy_mae", "energy_rmse", "within_0p02"} & set(unknown)
     assert unknown["force_mae"] == pytest.approx(known["force_mae"], rel=1e-6)
-    card = (register(run, "known", tmp_path, tmp_path / "data") / "README.md").read_text()
+    card = (register_model(run, "known", tmp_path, tmp_path / "data") / "README.md").read_text()
     assert "unknown.traj | 15 | forces only" in card
 
 

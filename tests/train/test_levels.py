@@ -17,13 +17,13 @@ from helpers.training import cpu_fabric, recipe_values, relaxations
 
 from geocalc import GeoCalc, load_model, relax
 from geocalc.cli.main import main
-from geocalc.data.prepare import prepare
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import read_store
 from geocalc.errors import InputError, RecipeError
 from geocalc.train.finetune import tuned_values
 from geocalc.train.recipe import parse_recipe
 from geocalc.train.references import fit_scales
-from geocalc.train.register import register
+from geocalc.train.register import register_model
 from geocalc.train.task import train
 
 SHIFT = 4.0  # eV an atom
@@ -65,14 +65,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = parse_recipe(
         values_of(folder, steps=300, learning_rate=0.01, evaluate_every=300, batch_size=8), "test"
     )
-    return register(
+    return register_model(
         train(recipe, folder / "run", folder / "data", cpu_fabric()), "two", folder, folder / "data"
     )
 
 
 def test_references_are_fitted_level_by_level(tmp_path: Path) -> None:
     recipe = parse_recipe(values_of(tmp_path), "test")
-    samples = read_store(prepare(recipe, tmp_path / "data"))
+    samples = read_store(prepare_store(recipe, tmp_path / "data"))
     table = fit_scales(samples, recipe.level_elements, recipe.source_levels).references
     n_atoms = torch.bincount(torch.from_numpy(samples[0].numbers), minlength=119).double()
     soft, stiff = (table @ n_atoms).tolist()

@@ -26,12 +26,12 @@ from helpers.training import (
     write_data,
 )
 
-from geocalc.data.prepare import prepare
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import Samples, read_store
 from geocalc.errors import InputError, RunFolderError
 from geocalc.train.balance import deal
 from geocalc.train.loader import Batch, BatchLoader, batch_loader, batches
-from geocalc.train.run import start
+from geocalc.train.run import start_training
 from geocalc.train.steps import update
 from geocalc.train.task import train
 
@@ -53,8 +53,10 @@ def data(tmp_path_factory) -> Path:
 
 def feed_for(data: Path, folder: Path, **training) -> BatchLoader:
     recipe = make_recipe(data, **training)
-    samples = read_store(prepare(recipe, folder))
-    return batch_loader(samples, recipe, start(recipe, samples.training).model, cpu_fabric())
+    samples = read_store(prepare_store(recipe, folder))
+    return batch_loader(
+        samples, recipe, start_training(recipe, samples.training).model, cpu_fabric()
+    )
 
 
 def assert_same(one: Batch, other: Batch) -> None:

@@ -24,7 +24,7 @@ from helpers.training import (
 from safetensors.torch import load_file
 
 from geocalc.cli.main import main
-from geocalc.data.prepare import prepare
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import Samples, read_store
 from geocalc.errors import InputError, ModelFileError, NonFiniteError, RecipeError, RunFolderError
 from geocalc.train import loop
@@ -33,7 +33,7 @@ from geocalc.train.checkpoint import load_checkpoint, save_checkpoint, steps_don
 from geocalc.train.ema import WeightAverage
 from geocalc.train.loader import Batch, batch_loader
 from geocalc.train.recipe import Recipe
-from geocalc.train.run import Run, start
+from geocalc.train.run import Run, start_training
 from geocalc.train.run_files import append_log, read_log, trim_log
 from geocalc.train.score import score
 from geocalc.train.steps import update
@@ -72,8 +72,8 @@ def parsed(data: Path, model: dict | None = None, **training) -> Recipe:
 
 
 def run_of(recipe: Recipe, tmp_path: Path) -> tuple[Run, Samples]:
-    samples = read_store(prepare(recipe, tmp_path / "data"))
-    return start(recipe, samples.training), samples
+    samples = read_store(prepare_store(recipe, tmp_path / "data"))
+    return start_training(recipe, samples.training), samples
 
 
 def first_batch(run: Run, samples: Samples, recipe: Recipe) -> Batch:

@@ -10,7 +10,7 @@ from helpers.structures import adslab, systems_of
 from helpers.training import make_recipe, relaxation
 
 from geocalc.core.systems import Prediction
-from geocalc.data.collate import Labels, collate
+from geocalc.data.collate import BatchLabels, collate_samples
 from geocalc.data.store import Sample
 from geocalc.errors import RecipeError
 from geocalc.train.loss import loss, pair_loss
@@ -31,7 +31,7 @@ def case():
     """
     systems = systems_of(adslab("O", size=(2, 2, 2)), adslab("O", size=(2, 2, 2)))
     systems = replace(systems, fixed=(systems.tags == 0)[:, None].expand(-1, 3).clone())
-    labels = Labels(
+    labels = BatchLabels(
         energy=torch.tensor([1.0, 2.0]).double(),
         forces=torch.ones(18, 3).double(),
         displacement=torch.zeros(18, 3),
@@ -124,7 +124,7 @@ def test_the_gradient_target_pulls_the_head_and_never_the_gradient(case):
 def test_the_substrate_term_holds_shares_below_the_surface_and_of_clean_slabs_at_zero(case):
     _, _, prediction = case
     systems = systems_of(adslab("O", size=(2, 2, 2)), adslab("", size=(2, 2, 2)))
-    labels = Labels(
+    labels = BatchLabels(
         energy=prediction.energy,
         forces=torch.zeros(17, 3).double(),
         displacement=torch.zeros(17, 3),
@@ -198,7 +198,7 @@ def test_references_of_what_is_no_element_are_refused():
 
 
 def test_the_pair_loss_counts_moves_of_free_atoms_alone_each_term_in_its_own_unit():
-    systems, labels = collate(with_energies(lambda atoms, n: float(n))[:2])
+    systems, labels = collate_samples(with_energies(lambda atoms, n: float(n))[:2])
     fixed = torch.zeros_like(systems.fixed)
     fixed[:3] = True
     systems = replace(systems, fixed=fixed)

@@ -33,7 +33,7 @@ from geocalc.data.prepare import (
     is_test,
     is_validation,
     locate,
-    prepare,
+    prepare_store,
     reference_relaxations,
     samples_of_test,
 )
@@ -42,7 +42,7 @@ from geocalc.errors import InputError, RecipeError
 from geocalc.evaluation.single_points import errors_of, predictions
 from geocalc.structures.convert import from_atoms
 from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
-from geocalc.train.register import register
+from geocalc.train.register import register_model
 from geocalc.train.task import train
 
 UNITS = {"eV": 1.0, "meV": 1e-3, "kcal/mol": KCAL, "kJ/mol": KCAL / 4.184, "Hartree": 27.211386}
@@ -51,7 +51,7 @@ RECIPES = Path(__file__).parents[2] / "workflows" / "molecules"
 
 
 def samples_of(values: dict[str, Any], folder: Path) -> list[Sample]:
-    return list(read_store(prepare(parse_recipe(values, "test"), folder / "data")))
+    return list(read_store(prepare_store(parse_recipe(values, "test"), folder / "data")))
 
 
 def write_rmd17(path: Path, n: int = 40) -> Path:
@@ -140,9 +140,9 @@ def test_energies_alone_are_learnt(qm7: Path, tmp_path: Path) -> None:
     run = train(parse_recipe(values, "test"), tmp_path / "run", tmp_path / "data", cpu_fabric())
     (errors,) = json.loads((run / "metrics.json").read_text())["validation"].values()
     assert {"force_mae", "force_null", "force_cosine"}.isdisjoint(errors)
-    samples = read_store(prepare(parse_recipe(values, "test"), tmp_path / "data"))
+    samples = read_store(prepare_store(parse_recipe(values, "test"), tmp_path / "data"))
     assert all(np.isnan(sample.forces).all() for sample in samples)
-    model = register(run, "energies", tmp_path / "models", tmp_path / "data")
+    model = register_model(run, "energies", tmp_path / "models", tmp_path / "data")
     loaded = load_model(model)
     references = loaded.potential.model.references[0]
     plain = [
@@ -240,7 +240,7 @@ def test_dynamics_is_learnt_and_does_not_depend_on_the_pose(
     (errors,) = json.loads((run / "metrics.json").read_text())["validation"].values()
     assert errors["force_mae"] < 0.7 * errors["force_null"]
     potential = load_model(
-        register(run, "m", tmp_path / "models", tmp_path / "data"), dtype="float64"
+        register_model(run, "m", tmp_path / "models", tmp_path / "data"), dtype="float64"
     ).potential
     here = systems_of(dynamics(1)[0])
     before = potential(here)
@@ -314,7 +314,9 @@ def test_a_model_without_forces_has_no_errors_of_them(rmd17: Path, tmp_path: Pat
     values["model"]["force_mode"] = "none"
     recipe = parse_recipe(values | {"training": values["training"] | {"steps": 1}}, "test")
     run = train(recipe, tmp_path / "run", tmp_path / "data", cpu_fabric())
-    potential = load_model(register(run, "m", tmp_path / "models", tmp_path / "data")).potential
+    potential = load_model(
+        register_model(run, "m", tmp_path / "models", tmp_path / "data")
+    ).potential
     errors = errors_of(predictions(potential, samples))
     assert np.isnan(errors.force_mae)
     assert errors.energy_mae >= 0

@@ -20,8 +20,8 @@ from helpers.training import (
 
 from geocalc import GeoCalc, load_model
 from geocalc.cli.main import main
-from geocalc.data.collate import collate
-from geocalc.data.prepare import prepare
+from geocalc.data.collate import collate_samples
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import read_store
 from geocalc.errors import InputError
 from geocalc.frames import frame_policy
@@ -30,8 +30,8 @@ from geocalc.potentials.registry import read_card
 from geocalc.train import publish as publish_module
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.recipe import Recipe, read_recipe
-from geocalc.train.register import register
-from geocalc.train.run import start
+from geocalc.train.register import register_model
+from geocalc.train.run import start_training
 from geocalc.train.task import train
 
 FILES = {"model.yaml", "weights.safetensors", "recipe.yaml", "metrics.json", "README.md"}
@@ -60,7 +60,7 @@ def data_of(run: Path) -> Path:
 
 
 def test_a_registered_model_is_whole_and_found_by_name_and_by_path(finished, place):
-    target = register(finished, "mine", place, data_of(finished))
+    target = register_model(finished, "mine", place, data_of(finished))
     assert target == place / "mine"
     assert {p.name for p in target.iterdir()} == FILES
     assert [p.name for p in place.iterdir()] == ["mine"]
@@ -70,12 +70,12 @@ def test_a_registered_model_is_whole_and_found_by_name_and_by_path(finished, pla
 
 
 def test_a_registered_model_gives_the_energies_of_the_averaged_weights(finished, place):
-    target = register(finished, "mine", place, data_of(finished))
+    target = register_model(finished, "mine", place, data_of(finished))
     recipe = read_recipe(finished / "recipe.yaml")
-    samples = read_store(prepare(recipe, data_of(finished)))
-    run = start(recipe, samples.training)
+    samples = read_store(prepare_store(recipe, data_of(finished)))
+    run = start_training(recipe, samples.training)
     load_checkpoint(finished / "checkpoint", run.model.network, run.optimizer, run.average)
-    batch, _ = collate(samples[:6])
+    batch, _ = collate_samples(samples[:6])
     policy = frame_policy("averaged")
     averaged, last = (
         NetworkPotential(model=m, policy=policy)(batch) for m in (run.averaged(), run.model.eval())
@@ -87,7 +87,7 @@ def test_a_registered_model_gives_the_energies_of_the_averaged_weights(finished,
 
 
 def test_the_card_says_what_the_recipe_and_the_data_say(finished, place):
-    target = register(finished, "mine", place, data_of(finished))
+    target = register_model(finished, "mine", place, data_of(finished))
     card = read_card(target)
     assert (card.name, card.elements, card.energy_kind.value, card.level_of_theory) == (
         "mine",
@@ -122,13 +122,16 @@ def test_forces_of_random_frames_are_not_called_conservative(
         update={"model": recipe.model.model_copy(update={"frames": frames})}
     )
     write_recipe(run / "recipe.yaml", changed.model_dump(mode="json"))
-    assert read_card(register(run, "mine", place, data_of(finished))).conservative is conservative
+    assert (
+        read_card(register_model(run, "mine", place, data_of(finished))).conservative
+        is conservative
+    )
 
 
 def test_a_folder_that_holds_only_a_recipe_is_filled(finished, place):
     (place / "mine").mkdir(parents=True)
     shutil.copy(finished / "recipe.yaml", place / "mine" / "recipe.yaml")
-    target = register(finished, "mine", place, data_of(finished))
+    target = register_model(finished, "mine", place, data_of(finished))
     assert {p.name for p in target.iterdir()} == FILES
 
 
@@ -143,7 +146,7 @@ def test_an_unfinished_run_is_refused(finished, place, tmp_path):
         InputError,
         match=r"has done 1 of 8 steps; finish it with `geocalc train ... --resume` first",
     ):
-        register(run, "mine", place, tmp_path / "data")
+        register_model(run, "mine", place, tmp_path / "data")
     assert not place.exists()
 
 
@@ -151,32 +154,32 @@ def test_a_folder_that_is_no_run_is_refused(place, tmp_path):
     with pytest.raises(
         InputError, match=r"is not a training run: it needs recipe.yaml and a checkpoint"
     ):
-        register(tmp_path, "mine", place, tmp_path / "data")
+        register_model(tmp_path, "mine", place, tmp_path / "data")
     assert not place.exists()
 
 
 def test_a_taken_name_is_refused(finished, place):
-    target = register(finished, "mine", place, data_of(finished))
+    target = register_model(finished, "mine", place, data_of(finished))
     before = {p: p.read_bytes() for p in target.iterdir()}
     with pytest.raises(InputError, match=r"a model named 'mine' is in .* already"):
-        register(finished, "mine", place, data_of(finished))
+        register_model(finished, "mine", place, data_of(finished))
     assert {p: p.read_bytes() for p in target.iterdir()} == before
 
 
 def test_a_name_that_another_searched_folder_holds_is_refused(
     finished, place, tmp_path, monkeypatch
 ):
-    register(finished, "mine", tmp_path / "others", data_of(finished))
+    register_model(finished, "mine", tmp_path / "others", data_of(finished))
     monkeypatch.setenv("GEOCALC_MODELS", str(tmp_path / "others"))
     with pytest.raises(InputError, match=r"a model named 'mine' is installed already, in .*others"):
-        register(finished, "mine", place, data_of(finished))
+        register_model(finished, "mine", place, data_of(finished))
     assert not place.exists()
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "two words", "../up"])
 def test_what_is_no_plain_name_is_refused(finished, place, name):
     with pytest.raises(InputError, match="cannot be a model name; use letters, digits"):
-        register(finished, name, place, data_of(finished))
+        register_model(finished, name, place, data_of(finished))
     assert not place.exists()
 
 
@@ -186,7 +189,7 @@ def test_a_failure_in_the_middle_leaves_nothing(finished, place, monkeypatch):
 
     monkeypatch.setattr(publish_module, "write_card", fail)
     with pytest.raises(OSError, match="No space left"):
-        register(finished, "mine", place, data_of(finished))
+        register_model(finished, "mine", place, data_of(finished))
     assert list(place.iterdir()) == []
 
 

@@ -20,14 +20,14 @@ from helpers.training import (
 from safetensors.torch import load_file
 
 from geocalc.cli.main import main
-from geocalc.data.prepare import prepare
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import read_store
 from geocalc.errors import ModelFileError
 from geocalc.train import loop
 from geocalc.train import task as energies
 from geocalc.train.loop import Evaluation
-from geocalc.train.register import register
-from geocalc.train.run import start
+from geocalc.train.register import register_model
+from geocalc.train.run import start_training
 from geocalc.train.run_files import read_log
 from geocalc.train.score import mean_error, validation_error
 from geocalc.train.stopping import best_evaluation, is_over
@@ -108,7 +108,7 @@ def test_a_run_ends_early_and_its_best_weights_are_registered(tmp_path, data, cu
     train(recipe_for(data), run, tmp_path / "data", cpu_fabric())  # what has ended stays as it is
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
-    target = register(run, "early", tmp_path / "models", tmp_path / "data")
+    target = register_model(run, "early", tmp_path / "models", tmp_path / "data")
     best, shipped = (
         load_file(run / "checkpoint" / "best-10.safetensors"),
         load_file(target / "weights.safetensors"),
@@ -117,7 +117,7 @@ def test_a_run_ends_early_and_its_best_weights_are_registered(tmp_path, data, cu
     assert all(torch.equal(best[name], shipped[name]) for name in best)
     (run / "checkpoint" / "best-10.safetensors").write_bytes(b"damaged")
     with pytest.raises(ModelFileError, match=r"cannot read the checkpoint .*best-10"):
-        register(run, "again", tmp_path / "models", tmp_path / "data")
+        register_model(run, "again", tmp_path / "models", tmp_path / "data")
 
 
 def test_metrics_are_those_of_the_best_weights(tmp_path, data, curve):
@@ -185,7 +185,7 @@ def test_the_command_says_why_it_ended(tmp_path, data, curve):
 
 def test_the_validation_error_is_in_the_units_of_the_loss(tmp_path, data):
     recipe = make_recipe(data, energy_weight=2.0, force_weight=3.0)
-    model = start(recipe, read_store(prepare(recipe, tmp_path)).training).model
+    model = start_training(recipe, read_store(prepare_store(recipe, tmp_path)).training).model
     model.energy_scale, model.force_scale = 4.0, 4.0
     errors = {
         "a": {"n": 30, "energy_mae": 0.1, "force_mae": 0.2},

@@ -24,7 +24,7 @@ from geocalc.potentials.registry import load_model, read_card, write_card
 from geocalc.runs.runner import versions
 from geocalc.structures.convert import from_atoms
 from geocalc.train.recipe import Recipe, read_recipe
-from geocalc.train.register import register
+from geocalc.train.register import register_model
 
 ROOT = Path(__file__).parents[2]
 NAME = "faenet-is2re"
@@ -40,7 +40,7 @@ def ship(
     """
     made = runs[0].parent / "models" / NAME
     shutil.rmtree(made, ignore_errors=True)
-    register(runs, NAME, made.parent, runs[0].parent / "data")
+    register_model(runs, NAME, made.parent, runs[0].parent / "data")
     recipe = read_recipe(FOLDER / "recipe.yaml")
     about = recipe.about  # may say more of the domain and its limits than when the runs began
     card = read_card(made).model_copy(

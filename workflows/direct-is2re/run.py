@@ -26,15 +26,15 @@ from lightning_fabric import Fabric
 
 from geocalc.core.process import settle_process
 from geocalc.core.settings import read_yaml
-from geocalc.data.prepare import prepare
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import Samples, read_store
 from geocalc.evaluation.is2re import pair_predictions
 from geocalc.frames import frame_policy
 from geocalc.potentials.network import NetworkPotential
 from geocalc.train.checkpoint import load_checkpoint, steps_done
-from geocalc.train.loop import Progress
+from geocalc.train.loop import TrainingProgress
 from geocalc.train.recipe import Recipe
-from geocalc.train.run import start
+from geocalc.train.run import start_training
 from geocalc.train.run_files import CHECKPOINT
 from geocalc.train.task import train
 
@@ -86,7 +86,7 @@ def train_command(names: str, targets: str, steps: int | None) -> None:
     for split, target in _each(names, targets):
         folder = RUNS / f"{target}-{split.name}"
 
-        def say(progress: Progress, name: str = folder.name) -> None:
+        def say(progress: TrainingProgress, name: str = folder.name) -> None:
             print(f"{name} {progress} {progress.seconds:.0f} s", flush=True)
 
         train(recipe_for(split, target, steps), folder, RUNS / "data", fabric, say)
@@ -102,7 +102,7 @@ def predict_command(names: str, targets: str, steps: int | None) -> None:
     """
     for split, target in _each(names, targets):
         folder, recipe = RUNS / f"{target}-{split.name}", recipe_for(split, target, steps)
-        samples = read_store(prepare(recipe, RUNS / "data"))
+        samples = read_store(prepare_store(recipe, RUNS / "data"))
         potential, held_out = finished(folder, recipe, samples), samples.held_out
         told = pair_predictions(potential, held_out)
         ends = [int((~s.fixed).any(1).sum()) for s in held_out]
@@ -114,7 +114,7 @@ def finished(folder: Path, recipe: Recipe, samples: Samples) -> NetworkPotential
     """The trained network of a run, with all frames."""
     if steps_done(folder / CHECKPOINT) < recipe.training.steps:
         raise SystemExit(f"{folder} is not finished; run train first")
-    run = start(recipe, samples.training)
+    run = start_training(recipe, samples.training)
     load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     return NetworkPotential(
         model=run.averaged(), policy=frame_policy(FRAMES), force_mode=recipe.model.force_mode
@@ -130,7 +130,9 @@ def large_command(steps: int | None) -> None:
         recipe = recipe_for(split, target, steps)
         potentials.append(
             finished(
-                RUNS / f"{target}-{split.name}", recipe, read_store(prepare(recipe, RUNS / "data"))
+                RUNS / f"{target}-{split.name}",
+                recipe,
+                read_store(prepare_store(recipe, RUNS / "data")),
             )
         )
     (RUNS / page.LARGE).write_text(json.dumps(large.errors(potentials)))

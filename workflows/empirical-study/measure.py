@@ -16,8 +16,8 @@ from rows import Row
 from torch import nn
 
 from geocalc.core.systems import Systems
-from geocalc.data.collate import collate
-from geocalc.data.prepare import ReferenceRelaxation, prepare, reference_relaxations
+from geocalc.data.collate import collate_samples
+from geocalc.data.prepare import ReferenceRelaxation, prepare_store, reference_relaxations
 from geocalc.data.settings import Data
 from geocalc.data.store import Sample, Samples, read_store
 from geocalc.evaluation.is2re import pair_errors, pair_predictions
@@ -25,13 +25,13 @@ from geocalc.evaluation.metrics import average_distance_within_threshold
 from geocalc.evaluation.oversmoothing import layer_mad
 from geocalc.evaluation.relaxations import relax_references, summarize
 from geocalc.evaluation.single_points import errors_of, predictions
-from geocalc.evaluation.symmetry_errors import OperationErrors, symmetry_errors
+from geocalc.evaluation.symmetry_errors import OperationErrors, measure_symmetry_errors
 from geocalc.frames import FramePick, frame_policy
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import EnergyModel, NetworkPotential
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.recipe import Recipe
-from geocalc.train.run import start
+from geocalc.train.run import start_training
 from geocalc.train.run_files import CHECKPOINT
 
 N_SYMMETRY, N_TIMED, N_MAD = 8, 64, 32  # structures
@@ -49,7 +49,7 @@ def measure(
         data: where prepared data are kept.
         limit: of held-out structures, for a trial.
     """
-    samples = read_store(prepare(recipe, data))
+    samples = read_store(prepare_store(recipe, data))
     potential = finished(recipe, folder, samples, row.frames or recipe.model.frames)
     held_out = samples.held_out[:limit]
     network = potential.model.network
@@ -107,7 +107,7 @@ def _iterative(potential: NetworkPotential, references: Sequence[ReferenceRelaxa
 
 def finished(recipe: Recipe, folder: Path, samples: Samples, frames: str) -> NetworkPotential:
     """The last network of a run, when the learning rate has come to zero, with frames by name."""
-    run = start(recipe, samples.training)
+    run = start_training(recipe, samples.training)
     load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     policy = frame_policy(frames)
     seed = 0 if policy.pick is FramePick.STOCHASTIC else None
@@ -129,7 +129,7 @@ def _spread(samples: Samples, n: int) -> list[Sample]:
 def _symmetry(potential: NetworkPotential, samples: Sequence[Sample]) -> Numbers:
     """Means and maxima by operation, in float64, so that exact ones leave nothing but rounding."""
     model = replace(potential, model=_in_float64(potential.model))
-    errors = symmetry_errors(model, _systems(samples))
+    errors = measure_symmetry_errors(model, _systems(samples))
     found: Numbers = {}
     for field in fields(errors):
         one: OperationErrors | None = getattr(errors, field.name)
@@ -149,7 +149,7 @@ def _in_float64(model: EnergyModel) -> EnergyModel:
 
 
 def _systems(samples: Sequence[Sample]) -> Systems:
-    return collate(list(samples))[0]
+    return collate_samples(list(samples))[0]
 
 
 def _speed(potential: NetworkPotential, samples: Sequence[Sample]) -> float:

@@ -29,7 +29,7 @@ from smoke import changes, write_data
 
 from geocalc.core.files import write_whole
 from geocalc.core.process import settle_process
-from geocalc.train.loop import Progress
+from geocalc.train.loop import TrainingProgress
 from geocalc.train.recipe import read_recipe
 from geocalc.train.run_files import METRICS
 from geocalc.train.task import train
@@ -165,7 +165,7 @@ def fit(study: Study, row: Row, seed: int, fabric: Fabric) -> None:
     """Train one row with one seed."""
     folder = study.folder(row, seed)
 
-    def say(progress: Progress) -> None:
+    def say(progress: TrainingProgress) -> None:
         print(
             f"{row.table} {folder.name} {progress} {progress.seconds:.0f} s",
             flush=True,

@@ -26,14 +26,14 @@ from geocalc.core.process import settle_process
 from geocalc.core.settings import read_yaml
 from geocalc.data.prepare import reference_relaxations
 from geocalc.data.read import locate, structures_of
-from geocalc.data.settings import Data, Source
+from geocalc.data.settings import Data, DataSource
 from geocalc.evaluation.relaxations import relax_references, summarize
-from geocalc.evaluation.single_points import measure
+from geocalc.evaluation.single_points import single_point_errors
 from geocalc.potentials.registry import load_model
 from geocalc.train.finetune import tuned_values
-from geocalc.train.loop import Progress
+from geocalc.train.loop import TrainingProgress
 from geocalc.train.recipe import Recipe, parse_recipe
-from geocalc.train.register import register
+from geocalc.train.register import register_model
 from geocalc.train.task import train
 
 HERE = Path(__file__).parent
@@ -113,7 +113,7 @@ def _fabric() -> Fabric:
 
 
 def _say(name: str) -> Any:
-    def say(progress: Progress) -> None:
+    def say(progress: TrainingProgress) -> None:
         if progress.step % 500 == 0:
             print(f"{name} {progress} {progress.seconds:.0f} s", flush=True)
 
@@ -126,7 +126,7 @@ def errors_of(model: Path) -> dict[str, Any]:
 
     The model without the metal would refuse it; here it has to answer.
     """
-    source = Source(path=own_data(0), add_energy="e_ads", subtract_energy="e_relaxed")
+    source = DataSource(path=own_data(0), add_energy="e_ads", subtract_energy="e_relaxed")
     loaded = load_model(model, device="cpu")
     potential = replace(loaded.potential, elements=())
     references = reference_relaxations(
@@ -134,7 +134,7 @@ def errors_of(model: Path) -> dict[str, Any]:
     )
     frames = [frame for reference in references for frame in reference.frames]
     return {
-        "errors": asdict(measure(potential, frames)),
+        "errors": asdict(single_point_errors(potential, frames)),
         "relaxed": asdict(summarize(relax_references(potential, references))),
     }
 
@@ -152,7 +152,7 @@ def _fit(kind: str, sizes: tuple[int, ...], draws: int) -> None:
             _say(name),
         )
         if not (RUNS / "models" / name).exists():
-            register(RUNS / name, name, RUNS / "models", RUNS / "data")
+            register_model(RUNS / name, name, RUNS / "models", RUNS / "data")
         _measure(name, RUNS / "models" / name, n, draw)
 
 

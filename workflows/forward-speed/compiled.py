@@ -23,7 +23,7 @@ from geocalc.core.process import settle_process
 from geocalc.potentials.network import EnergyModel
 from geocalc.train.loader import Batch, batches, feed_of
 from geocalc.train.recipe import read_recipe
-from geocalc.train.run import start
+from geocalc.train.run import start_training
 from geocalc.train.steps import take_step
 from geocalc.train.task import load_samples
 
@@ -39,7 +39,7 @@ def main(steps: int) -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
     recipe = read_recipe(ROOT / "models" / "faenet-is2re" / "recipe.yaml")
     samples = load_samples(recipe, DATA, fabric)
-    run = start(recipe, samples.training)
+    run = start_training(recipe, samples.training)
     drawn = [
         batch for _, batch in batches(feed_of(samples, recipe, run.model, fabric), range(8), 0)
     ]

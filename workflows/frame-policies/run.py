@@ -21,7 +21,7 @@ import torch
 from geocalc import load_model
 from geocalc.core.process import settle_process
 from geocalc.core.systems import Systems, concatenate
-from geocalc.data.collate import collate
+from geocalc.data.collate import collate_samples
 from geocalc.data.prepare import locate, reference_relaxations
 from geocalc.data.store import Sample
 from geocalc.evaluation.relaxations import relax_references, summarize
@@ -83,7 +83,7 @@ def jumps_along(model: LoadedModel, frames: tuple[Sample, ...]) -> tuple[int, in
     A discontinuity shows at any spacing, so only the intervals that show more than `JUMP` are
     looked at again more closely.
     """
-    template, _ = collate(frames[:1])
+    template, _ = collate_samples(frames[:1])
     places = [torch.from_numpy(f.positions) for f in frames]
     points = [places[0]]
     for before, after in itertools.pairwise(places):
@@ -100,7 +100,7 @@ def jumps_along(model: LoadedModel, frames: tuple[Sample, ...]) -> tuple[int, in
 def invariance(model: LoadedModel, samples: list[Sample]) -> dict[str, float]:
     """Largest change of energy (eV) under operations that change nothing, over the samples."""
     generator = torch.Generator().manual_seed(0)
-    systems, _ = collate(samples)
+    systems, _ = collate_samples(samples)
     energy = model(systems).energy
     worst: dict[str, float] = {"repeated call": float((model(systems).energy - energy).abs().max())}
     for name, dimensions in (("rotation about z", 2), ("rotation", 3)):

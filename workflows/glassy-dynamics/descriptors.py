@@ -24,7 +24,7 @@ from scipy import sparse
 from geocalc.properties.glass.configuration import GlassConfiguration
 from geocalc.properties.glass.inherent import systems_of
 from geocalc.properties.glass.kob_andersen import KobAndersen
-from geocalc.properties.glass.neighborhood import neighborhood
+from geocalc.properties.glass.neighborhood import build_neighborhood
 from geocalc.properties.moment_network import exponents, legendre, multiplicities
 
 REACH = 4.0  # sigma_AA, as all lengths here; of densities and of averages of energies
@@ -58,7 +58,7 @@ class Edges:
     @classmethod
     def of(cls, configuration: GlassConfiguration) -> Edges:
         """All pairs within `REACH`."""
-        found = neighborhood(configuration, REACH, self_loops=False)
+        found = build_neighborhood(configuration, REACH, self_loops=False)
         vectors = -found.edge_vec.numpy()
         return cls(
             configuration.n_particles,

@@ -17,7 +17,7 @@ from geocalc.properties.data import read_split, read_test
 from geocalc.properties.model import PropertyModel
 from geocalc.properties.recipe import GlassData
 from geocalc.properties.samples import GraphSample
-from geocalc.properties.task import VALIDATION, predictions, start_property
+from geocalc.properties.task import VALIDATION, predict_graphs, start_property
 from geocalc.train.checkpoint import load_checkpoint, steps_done
 from geocalc.train.run_files import CHECKPOINT, METRICS, read_log
 from geocalc.train.stopping import final_model, is_over
@@ -87,7 +87,7 @@ def read_fit(planned: Planned, folder: Path) -> Fit:
 def answers(model: PropertyModel, samples: Sequence[GraphSample]) -> tuple[Answer, ...]:
     """What a model says of the particles that count."""
     found = []
-    for sample, rows in zip(samples, predictions(model, samples, CPU), strict=True):
+    for sample, rows in zip(samples, predict_graphs(model, samples, CPU), strict=True):
         counted = sample.counted.numpy()
         found.append(Answer(sample.name, rows[counted], sample.targets.double().numpy()[counted]))
     return tuple(found)

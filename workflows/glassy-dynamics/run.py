@@ -25,7 +25,7 @@ from geocalc.core.files import write_whole
 from geocalc.core.process import settle_process
 from geocalc.properties.registry import register_property
 from geocalc.properties.task import train_property
-from geocalc.train.loop import Progress
+from geocalc.train.loop import TrainingProgress
 
 FEWER = (2, 4, 6)  # configurations that the last baseline learns from besides
 MODELS, SHIPPED = HERE.parents[1] / "models", "glass-gn"
@@ -64,7 +64,7 @@ def train_command(recipes: str, folds: str | None, steps: int | None, out: Path)
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     for one in plan(recipes, folds, steps, out):
 
-        def say(now: Progress, where: str = str(one)) -> None:
+        def say(now: TrainingProgress, where: str = str(one)) -> None:
             print(f"{where} {now} {now.seconds:.0f} s", flush=True)
 
         train_property(one.recipe, one.folder, out / "data", fabric, say)

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from geocalc.core.process import settle_process
-from geocalc.data.prepare import prepare, reference_relaxations
+from geocalc.data.prepare import prepare_store, reference_relaxations
 from geocalc.data.store import read_store
 from geocalc.evaluation.figures import pair_panels, relaxed_panels, single_point_panels
 from geocalc.evaluation.is2re import pair_predictions
@@ -33,7 +33,7 @@ def draw(model: LoadedModel, recipe: Recipe) -> Path:
     """The picture of a model."""
     held_out = [
         s
-        for s in read_store(prepare(recipe, ROOT / "runs" / "data"))
+        for s in read_store(prepare_store(recipe, ROOT / "runs" / "data"))
         if s.validation and s.source == 0
     ]
     pictures: dict[str, list[Panel]] = {}

@@ -28,7 +28,7 @@ from scipy.stats import spearmanr
 
 from geocalc import from_atoms, relax
 from geocalc.core.process import settle_process
-from geocalc.data.prepare import prepare, reference_relaxations
+from geocalc.data.prepare import prepare_store, reference_relaxations
 from geocalc.data.store import read_store
 from geocalc.evaluation import single_points as metrics
 from geocalc.evaluation.relaxations import relax_references, summarize
@@ -49,7 +49,7 @@ KNOWN = {"C", "CH", "CH2", "CH3", "H", "O", "OH"}
 
 def single_points(model: LoadedModel, recipe: Recipe) -> dict[str, Any]:
     """Energy and force errors on the held-out frames of each source."""
-    held_out = read_store(prepare(recipe, ROOT / "runs" / "data")).held_out
+    held_out = read_store(prepare_store(recipe, ROOT / "runs" / "data")).held_out
     found = {}
     for number, source in enumerate(recipe.data.sources):
         at_level = replace(model.potential, level=recipe.source_levels[number])

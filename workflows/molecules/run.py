@@ -20,16 +20,16 @@ from lightning_fabric import Fabric
 
 from geocalc.core.process import settle_process
 from geocalc.core.units import in_ev
-from geocalc.data.prepare import locate, prepare, samples_of_file, samples_of_test
+from geocalc.data.prepare import locate, prepare_store, samples_of_file, samples_of_test
 from geocalc.data.store import Sample, read_store
 from geocalc.evaluation.metrics import mae
 from geocalc.evaluation.single_points import errors_of, known_numbers, predictions
 from geocalc.frames import frame_policy
 from geocalc.potentials.network import NetworkPotential
 from geocalc.train.checkpoint import load_checkpoint, steps_done
-from geocalc.train.loop import Progress
+from geocalc.train.loop import TrainingProgress
 from geocalc.train.recipe import Recipe, read_recipe
-from geocalc.train.run import start
+from geocalc.train.run import start_training
 from geocalc.train.run_files import CHECKPOINT, read_log
 from geocalc.train.task import train
 
@@ -75,7 +75,7 @@ def train_command(names: str, steps: int | None) -> None:
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     for recipe, folder in _recipes(names, steps):
 
-        def say(now: Progress, name: str = folder.name) -> None:
+        def say(now: TrainingProgress, name: str = folder.name) -> None:
             print(f"{name} {now} {now.seconds:.0f} s", flush=True)
 
         train(recipe, folder, RUNS / "data", fabric, say)
@@ -100,7 +100,7 @@ def _measured(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Errors of the averaged last weights with all frames, beside those of the per-element
     references alone.
     """
-    run = start(recipe, read_store(prepare(recipe, RUNS / "data")).training)
+    run = start_training(recipe, read_store(prepare_store(recipe, RUNS / "data")).training)
     load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     model, samples = run.averaged(), _test_set(recipe)
     potential = NetworkPotential(

@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.io import write
 
-from geocalc.data.prepare import ReferenceRelaxation, prepare, reference_relaxations
+from geocalc.data.prepare import ReferenceRelaxation, prepare_store, reference_relaxations
 from geocalc.data.store import Sample, read_store
 from geocalc.train.recipe import Recipe
 
@@ -40,7 +40,7 @@ def export(recipe: Recipe, data: Path, folder: Path) -> None:
     if (folder / "slabs.extxyz").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    samples = read_store(prepare(recipe, data))
+    samples = read_store(prepare_store(recipe, data))
     adslabs, alloys = (samples.training.where(samples.training.known.source == k) for k in (0, 1))
     _write(folder / "train.extxyz", [*adslabs, *list(alloys)[::ALLOYS]])
     _write(folder / "points.extxyz", samples.held_out.where(samples.held_out.known.source == 0))

@@ -15,12 +15,12 @@ from variants import METAL
 
 from geocalc.core.elements import symbols
 from geocalc.core.systems import Potential
-from geocalc.data.collate import collate
-from geocalc.data.prepare import ReferenceRelaxation, prepare, reference_relaxations
+from geocalc.data.collate import collate_samples
+from geocalc.data.prepare import ReferenceRelaxation, prepare_store, reference_relaxations
 from geocalc.data.store import Sample, Samples, read_store
 from geocalc.evaluation.relaxations import RUNAWAY, relax_references, relaxed_pair, summarize
 from geocalc.evaluation.single_points import Predictions, errors_of, known_numbers, predictions
-from geocalc.evaluation.single_points import measure as errors_on
+from geocalc.evaluation.single_points import single_point_errors as errors_on
 from geocalc.potentials.card import ModelCard
 from geocalc.potentials.network import ForceMode, NetworkPotential
 from geocalc.potentials.registry import load_model
@@ -40,7 +40,7 @@ def measure(model: str | Path, recipe: Recipe, data: Path) -> dict[str, Any]:
         data: where prepared data are kept.
     """
     loaded = load_model(model, device="cpu")
-    store = read_store(prepare(recipe, data))
+    store = read_store(prepare_store(recipe, data))
     held_out = store.held_out
     found: dict[str, Any] = {"name": loaded.card.name, "frames": {}}
     for number, source in enumerate(recipe.data.sources):
@@ -156,7 +156,7 @@ def seconds_of(model: str | Path, recipe: Recipe) -> float:
     """
     potential, seconds = load_model(model, device="cpu"), []
     for reference in held_out_relaxations(recipe):
-        systems, _ = collate([reference.first])
+        systems, _ = collate_samples([reference.first])
         start = time.process_time()
         potential(systems)
         seconds.append(time.process_time() - start)
@@ -166,7 +166,7 @@ def seconds_of(model: str | Path, recipe: Recipe) -> float:
 def of_peer(path: Path, recipe: Recipe, data: Path) -> dict[str, Any]:
     """Errors of a peer from what it answered; see peer_answers.py."""
     told = dict(np.load(path))
-    samples = read_store(prepare(recipe, data))
+    samples = read_store(prepare_store(recipe, data))
     points = list(samples.held_out.where(samples.held_out.known.source == 0))
     references = held_out_relaxations(recipe)
     energy, relaxed = told["energies"], told["relaxed_energy"]
@@ -175,7 +175,7 @@ def of_peer(path: Path, recipe: Recipe, data: Path) -> dict[str, Any]:
         of_elements = _adsorbate_energies(told, ended, recipe)
         energy = energy - _zero(told, points, of_elements)
         relaxed = relaxed - _zero(told, [r.last for r in references], of_elements)
-    _, labels = collate(points)
+    _, labels = collate_samples(points)
     free = np.concatenate([~s.fixed.all(1) for s in points])
     frames = Predictions(
         energy=energy,

@@ -25,8 +25,8 @@ from lightning_fabric import Fabric
 from variants import ROOT, VARIANTS, recipe_of
 
 from geocalc.core.process import settle_process
-from geocalc.train.loop import Progress
-from geocalc.train.register import register
+from geocalc.train.loop import TrainingProgress
+from geocalc.train.register import register_model
 from geocalc.train.task import train
 
 HERE = Path(__file__).parent
@@ -49,12 +49,12 @@ def train_command(names: tuple[str, ...], steps: int | None) -> None:
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     for name in names:
 
-        def say(progress: Progress, name: str = name) -> None:
+        def say(progress: TrainingProgress, name: str = name) -> None:
             print(f"{name} {progress} {progress.seconds:.0f} s", flush=True)
 
         train(recipe_of(VARIANTS[name], steps), RUNS / name, DATA, fabric, say)
         if not (MODELS / name).exists():
-            register(RUNS / name, name, MODELS, DATA)
+            register_model(RUNS / name, name, MODELS, DATA)
 
 
 @main.command("measure")

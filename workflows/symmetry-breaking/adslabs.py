@@ -27,18 +27,18 @@ from torch import nn
 from geocalc.core.files import write_whole
 from geocalc.core.process import settle_process
 from geocalc.core.settings import override, read_yaml
-from geocalc.data.collate import collate
-from geocalc.data.prepare import prepare
+from geocalc.data.collate import collate_samples
+from geocalc.data.prepare import prepare_store
 from geocalc.data.read import locate, structures_of
 from geocalc.data.store import Sample, read_store
-from geocalc.evaluation.single_points import measure
+from geocalc.evaluation.single_points import single_point_errors
 from geocalc.frames import frame_policy
 from geocalc.nn.relaxed_weights import thetas
 from geocalc.potentials.network import NetworkPotential
 from geocalc.train.checkpoint import load_checkpoint, steps_done
-from geocalc.train.loop import Progress
+from geocalc.train.loop import TrainingProgress
 from geocalc.train.recipe import Recipe, parse_recipe
-from geocalc.train.run import start
+from geocalc.train.run import start_training
 from geocalc.train.run_files import CHECKPOINT
 from geocalc.train.task import train
 
@@ -214,7 +214,7 @@ def fit(one: Planned, out: Path) -> None:
     """Train what is not trained yet, and judge it by the test."""
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
 
-    def say(now: Progress) -> None:
+    def say(now: TrainingProgress) -> None:
         if now.step % 100 == 0:
             print(f"{one} {now} {now.seconds:.0f} s", flush=True)
 
@@ -225,13 +225,13 @@ def fit(one: Planned, out: Path) -> None:
 
 def judge(one: Planned, out: Path) -> Judged:
     """Errors of the averaged weights on the test and on validation."""
-    samples = read_store(prepare(one.recipe, out / "prepared"))
-    run = start(one.recipe, samples.training)
+    samples = read_store(prepare_store(one.recipe, out / "prepared"))
+    run = start_training(one.recipe, samples.training)
     load_checkpoint(one.folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     model = run.averaged()
     potential = NetworkPotential(model=model, policy=frame_policy(one.recipe.model.frames))
-    errors = measure(potential, unseen(out, one.name.startswith(TURNED)))
-    chosen_by = measure(potential, list(samples.held_out))
+    errors = single_point_errors(potential, unseen(out, one.name.startswith(TURNED)))
+    chosen_by = single_point_errors(potential, list(samples.held_out))
     log = [json.loads(line) for line in (one.folder / "log.jsonl").read_text().splitlines()]
     return Judged(
         network=one.name,
@@ -269,7 +269,7 @@ def unseen(out: Path, askew: bool = False) -> list[Sample]:
     path = write_frames(
         out / "data" / f"test{'-turned' if askew else ''}.extxyz", own, TURN if askew else None
     )
-    return list(read_store(prepare(recipe_of("relaxed", path, 0), out / "prepared")).held_out)
+    return list(read_store(prepare_store(recipe_of("relaxed", path, 0), out / "prepared")).held_out)
 
 
 def no_force(out: Path, askew: bool = False) -> float:
@@ -278,7 +278,7 @@ def no_force(out: Path, askew: bool = False) -> float:
 
     Components in other axes have another mean.
     """
-    systems, labels = collate(unseen(out, askew))
+    systems, labels = collate_samples(unseen(out, askew))
     return float(labels.forces[~systems.fixed.all(1)].abs().mean())
 
 

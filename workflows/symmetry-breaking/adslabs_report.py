@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
 from geocalc.symmetry.invariants import matrix_of, projector
-from geocalc.symmetry.point_groups import point_group, turned
+from geocalc.symmetry.point_groups import point_group, rotated_group
 
 LABELS = {
     "faenet": "FAENet + SFA",
@@ -158,7 +158,7 @@ def allowed_share(theta: dict[str, list[float]], axis: np.ndarray) -> float:
     """Share of the squared length of all but 0e that turns about `axis` and mirrors that hold it
     leave as it is.
     """
-    group = turned(point_group(SURFACE), turn_to(axis))
+    group = rotated_group(point_group(SURFACE), turn_to(axis))
     kept, total = 0.0, 0.0
     for name, values in theta.items():
         if name != "0e":

@@ -22,7 +22,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from geocalc.symmetry.invariants import wigner
-from geocalc.symmetry.point_groups import point_group, turned
+from geocalc.symmetry.point_groups import point_group, rotated_group
 
 FEATURES = o3.Irreps("0e + 1o + 2e")
 CUTOFF, L_HARMONICS, L_RELAXED = 1.8, 2, 4
@@ -87,7 +87,7 @@ class Task:
 def make_task(shape: Shape) -> Task:
     """The numbers of a shape."""
     turn = torch.eye(3, dtype=torch.float64) if shape.turn is None else shape.turn
-    cube, before = CUBE @ turn.T, turned(point_group("Oh"), turn.numpy())
+    cube, before = CUBE @ turn.T, rotated_group(point_group("Oh"), turn.numpy())
     target = peaks(shape.corners @ turn.T)
     features = torch.zeros(len(cube), FEATURES.dim, dtype=torch.float64)
     features[:, 0] = 1.0
@@ -97,7 +97,7 @@ def make_task(shape: Shape) -> Task:
         target=target,
         floor=float((target - torch.from_numpy(best)).square().mean()),
         before=before,
-        after=turned(point_group(shape.group), turn.numpy()),
+        after=rotated_group(point_group(shape.group), turn.numpy()),
     )
 
 

@@ -31,7 +31,7 @@ from geocalc.core.settings import read_yaml
 from geocalc.data.prepare import reference_relaxations
 from geocalc.evaluation.metrics import distances
 from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
-from geocalc.train.register import register
+from geocalc.train.register import register_model
 from geocalc.train.task import train
 
 HERE = Path(__file__).parent
@@ -120,7 +120,9 @@ def own_recipe(steps: int) -> Recipe:
 def direct_model(run: Path, name: str) -> Path:
     """A finished run as a model."""
     folder = RUNS / "models" / name
-    return folder if folder.exists() else register(run, name, folder.parent, run.parent / "data")
+    return (
+        folder if folder.exists() else register_model(run, name, folder.parent, run.parent / "data")
+    )
 
 
 def summary(name: str, results: Sequence[Result]) -> Summary:

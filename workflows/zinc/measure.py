@@ -11,7 +11,7 @@ import torch
 from geocalc.properties.data import read_split
 from geocalc.properties.metrics import PropertyErrors, property_errors
 from geocalc.properties.recipe import PropertyRecipe
-from geocalc.properties.task import VALIDATION, predictions, start_property
+from geocalc.properties.task import VALIDATION, predict_graphs, start_property
 from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.run_files import CHECKPOINT, read_log
 
@@ -54,7 +54,7 @@ def measure(name: str, recipe: PropertyRecipe, folder: Path) -> Fit:
     run = start_property(recipe, split.training)
     load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     model, log = run.averaged(), read_log(folder)
-    predicted = np.concatenate(list(predictions(model, split.validation, CPU)))[:, 0]
+    predicted = np.concatenate(list(predict_graphs(model, split.validation, CPU)))[:, 0]
     known, learned = (
         np.array([float(s.targets[0, 0]) for s in part])
         for part in (split.validation, split.training)

@@ -23,7 +23,7 @@ from geocalc.core.process import settle_process
 from geocalc.properties.recipe import PropertyRecipe, read_property_recipe
 from geocalc.properties.task import train_property
 from geocalc.train.checkpoint import steps_done
-from geocalc.train.loop import Progress
+from geocalc.train.loop import TrainingProgress
 from geocalc.train.run_files import CHECKPOINT, METRICS
 
 HERE = Path(__file__).parent
@@ -83,7 +83,7 @@ def train_command(recipes: str, folds: str, steps: int | None, out: Path) -> Non
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     for one in plan(recipes, folds, steps, out):
 
-        def say(now: Progress, where: str = f"{one.name} fold {one.fold}") -> None:
+        def say(now: TrainingProgress, where: str = f"{one.name} fold {one.fold}") -> None:
             print(f"{where} {now} {now.seconds:.0f} s", flush=True)
 
         train_property(one.recipe, one.folder, out / "data", fabric, say)

@@ -30,7 +30,7 @@ from geocalc.frames.learned.settings import (
     VectorNeuronSettings,
 )
 from geocalc.frames.learned.surroundings import Surroundings, surroundings_of
-from geocalc.frames.learned.vn_pointnet import PointNet, edge_vectors
+from geocalc.frames.learned.vn_pointnet import PointNet, edge_channels
 from geocalc.frames.pca import NO_EXTENT
 from geocalc.nn.activation import swish
 
@@ -117,7 +117,7 @@ class SignNetVN(Canonicalizer):
         (n_systems, 3, 3).
         """
         axes = axes[near.system_idx]
-        edges = axes[near.receivers].transpose(1, 2) @ edge_vectors(near, cross=False)
+        edges = axes[near.receivers].transpose(1, 2) @ edge_channels(near, cross=False)
         square = near.mean((self.kappa(edges, near) ** 2).sum(2))
         stretch = square / square.mean(1, keepdim=True).clamp(min=torch.finfo(square.dtype).tiny)
         stretched = edges * stretch[near.system_idx[near.receivers]][:, :, None]

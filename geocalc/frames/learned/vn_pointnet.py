@@ -61,7 +61,7 @@ class VNPointNet(Canonicalizer):
     def forward(self, geometry: Geometry, draws: torch.Generator | Tensor | None = None) -> Frames:
         """See `Canonicalizer`; nothing is drawn."""
         near = surroundings_of(geometry, self.reach)
-        vectors = self.layers(edge_vectors(near, self.settings.proper), near)[:, :, :3]
+        vectors = self.layers(edge_channels(near, self.settings.proper), near)[:, :, :3]
         return oriented(
             FrameVectors.mean_of(vectors, near),
             geometry,
@@ -70,7 +70,7 @@ class VNPointNet(Canonicalizer):
         )
 
 
-def edge_vectors(near: Surroundings, cross: bool) -> Tensor:
+def edge_channels(near: Surroundings, cross: bool) -> Tensor:
     """Three vectors of each edge, (n_edges, 3, 3) in columns: itself, its center's, and their cross
     product or its neighbor's.
     """

@@ -130,7 +130,7 @@ def write_configuration(path: Path | str, configuration: GlassConfiguration) -> 
     np.savez_compressed(path, **known)
 
 
-def atoms_of(configuration: GlassConfiguration) -> Atoms:
+def glass_atoms(configuration: GlassConfiguration) -> Atoms:
     """The configuration for ASE: A is H and B is He, as ASE reads the types 1 and 2 of LAMMPS;
     `types` holds 0 and 1.
 

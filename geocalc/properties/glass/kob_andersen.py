@@ -143,6 +143,6 @@ def _kinds(numbers: Tensor) -> Tensor:
     if bool(strange.any()):
         raise InputError(
             f"the Kob-Andersen mixture has atomic numbers {A_NUMBER} (A) and {B_NUMBER} (B), got"
-            f" {int(numbers[strange][0])}; see geocalc.properties.glass.configuration.atoms_of"
+            f" {int(numbers[strange][0])}; see geocalc.properties.glass.glass_atoms"
         )
     return (numbers == B_NUMBER).long()

@@ -34,7 +34,7 @@ class Neighborhood:
     edge_vec: Tensor
 
 
-def neighborhood(
+def build_neighborhood(
     configuration: GlassConfiguration, cutoff: float = CUTOFF, self_loops: bool = True
 ) -> Neighborhood:
     """Connect particles that are nearer than `cutoff`, each pair both ways.

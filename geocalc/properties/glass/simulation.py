@@ -36,7 +36,7 @@ SETTINGS = "settings.yaml"
 Say = Callable[[str], None]
 
 
-class Engine(Protocol):
+class MolecularDynamics(Protocol):
     """What moves particles; `geocalc.properties.glass.lammps_engine.LammpsEngine` is one."""
 
     def equilibrate(self, settings: GlassSettings, types: NDArray[np.int64], seed: int) -> Floats:
@@ -85,7 +85,11 @@ def configuration_path(folder: Path, settings: GlassSettings, index: int) -> Pat
 
 
 def simulate(
-    folder: Path, settings: GlassSettings, index: int, engine: Engine, say: Say | None = None
+    folder: Path,
+    settings: GlassSettings,
+    index: int,
+    engine: MolecularDynamics,
+    say: Say | None = None,
 ) -> Path:
     """Configuration `index` with its propensities, as far as it is not on the disk already.
 
@@ -146,7 +150,7 @@ def simulate(
 
 
 def _start(
-    settings: GlassSettings, types: NDArray[np.int64], index: int, engine: Engine
+    settings: GlassSettings, types: NDArray[np.int64], index: int, engine: MolecularDynamics
 ) -> dict[str, Any]:
     """The configuration, inside the box, and how far it ages."""
     seed = int(np.random.SeedSequence([settings.seed, index, 0]).generate_state(1, np.uint64)[0])

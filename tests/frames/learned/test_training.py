@@ -15,7 +15,7 @@ from helpers.structures import adslab, rattled, systems_of
 from helpers.training import cpu_fabric, recipe_values, relaxations, write_data
 from safetensors.torch import load_file
 
-from geocalc.data.prepare import prepare
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import read_store
 from geocalc.errors import InputError, ModelFileError, RecipeError
 from geocalc.frames.learned import CANONICALIZERS
@@ -25,8 +25,8 @@ from geocalc.train.checkpoint import load_checkpoint
 from geocalc.train.finetune import tuned_values
 from geocalc.train.loader import batch_loader
 from geocalc.train.recipe import Recipe, parse_recipe, single_frame
-from geocalc.train.register import register
-from geocalc.train.run import start
+from geocalc.train.register import register_model
+from geocalc.train.run import start_training
 from geocalc.train.score import score
 from geocalc.train.steps import update
 from geocalc.train.task import train
@@ -68,8 +68,8 @@ def test_a_step_moves_every_weight_of_a_canonicalizer_unless_it_is_frozen(
 ) -> None:
     choice = {"name": name} | ({} if name == "signnet-mlp" else {"width": 9})
     recipe = recipe_of(data, {"canonicalizer": choice}, freeze=["canonicalizer"] if frozen else [])
-    samples = read_store(prepare(recipe, tmp_path))
-    run = start(recipe, samples.training)
+    samples = read_store(prepare_store(recipe, tmp_path))
+    run = start_training(recipe, samples.training)
     before = {key: value.clone() for key, value in run.model.network.state_dict().items()}
     loader = batch_loader(samples, recipe, run.model, cpu_fabric())
     for step in range(2):
@@ -103,11 +103,11 @@ def test_a_run_in_pieces_equals_a_whole_one_and_becomes_a_model(
     assert expected.keys() == found.keys()
     assert all(torch.equal(value, found[key]) for key, value in expected.items())
 
-    folder = register(whole, "mine", tmp_path / "models", prepared)
+    folder = register_model(whole, "mine", tmp_path / "models", prepared)
     assert read_card(folder).canonicalizer == CHOICE
     assert read_card(folder).frames == "learned"
     loaded = load_model(folder, device="cpu")
-    finished = start(recipe, read_store(prepare(recipe, prepared)).training)
+    finished = start_training(recipe, read_store(prepare_store(recipe, prepared)).training)
     first = {
         key: value.clone()
         for key, value in canonicalizer_of(finished.model.network.state_dict()).items()
@@ -146,8 +146,8 @@ def test_relaxed_energies_and_positions_are_learnt_with_learned_frames(tmp_path:
 
 def test_errors_are_those_with_the_learned_frames(data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(data)
-    samples = read_store(prepare(recipe, tmp_path))
-    model = start(recipe, samples.training).model.eval()
+    samples = read_store(prepare_store(recipe, tmp_path))
+    model = start_training(recipe, samples.training).model.eval()
     errors = score(model, recipe, samples.held_out, torch.device("cpu"))[str(data)]
     with torch.no_grad():
         for weight in model.network.canonicalizer.parameters():
@@ -161,11 +161,11 @@ def test_errors_are_those_with_the_learned_frames(data: Path, tmp_path: Path) ->
 @pytest.mark.filterwarnings("ignore::geocalc.errors.DataWarning")
 def test_a_model_with_a_canonicalizer_is_fine_tuned_as_a_whole(data: Path, tmp_path: Path) -> None:
     run = train(recipe_of(data), tmp_path / "run", tmp_path / "data", cpu_fabric())
-    folder = register(run, "mine", tmp_path / "models", tmp_path / "data")
+    folder = register_model(run, "mine", tmp_path / "models", tmp_path / "data")
     values = tuned_values(str(folder), data)
     values["training"]["steps"] = 1
     recipe = parse_recipe(values, "test")
-    begun = start(recipe, read_store(prepare(recipe, tmp_path / "data")).training)
+    begun = start_training(recipe, read_store(prepare_store(recipe, tmp_path / "data")).training)
     stored = canonicalizer_of(load_file(folder / "weights.safetensors"))
     assert stored
     assert all(
@@ -173,7 +173,10 @@ def test_a_model_with_a_canonicalizer_is_fine_tuned_as_a_whole(data: Path, tmp_p
     )
     values["model"]["canonicalizer"] = {**CHOICE, "width": 15}
     with pytest.raises(RecipeError, match=r"model\.canonicalizer is not that of mine"):
-        start(parse_recipe(values, "test"), read_store(prepare(recipe, tmp_path / "data")).training)
+        start_training(
+            parse_recipe(values, "test"),
+            read_store(prepare_store(recipe, tmp_path / "data")).training,
+        )
 
 
 def test_runs_with_canonicalizers_become_no_ensemble(data: Path, tmp_path: Path) -> None:
@@ -185,8 +188,8 @@ def test_runs_with_canonicalizers_become_no_ensemble(data: Path, tmp_path: Path)
         InputError,
         match="has a canonicalizer of its own, and an ensemble has one frame for all its networks",
     ):
-        register(runs, "mine", tmp_path / "models", tmp_path / "data")
-    folder = register(runs[0], "mine", tmp_path / "models", tmp_path / "data")
+        register_model(runs, "mine", tmp_path / "models", tmp_path / "data")
+    folder = register_model(runs[0], "mine", tmp_path / "models", tmp_path / "data")
     card = read_card(folder)
     for change, sentence in (
         ({"members": 2}, "networks of an ensemble share their frames"),

@@ -17,8 +17,8 @@ from helpers.glass_engine import small_configuration
 from geocalc.errors import InputError
 from geocalc.properties.glass.configuration import (
     GlassConfiguration,
-    atoms_of,
     configuration_of,
+    glass_atoms,
     read_configuration,
     write_configuration,
 )
@@ -180,7 +180,7 @@ def test_positions_may_lie_outside_the_box() -> None:
 
 def test_atoms_and_back_through_extxyz() -> None:
     text = StringIO()
-    write(text, atoms_of(SMALL), format="extxyz")
+    write(text, glass_atoms(SMALL), format="extxyz")
     text.seek(0)
     again = configuration_of(read(text, format="extxyz"))
     np.testing.assert_allclose(again.positions, SMALL.positions, atol=1e-7)
@@ -196,19 +196,19 @@ def test_types_follow_from_which_element_is_more_frequent() -> None:
 
 
 def test_types_of_lammps_are_read(tmp_path: Path) -> None:
-    write(tmp_path / "small.data", atoms_of(SMALL), format="lammps-data", atom_style="atomic")
+    write(tmp_path / "small.data", glass_atoms(SMALL), format="lammps-data", atom_style="atomic")
     atoms = read(tmp_path / "small.data", format="lammps-data", atom_style="atomic")
     np.testing.assert_array_equal(configuration_of(atoms).types, SMALL.types)
 
 
 def test_atoms_that_are_no_glass_are_refused() -> None:
-    three, half, single = (atoms_of(SMALL) for _ in range(3))
+    three, half, single = (glass_atoms(SMALL) for _ in range(3))
     for atoms in (three, half, single):
         del atoms.arrays["types"]
     three.numbers[0] = 26
     half.numbers[:] = np.repeat([1, 2], 108)
     single.numbers[:] = 1
-    open_, skew = atoms_of(SMALL), atoms_of(SMALL)
+    open_, skew = glass_atoms(SMALL), glass_atoms(SMALL)
     open_.pbc = [True, True, False]
     skew.cell[0, 1] = 0.5
     for atoms, told in (

@@ -14,7 +14,7 @@ from ase.io import read
 from helpers.training import recipe_values
 from torch_geometric.data import Data, InMemoryDataset
 
-from geocalc.data.prepare import prepare
+from geocalc.data.prepare import prepare_store
 from geocalc.data.store import read_store
 from geocalc.errors import InputError, MissingDependencyError
 from geocalc.structures.formats import qm9
@@ -77,7 +77,7 @@ def test_a_recipe_reads_the_file(
     values["model"] |= {"force_mode": "none", "reads_tags": False}
     values["data"] |= {"validation_key": "split", "validation_values": ["validation"]}
     values["data"]["sources"][0] |= {"exclude_key": "split", "exclude_groups": ["test"]}
-    samples = read_store(prepare(parse_recipe(values, "test"), tmp_path / "data"))
+    samples = read_store(prepare_store(parse_recipe(values, "test"), tmp_path / "data"))
     assert (len(samples.training), len(samples.held_out)) == (4, 2)
     wanted = {
         f.info["sid"]: f.info["REF_energy"] for f in qm9_frames(root) if f.info["split"] != "test"
