@@ -81,7 +81,7 @@ def _named_policies() -> dict[str, FramePolicy]:
     named = {
         "none": FramePolicy(FrameSource.NONE, FramePick.ONE),
         "averaged": FramePolicy(FrameSource.LATTICE),
-        "cell": FramePolicy(FrameSource.LATTICE, FramePick.ONE),
+        "single": FramePolicy(FrameSource.LATTICE, FramePick.ONE),
         "stochastic": FramePolicy(FrameSource.LATTICE, FramePick.STOCHASTIC),
         "learned": FramePolicy(FrameSource.LEARNED, FramePick.ONE),
     }

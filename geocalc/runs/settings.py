@@ -69,7 +69,7 @@ class RelaxSettings(Settings):
         """What is saved with a run is the method that was used."""
         if not isinstance(values, dict) or values.get("optimizer", "auto") != "auto":
             return values
-        atoms_alone = values.get("single", "none") == "none" and not values.get(
+        atoms_alone = values.get("cell", "none") == "none" and not values.get(
             "keep_symmetry", False
         )
         return values | {"optimizer": "quasi-newton" if atoms_alone else "bfgs"}
