@@ -10,7 +10,7 @@ class InputError(GeoCalcError, ValueError):
 
 
 class ModelNotFoundError(GeoCalcError, LookupError):
-    """No model of that name; the message lists near names."""
+    """No model of that name; the message suggests near names."""
 
 
 class ModelFileError(GeoCalcError, OSError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from geocalc.core.nearest import nearest
 from geocalc.errors import RecipeError
 
 
@@ -50,9 +50,7 @@ def _sentence(settings: type[BaseModel], fault: Any) -> str:
 
 def _unknown_key(settings: type[BaseModel], above: tuple[Any, ...], key: str) -> str:
     allowed = _keys_at(settings, above)
-    near = difflib.get_close_matches(key, allowed, n=1)
-    told = f"; did you mean `{near[0]}`?" if near else f"; allowed here: {', '.join(allowed)}"
-    return f"unknown key `{'.'.join([*_names(settings, above), key])}`{told}"
+    return f"unknown key `{'.'.join([*_names(settings, above), key])}`; {nearest(key, allowed)}"
 
 
 def _wrong_tag(settings: type[BaseModel], place: str, fault: Any) -> str:
@@ -68,8 +66,8 @@ def _wrong_tag(settings: type[BaseModel], place: str, fault: Any) -> str:
 def _near(fault: Any, expected: str) -> str:
     """The allowed name that is nearest to an unknown one."""
     allowed = re.findall("'([^']*)'", fault["ctx"].get(expected, ""))
-    near = difflib.get_close_matches(str(fault["ctx"].get("tag", fault["input"])), allowed, n=1)
-    return f"; did you mean `{near[0]}`?" if near else ""
+    hint = nearest(str(fault["ctx"].get("tag", fault["input"])), allowed, otherwise="")
+    return f"; {hint}" if hint else ""
 
 
 def _names(settings: type[BaseModel], place: tuple[Any, ...]) -> list[str]:

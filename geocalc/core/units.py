@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-
 from ase import units
 
+from geocalc.core.nearest import nearest
 from geocalc.errors import InputError
 
 EV = "eV"
@@ -22,15 +21,8 @@ def in_ev(name: str) -> float:
     """One of a unit of energy, in eV.
 
     Raises:
-        InputError: no unit has that name; the message lists near names.
+        InputError: no unit has that name; the message suggests near names.
     """
     if name in IN_EV:
         return IN_EV[name]
-    spelled = {known.lower(): known for known in IN_EV}
-    near = difflib.get_close_matches(name.lower(), spelled, n=2, cutoff=0.5)
-    meant = (
-        f"did you mean {' or '.join(spelled[one] for one in near)}? Known are"
-        if near
-        else "known are"
-    )
-    raise InputError(f"no unit of energy is called {name!r}; {meant} {', '.join(IN_EV)}")
+    raise InputError(f"no unit of energy is called {name!r}; {nearest(name, IN_EV)}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from enum import StrEnum
 
 from torch import Tensor
 
+from geocalc.core.nearest import nearest
 from geocalc.errors import InputError
 
 
@@ -108,15 +108,10 @@ def frame_policy(name: str) -> FramePolicy:
     """The policy of that name or alias.
 
     Raises:
-        InputError: no policy has that name; the message lists near names.
+        InputError: no policy has that name; the message suggests near names.
     """
     policy = POLICIES.get(ALIASES.get(name, name))
     if policy is None:
-        near = difflib.get_close_matches(name, [*POLICIES, *ALIASES], n=3, cutoff=0.5)
-        advice = (
-            f"near names: {', '.join(near)}"
-            if near
-            else f"known names: {', '.join([*POLICIES, *ALIASES])}"
-        )
+        advice = nearest(name, [*POLICIES, *ALIASES])
         raise InputError(f"no frame policy is called {name!r}; {advice}")
     return policy

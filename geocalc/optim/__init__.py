@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
+from geocalc.core.nearest import nearest
 from geocalc.errors import InputError
 from geocalc.optim.base import Optimizer
 from geocalc.optim.bfgs import Bfgs
@@ -45,7 +45,5 @@ def make_optimizer(name: str) -> Optimizer[Any]:
     """
     factory = OPTIMIZERS.get(name.lower())
     if factory is None:
-        near = difflib.get_close_matches(name.lower(), OPTIMIZERS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(OPTIMIZERS)}"
-        raise InputError(f"there is no optimizer {name!r}; {hint}")
+        raise InputError(f"there is no optimizer {name!r}; {nearest(name, OPTIMIZERS)}")
     return factory()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from geocalc.architectures import ARCHITECTURES
 from geocalc.architectures.base import Network
 from geocalc.architectures.ensemble import Ensemble
 from geocalc.core import elements
+from geocalc.core.nearest import nearest
 from geocalc.core.settings import Settings, read_yaml
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError, ModelFileError, ModelNotFoundError, RecipeError
@@ -103,7 +103,7 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     elsewhere.
 
     Raises:
-        ModelNotFoundError: nothing of that name; the message lists near names and where geocalc
+        ModelNotFoundError: nothing of that name; the message suggests near names and lists where geocalc
             looked.
         ModelFileError: the name is found in two folders.
     """
@@ -124,8 +124,7 @@ def find_model(name: str | os.PathLike[str]) -> Path:
         )
     if places:
         return places[0]
-    near = difflib.get_close_matches(name, models, n=3, cutoff=0.4) or sorted(models)
-    hint = f"did you mean {' or '.join(near)}?" if near else "no models are installed"
+    hint = nearest(name, sorted(models)) if models else "no models are installed"
     looked = ", ".join(str(folder) for folder in search_path())
     raise ModelNotFoundError(f"no model is named {name!r}; {hint} (looked in {looked})")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import Field, field_validator, model_validator
 
+from geocalc.core.nearest import nearest
 from geocalc.core.settings import Settings, override, read_yaml
 from geocalc.errors import RecipeError
 from geocalc.properties import NETWORKS
@@ -238,9 +238,10 @@ def build_network(model: PropertyModelSettings, where: str) -> PropertyNetwork:
         RecipeError: the architecture or one of its settings is unknown.
     """
     if model.architecture not in NETWORKS:
-        near = difflib.get_close_matches(model.architecture, NETWORKS, n=1)
-        known = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(NETWORKS))}"
-        raise RecipeError(f"{where}: unknown architecture `{model.architecture}`; {known}")
+        raise RecipeError(
+            f"{where}: unknown architecture `{model.architecture}`;"
+            f" {nearest(model.architecture, sorted(NETWORKS))}"
+        )
     architecture = NETWORKS[model.architecture]
     settings = architecture.settings.parse(model.settings, f"{where}: model.settings")
     with torch.random.fork_rng(devices=[]):

@@ -4,13 +4,13 @@ matrices.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from pymatgen.symmetry.groups import PointGroup
 
+from geocalc.core.nearest import nearest
 from geocalc.errors import InputError
 
 HERMANN_MAUGUIN = {
@@ -238,10 +238,7 @@ def _schoenflies(name: str) -> str:
     plain = name.replace(" ", "").replace("_", "").lower()
     if plain not in known:
         both = [*HERMANN_MAUGUIN, *HERMANN_MAUGUIN.values()]
-        near = difflib.get_close_matches(plain, [one.lower() for one in both], n=3, cutoff=0.5)
-        meant = [one for one in both if one.lower() in near]
-        hint = f"did you mean {' or '.join(meant)}?" if meant else f"known are {', '.join(both)}"
-        raise InputError(f"no crystal class is named {name!r}; {hint}")
+        raise InputError(f"no crystal class is named {name!r}; {nearest(plain, both)}")
     return known[plain]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from pydantic import Field
 
 from geocalc.architectures import ARCHITECTURES
+from geocalc.core.nearest import nearest
 from geocalc.core.settings import Settings, override, read_yaml
 from geocalc.core.units import in_ev
 from geocalc.data.settings import Data
@@ -211,13 +211,10 @@ def check_architecture(model: Model, training: Training, where: str) -> None:
     it does not have.
     """
     if model.architecture not in ARCHITECTURES:
-        near = difflib.get_close_matches(model.architecture, ARCHITECTURES, n=1)
-        known = (
-            f"did you mean `{near[0]}`?"
-            if near
-            else f"known are {', '.join(sorted(ARCHITECTURES))}"
+        raise RecipeError(
+            f"{where}: unknown architecture `{model.architecture}`;"
+            f" {nearest(model.architecture, sorted(ARCHITECTURES))}"
         )
-        raise RecipeError(f"{where}: unknown architecture `{model.architecture}`; {known}")
     architecture = ARCHITECTURES[model.architecture]
     settings = architecture.settings.parse(model.settings, f"{where}: model.settings")
     try:

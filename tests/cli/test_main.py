@@ -174,7 +174,7 @@ def test_settings_come_from_the_file_then_the_options_then_assignments(model):
         (["--config", "c.yaml"], "c.yaml: unknown key `optimizer`; did you mean `optimizer`?"),
         (["--config", "none.yaml"], "cannot read none.yaml: No such file"),
         (["--optimizer", "bgfs"], "did you mean"),
-        (["--frames", "latice"], "no frame policy is called 'latice'; near names: lattice"),
+        (["--frames", "averagd"], "no frame policy is called 'averagd'; did you mean `averaged`"),
         (["--workers", "0"], "`workers` is 0: input should be greater than or equal to 1"),
         (["--device", "gpu"], "device 'gpu' is unknown; choose auto, cpu or cuda"),
     ],
@@ -393,9 +393,9 @@ def test_a_structure_that_cannot_be_used_alone_has_its_record_and_status_one(mod
 def test_an_unknown_model_is_answered_with_near_names(model, monkeypatch):
     monkeypatch.setenv("GEOCALC_MODELS", str(model.parent))
     write("in.extxyz", clean())
-    assert_refused(relax("tny", "in.extxyz"), "no model is named 'tny'; did you mean tiny")
-    assert_refused(invoke("models", "tyni"), "did you mean tiny")
-    assert_refused(invoke("evaluate", "tinny", "in.extxyz"), "did you mean tiny")
+    assert_refused(relax("tny", "in.extxyz"), "no model is named 'tny'; did you mean `tiny`")
+    assert_refused(invoke("models", "tyni"), "did you mean `tiny`")
+    assert_refused(invoke("evaluate", "tinny", "in.extxyz"), "did you mean `tiny`")
     assert files() == {"in.extxyz"}
 
 

@@ -30,9 +30,7 @@ def test_every_unit_is_what_its_definition_says(name: str) -> None:
 def test_a_misspelled_unit_names_the_near_ones(name: str, meant: str) -> None:
     with pytest.raises(
         InputError,
-        match=(
-            rf"no unit of energy is called '{name}'; did you mean .*\b{meant}\b.*\? Known are eV, "
-        ),
+        match=(rf"no unit of energy is called '{name}'; did you mean `{meant}`\?"),
     ):
         in_ev(name)
 

@@ -384,7 +384,7 @@ def test_states_are_sliced_by_select() -> None:
 
 def test_unknown_optimizer_names_the_nearest() -> None:
     assert isinstance(make_optimizer("BFGS"), Bfgs)
-    with pytest.raises(InputError, match="'bgfs'; did you mean 'bfgs'"):
+    with pytest.raises(InputError, match="'bgfs'; did you mean `bfgs`"):
         make_optimizer("bgfs")
-    with pytest.raises(InputError, match="bfgs, fire, fire2, lbfgs, descent"):
+    with pytest.raises(InputError, match="known are bfgs, fire, fire2, lbfgs, gradient-descent"):
         make_optimizer("quantum annealing")

@@ -116,11 +116,11 @@ def test_near_names_are_offered(tmp_path: Path) -> None:
     write_model(user_folder(), "faenet-tiny")
     with pytest.raises(
         ModelNotFoundError,
-        match=r"no model is named 'faenet-tny'; did you mean faenet-tiny.*looked in .*data",
+        match=r"no model is named 'faenet-tny'; did you mean `faenet-tiny`.*looked in .*data",
     ):
         load_model("faenet-tny")
     with pytest.raises(
-        ModelNotFoundError, match=r"no model is named 'zzz'; did you mean .*faenet-tiny"
+        ModelNotFoundError, match=r"no model is named 'zzz'; known are .*faenet-tiny"
     ):
         load_model("zzz")
 
@@ -195,7 +195,7 @@ def test_dtype_frames_seed_and_stress_are_passed_on(tmp_path: Path) -> None:
         ({"dtype": "float16"}, "dtype 'float16' is unknown; choose one of float32, float64"),
         ({"device": "gpu"}, "device 'gpu' is unknown; choose auto, cpu or cuda"),
         ({"device": "meta"}, "device 'meta' cannot be used"),
-        ({"frames": "latice"}, "no frame policy is called 'latice'; near names: lattice"),
+        ({"frames": "averagd"}, "no frame policy is called 'averagd'; did you mean `averaged`"),
         ({"frames": "stochastic"}, "draws frames at random and needs a seed"),
     ],
 )

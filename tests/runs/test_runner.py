@@ -390,7 +390,7 @@ def test_settings_are_checked() -> None:
 
 def test_an_unknown_optimizer_stops_before_anything_is_computed(tmp_path: Path) -> None:
     model = named()
-    with pytest.raises(InputError, match="did you mean 'bfgs'"):
+    with pytest.raises(InputError, match="did you mean `bfgs`"):
         run(tmp_path, jobs(2), model, SETTINGS.model_copy(update={"optimizer": "bgfs"}))
     assert model.potential.calls == 0
 

@@ -102,7 +102,7 @@ def test_an_unknown_unit_is_refused(tmp_path: Path) -> None:
         RecipeError,
         match=(
             r"`data.sources.0.energy_unit`: no unit of energy is called 'kcal'; did you mean"
-            r" kcal/mol"
+            r" `kcal/mol`"
         ),
     ):
         parse_recipe(values, "test")

@@ -123,8 +123,8 @@ def test_settings_that_no_network_can_be_built_from_are_refused_before_any_data_
         ),
         (
             "model",
-            {"frames": "latice"},
-            "`model.frames`: no frame policy is called 'latice'; near names: lattice",
+            {"frames": "averagd"},
+            "`model.frames`: no frame policy is called 'averagd'; did you mean `averaged`",
         ),
         ("training", {"frames": "sometimes"}, "`training.frames`: no frame policy"),
         (

@@ -21,11 +21,11 @@ averaging (2022).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from geocalc.core.nearest import nearest
 from geocalc.errors import InputError
 from geocalc.frames import POLICIES, FrameSource, frame_policy
 from geocalc.frames.learned.base import Canonicalizer, Geometry, PolicyFrames
@@ -64,7 +64,7 @@ def build_canonicalizer(values: Mapping[str, Any], cutoff: float) -> Canonicaliz
         values: its `name` and settings.
         cutoff: Angstrom, of the network that it serves.
     Raises:
-        InputError: no canonicalizer has that name; the message lists near names.
+        InputError: no canonicalizer has that name; the message suggests near names.
         RecipeError: a setting is unknown or not allowed.
     """
     name = values.get("name")
@@ -72,7 +72,7 @@ def build_canonicalizer(values: Mapping[str, Any], cutoff: float) -> Canonicaliz
     if kind is None:
         raise InputError(
             f"no canonicalizer with weights is called {name!r};"
-            f" {_advice(str(name), list(CANONICALIZERS))}"
+            f" {nearest(str(name), CANONICALIZERS)}"
         )
     return kind.build(kind.settings.parse(values, "canonicalizer"), cutoff)
 
@@ -82,21 +82,16 @@ def canonicalizer(name: str, cutoff: float) -> Canonicalizer:
     one.
 
     Raises:
-        InputError: nothing has that name; the message lists near names.
+        InputError: nothing has that name; the message suggests near names.
     """
     if name in CANONICALIZERS:
         return build_canonicalizer({"name": name}, cutoff)
     rules = [rule for rule, policy in POLICIES.items() if policy.source is not FrameSource.LEARNED]
     if name not in rules:
         raise InputError(
-            f"no canonicalizer is called {name!r}; {_advice(name, [*CANONICALIZERS, *rules])}"
+            f"no canonicalizer is called {name!r}; {nearest(name, [*CANONICALIZERS, *rules])}"
         )
     return PolicyFrames(frame_policy(name))
-
-
-def _advice(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"near names: {', '.join(near)}" if near else f"known names: {', '.join(known)}"
 
 
 __all__ = [

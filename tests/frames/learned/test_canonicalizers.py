@@ -291,16 +291,16 @@ def test_the_network_decides_and_every_weight_counts() -> None:
 
 def test_names_that_nothing_has_are_answered_with_near_ones() -> None:
     with pytest.raises(
-        InputError, match="no canonicalizer is called 'vn-pointnett'; near names: vn-pointnet"
+        InputError, match="no canonicalizer is called 'vn-pointnett'; did you mean `vn-pointnet`"
     ):
         canonicalizer("vn-pointnett", CUTOFF)
-    with pytest.raises(InputError, match="no canonicalizer is called 'pca-4d'; near names: pca-"):
+    with pytest.raises(InputError, match="no canonicalizer is called 'pca-4d'; did you mean `pca-"):
         canonicalizer("pca-4d", CUTOFF)
     with pytest.raises(InputError, match="no canonicalizer is called 'learned'"):
         canonicalizer("learned", CUTOFF)
     with pytest.raises(
         InputError,
-        match="no canonicalizer with weights is called 'signet-mlp'; near names: signnet-mlp",
+        match="no canonicalizer with weights is called 'signet-mlp'; did you mean `signnet-mlp`",
     ):
         build_canonicalizer({"name": "signet-mlp"}, CUTOFF)
     with pytest.raises(RecipeError, match="unknown key `widht`; did you mean `width`"):

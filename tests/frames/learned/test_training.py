@@ -193,7 +193,7 @@ def test_runs_with_canonicalizers_become_no_ensemble(data: Path, tmp_path: Path)
     card = read_card(folder)
     for change, sentence in (
         ({"members": 2}, "networks of an ensemble share their frames"),
-        ({"canonicalizer": {"name": "vn-pointnett"}}, "near names: vn-pointnet"),
+        ({"canonicalizer": {"name": "vn-pointnett"}}, "did you mean `vn-pointnet`"),
         ({"canonicalizer": {**CHOICE, "width": 15}}, "do not fit its card"),
     ):
         write_card(folder, card.model_copy(update=change))
@@ -227,12 +227,12 @@ def test_runs_with_canonicalizers_become_no_ensemble(data: Path, tmp_path: Path)
         (
             {"canonicalizer": {"name": "vn-pointnett"}},
             {},
-            "no canonicalizer with weights is called 'vn-pointnett'; near names: vn-pointnet",
+            "no canonicalizer with weights is called 'vn-pointnett'; did you mean `vn-pointnet`",
         ),
         (
             {"canonicalizer": {"width": 12}},
             {},
-            "no canonicalizer with weights is called None; known names: signnet-mlp",
+            "no canonicalizer with weights is called None; known are signnet-mlp",
         ),
         (
             {"canonicalizer": {**CHOICE, "wdth": 12}},
