@@ -13,7 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from geocalc.errors import ModelFileError
-from geocalc.optim import make_optimizer
+from geocalc.optim.catalog import make_optimizer
 from geocalc.potentials.card import Task
 from geocalc.potentials.registry import LoadedModel, load_model
 from geocalc.relaxation.cells import CellRelaxation

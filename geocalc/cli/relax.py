@@ -18,7 +18,7 @@ from geocalc.cli.warnings import told_at_the_end
 from geocalc.core.process import settle_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError
-from geocalc.optim import make_optimizer
+from geocalc.optim.catalog import make_optimizer
 from geocalc.potentials.registry import load_model
 from geocalc.runs.folder import RunFolder
 from geocalc.runs.records import Record, exit_status

@@ -1,1 +1,29 @@
-"""A batch of structures and the arithmetic on it."""
+"""A batch of structures and the arithmetic on it; settings, files and processes."""
+
+from __future__ import annotations
+
+from geocalc.lazy import public_names
+
+__all__, __getattr__, __dir__ = public_names(
+    __name__,
+    {
+        "N_ELEMENTS": "elements",
+        "Potential": "systems",
+        "Prediction": "systems",
+        "Settings": "settings",
+        "Systems": "systems",
+        "available_cores": "process",
+        "concatenate": "systems",
+        "covalent_radii": "elements",
+        "groups": "elements",
+        "in_ev": "units",
+        "one_thread": "process",
+        "override": "settings",
+        "periods": "elements",
+        "read_yaml": "settings",
+        "select": "systems",
+        "settle_process": "process",
+        "symbols": "elements",
+        "write_whole": "files",
+    },
+)

@@ -13,8 +13,8 @@ from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
 from geocalc.core.elements import N_ELEMENTS, symbols
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
-from geocalc.frames import FramePick, FramePolicy, Frames, FrameSource
-from geocalc.frames.learned import Canonicalizer, Geometry, PolicyFrames
+from geocalc.frames.learned.base import Canonicalizer, Geometry, PolicyFrames
+from geocalc.frames.policy import FramePick, FramePolicy, Frames, FrameSource
 from geocalc.graphs.neighbors import Graph, edge_vectors
 from geocalc.graphs.reduction import EVERYTHING, Rewiring, keep_atoms
 from geocalc.graphs.strategies import RADIUS, GraphSettings, edge_weights, make_graph

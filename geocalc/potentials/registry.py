@@ -15,16 +15,16 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
-from geocalc.architectures import ARCHITECTURES
 from geocalc.architectures.base import Network
+from geocalc.architectures.catalog import ARCHITECTURES
 from geocalc.architectures.ensemble import Ensemble
 from geocalc.core import elements
 from geocalc.core.nearest import nearest
 from geocalc.core.settings import Settings, read_yaml
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError, ModelFileError, ModelNotFoundError, RecipeError
-from geocalc.frames import frame_policy
-from geocalc.frames.learned import build_canonicalizer
+from geocalc.frames.learned.catalog import build_canonicalizer
+from geocalc.frames.policy import frame_policy
 from geocalc.graphs.reduction import Rewiring
 from geocalc.graphs.strategies import graph_maker
 from geocalc.potentials.card import CARD_SCHEMA, PROPERTY, ModelCard, Task

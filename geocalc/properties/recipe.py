@@ -12,8 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from geocalc.core.nearest import nearest
 from geocalc.core.settings import Settings, override, read_yaml
 from geocalc.errors import RecipeError
-from geocalc.properties import NETWORKS
 from geocalc.properties.base import PropertyLevel, PropertyNetwork
+from geocalc.properties.catalog import NETWORKS
 from geocalc.train.settings import Optimization, half_cosine
 
 # arrays of structures, which a property may not take the place of

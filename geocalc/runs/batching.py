@@ -14,7 +14,7 @@ import torch
 from geocalc.core.systems import Systems, concatenate, select
 from geocalc.errors import FAILURES, format_error
 from geocalc.graphs.neighbors import build_graph
-from geocalc.optim import make_optimizer
+from geocalc.optim.catalog import make_optimizer
 from geocalc.relaxation.cell_filters import atoms_of
 from geocalc.relaxation.loop import ActiveBatch, start, step
 from geocalc.relaxation.state import Progress, Relaxation, Snapshot

@@ -12,7 +12,7 @@ from typing import Protocol
 from geocalc.core.process import one_thread
 from geocalc.core.systems import Potential, Systems, own_memory
 from geocalc.errors import FAILURES, format_error
-from geocalc.optim import make_optimizer
+from geocalc.optim.catalog import make_optimizer
 from geocalc.potentials.calibration import Calibration
 from geocalc.relaxation.loop import relax_systems
 from geocalc.relaxation.state import Progress, Relaxation, Snapshot

@@ -11,7 +11,7 @@ from typing import Any
 from geocalc.core.process import available_cores, settle_process
 from geocalc.core.systems import Potential
 from geocalc.errors import InputError, format_error
-from geocalc.optim import make_optimizer
+from geocalc.optim.catalog import make_optimizer
 from geocalc.relaxation.cell_filters import STRAINS, CellFilter
 from geocalc.relaxation.cells import CellOpener, CellPotential, restored, restored_snapshot
 from geocalc.relaxation.warm_start import Proposal, check_for_workers

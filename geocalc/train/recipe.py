@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from geocalc.architectures import ARCHITECTURES
+from geocalc.architectures.catalog import ARCHITECTURES
 from geocalc.core.nearest import nearest
 from geocalc.core.settings import Settings, override, read_yaml
 from geocalc.core.units import in_ev
 from geocalc.data.settings import Data
 from geocalc.errors import InputError, RecipeError
-from geocalc.frames import FramePolicy, FrameSource, frame_policy
-from geocalc.frames.learned import build_canonicalizer
+from geocalc.frames.learned.catalog import build_canonicalizer
+from geocalc.frames.policy import FramePolicy, FrameSource, frame_policy
 from geocalc.graphs.strategies import GraphSettings
 from geocalc.graphs.supernodes import Supernodes
 from geocalc.nn.relaxed_weights import thetas

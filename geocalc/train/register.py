@@ -13,7 +13,7 @@ from safetensors.torch import save
 from geocalc.core import elements
 from geocalc.data.prepare import prepare_store
 from geocalc.data.store import read_store
-from geocalc.frames import FramePick, frame_policy
+from geocalc.frames.policy import FramePick, frame_policy
 from geocalc.potentials.card import Level, ModelCard, Task
 from geocalc.potentials.network import EnergyModel, ForceMode
 from geocalc.train.checkpoint import load_checkpoint

@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from geocalc.errors import NonFiniteError
-from geocalc.frames import frame_policy
+from geocalc.frames.policy import frame_policy
 from geocalc.nn.relaxed_weights import breaking_penalty
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import EnergyModel, ForceMode, evaluate

@@ -32,7 +32,6 @@ from geocalc.frames.learned import (
     Geometry,
     PolicyFrames,
     build_canonicalizer,
-    canonicalizer,
 )
 from geocalc.frames.learned.signnet import local_axes
 from geocalc.frames.learned.surroundings import surroundings_of
@@ -260,8 +259,7 @@ def test_frames_turn_with_the_structure(name: str, dimensions: int, proper: bool
 )
 def test_every_frame_policy_is_a_canonicalizer(policy: str) -> None:
     g = geometry_of(systems_of(GENERIC["cloud"], GENERIC["slab"]))
-    as_module = canonicalizer(policy, CUTOFF)
-    assert isinstance(as_module, PolicyFrames)
+    as_module = PolicyFrames(frame_policy(policy))
     assert not list(as_module.parameters())
     found = as_module(g, seeded(5))
     expected = make_frames(
@@ -289,15 +287,7 @@ def test_the_network_decides_and_every_weight_counts() -> None:
         assert silent == []
 
 
-def test_names_that_nothing_has_are_answered_with_near_ones() -> None:
-    with pytest.raises(
-        InputError, match="no canonicalizer is called 'vn-pointnett'; did you mean `vn-pointnet`"
-    ):
-        canonicalizer("vn-pointnett", CUTOFF)
-    with pytest.raises(InputError, match="no canonicalizer is called 'pca-4d'; did you mean `pca-"):
-        canonicalizer("pca-4d", CUTOFF)
-    with pytest.raises(InputError, match="no canonicalizer is called 'learned'"):
-        canonicalizer("learned", CUTOFF)
+def test_a_mistyped_name_is_refused_with_near_ones() -> None:
     with pytest.raises(
         InputError,
         match="no canonicalizer with weights is called 'signet-mlp'; did you mean `signnet-mlp`",
