@@ -37,8 +37,8 @@ folder = Path(tempfile.mkdtemp(prefix="geocalc-")) / "run"
 results = folder / "results.jsonl"
 command = [
     sys.executable,
-    "-c",
-    "from geocalc.cli.main import main; main()",
+    "-m",
+    "geocalc",
     "relax",
     str(DATA / "adslabs.extxyz"),
 ]

@@ -15,6 +15,7 @@ __all__, __getattr__, __dir__ = public_names(
         "available_cores": "process",
         "concatenate": "systems",
         "covalent_radii": "elements",
+        "element_properties": "elements",
         "groups": "elements",
         "in_ev": "units",
         "one_thread": "process",

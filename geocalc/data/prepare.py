@@ -24,7 +24,6 @@ __all__ = [
     "ReferenceRelaxation",
     "is_test",
     "is_validation",
-    "locate",
     "prepare_store",
     "reference_relaxations",
     "samples_of_file",

@@ -32,11 +32,11 @@ from geocalc.cli.main import main
 from geocalc.data.prepare import (
     is_test,
     is_validation,
-    locate,
     prepare_store,
     reference_relaxations,
     samples_of_test,
 )
+from geocalc.data.read import locate
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import InputError, RecipeError
 from geocalc.evaluation.single_points import errors_of, predictions

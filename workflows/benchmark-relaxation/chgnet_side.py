@@ -22,10 +22,10 @@ from side import answer
 warnings.filterwarnings("ignore")
 from chgnet.model.dynamics import CHGNetCalculator  # noqa: E402
 
+from geocalc import from_atoms  # noqa: E402
 from geocalc.optim import OPTIMIZERS  # noqa: E402
-from geocalc.potentials.ase import AsePotential  # noqa: E402
-from geocalc.relaxation.loop import relax_systems  # noqa: E402
-from geocalc.structures.convert import from_atoms  # noqa: E402
+from geocalc.potentials import AsePotential  # noqa: E402
+from geocalc.relaxation import relax_systems  # noqa: E402
 
 FMAX, STEPS = 0.05, 200
 

@@ -13,7 +13,7 @@ from scaling import stream
 from side import answer
 
 import geocalc
-from geocalc.core.process import settle_process
+from geocalc.core import settle_process
 
 
 def resident() -> float:

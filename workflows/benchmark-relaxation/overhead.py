@@ -19,9 +19,9 @@ from calls import THEIRS
 from egg_box import Clock
 
 from geocalc import Prediction, Systems, from_atoms
-from geocalc.core.systems import concatenate
+from geocalc.core import concatenate
 from geocalc.optim import OPTIMIZERS
-from geocalc.relaxation.loop import relax_systems
+from geocalc.relaxation import relax_systems
 
 OURS = ("fire", "bfgs", "lbfgs", "quasi-newton")
 # every structure takes all the steps, so that batches stay as large as they are

@@ -25,7 +25,7 @@ import scaling
 import shipped_model
 import torch
 
-from geocalc.core.process import available_cores, settle_process
+from geocalc.core import available_cores, settle_process
 
 HERE = Path(__file__).parent
 

@@ -21,9 +21,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from models_for_tests import write_model
 
 import geocalc
-from geocalc.runs.engine import NamedPotential
-from geocalc.runs.runner import Job, relax_jobs
-from geocalc.runs.settings import RelaxSettings
+from geocalc.runs import Job, NamedPotential, RelaxSettings, relax_jobs
 
 TEMPLATES = 128  # different structures; more of them are copies, rattled anew
 SHAKE = 0.05  # Angstrom

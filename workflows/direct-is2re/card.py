@@ -16,15 +16,11 @@ import page
 import torch
 from ase.build import add_adsorbate, fcc111
 
-from geocalc.evaluation.figures import energy_distribution, energy_parity
-from geocalc.evaluation.plots import draw_panels
-from geocalc.potentials.calibration import calibrate, coverage
-from geocalc.potentials.card import ModelCard
-from geocalc.potentials.registry import load_model, read_card, write_card
-from geocalc.runs.runner import versions
-from geocalc.structures.convert import from_atoms
-from geocalc.train.recipe import Recipe, read_recipe
-from geocalc.train.register import register_model
+from geocalc import from_atoms, load_model
+from geocalc.evaluation import draw_panels, energy_distribution, energy_parity
+from geocalc.potentials import ModelCard, calibrate, coverage, read_card, write_card
+from geocalc.runs import versions
+from geocalc.train import Recipe, read_recipe, register_model
 
 ROOT = Path(__file__).parents[2]
 NAME = "faenet-is2re"

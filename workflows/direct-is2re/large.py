@@ -19,8 +19,8 @@ import splits
 from ase import Atoms
 from ase.io import read
 
-from geocalc.potentials.network import NetworkPotential
-from geocalc.structures.convert import from_atoms
+from geocalc import from_atoms
+from geocalc.potentials import NetworkPotential
 
 FILE = "bm_large_molecules_init_and_relaxed.extxyz.gz"
 LIGHT = ("H", "C", "N", "O", "S")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import splits
 
-from geocalc.evaluation.metrics import energy_within_threshold, mae, rmse
+from geocalc.evaluation import energy_within_threshold, mae, rmse
 
 TARGETS = {"e_ads": "adsorption energy", "total": "total energy"}
 LARGE = "large.json"

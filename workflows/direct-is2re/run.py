@@ -24,19 +24,20 @@ import page
 import splits
 from lightning_fabric import Fabric
 
-from geocalc.core.process import settle_process
-from geocalc.core.settings import read_yaml
-from geocalc.data.prepare import prepare_store
-from geocalc.data.store import Samples, read_store
-from geocalc.evaluation.is2re import pair_predictions
+from geocalc.core import read_yaml, settle_process
+from geocalc.data import Samples, prepare_store, read_store
+from geocalc.evaluation import pair_predictions
 from geocalc.frames import frame_policy
-from geocalc.potentials.network import NetworkPotential
-from geocalc.train.checkpoint import load_checkpoint, steps_done
-from geocalc.train.loop import TrainingProgress
-from geocalc.train.recipe import Recipe
-from geocalc.train.run import start_training
-from geocalc.train.run_files import CHECKPOINT
-from geocalc.train.task import train
+from geocalc.potentials import NetworkPotential
+from geocalc.train import (
+    CHECKPOINT,
+    Recipe,
+    TrainingProgress,
+    load_checkpoint,
+    start_training,
+    steps_done,
+    train,
+)
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -11,9 +11,8 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.io import write
 
-from geocalc.data.prepare import reference_relaxations
-from geocalc.data.store import Sample
-from geocalc.train.recipe import Recipe
+from geocalc.data import Sample, reference_relaxations
+from geocalc.train import Recipe
 
 FIRST, LAST = "first.extxyz", "last.extxyz"
 

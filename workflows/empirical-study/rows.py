@@ -12,8 +12,8 @@ from typing import Any
 
 from pairs import FIRST, LAST
 
-from geocalc.core.settings import override, read_yaml
-from geocalc.train.recipe import Recipe, parse_recipe
+from geocalc.core import override, read_yaml
+from geocalc.train import Recipe, parse_recipe
 
 HERE = Path(__file__).parent
 PAIRS = "pairs.yaml"  # the recipe whose data pairs.py writes

@@ -27,12 +27,8 @@ from results import collect, read_results, write_results
 from rows import HERE, PAIRS, Row, Tables, read_tables, recipe_of
 from smoke import changes, write_data
 
-from geocalc.core.files import write_whole
-from geocalc.core.process import settle_process
-from geocalc.train.loop import TrainingProgress
-from geocalc.train.recipe import read_recipe
-from geocalc.train.run_files import METRICS
-from geocalc.train.task import train
+from geocalc.core import settle_process, write_whole
+from geocalc.train import METRICS, TrainingProgress, read_recipe, train
 
 RUNS = HERE.parents[1] / "runs"
 CSV = "results.csv"

@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 from ase.io import write
 
-from geocalc.structures.readers import Source, read_structures
+from geocalc.structures import Source, read_structures
 
 SETS = {
     "WWL-GPR": "wwlgpr-simple-adsorbates",

@@ -22,19 +22,18 @@ import page
 from ase.io import write
 from lightning_fabric import Fabric
 
-from geocalc.core.process import settle_process
-from geocalc.core.settings import read_yaml
-from geocalc.data.prepare import reference_relaxations
-from geocalc.data.read import locate, structures_of
-from geocalc.data.settings import Data, DataSource
-from geocalc.evaluation.relaxations import relax_references, summarize
-from geocalc.evaluation.single_points import single_point_errors
-from geocalc.potentials.registry import load_model
-from geocalc.train.finetune import tuned_values
-from geocalc.train.loop import TrainingProgress
-from geocalc.train.recipe import Recipe, parse_recipe
-from geocalc.train.register import register_model
-from geocalc.train.task import train
+from geocalc import load_model
+from geocalc.core import read_yaml, settle_process
+from geocalc.data import Data, DataSource, locate, reference_relaxations, structures_of
+from geocalc.evaluation import relax_references, single_point_errors, summarize
+from geocalc.train import (
+    Recipe,
+    TrainingProgress,
+    parse_recipe,
+    register_model,
+    train,
+    tuned_values,
+)
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -19,13 +19,17 @@ import torch
 from lightning_fabric import Fabric
 from run import interleaved
 
-from geocalc.core.process import settle_process
-from geocalc.potentials.network import EnergyModel
-from geocalc.train.loader import Batch, batches, feed_of
-from geocalc.train.recipe import read_recipe
-from geocalc.train.run import start_training
-from geocalc.train.steps import take_step
-from geocalc.train.task import load_samples
+from geocalc.core import settle_process
+from geocalc.potentials import EnergyModel
+from geocalc.train import (
+    MicroBatch,
+    batch_loader,
+    batches,
+    load_samples,
+    read_recipe,
+    start_training,
+    take_step,
+)
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "runs" / "direct-is2re" / "data"
@@ -41,10 +45,10 @@ def main(steps: int) -> None:
     samples = load_samples(recipe, DATA, fabric)
     run = start_training(recipe, samples.training)
     drawn = [
-        batch for _, batch in batches(feed_of(samples, recipe, run.model, fabric), range(8), 0)
+        batch for _, batch in batches(batch_loader(samples, recipe, run.model, fabric), range(8), 0)
     ]
 
-    def stepping(model: EnergyModel, some: list[Batch]) -> Callable[[], object]:
+    def stepping(model: EnergyModel, some: list[tuple[MicroBatch, ...]]) -> Callable[[], object]:
         ahead = cycle(some)
         return lambda: take_step(model, next(ahead), recipe, 0, fabric)
 

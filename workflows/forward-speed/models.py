@@ -19,14 +19,13 @@ from ase import Atoms
 from ase.build import add_adsorbate, fcc111
 from run import interleaved
 
-from geocalc import from_atoms
+from geocalc import Systems, from_atoms
 from geocalc.architectures import ARCHITECTURES
-from geocalc.core.process import settle_process
-from geocalc.core.systems import Systems, concatenate
+from geocalc.core import concatenate, settle_process
 from geocalc.frames import frame_policy
-from geocalc.graphs.neighbors import NeighborCache, build_graph
-from geocalc.potentials.network import EnergyModel, NetworkPotential, Scales
-from geocalc.train.recipe import Model, read_recipe
+from geocalc.graphs import NeighborCache, build_graph
+from geocalc.potentials import EnergyModel, NetworkPotential, Scales
+from geocalc.train import Model, read_recipe
 
 MODELS = Path(__file__).parents[2] / "models"
 MEASURED = (  # model and frames; the first is the reference

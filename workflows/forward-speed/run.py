@@ -23,12 +23,11 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from reference.plain_faenet import PlainFAENet
 
 from geocalc import from_atoms
-from geocalc.architectures import FAENet, FAENetSettings
-from geocalc.architectures.base import NetworkInput
-from geocalc.core.process import settle_process
+from geocalc.architectures import FAENet, FAENetSettings, NetworkInput
+from geocalc.core import settle_process
 from geocalc.frames import frame_policy, make_frames
-from geocalc.graphs.neighbors import build_graph, edge_vectors
-from geocalc.potentials.frame_averaging import replicate
+from geocalc.graphs import build_graph, edge_vectors
+from geocalc.potentials import replicate
 
 S2EF = {
     "hidden_channels": 256,

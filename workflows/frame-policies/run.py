@@ -18,16 +18,13 @@ import click
 import numpy as np
 import torch
 
-from geocalc import load_model
-from geocalc.core.process import settle_process
-from geocalc.core.systems import Systems, concatenate
-from geocalc.data.collate import collate_samples
-from geocalc.data.prepare import locate, reference_relaxations
-from geocalc.data.store import Sample
-from geocalc.evaluation.relaxations import relax_references, summarize
+from geocalc import LoadedModel, Systems, load_model
+from geocalc.core import concatenate, settle_process
+from geocalc.data import Sample, collate_samples, locate, reference_relaxations
+from geocalc.evaluation import relax_references, summarize
 from geocalc.frames import random_rotations
-from geocalc.potentials.registry import LoadedModel, find_model
-from geocalc.train.recipe import read_recipe
+from geocalc.potentials import find_model
+from geocalc.train import read_recipe
 
 POLICIES = ("averaged", "single", "pca-edges-2d-one", "pca-2d-one", "stochastic")
 # Angstrom, largest move of any atom between neighboring points of a path

@@ -14,12 +14,17 @@ from pathlib import Path
 
 import click
 
-from geocalc.errors import ConvergenceError, GeoCalcError
-from geocalc.properties.glass.configuration import read_configuration
-from geocalc.properties.glass.dynamics import relaxation_time
-from geocalc.properties.glass.lammps_engine import LammpsEngine, require_lammps
-from geocalc.properties.glass.simulation import claim_folder, simulate
-from geocalc.properties.glass.simulation_settings import GlassSettings
+from geocalc import GeoCalcError
+from geocalc.errors import ConvergenceError
+from geocalc.properties.glass import (
+    GlassSettings,
+    LammpsEngine,
+    claim_folder,
+    read_configuration,
+    relaxation_time,
+    require_lammps,
+    simulate,
+)
 
 OUT = Path(__file__).parents[2] / "runs" / "glassy-dynamics"
 USUAL = GlassSettings()

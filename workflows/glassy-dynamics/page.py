@@ -9,8 +9,7 @@ from pathlib import Path
 from published import Published
 from scores import Ceiling, Row, Score, Tested
 
-from geocalc.core.files import write_whole
-from geocalc.core.settings import Settings
+from geocalc.core import Settings, write_whole
 
 NOTHING = "–"
 

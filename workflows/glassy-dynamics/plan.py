@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from geocalc.errors import RecipeError
-from geocalc.properties.recipe import PropertyRecipe, PropertyTraining, Stage, read_property_recipe
+from geocalc.properties import PropertyRecipe, PropertyTraining, Stage, read_property_recipe
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "glassy-dynamics"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from geocalc.core.settings import Settings, read_yaml
+from geocalc.core import Settings, read_yaml
 
 
 class Published(Settings):

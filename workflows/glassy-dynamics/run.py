@@ -21,11 +21,9 @@ from plan import HERE, LEARNABLE, RUNS, plan
 from report import BASELINES_FILE, glass_data, judge, read_fits, write_report
 from scores import Baselines
 
-from geocalc.core.files import write_whole
-from geocalc.core.process import settle_process
-from geocalc.properties.registry import register_property
-from geocalc.properties.task import train_property
-from geocalc.train.loop import TrainingProgress
+from geocalc.core import settle_process, write_whole
+from geocalc.properties import register_property, train_property
+from geocalc.train import TrainingProgress
 
 FEWER = (2, 4, 6)  # configurations that the last baseline learns from besides
 MODELS, SHIPPED = HERE.parents[1] / "models", "glass-gn"

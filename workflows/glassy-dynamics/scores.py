@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geocalc.core.settings import Settings
+from geocalc.core import Settings
 from geocalc.errors import InputError
-from geocalc.properties.glass.configuration import GlassConfiguration
-from geocalc.properties.metrics import pearson, property_errors, reliability
+from geocalc.properties import pearson, property_errors, reliability
+from geocalc.properties.glass import GlassConfiguration
 
 A = 0
 

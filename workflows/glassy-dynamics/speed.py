@@ -24,10 +24,15 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
-from geocalc.core.process import settle_process
-from geocalc.nn.edges import EdgeIndex
-from geocalc.properties import GraphInput, GraphNetwork, GraphNetworkSettings
-from geocalc.properties.graph_network import Step, TwoLayers
+from geocalc.core import settle_process
+from geocalc.nn import EdgeIndex
+from geocalc.properties import (
+    GraphInput,
+    GraphNetwork,
+    GraphNetworkSettings,
+    GraphNetworkStep,
+    TwoLayers,
+)
 
 FILE = "glassy-kob-andersen-1config/ka_T044_4096.npz"
 CUTOFF = 2.0  # of the published graphs, in units of the Lennard-Jones potential
@@ -46,7 +51,7 @@ class DirectStep(MessagePassing):
     concatenation.
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: GraphNetworkStep) -> None:
         super().__init__(aggr="add")
         self.edge_mlp, self.node_mlp = direct_mlp(step.edge), direct_mlp(step.node)
 

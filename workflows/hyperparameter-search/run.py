@@ -18,12 +18,10 @@ import space as spaces
 import yaml
 from lightning_fabric import Fabric
 
-from geocalc.core.files import write_whole
-from geocalc.core.process import settle_process
-from geocalc.errors import GeoCalcError, MissingDependencyError, NonFiniteError
-from geocalc.train.loop import Evaluation
-from geocalc.train.run_files import METRICS, make_folder, read_log
-from geocalc.train.task import train
+from geocalc import GeoCalcError
+from geocalc.core import settle_process, write_whole
+from geocalc.errors import MissingDependencyError, NonFiniteError
+from geocalc.train import METRICS, Evaluation, make_folder, read_log, train
 
 HERE = Path(__file__).parent
 WARM_UP = 5  # trials that are never pruned, so that there is something to compare with

@@ -25,10 +25,10 @@ from ase.build import add_adsorbate, fcc111
 from ase.constraints import FixAtoms
 from ase.io import write
 
-from geocalc.runs.records import Record
+from geocalc.runs import Record
 
 HERE = Path(__file__).parent
-GEOCALC = (sys.executable, "-c", "from geocalc.cli.main import main; main()")
+GEOCALC = (sys.executable, "-m", "geocalc")
 METALS, ADSORBATES = ("Cu", "Ag", "Pd", "Pt", "Ni", "Rh"), ("H", "O", "N", "C")
 # Angstrom, eV/Angstrom; some converge within the steps, some do not
 RATTLE, FMAX, STEPS = 0.1, 0.1, 10

@@ -26,17 +26,20 @@ import torch
 from ase import Atoms
 from scipy.stats import spearmanr
 
-from geocalc import from_atoms, relax
-from geocalc.core.process import settle_process
-from geocalc.data.prepare import prepare_store, reference_relaxations
-from geocalc.data.store import read_store
-from geocalc.evaluation import single_points as metrics
-from geocalc.evaluation.relaxations import relax_references, summarize
-from geocalc.potentials.calibration import calibrate, coverage
-from geocalc.potentials.registry import LoadedModel, find_model, load_model, write_card
-from geocalc.runs.runner import versions
-from geocalc.structures.readers import Source, read_structures
-from geocalc.train.recipe import Recipe, read_recipe
+from geocalc import LoadedModel, from_atoms, load_model, relax
+from geocalc.core import settle_process
+from geocalc.data import prepare_store, read_store, reference_relaxations
+from geocalc.evaluation import (
+    errors_of,
+    known_numbers,
+    predictions,
+    relax_references,
+    summarize,
+)
+from geocalc.potentials import calibrate, coverage, find_model, write_card
+from geocalc.runs import versions
+from geocalc.structures import Source, read_structures
+from geocalc.train import Recipe, read_recipe
 
 HALVES = 200  # random divisions of the held-out relaxations
 ROOT = Path(__file__).parents[2]
@@ -53,10 +56,10 @@ def single_points(model: LoadedModel, recipe: Recipe) -> dict[str, Any]:
     found = {}
     for number, source in enumerate(recipe.data.sources):
         at_level = replace(model.potential, level=recipe.source_levels[number])
-        told = metrics.predictions(
+        told = predictions(
             at_level, held_out.where(held_out.known.source == number), energies=source.energies
         )
-        found[str(source.path)] = metrics.known_numbers(metrics.errors_of(told))
+        found[str(source.path)] = known_numbers(errors_of(told))
     return found
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import picture
 
-from geocalc.potentials.registry import LoadedModel
-from geocalc.train.recipe import Recipe
+from geocalc import LoadedModel
+from geocalc.train import Recipe
 
 ARCHITECTURES = {"faenet": "FAENet", "schnet": "SchNet", "regnn": "relaxed equivariant"}
 EXTRAS = {"regnn": "- **Needs** e3nn: `pip install 'geocalc[e3nn]'`."}

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from geocalc import from_atoms
 from geocalc.optim import make_optimizer
-from geocalc.potentials.ase import AsePotential
-from geocalc.relaxation.loop import relax_systems
-from geocalc.structures.convert import from_atoms
+from geocalc.potentials import AsePotential
+from geocalc.relaxation import relax_systems
 
 FMAX, STEPS = 0.05, 300
 

@@ -24,10 +24,8 @@ import page
 from lightning_fabric import Fabric
 from variants import ROOT, VARIANTS, recipe_of
 
-from geocalc.core.process import settle_process
-from geocalc.train.loop import TrainingProgress
-from geocalc.train.register import register_model
-from geocalc.train.task import train
+from geocalc.core import settle_process
+from geocalc.train import TrainingProgress, register_model, train
 
 HERE = Path(__file__).parent
 RUNS = ROOT / "runs" / "s2ef-study"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geocalc.core.settings import read_yaml
-from geocalc.train.recipe import Recipe, parse_recipe
+from geocalc.core import read_yaml
+from geocalc.train import Recipe, parse_recipe
 
 ROOT = Path(__file__).parents[2]
 STEPS, FINISH = 8_000, 2_000  # about twenty minutes of one core

@@ -16,8 +16,7 @@ from adslabs import MEASURED, NETWORKS, TURNED, Judged, no_force, normal
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
-from geocalc.symmetry.invariants import matrix_of, projector
-from geocalc.symmetry.point_groups import point_group, rotated_group
+from geocalc.symmetry import invariant_projector, point_group, quadrupole_matrix, rotated_group
 
 LABELS = {
     "faenet": "FAENet + SFA",
@@ -162,7 +161,9 @@ def allowed_share(theta: dict[str, list[float]], axis: np.ndarray) -> float:
     kept, total = 0.0, 0.0
     for name, values in theta.items():
         if name != "0e":
-            inside = projector(group, int(name[0]), 1 if name[1] == "e" else -1) @ np.array(values)
+            inside = invariant_projector(
+                group, int(name[0]), 1 if name[1] == "e" else -1
+            ) @ np.array(values)
             kept, total = kept + float(inside @ inside), total + float(np.dot(values, values))
     return kept / total if total else float("nan")
 
@@ -184,7 +185,7 @@ def _angle(values: Sequence[float], axis: np.ndarray) -> float:
 
 def _axis_angle(values: Sequence[float], axis: np.ndarray) -> float:
     """Degrees between an axis and the principal axis with the largest value."""
-    sizes, vectors = np.linalg.eigh(matrix_of(np.array(values)))
+    sizes, vectors = np.linalg.eigh(quadrupole_matrix(np.array(values)))
     main = vectors[:, int(np.argmax(np.abs(sizes)))]
     return float(np.degrees(np.arccos(np.clip(abs(main @ axis), 0, 1))))
 

@@ -20,10 +20,8 @@ from network import drawn
 from record import FieldFit
 from torch import Tensor, nn
 
-from geocalc.architectures.regnn.filters import RelaxedFilters
-from geocalc.architectures.regnn.layer import RelaxedLayer
-from geocalc.nn.edges import EdgeIndex
-from geocalc.nn.relaxed_weights import breaking_penalty
+from geocalc.architectures import RelaxedFilters, RelaxedLayer
+from geocalc.nn import EdgeIndex, breaking_penalty
 
 BEFORE, AFTER = "0e + 1o", "1o"
 RELAXED, EQUIVARIANT = "0e + 0o + 1o + 1e", "0e"

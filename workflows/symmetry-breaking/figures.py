@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from record import FieldFit, Fit
 
-from geocalc.evaluation.plots import BLUE, GREY, ORANGE
+from geocalc.evaluation import BLUE, GREY, ORANGE
 
 LOWEST = 1e-18  # of what is drawn; less is rounding
 COLORS = {"equivariant": ORANGE, "relaxed": BLUE}

@@ -13,7 +13,8 @@ from typing import Any
 from adslabs import theta_of
 from adslabs_report import THETA_HEAD, UP, markdown, theta_cells
 
-from geocalc.potentials.registry import load_model, shipped_folder
+from geocalc import load_model
+from geocalc.potentials import shipped_folder
 
 TWIN, RELAXED = "equivariant", "regnn"
 SHIPPED = ("schnet", "faenet-sfa-small", RELAXED)

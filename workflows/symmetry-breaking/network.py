@@ -14,10 +14,8 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from geocalc.architectures.regnn.convolution import Convolution
-from geocalc.architectures.regnn.filters import RelaxedFilters, all_irreps
-from geocalc.nn.basis import GaussianBasis
-from geocalc.nn.edges import EdgeIndex
+from geocalc.architectures import Convolution, RelaxedFilters, all_irreps
+from geocalc.nn import EdgeIndex, GaussianBasis
 
 N_BASIS, HIDDEN, N_RADIAL = 8, 16, 4
 Made = TypeVar("Made", bound=nn.Module)

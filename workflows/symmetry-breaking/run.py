@@ -25,7 +25,7 @@ from phases import ORTHORHOMBIC, TETRAGONAL, fit_phase
 from record import FieldFit, Fit, T, kept, load
 from shapes import fit_shape, shapes
 
-from geocalc.core.process import settle_process
+from geocalc.core import settle_process
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "symmetry-breaking"

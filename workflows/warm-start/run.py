@@ -24,15 +24,11 @@ from ase.constraints import FixAtoms
 from ase.io import read, write
 from lightning_fabric import Fabric
 
-from geocalc import relax
-from geocalc.api import Result
-from geocalc.core.process import settle_process
-from geocalc.core.settings import read_yaml
-from geocalc.data.prepare import reference_relaxations
-from geocalc.evaluation.metrics import distances
-from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
-from geocalc.train.register import register_model
-from geocalc.train.task import train
+from geocalc import Result, relax
+from geocalc.core import read_yaml, settle_process
+from geocalc.data import reference_relaxations
+from geocalc.evaluation import distances
+from geocalc.train import Recipe, parse_recipe, read_recipe, register_model, train
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

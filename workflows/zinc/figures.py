@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from measure import Fit
 
-from geocalc.evaluation.plots import BLUE, ORANGE, Parity, draw_panels
+from geocalc.evaluation import BLUE, ORANGE, Parity, draw_panels
 
 SHOWN = (0.4, 0.8)  # R2 on the axis; networks begin far below
 

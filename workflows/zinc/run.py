@@ -19,12 +19,9 @@ import page
 from lightning_fabric import Fabric
 from measure import Fit, measure
 
-from geocalc.core.process import settle_process
-from geocalc.properties.recipe import PropertyRecipe, read_property_recipe
-from geocalc.properties.task import train_property
-from geocalc.train.checkpoint import steps_done
-from geocalc.train.loop import TrainingProgress
-from geocalc.train.run_files import CHECKPOINT, METRICS
+from geocalc.core import settle_process
+from geocalc.properties import PropertyRecipe, read_property_recipe, train_property
+from geocalc.train import CHECKPOINT, METRICS, TrainingProgress, steps_done
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "zinc"

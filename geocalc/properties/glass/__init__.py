@@ -20,6 +20,7 @@ __all__, __getattr__, __dir__ = public_names(
         "claim_folder": "simulation",
         "configuration_of": "configuration",
         "glass_atoms": "configuration",
+        "glass_systems": "inherent",
         "inherent_structure": "inherent",
         "propensity": "dynamics",
         "read_configuration": "configuration",
@@ -27,7 +28,6 @@ __all__, __getattr__, __dir__ = public_names(
         "require_lammps": "lammps_engine",
         "scattering": "dynamics",
         "simulate": "simulation",
-        "systems_of": "inherent",
         "write_configuration": "configuration",
     },
 )
