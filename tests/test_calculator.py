@@ -374,7 +374,7 @@ def test_provenance_survives_a_trajectory(calc: GeoCalc, folder: Path, tmp_path:
         "model_hash": load_model(folder).hash,
         "energy_kind": "adsorption",
         "level_of_theory": "none: random weights",
-        "frames": "lattice",
+        "frames": "averaged",
         "dtype": "float64",
     }
     assert back.get_potential_energy() == energy
@@ -384,7 +384,7 @@ def test_provenance_survives_a_trajectory(calc: GeoCalc, folder: Path, tmp_path:
 
 
 def test_the_frames_that_were_asked_for_are_recorded(folder: Path) -> None:
-    assert GeoCalc(folder, frames="single").parameters["frames"] == "cell"
+    assert GeoCalc(folder, frames="single").parameters["frames"] == "single"
     assert GeoCalc(folder).energy_kind == "adsorption"
     atoms = slab()
     atoms.calc = GeoCalc(folder, frames="stochastic", seed=3)

@@ -10,7 +10,6 @@ from geocalc.lazy import public_names
 __all__, __getattr__, __dir__ = public_names(
     __name__,
     {
-        "ALIASES": "policy",
         "FramePick": "policy",
         "FramePolicy": "policy",
         "FrameSource": "policy",

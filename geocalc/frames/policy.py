@@ -128,17 +128,16 @@ def _named_policies() -> dict[str, FramePolicy]:
 
 
 POLICIES = _named_policies()
-ALIASES = {"all": "averaged", "one": "single", "stochastic": "stochastic"}
 
 
 def frame_policy(name: str) -> FramePolicy:
-    """The policy of that name or alias.
+    """The policy of that name.
 
     Raises:
         InputError: no policy has that name; the message suggests near names.
     """
-    policy = POLICIES.get(ALIASES.get(name, name))
+    policy = POLICIES.get(name)
     if policy is None:
-        advice = nearest(name, [*POLICIES, *ALIASES])
+        advice = nearest(name, POLICIES)
         raise InputError(f"no frame policy is called {name!r}; {advice}")
     return policy

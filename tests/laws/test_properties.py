@@ -43,7 +43,7 @@ from geocalc.graphs.neighbors import NeighborCache, build_graph, edge_vectors, p
 from geocalc.optim import OPTIMIZERS, make_optimizer
 from geocalc.optim.base import Ragged
 from geocalc.potentials.ase import AsePotential
-from geocalc.relaxation.loop import Relaxation, Status, advance, depart, relax_systems
+from geocalc.relaxation.loop import Relaxation, Status, relax_systems, start, step
 from geocalc.runs.engine import NamedPotential
 from geocalc.runs.folder import RunFolder
 from geocalc.runs.records import Record
@@ -444,21 +444,21 @@ def test_what_is_selected_and_joined_is_the_batch_again(
     if len(kept) < 2:
         return
     optimizer, batch = make_optimizer(name), concatenate([systems for _, systems in kept])
-    flight = depart(batch, optimizer, torch.arange(batch.n_systems))
+    active = start(batch, optimizer, torch.arange(batch.n_systems))
     for _ in range(n_steps):
-        _, flight = advance(flight, Emt(), optimizer, 1e-9, 99)
-    n = flight.systems.n_systems
+        _, active = step(active, Emt(), optimizer, 1e-9, 99)
+    n = active.systems.n_systems
     if n < 2:
         return
     cut = torch.arange(n) < data.draw(st.integers(1, n - 1))
-    assert equal(flight.select(cut).join(flight.select(~cut)), flight)
+    assert equal(active.select(cut).join(active.select(~cut)), active)
     mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     order = torch.cat([torch.nonzero(mask), torch.nonzero(~mask)]).flatten().tolist()
-    mixed = flight.select(mask).join(flight.select(~mask)) if 0 < int(mask.sum()) < n else flight
-    for place, k in enumerate(order if mixed is not flight else range(n)):
-        assert equal(mixed.select(torch.arange(n) == place), flight.select(torch.arange(n) == k))
+    mixed = active.select(mask).join(active.select(~mask)) if 0 < int(mask.sum()) < n else active
+    for place, k in enumerate(order if mixed is not active else range(n)):
+        assert equal(mixed.select(torch.arange(n) == place), active.select(torch.arange(n) == k))
     assert equal(
-        select(flight.systems, flight.systems, torch.ones(n, dtype=torch.bool)), flight.systems
+        select(active.systems, active.systems, torch.ones(n, dtype=torch.bool)), active.systems
     )
 
 

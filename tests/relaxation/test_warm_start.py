@@ -249,14 +249,11 @@ def test_a_warm_start_is_part_of_what_a_run_is(tmp_path: Path) -> None:
         folder.close()
         identities.add(folder.identity)
     assert len(identities) == 4
-    assert (
-        "warm_start: test_warm_start.shorter_bonds"
-        in (tmp_path / "3" / "settings.yaml").read_text()
-    )
+    assert f"warm_start: {__name__}.shorter_bonds" in (tmp_path / "3" / "settings.yaml").read_text()
     assert "warm_start: null" in (tmp_path / "0" / "settings.yaml").read_text()
 
 
 def test_names_say_where_a_proposal_comes_from() -> None:
-    assert name_of(shorter_bonds) == "test_warm_start.shorter_bonds"
-    assert name_of(Towards(0.5)) == "test_warm_start.Towards(share=0.5)"
+    assert name_of(shorter_bonds) == f"{__name__}.shorter_bonds"
+    assert name_of(Towards(0.5)) == f"{__name__}.Towards(share=0.5)"
     assert name_of(partial(shorter_bonds)) == "functools.partial"
