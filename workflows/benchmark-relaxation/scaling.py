@@ -18,7 +18,7 @@ from overhead import EggBoxPotential
 from side import ROOT, Side
 
 sys.path.insert(0, str(ROOT / "tests"))
-from models_for_tests import write_model
+from helpers.models import write_model
 
 import geocalc
 from geocalc.runs import Job, NamedPotential, RelaxSettings, relax_jobs

@@ -1,9 +1,8 @@
-"""Which frame policy a relaxation can rest on: invariance, continuity along real relaxations,
+"""Compare frame policies for relaxations: invariance, continuity along real relaxations,
 convergence, cost.
 
 Usage: GEOCALC_DATA=... python workflows/frame-policies/run.py [--model faenet-sfa] [--paths 20]
-[--relaxations 24] Writes workflows/frame-policies/results.json and prints the tables of the README
-beside this file. Validation relaxations of the model's recipe only (first source), float64, CPU.
+[--relaxations 24] Writes results.json and README.md beside this file. Validation relaxations of the model's recipe only (first source), float64, CPU.
 """
 
 from __future__ import annotations
@@ -33,20 +32,28 @@ JUMP = 0.001  # eV; a larger difference than the forces explain is a jump
 AT_ONCE = 48  # structures evaluated together
 
 
-FINDING = """## Finding
+FINDING = """## Findings
 
-Frames from the lattice alone are the ones to relax with. They do not depend on positions, so the energy is as smooth as the network,
-gradient forces are exact, and nothing changes under rotation, translation or re-wrapping. `lattice`, the average over all equivalent
-frames, is also free of the choice of basis and keeps the symmetry of a site: an adsorbate on a symmetric site feels no spurious
-force, as in DFT. It is the default of the shipped model. `cell`, one of these frames, costs a fraction of it and differs by the few
-meV in the last column of the first table; it is the choice for speed.
+- Frames from the lattice are the best choice for relaxations. They do not depend on positions, so the
+  energy is as smooth as the network, gradient forces are exact, and nothing changes under rotation,
+  translation or re-wrapping.
+- `averaged`, the average over all equivalent frames, is also independent of the choice of lattice basis and
+  keeps the symmetry of a site: an adsorbate on a symmetric site feels no spurious force, as in DFT. It is
+  the default of the shipped model.
+- `single`, one of these frames, costs a fraction of it and differs by the few meV in the last column of the
+  first table; it is the choice for speed.
+- One random frame for each structure (`stochastic`) makes the energy jump from point to point; a seed only
+  makes the jumps reproducible.
+- Axes of the covariance of positions depend on the periodic image in which an atom is stored. Axes of the
+  edge covariance do not, but they are degenerate on fcc(111): with a single frame the energy jumps where
+  the axes swap.
+- PCA in two dimensions is not invariant when the slab is tilted out of the xy plane.
 
-The shipped model saw random turns while it learned, so it depends little on the frame: an earlier one, which had seen lattice frames
-alone, changed by 7 meV with the basis, jumped 12 times by up to 9 meV with edge PCA, and needed 51 calls with `cell` at fmax 0.01.
-One random frame for each structure still makes the energy jump from point to point; a seed only makes the jumps repeat. Axes of the
-covariance of positions follow the periodic image in which an atom happens to be stored. Axes of the edge covariance do not, but they
-are degenerate on fcc(111): with a single frame the energy jumps where the axes swap. PCA in two dimensions is by construction not
-invariant under tilting the slab out of the xy plane."""
+## Limitations
+
+The shipped model was trained on randomly rotated structures, so it depends little on the frame. An earlier
+model, trained on lattice frames alone, changed by 7 meV with the basis, jumped 12 times by up to 9 meV with
+edge PCA, and needed 51 calls with `single` at fmax 0.01."""
 
 
 def between(before: torch.Tensor, after: torch.Tensor, step: float) -> list[torch.Tensor]:
@@ -95,7 +102,7 @@ def jumps_along(model: LoadedModel, frames: tuple[Sample, ...]) -> tuple[int, in
 
 
 def invariance(model: LoadedModel, samples: list[Sample]) -> dict[str, float]:
-    """Largest change of energy (eV) under operations that change nothing, over the samples."""
+    """Largest change of energy (eV) under operations that change nothing physical, over the samples."""
     generator = torch.Generator().manual_seed(0)
     systems, _ = collate_samples(samples)
     energy = model(systems).energy
@@ -132,12 +139,21 @@ def wrapped(systems: Systems, shift: torch.Tensor) -> Systems:
 def page(about: dict[str, object], policies: dict[str, dict[str, dict[str, float]]]) -> str:
     """The README beside this file."""
     lines = [
-        "# Which frame can a relaxation rest on?",
+        "# Frame policies for relaxations",
         "",
-        f"Model `{about['model']}`, float64, one CPU thread; held-out relaxations of `{about['data']}` (the recipe's validation split); "
-        "`python workflows/frame-policies/run.py`. Numbers are in `results.json`.",
+        "This study compares frame policies by the invariance of the energy, its continuity along real "
+        "relaxations, and the convergence and cost of relaxations.",
         "",
-        "Largest change of the energy (eV) of 8 relaxed adslabs under operations that change nothing:",
+        "```bash",
+        "GEOCALC_DATA=... python workflows/frame-policies/run.py",
+        "```",
+        "",
+        f"Model `{about['model']}`, float64, one CPU thread, held-out relaxations of `{about['data']}` (the validation split of the recipe). "
+        "`results.json` holds all numbers.",
+        "",
+        "## Invariance",
+        "",
+        "Largest change of the energy (eV) of 8 relaxed adslabs under operations that change nothing physical:",
         "",
         "| policy | repeated call | rotation about z | any rotation | shift and re-wrap | another basis |",
         "|---|---|---|---|---|---|",
@@ -154,8 +170,10 @@ def page(about: dict[str, object], policies: dict[str, dict[str, dict[str, float
         lines.append(f"| `{name}` | " + " | ".join(f"{e[key]:.0e}" for key in keys) + " |")
     lines += [
         "",
-        f"Along {about['paths']} DFT relaxations, points {COARSE} Å apart, and {FINE} Å where the energy changes by more than 1 meV beyond the work of the forces: jumps that remain, "
-        "the largest unexplained change at the coarse spacing, and relaxations "
+        "## Continuity and convergence",
+        "",
+        f"{about['paths']} DFT relaxations are followed in steps of {COARSE} Å, and of {FINE} Å where the energy changes by more than 1 meV beyond "
+        "the work of the forces. The table gives the jumps that remain, the largest unexplained change at the coarse spacing, and relaxations "
         f"of {about['relaxations']} structures with BFGS, at most 200 steps:",
         "",
         "| policy | points | jumps > 1 meV | largest (eV) | converged, calls at fmax 0.05 | at fmax 0.01 | seconds for both |",

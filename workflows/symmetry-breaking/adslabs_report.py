@@ -32,9 +32,9 @@ THETA_HEAD = (
     "1o",
     "2e",
     "2o",
-    "share that C∞v allows",
-    "1o to the normal",
-    "2e to it",
+    "fraction allowed by C∞v",
+    "angle of 1o to the normal",
+    "angle of 2e to it",
 )
 ABSENT = 1e-3  # of 0e; what is shorter has no direction worth telling
 UP = np.array([0.0, 0.0, 1.0])
@@ -93,8 +93,8 @@ def error_table(judged: Sequence[Judged], nothing: NoForce) -> str:
                 )
         lines.append(cells)
     for label, value in (
-        ("no force at all", nothing.straight),
-        ("no force at all, slabs askew", nothing.askew),
+        ("predicting no force", nothing.straight),
+        ("predicting no force, tilted slabs", nothing.askew),
     ):
         lines.append([label, "", "", *("" for _ in sizes), *(f"{1000 * value:.1f}" for _ in sizes)])
     return markdown(lines)
@@ -130,7 +130,7 @@ def theta_table(judged: Sequence[Judged]) -> str:
     lines = [["slabs", "relaxations", "seed", *THETA_HEAD]]
     for one in judged:
         if one.network in ("relaxed", TURNED):
-            slabs, axis = ("askew", normal()) if one.network == TURNED else ("as they are", UP)
+            slabs, axis = ("tilted", normal()) if one.network == TURNED else ("given", UP)
             lines += [
                 [slabs, str(one.size), str(one.seed), *cells]
                 for cells in theta_cells(one.theta, axis)

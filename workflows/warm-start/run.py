@@ -42,7 +42,7 @@ POTENTIAL, DIRECT_RECIPE = (
 OWN = "direct-own"
 # eV and Angstrom (mean over free atoms) up to which two relaxations have ended in one place
 SAME = 0.02
-NAMES = {"plain": "as they are", "warm": "warm start"}
+NAMES = {"plain": "given geometry", "warm": "warm start"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,9 +175,9 @@ def table(results: dict[str, dict[str, float]]) -> str:
     c = results["compared"]
     lines += [
         "",
-        f"Pair by pair a warm start saves {c['saved_mean']:.1f} ± {c['saved_error']:.1f} calls (mean and its standard error; its own call "
-        f"is counted), and saves any in {100 * c['fewer']:.0f} % of the structures. Both end in the same place (within {SAME} eV and "
-        f"{SAME} Å) in {100 * c['same_place']:.0f} %; with the warm start {100 * c['lower']:.0f} % end lower and "
+        f"A warm start saves {c['saved_mean']:.1f} ± {c['saved_error']:.1f} model calls per structure (mean and standard error, the call of the "
+        f"direct model included), and needs fewer calls for {100 * c['fewer']:.0f} % of the structures. Both relaxations reach the same minimum "
+        f"(within {SAME} eV and {SAME} Å) for {100 * c['same_place']:.0f} %; with the warm start {100 * c['lower']:.0f} % end lower and "
         f"{100 * c['higher']:.0f} % higher by more than {SAME} eV.",
     ]
     return "\n".join(lines)
