@@ -49,7 +49,7 @@ def test_direct_models_and_potentials_are_listed_with_what_their_cards_have(
     measured = {
         "single_points": {"set": FRAMES},
         "relaxations": relaxed,
-        "milliseconds": {"65 atoms, lattice": 201.5},
+        "milliseconds": {"65 atoms, averaged": 201.5},
     }
     (forces / "metrics.json").write_text(json.dumps(measured))
     bare = write_model(tmp_path, "c-bare")

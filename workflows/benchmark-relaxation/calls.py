@@ -1,4 +1,4 @@
-"""Model calls of geocalc's optimizers and of ASE's on the EMT sets."""
+"""Count model calls of the optimizers of geocalc and ASE on the EMT sets."""
 
 from __future__ import annotations
 

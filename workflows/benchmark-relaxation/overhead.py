@@ -1,6 +1,4 @@
-"""What engines cost outside the model: milliseconds for each slab and model call, with a potential
-that costs next to nothing.
-"""
+"""Measure the time outside the model: milliseconds per slab and model call."""
 
 from __future__ import annotations
 

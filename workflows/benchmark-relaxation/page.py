@@ -1,4 +1,4 @@
-"""The tables of README.md and the plot, from the results beside them."""
+"""Write the tables of README.md and the plot from the JSON files in this folder."""
 
 from __future__ import annotations
 

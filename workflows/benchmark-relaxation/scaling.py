@@ -1,4 +1,4 @@
-"""From one structure to ten thousand: time of each, and the memory that streaming them takes."""
+"""Measure the time per structure and the memory for one to ten thousand structures."""
 
 from __future__ import annotations
 

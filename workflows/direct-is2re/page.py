@@ -1,4 +1,4 @@
-"""Tables of the cross-validation."""
+"""Write the tables of the cross-validation."""
 
 from __future__ import annotations
 

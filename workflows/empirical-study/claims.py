@@ -1,4 +1,4 @@
-"""What the poster claims, and what the rows say of it."""
+"""Compare the claims of the poster with the measured rows."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a trained row is worth: errors on what it has not seen, symmetry, speed, and how features
-differ along its layers.
+"""Measure a trained row: errors on held-out structures, symmetry errors, speed, and differences of
+features along the layers.
 """
 
 from __future__ import annotations

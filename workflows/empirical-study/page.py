@@ -1,4 +1,4 @@
-"""The report: tables, verdicts and pictures between the markers of README.md."""
+"""Write tables, verdicts and plots between the markers of README.md."""
 
 from __future__ import annotations
 

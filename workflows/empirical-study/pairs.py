@@ -1,5 +1,5 @@
-"""First and last frames of the relaxations of potential.yaml, as pairs for a direct model; what is
-held out stays held out.
+"""Turn the relaxations of potential.yaml into pairs of first and last frames for a direct model, with
+the same split.
 """
 
 from __future__ import annotations

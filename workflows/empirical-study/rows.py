@@ -1,6 +1,4 @@
-"""The rows of the study's tables: each is a recipe, made from a base file and what the row changes
-in it.
-"""
+"""Build the recipes of the rows of tables.yaml: a base recipe and the changes of each row."""
 
 from __future__ import annotations
 

@@ -1,12 +1,14 @@
-"""The empirical study: canonicalization, graphs, Ewald, Noisy Nodes, and iterative against direct
-prediction, row by row.
+"""Repeat an empirical study of canonicalization, graphs, Ewald message passing, Noisy Nodes, and direct
+or iterative prediction.
 
-Usage: GEOCALC_DATA=... python workflows/empirical-study/run.py train|measure|report [--tables
-canonicalization,graphs] [--rows sfa] [--seeds 0,1,2] `train` fits every row of tables.yaml with
-every seed, in runs/empirical-study, and goes on where it was stopped; `measure` takes the errors of
-what is fitted and not measured yet; `report` writes results.csv, the tables of README.md and the
-pictures; `smoke` runs every row for two steps on a few EMT slabs. With `--full`, before the
-command, rows have the sizes of tables.yaml for a GPU, and the report goes into
+Usage:
+    GEOCALC_DATA=... python workflows/empirical-study/run.py [--full] train|measure|report|smoke
+        [--tables canonicalization,graphs] [--rows sfa] [--seeds 0,1,2]
+
+`train` fits every row of tables.yaml with every seed, in runs/empirical-study, and resumes where it
+was stopped; `measure` computes errors of trained rows that are not measured yet; `report` writes
+results.csv, the tables of README.md and the plots; `smoke` runs every row for two steps on a few EMT
+slabs. With `--full` rows have the sizes of tables.yaml for a GPU, and the report is written to
 runs/empirical-study-full.
 """
 

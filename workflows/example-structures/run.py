@@ -1,5 +1,5 @@
-"""Write examples/data/ from the data sets in $GEOCALC_DATA; see examples/data/README.md for sources
-and licenses.
+"""Write examples/data/ from the data sets in $GEOCALC_DATA; sources and licenses are in
+examples/data/README.md.
 """
 
 from __future__ import annotations

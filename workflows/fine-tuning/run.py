@@ -1,11 +1,13 @@
-"""How many DFT frames of one's own does a model need on a metal that it has never seen?
+"""Measure how errors on an unseen metal fall with the number of DFT frames used for fine-tuning.
 
-Usage: GEOCALC_DATA=... python workflows/fine-tuning/run.py tune|scratch|page The base is the
-variant `without-pd` of the s2ef-study, which has to be trained first (python
-workflows/s2ef-study/run.py train without-pd): faenet-sfa's recipe without any structure that
-contains palladium. `tune` goes on from it with ever more relaxations on palladium; `scratch` trains
-the same network on those alone; `page` writes results.json, the table and the picture. Every piece
-goes on where it was stopped.
+Usage:
+    GEOCALC_DATA=... python workflows/fine-tuning/run.py tune|scratch|page
+
+The base model is the variant `without-pd` of the s2ef-study, which has to be trained first (python
+workflows/s2ef-study/run.py train without-pd): the recipe of faenet-sfa on all structures without
+palladium. `tune` fine-tunes it on increasing numbers of palladium relaxations; `scratch` trains the
+same network on those alone; `page` writes results.json, the table and the plot. Every command resumes
+where it was stopped.
 """
 
 from __future__ import annotations

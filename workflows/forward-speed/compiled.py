@@ -1,9 +1,10 @@
-"""Does torch.compile pay in training? Steps of the direct model (energy and displacements, no
-gradient forces), eager and compiled in turn.
+"""Time training steps of the direct model with and without torch.compile, in turn.
 
-Usage: GEOCALC_DATA=... python workflows/forward-speed/compiled.py [--steps 40] The recipe of
-faenet-is2re on its own data. Networks with gradient forces are left out: torch.compile cannot
-differentiate twice.
+Usage:
+    GEOCALC_DATA=... python workflows/forward-speed/compiled.py [--steps 40]
+
+The model is the recipe of faenet-is2re on its data (energy and displacements). Networks with gradient
+forces are left out: compiled code cannot be differentiated twice.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Time of the models of this repository against each other: energy and forces, interleaved in one
-run, one thread.
+"""Time the models of this repository against each other: energy and forces, in turn, on one thread.
 
-Usage: python workflows/forward-speed/models.py [--repeats 9] Networks of the recipes in models/,
-weights random, under several frames. Medians of processor time, which other work on the machine
-disturbs less than the clock on the wall.
+Usage:
+    python workflows/forward-speed/models.py [--repeats 9]
+
+Networks have the recipes of models/, random weights and several frame policies. Times are medians of
+processor time, which depends less on other work on the machine than wall time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
 """Compare frame policies for relaxations: invariance, continuity along real relaxations,
 convergence, cost.
 
-Usage: GEOCALC_DATA=... python workflows/frame-policies/run.py [--model faenet-sfa] [--paths 20]
-[--relaxations 24] Writes results.json and README.md beside this file. Validation relaxations of the model's recipe only (first source), float64, CPU.
+Usage:
+    GEOCALC_DATA=... python workflows/frame-policies/run.py [--model faenet-sfa] [--paths 20]
+        [--relaxations 24]
+
+Writes results.json and README.md in this folder. Uses the validation relaxations of the model's recipe
+(first source), float64, CPU.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import page
 import torch
 
 from geocalc import LoadedModel, Systems, load_model
@@ -30,30 +35,6 @@ POLICIES = ("averaged", "single", "pca-edges-2d-one", "pca-2d-one", "stochastic"
 COARSE, FINE = 0.01, 0.001
 JUMP = 0.001  # eV; a larger difference than the forces explain is a jump
 AT_ONCE = 48  # structures evaluated together
-
-
-FINDING = """## Findings
-
-- Frames from the lattice are the best choice for relaxations. They do not depend on positions, so the
-  energy is as smooth as the network, gradient forces are exact, and nothing changes under rotation,
-  translation or re-wrapping.
-- `averaged`, the average over all equivalent frames, is also independent of the choice of lattice basis and
-  keeps the symmetry of a site: an adsorbate on a symmetric site feels no spurious force, as in DFT. It is
-  the default of the shipped model.
-- `single`, one of these frames, costs a fraction of it and differs by the few meV in the last column of the
-  first table; it is the choice for speed.
-- One random frame for each structure (`stochastic`) makes the energy jump from point to point; a seed only
-  makes the jumps reproducible.
-- Axes of the covariance of positions depend on the periodic image in which an atom is stored. Axes of the
-  edge covariance do not, but they are degenerate on fcc(111): with a single frame the energy jumps where
-  the axes swap.
-- PCA in two dimensions is not invariant when the slab is tilted out of the xy plane.
-
-## Limitations
-
-The shipped model was trained on randomly rotated structures, so it depends little on the frame. An earlier
-model, trained on lattice frames alone, changed by 7 meV with the basis, jumped 12 times by up to 9 meV with
-edge PCA, and needed 51 calls with `single` at fmax 0.01."""
 
 
 def between(before: torch.Tensor, after: torch.Tensor, step: float) -> list[torch.Tensor]:
@@ -136,59 +117,6 @@ def wrapped(systems: Systems, shift: torch.Tensor) -> Systems:
     return replace(systems, positions=torch.einsum("ai,aij->aj", fractional, cell))
 
 
-def page(about: dict[str, object], policies: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The README beside this file."""
-    lines = [
-        "# Frame policies for relaxations",
-        "",
-        "This study compares frame policies by the invariance of the energy, its continuity along real "
-        "relaxations, and the convergence and cost of relaxations.",
-        "",
-        "```bash",
-        "GEOCALC_DATA=... python workflows/frame-policies/run.py",
-        "```",
-        "",
-        f"Model `{about['model']}`, float64, one CPU thread, held-out relaxations of `{about['data']}` (the validation split of the recipe). "
-        "`results.json` holds all numbers.",
-        "",
-        "## Invariance",
-        "",
-        "Largest change of the energy (eV) of 8 relaxed adslabs under operations that change nothing physical:",
-        "",
-        "| policy | repeated call | rotation about z | any rotation | shift and re-wrap | another basis |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, found in policies.items():
-        e = found["invariance_eV"]
-        keys = (
-            "repeated call",
-            "rotation about z",
-            "rotation",
-            "shift and re-wrap",
-            "another lattice basis",
-        )
-        lines.append(f"| `{name}` | " + " | ".join(f"{e[key]:.0e}" for key in keys) + " |")
-    lines += [
-        "",
-        "## Continuity and convergence",
-        "",
-        f"{about['paths']} DFT relaxations are followed in steps of {COARSE} Å, and of {FINE} Å where the energy changes by more than 1 meV beyond "
-        "the work of the forces. The table gives the jumps that remain, the largest unexplained change at the coarse spacing, and relaxations "
-        f"of {about['relaxations']} structures with BFGS, at most 200 steps:",
-        "",
-        "| policy | points | jumps > 1 meV | largest (eV) | converged, calls at fmax 0.05 | at fmax 0.01 | seconds for both |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, found in policies.items():
-        path, loose, tight = found["path"], found["relax_fmax_0.05"], found["relax_fmax_0.01"]
-        lines.append(
-            f"| `{name}` | {path['points']} | {path['jumps_above_1meV']} | {path['largest_unexplained_eV']:.1e} | "
-            f"{loose['converged']:.0%}, {loose['model_calls']:.1f} | {tight['converged']:.0%}, {tight['model_calls']:.1f} | "
-            f"{loose['seconds'] + tight['seconds']:.0f} |"
-        )
-    return "\n".join([*lines, "", FINDING, ""])
-
-
 @click.command()
 @click.option("--model", default="faenet-sfa", show_default=True)
 @click.option("--paths", default=20, show_default=True)
@@ -234,12 +162,13 @@ def main(model: str, paths: int, relaxations: int, policies: str) -> None:
             "data": locate(recipe.data.sources[0].path).name,
             "paths": paths,
             "relaxations": relaxations,
+            "steps_A": [COARSE, FINE],
         }
         folder = Path(__file__).parent
         (folder / "results.json").write_text(
-            json.dumps({**about, "steps_A": [COARSE, FINE], "policies": results}, indent=1) + "\n"
+            json.dumps({**about, "policies": results}, indent=1) + "\n"
         )
-        (folder / "README.md").write_text(page(about, results))
+        (folder / "README.md").write_text(page.text(about, results))
 
 
 if __name__ == "__main__":

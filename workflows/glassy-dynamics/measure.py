@@ -1,4 +1,4 @@
-"""What finished trainings and baselines say of configurations that they have not seen."""
+"""Predict held-out configurations with finished networks and baselines."""
 
 from __future__ import annotations
 

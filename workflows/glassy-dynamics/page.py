@@ -1,4 +1,4 @@
-"""results.json, and the tables of README.md."""
+"""Write results.json and the tables of README.md."""
 
 from __future__ import annotations
 

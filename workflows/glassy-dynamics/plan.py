@@ -1,6 +1,4 @@
-"""Which trainings there are: recipes of this folder, and folds of the ten configurations that may
-be learned from.
-"""
+"""List the training runs: recipes of this folder, and folds of the ten training configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of others, from published.yaml."""
+"""Read published numbers from published.yaml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From finished trainings to the test and to the page."""
+"""Test finished networks and write the page."""
 
 from __future__ import annotations
 

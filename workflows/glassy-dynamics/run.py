@@ -1,12 +1,13 @@
-"""Glassy dynamics: networks and baselines that predict from the structure of a glass how far its
-particles will move.
+"""Train and test networks and baselines that predict propensities from the structure of a glass.
 
-Usage: GEOCALC_DATA=... python workflows/glassy-dynamics/run.py train|baselines|test|report|ship
-[--recipes a,b] [--folds 0,1] [--steps N] `train` fits recipes of this folder, in
-runs/glassy-dynamics, and goes on where it was stopped; `baselines` fits what needs no network on
-the same folds; `test` judges each of them by configurations 401 and 402, once; `report` writes
-results.json, the tables of README.md and the pictures; `ship` makes the networks of moments of all
-folds the model `glass-gn`.
+Usage:
+    GEOCALC_DATA=... python workflows/glassy-dynamics/run.py train|baselines|test|report|ship
+        [--recipes a,b] [--folds 0,1] [--steps N]
+
+`train` fits recipes of this folder, in runs/glassy-dynamics, and resumes where it was stopped;
+`baselines` fits the baselines on the same folds; `test` evaluates each of them on configurations 401
+and 402, once; `report` writes results.json, the tables of README.md and the plots; `ship` makes the
+model `glass-gn` from the networks of `moments` of all folds.
 """
 
 from __future__ import annotations

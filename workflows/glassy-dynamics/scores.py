@@ -1,4 +1,4 @@
-"""How well propensities are predicted, and the most that can be had."""
+"""Compute correlations of predicted propensities, and their ceiling."""
 
 from __future__ import annotations
 

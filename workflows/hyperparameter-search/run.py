@@ -1,9 +1,12 @@
-"""Search the settings of a recipe with Optuna; chosen on the validation split alone.
+"""Search the settings of a recipe with Optuna, on the validation split.
 
-Usage: GEOCALC_DATA=... python workflows/hyperparameter-search/run.py RECIPE [--space space.yaml]
-[--out runs/search] [--trials 30] Needs `pip install 'geocalc[search]'`. The study lives in the
-folder `--out`: a search that was stopped, or killed, goes on with the same command, and so does the
-trial it was at. Several may work on one study at the same time.
+Usage:
+    GEOCALC_DATA=... python workflows/hyperparameter-search/run.py RECIPE [--space space.yaml]
+        [--out runs/search] [--trials 30]
+
+Needs `pip install 'geocalc[search]'`. The study is stored in the folder `--out`: the same command
+resumes a search that was stopped or killed, and its last trial. Several processes may work on one study
+at the same time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""A search space in YAML, what a trial makes of a recipe, and the number that trials are compared
-by.
-"""
+"""Read a search space from YAML, build the recipe of a trial, and compute the objective."""
 
 from __future__ import annotations
 

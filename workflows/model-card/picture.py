@@ -1,9 +1,10 @@
-"""Draw what a shipped model predicts against its held-out references, into parity.png of its
-folder.
+"""Plot predictions of a shipped model against held-out references, into parity.png of its folder.
 
-Usage: GEOCALC_DATA=... python workflows/model-card/picture.py [faenet-sfa] Validation split of the
-first source of the model's own recipe, default frames; relaxations with the defaults of `geocalc
-relax`.
+Usage:
+    GEOCALC_DATA=... python workflows/model-card/picture.py [faenet-sfa]
+
+Structures are the validation split of the first source of the model's recipe, with the default frames
+and the defaults of `geocalc relax`.
 """
 
 from __future__ import annotations

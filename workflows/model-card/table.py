@@ -1,7 +1,9 @@
-"""Write the table of models in README.md from the cards: models/*/model.yaml and metrics.json.
+"""Write the table of models in README.md from models/*/model.yaml and metrics.json.
 
-Usage: python workflows/model-card/table.py
-A folder without weights is a recipe and no model yet; it is not listed.
+Usage:
+    python workflows/model-card/table.py
+
+A folder without weights is a recipe, not a model, and is left out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The card of a potential, in words and tables."""
+"""Write the card of a potential as text and tables."""
 
 from __future__ import annotations
 

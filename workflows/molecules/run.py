@@ -1,10 +1,12 @@
-"""Molecules: FAENet and SchNet on QM7 (energies) and on ethanol of rMD17 (energies and forces),
-each tested once.
+"""Train and test FAENet and SchNet on QM7 (energies) and on ethanol of rMD17 (energies and forces).
 
-Usage: GEOCALC_DATA=... python workflows/molecules/run.py train|evaluate|page [--names
-qm7-faenet,...] [--steps N] `train` fits each recipe of this folder in runs/molecules and goes on
-where it was stopped; `evaluate` measures finished networks on the test sets, which neither training
-nor validation has seen; `page` writes results.json and the tables of README.md.
+Usage:
+    GEOCALC_DATA=... python workflows/molecules/run.py train|evaluate|page [--names qm7-faenet,...]
+        [--steps N]
+
+`train` fits each recipe of this folder in runs/molecules and resumes where it was stopped; `evaluate`
+measures finished networks on the test sets, which are used in neither training nor validation; `page`
+writes results.json and the tables of README.md.
 """
 
 from __future__ import annotations

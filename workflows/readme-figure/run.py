@@ -1,5 +1,5 @@
-"""Draw docs/relaxation.png: the example adslab before and after relaxation with the shipped model,
-and its energy on the way.
+"""Draw docs/relaxation.png: the example adslab before and after relaxation with the shipped model, and
+its energy during the relaxation.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""How far chemistry alone carries: adsorption energies of a metal from those of all others, without
-a network.
+"""Predict adsorption energies on a metal from those on all other metals, without a network.
 
-A Gaussian process knows the adsorbate, how many metal atoms it touches in the relaxed structure,
-and the metal's place in the periodic table and physical properties; each metal in turn is predicted
-from the others. Of several widths of the kernel the best is reported, so the error is an optimiztic
-one.
+A Gaussian process uses the adsorbate, the number of metal atoms that it touches in the relaxed
+structure, and the position of the metal in the periodic table and its physical properties; each metal
+in turn is predicted from the others. The best of several kernel widths is reported, so the error is an
+optimistic one.
 """
 
 from __future__ import annotations

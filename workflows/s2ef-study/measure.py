@@ -1,5 +1,5 @@
-"""Errors of a model on held-out frames and relaxations, on the metal that a variant has not seen,
-and its speed.
+"""Measure errors of a model on held-out frames and relaxations, errors on the metal absent from
+training, and speed.
 """
 
 from __future__ import annotations

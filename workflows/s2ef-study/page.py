@@ -1,4 +1,4 @@
-"""Tables and picture of the study, between the markers of README.md."""
+"""Write tables and plot of the study between the markers of README.md."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The recipes that are compared: that of faenet-sfa, shortened, and what each variant changes in
-it.
-"""
+"""Build the recipes of the variants: a shortened recipe of faenet-sfa with the changes of each."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ ABOUT_RPBE = {
     "level": RPBE,
     "energy_kind": "adsorption",
     "level_of_theory": "RPBE: GPAW, 400 eV plane waves (energies and forces); VASP, settings of OC20 (forces)",
-    "references": "relaxed clean slab, and the reference atoms of GPAW for those of the adsorbate",
+    "reference_text": "relaxed clean slab, and the reference atoms of GPAW for those of the adsorbate",
 }
 ADSORBATE = ["H", "C", "N", "O"]
 

@@ -1,5 +1,5 @@
-"""What the trainings on adslabs say: errors against the number of relaxations, and where relaxed
-weights point.
+"""Write the tables on adslabs: errors against the number of relaxations, and directions of relaxed
+weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What relaxed weights say after training, and what symmetry alone allows them to say."""
+"""Analyze relaxed weights after training: lengths, directions, and components that symmetry forbids."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A charged particle in electric and magnetic fields that the network is not told: a = E + v x B.
+"""Fit the acceleration of a charged particle in fields unknown to the network: a = E + v x B.
 
-One point, which knows a one and its velocity and sends messages to itself: gated layers whose
-filters are relaxed weights alone. A vector (1o) can stand for E, a pseudovector (1e) for B.
+One point, whose features are a one and its velocity, sends messages to itself: gated layers whose
+filters are relaxed weights alone. A vector (1o) can represent E, a pseudovector (1e) B.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""The pictures: what is learned against steps and which irreps it takes; directions that stand for
-fields.
-"""
+"""Plot errors and irreps of relaxed weights against steps, and the directions of the fields."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The shipped relaxed model, its equivariant twin and two others, by the cards that
-workflows/model-card has measured for all.
+"""Compare the shipped relaxed model, its equivariant twin and two others, from the cards written by
+workflows/model-card.
 """
 
 from __future__ import annotations

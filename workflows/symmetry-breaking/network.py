@@ -1,6 +1,4 @@
-"""The networks of these experiments: a cluster of points, and relaxed convolutions one after the
-other without anything in between.
-"""
+"""Build networks of relaxed convolutions on a cluster of points, with nothing in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of README.md, and the numbers behind them."""
+"""Write results.json and the tables of README.md."""
 
 from __future__ import annotations
 

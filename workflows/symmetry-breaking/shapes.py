@@ -1,8 +1,8 @@
-"""A cube becomes another shape: eight points that are all alike, and where each of them shall go.
+"""Deform a cube to another shape: eight identical points and the direction in which each moves.
 
-Every point is given a one and nothing else. It answers with a function on the sphere up to degree
-2, which should have its peak where the corner goes: harmonics of that direction times the distance,
-by the square of their length.
+The feature of every point is a one. The target of a point is a function on the sphere up to degree 2
+with its peak in the direction in which the corner moves: the harmonics of that direction times the
+distance, divided by the square of their length.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""The pictures: what each fold and their mean make of the training, and what was predicted of every
-molecule.
-"""
+"""Plot the training curve of each fold and their mean, and predictions against references."""
 
 from __future__ import annotations
 

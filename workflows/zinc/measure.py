@@ -1,4 +1,4 @@
-"""What a finished run says of the molecules that it held out."""
+"""Measure a finished run on its held-out molecules."""
 
 from __future__ import annotations
 

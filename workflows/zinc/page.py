@@ -1,4 +1,4 @@
-"""The table of README.md, and the numbers behind it."""
+"""Write results.json and the table of README.md."""
 
 from __future__ import annotations
 
