@@ -193,7 +193,7 @@ def test_parts_of_a_batch_learn_what_the_whole_does(tmp_path: Path) -> None:
         weights_after(recipe_of(tmp_path, accumulate=n), tmp_path / "data", 3)[0] for n in (1, 3)
     ]
     assert_equal_to_rounding(*weights)
-    plain, _ = weights_after(recipe_of(tmp_path, add_layers_probability=0.0), tmp_path / "data", 3)
+    plain, _ = weights_after(recipe_of(tmp_path, thicker=0.0), tmp_path / "data", 3)
     assert any(not torch.equal(value, plain[name]) for name, value in weights[0].items())
 
 

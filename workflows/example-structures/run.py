@@ -1,5 +1,9 @@
-"""Write examples/data/ from the data sets in $GEOCALC_DATA; sources and licenses are in
-examples/data/README.md.
+"""Write examples/data/ from the data sets in $GEOCALC_DATA.
+
+Usage:
+    GEOCALC_DATA=... python workflows/example-structures/run.py
+
+Sources and licenses are in examples/data/README.md.
 """
 
 from __future__ import annotations
@@ -7,6 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import click
 import numpy as np
 from ase import Atoms
 from ase.io import write
@@ -57,6 +62,7 @@ def prepared(origin: str, name: str, root: Path) -> Atoms:
     return atoms
 
 
+@click.command()
 def main() -> None:
     """Write adslabs.extxyz and adslab.traj."""
     root = Path(os.environ["GEOCALC_DATA"])
