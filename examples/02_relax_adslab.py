@@ -1,5 +1,6 @@
-"""Lesson 2: relax several adslabs at once, and read what the records say. From a shell: geocalc
-relax data/adslabs.extxyz
+"""Lesson 2: relax several adslabs at once and read their records.
+
+From a shell: geocalc relax data/adslabs.extxyz
 """
 
 from pathlib import Path

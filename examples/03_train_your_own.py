@@ -20,9 +20,7 @@ from ase.optimize import BFGS
 from lightning_fabric import Fabric
 
 import geocalc
-from geocalc.train.recipe import read_recipe
-from geocalc.train.register import register_model
-from geocalc.train.task import train
+from geocalc.train import read_recipe, register_model, train
 
 folder = Path(tempfile.mkdtemp(prefix="geocalc-"))
 

@@ -1,6 +1,4 @@
-"""Lesson 4: relax many structures: side by side, one result at a time, and without losing anything
-when the run is killed.
-"""
+"""Lesson 4: relax many structures in parallel, read results as they end, and resume a killed run."""
 
 import subprocess
 import sys
@@ -30,15 +28,15 @@ for result in geocalc.iter_relax(structures, "faenet-sfa", frames="single", work
     # results come in the order in which they end; `number` is the place in the input
     energies[record.sid] = record.energy
 
-# 2. From a shell, into a run folder: geocalc relax adslabs.extxyz --frames single --workers 2 --out
-# run Every structure has its record on the disk the moment it ends. Here the run is killed once it
-# has two.
+# 2. From a shell, into a run folder:
+#     geocalc relax adslabs.extxyz --frames single --workers 2 --out run
+# The record of every structure is written when its relaxation ends. Here the run is killed after two.
 folder = Path(tempfile.mkdtemp(prefix="geocalc-")) / "run"
 results = folder / "results.jsonl"
 command = [
     sys.executable,
-    "-c",
-    "from geocalc.cli.main import main; main()",
+    "-m",
+    "geocalc",
     "relax",
     str(DATA / "adslabs.extxyz"),
 ]

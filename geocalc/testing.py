@@ -16,7 +16,7 @@ from torch import Tensor
 
 from geocalc.core.systems import Potential, Prediction, Systems, select, sum_per_system
 from geocalc.errors import InputError
-from geocalc.frames import random_rotations
+from geocalc.frames.sampling import random_rotations
 from geocalc.graphs.neighbors import build_graph, edge_vectors
 from geocalc.structures.transforms import (
     IN_PLANE_BASES,

@@ -1,39 +1,27 @@
-"""Table of architectures by name; a new one is one file and one line here."""
+"""Network architectures: one file each, and one line of `geocalc.architectures.catalog`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from geocalc.lazy import public_names
 
-from geocalc.architectures.base import Network
-from geocalc.architectures.faenet import FAENet, FAENetSettings
-from geocalc.architectures.regnn.network import REGNN, REGNNSettings
-from geocalc.architectures.schnet import SchNet, SchNetSettings
-from geocalc.core.settings import Settings
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A network class and its settings class."""
-
-    settings: type[Settings]
-    build: Callable[[Any], Network]
-
-
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "faenet": Architecture(FAENetSettings, FAENet),
-    "regnn": Architecture(REGNNSettings, REGNN),
-    "schnet": Architecture(SchNetSettings, SchNet),
-}
-
-__all__ = [
-    "ARCHITECTURES",
-    "REGNN",
-    "Architecture",
-    "FAENet",
-    "FAENetSettings",
-    "REGNNSettings",
-    "SchNet",
-    "SchNetSettings",
-]
+__all__, __getattr__, __dir__ = public_names(
+    __name__,
+    {
+        "ARCHITECTURES": "catalog",
+        "Architecture": "catalog",
+        "Convolution": "regnn.convolution",
+        "Ensemble": "ensemble",
+        "FAENet": "faenet",
+        "FAENetSettings": "faenet",
+        "Network": "base",
+        "NetworkInput": "base",
+        "NetworkOutput": "base",
+        "REGNN": "regnn.network",
+        "REGNNSettings": "regnn.network",
+        "RelaxedFilters": "regnn.filters",
+        "RelaxedLayer": "regnn.layer",
+        "SchNet": "schnet",
+        "SchNetSettings": "schnet",
+        "all_irreps": "regnn.filters",
+    },
+)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from geocalc.frames.learned import Canonicalizer
+from geocalc.frames.learned.base import Canonicalizer
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.ewald.waves import EwaldSettings, Waves
 

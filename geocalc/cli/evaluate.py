@@ -32,7 +32,7 @@ from geocalc.evaluation.plots import Panel, draw_panels
 from geocalc.evaluation.relaxations import RelaxedPair, relax_references, summarize
 from geocalc.evaluation.settings import EvaluateSettings
 from geocalc.evaluation.single_points import errors_of, known_numbers, predictions
-from geocalc.optim import optimizer_settings
+from geocalc.optim.catalog import optimizer_settings
 from geocalc.potentials.card import Task
 from geocalc.potentials.load import LoadedModel, load_model
 from geocalc.potentials.network import ForceMode

@@ -13,7 +13,7 @@ from geocalc.potentials.load import load_model
 from geocalc.structures.readers import Source, read_structures
 from geocalc.symmetry.orientations import best_orientation
 from geocalc.symmetry.plot import plot_breaking
-from geocalc.symmetry.point_groups import identify, rotated_group
+from geocalc.symmetry.point_groups import identify_point_group, rotated_group
 from geocalc.symmetry.point_groups import point_group as group_named
 from geocalc.symmetry.report import relaxed_weights, symmetry_breaking
 from geocalc.symmetry.stabilizers import direction_text
@@ -57,12 +57,12 @@ def symmetry_command(
         raise InputError("there is no group to turn; give one with --group or --structure")
     loaded, notes, rotation = load_model(model, device="cpu"), [], None
     if structure is not None and matrices is not None:
-        notes.append(f"{structure.name} has the point group {identify(matrices)}")
+        notes.append(f"{structure.name} has the point group {identify_point_group(matrices)}")
     if matrices is not None and align:
         best = best_orientation((theta for _, theta in relaxed_weights(loaded)), matrices)
         rotation, matrices = best.rotation, rotated_group(matrices, best.rotation)
         notes.append(
-            f"{identify(matrices)} keeps {best.share:.2%} after a turn by {_turn_text(rotation)}"
+            f"{identify_point_group(matrices)} keeps {best.share:.2%} after a turn by {_turn_text(rotation)}"
         )
     breaking = symmetry_breaking(loaded, matrices, orientation=rotation, tolerance=tolerance)
     if plot is not None:

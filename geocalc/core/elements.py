@@ -50,7 +50,7 @@ def covalent_radii() -> np.ndarray:
 
 
 @cache
-def properties() -> np.ndarray:
+def element_properties() -> np.ndarray:
     """Standardised physical properties, (119, 14) float64; row 0 is zero, a missing value is zero.
 
     Each column is shifted by its mean and divided by its sample standard deviation over Z = 1..85,

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
-from geocalc.frames import FramePolicy
+from geocalc.frames.policy import FramePolicy
 from geocalc.graphs.reduction import keep_atoms
 from geocalc.graphs.strategies import make_graph
 from geocalc.potentials.frame_averaging import mean_over_frames

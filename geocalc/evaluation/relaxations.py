@@ -13,7 +13,7 @@ from geocalc.data.collate import collate_samples
 from geocalc.data.prepare import ReferenceRelaxation
 from geocalc.errors import InputError
 from geocalc.evaluation import metrics
-from geocalc.optim import make_optimizer
+from geocalc.optim.catalog import make_optimizer
 from geocalc.relaxation.loop import relax_systems
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from geocalc.core.systems import Potential, Prediction, Systems
 from geocalc.errors import InputError
-from geocalc.frames import random_rotations
+from geocalc.frames.sampling import random_rotations
 from geocalc.structures.transforms import (
     IN_PLANE_BASES,
     chunks,

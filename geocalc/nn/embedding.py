@@ -49,7 +49,7 @@ class AtomEmbedding(nn.Module):
         n_levels: int = 1,
     ) -> None:
         super().__init__()
-        table = torch.from_numpy(elements.properties()).float()[:n_elements]
+        table = torch.from_numpy(elements.element_properties()).float()[:n_elements]
         n_properties = (property_width or table.shape[1]) if properties else 0
         element_width = width - tag_width - 2 * period_group_width - n_properties
         if element_width < 1:

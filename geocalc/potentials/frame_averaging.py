@@ -7,7 +7,7 @@ from torch import Tensor
 
 from geocalc.architectures.base import NetworkInput
 from geocalc.core.systems import Systems
-from geocalc.frames import Frames
+from geocalc.frames.policy import Frames
 from geocalc.graphs.neighbors import Graph, pair_edges
 from geocalc.nn.edges import EdgeIndex
 from geocalc.nn.ewald.waves import Waves

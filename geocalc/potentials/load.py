@@ -9,15 +9,15 @@ from typing import TypeVar
 
 import torch
 
-from geocalc.architectures import ARCHITECTURES
 from geocalc.architectures.base import Network
+from geocalc.architectures.catalog import ARCHITECTURES
 from geocalc.architectures.ensemble import Ensemble
 from geocalc.core import elements
 from geocalc.core.devices import DTYPES, choose_device
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError, ModelFileError, RecipeError
-from geocalc.frames import frame_policy
-from geocalc.frames.learned import build_canonicalizer
+from geocalc.frames.learned.catalog import build_canonicalizer
+from geocalc.frames.policy import frame_policy
 from geocalc.graphs.reduction import Rewiring
 from geocalc.graphs.strategies import graph_maker
 from geocalc.potentials.card import ModelCard, Task

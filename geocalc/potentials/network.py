@@ -17,8 +17,8 @@ from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
 from geocalc.core.lengths import safe_lengths
 from geocalc.core.systems import Prediction, Systems, sum_per_system
 from geocalc.errors import InputError
-from geocalc.frames import FramePick, FramePolicy, Frames, FrameSource
-from geocalc.frames.learned import Canonicalizer, Geometry, PolicyFrames
+from geocalc.frames.learned.base import Canonicalizer, Geometry, PolicyFrames
+from geocalc.frames.policy import FramePick, FramePolicy, Frames, FrameSource
 from geocalc.graphs.neighbors import Graph, edge_vectors
 from geocalc.graphs.reduction import EVERYTHING, Rewiring, keep_atoms, restore_atoms
 from geocalc.graphs.strategies import RADIUS, GraphSettings, edge_weights, make_graph
@@ -26,12 +26,7 @@ from geocalc.graphs.supernodes import Nodes
 from geocalc.nn.ewald.waves import make_waves
 from geocalc.nn.repulsion import Repulsion
 from geocalc.potentials.checks import check_systems
-from geocalc.potentials.derivatives import (
-    LeafGeometry,
-    derivatives,
-    fixed_geometry,
-    leaf_geometry,
-)
+from geocalc.potentials.derivatives import LeafGeometry, derivatives, fixed_geometry, leaf_geometry
 from geocalc.potentials.frame_averaging import (
     mean_over_copies,
     mean_over_frames,

@@ -1,42 +1,64 @@
-"""Networks that predict a property of every node or of every graph: one file each, one line here."""
+"""Networks that predict a property of every node or of every graph: one file each, and one line of
+`geocalc.properties.catalog`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from geocalc.lazy import public_names
 
-from geocalc.core.settings import Settings
-from geocalc.properties.base import GraphInput, PropertyLevel, PropertyNetwork
-from geocalc.properties.gcn import GCN, GCNSettings
-from geocalc.properties.graph_network import GraphNetwork, GraphNetworkSettings
-from geocalc.properties.moment_network import MomentNetwork, MomentNetworkSettings
-
-
-@dataclass(frozen=True)
-class PropertyArchitecture:
-    """A network class and the settings it is built from."""
-
-    settings: type[Settings]
-    build: Callable[[Any], PropertyNetwork]
-
-
-NETWORKS: Mapping[str, PropertyArchitecture] = {
-    "graph-network": PropertyArchitecture(GraphNetworkSettings, GraphNetwork),
-    "gcn": PropertyArchitecture(GCNSettings, GCN),
-    "moment-network": PropertyArchitecture(MomentNetworkSettings, MomentNetwork),
-}
-
-__all__ = [
-    "GCN",
-    "NETWORKS",
-    "GCNSettings",
-    "GraphInput",
-    "GraphNetwork",
-    "GraphNetworkSettings",
-    "MomentNetwork",
-    "MomentNetworkSettings",
-    "PropertyArchitecture",
-    "PropertyLevel",
-    "PropertyNetwork",
-]
+__all__, __getattr__, __dir__ = public_names(
+    __name__,
+    {
+        "GCN": "gcn",
+        "GCNSettings": "gcn",
+        "GlassData": "recipe",
+        "GlassGraph": "recipe",
+        "GraphBatch": "samples",
+        "GraphInput": "base",
+        "GraphNetwork": "graph_network",
+        "GraphNetworkSettings": "graph_network",
+        "GraphNetworkStep": "graph_network",
+        "GraphSample": "samples",
+        "LoadedPropertyModel": "load",
+        "MoleculeGraph": "zinc",
+        "MomentNetwork": "moment_network",
+        "MomentNetworkSettings": "moment_network",
+        "NETWORKS": "catalog",
+        "PropertyArchitecture": "catalog",
+        "PropertyCard": "card",
+        "PropertyErrors": "metrics",
+        "PropertyLevel": "base",
+        "PropertyModel": "model",
+        "PropertyNetwork": "base",
+        "PropertyRecipe": "recipe",
+        "PropertyTraining": "recipe",
+        "Split": "data",
+        "Stage": "recipe",
+        "Structure": "recipe",
+        "TwoLayers": "graph_network",
+        "VALIDATION": "task",
+        "ZincData": "recipe",
+        "collate_graphs": "samples",
+        "configurations": "data",
+        "errors_per_target": "task",
+        "glass_graph": "glass_graphs",
+        "graph_positions": "glass_graphs",
+        "legendre_coefficients": "moment_network",
+        "load_property_model": "load",
+        "monomial_exponents": "moment_network",
+        "monomial_multiplicities": "moment_network",
+        "pearson": "metrics",
+        "predict_graph": "task",
+        "predict_graphs": "task",
+        "property_errors": "metrics",
+        "read_property_recipe": "recipe",
+        "read_split": "data",
+        "read_test": "data",
+        "read_zinc": "zinc",
+        "register_property": "register",
+        "reliability": "metrics",
+        "rotate_graphs": "samples",
+        "start_property": "task",
+        "train_property": "task",
+    },
+)

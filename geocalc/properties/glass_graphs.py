@@ -35,11 +35,11 @@ def glass_graph(
     Raises:
         InputError: the cutoff does not suit the box, or no inherent structure is found.
     """
-    configuration = replace(configuration, positions=positions_of(configuration, graph, folder))
+    configuration = replace(configuration, positions=graph_positions(configuration, graph, folder))
     return build_neighborhood(configuration, graph.cutoff, graph.self_loops)
 
 
-def positions_of(
+def graph_positions(
     configuration: GlassConfiguration, graph: GlassGraph, folder: Path | None
 ) -> np.ndarray:
     """(n, 3), where the particles are that edges join: as they were, or at the nearest minimum; see

@@ -84,7 +84,9 @@ class GraphNetwork(PropertyNetwork):
         self.level, self.n_types, self.n_targets = s.level, s.n_types, s.n_targets
         self.encode_nodes = TwoLayers((s.n_types if s.one_hot else 1) + s.n_features, width)
         self.encode_edges = TwoLayers(3, width)
-        self.steps = nn.ModuleList(Step(s) for _ in range(1 if s.shared else s.num_layers))
+        self.steps = nn.ModuleList(
+            GraphNetworkStep(s) for _ in range(1 if s.shared else s.num_layers)
+        )
         hidden = [
             layer for _ in range(s.decoder_layers) for layer in (nn.Linear(width, width), nn.ReLU())
         ]
@@ -153,8 +155,8 @@ class GraphNetwork(PropertyNetwork):
             at_nodes = now
         return nodes
 
-    def _step(self, k: int) -> Step:
-        return cast(Step, self.steps[0 if self.settings.shared else k])
+    def _step(self, k: int) -> GraphNetworkStep:
+        return cast(GraphNetworkStep, self.steps[0 if self.settings.shared else k])
 
     def _at_nodes(self, updated: UpdatedEdges, index: EdgeIndex) -> Tensor:
         """Sums over incoming and, where asked for, outgoing edges, side by side: (n_nodes, width or
@@ -183,7 +185,7 @@ class TwoLayers(nn.Module):
         return functional.relu(self.last(functional.relu(self.first(values))))
 
 
-class Step(nn.Module):
+class GraphNetworkStep(nn.Module):
     """The two MLPs of a step of the core; the columns of the first are those of [e, e0, v_i, v0_i,
     v_j, v0_j].
     """

@@ -133,10 +133,10 @@ class MomentLayer(nn.Module):
             nn.Dropout(s.dropout),
             nn.Linear(s.hidden_channels, s.hidden_channels),
         )
-        self.register_buffer("legendre", legendre(degree), persistent=False)
+        self.register_buffer("legendre", legendre_coefficients(degree), persistent=False)
         self.register_buffer(
             "weights",
-            torch.cat([multiplicities(order) for order in range(degree + 1)]),
+            torch.cat([monomial_multiplicities(order) for order in range(degree + 1)]),
             persistent=False,
         )
 
@@ -239,18 +239,19 @@ def _padded(index: EdgeIndex, edge_vec: Tensor) -> _Neighbors:
     return _Neighbors(senders, real, length, vectors / (length + (1 - real))[..., None])
 
 
-def exponents(degree: int) -> list[tuple[int, int, int]]:
+def monomial_exponents(degree: int) -> list[tuple[int, int, int]]:
     """Of the monomials x^a y^b z^c of a degree, in a fixed order."""
     return [
         (a, b, degree - a - b) for a, b in product(range(degree + 1), repeat=2) if a + b <= degree
     ]
 
 
-def multiplicities(degree: int) -> Tensor:
+def monomial_multiplicities(degree: int) -> Tensor:
     """How often each monomial stands in the tensor u x ... x u: degree! / (a! b! c!)."""
     f = math.factorial
     return torch.tensor(
-        [f(degree) / (f(a) * f(b) * f(c)) for a, b, c in exponents(degree)], dtype=torch.float32
+        [f(degree) / (f(a) * f(b) * f(c)) for a, b, c in monomial_exponents(degree)],
+        dtype=torch.float32,
     )
 
 
@@ -263,11 +264,16 @@ def monomials(unit: Tensor, degree: int) -> Tensor:
         for _ in range(degree):
             powers.append(powers[-1] * unit[..., axis])
     return torch.stack(
-        [x[a] * y[b] * z[c] for order in range(degree + 1) for a, b, c in exponents(order)], dim=-1
+        [
+            x[a] * y[b] * z[c]
+            for order in range(degree + 1)
+            for a, b, c in monomial_exponents(order)
+        ],
+        dim=-1,
     )
 
 
-def legendre(degree: int) -> Tensor:
+def legendre_coefficients(degree: int) -> Tensor:
     """Row l holds the coefficients of the powers of t in P_l(t), (degree + 1, degree + 1)."""
     rows = np.zeros((degree + 1, degree + 1))
     for order in range(degree + 1):

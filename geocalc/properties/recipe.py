@@ -12,8 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from geocalc.core.settings import Settings
 from geocalc.errors import RecipeError
 from geocalc.potentials.card import About, NetworkSettings, Task
-from geocalc.properties import NETWORKS
 from geocalc.properties.base import PropertyNetwork
+from geocalc.properties.catalog import NETWORKS
 from geocalc.train.base_recipe import BaseRecipe, find_architecture
 from geocalc.train.settings import Optimization, half_cosine
 

@@ -16,7 +16,7 @@ import torch
 from geocalc.core.systems import Systems, concatenate, select
 from geocalc.errors import GeoCalcError, format_error, format_unexpected
 from geocalc.graphs.neighbors import build_graph
-from geocalc.optim import make_optimizer
+from geocalc.optim.catalog import make_optimizer
 from geocalc.relaxation.degrees_of_freedom import DegreesOfFreedom
 from geocalc.relaxation.loop import ATOMS_ONLY, ActiveBatch, start, step
 from geocalc.relaxation.state import Progress, Relaxation, Snapshot

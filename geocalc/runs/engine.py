@@ -14,7 +14,7 @@ import torch
 from geocalc.core.process import one_thread
 from geocalc.core.systems import Potential, Systems, allowed, own_memory
 from geocalc.errors import InputError, format_error, format_unexpected
-from geocalc.optim import make_optimizer
+from geocalc.optim.catalog import make_optimizer
 from geocalc.relaxation.degrees_of_freedom import DegreesOfFreedom
 from geocalc.relaxation.loop import ATOMS_ONLY, relax_systems
 from geocalc.relaxation.state import Progress, Relaxation, Snapshot

@@ -11,20 +11,13 @@ from typing import Any
 from geocalc.core.process import available_cores, settle_process
 from geocalc.core.systems import Potential
 from geocalc.errors import InputError
-from geocalc.optim import make_optimizer
+from geocalc.optim.catalog import make_optimizer
 from geocalc.relaxation.cell_filters import STRAINS, CellFilter
 from geocalc.relaxation.degrees_of_freedom import DegreesOfFreedom
 from geocalc.relaxation.loop import ATOMS_ONLY
 from geocalc.relaxation.warm_start import Proposal, check_for_workers
 from geocalc.runs.batching import Batches, budget_of
-from geocalc.runs.engine import (
-    Engine,
-    OneByOne,
-    Report,
-    predict_alone,
-    relax_alone,
-    with_opinion,
-)
+from geocalc.runs.engine import Engine, OneByOne, Report, predict_alone, relax_alone, with_opinion
 from geocalc.runs.forms import Ended, Live
 from geocalc.runs.roles import NamedPotential, SecondModel
 from geocalc.runs.settings import ALL_STRAINS, RelaxSettings

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from geocalc.core.systems import Systems
 from geocalc.errors import GeoCalcError, format_error, format_unexpected
-from geocalc.optim import optimizer_settings
+from geocalc.optim.catalog import optimizer_settings
 from geocalc.relaxation.warm_start import name_of
 from geocalc.runs.engine import Engine, Report
 from geocalc.runs.engines import make_engine

@@ -25,8 +25,8 @@ from ase.io import ParseError, iread
 from ase.io.formats import UnknownFileTypeError
 
 from geocalc.errors import GeoCalcError, InputError
-from geocalc.structures.formats import FORMATS
 from geocalc.structures.formats.base import Load, ready
+from geocalc.structures.formats.catalog import FORMATS
 from geocalc.structures.formats.xyz import COMPRESSED
 
 _OF_ASE = (".cif", ".vasp", ".poscar", ".pdb", ".xsf", ".gen")  # read from folders by ASE

@@ -51,7 +51,7 @@ class Part:
         return self.degree == 0 and self.parity == 1
 
 
-def wigner(degree: int, parity: int, matrices: np.ndarray) -> np.ndarray:
+def wigner_matrix(degree: int, parity: int, matrices: np.ndarray) -> np.ndarray:
     """What orthogonal matrices do to an irrep: D with Y(R n) = D Y(n), (n, 2l + 1, 2l + 1) float64.
 
     Solved from the harmonics themselves, to rounding; by way of Euler angles six or seven digits
@@ -92,7 +92,7 @@ def harmonics(degree: int, directions: np.ndarray) -> np.ndarray:
     return values
 
 
-def projector(group: str | np.ndarray, degree: int, parity: int) -> np.ndarray:
+def invariant_projector(group: str | np.ndarray, degree: int, parity: int) -> np.ndarray:
     """The projector (2l + 1, 2l + 1) onto what a group leaves as it is: the mean of D over its
     elements.
 
@@ -104,20 +104,20 @@ def projector(group: str | np.ndarray, degree: int, parity: int) -> np.ndarray:
         InputError: the group or the irrep is none.
         MissingDependencyError: e3nn is not installed.
     """
-    mean: np.ndarray = wigner(degree, parity, as_group(group)).mean(axis=0)
+    mean: np.ndarray = wigner_matrix(degree, parity, as_group(group)).mean(axis=0)
     return 0.5 * (mean + mean.T)
 
 
 def invariant_basis(group: str | np.ndarray, degree: int, parity: int) -> np.ndarray:
     """An orthonormal basis (dim, 2l + 1) of what a group leaves as it is; arguments and errors as
-    of `projector`.
+    of `invariant_projector`.
     """
-    values, vectors = np.linalg.eigh(projector(group, degree, parity))
+    values, vectors = np.linalg.eigh(invariant_projector(group, degree, parity))
     basis: np.ndarray = vectors[:, values > KEPT].T
     return basis
 
 
-def matrix_of(values: np.ndarray) -> np.ndarray:
+def quadrupole_matrix(values: np.ndarray) -> np.ndarray:
     """The symmetric traceless matrix M (3, 3) that degree 2 is: n M n is its harmonic along n, and
     |M| = (3/2)^1/2 |values|.
 

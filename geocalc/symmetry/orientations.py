@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from geocalc.errors import InputError
 from geocalc.nn.relaxed_weights import Theta
-from geocalc.symmetry.invariants import Part, invariant_basis, wigner
+from geocalc.symmetry.invariants import Part, invariant_basis, wigner_matrix
 from geocalc.symmetry.point_groups import as_group
 from geocalc.symmetry.report import parts_of
 
@@ -99,7 +99,7 @@ class _Kind:
 
     def turned_back(self, turns: np.ndarray) -> np.ndarray:
         """The values after the inverses of rotations (m, 3, 3), as (m, n, 2l + 1)."""
-        return np.einsum("mji,nj->mni", wigner(self.degree, 1, turns), self.rows)
+        return np.einsum("mji,nj->mni", wigner_matrix(self.degree, 1, turns), self.rows)
 
 
 def _shares(kinds: Sequence[_Kind], turns: np.ndarray) -> np.ndarray:

@@ -172,7 +172,7 @@ def is_closed(matrices: np.ndarray) -> bool:
     )
 
 
-def identify(matrices: np.ndarray) -> GroupName:
+def identify_point_group(matrices: np.ndarray) -> GroupName:
     """The name of a point group, in any orientation; also of groups that no crystal has, such as
     D5h and Ih.
 

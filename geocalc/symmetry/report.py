@@ -18,9 +18,9 @@ from geocalc.calculator import GeoCalc
 from geocalc.errors import InputError
 from geocalc.nn.relaxed_weights import Theta, thetas
 from geocalc.potentials.load import LoadedModel, load_model
-from geocalc.symmetry.invariants import Part, matrix_of, projector
-from geocalc.symmetry.point_groups import as_group, identify, point_group, rotated_group
-from geocalc.symmetry.stabilizers import Stabilizer, direction_text, stabilizer
+from geocalc.symmetry.invariants import Part, invariant_projector, quadrupole_matrix
+from geocalc.symmetry.point_groups import as_group, identify_point_group, point_group, rotated_group
+from geocalc.symmetry.stabilizers import Stabilizer, direction_text, find_stabilizer
 
 TOLERANCE = 0.02
 ZERO = 1e-3
@@ -196,17 +196,17 @@ def symmetry_breaking(
     layers = []
     for name, theta in found:
         components = _components(name, theta, matrices, zero)
-        symmetry = stabilizer([_counted(components)], tolerance, matrices, orientation)
+        symmetry = find_stabilizer([_counted(components)], tolerance, matrices, orientation)
         layers.append(LayerBreaking(name=name, components=components, symmetry=symmetry))
     one = len(layers) == 1
     common = (
         layers[0].symmetry
         if one
-        else stabilizer(
+        else find_stabilizer(
             [_counted(layer.components) for layer in layers], tolerance, matrices, orientation
         )
     )
-    title = None if matrices is None else str(identify(matrices))
+    title = None if matrices is None else str(identify_point_group(matrices))
     return SymmetryBreaking(layers=tuple(layers), symmetry=common, group=title)
 
 
@@ -263,7 +263,7 @@ def _components(
         kind = (part.degree, part.parity)
         copy = seen[kind] = seen.get(kind, -1) + 1
         is_zero = part.length <= zero * total
-        space = None if group is None else projector(group, *kind)
+        space = None if group is None else invariant_projector(group, *kind)
         share = (
             None
             if space is None or is_zero
@@ -292,7 +292,7 @@ def _counted(components: tuple[Component, ...]) -> list[Part]:
 
 
 def _principal(values: np.ndarray) -> Axes:
-    sizes, vectors = np.linalg.eigh(matrix_of(values))
+    sizes, vectors = np.linalg.eigh(quadrupole_matrix(values))
     order = np.argsort(-np.abs(sizes), kind="stable")
     rows = vectors[:, order].T
     upright = np.sign(rows[np.arange(3), np.abs(rows).argmax(axis=1)])

@@ -9,8 +9,13 @@ from functools import lru_cache, partial
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from geocalc.symmetry.invariants import Part, matrix_of, wigner
-from geocalc.symmetry.point_groups import identify, is_closed, point_group, rotated_group
+from geocalc.symmetry.invariants import Part, quadrupole_matrix, wigner_matrix
+from geocalc.symmetry.point_groups import (
+    identify_point_group,
+    is_closed,
+    point_group,
+    rotated_group,
+)
 
 PARENTS = ("Oh", "D6h")  # every crystal class is a subgroup of one of them
 # radians; what a turn by each leaves is left by every turn, as neither is a fraction of a circle
@@ -54,7 +59,7 @@ def direction_text(direction: np.ndarray) -> str:
     return "(" + " ".join(f"{0.0 if abs(x) < 5e-4 else x:.3f}" for x in direction) + ")"
 
 
-def stabilizer(
+def find_stabilizer(
     layers: Sequence[Sequence[Part]],
     tolerance: float,
     group: np.ndarray | None = None,
@@ -98,7 +103,7 @@ def stabilizer(
                 )
             )
     matrices = max(kept, key=len)
-    found = identify(matrices)
+    found = identify_point_group(matrices)
     return Stabilizer(
         schoenflies=found.schoenflies, hermann_mauguin=found.hermann_mauguin, matrices=matrices
     )
@@ -125,7 +130,7 @@ def changes(layers: Sequence[Sequence[Part]], matrices: np.ndarray) -> np.ndarra
     """
     signs = np.sign(np.linalg.det(matrices))
     proper = {
-        degree: wigner(degree, 1, matrices)
+        degree: wigner_matrix(degree, 1, matrices)
         for degree in {part.degree for parts in layers for part in parts}
     }
     return _changes(
@@ -165,7 +170,7 @@ def _kept(parent: np.ndarray, error: np.ndarray, tolerance: float) -> np.ndarray
 def _seen_from(frames: np.ndarray, layers: Sequence[Sequence[Part]]) -> list[list[list[Part]]]:
     """The same tensors in the axes of each right-handed frame (n, 3, 3), which are its columns."""
     degrees = {part.degree for parts in layers for part in parts}
-    back = {degree: wigner(degree, 1, frames.transpose(0, 2, 1)) for degree in degrees}
+    back = {degree: wigner_matrix(degree, 1, frames.transpose(0, 2, 1)) for degree in degrees}
     return [
         [[p.turned(back[p.degree][k]) for p in parts] for parts in layers]
         for k in range(len(frames))
@@ -175,7 +180,7 @@ def _seen_from(frames: np.ndarray, layers: Sequence[Sequence[Part]]) -> list[lis
 @lru_cache(maxsize=64)
 def _parent(name: str, degree: int, parity: int) -> np.ndarray:
     """What the elements of a crystal class do to an irrep."""
-    return wigner(degree, parity, point_group(name))
+    return wigner_matrix(degree, parity, point_group(name))
 
 
 @lru_cache(maxsize=64)
@@ -184,7 +189,7 @@ def _upright(degree: int, parity: int) -> np.ndarray:
     around.
     """
     across = _around(np.linspace(0, np.pi, AZIMUTHS, endpoint=False))
-    return wigner(degree, parity, np.concatenate((_mirrors(across), -_mirrors(across))))
+    return wigner_matrix(degree, parity, np.concatenate((_mirrors(across), -_mirrors(across))))
 
 
 def _around(angles: np.ndarray) -> np.ndarray:
@@ -243,7 +248,7 @@ def _axes(part: Part) -> list[np.ndarray]:
     if part.degree == 1:
         return [part.values / part.length]
     if part.degree == 2:
-        values, vectors = np.linalg.eigh(matrix_of(part.values))
+        values, vectors = np.linalg.eigh(quadrupole_matrix(part.values))
         return [vectors[:, k] for k in np.argsort(-np.abs(values), kind="stable")]
     return []
 

@@ -20,7 +20,7 @@ from geocalc.data.store import Samples
 from geocalc.errors import InputError
 from geocalc.evaluation.is2re import PairPredictions, pair_errors, pair_predictions
 from geocalc.evaluation.single_points import Predictions, errors_of, known_numbers, predictions
-from geocalc.frames import FramePolicy, frame_policy
+from geocalc.frames.policy import FramePolicy, frame_policy
 from geocalc.potentials.calibration import FEWEST, Calibration, calibrate
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import EnergyModel, NetworkPotential

@@ -10,7 +10,7 @@ from pydantic import Field
 from geocalc.core.energies import EnergyBasis
 from geocalc.core.settings import Settings
 from geocalc.data.settings import Data
-from geocalc.frames import FramePolicy, frame_policy
+from geocalc.frames.policy import FramePolicy, frame_policy
 from geocalc.potentials.card import About, LevelOfTheory, PotentialSettings, Task
 from geocalc.potentials.network import ForceMode
 from geocalc.train.base_recipe import BaseRecipe

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from geocalc.architectures import ARCHITECTURES
+from geocalc.architectures.catalog import ARCHITECTURES
 from geocalc.core.energies import EnergyKind
 from geocalc.core.units import in_ev
 from geocalc.errors import InputError, RecipeError
-from geocalc.frames import FrameSource, frame_policy
-from geocalc.frames.learned import build_canonicalizer
+from geocalc.frames.learned.catalog import build_canonicalizer
+from geocalc.frames.policy import FrameSource, frame_policy
 from geocalc.graphs.supernodes import Supernodes
 from geocalc.potentials.card import PotentialSettings, Task
 from geocalc.potentials.network import ForceMode

@@ -11,7 +11,7 @@ from torch import Tensor
 from geocalc.core import elements
 from geocalc.data.prepare import prepare_store
 from geocalc.data.store import Samples, read_store
-from geocalc.frames import FramePick, frame_policy
+from geocalc.frames.policy import FramePick, frame_policy
 from geocalc.potentials.card import About, Level, LevelOfTheory, ModelCard, PotentialSettings, Task
 from geocalc.potentials.network import EnergyModel, ForceMode
 from geocalc.train.ensembles import (

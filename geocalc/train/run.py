@@ -10,10 +10,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import nn
 
-from geocalc.architectures import ARCHITECTURES
+from geocalc.architectures.catalog import ARCHITECTURES
 from geocalc.data.store import Sample
 from geocalc.errors import RecipeError
-from geocalc.frames.learned import build_canonicalizer
+from geocalc.frames.learned.catalog import build_canonicalizer
 from geocalc.graphs.reduction import Rewiring
 from geocalc.nn.relaxed_weights import thetas
 from geocalc.potentials.card import Task

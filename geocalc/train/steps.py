@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from geocalc.errors import NonFiniteError
-from geocalc.frames import frame_policy
+from geocalc.frames.policy import frame_policy
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import EnergyModel, ForceMode, evaluate
 from geocalc.train.descent import REMEDY, descend, mean_of_processes

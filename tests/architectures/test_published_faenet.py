@@ -128,7 +128,7 @@ def test_every_weight_of_the_package_is_used() -> None:
 def test_property_tables() -> None:
     """Ours against the package's; two columns differ because mendeleev changed its data."""
     published = under("state/is2re/")["embed_block.phys_emb.properties"].double()[:, PROPERTY_ORDER]
-    ours = torch.from_numpy(elements.properties())[: len(published)]
+    ours = torch.from_numpy(elements.element_properties())[: len(published)]
     largest = (ours - published).abs().amax(0)
     same = [k for k in range(largest.shape[0]) if k not in (ATOMIC_VOLUME, POLARIZABILITY)]
     assert float(largest[same].max()) < 0.05

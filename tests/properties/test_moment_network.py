@@ -17,10 +17,10 @@ from geocalc.properties.glass.configuration import GlassConfiguration
 from geocalc.properties.glass.neighborhood import build_neighborhood
 from geocalc.properties.moment_network import (
     TypeNorm,
-    exponents,
-    legendre,
+    legendre_coefficients,
+    monomial_exponents,
+    monomial_multiplicities,
     monomials,
-    multiplicities,
 )
 from geocalc.properties.samples import GraphSample, collate_graphs
 
@@ -83,10 +83,12 @@ def test_moments_give_sums_over_pairs_of_neighbors():
     units = units / units.norm(dim=1, keepdim=True)
     cosines = units @ units.T
     moments = weights @ monomials(units, 5)
-    places = torch.cumsum(torch.tensor([0] + [len(exponents(k)) for k in range(6)]), 0).tolist()
+    places = torch.cumsum(
+        torch.tensor([0] + [len(monomial_exponents(k)) for k in range(6)]), 0
+    ).tolist()
     powers = torch.stack(
         [
-            (moments[a:b].square() * multiplicities(k)).sum()
+            (moments[a:b].square() * monomial_multiplicities(k)).sum()
             for k, (a, b) in enumerate(pairwise(places))
         ]
     )
@@ -94,7 +96,8 @@ def test_moments_give_sums_over_pairs_of_neighbors():
         assert torch.allclose(powers[k], weights @ cosines**k @ weights)
         polynomial = np.polynomial.legendre.Legendre.basis(k)(cosines.numpy())
         assert torch.allclose(
-            legendre(5).double()[k] @ powers, weights @ torch.from_numpy(polynomial) @ weights
+            legendre_coefficients(5).double()[k] @ powers,
+            weights @ torch.from_numpy(polynomial) @ weights,
         )
 
 

@@ -130,7 +130,9 @@ class PlainFAENet(nn.Module):
                 self._linear("embedding.project", self._weight("embedding.properties")[numbers])
             )
         elif s.phys_embeds:
-            parts.append(torch.from_numpy(elements.properties()).float().to(parts[0])[numbers])
+            parts.append(
+                torch.from_numpy(elements.element_properties()).float().to(parts[0])[numbers]
+            )
         if s.pg_hidden_channels:
             first = 1 if s.compact_tables else 0
             parts.append(

@@ -16,7 +16,7 @@ from geocalc.errors import InputError
 from geocalc.symmetry.point_groups import (
     HERMANN_MAUGUIN,
     as_group,
-    identify,
+    identify_point_group,
     point_group,
     rotated_group,
 )
@@ -88,7 +88,11 @@ def test_a_group_is_closed_orthogonal_and_found_again_by_its_name(name: str) -> 
     products = np.einsum("aij,bjk->abik", group, group).reshape(-1, 3, 3)
     assert np.abs(products[:, None] - group[None]).max(axis=(2, 3)).min(axis=1).max() < 1e-14
     assert same(group, point_group(HERMANN_MAUGUIN[name].upper()))
-    for found in (identify(group), identify(point_group(name.lower(), R)), identify(group[::-1])):
+    for found in (
+        identify_point_group(group),
+        identify_point_group(point_group(name.lower(), R)),
+        identify_point_group(group[::-1]),
+    ):
         assert (found.schoenflies, found.hermann_mauguin, found.order) == (
             name,
             HERMANN_MAUGUIN[name],
@@ -133,7 +137,7 @@ def test_groups_that_no_crystal_has_have_names_too(n: int) -> None:
         else {}
     )
     for name, generators in made.items():
-        found = identify(rotated_group(cyclic(*generators), R))
+        found = identify_point_group(rotated_group(cyclic(*generators), R))
         assert (found.schoenflies, found.hermann_mauguin) == (name, None)
         assert str(found) == name
 
@@ -162,7 +166,7 @@ def test_what_is_no_group_is_refused() -> None:
 def test_molecules_have_the_group_that_pymatgen_finds(name: str) -> None:
     atoms = molecule(name)
     reference = PointGroupAnalyzer(AseAtomsAdaptor.get_molecule(atoms), tolerance=0.05)
-    assert identify(find_point_group(atoms)).schoenflies == reference.sch_symbol
+    assert identify_point_group(find_point_group(atoms)).schoenflies == reference.sch_symbol
     assert len(find_point_group(atoms)) == len(reference.get_symmetry_operations())
 
 
@@ -183,9 +187,9 @@ def test_an_imperfect_molecule_has_the_exact_group_of_the_perfect_one() -> None:
     atoms.rattle(0.01, seed=1)
     group = find_point_group(atoms, tolerance=0.1)
     products = np.einsum("aij,bjk->abik", group, group).reshape(-1, 3, 3)
-    assert identify(group).schoenflies == "Td"
+    assert identify_point_group(group).schoenflies == "Td"
     assert np.abs(products[:, None] - group[None]).max(axis=(2, 3)).min(axis=1).max() < 1e-9
-    assert identify(find_point_group(atoms, tolerance=1e-4)).schoenflies == "C1"
+    assert identify_point_group(find_point_group(atoms, tolerance=1e-4)).schoenflies == "C1"
 
 
 @pytest.mark.parametrize(
@@ -201,16 +205,16 @@ def test_an_imperfect_molecule_has_the_exact_group_of_the_perfect_one() -> None:
     ],
 )
 def test_crystals_and_slabs(atoms: Atoms, name: str) -> None:
-    assert identify(find_point_group(atoms)).schoenflies == name
+    assert identify_point_group(find_point_group(atoms)).schoenflies == name
     atoms.set_cell(atoms.cell[:] @ R.T, scale_atoms=True)
-    assert identify(find_point_group(atoms)).schoenflies == name
+    assert identify_point_group(find_point_group(atoms)).schoenflies == name
 
 
 def test_an_adsorbate_takes_the_inversion_and_the_normal_is_kept() -> None:
     slab = fcc100("Cu", (1, 1, 2), vacuum=6.0)
     on_top = slab + Atoms("O", [slab.positions[-1] + [0.0, 0.0, 1.8]])
     group = find_point_group(on_top)
-    assert identify(group).schoenflies == "C4v"
+    assert identify_point_group(group).schoenflies == "C4v"
     np.testing.assert_allclose(group[:, 2], np.broadcast_to([0.0, 0.0, 1.0], (8, 3)), atol=1e-9)
 
 
@@ -221,7 +225,7 @@ def test_a_strained_cell_has_an_exact_group() -> None:
     np.testing.assert_allclose(
         group @ group.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (48, 3, 3)), atol=1e-12
     )
-    assert identify(group).schoenflies == "Oh"
+    assert identify_point_group(group).schoenflies == "Oh"
 
 
 def test_structures_without_a_finite_group_are_refused() -> None:

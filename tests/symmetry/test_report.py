@@ -27,10 +27,16 @@ from geocalc.nn.relaxed_weights import Theta
 from geocalc.potentials.card import ModelCard
 from geocalc.potentials.load import load_model
 from geocalc.potentials.registry import CARD, WEIGHTS, write_card
-from geocalc.symmetry.invariants import harmonics, invariant_basis, matrix_of, projector, wigner
+from geocalc.symmetry.invariants import (
+    harmonics,
+    invariant_basis,
+    invariant_projector,
+    quadrupole_matrix,
+    wigner_matrix,
+)
 from geocalc.symmetry.orientations import best_orientation
 from geocalc.symmetry.plot import plot_breaking
-from geocalc.symmetry.point_groups import HERMANN_MAUGUIN, identify, point_group
+from geocalc.symmetry.point_groups import HERMANN_MAUGUIN, identify_point_group, point_group
 from geocalc.symmetry.report import SymmetryBreaking, symmetry_breaking
 
 R = Rotation.from_rotvec([0.3, -0.8, 0.5]).as_matrix()
@@ -55,7 +61,7 @@ def theta_of(
         turn = (
             np.eye(block.width)
             if rotation is None
-            else wigner(block.degree, block.parity, rotation[None])[0]
+            else wigner_matrix(block.degree, block.parity, rotation[None])[0]
         )
         rows.data.copy_(torch.from_numpy(drawn @ turn.T))
     return theta
@@ -107,7 +113,9 @@ def test_exact_ratios_of_cube_and_prism() -> None:
         assert (np.abs(values) > 1e-12).sum() == 2
         assert (small / large == pytest.approx(ratio)) or (large / small == pytest.approx(ratio))
     np.testing.assert_allclose(
-        matrix_of(prism) / matrix_of(prism)[0, 0], np.diag([1.0, 1.0, -2.0]), atol=1e-12
+        quadrupole_matrix(prism) / quadrupole_matrix(prism)[0, 0],
+        np.diag([1.0, 1.0, -2.0]),
+        atol=1e-12,
     )
 
 
@@ -117,7 +125,7 @@ def test_exact_ratios_of_cube_and_prism() -> None:
 def test_irreps_turn_as_those_of_e3nn_do(degree: int, parity: int) -> None:
     matrices = np.stack([R, -R, R @ np.diag([1.0, 1.0, -1.0])])
     expected = o3.Irrep(degree, parity).D_from_matrix(torch.from_numpy(matrices)).numpy()
-    turns = wigner(degree, parity, matrices)
+    turns = wigner_matrix(degree, parity, matrices)
     np.testing.assert_allclose(turns, expected, atol=1e-5)  # those of e3nn go through angles
     np.testing.assert_allclose(
         turns @ turns.transpose(0, 2, 1),
@@ -127,23 +135,23 @@ def test_irreps_turn_as_those_of_e3nn_do(degree: int, parity: int) -> None:
 
 
 def test_vectors_are_vectors_and_degree_two_is_a_matrix() -> None:
-    np.testing.assert_allclose(wigner(1, -1, -R[None])[0], -R, atol=1e-14)
-    np.testing.assert_allclose(wigner(1, 1, -R[None])[0], R, atol=1e-14)
+    np.testing.assert_allclose(wigner_matrix(1, -1, -R[None])[0], -R, atol=1e-14)
+    np.testing.assert_allclose(wigner_matrix(1, 1, -R[None])[0], R, atol=1e-14)
     values, direction = np.array([0.3, -1.0, 0.2, 0.7, -0.4]), R[0]
-    matrix = matrix_of(values)
+    matrix = quadrupole_matrix(values)
     assert np.trace(matrix) == pytest.approx(0, abs=1e-14)
     assert direction @ matrix @ direction == pytest.approx(harmonics(2, direction) @ values)
     np.testing.assert_allclose(
-        matrix_of(wigner(2, 1, R[None])[0] @ values), R @ matrix @ R.T, atol=1e-14
+        quadrupole_matrix(wigner_matrix(2, 1, R[None])[0] @ values), R @ matrix @ R.T, atol=1e-14
     )
 
 
 def test_a_projector_projects_and_its_image_stays() -> None:
-    space = projector("C3v", 3, -1)
+    space = invariant_projector("C3v", 3, -1)
     np.testing.assert_allclose(space @ space, space, atol=1e-14)
     kept = invariant_basis("C3v", 3, -1)
     np.testing.assert_allclose(
-        wigner(3, -1, point_group("C3v")) @ kept.T,
+        wigner_matrix(3, -1, point_group("C3v")) @ kept.T,
         np.broadcast_to(kept.T, (6, *kept.T.shape)),
         atol=1e-14,
     )
@@ -160,7 +168,7 @@ def test_weights_that_a_group_leaves_are_reported_with_that_group(name: str) -> 
     )
     assert breaking.layers[0].share == pytest.approx(1.0)
     assert breaking.symmetry.order == len(point_group(name))
-    assert identify(breaking.symmetry.matrices).schoenflies == name
+    assert identify_point_group(breaking.symmetry.matrices).schoenflies == name
 
 
 @pytest.mark.parametrize("name", ["C2v", "D4h", "C3v"])
@@ -382,7 +390,7 @@ def folder(tmp_path: Path) -> Path:
     architecture = ARCHITECTURES["regnn"]
     network = architecture.build(architecture.settings.model_validate(settings))
     first = next(part for part in network.modules() if isinstance(part, Theta))
-    prism = 0.3 * wigner(2, 1, R[None])[0] @ invariant_basis("D4h", 2, 1)[0]
+    prism = 0.3 * wigner_matrix(2, 1, R[None])[0] @ invariant_basis("D4h", 2, 1)[0]
     set_irrep(first, "2e", prism.tolist())
     content = save({name: value.contiguous() for name, value in network.state_dict().items()})
     place = tmp_path / "prism"

@@ -1,5 +1,6 @@
-"""FIRE of geocalc and of torch-sim on the same structures with the same potential, in turn;
-torch-sim has no constraints, so none are set.
+"""Compare FIRE of geocalc and of torch-sim on the same structures with the same potential, in turn.
+
+Constraints are left out, since torch-sim does not support them.
 """
 
 from __future__ import annotations

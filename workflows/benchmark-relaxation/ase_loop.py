@@ -1,6 +1,4 @@
-"""The loop that someone with ASE writes: GeoCalc as a calculator, one relaxation after the other,
-in a process of its own.
-"""
+"""Relax structures one after the other with ASE and `GeoCalc`, in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model calls of geocalc's optimizers and of ASE's on the EMT sets."""
+"""Count model calls of the optimizers of geocalc and ASE on the EMT sets."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from emt_sets import KINDS, emt_set
 
 from geocalc import from_atoms
 from geocalc.optim import OPTIMIZERS
-from geocalc.potentials.ase import AsePotential
-from geocalc.relaxation.loop import relax_systems
+from geocalc.potentials import AsePotential
+from geocalc.relaxation import relax_systems
 
 FMAX, CALLS = 0.05, 300
 SAME_BASIN = 0.01  # eV

@@ -1,8 +1,6 @@
-"""CHGNet, a pretrained model of others, on a few slabs: its own ASE calculator in ASE's loop and in
-ours.
+"""Relax a few slabs with CHGNet, in ASE's loop and in geocalc's, with the same ASE calculator.
 
-Runs in an environment that has chgnet; geocalc is taken from this checkout, of which its loop needs
-no more than torch, scipy and ASE.
+Runs in an environment with chgnet, torch, scipy and ASE; geocalc is imported from this checkout.
 """
 
 from __future__ import annotations
@@ -22,10 +20,10 @@ from side import answer
 warnings.filterwarnings("ignore")
 from chgnet.model.dynamics import CHGNetCalculator  # noqa: E402
 
+from geocalc import from_atoms  # noqa: E402
 from geocalc.optim import OPTIMIZERS  # noqa: E402
-from geocalc.potentials.ase import AsePotential  # noqa: E402
-from geocalc.relaxation.loop import relax_systems  # noqa: E402
-from geocalc.structures.convert import from_atoms  # noqa: E402
+from geocalc.potentials import AsePotential  # noqa: E402
+from geocalc.relaxation import relax_systems  # noqa: E402
 
 FMAX, STEPS = 0.05, 200
 

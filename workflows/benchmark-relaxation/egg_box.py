@@ -1,9 +1,8 @@
-"""A potential that costs next to nothing, so that what remains of the time of a relaxation is the
-engine's own.
+"""Compute an egg-box potential of negligible cost, to time everything else in a relaxation.
 
-E = sum over coordinates of D (1 - cos(2 pi x / L)), with another depth D along each axis: a
-curvature that differs thirtyfold, so that no optimizer is done after a few steps. This module
-imports nothing but torch: the script that runs torch-sim shares it.
+E = sum over coordinates of D (1 - cos(2 pi x / L)), with a different depth D along each axis: the
+curvatures differ thirtyfold, so that no optimizer converges after a few steps. This module imports
+nothing but torch, because the script that runs torch-sim uses it too.
 """
 
 from __future__ import annotations

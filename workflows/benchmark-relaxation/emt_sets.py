@@ -1,6 +1,4 @@
-"""The EMT sets: small adsorbates on stepped and flat surfaces of seven metals, the same for
-everyone who gives the same seed.
-"""
+"""Build the EMT sets: small adsorbates on stepped and flat surfaces of seven metals, from a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that streams structures through `geocalc.iter_relax` and watches its memory."""
+"""Relax a stream of structures with `geocalc.iter_relax` and measure the memory of the process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scaling import stream
 from side import answer
 
 import geocalc
-from geocalc.core.process import settle_process
+from geocalc.core import settle_process
 
 
 def resident() -> float:

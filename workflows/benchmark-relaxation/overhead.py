@@ -1,6 +1,4 @@
-"""What engines cost outside the model: milliseconds for each slab and model call, with a potential
-that costs next to nothing.
-"""
+"""Measure the time outside the model: milliseconds per slab and model call."""
 
 from __future__ import annotations
 
@@ -19,9 +17,9 @@ from calls import THEIRS
 from egg_box import Clock
 
 from geocalc import Prediction, Systems, from_atoms
-from geocalc.core.systems import concatenate
+from geocalc.core import concatenate
 from geocalc.optim import OPTIMIZERS
-from geocalc.relaxation.loop import relax_systems
+from geocalc.relaxation import relax_systems
 
 OURS = ("fire", "bfgs", "lbfgs", "quasi-newton")
 # every structure takes all the steps, so that batches stay as large as they are

@@ -1,4 +1,4 @@
-"""The tables of README.md and the plot, from the results beside them."""
+"""Write the tables of README.md and the plot from the JSON files in this folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write(folder: Path) -> None:
         begin, end = f"<!-- {piece} -->\n", f"<!-- /{piece} -->"
         head, rest = text.split(begin)
         machine = content["machine"]
-        note = f"Load of the machine while it ran: {machine['load']} on {machine['cores']} cores."
+        note = f"Load of the machine during the run: {machine['load']} on {machine['cores']} cores."
         text = f"{head}{begin}{TABLES[piece](content['rows'])}\n\n{note}\n{end}{rest.split(end)[1]}"
     readme.write_text(text)
     if {"calls", "model", "overhead", "scaling", "torch-sim"} <= found.keys():
@@ -36,7 +36,7 @@ def write(folder: Path) -> None:
 
 def calls(rows: Rows) -> str:
     """Model calls on the EMT sets."""
-    head = "set | seed | slabs | optimizer | calls, mean | median | most | converged | another basin | of these lower"
+    head = "set | seed | slabs | optimizer | calls, mean | median | maximum | converged | another basin | of these lower"
     body = [
         f"{r['kind']} | {r['seed']} | {r['n']} | {r['optimizer']} | {r['calls_mean']:.1f} | {r['calls_median']:.1f} | "
         f"{r['calls_most']} | {r['converged']:.0%} | {r['other_basin']:.0%} | {r['lower']:.0%}"
@@ -47,7 +47,7 @@ def calls(rows: Rows) -> str:
 
 def model(rows: Rows) -> str:
     """The shipped model."""
-    head = "way | seconds | of these, start | processor seconds | calls, mean | converged | same basin | largest difference in it (meV) | times faster"
+    head = "method | seconds | of these, start | processor seconds | calls, mean | converged | same basin | largest difference in it (meV) | speedup"
     body = [
         f"{r['way']} | {r['seconds']:.0f} | {r['start_s']:.1f} | {r['processor_s']:.0f} | {r['calls_mean']:.1f} | {r['converged']:.0%} | "
         f"{r['same_basin']:.0%} | {r['difference_mev']:.1f} | {r['faster']:.1f}"
@@ -63,7 +63,7 @@ def overhead(rows: Rows) -> str:
         for r in rows
     ]
     return _table(
-        "atoms | slabs together | optimizer | ms for each slab and model call | in the second half",
+        "atoms | slabs in the batch | optimizer | ms per slab and model call | in the second half",
         body,
     )
 
@@ -71,7 +71,7 @@ def overhead(rows: Rows) -> str:
 def scaling(rows: Rows) -> str:
     """Time of each structure."""
     body = [f"{r['way']} | {r['n']:,} | {r['seconds']:.2f} | {r['ms_each']:.2f}" for r in rows]
-    return _table("way | structures | seconds | ms for each", body)
+    return _table("method | structures | seconds | ms per structure", body)
 
 
 def memory(rows: Rows) -> str:
@@ -81,7 +81,7 @@ def memory(rows: Rows) -> str:
         f"{r['held_mb'][0]:.0f} | {r['held_mb'][-1]:.0f}"
         for r in rows
     ]
-    head = "model | structures | MB with the model loaded | MB at most | growth | held after a tenth | held after all"
+    head = "model | structures | MB with the model loaded | peak MB | growth | MB after 10 % | MB at the end"
     return _table(head, body)
 
 
@@ -89,7 +89,7 @@ def torch_sim(rows: Rows) -> str:
     """Next to torch-sim."""
     body = [f"{r['way']} | {r['batch']} | {r['calls_mean']:.1f} | {r['ms']:.3f}" for r in rows]
     return _table(
-        "way | slabs together | model calls for each slab | ms outside the model for each slab and call",
+        "method | slabs in the batch | model calls per slab | ms outside the model per slab and call",
         body,
     )
 
@@ -102,7 +102,7 @@ def chgnet(rows: Rows) -> str:
         for r in rows
     ]
     return _table(
-        "way | slabs | calls, mean | converged | seconds | same basin | largest difference in it (meV)",
+        "method | slabs | calls, mean | converged | seconds | same basin | largest difference in it (meV)",
         body,
     )
 

@@ -1,5 +1,5 @@
-"""The plot: bars of calls, of time with the shipped model and of overhead, and the time of each
-structure against their number.
+"""Plot model calls, time with the shipped model and overhead as bars, and the time per structure
+against the number of structures.
 """
 
 from __future__ import annotations

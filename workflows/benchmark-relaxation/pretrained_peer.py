@@ -1,4 +1,4 @@
-"""CHGNet relaxed by ASE's BFGS and by geocalc's loop, the same calculator in the same process."""
+"""Relax with CHGNet by ASE's BFGS and by geocalc's loop, in the same process."""
 
 from __future__ import annotations
 

@@ -1,8 +1,11 @@
-"""Benchmarks of the relaxation engine, side by side with others in one run.
+"""Benchmark the relaxation engine against other codes.
 
-Usage: python workflows/benchmark-relaxation/run.py PIECE, where PIECE is calls, model, overhead,
-scaling, memory, torch-sim, chgnet or page. Each piece but the last writes PIECE.json beside this
-file; all write the tables of README.md and relaxation.png from what there is.
+Usage:
+    python workflows/benchmark-relaxation/run.py PIECE
+
+PIECE is calls, model, overhead, scaling, memory, torch-sim, chgnet or page. Each piece but the last
+writes PIECE.json in this folder; all write the tables of README.md and relaxation.png from the files
+that exist.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import scaling
 import shipped_model
 import torch
 
-from geocalc.core.process import available_cores, settle_process
+from geocalc.core import available_cores, settle_process
 
 HERE = Path(__file__).parent
 

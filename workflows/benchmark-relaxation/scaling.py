@@ -1,4 +1,4 @@
-"""From one structure to ten thousand: time of each, and the memory that streaming them takes."""
+"""Measure the time per structure and the memory for one to ten thousand structures."""
 
 from __future__ import annotations
 
@@ -18,13 +18,10 @@ from overhead import EggBoxPotential
 from side import ROOT, Side
 
 sys.path.insert(0, str(ROOT / "tests"))
-from models_for_tests import write_model
+from helpers.models import write_model
 
 import geocalc
-from geocalc.runs.forms import Input
-from geocalc.runs.roles import NamedPotential
-from geocalc.runs.runner import relax_inputs
-from geocalc.runs.settings import RelaxSettings
+from geocalc.runs import Input, NamedPotential, RelaxSettings, relax_inputs
 
 TEMPLATES = 128  # different structures; more of them are copies, rattled anew
 SHAKE = 0.05  # Angstrom

@@ -1,5 +1,5 @@
-"""The shipped model on adslabs: `geocalc.relax` with worker processes against the loop that someone
-with ASE writes.
+"""Compare `geocalc.relax` with worker processes and the usual ASE loop, on adslabs with the shipped
+model.
 """
 
 from __future__ import annotations

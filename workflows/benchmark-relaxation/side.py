@@ -1,6 +1,4 @@
-"""Talking to a script that runs in another process, perhaps with another Python: one line of JSON
-there, one back.
-"""
+"""Exchange lines of JSON with a script in another process, which may run another Python."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""The torch-sim side of the comparison: runs in an environment that has torch-sim 0.3.0, and needs
-nothing of geocalc.
+"""Time FIRE of torch-sim: `torch_sim.optimize` with its defaults, or single FIRE steps.
 
-Answers a batch of structures with the time of its FIRE relaxation by `torch_sim.optimize`, as
-anyone would call it, or of bare FIRE steps.
+Runs in an environment with torch-sim 0.3.0 and does not import geocalc.
 """
 
 from __future__ import annotations

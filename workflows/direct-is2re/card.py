@@ -1,5 +1,5 @@
-"""The shipped direct model: the networks of the folds together, with what the cross-validation says
-of each of them.
+"""Make the model folder of the shipped direct model: the networks of the folds together, with the
+errors of the cross-validation.
 """
 
 from __future__ import annotations
@@ -16,16 +16,11 @@ import page
 import torch
 from ase.build import add_adsorbate, fcc111
 
-from geocalc.evaluation.figures import energy_distribution, energy_parity
-from geocalc.evaluation.plots import draw_panels
-from geocalc.potentials.calibration import calibrate, coverage
-from geocalc.potentials.card import ModelCard
-from geocalc.potentials.load import load_model
-from geocalc.potentials.registry import read_card, write_card
-from geocalc.runs.runner import versions
-from geocalc.structures.convert import from_atoms
-from geocalc.train.recipe import Recipe, read_recipe
-from geocalc.train.register import register_model
+from geocalc import from_atoms, load_model
+from geocalc.evaluation import draw_panels, energy_distribution, energy_parity
+from geocalc.potentials import ModelCard, calibrate, coverage, read_card, write_card
+from geocalc.runs import versions
+from geocalc.train import Recipe, read_recipe, register_model
 
 ROOT = Path(__file__).parents[2]
 NAME = "faenet-is2re"
@@ -36,8 +31,8 @@ PICTURE = "parity.png"
 def ship(
     runs: Sequence[Path], results: dict[str, Any], predictions: Sequence[Sequence[page.Predicted]]
 ) -> None:
-    """Make the model folder from finished runs, their results and what each predicted for what it
-    had not seen.
+    """Make the model folder from finished runs, their results and their predictions for held-out
+    structures.
     """
     made = runs[0].parent / "models" / NAME
     shutil.rmtree(made, ignore_errors=True)
@@ -112,7 +107,7 @@ def milliseconds() -> dict[str, float]:
 
 
 def readme(card: ModelCard, recipe: Recipe, measured: dict[str, Any]) -> str:
-    """The page of the model."""
+    """The README of the model folder."""
     n_weights = sum(
         p.numel() for p in load_model(FOLDER, device="cpu").potential.model.network.parameters()
     )
@@ -121,25 +116,24 @@ def readme(card: ModelCard, recipe: Recipe, measured: dict[str, Any]) -> str:
     lines = [
         f"# {card.name}",
         "",
-        f"{card.members} FAENet networks ({n_weights:,} weights in all) that predict, from an unrelaxed structure alone, the adsorption "
-        "energy after relaxation (IS2RE) and where the atoms end (IS2RS). Their mean is the answer, their spread the `energy_std`. It has "
-        "no forces; `geocalc predict` uses it, and relaxations can start from it (`relax --warm-start`) or carry its energy beside their "
-        "own (`--second-opinion`).",
+        f"{card.members} FAENet networks ({n_weights:,} weights in all) that predict the energy and the positions of the relaxed structure from an "
+        "unrelaxed one. The prediction is their mean, `energy_std` their spread. The model has no forces: use it with `geocalc predict`, to "
+        "start relaxations (`relax --warm-start`), or as a second opinion on their energies (`--second-opinion`).",
         "",
-        f"- **Energy:** {card.energy_kind.value} energy in eV; zero: {card.references}.",
+        f"- **Energy:** {card.energy_kind.value} energy in eV; zero: {card.reference_text}.",
         f"- **Level of theory:** {card.level_of_theory}.",
         f"- **Domain:** {card.domain}.",
         f"- **Elements:** {' '.join(card.elements)}.",
-        f"- **Frames:** `{card.frames}`: the mean over the symmetry-equivalent frames of the lattice; `cell` is one of them.",
-        "- **Tags:** read, in the convention of OC20; atoms with tag 0 are not seen, nor edges that do not touch the adsorbate.",
+        f"- **Frames:** `{card.frames}`: the mean over the symmetry-equivalent frames of the lattice; `single` is one of them.",
+        "- **Tags:** read, in the convention of OC20; atoms with tag 0 are ignored, and so are edges without an adsorbate atom.",
         f"- **License of the weights:** {card.license}.",
         "",
-        "## Errors on structures that were held out",
+        "## Errors on held-out structures",
         "",
-        f"Each network learned from three folds of the data's authors and is tested here on the fourth; folds 1 to 4, {training.steps:,} steps, "
-        f"seed {training.seed}, {measured['machine']}; command: `GEOCALC_DATA=... python {measured['command'].removeprefix('python ')}` after "
-        "`train`, `predict` and `page` of the same workflow. The mean of the networks, which is what ships, cannot be tested on these "
-        "folds: each structure was seen by all but one of them.",
+        f"Each network is trained on three folds of the data's authors and tested on the fourth; folds 1 to 4, {training.steps:,} steps, "
+        f"seed {training.seed}, {measured['machine']}. Command: `GEOCALC_DATA=... python {measured['command'].removeprefix('python ')}` after "
+        "`train`, `predict` and `page` of the same workflow. The shipped mean of the networks cannot be tested on these folds, since "
+        "each structure was in the training data of all but one of them.",
         "",
         page.HEAD,
         page.LINE,
@@ -148,14 +142,14 @@ def readme(card: ModelCard, recipe: Recipe, measured: dict[str, Any]) -> str:
         "",
         "Published for the same folds from the same unrelaxed structures, with the total energy as target: "
         + ", ".join(f"{name} {value:.3f} eV" for name, value in measured["peers"].items())
-        + "; the rows that compare like with like, errors by family and metal, and harder splits are in "
+        + ". Comparable rows, errors by family and metal, and harder splits are in "
         "[`workflows/direct-is2re`](../../workflows/direct-is2re/README.md).",
         "",
         f"![adsorption energies against DFT, and their errors]({PICTURE})",
         "",
-        f"Records carry intervals. Calibrated on three folds and tested on the fourth, the 68 % interval holds {bars['inside_68']:.1%} "
-        f"(half width {bars['half_width_68']:.2f} eV) and the 95 % interval {bars['inside_95']:.1%} ({bars['half_width_95']:.2f} eV), means "
-        "over the folds. They are those of one network; the mean of all should do no worse.",
+        f"Results carry intervals of the energy. Calibrated on three folds and tested on the fourth, the 68 % interval contains {bars['inside_68']:.1%} "
+        f"(half-width {bars['half_width_68']:.2f} eV) and the 95 % interval {bars['inside_95']:.1%} ({bars['half_width_95']:.2f} eV), means "
+        "over the folds. These figures are for one network; the mean of all should be no worse.",
         "",
         page.large_text(measured["large"]),
         "",
@@ -169,7 +163,7 @@ def readme(card: ModelCard, recipe: Recipe, measured: dict[str, Any]) -> str:
         "",
         "The data are read from `$GEOCALC_DATA` and are not part of this repository.",
         "",
-        "## Limits",
+        "## Limitations",
         "",
         *(f"- {entry}" for entry in card.limits),
         "",

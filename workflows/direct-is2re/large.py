@@ -1,8 +1,7 @@
-"""The 30 large molecules on surfaces that the authors of the data set apart: up to 52 atoms, where
-training has seen up to 20 or so.
+"""Predict 30 large molecules on surfaces, of up to 52 atoms; molecules in training have about 20.
 
-No energies of their clean slabs are given, so adsorption energies are compared within the molecules
-of one slab: from each, and from each prediction, the mean over its slab is taken off.
+The data set gives no energies of their clean slabs, so energies are compared among the molecules on
+one slab: the mean over the slab is subtracted from references and from predictions.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ import splits
 from ase import Atoms
 from ase.io import read
 
-from geocalc.potentials.network import NetworkPotential
-from geocalc.structures.convert import from_atoms
+from geocalc import from_atoms
+from geocalc.potentials import NetworkPotential
 
 FILE = "bm_large_molecules_init_and_relaxed.extxyz.gz"
 LIGHT = ("H", "C", "N", "O", "S")

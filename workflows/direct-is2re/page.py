@@ -1,4 +1,4 @@
-"""Tables of the cross-validation."""
+"""Write the tables of the cross-validation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import splits
 
-from geocalc.evaluation.metrics import energy_within_threshold, mae, rmse
+from geocalc.evaluation import energy_within_threshold, mae, rmse
 
 TARGETS = {"e_ads": "adsorption energy", "total": "total energy"}
 LARGE = "large.json"
@@ -83,7 +83,7 @@ def collect(runs: Path, before: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_predictions(path: Path) -> list[Predicted]:
-    """What a network said of structures that it had not seen."""
+    """Predictions of a network for structures that it has not seen."""
     with path.open() as handle:
         return [
             Predicted(
@@ -163,7 +163,7 @@ def write(results: dict[str, Any], readme: Path) -> None:
     readme.write_text(text)
 
 
-HEAD = "| what is predicted | held out | structures | MAE (eV) | median | RMSE | within 0.02 eV | position MAE (Å) | staying put |"
+HEAD = "| target | held out | structures | MAE (eV) | median | RMSE | within 0.02 eV | position MAE (Å) | baseline (unrelaxed) |"
 LINE = "|---|---|---|---|---|---|---|---|---|"
 
 
@@ -228,12 +228,12 @@ def _group_cells(found: dict[str, float]) -> str:
 
 
 def large_text(found: dict[str, float] | None) -> str:
-    """What was seen on the large molecules."""
+    """A sentence on the errors for the large molecules."""
     if found is None:
         return "Not measured yet."
     return (
-        f"On {found['n']:.0f} large molecules (19 to 52 atoms) on surfaces the mean of the networks has an error of {found['mae']:.2f} eV, "
-        f"where one energy for all molecules of a slab has {found['null']:.2f} eV; energies of a slab are compared less their mean."
+        f"On {found['n']:.0f} large molecules (19 to 52 atoms) on surfaces the mean of the networks has an error of {found['mae']:.2f} eV. "
+        f"The baseline, one energy for all molecules on a slab, has {found['null']:.2f} eV; the mean energy of each slab is subtracted first."
     )
 
 

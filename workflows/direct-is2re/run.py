@@ -1,12 +1,13 @@
-"""Relaxed energies straight from unrelaxed structures: cross-validation on GAME-Net FG, beside the
-published peers.
+"""Cross-validate direct prediction of relaxed energies on GAME-Net FG.
 
-Usage: GEOCALC_DATA=... python workflows/direct-is2re/run.py train|predict|large|page [--splits
-fold1,fold2] [--targets e_ads,total] `train` fits one network for each split and target from the
-recipe of faenet-is2re, in runs/direct-is2re, and goes on where it was stopped; `predict` applies
-them to what they did not see, `large` those of the folds to large molecules; `page` writes
-results.json and the tables of README.md; `ship` makes the model folder of the networks of the
-folds.
+Usage:
+    GEOCALC_DATA=... python workflows/direct-is2re/run.py train|predict|large|page|ship
+        [--splits fold1,fold2] [--targets e_ads,total]
+
+`train` fits one network for each split and target with the recipe of faenet-is2re, in
+runs/direct-is2re, and resumes where it was stopped; `predict` applies each network to its held-out
+set, `large` those of the folds to large molecules; `page` writes results.json and the tables of
+README.md; `ship` makes the model folder from the networks of the folds.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ import page
 import splits
 from lightning_fabric import Fabric
 
-from geocalc.core.process import settle_process
-from geocalc.core.settings import read_yaml
-from geocalc.data.prepare import prepare_store
-from geocalc.data.store import Samples, read_store
-from geocalc.evaluation.is2re import pair_predictions
+from geocalc.core import read_yaml, settle_process
+from geocalc.data import Samples, prepare_store, read_store
+from geocalc.evaluation import pair_predictions
 from geocalc.frames import frame_policy
-from geocalc.potentials.network import NetworkPotential
-from geocalc.train.checkpoint import load_checkpoint, steps_done
-from geocalc.train.loop import TrainingProgress
-from geocalc.train.recipe import Recipe
-from geocalc.train.run import start_training
-from geocalc.train.run_files import CHECKPOINT
-from geocalc.train.task import train
+from geocalc.potentials import NetworkPotential
+from geocalc.train import (
+    CHECKPOINT,
+    Recipe,
+    TrainingProgress,
+    load_checkpoint,
+    start_training,
+    steps_done,
+    train,
+)
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -54,7 +56,7 @@ def recipe_for(split: splits.Split, target: str, steps: int | None) -> Recipe:
     values: dict[str, Any] = read_yaml(RECIPE)
     values["data"] |= {"validation_key": split.key, "validation_values": list(split.values)}
     if target == "total":
-        values["about"] |= {"energy_kind": "total", "references": "none"}
+        values["about"] |= {"energy_kind": "total", "reference_text": "none"}
         # absent: the energy stored with the relaxed structure
         values["data"]["sources"][0]["energy_key"] = "REF_energy"
         values["fitted_references"] = {"elements": []}

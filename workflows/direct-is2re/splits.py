@@ -1,4 +1,4 @@
-"""What is held out: a fold of the authors, some metals, or some molecules."""
+"""Choose held-out sets: a fold of the authors, some metals, or some molecules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the poster claims, and what the rows say of it."""
+"""Compare the claims of the poster with the measured rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import fmean
 
 from results import Results, interval
 
-from geocalc.core.settings import read_yaml
+from geocalc.core import read_yaml
 
 HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not hold", "cannot be told", "not run"
 

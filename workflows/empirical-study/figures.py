@@ -1,4 +1,4 @@
-"""The pictures of the report: a point with its standard error for every row, tables side by side."""
+"""Plot every row of a table as a point with its standard error."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a trained row is worth: errors on what it has not seen, symmetry, speed, and how features
-differ along its layers.
+"""Measure a trained row: errors on held-out structures, symmetry errors, speed, and differences of
+features along the layers.
 """
 
 from __future__ import annotations
@@ -15,24 +15,32 @@ import torch
 from rows import Row
 from torch import nn
 
-from geocalc.core.systems import Systems
-from geocalc.data.collate import collate_samples
-from geocalc.data.prepare import ReferenceRelaxation, prepare_store, reference_relaxations
-from geocalc.data.settings import Data
-from geocalc.data.store import Sample, Samples, read_store
-from geocalc.evaluation.is2re import pair_errors, pair_predictions
-from geocalc.evaluation.metrics import average_distance_within_threshold
-from geocalc.evaluation.oversmoothing import layer_mad
-from geocalc.evaluation.relaxations import relax_references, summarize
-from geocalc.evaluation.single_points import errors_of, predictions
-from geocalc.evaluation.symmetry_errors import OperationErrors, measure_symmetry_errors
+from geocalc import Systems
+from geocalc.data import (
+    Data,
+    ReferenceRelaxation,
+    Sample,
+    Samples,
+    collate_samples,
+    prepare_store,
+    read_store,
+    reference_relaxations,
+)
+from geocalc.evaluation import (
+    OperationErrors,
+    average_distance_within_threshold,
+    errors_of,
+    layer_mad,
+    measure_symmetry_errors,
+    pair_errors,
+    pair_predictions,
+    predictions,
+    relax_references,
+    summarize,
+)
 from geocalc.frames import FramePick, frame_policy
-from geocalc.potentials.card import Task
-from geocalc.potentials.network import EnergyModel, NetworkPotential
-from geocalc.train.checkpoint import load_checkpoint
-from geocalc.train.recipe import Recipe
-from geocalc.train.run import start_training
-from geocalc.train.run_files import CHECKPOINT
+from geocalc.potentials import EnergyModel, NetworkPotential, Task
+from geocalc.train import CHECKPOINT, Recipe, load_checkpoint, start_training
 
 N_SYMMETRY, N_TIMED, N_MAD = 8, 64, 32  # structures
 Numbers = dict[str, float | None]  # None and NaN are left out of what is written

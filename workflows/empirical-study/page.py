@@ -1,4 +1,4 @@
-"""The report: tables, verdicts and pictures between the markers of README.md."""
+"""Write tables, verdicts and plots between the markers of README.md."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SPEED = Column("structures/s", "structures_per_s", 1, 0)
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "canonicalization": (
         *ENERGY,
-        Column("parameters of it", "canonicalizer_parameters", 1, 0),
+        Column("canonicalizer parameters", "canonicalizer_parameters", 1, 0),
         SPEED,
     ),
     "graphs": (*ENERGY, SPEED),
@@ -54,12 +54,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
 }
 SYMMETRY = {  # headings of the errors that canonicalization is about, eV
-    "rotation_z_energy": "turned about z",
-    "rotation_energy": "turned about any axis",
-    "reflection_z_energy": "mirrored",
-    "rewrap_energy": "stored in other images",
-    "batch_energy": "alone instead of in a batch",
-    "repeat_energy": "asked again",
+    "rotation_z_energy": "rotation about z",
+    "rotation_energy": "rotation about any axis",
+    "reflection_z_energy": "reflection",
+    "rewrap_energy": "re-wrapping",
+    "batch_energy": "single instead of in a batch",
+    "repeat_energy": "repeated call",
 }
 
 
@@ -114,7 +114,7 @@ def _cell(mean: Mean | None, column: Column) -> str:
 
 
 def _symmetry(rows: Sequence[Row], results: Results) -> str:
-    """Mean changes of the energy, eV, in powers of ten that tell exact from not."""
+    """Mean changes of the energy (eV), with one digit: exact symmetries show as rounding errors."""
     lines = [["row", *SYMMETRY.values()]]
     for row in rows:
         means = [results.mean(row.table, row.name, quantity) for quantity in SYMMETRY]
@@ -130,7 +130,7 @@ def _small(value: float) -> str:
 
 
 def _claims(results: Results) -> str:
-    lines = [["the poster says", "we find", "difference (95 % interval)", "pairs of runs"]]
+    lines = [["claim of the poster", "result", "difference (95 % interval)", "pairs of runs"]]
     for claim in read_claims(HERE / "claims.yaml"):
         verdict = judge(claim, results)
         told = NOTHING

@@ -1,5 +1,5 @@
-"""First and last frames of the relaxations of potential.yaml, as pairs for a direct model; what is
-held out stays held out.
+"""Turn the relaxations of potential.yaml into pairs of first and last frames for a direct model, with
+the same split.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.io import write
 
-from geocalc.data.prepare import reference_relaxations
-from geocalc.data.store import Sample
-from geocalc.train.recipe import Recipe
+from geocalc.data import Sample, reference_relaxations
+from geocalc.train import Recipe
 
 FIRST, LAST = "first.extxyz", "last.extxyz"
 

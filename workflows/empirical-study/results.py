@@ -1,6 +1,4 @@
-"""Numbers of all rows and seeds: results.csv, which keeps what was not measured anew, and
-statistics of it.
-"""
+"""Read and write results.csv with the numbers of all rows and seeds, and compute their statistics."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The rows of the study's tables: each is a recipe, made from a base file and what the row changes
-in it.
-"""
+"""Build the recipes of the rows of tables.yaml: a base recipe and the changes of each row."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ from typing import Any
 
 from pairs import FIRST, LAST
 
-from geocalc.core.settings import override, read_yaml
-from geocalc.train.recipe import Recipe, parse_recipe
+from geocalc.core import override, read_yaml
+from geocalc.train import Recipe, parse_recipe
 
 HERE = Path(__file__).parent
 PAIRS = "pairs.yaml"  # the recipe whose data pairs.py writes

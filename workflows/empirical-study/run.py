@@ -1,12 +1,14 @@
-"""The empirical study: canonicalization, graphs, Ewald, Noisy Nodes, and iterative against direct
-prediction, row by row.
+"""Repeat an empirical study of canonicalization, graphs, Ewald message passing, Noisy Nodes, and direct
+or iterative prediction.
 
-Usage: GEOCALC_DATA=... python workflows/empirical-study/run.py train|measure|report [--tables
-canonicalization,graphs] [--rows sfa] [--seeds 0,1,2] `train` fits every row of tables.yaml with
-every seed, in runs/empirical-study, and goes on where it was stopped; `measure` takes the errors of
-what is fitted and not measured yet; `report` writes results.csv, the tables of README.md and the
-pictures; `smoke` runs every row for two steps on a few EMT slabs. With `--full`, before the
-command, rows have the sizes of tables.yaml for a GPU, and the report goes into
+Usage:
+    GEOCALC_DATA=... python workflows/empirical-study/run.py [--full] train|measure|report|smoke
+        [--tables canonicalization,graphs] [--rows sfa] [--seeds 0,1,2]
+
+`train` fits every row of tables.yaml with every seed, in runs/empirical-study, and resumes where it
+was stopped; `measure` computes errors of trained rows that are not measured yet; `report` writes
+results.csv, the tables of README.md and the plots; `smoke` runs every row for two steps on a few EMT
+slabs. With `--full` rows have the sizes of tables.yaml for a GPU, and the report is written to
 runs/empirical-study-full.
 """
 
@@ -27,12 +29,8 @@ from results import collect, read_results, write_results
 from rows import HERE, PAIRS, Row, Tables, read_tables, recipe_of
 from smoke import changes, write_data
 
-from geocalc.core.files import write_whole
-from geocalc.core.process import settle_process
-from geocalc.train.loop import TrainingProgress
-from geocalc.train.recipe import read_recipe
-from geocalc.train.run_files import METRICS
-from geocalc.train.task import train
+from geocalc.core import settle_process, write_whole
+from geocalc.train import METRICS, TrainingProgress, read_recipe, train
 
 RUNS = HERE.parents[1] / "runs"
 CSV = "results.csv"

@@ -1,6 +1,4 @@
-"""Every row once, on a handful of EMT slabs: that it trains, is measured, and can be read, not that
-it learns.
-"""
+"""Run every row once on a few EMT slabs, to test that it can be trained, measured and read."""
 
 from __future__ import annotations
 

@@ -1,5 +1,9 @@
-"""Write examples/data/ from the data sets in $GEOCALC_DATA; see examples/data/README.md for sources
-and licenses.
+"""Write examples/data/ from the data sets in $GEOCALC_DATA.
+
+Usage:
+    GEOCALC_DATA=... python workflows/example-structures/run.py
+
+Sources and licenses are in examples/data/README.md.
 """
 
 from __future__ import annotations
@@ -7,11 +11,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import click
 import numpy as np
 from ase import Atoms
 from ase.io import write
 
-from geocalc.structures.readers import Source, read_structures
+from geocalc.structures import Source, read_structures
 
 SETS = {
     "WWL-GPR": "wwlgpr-simple-adsorbates",
@@ -57,6 +62,7 @@ def prepared(origin: str, name: str, root: Path) -> Atoms:
     return atoms
 
 
+@click.command()
 def main() -> None:
     """Write adslabs.extxyz and adslab.traj."""
     root = Path(os.environ["GEOCALC_DATA"])

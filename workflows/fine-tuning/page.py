@@ -1,4 +1,4 @@
-"""The table and the picture of the learning curve."""
+"""Write the table and the plot of the learning curve."""
 
 from __future__ import annotations
 

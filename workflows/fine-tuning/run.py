@@ -1,11 +1,13 @@
-"""How many DFT frames of one's own does a model need on a metal that it has never seen?
+"""Measure how errors on an unseen metal fall with the number of DFT frames used for fine-tuning.
 
-Usage: GEOCALC_DATA=... python workflows/fine-tuning/run.py tune|scratch|page The base is the
-variant `without-pd` of the s2ef-study, which has to be trained first (python
-workflows/s2ef-study/run.py train without-pd): faenet-sfa's recipe without any structure that
-contains palladium. `tune` goes on from it with ever more relaxations on palladium; `scratch` trains
-the same network on those alone; `page` writes results.json, the table and the picture. Every piece
-goes on where it was stopped.
+Usage:
+    GEOCALC_DATA=... python workflows/fine-tuning/run.py tune|scratch|page
+
+The base model is the variant `without-pd` of the s2ef-study, which has to be trained first (python
+workflows/s2ef-study/run.py train without-pd): the recipe of faenet-sfa on all structures without
+palladium. `tune` fine-tunes it on increasing numbers of palladium relaxations; `scratch` trains the
+same network on those alone; `page` writes results.json, the table and the plot. Every command resumes
+where it was stopped.
 """
 
 from __future__ import annotations
@@ -22,19 +24,18 @@ import page
 from ase.io import write
 from lightning_fabric import Fabric
 
-from geocalc.core.process import settle_process
-from geocalc.core.settings import read_yaml
-from geocalc.data.prepare import reference_relaxations
-from geocalc.data.read import locate, structures_of
-from geocalc.data.settings import Data, DataSource
-from geocalc.evaluation.relaxations import relax_references, summarize
-from geocalc.evaluation.single_points import single_point_errors
-from geocalc.potentials.load import load_model
-from geocalc.train.finetune import tuned_values
-from geocalc.train.loop import TrainingProgress
-from geocalc.train.recipe import Recipe, parse_recipe
-from geocalc.train.register import register_model
-from geocalc.train.task import train
+from geocalc import load_model
+from geocalc.core import read_yaml, settle_process
+from geocalc.data import Data, DataSource, locate, reference_relaxations, structures_of
+from geocalc.evaluation import relax_references, single_point_errors, summarize
+from geocalc.train import (
+    Recipe,
+    TrainingProgress,
+    parse_recipe,
+    register_model,
+    train,
+    tuned_values,
+)
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

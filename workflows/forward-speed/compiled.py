@@ -1,9 +1,10 @@
-"""Does torch.compile pay in training? Steps of the direct model (energy and displacements, no
-gradient forces), eager and compiled in turn.
+"""Time training steps of the direct model with and without torch.compile, in turn.
 
-Usage: GEOCALC_DATA=... python workflows/forward-speed/compiled.py [--steps 40] The recipe of
-faenet-is2re on its own data. Networks with gradient forces are left out: torch.compile cannot
-differentiate twice.
+Usage:
+    GEOCALC_DATA=... python workflows/forward-speed/compiled.py [--steps 40]
+
+The model is the recipe of faenet-is2re on its data (energy and displacements). Networks with gradient
+forces are left out: compiled code cannot be differentiated twice.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ import torch
 from lightning_fabric import Fabric
 from run import interleaved
 
-from geocalc.core.process import settle_process
-from geocalc.potentials.network import EnergyModel
-from geocalc.train.loader import Batch, batch_loader, batches
-from geocalc.train.recipe import read_recipe
-from geocalc.train.run import start_training
-from geocalc.train.steps import take_step
-from geocalc.train.task import load_samples
+from geocalc.core import settle_process
+from geocalc.potentials import EnergyModel
+from geocalc.train import (
+    MicroBatch,
+    batch_loader,
+    batches,
+    load_samples,
+    read_recipe,
+    start_training,
+    take_step,
+)
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "runs" / "direct-is2re" / "data"
@@ -44,7 +49,7 @@ def main(steps: int) -> None:
         batch for _, batch in batches(batch_loader(samples, recipe, run.model, fabric), range(8), 0)
     ]
 
-    def stepping(model: EnergyModel, some: list[Batch]) -> Callable[[], object]:
+    def stepping(model: EnergyModel, some: list[tuple[MicroBatch, ...]]) -> Callable[[], object]:
         ahead = cycle(some)
         return lambda: take_step(model, next(ahead), recipe, 0, fabric)
 

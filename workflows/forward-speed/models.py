@@ -1,9 +1,10 @@
-"""Time of the models of this repository against each other: energy and forces, interleaved in one
-run, one thread.
+"""Time the models of this repository against each other: energy and forces, in turn, on one thread.
 
-Usage: python workflows/forward-speed/models.py [--repeats 9] Networks of the recipes in models/,
-weights random, under several frames. Medians of processor time, which other work on the machine
-disturbs less than the clock on the wall.
+Usage:
+    python workflows/forward-speed/models.py [--repeats 9]
+
+Networks have the recipes of models/, random weights and several frame policies. Times are medians of
+processor time, which depends less on other work on the machine than wall time.
 """
 
 from __future__ import annotations
@@ -19,15 +20,13 @@ from ase import Atoms
 from ase.build import add_adsorbate, fcc111
 from run import interleaved
 
-from geocalc import from_atoms
+from geocalc import Systems, from_atoms
 from geocalc.architectures import ARCHITECTURES
-from geocalc.core.process import settle_process
-from geocalc.core.systems import Systems, concatenate
+from geocalc.core import concatenate, settle_process
 from geocalc.frames import frame_policy
-from geocalc.graphs.neighbors import NeighborCache, build_graph
-from geocalc.potentials.card import PotentialSettings
-from geocalc.potentials.network import EnergyModel, NetworkPotential, Scales
-from geocalc.train.recipe import read_recipe
+from geocalc.graphs import NeighborCache, build_graph
+from geocalc.potentials import EnergyModel, NetworkPotential, Scales
+from geocalc.train import Model, read_recipe
 
 MODELS = Path(__file__).parents[2] / "models"
 MEASURED = (  # model and frames; the first is the reference
@@ -55,7 +54,7 @@ def adslab(number: int, size: tuple[int, int, int]) -> Atoms:
     return atoms
 
 
-def potential(model: PotentialSettings, frames: str) -> NetworkPotential:
+def potential(model: Model, frames: str) -> NetworkPotential:
     """What a recipe trains, before its first step, with neighbors kept between calls as in a
     relaxation.
     """

@@ -1,9 +1,11 @@
-"""Time of FAENet against the plain formulation with the same weights, interleaved in one run, one
-thread.
+"""Time FAENet against a plain implementation with the same weights, in turn, on one thread.
 
-Usage: python workflows/forward-speed/run.py [--repeats 15] [--bf16] Prints medians and ratios for
-the S2EF width (256/480/7, direct forces, 65-atom adslabs) and for a training step of the shipped
-recipe, and the share of the machine's float32 matrix rate that the forward pass reaches.
+Usage:
+    python workflows/forward-speed/run.py [--repeats 15] [--bf16]
+
+Prints medians and ratios for the S2EF width (256/480/7, direct forces, 65-atom adslabs) and for a
+training step of the shipped recipe, and the fraction of the machine's float32 matrix rate that the
+forward pass reaches.
 """
 
 from __future__ import annotations
@@ -23,12 +25,11 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from reference.plain_faenet import PlainFAENet
 
 from geocalc import from_atoms
-from geocalc.architectures import FAENet, FAENetSettings
-from geocalc.architectures.base import NetworkInput
-from geocalc.core.process import settle_process
+from geocalc.architectures import FAENet, FAENetSettings, NetworkInput
+from geocalc.core import settle_process
 from geocalc.frames import frame_policy, make_frames
-from geocalc.graphs.neighbors import build_graph, edge_vectors
-from geocalc.potentials.frame_averaging import replicate
+from geocalc.graphs import build_graph, edge_vectors
+from geocalc.potentials import replicate
 
 S2EF = {
     "hidden_channels": 256,

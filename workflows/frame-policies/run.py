@@ -1,9 +1,12 @@
-"""Which frame policy a relaxation can rest on: invariance, continuity along real relaxations,
+"""Compare frame policies for relaxations: invariance, continuity along real relaxations,
 convergence, cost.
 
-Usage: GEOCALC_DATA=... python workflows/frame-policies/run.py [--model faenet-sfa] [--paths 20]
-[--relaxations 24] Writes workflows/frame-policies/results.json and prints the tables of the README
-beside this file. Validation relaxations of the model's recipe only (first source), float64, CPU.
+Usage:
+    GEOCALC_DATA=... python workflows/frame-policies/run.py [--model faenet-sfa] [--paths 20]
+        [--relaxations 24]
+
+Writes results.json and README.md in this folder. Uses the validation relaxations of the model's recipe
+(first source), float64, CPU.
 """
 
 from __future__ import annotations
@@ -16,41 +19,22 @@ from pathlib import Path
 
 import click
 import numpy as np
+import page
 import torch
 
-from geocalc import load_model
-from geocalc.core.process import settle_process
-from geocalc.core.systems import Systems, concatenate
-from geocalc.data.collate import collate_samples
-from geocalc.data.prepare import locate, reference_relaxations
-from geocalc.data.store import Sample
-from geocalc.evaluation.relaxations import relax_references, summarize
+from geocalc import LoadedModel, Systems, load_model
+from geocalc.core import concatenate, settle_process
+from geocalc.data import Sample, collate_samples, locate, reference_relaxations
+from geocalc.evaluation import relax_references, summarize
 from geocalc.frames import random_rotations
-from geocalc.potentials.load import LoadedModel
-from geocalc.potentials.registry import find_model
-from geocalc.train.recipe import read_recipe
+from geocalc.potentials import find_model
+from geocalc.train import read_recipe
 
 POLICIES = ("averaged", "single", "pca-edges-2d-one", "pca-2d-one", "stochastic")
 # Angstrom, largest move of any atom between neighboring points of a path
 COARSE, FINE = 0.01, 0.001
 JUMP = 0.001  # eV; a larger difference than the forces explain is a jump
 AT_ONCE = 48  # structures evaluated together
-
-
-FINDING = """## Finding
-
-Frames from the lattice alone are the ones to relax with. They do not depend on positions, so the energy is as smooth as the network,
-gradient forces are exact, and nothing changes under rotation, translation or re-wrapping. `lattice`, the average over all equivalent
-frames, is also free of the choice of basis and keeps the symmetry of a site: an adsorbate on a symmetric site feels no spurious
-force, as in DFT. It is the default of the shipped model. `cell`, one of these frames, costs a fraction of it and differs by the few
-meV in the last column of the first table; it is the choice for speed.
-
-The shipped model saw random turns while it learned, so it depends little on the frame: an earlier one, which had seen lattice frames
-alone, changed by 7 meV with the basis, jumped 12 times by up to 9 meV with edge PCA, and needed 51 calls with `cell` at fmax 0.01.
-One random frame for each structure still makes the energy jump from point to point; a seed only makes the jumps repeat. Axes of the
-covariance of positions follow the periodic image in which an atom happens to be stored. Axes of the edge covariance do not, but they
-are degenerate on fcc(111): with a single frame the energy jumps where the axes swap. PCA in two dimensions is by construction not
-invariant under tilting the slab out of the xy plane."""
 
 
 def between(before: torch.Tensor, after: torch.Tensor, step: float) -> list[torch.Tensor]:
@@ -99,7 +83,7 @@ def jumps_along(model: LoadedModel, frames: tuple[Sample, ...]) -> tuple[int, in
 
 
 def invariance(model: LoadedModel, samples: list[Sample]) -> dict[str, float]:
-    """Largest change of energy (eV) under operations that change nothing, over the samples."""
+    """Largest change of energy (eV) under operations that change nothing physical, over the samples."""
     generator = torch.Generator().manual_seed(0)
     systems, _ = collate_samples(samples)
     energy = model(systems).energy
@@ -131,48 +115,6 @@ def wrapped(systems: Systems, shift: torch.Tensor) -> Systems:
     )
     fractional[:, :2] -= fractional[:, :2].floor()
     return replace(systems, positions=torch.einsum("ai,aij->aj", fractional, cell))
-
-
-def page(about: dict[str, object], policies: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The README beside this file."""
-    lines = [
-        "# Which frame can a relaxation rest on?",
-        "",
-        f"Model `{about['model']}`, float64, one CPU thread; held-out relaxations of `{about['data']}` (the recipe's validation split); "
-        "`python workflows/frame-policies/run.py`. Numbers are in `results.json`.",
-        "",
-        "Largest change of the energy (eV) of 8 relaxed adslabs under operations that change nothing:",
-        "",
-        "| policy | repeated call | rotation about z | any rotation | shift and re-wrap | another basis |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, found in policies.items():
-        e = found["invariance_eV"]
-        keys = (
-            "repeated call",
-            "rotation about z",
-            "rotation",
-            "shift and re-wrap",
-            "another lattice basis",
-        )
-        lines.append(f"| `{name}` | " + " | ".join(f"{e[key]:.0e}" for key in keys) + " |")
-    lines += [
-        "",
-        f"Along {about['paths']} DFT relaxations, points {COARSE} Å apart, and {FINE} Å where the energy changes by more than 1 meV beyond the work of the forces: jumps that remain, "
-        "the largest unexplained change at the coarse spacing, and relaxations "
-        f"of {about['relaxations']} structures with BFGS, at most 200 steps:",
-        "",
-        "| policy | points | jumps > 1 meV | largest (eV) | converged, calls at fmax 0.05 | at fmax 0.01 | seconds for both |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, found in policies.items():
-        path, loose, tight = found["path"], found["relax_fmax_0.05"], found["relax_fmax_0.01"]
-        lines.append(
-            f"| `{name}` | {path['points']} | {path['jumps_above_1meV']} | {path['largest_unexplained_eV']:.1e} | "
-            f"{loose['converged']:.0%}, {loose['model_calls']:.1f} | {tight['converged']:.0%}, {tight['model_calls']:.1f} | "
-            f"{loose['seconds'] + tight['seconds']:.0f} |"
-        )
-    return "\n".join([*lines, "", FINDING, ""])
 
 
 @click.command()
@@ -220,12 +162,13 @@ def main(model: str, paths: int, relaxations: int, policies: str) -> None:
             "data": locate(recipe.data.sources[0].path).name,
             "paths": paths,
             "relaxations": relaxations,
+            "steps_A": [COARSE, FINE],
         }
         folder = Path(__file__).parent
         (folder / "results.json").write_text(
-            json.dumps({**about, "steps_A": [COARSE, FINE], "policies": results}, indent=1) + "\n"
+            json.dumps({**about, "policies": results}, indent=1) + "\n"
         )
-        (folder / "README.md").write_text(page(about, results))
+        (folder / "README.md").write_text(page.text(about, results))
 
 
 if __name__ == "__main__":

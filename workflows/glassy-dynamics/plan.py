@@ -1,6 +1,4 @@
-"""Which trainings there are: recipes of this folder, and folds of the ten configurations that may
-be learned from.
-"""
+"""List the training runs: recipes of this folder, and folds of the ten training configurations."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from geocalc.errors import RecipeError
-from geocalc.properties.recipe import PropertyRecipe, PropertyTraining, Stage, read_property_recipe
+from geocalc.properties import PropertyRecipe, PropertyTraining, Stage, read_property_recipe
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "glassy-dynamics"

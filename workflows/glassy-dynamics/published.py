@@ -1,10 +1,10 @@
-"""Numbers of others, from published.yaml."""
+"""Read published numbers from published.yaml."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from geocalc.core.settings import Settings, read_yaml
+from geocalc.core import Settings, read_yaml
 
 
 class Published(Settings):

@@ -1,4 +1,4 @@
-"""From finished trainings to the test and to the page."""
+"""Test finished networks and write the page."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from plan import HERE, LEARNABLE, PAIRS, Planned
 from published import read_published
 from scores import Baselines, Row, Tested, Tests, ceiling, scores
 
-from geocalc.core.files import write_whole
-from geocalc.properties.data import configurations
-from geocalc.properties.recipe import GlassData, read_property_recipe
+from geocalc.core import write_whole
+from geocalc.properties import GlassData, configurations, read_property_recipe
 
 BASELINES_FILE, TEST = "baselines.json", "test"
 TESTS_FILE, SAID_FILE = "test.json", "said.npz"

@@ -1,12 +1,13 @@
-"""Glassy dynamics: networks and baselines that predict from the structure of a glass how far its
-particles will move.
+"""Train and test networks and baselines that predict propensities from the structure of a glass.
 
-Usage: GEOCALC_DATA=... python workflows/glassy-dynamics/run.py train|baselines|test|report|ship
-[--recipes a,b] [--folds 0,1] [--steps N] `train` fits recipes of this folder, in
-runs/glassy-dynamics, and goes on where it was stopped; `baselines` fits what needs no network on
-the same folds; `test` judges each of them by configurations 401 and 402, once; `report` writes
-results.json, the tables of README.md and the pictures; `ship` makes the networks of moments of all
-folds the model `glass-gn`.
+Usage:
+    GEOCALC_DATA=... python workflows/glassy-dynamics/run.py train|baselines|test|report|ship
+        [--recipes a,b] [--folds 0,1] [--steps N]
+
+`train` fits recipes of this folder, in runs/glassy-dynamics, and resumes where it was stopped;
+`baselines` fits the baselines on the same folds; `test` evaluates each of them on configurations 401
+and 402, once; `report` writes results.json, the tables of README.md and the plots; `ship` makes the
+model `glass-gn` from the networks of `moments` of all folds.
 """
 
 from __future__ import annotations
@@ -21,11 +22,9 @@ from plan import HERE, LEARNABLE, RUNS, plan
 from report import BASELINES_FILE, glass_data, judge, read_fits, write_report
 from scores import Baselines
 
-from geocalc.core.files import write_whole
-from geocalc.core.process import settle_process
-from geocalc.properties.register import register_property
-from geocalc.properties.task import train_property
-from geocalc.train.loop import TrainingProgress
+from geocalc.core import settle_process, write_whole
+from geocalc.properties import register_property, train_property
+from geocalc.train import TrainingProgress
 
 FEWER = (2, 4, 6)  # configurations that the last baseline learns from besides
 MODELS, SHIPPED = HERE.parents[1] / "models", "glass-gn"

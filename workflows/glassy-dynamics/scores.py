@@ -1,4 +1,4 @@
-"""How well propensities are predicted, and the most that can be had."""
+"""Compute correlations of predicted propensities, and their ceiling."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geocalc.core.settings import Settings
+from geocalc.core import Settings
 from geocalc.errors import InputError
-from geocalc.properties.glass.configuration import GlassConfiguration
-from geocalc.properties.metrics import pearson, property_errors, reliability
+from geocalc.properties import pearson, property_errors, reliability
+from geocalc.properties.glass import GlassConfiguration
 
 A = 0
 

@@ -1,10 +1,12 @@
-"""Time and memory of a training step of the graph network against the same network written directly
-with torch-geometric.
+"""Compare time and memory of a training step of the graph network with a direct implementation in
+torch-geometric.
 
-Usage: [GEOCALC_DATA=...] python workflows/glassy-dynamics/speed.py [--repeats 9] [--report] The
-graph is a glass of 4096 particles from $GEOCALC_DATA, or random with as many edges. Both networks
-have the same weights and run in turn, on one thread. Memory is the largest resident size of a
-process of its own (on Linux) that does two training steps, less what it had before.
+Usage:
+    [GEOCALC_DATA=...] python workflows/glassy-dynamics/speed.py [--repeats 9] [--report]
+
+The graph is a glass of 4096 particles from $GEOCALC_DATA, or random with as many edges. Both networks
+have the same weights and run in turn, on one thread. Memory is the peak resident size of a separate
+process (on Linux) that does two training steps, minus its size before.
 """
 
 from __future__ import annotations
@@ -24,10 +26,15 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
-from geocalc.core.process import settle_process
-from geocalc.nn.edges import EdgeIndex
-from geocalc.properties import GraphInput, GraphNetwork, GraphNetworkSettings
-from geocalc.properties.graph_network import Step, TwoLayers
+from geocalc.core import settle_process
+from geocalc.nn import EdgeIndex
+from geocalc.properties import (
+    GraphInput,
+    GraphNetwork,
+    GraphNetworkSettings,
+    GraphNetworkStep,
+    TwoLayers,
+)
 
 FILE = "glassy-kob-andersen-1config/ka_T044_4096.npz"
 CUTOFF = 2.0  # of the published graphs, in units of the Lennard-Jones potential
@@ -46,7 +53,7 @@ class DirectStep(MessagePassing):
     concatenation.
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: GraphNetworkStep) -> None:
         super().__init__(aggr="add")
         self.edge_mlp, self.node_mlp = direct_mlp(step.edge), direct_mlp(step.node)
 

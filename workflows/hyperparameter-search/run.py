@@ -1,9 +1,12 @@
-"""Search the settings of a recipe with Optuna; chosen on the validation split alone.
+"""Search the settings of a recipe with Optuna, on the validation split.
 
-Usage: GEOCALC_DATA=... python workflows/hyperparameter-search/run.py RECIPE [--space space.yaml]
-[--out runs/search] [--trials 30] Needs `pip install 'geocalc[search]'`. The study lives in the
-folder `--out`: a search that was stopped, or killed, goes on with the same command, and so does the
-trial it was at. Several may work on one study at the same time.
+Usage:
+    GEOCALC_DATA=... python workflows/hyperparameter-search/run.py RECIPE [--space space.yaml]
+        [--out runs/search] [--trials 30]
+
+Needs `pip install 'geocalc[search]'`. The study is stored in the folder `--out`: the same command
+resumes a search that was stopped or killed, and its last trial. Several processes may work on one study
+at the same time.
 """
 
 from __future__ import annotations
@@ -18,12 +21,10 @@ import space as spaces
 import yaml
 from lightning_fabric import Fabric
 
-from geocalc.core.files import write_whole
-from geocalc.core.process import settle_process
-from geocalc.errors import GeoCalcError, MissingDependencyError, NonFiniteError
-from geocalc.train.loop import Evaluation
-from geocalc.train.run_files import METRICS, make_folder, read_log
-from geocalc.train.task import train
+from geocalc import GeoCalcError
+from geocalc.core import settle_process, write_whole
+from geocalc.errors import MissingDependencyError, NonFiniteError
+from geocalc.train import METRICS, Evaluation, make_folder, read_log, train
 
 HERE = Path(__file__).parent
 WARM_UP = 5  # trials that are never pruned, so that there is something to compare with

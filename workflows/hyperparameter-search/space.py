@@ -1,6 +1,4 @@
-"""A search space in YAML, what a trial makes of a recipe, and the number that trials are compared
-by.
-"""
+"""Read a search space from YAML, build the recipe of a trial, and compute the objective."""
 
 from __future__ import annotations
 
@@ -12,10 +10,9 @@ from typing import Any, Protocol
 import yaml
 from pydantic import Field, model_validator
 
-from geocalc.core.settings import Settings, override, read_yaml
+from geocalc.core import Settings, override, read_yaml
 from geocalc.errors import RecipeError
-from geocalc.train.recipe import Recipe, parse_recipe
-from geocalc.train.score import Errors, mean_error
+from geocalc.train import Recipe, mean_error, parse_recipe
 
 Value = float | int | str | bool | None
 
@@ -115,7 +112,7 @@ def folder_name(recipe: Recipe) -> str:
     return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:12]
 
 
-def objective(errors: Errors, vector_weight: float) -> float:
+def objective(errors: Mapping[str, Mapping[str, float]], vector_weight: float) -> float:
     """Energy MAE in eV plus the weighted MAE of forces (eV/A) or positions (A), over all held-out
     structures.
     """

@@ -1,9 +1,10 @@
-"""Draw what a shipped model predicts against its held-out references, into parity.png of its
-folder.
+"""Plot predictions of a shipped model against held-out references, into parity.png of its folder.
 
-Usage: GEOCALC_DATA=... python workflows/model-card/picture.py [faenet-sfa] Validation split of the
-first source of the model's own recipe, default frames; relaxations with the defaults of `geocalc
-relax`.
+Usage:
+    GEOCALC_DATA=... python workflows/model-card/picture.py [faenet-sfa]
+
+Structures are the validation split of the first source of the model's recipe, with the default frames
+and the defaults of `geocalc relax`.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ from pathlib import Path
 
 import click
 
-from geocalc.core.process import settle_process
-from geocalc.data.prepare import prepare_store, reference_relaxations
-from geocalc.data.store import read_store
-from geocalc.evaluation.figures import pair_panels, relaxed_panels, single_point_panels
-from geocalc.evaluation.is2re import pair_predictions
-from geocalc.evaluation.plots import Panel, draw_panels
-from geocalc.evaluation.relaxations import relax_references
-from geocalc.evaluation.single_points import predictions
-from geocalc.potentials.card import Task
-from geocalc.potentials.load import LoadedModel, load_model
-from geocalc.train.recipe import Recipe, read_recipe
+from geocalc import LoadedModel, load_model
+from geocalc.core import settle_process
+from geocalc.data import prepare_store, read_store, reference_relaxations
+from geocalc.evaluation import (
+    Panel,
+    draw_panels,
+    pair_panels,
+    pair_predictions,
+    predictions,
+    relax_references,
+    relaxed_panels,
+    single_point_panels,
+)
+from geocalc.potentials import Task
+from geocalc.train import Recipe, read_recipe
 
 ROOT = Path(__file__).parents[2]
 PICTURE = "parity.png"

@@ -10,9 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from geocalc.potentials.card import ModelCard, Task
-from geocalc.potentials.registry import CARD, WEIGHTS, model_task, read_card
-from geocalc.train.run_files import METRICS
+from geocalc.potentials import CARD, WEIGHTS, ModelCard, Task, model_task, read_card
+from geocalc.train import METRICS
 
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- models -->\n", "<!-- /models -->"

@@ -1,4 +1,4 @@
-"""The card of a potential, in words and tables."""
+"""Write the card of a potential as text and tables."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 
 import picture
 
-from geocalc.potentials.load import LoadedModel
-from geocalc.train.recipe import Recipe
+from geocalc import LoadedModel
+from geocalc.train import Recipe
 
 ARCHITECTURES = {"faenet": "FAENet", "schnet": "SchNet", "regnn": "relaxed equivariant"}
 EXTRAS = {"regnn": "- **Needs** e3nn: `pip install 'geocalc[e3nn]'`."}
 FRAMES = {
-    "averaged": "`lattice` (average over the symmetry-equivalent lattice frames: exactly invariant under rotation, reflection, "
-    "translation, permutation, re-wrapping and choice of in-plane basis); `cell` is one of them, several times faster, and exact "
-    "but for the choice of basis.",
-    "cell": "`cell` (one lattice frame: exactly invariant under rotation, reflection, translation, permutation and re-wrapping, but not "
-    "under the choice of in-plane basis); `lattice`, on request, averages over all of them and is exact under that too, at several "
-    "times the price.",
-    "none": "none needed: turning, mirroring or shifting a structure changes no energy.",
+    "averaged": "`averaged` (average over the symmetry-equivalent lattice frames: exactly invariant under rotation, reflection, "
+    "translation, permutation, re-wrapping and choice of in-plane basis); `single` is one of them, several times faster, and exact "
+    "except for the choice of basis.",
+    "single": "`single` (one lattice frame: exactly invariant under rotation, reflection, translation, permutation and re-wrapping, but not "
+    "under the choice of in-plane basis); `averaged`, on request, averages over all of them and is exact under that too, at several "
+    "times the cost.",
+    "none": "none needed: energies are invariant under rotation, reflection and translation by construction.",
 }
 TRAINED = {
     "none": "no frames",
     "stochastic": "stochastic frame averaging over lattice frames",
-    "rotations-2d": "random turns about the surface normal and reflections",
+    "rotations-2d": "random rotations about the surface normal and reflections",
 }
 
 
@@ -37,10 +37,10 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         "",
         _first_line(model, recipe),
         "",
-        f"- **Energy:** {c.energy_kind.value} energy in eV; zero: {c.references}.",
+        f"- **Energy:** {c.energy_kind.value} energy in eV; zero: {c.reference_text}.",
         f"- **Level of theory:** {c.level_of_theory}.",
         *(
-            f'- **Another level, `level="{o.level}"`:** {o.level_of_theory}; zero: {o.references}.'
+            f'- **Another level, `level="{o.level}"`:** {o.level_of_theory}; zero: {o.reference_text}.'
             for o in c.other_levels
         ),
         f"- **Domain:** {c.domain}.",
@@ -53,8 +53,8 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         "",
         "## Errors on held-out relaxations",
         "",
-        f"{measured['machine']}; {_seeds(c.members, recipe)}; split by relaxation id, {recipe.data.validation_fraction:.0%} held out and never "
-        f"trained on, used for choosing the settings; command: `GEOCALC_DATA=... python workflows/model-card/run.py {c.name}`.",
+        f"{measured['machine']}; {_seeds(c.members, recipe)}. {recipe.data.validation_fraction:.0%} of the relaxations, chosen by name, are held "
+        f"out: never trained on, but used to choose the settings. Command: `GEOCALC_DATA=... python workflows/model-card/run.py {c.name}`.",
         "",
         "| held-out frames | n | energy MAE (eV) | force MAE, free atoms (eV/Å) | predicting zero | cosine |",
         "|---|---|---|---|---|---|",
@@ -65,7 +65,7 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
     ]
     lines += [
         "",
-        "Relaxed from the first frame of each held-out relaxation on pure metals, at most 300 steps, compared with its relaxed DFT "
+        "Relaxations from the first frame of each held-out relaxation on pure metals, at most 300 steps, compared with the relaxed DFT "
         "geometry:",
         "",
         "| settings | n | e_ads MAE (eV) | median | within 0.1 eV | EwT | mean distance (Å) | ADwT | converged | runaways | calls |",
@@ -84,16 +84,16 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         "",
         f"Predictions for the first of the two sets against DFT: `python workflows/model-card/picture.py {c.name}`.",
         "",
-        f"Not moving at all: mean distance {first['distance_null']:.3f} Å, ADwT {first['adwt_null']:.3f}. The model at the DFT "
-        f"geometries: e_ads MAE {first['energy_mae_at_reference']:.3f} eV. A runaway is a relaxed energy more than 1 eV below the "
+        f"Baseline (unrelaxed geometry): mean distance {first['distance_null']:.3f} Å, ADwT {first['adwt_null']:.3f}. At the DFT "
+        f"geometries the model has an e_ads MAE of {first['energy_mae_at_reference']:.3f} eV. A runaway is a relaxed energy more than 1 eV below the "
         "reference.",
         "",
-        f"{_intervals(bars)} Outside the training distribution, below, the 95 % interval holds {out['inside_95']:.0%}.",
+        f"{_intervals(bars)} On the outside set below the 95 % interval contains {out['inside_95']:.0%}.",
         "",
-        f"Outside the training distribution, {out['n']} adsorbates on (111) slabs of nine metals, 3x3x4 instead of 2x2x3 (WWL-GPR, "
+        f"Outside the training distribution: {out['n']} adsorbates on (111) slabs of nine metals, 3x3x4 instead of 2x2x3 (WWL-GPR, "
         f"BEEF-vdW): e_ads MAE {out['energy_mae']:.2f} eV, median {out['energy_median']:.2f} eV, mean error "
-        f"{out['energy_mean_error']:+.2f} eV, {out['converged']:.0%} converged. Not an untouched test: structures of this set were looked at while the use of tags and the "
-        "substrate term were decided.",
+        f"{out['energy_mean_error']:+.2f} eV, {out['converged']:.0%} converged. This set is not an untouched test: it was used to decide on tags and the substrate "
+        "term.",
         "",
         "Time of one call with forces on one thread: "
         + "; ".join(f"{k}: {v:.0f} ms" for k, v in measured["milliseconds"].items())
@@ -103,11 +103,11 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         "",
         *(f"- {entry}" for entry in c.data),
         "",
-        "The data are read from `$GEOCALC_DATA` and are not part of this repository. Filters: "
-        f"frames with a force above {recipe.data.max_force:g} eV/Å are left out, unconverged relaxations too, and frames before an energy "
+        "The data are read from `$GEOCALC_DATA` and are not part of this repository. Left out are "
+        f"frames with a force above {recipe.data.max_force:g} eV/Å, unconverged relaxations, and frames before an energy "
         f"jump of more than {recipe.data.max_jump:g} eV against the work of the forces (spin flips).",
         "",
-        "## Limits",
+        "## Limitations",
         "",
         *(f"- {entry}" for entry in c.limits),
         "",
@@ -150,18 +150,18 @@ def _frames_row(name: str, errors: Mapping[str, float]) -> str:
 
 
 def _intervals(bars: Mapping[str, Any]) -> str:
-    """What intervals of relaxed energies are worth."""
+    """Sentences on the intervals of relaxed energies."""
     widths = bars.get("widths") or [bars["half_width_68"], bars["half_width_95"]]
     held = (
-        f"Calibrated on one half of these relaxations, they hold {bars['inside_68']:.0%} and {bars['inside_95']:.0%} of the other "
-        f"(mean of {bars['halves']} random halves)."
+        f"Calibrated on one half of these relaxations, they contain {bars['inside_68']:.0%} and {bars['inside_95']:.0%} of the other half "
+        f"(mean of {bars['halves']} random divisions)."
     )
     if "spread" not in bars:
-        return f"Records carry intervals of relaxed energies: half the width is {widths[0]:.2f} eV for 68 % and {widths[1]:.2f} eV for 95 %. {held}"
+        return f"Results carry intervals of relaxed energies, with half-widths of {widths[0]:.2f} eV for 68 % and {widths[1]:.2f} eV for 95 %. {held}"
     return (
-        f"Records carry the spread of the networks, `energy_std` (median {bars['spread']:.3f} eV here; rank correlation with the error "
-        f"{bars['rank_correlation']:.2f}), and intervals of relaxed energies that grow with it: half the width is {widths[0]:.2f} eV for "
-        f"68 % and {widths[1]:.2f} eV for 95 % on average. {held}"
+        f"Results carry the spread of the networks, `energy_std` (median {bars['spread']:.3f} eV here; rank correlation with the error "
+        f"{bars['rank_correlation']:.2f}), and intervals of relaxed energies that grow with it, with mean half-widths of {widths[0]:.2f} eV "
+        f"for 68 % and {widths[1]:.2f} eV for 95 %. {held}"
     )
 
 
@@ -171,7 +171,7 @@ def _seeds(members: int, recipe: Recipe) -> str:
 
 
 def _training(name: str, members: int, recipe: Recipe) -> list[str]:
-    """Commands that make the weights."""
+    """Commands that train the weights."""
     train = f"GEOCALC_DATA=... geocalc train models/{name}/recipe.yaml --out runs/{name}"
     if members == 1:
         return [train, f"geocalc register runs/{name} --name {name}"]

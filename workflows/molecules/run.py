@@ -1,10 +1,12 @@
-"""Molecules: FAENet and SchNet on QM7 (energies) and on ethanol of rMD17 (energies and forces),
-each tested once.
+"""Train and test FAENet and SchNet on QM7 (energies) and on ethanol of rMD17 (energies and forces).
 
-Usage: GEOCALC_DATA=... python workflows/molecules/run.py train|evaluate|page [--names
-qm7-faenet,...] [--steps N] `train` fits each recipe of this folder in runs/molecules and goes on
-where it was stopped; `evaluate` measures finished networks on the test sets, which neither training
-nor validation has seen; `page` writes results.json and the tables of README.md.
+Usage:
+    GEOCALC_DATA=... python workflows/molecules/run.py train|evaluate|page [--names qm7-faenet,...]
+        [--steps N]
+
+`train` fits each recipe of this folder in runs/molecules and resumes where it was stopped; `evaluate`
+measures finished networks on the test sets, which are used in neither training nor validation; `page`
+writes results.json and the tables of README.md.
 """
 
 from __future__ import annotations
@@ -18,20 +20,22 @@ import click
 import torch
 from lightning_fabric import Fabric
 
-from geocalc.core.process import settle_process
-from geocalc.core.units import in_ev
-from geocalc.data.prepare import locate, prepare_store, samples_of_file, samples_of_test
-from geocalc.data.store import Sample, read_store
-from geocalc.evaluation.metrics import mae
-from geocalc.evaluation.single_points import errors_of, known_numbers, predictions
+from geocalc.core import in_ev, settle_process
+from geocalc.data import Sample, locate, prepare_store, read_store, samples_of_file, samples_of_test
+from geocalc.evaluation import errors_of, known_numbers, mae, predictions
 from geocalc.frames import frame_policy
-from geocalc.potentials.network import NetworkPotential
-from geocalc.train.checkpoint import load_checkpoint, steps_done
-from geocalc.train.loop import TrainingProgress
-from geocalc.train.recipe import Recipe, read_recipe
-from geocalc.train.run import start_training
-from geocalc.train.run_files import CHECKPOINT, read_log
-from geocalc.train.task import train
+from geocalc.potentials import NetworkPotential
+from geocalc.train import (
+    CHECKPOINT,
+    Recipe,
+    TrainingProgress,
+    load_checkpoint,
+    read_log,
+    read_recipe,
+    start_training,
+    steps_done,
+    train,
+)
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "molecules"

@@ -1,11 +1,15 @@
-"""Draw docs/relaxation.png: the example adslab before and after relaxation with the shipped model,
-and its energy on the way.
+"""Draw docs/relaxation.png: the example adslab before and after relaxation with the shipped model, and
+its energy during the relaxation.
+
+Usage:
+    python workflows/readme-figure/run.py
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import click
 from ase import Atoms
 from ase.io import read
 from ase.optimize import BFGS
@@ -17,6 +21,7 @@ from geocalc import GeoCalc
 ROOT = Path(__file__).parents[2]
 
 
+@click.command()
 def main() -> None:
     """Relax, record, draw."""
     atoms = read(ROOT / "examples" / "data" / "adslab.traj")

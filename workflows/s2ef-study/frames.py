@@ -1,5 +1,5 @@
-"""Structures handed to peers in environments of their own: files that ASE reads, with the labels
-and the split of the recipe.
+"""Export structures for models in separate environments: files for ASE with the labels and the split of
+the recipe.
 """
 
 from __future__ import annotations
@@ -12,9 +12,14 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.io import write
 
-from geocalc.data.prepare import ReferenceRelaxation, prepare_store, reference_relaxations
-from geocalc.data.store import Sample, read_store
-from geocalc.train.recipe import Recipe
+from geocalc.data import (
+    ReferenceRelaxation,
+    Sample,
+    prepare_store,
+    read_store,
+    reference_relaxations,
+)
+from geocalc.train import Recipe
 
 ALLOYS = 4  # every fourth frame of clean slabs, as many as an epoch of the recipe draws
 

@@ -1,10 +1,9 @@
-"""How far chemistry alone carries: adsorption energies of a metal from those of all others, without
-a network.
+"""Predict adsorption energies on a metal from those on all other metals, without a network.
 
-A Gaussian process knows the adsorbate, how many metal atoms it touches in the relaxed structure,
-and the metal's place in the periodic table and physical properties; each metal in turn is predicted
-from the others. Of several widths of the kernel the best is reported, so the error is an optimiztic
-one.
+A Gaussian process uses the adsorbate, the number of metal atoms that it touches in the relaxed
+structure, and the position of the metal in the periodic table and its physical properties; each metal
+in turn is predicted from the others. The best of several kernel widths is reported, so the error is an
+optimistic one.
 """
 
 from __future__ import annotations
@@ -14,10 +13,9 @@ from itertools import product
 
 import numpy as np
 
-from geocalc.core import elements
-from geocalc.data.prepare import reference_relaxations
-from geocalc.data.store import Sample
-from geocalc.train.recipe import Recipe
+from geocalc.core import element_properties, groups, periods, symbols
+from geocalc.data import Sample, reference_relaxations
+from geocalc.train import Recipe
 
 TOUCHING = 1.25  # times the shortest distance from the adsorbate's lowest atom to the metal
 # how much each tells metals apart
@@ -45,7 +43,7 @@ def limit(recipe: Recipe) -> Limit:
     ends = [r.last for r in reference_relaxations(recipe.data, 0, validation=None)]
     metal = np.array([int(s.numbers[s.tags != 2][0]) for s in ends])
     adsorbate = np.array(
-        ["".join(sorted(elements.symbols()[z] for z in s.numbers[s.tags == 2])) for s in ends]
+        ["".join(sorted(symbols()[z] for z in s.numbers[s.tags == 2])) for s in ends]
     )
     site, energy = np.array([touched(s) for s in ends]), np.array([s.energy for s in ends])
     same, near = adsorbate[:, None] == adsorbate, np.where(site[:, None] == site, 1.0, OTHER_SITE)
@@ -56,9 +54,7 @@ def limit(recipe: Recipe) -> Limit:
         kernel = alike * np.where(same, 1.0, OTHER_ADSORBATE) + 4 * same + 1
         found.append(_errors(kernel, metal, energy))
     best = min(found, key=lambda errors: float(np.abs(errors).mean()))
-    metals = {
-        elements.symbols()[z]: float(np.abs(best[metal == z]).mean()) for z in np.unique(metal)
-    }
+    metals = {symbols()[z]: float(np.abs(best[metal == z]).mean()) for z in np.unique(metal)}
     return Limit(mean=float(np.abs(best).mean()), metals=metals)
 
 
@@ -79,8 +75,8 @@ def _squared_distances(
     metal: np.ndarray, properties: float, group: float, period: float
 ) -> np.ndarray:
     """Between metals, (n, n)."""
-    place = np.stack([elements.groups() / GROUP_STEP * group, elements.periods() * period], axis=1)
-    where = np.concatenate([elements.properties() * properties, place], axis=1)[metal]
+    place = np.stack([groups() / GROUP_STEP * group, periods() * period], axis=1)
+    where = np.concatenate([element_properties() * properties, place], axis=1)[metal]
     return np.asarray(((where[:, None] - where) ** 2).sum(2))
 
 

@@ -1,11 +1,12 @@
-"""Train MACE (small) on the frames of the recipe for a given time of one core; runs in an
-environment that has mace-torch.
+"""Train MACE (small) on the frames of the recipe for a given time on one core.
 
-Usage: python mace_train.py FOLDER SECONDS Reads FOLDER/train.extxyz, writes FOLDER/mace.model; goes
-on from FOLDER/mace.state where it was stopped. Architecture, optimizer and batch size are those of
-MACE's own examples for `small`; loss, schedule over the budget and average of weights are those of
-our recipe, which leave it better off than a schedule of epochs when there is time for a few of them
-only.
+Usage:
+    python mace_train.py FOLDER SECONDS
+
+Runs in an environment with mace-torch. Reads FOLDER/train.extxyz, writes FOLDER/mace.model; resumes
+from FOLDER/mace.state. Architecture, optimizer and batch size are those of MACE's own examples for
+`small`; loss, schedule over the given time and weight average are those of our recipe, which give MACE
+smaller errors than a schedule by epochs if there is time for a few epochs only.
 """
 
 from __future__ import annotations

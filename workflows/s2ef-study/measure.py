@@ -1,5 +1,5 @@
-"""Errors of a model on held-out frames and relaxations, on the metal that a variant has not seen,
-and its speed.
+"""Measure errors of a model on held-out frames and relaxations, errors on the metal absent from
+training, and speed.
 """
 
 from __future__ import annotations
@@ -13,18 +13,30 @@ import numpy as np
 from frames import held_out_relaxations
 from variants import METAL
 
-from geocalc.core.elements import symbols
-from geocalc.core.systems import Potential
-from geocalc.data.collate import collate_samples
-from geocalc.data.prepare import ReferenceRelaxation, prepare_store, reference_relaxations
-from geocalc.data.store import Sample, Samples, read_store
-from geocalc.evaluation.relaxations import RUNAWAY, relax_references, relaxed_pair, summarize
-from geocalc.evaluation.single_points import Predictions, errors_of, known_numbers, predictions
-from geocalc.evaluation.single_points import single_point_errors as errors_on
-from geocalc.potentials.card import ModelCard
-from geocalc.potentials.load import load_model
-from geocalc.potentials.network import ForceMode, NetworkPotential
-from geocalc.train.recipe import Recipe
+from geocalc import Potential, load_model
+from geocalc.core import symbols
+from geocalc.data import (
+    ReferenceRelaxation,
+    Sample,
+    Samples,
+    collate_samples,
+    prepare_store,
+    read_store,
+    reference_relaxations,
+)
+from geocalc.evaluation import (
+    RUNAWAY,
+    Predictions,
+    errors_of,
+    known_numbers,
+    predictions,
+    relax_references,
+    relaxed_pair,
+    summarize,
+)
+from geocalc.evaluation import single_point_errors as errors_on
+from geocalc.potentials import ForceMode, ModelCard, NetworkPotential
+from geocalc.train import Recipe
 
 UNSEEN = symbols().index(METAL)
 TIGHT, MANY = 0.01, 200  # eV/Angstrom; relaxations

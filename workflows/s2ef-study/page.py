@@ -1,4 +1,4 @@
-"""Tables and picture of the study, between the markers of README.md."""
+"""Write tables and plot of the study between the markers of README.md."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Measured:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """What results.json says, nothing where there is none."""
+    """The content of results.json; empty if there is no such file."""
     path = folder / RESULTS
     return (
         json.loads(path.read_text()) if path.exists() else {"errors": {}, "tight": {}, "speed": {}}
@@ -132,7 +132,7 @@ def _tight(found: Found) -> str:
             "n",
             "converged",
             "runaways",
-            "below all DFT (deepest)",
+            "below all DFT (largest difference)",
             "e_ads MAE (median)",
             "calls",
         ],
@@ -192,9 +192,9 @@ def _unseen(found: Found) -> str:
 
 
 def _limit(limit: Limit) -> str:
-    """What the neighbors in the periodic table say."""
+    """A sentence on interpolation between metals."""
     return (
-        f"A Gaussian process that knows the metal, the adsorbate and how many metal atoms it touches in the end, and no more, has an "
+        f"A Gaussian process on the metal, the adsorbate and the number of metal atoms that it touches in the relaxed structure has an "
         f"error of {limit.metals[METAL]:.2f} eV on relaxed energies of {METAL} from those of the other metals, and of {limit.mean:.2f} eV over "
         f"all {len(limit.metals)} metals in turn, with the best of twelve kernels (interpolation.py)."
     )
@@ -229,7 +229,7 @@ def _direct(found: Found) -> str:
         one = found["direct"]
         for label, frames, relaxed in (
             ("gradient of the energy", one["frames"][PURE], one["relaxed"]),
-            ("head of its own", one["direct"]["frames"], one["direct"]["relaxed"]),
+            ("direct head", one["direct"]["frames"], one["direct"]["relaxed"]),
         ):
             rows.append(
                 [

@@ -1,11 +1,13 @@
-"""Energies, forces and relaxations of a peer; runs in an environment that has it, with geocalc's
-relaxation loop from this checkout.
+"""Compute energies, forces and relaxations with MACE or CHGNet.
 
-Usage: python peer_answers.py mace|chgnet FOLDER [speed] Writes FOLDER/mace.npz or
-FOLDER/chgnet.npz: single points of points.extxyz, relaxations of starts.extxyz (quasi-newton, fmax
-0.05 eV/A, 300 steps at most), and, for a peer with total energies, relaxed.extxyz and the clean
-slabs that energies are counted from. With `speed` FOLDER/mace-seconds.npy or the like: seconds of
-each of the starts.
+Usage:
+    python peer_answers.py mace|chgnet FOLDER [speed]
+
+Runs in an environment with that model, with the relaxation loop of this checkout. Writes
+FOLDER/mace.npz or FOLDER/chgnet.npz: single points of points.extxyz, relaxations of starts.extxyz
+(quasi-newton, fmax 0.05 eV/A, at most 300 steps), and, for a model of total energies, relaxations of
+relaxed.extxyz and of the clean slabs that energies are relative to. With `speed` it writes the seconds
+of each start to FOLDER/mace-seconds.npy or FOLDER/chgnet-seconds.npy.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from geocalc import from_atoms
 from geocalc.optim import make_optimizer
-from geocalc.potentials.ase import AsePotential
-from geocalc.relaxation.loop import relax_systems
-from geocalc.structures.convert import from_atoms
+from geocalc.potentials import AsePotential
+from geocalc.relaxation import relax_systems
 
 FMAX, STEPS = 0.05, 300
 

@@ -1,13 +1,14 @@
-"""Energies and forces at full strength: levels of theory, an unseen metal, direct forces, and the
-peers, all on one split.
+"""Compare levels of theory, an unseen metal, direct forces, and other models, on one split.
 
-Usage: GEOCALC_DATA=... python workflows/s2ef-study/run.py train NAME...|measure NAME...|tight
-NAME...|speed NAME...|export|peer mace|chgnet|page `train` fits variants of the recipe of faenet-sfa
-(variants.py) in runs/s2ef-study, 15 to 30 minutes of one core each, and goes on where it was
-stopped; `measure` takes the errors of variants, or of models by name or folder; `export` writes the
-frames for the peers, which train and answer in environments of their own (mace_train.py,
-peer_answers.py); `peer` takes their errors; `tight` relaxes further; `speed` times models, on an
-idle machine; `page` writes results.json, the tables and the picture.
+Usage:
+    GEOCALC_DATA=... python workflows/s2ef-study/run.py train NAME...|measure NAME...|tight NAME...
+        |speed NAME...|export|peer mace|chgnet|page
+
+`train` fits variants of the recipe of faenet-sfa (variants.py) in runs/s2ef-study, 15 to 30 minutes of
+one core each, and resumes where it was stopped; `measure` computes the errors of variants, or of models
+by name or folder; `export` writes the frames for MACE and CHGNet, which run in separate environments
+(mace_train.py, peer_answers.py); `peer` computes their errors; `tight` relaxes to smaller forces;
+`speed` times models, on an idle machine; `page` writes results.json, the tables and the plot.
 """
 
 from __future__ import annotations
@@ -24,10 +25,8 @@ import page
 from lightning_fabric import Fabric
 from variants import ROOT, VARIANTS, recipe_of
 
-from geocalc.core.process import settle_process
-from geocalc.train.loop import TrainingProgress
-from geocalc.train.register import register_model
-from geocalc.train.task import train
+from geocalc.core import settle_process
+from geocalc.train import TrainingProgress, register_model, train
 
 HERE = Path(__file__).parent
 RUNS = ROOT / "runs" / "s2ef-study"

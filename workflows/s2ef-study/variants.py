@@ -1,6 +1,4 @@
-"""The recipes that are compared: that of faenet-sfa, shortened, and what each variant changes in
-it.
-"""
+"""Build the recipes of the variants: a shortened recipe of faenet-sfa with the changes of each."""
 
 from __future__ import annotations
 
@@ -9,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geocalc.core.settings import read_yaml
-from geocalc.train.recipe import Recipe, parse_recipe
+from geocalc.core import read_yaml
+from geocalc.train import Recipe, parse_recipe
 
 ROOT = Path(__file__).parents[2]
 STEPS, FINISH = 8_000, 2_000  # about twenty minutes of one core
@@ -41,7 +39,7 @@ ABOUT_RPBE = {
     "level": RPBE,
     "energy_kind": "adsorption",
     "level_of_theory": "RPBE: GPAW, 400 eV plane waves (energies and forces); VASP, settings of OC20 (forces)",
-    "references": "relaxed clean slab, and the reference atoms of GPAW for those of the adsorbate",
+    "reference_text": "relaxed clean slab, and the reference atoms of GPAW for those of the adsorbate",
 }
 ADSORBATE = ["H", "C", "N", "O"]
 

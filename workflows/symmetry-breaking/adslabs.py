@@ -1,8 +1,9 @@
-"""Adsorbates on metals: FAENet with frames, an equivariant network and its relaxed twin learn from
-ever more relaxations.
+"""Train FAENet, an equivariant network and its relaxed twin on increasing numbers of adsorbate
+relaxations on metals.
 
-All see the same relaxations, drawn by the seed, in batches of the same size, for the same number of
-steps. A sixth of all relaxations is for the test and a tenth for choices, the same ones for all.
+All networks are trained on the same relaxations, drawn by the seed, in batches of the same size, for
+the same number of steps. A sixth of all relaxations is the test set and a tenth is for choices, the
+same ones for all.
 """
 
 from __future__ import annotations
@@ -24,23 +25,22 @@ from lightning_fabric import Fabric
 from scipy.spatial.transform import Rotation
 from torch import nn
 
-from geocalc.core.files import write_whole
-from geocalc.core.process import settle_process
-from geocalc.core.settings import override, read_yaml
-from geocalc.data.collate import collate_samples
-from geocalc.data.prepare import prepare_store
-from geocalc.data.read import locate, structures_of
-from geocalc.data.store import Sample, read_store
-from geocalc.evaluation.single_points import single_point_errors
+from geocalc.core import override, read_yaml, settle_process, write_whole
+from geocalc.data import Sample, collate_samples, locate, prepare_store, read_store, structures_of
+from geocalc.evaluation import single_point_errors
 from geocalc.frames import frame_policy
-from geocalc.nn.relaxed_weights import thetas
-from geocalc.potentials.network import NetworkPotential
-from geocalc.train.checkpoint import load_checkpoint, steps_done
-from geocalc.train.loop import TrainingProgress
-from geocalc.train.recipe import Recipe, parse_recipe
-from geocalc.train.run import start_training
-from geocalc.train.run_files import CHECKPOINT
-from geocalc.train.task import train
+from geocalc.nn import thetas
+from geocalc.potentials import NetworkPotential
+from geocalc.train import (
+    CHECKPOINT,
+    Recipe,
+    TrainingProgress,
+    load_checkpoint,
+    parse_recipe,
+    start_training,
+    steps_done,
+    train,
+)
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "symmetry-breaking"

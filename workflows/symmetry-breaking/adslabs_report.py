@@ -1,5 +1,5 @@
-"""What the trainings on adslabs say: errors against the number of relaxations, and where relaxed
-weights point.
+"""Write the tables on adslabs: errors against the number of relaxations, and directions of relaxed
+weights.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from adslabs import MEASURED, NETWORKS, TURNED, Judged, no_force, normal
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
-from geocalc.symmetry.invariants import matrix_of, projector
-from geocalc.symmetry.point_groups import point_group, rotated_group
+from geocalc.symmetry import invariant_projector, point_group, quadrupole_matrix, rotated_group
 
 LABELS = {
     "faenet": "FAENet + SFA",
@@ -33,9 +32,9 @@ THETA_HEAD = (
     "1o",
     "2e",
     "2o",
-    "share that C∞v allows",
-    "1o to the normal",
-    "2e to it",
+    "fraction allowed by C∞v",
+    "angle of 1o to the normal",
+    "angle of 2e to it",
 )
 ABSENT = 1e-3  # of 0e; what is shorter has no direction worth telling
 UP = np.array([0.0, 0.0, 1.0])
@@ -94,8 +93,8 @@ def error_table(judged: Sequence[Judged], nothing: NoForce) -> str:
                 )
         lines.append(cells)
     for label, value in (
-        ("no force at all", nothing.straight),
-        ("no force at all, slabs askew", nothing.askew),
+        ("predicting no force", nothing.straight),
+        ("predicting no force, tilted slabs", nothing.askew),
     ):
         lines.append([label, "", "", *("" for _ in sizes), *(f"{1000 * value:.1f}" for _ in sizes)])
     return markdown(lines)
@@ -131,7 +130,7 @@ def theta_table(judged: Sequence[Judged]) -> str:
     lines = [["slabs", "relaxations", "seed", *THETA_HEAD]]
     for one in judged:
         if one.network in ("relaxed", TURNED):
-            slabs, axis = ("askew", normal()) if one.network == TURNED else ("as they are", UP)
+            slabs, axis = ("tilted", normal()) if one.network == TURNED else ("given", UP)
             lines += [
                 [slabs, str(one.size), str(one.seed), *cells]
                 for cells in theta_cells(one.theta, axis)
@@ -162,7 +161,9 @@ def allowed_share(theta: dict[str, list[float]], axis: np.ndarray) -> float:
     kept, total = 0.0, 0.0
     for name, values in theta.items():
         if name != "0e":
-            inside = projector(group, int(name[0]), 1 if name[1] == "e" else -1) @ np.array(values)
+            inside = invariant_projector(
+                group, int(name[0]), 1 if name[1] == "e" else -1
+            ) @ np.array(values)
             kept, total = kept + float(inside @ inside), total + float(np.dot(values, values))
     return kept / total if total else float("nan")
 
@@ -184,7 +185,7 @@ def _angle(values: Sequence[float], axis: np.ndarray) -> float:
 
 def _axis_angle(values: Sequence[float], axis: np.ndarray) -> float:
     """Degrees between an axis and the principal axis with the largest value."""
-    sizes, vectors = np.linalg.eigh(matrix_of(np.array(values)))
+    sizes, vectors = np.linalg.eigh(quadrupole_matrix(np.array(values)))
     main = vectors[:, int(np.argmax(np.abs(sizes)))]
     return float(np.degrees(np.arccos(np.clip(abs(main @ axis), 0, 1))))
 

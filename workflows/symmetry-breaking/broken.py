@@ -1,4 +1,4 @@
-"""What relaxed weights say after training, and what symmetry alone allows them to say."""
+"""Analyze relaxed weights after training: lengths, directions, and components that symmetry forbids."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from geocalc.nn.relaxed_weights import thetas
-from geocalc.symmetry.invariants import projector, wigner
-from geocalc.symmetry.point_groups import identify
+from geocalc.nn import thetas
+from geocalc.symmetry import identify_point_group, invariant_projector, wigner_matrix
 
 SAME = 1e-2  # a symmetry changes the relaxed weights by less than this part of what is not 0e
 NOTHING = 1e-4  # relaxed weights that are shorter, as a part of 0e, break nothing
@@ -62,7 +61,7 @@ def read_theta(network: nn.Module, group: np.ndarray) -> tuple[ThetaPart, ...]:
     for layer, (_, theta) in enumerate(thetas(network), 1):
         total = float(theta.values.detach().norm())
         for block, rows in zip(theta.blocks, theta.parts(), strict=True):
-            space = projector(group, block.degree, block.parity)
+            space = invariant_projector(group, block.degree, block.parity)
             for row in rows.detach().numpy():
                 inside, length = space @ row, float(np.linalg.norm(row))
                 part = ThetaPart(
@@ -92,7 +91,7 @@ def changes(parts: Sequence[ThetaPart], matrices: np.ndarray) -> np.ndarray:
             continue
         squared = np.zeros(len(matrices))
         for part in rest:
-            turned = wigner(part.degree, part.parity, matrices) @ np.array(part.values)
+            turned = wigner_matrix(part.degree, part.parity, matrices) @ np.array(part.values)
             squared += ((turned - part.values) ** 2).sum(axis=1)
         worst = np.maximum(worst, np.sqrt(squared) / length)
     return worst
@@ -102,7 +101,7 @@ def recovered(parts: Sequence[ThetaPart], before: np.ndarray) -> str:
     """Name of the group of those symmetries of the input, (n, 3, 3), that the relaxed weights of
     all layers keep.
     """
-    return str(identify(before[changes(parts, before) < SAME]))
+    return str(identify_point_group(before[changes(parts, before) < SAME]))
 
 
 def worst_forbidden(parts: Sequence[ThetaPart]) -> float:

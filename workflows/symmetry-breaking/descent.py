@@ -1,10 +1,10 @@
-"""Levenberg-Marquardt for a network with more weights than there are numbers to fit.
+"""Fit a network with more weights than targets by Levenberg-Marquardt.
 
-A step is made of inner products of gradients, so a task that is turned in space makes the same
-steps, turned, and what symmetry forbids stays zero to rounding. Adam scales every component of a
-tensor by itself: it depends on axes, and where a gradient is zero by symmetry it makes steps of
-rounding errors. L-BFGS, which may overshoot where it has not yet measured the curvature, lets
-rounding errors grow.
+A step is computed from inner products of gradients, so the steps of a rotated task are the rotated
+steps, and components that symmetry forbids stay zero to rounding. Adam scales every component of a
+tensor by itself: it depends on the axes, and turns rounding errors into steps where a gradient is zero
+by symmetry. L-BFGS may overshoot where it has not yet measured the curvature, and lets rounding errors
+grow.
 """
 
 from __future__ import annotations

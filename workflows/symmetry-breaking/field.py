@@ -1,7 +1,7 @@
-"""A charged particle in electric and magnetic fields that the network is not told: a = E + v x B.
+"""Fit the acceleration of a charged particle in fields unknown to the network: a = E + v x B.
 
-One point, which knows a one and its velocity and sends messages to itself: gated layers whose
-filters are relaxed weights alone. A vector (1o) can stand for E, a pseudovector (1e) for B.
+One point, whose features are a one and its velocity, sends messages to itself: gated layers whose
+filters are relaxed weights alone. A vector (1o) can represent E, a pseudovector (1e) B.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from network import drawn
 from record import FieldFit
 from torch import Tensor, nn
 
-from geocalc.architectures.regnn.filters import RelaxedFilters
-from geocalc.architectures.regnn.layer import RelaxedLayer
-from geocalc.nn.edges import EdgeIndex
-from geocalc.nn.relaxed_weights import theta_penalty
+from geocalc.architectures import RelaxedFilters, RelaxedLayer
+from geocalc.nn import EdgeIndex, theta_penalty
 
 BEFORE, AFTER = "0e + 1o", "1o"
 RELAXED, EQUIVARIANT = "0e + 0o + 1o + 1e", "0e"
@@ -147,7 +145,8 @@ def fit_field(kind: str, *, layers: int, relaxed: bool, seed: int, steps: int = 
     for step, batch in enumerate(_batches(len(learned.velocities), steps, generator)):
         optimizer.zero_grad()
         loss = (network(learned.velocities[batch]) - learned.accelerations[batch]).square().mean()
-        (loss + LASSO * step / steps * theta_penalty(network)).backward()
+        penalty = theta_penalty(network)
+        (loss if penalty is None else loss + LASSO * step / steps * penalty).backward()
         optimizer.step()
         schedule.step()
     with torch.no_grad():

@@ -1,6 +1,4 @@
-"""The pictures: what is learned against steps and which irreps it takes; directions that stand for
-fields.
-"""
+"""Plot errors and irreps of relaxed weights against steps, and the directions of the fields."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from record import FieldFit, Fit
 
-from geocalc.evaluation.plots import BLUE, GREY, ORANGE
+from geocalc.evaluation import BLUE, GREY, ORANGE
 
 LOWEST = 1e-18  # of what is drawn; less is rounding
 COLORS = {"equivariant": ORANGE, "relaxed": BLUE}

@@ -1,5 +1,5 @@
-"""The shipped relaxed model, its equivariant twin and two others, by the cards that
-workflows/model-card has measured for all.
+"""Compare the shipped relaxed model, its equivariant twin and two others, from the cards written by
+workflows/model-card.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from adslabs import theta_of
 from adslabs_report import THETA_HEAD, UP, markdown, theta_cells
 
-from geocalc.potentials.load import load_model
-from geocalc.potentials.registry import shipped_folder
+from geocalc import load_model
+from geocalc.potentials import shipped_folder
 
 TWIN, RELAXED = "equivariant", "regnn"
 SHIPPED = ("schnet", "faenet-sfa-small", RELAXED)

@@ -1,6 +1,4 @@
-"""The networks of these experiments: a cluster of points, and relaxed convolutions one after the
-other without anything in between.
-"""
+"""Build networks of relaxed convolutions on a cluster of points, with nothing in between."""
 
 from __future__ import annotations
 
@@ -14,10 +12,8 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from geocalc.architectures.regnn.convolution import Convolution
-from geocalc.architectures.regnn.filters import RelaxedFilters, all_irreps
-from geocalc.nn.basis import GaussianBasis
-from geocalc.nn.edges import EdgeIndex
+from geocalc.architectures import Convolution, RelaxedFilters, all_irreps
+from geocalc.nn import EdgeIndex, GaussianBasis
 
 N_BASIS, HIDDEN, N_RADIAL = 8, 16, 4
 Made = TypeVar("Made", bound=nn.Module)

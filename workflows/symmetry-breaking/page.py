@@ -1,4 +1,4 @@
-"""The tables of README.md, and the numbers behind them."""
+"""Write results.json and the tables of README.md."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ SHOWN = 1e-6  # of the longest in its layer; what is shorter is rounding
 ABSENT = 1e-3  # of 0e; a lasso has made what is shorter disappear
 SHAPE_HEAD = (
     "task",
-    "symmetry left",
+    "remaining symmetry",
     "mean square",
     "error, equivariant",
     "best equivariant",
     "error, relaxed",
-    "symmetry that theta keeps",
+    "symmetry of theta",
     "forbidden",
 )
 PART_HEAD = ("task", "layer", "0e", "0o", "1e", "1o", "2e", "2o", "3e", "3o", "4e", "4o")
-FIELD_HEAD = ("fields", "network", "error", "layer", "theta 1o to E", "theta 1e to B")
+FIELD_HEAD = ("fields", "network", "error", "layer", "angle of 1o to E", "angle of 1e to B")
 
 
 def write(

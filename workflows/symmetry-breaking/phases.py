@@ -1,5 +1,5 @@
-"""BaTiO3 leaves its cubic phase: the displacements of 45 atoms around a Ba atom to the tetragonal
-and the orthorhombic phase.
+"""Fit the displacements of 45 atoms around a Ba atom of BaTiO3 from the cubic to the tetragonal and the
+orthorhombic phase.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from record import Fit
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from geocalc.symmetry.point_groups import identify, point_group
+from geocalc.symmetry import identify_point_group, point_group
 
 FOLDER = "batio3-phases"
 SPECIES = (56, 22, 8)
@@ -155,7 +155,7 @@ def fit_phase(phase: Phase, data: Path, *, relaxed: bool, seed: int, steps: int 
         name=phase.name,
         network="relaxed" if relaxed else "equivariant",
         seed=seed,
-        group=f"{identify(task.after)}, {task.space_group}",
+        group=f"{identify_point_group(task.after)}, {task.space_group}",
         recovered=recovered(parts, task.before),
         target=float(task.displacements.square().mean()),
         floor=task.floor,

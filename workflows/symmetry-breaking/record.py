@@ -1,4 +1,4 @@
-"""Finished trainings as files of numbers."""
+"""Store finished training runs as files of numbers."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""Which symmetry relaxed weights give up: shapes, a charged particle in fields, phases of BaTiO3,
+"""Find the symmetry that relaxed weights break: shapes, a charged particle in fields, phases of BaTiO3,
 adsorbates on metals.
 
-Usage: python workflows/symmetry-breaking/run.py shapes|field|phases|adslabs|report [--seeds 0,1,2]
-[--steps N] [--out DIR] The first four train what is not trained yet, in runs/symmetry-breaking;
-`phases` and `adslabs` read $GEOCALC_DATA. `report` writes results.json, the tables of README.md and
-the pictures.
+Usage:
+    python workflows/symmetry-breaking/run.py shapes|field|phases|adslabs|report [--seeds 0,1,2]
+        [--steps N] [--out DIR]
+
+The first four run the training that is missing in runs/symmetry-breaking; `phases` and `adslabs` read
+$GEOCALC_DATA. `report` writes results.json, the tables of README.md and the plots.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from phases import ORTHORHOMBIC, TETRAGONAL, fit_phase
 from record import FieldFit, Fit, T, kept, load
 from shapes import fit_shape, shapes
 
-from geocalc.core.process import settle_process
+from geocalc.core import settle_process
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "symmetry-breaking"

@@ -1,8 +1,8 @@
-"""A cube becomes another shape: eight points that are all alike, and where each of them shall go.
+"""Deform a cube to another shape: eight identical points and the direction in which each moves.
 
-Every point is given a one and nothing else. It answers with a function on the sphere up to degree
-2, which should have its peak where the corner goes: harmonics of that direction times the distance,
-by the square of their length.
+The feature of every point is a one. The target of a point is a function on the sphere up to degree 2
+with its peak in the direction in which the corner moves: the harmonics of that direction times the
+distance, divided by the square of their length.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from record import Fit
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from geocalc.symmetry.invariants import wigner
-from geocalc.symmetry.point_groups import point_group, rotated_group
+from geocalc.symmetry import point_group, rotated_group, wigner_matrix
 
 FEATURES = o3.Irreps("0e + 1o + 2e")
 CUTOFF, L_HARMONICS, L_RELAXED = 1.8, 2, 4
@@ -151,5 +150,5 @@ def _turns(matrices: np.ndarray) -> np.ndarray:
     """What matrices (n, 3, 3) do to features, (n, 9, 9)."""
     found = np.zeros((len(matrices), FEATURES.dim, FEATURES.dim))
     for (_, irrep), place in zip(FEATURES, FEATURES.slices(), strict=True):
-        found[:, place, place] = wigner(irrep.l, irrep.p, matrices)
+        found[:, place, place] = wigner_matrix(irrep.l, irrep.p, matrices)
     return found

@@ -1,10 +1,12 @@
-"""Model calls of relaxations with and without a warm start.
+"""Count model calls of relaxations with and without a warm start.
 
-Usage: GEOCALC_DATA=... python workflows/warm-start/run.py train|measure|page `train` fits a direct
-model to the relaxations that faenet-sfa has learned from (ten minutes of one core); `measure`
-relaxes with and without it, and 100 molecules with and without the network of
-workflows/direct-is2re that has not seen fold 4, whose run runs/direct-is2re/e_ads-fold4 has to be
-finished; `page` writes results.json and the tables of README.md.
+Usage:
+    GEOCALC_DATA=... python workflows/warm-start/run.py train|measure|page
+
+`train` fits a direct model to the training relaxations of faenet-sfa (ten minutes of one core);
+`measure` relaxes with and without it, and 100 molecules with and without the network of
+workflows/direct-is2re that has not seen fold 4 (its run runs/direct-is2re/e_ads-fold4 has to be
+finished); `page` writes results.json and the tables of README.md.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import io
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -22,17 +23,14 @@ import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.io import read, write
+from compare import compared, summary
 from lightning_fabric import Fabric
+from page import table
 
 from geocalc import relax
-from geocalc.api import Result
-from geocalc.core.process import settle_process
-from geocalc.core.settings import read_yaml
-from geocalc.data.prepare import reference_relaxations
-from geocalc.evaluation.metrics import distances
-from geocalc.train.recipe import Recipe, parse_recipe, read_recipe
-from geocalc.train.register import register_model
-from geocalc.train.task import train
+from geocalc.core import read_yaml, settle_process
+from geocalc.data import reference_relaxations
+from geocalc.train import Recipe, parse_recipe, read_recipe, register_model, train
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -44,21 +42,6 @@ POTENTIAL, DIRECT_RECIPE = (
     ROOT / "models" / "faenet-is2re" / "recipe.yaml",
 )
 OWN = "direct-own"
-# eV and Angstrom (mean over free atoms) up to which two relaxations have ended in one place
-SAME = 0.02
-NAMES = {"plain": "as they are", "warm": "warm start"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """Of the relaxations from one kind of start."""
-
-    name: str
-    n: int
-    calls_mean: float
-    calls_median: float
-    converged: float
-    energy_mean: float
 
 
 def molecules(n: int) -> list[Atoms]:
@@ -106,7 +89,7 @@ def own_recipe(steps: int) -> Recipe:
     values["name"] = OWN
     values["about"] = {
         key: potential["about"][key]
-        for key in ("energy_kind", "level_of_theory", "references", "domain", "data")
+        for key in ("energy_kind", "level_of_theory", "reference_text", "domain", "data")
     }
     values["data"] = {
         "sources": [{"path": str(first), "relaxed": str(last)}],
@@ -123,68 +106,6 @@ def direct_model(run: Path, name: str) -> Path:
     return (
         folder if folder.exists() else register_model(run, name, folder.parent, run.parent / "data")
     )
-
-
-def summary(name: str, results: Sequence[Result]) -> Summary:
-    """Means over all; a relaxation that did not converge counts with the calls it made."""
-    calls = np.array([r.record.n_evaluations for r in results])
-    return Summary(
-        name=name,
-        n=len(results),
-        calls_mean=float(calls.mean()),
-        calls_median=float(np.median(calls)),
-        converged=float(np.mean([bool(r.record.converged) for r in results])),
-        energy_mean=float(np.mean([r.record.energy for r in results])),
-    )
-
-
-def compared(plain: Sequence[Result], warm: Sequence[Result]) -> dict[str, float]:
-    """Pair by pair: calls saved, and where the two end."""
-    saved = np.array(
-        [p.record.n_evaluations - w.record.n_evaluations for p, w in zip(plain, warm, strict=True)]
-    )
-    lower = np.array([w.record.energy - p.record.energy for p, w in zip(plain, warm, strict=True)])  # type: ignore[operator]
-    apart = np.array([_apart(p.atoms, w.atoms) for p, w in zip(plain, warm, strict=True)])
-    error = float(saved.std(ddof=1) / np.sqrt(len(saved)))
-    return {
-        "saved_mean": float(saved.mean()),
-        "saved_error": error,
-        "fewer": float((saved > 0).mean()),
-        "same_place": float(((np.abs(lower) < SAME) & (apart < SAME)).mean()),
-        "lower": float((lower < -SAME).mean()),
-        "higher": float((lower > SAME).mean()),
-    }
-
-
-def _apart(one: Atoms, other: Atoms) -> float:
-    """Mean distance of free atoms, Angstrom."""
-    free = np.linalg.norm(one.get_forces(apply_constraint=True), axis=1) > 0
-    return float(
-        distances(one.positions, other.positions, np.array(one.cell), one.pbc)[free].mean()
-    )
-
-
-def table(results: dict[str, dict[str, float]]) -> str:
-    """The table of one set of structures."""
-    lines = [
-        "| start | structures | model calls, mean | median | converged | mean energy (eV) |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, words in NAMES.items():
-        one = results[name]
-        lines.append(
-            f"| {words} | {one['n']} | {one['calls_mean']:.1f} | {one['calls_median']:.0f} | {100 * one['converged']:.0f} % "
-            f"| {one['energy_mean']:.3f} |"
-        )
-    c = results["compared"]
-    lines += [
-        "",
-        f"Pair by pair a warm start saves {c['saved_mean']:.1f} ± {c['saved_error']:.1f} calls (mean and its standard error; its own call "
-        f"is counted), and saves any in {100 * c['fewer']:.0f} % of the structures. Both end in the same place (within {SAME} eV and "
-        f"{SAME} Å) in {100 * c['same_place']:.0f} %; with the warm start {100 * c['lower']:.0f} % end lower and "
-        f"{100 * c['higher']:.0f} % higher by more than {SAME} eV.",
-    ]
-    return "\n".join(lines)
 
 
 def measured(structures: Sequence[Atoms], start: Path) -> dict[str, dict[str, float]]:

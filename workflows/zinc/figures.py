@@ -1,6 +1,4 @@
-"""The pictures: what each fold and their mean make of the training, and what was predicted of every
-molecule.
-"""
+"""Plot the training curve of each fold and their mean, and predictions against references."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from measure import Fit
 
-from geocalc.evaluation.plots import BLUE, ORANGE, Parity, draw_panels
+from geocalc.evaluation import BLUE, ORANGE, Parity, draw_panels
 
 SHOWN = (0.4, 0.8)  # R2 on the axis; networks begin far below
 

@@ -1,4 +1,4 @@
-"""What a finished run says of the molecules that it held out."""
+"""Measure a finished run on its held-out molecules."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geocalc.properties.data import read_split
-from geocalc.properties.metrics import PropertyErrors, property_errors
-from geocalc.properties.recipe import PropertyRecipe
-from geocalc.properties.task import VALIDATION, predict_graphs, start_property
-from geocalc.train.checkpoint import load_checkpoint
-from geocalc.train.run_files import CHECKPOINT, read_log
+from geocalc.properties import (
+    VALIDATION,
+    PropertyErrors,
+    PropertyRecipe,
+    predict_graphs,
+    property_errors,
+    read_split,
+    start_property,
+)
+from geocalc.train import CHECKPOINT, load_checkpoint, read_log
 
 CPU = torch.device("cpu")
 

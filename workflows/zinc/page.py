@@ -1,4 +1,4 @@
-"""The table of README.md, and the numbers behind it."""
+"""Write results.json and the table of README.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from measure import Fit
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 HEAD = (
-    "| network | parameters | steps | epochs | folds | R2 | Pearson | MAE | MAE of the mean | seconds each |",
+    "| network | parameters | steps | epochs | folds | R2 | Pearson | MAE | MAE of the mean | seconds per fold |",
     "|---|---|---|---|---|---|---|---|---|---|",
 )
 
@@ -57,16 +57,14 @@ def _line(name: str, fits: Sequence[Fit]) -> str:
 
 
 def _worst(name: str, fits: Sequence[Fit]) -> str:
-    """How much of the squared error a twentieth of the molecules makes, and in which direction;
-    what choosing an epoch would bring.
-    """
+    """A sentence on the largest errors, their sign, and the gain from choosing an epoch."""
     errors = np.concatenate([fit.predicted - fit.known for fit in fits])
     worst = errors[np.argsort(-np.abs(errors))][: max(1, len(errors) // 20)]
     share, high = (worst**2).sum() / (errors**2).sum(), (worst > 0).mean()
     gain = np.mean([max(r2 for _, r2 in fit.curve) - fit.curve[-1][1] for fit in fits])
     return (
-        f"- {name}: the twentieth of the molecules with the largest errors makes {share:.0%} of the squared error, and {high:.0%} of it "
-        f"is predicted too high. The best epoch, had it been chosen on the fold held out, would have an R2 higher by {gain:.3f}."
+        f"- {name}: the 5% of the molecules with the largest errors contribute {share:.0%} of the squared error, and {high:.0%} of them "
+        f"are predicted too high. Choosing the best epoch on the fold held out would raise R2 by {gain:.3f}."
     )
 
 
@@ -81,7 +79,7 @@ def _difference(first: str, second: str, fits: Sequence[Fit]) -> str:
         with_error([b.r2 - a.r2 for a, b in pairs]),
         with_error([b.mae - a.mae for a, b in pairs]),
     )
-    return f"- {second} less {first}, on the same folds: R2 {r2}, MAE {mae}."
+    return f"- {second} minus {first}, on the same folds: R2 {r2}, MAE {mae}."
 
 
 def with_error(values: Sequence[float]) -> str:

@@ -1,10 +1,12 @@
-"""ZINC: a small and a big graph convolutional network by cross-validation over the 2,000 molecules
-that are at hand.
+"""Cross-validate a small and a large graph convolutional network on 2,000 molecules of ZINC.
 
-Usage: GEOCALC_DATA=... python workflows/zinc/run.py train|report [--recipes small,big] [--folds
-0,1,2,3,4] [--steps N] `train` fits each recipe of this folder once for each fold that is held out,
-in runs/zinc, and goes on where it was stopped; `report` takes the errors of finished runs on what
-they held out and writes results.json, the table of README.md and the pictures.
+Usage:
+    GEOCALC_DATA=... python workflows/zinc/run.py train|report [--recipes small,big]
+        [--folds 0,1,2,3,4] [--steps N]
+
+`train` fits each recipe of this folder once for each held-out fold, in runs/zinc, and resumes where it
+was stopped; `report` measures finished runs on their held-out folds and writes results.json, the table
+of README.md and the plots.
 """
 
 from __future__ import annotations
@@ -19,12 +21,9 @@ import page
 from lightning_fabric import Fabric
 from measure import Fit, measure
 
-from geocalc.core.process import settle_process
-from geocalc.properties.recipe import PropertyRecipe, read_property_recipe
-from geocalc.properties.task import train_property
-from geocalc.train.checkpoint import steps_done
-from geocalc.train.loop import TrainingProgress
-from geocalc.train.run_files import CHECKPOINT, METRICS
+from geocalc.core import settle_process
+from geocalc.properties import PropertyRecipe, read_property_recipe, train_property
+from geocalc.train import CHECKPOINT, METRICS, TrainingProgress, steps_done
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "zinc"

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from geocalc.core.systems import Systems
-from geocalc.frames import FramePolicy, Frames, make_frames
+from geocalc.frames.dispatch import make_frames
+from geocalc.frames.policy import FramePolicy, Frames
 from geocalc.graphs.neighbors import Graph
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geocalc.frames import Frames, frame_policy, make_frames
+from geocalc.frames.dispatch import make_frames
 from geocalc.frames.learned.base import Geometry
 from geocalc.frames.learned.surroundings import Surroundings
+from geocalc.frames.policy import Frames, frame_policy
 
 # relative; vectors shorter than this have no direction: so small a change would turn the frame by a
 # radian

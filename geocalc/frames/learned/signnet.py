@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geocalc.frames import Frames
 from geocalc.frames.axes import TIE_TOLERANCE, principal_axes
 from geocalc.frames.learned.base import Canonicalizer, Geometry
 from geocalc.frames.learned.orient import FrameVectors, oriented
@@ -32,6 +31,7 @@ from geocalc.frames.learned.settings import (
 from geocalc.frames.learned.surroundings import Surroundings, surroundings_of
 from geocalc.frames.learned.vn_pointnet import PointNet, edge_channels
 from geocalc.frames.pca import NO_EXTENT
+from geocalc.frames.policy import Frames
 from geocalc.nn.activation import swish
 
 N_FEATURES = 3  # of an atom on an axis, and of what the networks make of them

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from geocalc.frames import Frames
 from geocalc.frames.learned.base import Canonicalizer, Geometry
 from geocalc.frames.learned.orient import FrameVectors, oriented
 from geocalc.frames.learned.settings import VectorNeuronSettings
 from geocalc.frames.learned.surroundings import surroundings_of
+from geocalc.frames.policy import Frames
 from geocalc.nn.vector_neurons import VectorLayer, VectorLinear
 
 LEAK = 0.2  # as published

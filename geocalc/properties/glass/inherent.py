@@ -35,7 +35,7 @@ class InherentStructure:
     status: Status
 
 
-def systems_of(configuration: GlassConfiguration) -> Systems:
+def glass_systems(configuration: GlassConfiguration) -> Systems:
     """The configuration as a batch of one, for `KobAndersen` and relaxations."""
     n = configuration.n_particles
     return Systems(
@@ -66,7 +66,7 @@ def inherent_structure(
     """
     potential = KobAndersen()
     (end,) = relax_systems(
-        systems_of(configuration), potential, MonotoneLbfgs(), fmax=fmax, max_steps=max_steps
+        glass_systems(configuration), potential, MonotoneLbfgs(), fmax=fmax, max_steps=max_steps
     )
     energies = potential(end.systems).atom_energies
     return InherentStructure(

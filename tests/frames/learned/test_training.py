@@ -219,7 +219,7 @@ def test_runs_with_canonicalizers_become_no_ensemble(data: Path, tmp_path: Path)
         (
             {"frames": "averaged"},
             {},
-            "there is a canonicalizer, but model.frames is 'lattice'; set model.frames: learned",
+            "there is a canonicalizer, but model.frames is 'averaged'; set model.frames: learned",
         ),
         (
             {},

@@ -16,14 +16,14 @@ from helpers.glass_engine import small_configuration
 
 from geocalc.core.systems import Systems, concatenate
 from geocalc.errors import InputError
-from geocalc.properties.glass.inherent import InherentStructure, inherent_structure, systems_of
+from geocalc.properties.glass.inherent import InherentStructure, glass_systems, inherent_structure
 from geocalc.properties.glass.kob_andersen import KobAndersen
 from geocalc.properties.glass.lammps_engine import LammpsEngine
 from geocalc.properties.glass.simulation_settings import GlassSettings
 from geocalc.relaxation.status import Status
 
 SMALL = small_configuration()
-SYSTEMS = systems_of(SMALL)
+SYSTEMS = glass_systems(SMALL)
 
 
 def energy(systems: Systems) -> float:
@@ -116,7 +116,7 @@ def test_eight_boxes_have_eight_times_the_energy() -> None:
         half_b=None,
         isf=None,
     )
-    assert energy(systems_of(large)) == pytest.approx(8 * energy(SYSTEMS), rel=1e-12)
+    assert energy(glass_systems(large)) == pytest.approx(8 * energy(SYSTEMS), rel=1e-12)
 
 
 def test_a_small_box_counts_every_image() -> None:
@@ -167,7 +167,7 @@ def test_a_kept_list_misses_no_pair() -> None:
 
 
 def test_a_batch_is_its_structures() -> None:
-    other = systems_of(small_configuration(seed=3))
+    other = glass_systems(small_configuration(seed=3))
     found = KobAndersen()(concatenate([SYSTEMS, other]))
     assert found.energy.tolist() == pytest.approx([energy(SYSTEMS), energy(other)], rel=1e-12)
 
@@ -223,7 +223,7 @@ def test_lammps_moves_particles_as_this_potential_does() -> None:
     start = replace(SMALL, types=settings.types)
     velocities = np.random.default_rng(1).normal(scale=math.sqrt(0.5), size=(216, 3))
     moved = LammpsEngine().follow(start.positions, start.types, velocities, settings)[0]
-    potential, now, speed = KobAndersen(), systems_of(start), torch.from_numpy(velocities)
+    potential, now, speed = KobAndersen(), glass_systems(start), torch.from_numpy(velocities)
     forces = potential(now).forces
     for _ in range(n_steps):  # velocity Verlet
         assert forces is not None
