@@ -58,7 +58,7 @@ def test_every_row_is_a_recipe(full: bool, study: dict[str, ModuleType]) -> None
     recipes = {(row.table, row.name): rows.recipe_of(row, 1, Path("pairs")) for row in tables.rows}
     assert {recipe.training.seed for recipe in recipes.values()} == {1}
     assert recipes["noisy-nodes", "depth-28"].model.settings["num_interactions"] == 28
-    assert recipes["graphs", "drop-subsurface"] == recipes["canonicalization", "averaged"]
+    assert recipes["graphs", "drop-subsurface"] == recipes["canonicalization", "lattice"]
 
 
 def test_claims_are_about_rows_that_there_are(study: dict[str, ModuleType]) -> None:
