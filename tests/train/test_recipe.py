@@ -41,6 +41,7 @@ def test_what_a_run_writes_is_the_same_recipe(tmp_path, values):
     )
 
 
+@pytest.mark.extra("e3nn")
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
 def test_shipped_recipes_are_valid(path):
     assert read_recipe(path).name == path.parent.name
@@ -52,7 +53,8 @@ def test_shipped_recipes_of_properties_are_valid(path):
 
 
 def test_models_that_are_compared_learn_from_the_same_data():
-    recipes = {path.parent.name: read_recipe(path) for path in SHIPPED}
+    names = ("faenet-sfa", "faenet-sfa-small", "schnet")
+    recipes = {path.parent.name: read_recipe(path) for path in SHIPPED if path.parent.name in names}
     reference = recipes["faenet-sfa"]
     for name in ("faenet-sfa-small", "schnet"):
         assert (recipes[name].data, recipes[name].fitted_references) == (
