@@ -185,7 +185,7 @@ def test_an_opinion_is_kept_where_the_relaxation_fails(tmp_path: Path, direct: s
 
 
 def test_energies_of_other_zeros_are_not_subtracted(potential: str, tmp_path: Path) -> None:
-    other = write_direct(tmp_path, "other", references="gas molecules", level_of_theory="PBE")
+    other = write_direct(tmp_path, "other", reference_text="gas molecules", level_of_theory="PBE")
     (result,) = geocalc.relax(slabs(1), potential, **QUICK, second_opinion=other)
     opinion = result.record.second_opinion
     assert opinion.energy is not None
