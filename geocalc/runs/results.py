@@ -9,6 +9,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from geocalc.core.elements import N_ELEMENTS
 from geocalc.potentials.calibration import Calibration
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
@@ -59,7 +60,7 @@ def record_of(given: Input, ended: Ended, model: NamedPotential) -> Record:
     error_68, error_95 = _half_widths(end, model.calibration)
     return Record(
         sid=given.sid,
-        formula=None if given.atoms is None else given.atoms.get_chemical_formula(),
+        formula=_formula(given.atoms),
         n_atoms=None if given.atoms is None else len(given.atoms),
         model=model.name,
         model_hash=model.hash,
@@ -82,6 +83,15 @@ def record_of(given: Input, ended: Ended, model: NamedPotential) -> Record:
         version=__version__,
         error=ended.error,
     )
+
+
+def _formula(atoms: Atoms | None) -> str | None:
+    """The chemical formula; None where there is none, as for atomic numbers of no element."""
+    if atoms is None or (
+        len(atoms) and not 0 <= atoms.numbers.min() <= atoms.numbers.max() <= N_ELEMENTS
+    ):
+        return None
+    return atoms.get_chemical_formula()
 
 
 def _compared(

@@ -143,3 +143,14 @@ def test_a_fault_while_a_cell_is_prepared_ends_one_structure(
     assert one.record.error == SENTENCE
     assert four.record.error is None
     assert "unexpected error in structure one" in caplog.text
+
+
+@pytest.mark.parametrize("number", [-3, 119, 300])
+def test_an_atomic_number_of_no_element_ends_one_structure(number: int) -> None:
+    bad = molecule("H2")
+    bad.numbers[0] = number
+    given = [Input(sid="bad", atoms=bad), *inputs()[:1]]
+    wrong, good = relax_inputs(given, potential(FAULT), RelaxSettings(workers=1))
+    assert wrong.record.formula is None
+    assert f"holds atomic number {number}" in str(wrong.record.error)
+    assert good.record.error is None
