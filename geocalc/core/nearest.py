@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-ALIKE = 0.6  # least similarity (0 to 1) of a name that is suggested
+ALIKE = 0.5  # least similarity (0 to 1) of a name that is suggested
 MARGIN = 0.15  # names less similar than the best one by more than this are left out
 SURE = 0.9  # a name as similar as this is the only suggestion
 MOST = 3  # suggestions

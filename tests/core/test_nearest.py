@@ -14,6 +14,7 @@ from geocalc.core.nearest import nearest
     ("name", "known", "hint"),
     [
         ("fmaks", ["fmax", "steps", "optimizer"], "did you mean `fmax`?"),
+        ("tyni", ["tiny", "faenet"], "did you mean `tiny`?"),
         ("FMAX", ["fmax", "steps"], "did you mean `fmax`?"),
         ("D4k", ["D2", "D4", "D4h", "Oh"], "did you mean `D4` or `D4h`?"),
         (

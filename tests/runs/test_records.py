@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 
 from geocalc.errors import InputError
-from geocalc.runs.records import Record, SecondOpinion, exit_status
+from geocalc.runs.records import PropertySummary, Record, SecondOpinion, exit_status
 from geocalc.runs.table import format_table
 
 GOOD = Record(
@@ -44,6 +44,9 @@ OPINION = SecondOpinion(
     difference=0.15,
     note=None,
 )
+PROPERTY = PropertySummary(
+    name="propensity", unit="sigma_AA", n=9, mean=(0.5, 1.5), std=(0.1, None)
+)
 FAILED = replace(
     GOOD, converged=False, status="ERROR", energy=None, fmax=None, error="the file is empty"
 )
@@ -59,6 +62,7 @@ FIELDS = [
     "energy_error_68",
     "energy_error_95",
     "second_opinion",
+    "property",
     "fmax",
     "n_steps",
     "n_evaluations",
@@ -87,6 +91,7 @@ def test_fields_are_those_of_the_contract_with_intervals_in_order() -> None:
         FAILED,
         replace(GOOD, anomalies=("desorbed",), energy=0.1 + 0.2),
         replace(GOOD, second_opinion=OPINION),
+        replace(GOOD, energy=None, property=PROPERTY),
     ],
 )
 def test_json_round_trip_is_exact_and_one_line(record: Record) -> None:
