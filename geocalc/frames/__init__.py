@@ -6,12 +6,12 @@ Rows are vectors, so a pose is `vectors @ rotation`, and a vector predicted in t
 
 A policy names where frames come from and how many are used:
 
-* `lattice`: every frame that puts one of the shortest in-plane lattice vectors along x, with both mirror images (12 for a
+* `averaged`: every frame that puts one of the shortest in-plane lattice vectors along x, with both mirror images (12 for a
   hexagonal, 8 for a square or rhombic, else 4), averaged. Independent of positions, so energies are
   continuous and gradient forces are exact; unchanged by rotation, re-wrapping and another choice of
   in-plane basis.
-* `cell`: one of them, the first lattice vector along x: several times cheaper, depends on the choice of basis.
-* `stochastic`: one of the `lattice` set at random; for training.
+* `single`: one of them, the first lattice vector along x: several times cheaper, depends on the choice of basis.
+* `stochastic`: one of the `averaged` set at random; for training.
 * `pca-...`: axes of the covariance of positions or edges (`pca-2d`, `pca-3d`, `pca-edges-2d`, `pca-edges-3d`, each with an
   optional `-se` for proper rotations only and `-one` or `-stochastic` for one frame; `-one` keeps
   all frames that the symmetry of the structure makes alike). Those of positions change when an atom

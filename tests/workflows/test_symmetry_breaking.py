@@ -33,7 +33,7 @@ MODULES = (
     "broken",
     "record",
     "network",
-    "gradient-descent",
+    "descent",
     "shapes",
     "field",
     "phases",

@@ -12,7 +12,7 @@ stored, and follow the structure exactly: turns, with `proper: false` mirror ima
 permutations. Where their vectors span no frame (CH4, an adsorbate in a threefold hollow, linear
 molecules and single atoms), the frames of the lattice or of PCA are averaged over, and `degenerate`
 says so. Close to such a symmetry the one frame turns fast as atoms move, and forces, which go
-through it, are large; a set of frames (`lattice`) does not have that fault. A frame policy is a
+through it, are large; a set of frames (`averaged`) does not have that fault. A frame policy is a
 canonicalizer as well, without weights (`PolicyFrames`).
 
 Source: Kaba et al., Equivariance with learned canonicalization functions (2023); Puny et al., Frame
