@@ -162,7 +162,7 @@ def symmetry_breaking(
     """Read what symmetry a network with relaxed weights has given up.
 
     Directions and groups are along the axes in which the network sees structures: those of a file
-    with `frames: none`, those of the lattice with `cell` or `lattice`.
+    with `frames: none`, those of the lattice with `single` or `averaged`.
 
     Args:
         model: name or folder of a model, a loaded one, the calculator, or a network.

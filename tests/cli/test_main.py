@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +44,13 @@ def workplace(tmp_path, monkeypatch):
 @pytest.fixture
 def model(tmp_path) -> Path:
     return write_model(tmp_path / "models", "tiny")
+
+
+def adsorption_values(data: Path) -> dict[str, Any]:
+    """Values of a recipe with energies of the kind of `model`."""
+    values = recipe_values(data)
+    values["about"]["energy_kind"] = "adsorption"
+    return values
 
 
 def clean(name: str = "slab", seed: int = 7) -> Atoms:
@@ -535,7 +543,7 @@ def test_evaluate_measures_labeled_structures(model):
 
 
 def test_evaluate_takes_the_validation_split_of_a_recipe(model):
-    recipe = write_recipe(Path("r.yaml"), recipe_values(write_data(Path("d.traj"))))
+    recipe = write_recipe(Path("r.yaml"), adsorption_values(write_data(Path("d.traj"))))
     done = invoke("evaluate", model, recipe, "--out", "found")
     assert done.exit_code == 0, done.output
     assert json.loads(Path("found/metrics.json").read_text())["results"]["d.traj"]["n"] == 12
@@ -549,7 +557,7 @@ def test_evaluate_takes_the_validation_split_of_a_recipe(model):
 @pytest.mark.slow
 @pytest.mark.parametrize(("data", "n"), [("r.yaml", 4), ("d.traj", 10)], ids=["recipe", "file"])
 def test_evaluate_relaxes_from_the_first_frame_and_compares_with_the_last(model, data, n):
-    write_recipe(Path("r.yaml"), recipe_values(write_data(Path("d.traj"))))
+    write_recipe(Path("r.yaml"), adsorption_values(write_data(Path("d.traj"))))
     options = [
         "--task",
         "relax",
@@ -602,7 +610,7 @@ def zeroed(frames):
 def test_data_without_labels_or_with_zeroed_forces_are_refused(model, spoil, sentence):
     write_data(Path("d.extxyz"), spoil(relaxations(4, 2)))
     assert_refused(invoke("evaluate", model, "d.extxyz", "--out", "found"), sentence)
-    recipe = write_recipe(Path("r.yaml"), recipe_values(Path("d.extxyz")))
+    recipe = write_recipe(Path("r.yaml"), adsorption_values(Path("d.extxyz")))
     assert_refused(invoke("train", recipe, "--out", "runs/r", "--device", "cpu"), sentence)
     assert_refused(invoke("evaluate", model, recipe, "--out", "found"), sentence)
     assert files() == {"d.extxyz", "r.yaml"}
