@@ -14,8 +14,8 @@ from typing import Any
 from geocalc.cli import symmetry_probe as probes
 from geocalc.cli.progress import progress_line
 from geocalc.cli.warnings import told_at_the_end
-from geocalc.core.files import write_whole
-from geocalc.core.process import settle_process
+from geocalc.core.files import write_atomically
+from geocalc.core.process import configure_process
 from geocalc.core.systems import Systems
 from geocalc.data.prepare import (
     ReferenceRelaxation,
@@ -76,7 +76,7 @@ def evaluate_command(
     Raises:
         InputError: the data hold nothing to measure.
     """
-    settle_process()
+    configure_process()
     recipe = read_recipe(data) if data.suffix in (".yaml", ".yml") else None
     loaded = load_model(model, device=device, dtype=dtype, frames=frames, level=level, seed=seed)
     about: dict[str, Any] = {
@@ -104,7 +104,7 @@ def evaluate_command(
         else:
             results = _single_points(loaded, recipe, data, source, out)
     summary = {**about, "results": results}
-    write_whole(out / METRICS, [json.dumps(summary, indent=1) + "\n"])
+    write_atomically(out / METRICS, [json.dumps(summary, indent=1) + "\n"])
     return summary
 
 

@@ -15,7 +15,7 @@ import click
 from geocalc.api import named_potential
 from geocalc.cli.progress import pace, progress_line
 from geocalc.cli.warnings import told_at_the_end
-from geocalc.core.process import settle_process
+from geocalc.core.process import configure_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
@@ -66,7 +66,7 @@ def run_command(
             level=settings.level,
         )
         make_optimizer(settings.optimizer)  # an unknown name is refused before a folder is made
-        settle_process()
+        configure_process()
         potential = named_potential(model, settings)
         folder = open_run_folder(
             out, potential, settings, inputs=[str(path) for path in inputs], resume=resume

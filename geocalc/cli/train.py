@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from geocalc.cli.warnings import told_at_the_end
-from geocalc.core.process import settle_process
+from geocalc.core.process import configure_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError
 from geocalc.potentials.registry import choose_device, load_model
@@ -81,7 +81,7 @@ def train_command(
             f" ({recipe.training.batch_size})"
         )
     kind = choose_device(device).type
-    settle_process(threads)
+    configure_process(threads)
     fabric = Fabric(
         accelerator=kind, devices=devices, precision=recipe.training.precision, strategy="auto"
     )

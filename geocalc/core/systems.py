@@ -1,7 +1,8 @@
-"""Batches of structures and of predictions: frozen data, sliced by their field marks.
+"""Batches of structures and of predictions: frozen data with a row for each atom or structure.
 
-Conventions: positions in Angstrom, rows of `cell` are lattice vectors (as ASE), tags as OC20 (0
-subsurface, 1 surface, 2 adsorbate), energies in eV, forces in eV/Angstrom, stress in eV/Angstrom^3.
+Conventions: positions in Angstrom, lattice vectors in the rows of `cell` (as in ASE), tags as in
+OC20 (0 subsurface, 1 surface, 2 adsorbate), energies in eV, forces in eV/Angstrom, stress in
+eV/Angstrom^3.
 """
 
 from __future__ import annotations
@@ -19,34 +20,35 @@ from geocalc.errors import InputError
 # `geocalc.relaxation.cell_filters`
 CELL = 0
 _ALONG = "along"
-_NOT_JOINED = ("system_idx", "projector")  # one counts on, the other may be None
+# fields that `concatenate` treats separately: one is renumbered, the other may be None
+_NOT_JOINED = ("system_idx", "projector")
 
 
 def per_atom(optional: bool = False) -> Any:
-    """Mark a dataclass field as having one row per atom."""
+    """Declare a dataclass field with one row per atom."""
     return field(metadata={_ALONG: "atom"}, default=None if optional else MISSING)
 
 
 def per_system(optional: bool = False) -> Any:
-    """Mark a dataclass field as having one row per structure."""
+    """Declare a dataclass field with one row per structure."""
     return field(metadata={_ALONG: "system"}, default=None if optional else MISSING)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Systems:
-    """A batch of structures; no graph, no results, no calculator inside.
+    """Batch of structures, without graph, results or calculator.
 
     Attributes:
-        positions: (n_atoms, 3) Angstrom, float64; never wrapped.
+        positions: (n_atoms, 3) float64 Angstrom; never wrapped into the cell.
         numbers: (n_atoms,) int64 atomic numbers.
         tags: (n_atoms,) int64 in the OC20 convention.
-        fixed: (n_atoms, 3) bool, True where a Cartesian component may not move.
-        system_idx: (n_atoms,) int64, ascending; the structure of each atom.
+        fixed: (n_atoms, 3) bool, True for Cartesian components that may not move.
+        system_idx: (n_atoms,) int64, ascending; index of the structure of each atom.
         cell: (n_systems, 3, 3) Angstrom, rows are lattice vectors.
-        pbc: (n_systems, 3) bool.
-        projector: (n_atoms, 3, 3) float64, onto the displacements that an atom may make where
-            planes, lines or fractional coordinates hold it; symmetric; unity where `fixed` says
-            all. None if it does for every atom.
+        pbc: (n_systems, 3) bool, periodicity along each lattice vector.
+        projector: (n_atoms, 3, 3) float64, symmetric projectors onto the allowed displacements of
+            atoms confined to planes, lines or fractional coordinates; the identity for atoms
+            constrained by `fixed` alone. None if that is true of every atom.
     """
 
     positions: Tensor = per_atom()
@@ -60,7 +62,7 @@ class Systems:
 
     @property
     def n_atoms(self) -> int:
-        """Number of atoms in the whole batch."""
+        """Number of atoms in the batch."""
         return self.positions.shape[0]
 
     @property
@@ -70,11 +72,11 @@ class Systems:
 
     @property
     def counts(self) -> Tensor:
-        """Atoms of each structure, (n_systems,) int64."""
+        """Number of atoms of each structure, (n_systems,) int64."""
         return torch.bincount(self.system_idx, minlength=self.n_systems)
 
     def to(self, device: torch.device | str) -> Systems:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(
             self, **{name: value.to(device) for name, value in values.items() if value is not None}
@@ -83,22 +85,20 @@ class Systems:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a potential says of a batch.
+    """Prediction of a potential for a batch.
 
     Attributes:
         energy: (n_systems,) eV.
-        forces: (n_atoms, 3) eV/Angstrom, raw (constraints not applied), or None.
-        stress: (n_systems, 3, 3) eV/Angstrom^3, positive when the cell wants to shrink as in ASE,
-            NaN where the cell has no volume, or None.
-        energy_std: (n_systems,) eV, spread over the networks of an ensemble, else over the frames
-            that were averaged, or None.
-        frame_degenerate: (n_systems,) bool, True where the frames rest on a broken tie, or None.
-        direct_forces: (n_atoms, 3) eV/Angstrom of a direct head, where the network has one, or
+        forces: (n_atoms, 3) eV/Angstrom, before constraints are applied, or None.
+        stress: (n_systems, 3, 3) eV/Angstrom^3, positive if the cell tends to shrink as in ASE, NaN
+            for cells without a volume, or None.
+        energy_std: (n_systems,) eV, standard deviation over the networks of an ensemble, else over
+            the averaged frames, or None.
+        frame_degenerate: (n_systems,) bool, True if the frames depend on a broken tie, or None.
+        direct_forces: (n_atoms, 3) eV/Angstrom of a direct force head, or None.
+        displacement: (n_atoms, 3) Angstrom from the given to the relaxed structure, or None.
+        atom_energies: (n_atoms,) eV, contribution of each atom without short-range repulsion, or
             None.
-        displacement: (n_atoms, 3) Angstrom from here to the relaxed structure, of a model that
-            predicts it, or None.
-        atom_energies: (n_atoms,) eV, each atom's share without short-range repulsion, where the
-            network has shares, or None.
     """
 
     energy: Tensor = per_system()
@@ -112,10 +112,10 @@ class Prediction:
 
 
 class Potential(Protocol):
-    """A pure function of structures."""
+    """Pure function from structures to predictions."""
 
     def __call__(self, systems: Systems) -> Prediction:
-        """Energy (and forces, where the potential has them) of every structure of the batch."""
+        """Return the energy, and forces if the potential has them, of every structure of the batch."""
         ...
 
 
@@ -123,15 +123,15 @@ Data = TypeVar("Data")
 
 
 def select(data: Data, systems: Systems, chosen: Tensor) -> Data:
-    """The rows of `data` that belong to the chosen structures.
+    """Return the rows of `data` that belong to the chosen structures.
 
     Args:
-        data: a dataclass whose tensor fields are marked `per_atom` or `per_system`; `Systems`
-            itself, a `Prediction`, or the state of an optimizer.
+        data: a dataclass with tensor fields declared by `per_atom` or `per_system`: `Systems`, a
+            `Prediction`, or the state of an optimizer.
         systems: the batch that `data` belongs to.
         chosen: (n_systems,) bool.
     Returns:
-        A new object of the same type; `system_idx`, where present, is renumbered.
+        A new object of the same type; `system_idx`, if present, is renumbered.
     """
     atoms = chosen[systems.system_idx]
     new_idx = torch.cumsum(chosen, 0) - 1
@@ -150,14 +150,14 @@ def select(data: Data, systems: Systems, chosen: Tensor) -> Data:
 
 
 def join(first: Data, second: Data, n_first: int) -> Data:
-    """The rows of `first` and then those of `second`; the inverse of `select`.
+    """Append the rows of `second` to those of `first`; the inverse of `select`.
 
     Args:
-        first, second: dataclasses of one type, as for `select`; what is no tensor is added with
-            `+`.
-        n_first: structures in the batch that `first` belongs to.
+        first: a dataclass, as for `select`.
+        second: a dataclass of the same type; fields other than tensors are joined with `+`.
+        n_first: number of structures in the batch that `first` belongs to.
     Returns:
-        A new object of the same type; `system_idx`, where present, is renumbered.
+        A new object of the same type; `system_idx`, if present, is renumbered.
     """
     values: dict[str, Any] = {}
     for f in fields(first):  # type: ignore[arg-type]
@@ -176,7 +176,7 @@ def concatenate(batches: Sequence[Systems]) -> Systems:
         InputError: `batches` is empty.
     """
     if not batches:
-        raise InputError("no structures were given; at least one is needed")
+        raise InputError("got an empty list of structures; give at least one structure")
     offsets = torch.tensor([0] + [b.n_systems for b in batches[:-1]]).cumsum(0)
     idx = torch.cat([b.system_idx + int(o) for b, o in zip(batches, offsets, strict=True)])
     joined = {
@@ -187,46 +187,52 @@ def concatenate(batches: Sequence[Systems]) -> Systems:
     projector = None
     if any(b.projector is not None for b in batches):
         projector = torch.cat(
-            [_unity(b.positions) if b.projector is None else b.projector for b in batches]
+            [_identity(b.positions) if b.projector is None else b.projector for b in batches]
         )
     return Systems(system_idx=idx, projector=projector, **joined)
 
 
-def allowed(vectors: Tensor, systems: Systems) -> Tensor:
-    """The part of forces or displacements (n_atoms, 3) that constraints let through.
+def apply_constraints(vectors: Tensor, systems: Systems) -> Tensor:
+    """Project forces or displacements onto the motion that the constraints allow.
 
     Args:
-        vectors: (n_atoms, 3); what a fixed component holds is not looked at, it may be NaN.
+        vectors: (n_atoms, 3); fixed components are ignored and may be NaN.
         systems: batch with `fixed` and `projector`.
     Returns:
-        (n_atoms, 3), zero on fixed components and across the planes and lines that hold atoms.
+        (n_atoms, 3); zero along fixed components and perpendicular to the planes and lines that
+        atoms are confined to.
     """
     vectors = vectors.masked_fill(systems.fixed, 0.0)
     if systems.projector is None:
         return vectors
-    return torch.where(_guided(systems.projector), _project(vectors, systems.projector), vectors)
+    return torch.where(
+        _is_constrained(systems.projector), _project(vectors, systems.projector), vectors
+    )
 
 
-def moved(systems: Systems, displacement: Tensor, start: Tensor) -> Tensor:
-    """Positions after a displacement, as far as constraints allow it.
+def displaced(systems: Systems, displacement: Tensor, start: Tensor) -> Tensor:
+    """Return the positions after a displacement, subject to the constraints.
 
     Args:
         systems: batch at its present positions.
         displacement: (n_atoms, 3) Angstrom.
-        start: (n_atoms, 3) Angstrom, where planes and lines were laid; projecting the whole way
-            from there, and not the last step, keeps rounding from adding up.
+        start: (n_atoms, 3) Angstrom, positions through which planes and lines were laid. The total
+            displacement from there is projected, not the last step, so rounding does not
+            accumulate.
     Returns:
-        (n_atoms, 3) Angstrom; fixed components bit for bit as they were.
+        (n_atoms, 3) Angstrom; fixed components are bitwise unchanged.
     """
     positions = systems.positions + displacement
     if systems.projector is not None:
-        held = start + _project(positions - start, systems.projector)
-        positions = torch.where(_guided(systems.projector), held, positions)
+        confined = start + _project(positions - start, systems.projector)
+        positions = torch.where(_is_constrained(systems.projector), confined, positions)
     return torch.where(systems.fixed, systems.positions, positions)
 
 
-def _guided(projector: Tensor) -> Tensor:
-    """Atoms that a projector (n_atoms, 3, 3) holds, (n_atoms, 1) bool."""
+def _is_constrained(projector: Tensor) -> Tensor:
+    """Return the atoms whose projector (n_atoms, 3, 3) differs from the identity, (n_atoms, 1)
+    bool.
+    """
     return (
         (projector != torch.eye(3, dtype=projector.dtype, device=projector.device))
         .flatten(1)
@@ -235,14 +241,15 @@ def _guided(projector: Tensor) -> Tensor:
 
 
 def _project(vectors: Tensor, projector: Tensor) -> Tensor:
-    """Each of the vectors (n_atoms, 3) times its projector; term by term, so that the rounding
-    knows nothing of other atoms.
+    """Multiply each vector (n_atoms, 3) by its projector, term by term.
+
+    The rounding of one result is independent of other atoms.
     """
     x, y, z = (vectors[:, k, None] * projector[:, k] for k in range(3))
     return x + y + z
 
 
-def _unity(positions: Tensor) -> Tensor:
+def _identity(positions: Tensor) -> Tensor:
     return torch.eye(3, dtype=torch.float64, device=positions.device).expand(len(positions), 3, 3)
 
 
@@ -253,8 +260,10 @@ def sum_per_system(values: Tensor, systems: Systems) -> Tensor:
 
 
 def max_per_system(values: Tensor, systems: Systems) -> Tensor:
-    """Largest of the non-negative per-atom `values` (n_atoms,) in each structure: (n_systems,); 0
-    where there is no atom.
+    """Return the largest of non-negative per-atom `values` (n_atoms,) of each structure.
+
+    Returns:
+        (n_systems,); 0 for a structure without atoms.
     """
     out = values.new_zeros(systems.n_systems)
     return out.scatter_reduce_(0, systems.system_idx, values, reduce="amax")
@@ -266,9 +275,11 @@ def n_atoms_of(systems: Systems) -> Tensor:
     return count.index_add_(0, systems.system_idx, (systems.numbers > CELL).long())
 
 
-def own_memory(systems: Systems) -> Systems:
-    """The same structures in memory that torch has aligned: products round differently with the
-    alignment of their factors.
+def copy_aligned(systems: Systems) -> Systems:
+    """Copy the structures into newly allocated memory.
+
+    Torch aligns its own memory, and the rounding of products depends on the alignment of the
+    factors.
     """
     values = {f.name: getattr(systems, f.name) for f in fields(systems)}
     return replace(

@@ -22,10 +22,10 @@ from torch import Tensor
 from geocalc.core.matrices import (
     determinant,
     exponential,
-    exponential_along,
+    exponential_and_derivative,
     inverse,
-    rows_times,
-    times,
+    matmul,
+    matmul_rows,
 )
 from geocalc.core.systems import CELL, Systems, n_atoms_of
 from geocalc.errors import InputError
@@ -126,8 +126,8 @@ class CellFilter:
     def real(self, extended: Systems) -> Systems:
         """The structures as they are: atoms alone, in the cells that the strains have made."""
         atoms, turn = atoms_of(extended), self.deformation(extended).transpose(1, 2)
-        positions = rows_times(atoms.positions, turn[atoms.system_idx])
-        return replace(atoms, positions=positions, cell=times(extended.cell, turn))
+        positions = matmul_rows(atoms.positions, turn[atoms.system_idx])
+        return replace(atoms, positions=positions, cell=matmul(extended.cell, turn))
 
     def deformation(self, extended: Systems) -> Tensor:
         """Deformation gradients F, (n_systems, 3, 3): a vector x of the start has become F x."""
@@ -145,18 +145,18 @@ class CellFilter:
             stress: (n_systems, 3, 3) eV/Angstrom^3.
         """
         deformation = self.deformation(extended)
-        volume = determinant(times(extended.cell, deformation.transpose(1, 2))).abs()
+        volume = determinant(matmul(extended.cell, deformation.transpose(1, 2))).abs()
         unity = torch.eye(3, dtype=stress.dtype, device=stress.device)
         virial = -volume[:, None, None] * (stress + self.pressure * unity)
         if self.kind == "frechet":
             if self.hydrostatic:
                 virial = _mean_diagonal(virial) * unity
-            gradient = times(virial, inverse(deformation).transpose(1, 2))
+            gradient = matmul(virial, inverse(deformation).transpose(1, 2))
             # the sum of a matrix with the derivatives along all directions is the derivative along
             # it, at the transpose
-            _, gradient = exponential_along(strain_of(extended).transpose(1, 2), gradient)
+            _, gradient = exponential_and_derivative(strain_of(extended).transpose(1, 2), gradient)
         else:
-            gradient = times(virial, inverse(deformation).transpose(1, 2))
+            gradient = matmul(virial, inverse(deformation).transpose(1, 2))
             if self.hydrostatic:
                 gradient = _mean_diagonal(gradient) * unity
         if self.constant_volume:

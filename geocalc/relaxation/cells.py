@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geocalc.core.matrices import determinant, inverse, rows_times
-from geocalc.core.systems import Potential, Prediction, Systems, allowed, per_system
+from geocalc.core.matrices import determinant, inverse, matmul_rows
+from geocalc.core.systems import Potential, Prediction, Systems, apply_constraints, per_system
 from geocalc.errors import InputError
 from geocalc.optim.base import Optimizer
 from geocalc.relaxation.cell_filters import CellFilter, atoms_of, forces_from, forces_with, start_of
@@ -88,7 +88,7 @@ class CellPotential:
             )
         work = self.cell_filter.pressure * determinant(atoms.cell).abs()
         deformation = self.cell_filter.deformation(systems)
-        pulled = rows_times(forces, deformation[atoms.system_idx])
+        pulled = matmul_rows(forces, deformation[atoms.system_idx])
         rows = forces_with(systems, pulled, self.cell_filter.cell_forces(systems, stress), stress)
         return Prediction(
             energy=found.energy.double() + work, forces=rows, energy_std=found.energy_std
@@ -173,7 +173,7 @@ def restored_snapshot(extended: Systems, now: Snapshot, cell_filter: CellFilter)
     return CellSnapshot(
         positions=atoms.positions,
         forces=forces,
-        constrained_forces=allowed(forces, atoms),
+        constrained_forces=apply_constraints(forces, atoms),
         energy=now.energy - cell_filter.pressure * determinant(atoms.cell).abs(),
         energy_std=now.energy_std,
         fmax=now.fmax,
@@ -186,6 +186,6 @@ def _real_forces(extended: Systems, rows: Tensor, cell_filter: CellFilter) -> Te
     of the start.
     """
     forces, _ = forces_from(extended, rows)
-    return rows_times(
+    return matmul_rows(
         forces, inverse(cell_filter.deformation(extended))[atoms_of(extended).system_idx]
     )

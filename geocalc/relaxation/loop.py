@@ -15,11 +15,11 @@ from geocalc.core.systems import (
     CELL,
     Potential,
     Systems,
-    allowed,
+    apply_constraints,
     concatenate,
+    displaced,
     join,
     max_per_system,
-    moved,
     n_atoms_of,
     select,
 )
@@ -203,7 +203,7 @@ def _optimizer_step(active: ActiveBatch, now: Snapshot, optimizer: Optimizer[Any
 def _moved(active: ActiveBatch, displacement: Tensor) -> ActiveBatch:
     """The structures after a step, as far as constraints allow it."""
     progress = replace(active.progress, n_steps=active.progress.n_steps + 1)
-    positions = moved(active.systems, displacement, progress.start_positions)
+    positions = displaced(active.systems, displacement, progress.start_positions)
     return replace(active, systems=replace(active.systems, positions=positions), progress=progress)
 
 
@@ -258,7 +258,7 @@ def evaluate(systems: Systems, potential: Potential) -> Snapshot:
         prediction.energy.double(),
         prediction.energy_std,
     )
-    constrained_forces = allowed(forces, systems)
+    constrained_forces = apply_constraints(forces, systems)
     norms = torch.linalg.vector_norm(constrained_forces, dim=1)
     fmax = max_per_system(norms.nan_to_num(nan=torch.inf, posinf=torch.inf), systems)
     return Snapshot(

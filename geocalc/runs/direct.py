@@ -8,7 +8,7 @@ import time
 import torch
 
 from geocalc.core.process import one_thread
-from geocalc.core.systems import Potential, Systems, allowed, own_memory
+from geocalc.core.systems import Potential, Systems, apply_constraints, copy_aligned
 from geocalc.errors import FAILURES, InputError, format_error
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
@@ -36,7 +36,7 @@ def predict_relaxed(systems: Systems, potential: Potential) -> Relaxation:
         if prediction.displacement is None
         else prediction.displacement.double()
     )
-    move = allowed(move, systems)
+    move = apply_constraints(move, systems)
     known = math.isfinite(energy) and bool(move.isfinite().all())
     positions = torch.where(systems.fixed, systems.positions, systems.positions + move)
     final = {
@@ -66,7 +66,7 @@ def predict_task(task: Task, potential: Potential, device: str = "cpu") -> Outco
     started = time.perf_counter()
     try:
         with one_thread():
-            ended = predict_relaxed(own_memory(task.systems).to(device), potential)
+            ended = predict_relaxed(copy_aligned(task.systems).to(device), potential)
     except FAILURES as error:
         return Outcome(
             error=format_error(error), n_evaluations=1, wall_s=time.perf_counter() - started

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from geocalc.core.process import one_thread
-from geocalc.core.systems import Potential, Systems, own_memory
+from geocalc.core.systems import Potential, Systems, copy_aligned
 from geocalc.errors import FAILURES, format_error
 from geocalc.optim import make_optimizer
 from geocalc.potentials.calibration import Calibration
@@ -204,7 +204,7 @@ def relax_task(
 
     try:
         with one_thread():
-            systems = own_memory(task.systems).to(device)
+            systems = copy_aligned(task.systems).to(device)
             ended = relax_systems(
                 systems, potential, optimizer, settings.fmax, settings.steps, observe, warm_start
             )[0]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from geocalc.core.process import available_cores, settle_process
+from geocalc.core.process import available_cores, configure_process
 from geocalc.core.systems import Potential
 from geocalc.errors import InputError, format_error
 from geocalc.optim import make_optimizer
@@ -279,7 +279,7 @@ def _begin(
     second_opinion: Adviser | None,
 ) -> Callable[[Task], Outcome]:
     """What a worker process does first, and then with every task."""
-    settle_process()
+    configure_process()
     return _advised(
         partial(relax_task, potential=opener(), settings=settings, warm_start=warm_start),
         second_opinion,

@@ -13,12 +13,12 @@ from ase.geometry import complete_cell
 from geocalc.core.projectors import (
     LINE_DIRECTION,
     PLANE_NORMAL,
-    Held,
-    directions,
-    is_mask,
-    on_axes,
-    onto,
-    settle,
+    AllowedMotion,
+    blocked_axes,
+    combine,
+    is_axis_aligned,
+    normals_and_directions,
+    projector_onto,
 )
 from geocalc.errors import InputError
 
@@ -26,7 +26,7 @@ COARSE = 1e-6  # a direction this close to an axis counts as fixed where only a 
 KEPT = FixAtoms | FixCartesian | FixedPlane | FixedLine | FixScaled
 
 
-def read_constraints(atoms: Atoms) -> Held:
+def read_constraints(atoms: Atoms) -> AllowedMotion:
     """What the constraints of a structure hold, and the plane and line columns of a file that
     geocalc wrote.
 
@@ -49,8 +49,8 @@ def fixed_mask(atoms: Atoms) -> np.ndarray:
     held = _read(atoms, list(_constrained(atoms)))
     fixed = held.fixed.copy()
     for atom, projector in enumerate([] if held.projector is None else held.projector):
-        fixed[atom] |= on_axes(projector, COARSE)
-        if not is_mask(projector, COARSE):
+        fixed[atom] |= blocked_axes(projector, COARSE)
+        if not is_axis_aligned(projector, COARSE):
             names = [
                 type(c).__name__ for c in atoms.constraints if np.isin(atom, c.index % len(atoms))
             ]
@@ -77,15 +77,15 @@ def scaled_space(held: np.ndarray, cell: np.ndarray, what: str) -> np.ndarray:
             f"{what} needs independent cell vectors, got {cell.tolist()}; correct the cell, or use"
             " FixCartesian"
         )
-    return onto(vectors[~held])
+    return projector_onto(vectors[~held])
 
 
-def ase_constraints(held: Held) -> list[KEPT]:
+def ase_constraints(held: AllowedMotion) -> list[KEPT]:
     """The fewest ASE constraints that say the same."""
     fixed = held.fixed
     found: list[KEPT] = []
     if held.projector is not None:
-        normals, lines = directions(held.projector)
+        normals, lines = normals_and_directions(held.projector)
         fixed = fixed & ~lines.any(axis=1, keepdims=True)  # the line says it already
         for kind, vectors in ((FixedPlane, normals), (FixedLine, lines)):
             for vector in np.unique(vectors[vectors.any(axis=1)], axis=0):
@@ -99,7 +99,7 @@ def ase_constraints(held: Held) -> list[KEPT]:
     return plain + found
 
 
-def _read(atoms: Atoms, spaces: list[tuple[int, np.ndarray]]) -> Held:
+def _read(atoms: Atoms, spaces: list[tuple[int, np.ndarray]]) -> AllowedMotion:
     """Fixed components of FixAtoms and FixCartesian, joined with the projectors of single atoms."""
     fixed = np.zeros((len(atoms), 3), dtype=bool)
     for constraint in atoms.constraints:
@@ -108,7 +108,7 @@ def _read(atoms: Atoms, spaces: list[tuple[int, np.ndarray]]) -> Held:
     by_atom = defaultdict(list)
     for atom, projector in spaces:
         by_atom[atom].append(projector)
-    return settle(fixed, by_atom)
+    return combine(fixed, by_atom)
 
 
 def _constrained(atoms: Atoms) -> Iterator[tuple[int, np.ndarray]]:
@@ -163,5 +163,5 @@ def _along(vector: np.ndarray, is_normal: bool, what: str) -> np.ndarray:
             f"{what} has the direction {vector.tolist()}; give three finite numbers that are not"
             " all zero"
         )
-    line = onto(vector[None])
+    line = projector_onto(vector[None])
     return np.eye(3) - line if is_normal else line

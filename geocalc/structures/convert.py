@@ -15,7 +15,7 @@ from ase import Atoms
 from ase.filters import Filter
 
 from geocalc.core.elements import N_ELEMENTS, covalent_radii, symbols
-from geocalc.core.projectors import Held, settle
+from geocalc.core.projectors import AllowedMotion, combine
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
 from geocalc.graphs.neighbors import build_graph, edge_vectors, searchable
@@ -46,7 +46,7 @@ class _Arrays:
     cell: np.ndarray
     pbc: np.ndarray
     tags: np.ndarray | None
-    held: Held
+    held: AllowedMotion
 
 
 def from_atoms(
@@ -145,7 +145,9 @@ def to_atoms(systems: Systems, templates: Sequence[Atoms] | None = None) -> list
             atoms = Atoms(
                 numbers[rows], positions[rows], cell=cells[k], pbc=pbc[k], tags=tags[rows]
             )
-            held = Held(fixed=fixed[rows], projector=None if projector is None else projector[rows])
+            held = AllowedMotion(
+                fixed=fixed[rows], projector=None if projector is None else projector[rows]
+            )
             atoms.set_constraint(ase_constraints(held))
         else:
             atoms = templates[k].copy()
@@ -196,11 +198,11 @@ def _structure_arrays(structure: Structure, k: int) -> _Arrays:
         cell=cell,
         pbc=np.array(structure.lattice.pbc, dtype=bool),
         tags=None if any(tag is None for tag in tags) else np.array(tags),
-        held=settle(np.zeros((len(structure), 3), dtype=bool), spaces),
+        held=combine(np.zeros((len(structure), 3), dtype=bool), spaces),
     )
 
 
-def _projectors(held: list[Held]) -> torch.Tensor | None:
+def _projectors(held: list[AllowedMotion]) -> torch.Tensor | None:
     """Those of all structures together, None if no structure needs any."""
     if all(one.projector is None for one in held):
         return None

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from geocalc.core.elements import symbols
-from geocalc.core.projectors import LINE_DIRECTION, PLANE_NORMAL, directions
+from geocalc.core.projectors import LINE_DIRECTION, PLANE_NORMAL, normals_and_directions
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
 
@@ -51,7 +51,9 @@ def format_frame(
         columns["move_mask"] = movable[:, 0] if per_row else movable
     if systems.projector is not None:
         found = zip(
-            (PLANE_NORMAL, LINE_DIRECTION), directions(systems.projector.cpu().numpy()), strict=True
+            (PLANE_NORMAL, LINE_DIRECTION),
+            normals_and_directions(systems.projector.cpu().numpy()),
+            strict=True,
         )
         columns |= {name: vectors for name, vectors in found if vectors.any()}
     columns |= {name: np.asarray(array) for name, array in arrays.items() if name not in _OWN}

@@ -12,7 +12,7 @@ import spglib
 import torch
 from torch import Tensor
 
-from geocalc.core.matrices import inverse, times
+from geocalc.core.matrices import inverse, matmul
 from geocalc.core.systems import Systems, select
 from geocalc.errors import InputError
 
@@ -64,13 +64,13 @@ def symmetrize(
         found = _remembered(_Key.of(select(start, start, alone)), free, symprec)
         rotations, sources = found.rotations.to(forces.device), found.sources.to(forces.device)
         cell, there = systems.cell[k], inverse(systems.cell[k])
-        fractional = times(forces[bounds[k] : bounds[k + 1]], there)
-        smooth.append(times(times(fractional[sources], rotations.transpose(1, 2)).mean(0), cell))
-        scaled = times(times(cell, stress[k]), cell.T)
-        scaled = times(
-            times(rotations.transpose(1, 2), scaled.expand_as(rotations)), rotations
+        fractional = matmul(forces[bounds[k] : bounds[k + 1]], there)
+        smooth.append(matmul(matmul(fractional[sources], rotations.transpose(1, 2)).mean(0), cell))
+        scaled = matmul(matmul(cell, stress[k]), cell.T)
+        scaled = matmul(
+            matmul(rotations.transpose(1, 2), scaled.expand_as(rotations)), rotations
         ).mean(0)
-        tensors.append(times(times(there, scaled), there.T))
+        tensors.append(matmul(matmul(there, scaled), there.T))
     return torch.cat(smooth), torch.stack(tensors)
 
 

@@ -27,9 +27,9 @@ import geocalc
 from geocalc.core.systems import (
     Prediction,
     Systems,
-    allowed,
+    apply_constraints,
     concatenate,
-    moved,
+    displaced,
     select,
     sum_per_system,
 )
@@ -241,7 +241,7 @@ def test_many_steps_of_any_optimizer_do_not_drift() -> None:
         displacement = 0.2 * torch.randn(
             systems.positions.shape, generator=noise, dtype=torch.float64
         )
-        systems = replace(systems, positions=moved(systems, displacement, start.positions))
+        systems = replace(systems, positions=displaced(systems, displacement, start.positions))
     for atoms, end in zip(given, to_atoms(systems), strict=True):
         assert strayed(atoms, end.positions) < 5e-14
     assert float((systems.positions - start.positions).norm(dim=1).max()) > 5.0
@@ -286,20 +286,20 @@ def test_fmax_counts_allowed_directions_only() -> None:
 def test_the_projected_force_is_the_gradient_along_allowed_displacements() -> None:
     systems = from_atoms(slab(HOLD["many"]))
     potential = AsePotential(calculator=EMT())
-    forces = allowed(evaluate(systems, potential).forces, systems)
+    forces = apply_constraints(evaluate(systems, potential).forces, systems)
     for seed in range(3):
         noise = torch.randn(
             systems.positions.shape,
             generator=torch.Generator().manual_seed(seed),
             dtype=torch.float64,
         )
-        step = 1e-4 * allowed(noise, systems)
+        step = 1e-4 * apply_constraints(noise, systems)
         up, down = (
             potential(replace(systems, positions=systems.positions + sign * step)).energy
             for sign in (1, -1)
         )
         assert float(down - up) / 2 == pytest.approx(float((forces * step).sum()), abs=1e-9)
-    assert torch.allclose(allowed(forces, systems), forces, atol=1e-14, rtol=0)
+    assert torch.allclose(apply_constraints(forces, systems), forces, atol=1e-14, rtol=0)
 
 
 def test_only_structures_that_need_a_projector_have_one() -> None:

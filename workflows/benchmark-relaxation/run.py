@@ -25,7 +25,7 @@ import scaling
 import shipped_model
 import torch
 
-from geocalc.core.process import available_cores, settle_process
+from geocalc.core.process import available_cores, configure_process
 
 HERE = Path(__file__).parent
 
@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 @click.group()
 def main() -> None:
     """Benchmarks of the relaxation engine."""
-    settle_process()
+    configure_process()
 
 
 @main.command("calls")

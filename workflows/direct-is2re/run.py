@@ -24,7 +24,7 @@ import page
 import splits
 from lightning_fabric import Fabric
 
-from geocalc.core.process import settle_process
+from geocalc.core.process import configure_process
 from geocalc.core.settings import read_yaml
 from geocalc.data.prepare import prepare
 from geocalc.data.store import Samples, read_store
@@ -67,7 +67,7 @@ def recipe_for(split: splits.Split, target: str, steps: int | None) -> Recipe:
 @click.group()
 def main() -> None:
     """Cross-validation of direct IS2RE."""
-    settle_process()
+    configure_process()
 
 
 def _each(names: str, targets: str) -> list[tuple[splits.Split, str]]:

@@ -22,7 +22,7 @@ import page
 from ase.io import write
 from lightning_fabric import Fabric
 
-from geocalc.core.process import settle_process
+from geocalc.core.process import configure_process
 from geocalc.core.settings import read_yaml
 from geocalc.data.prepare import reference_relaxations
 from geocalc.data.read import locate, structures_of
@@ -105,7 +105,7 @@ def tuned_recipe(n: int, draw: int, begin: bool) -> Recipe:
 @click.group()
 def main() -> None:
     """Fine-tuning on an unseen metal."""
-    settle_process()
+    configure_process()
 
 
 def _fabric() -> Fabric:

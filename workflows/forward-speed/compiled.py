@@ -19,7 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from run import interleaved
 
-from geocalc.core.process import settle_process
+from geocalc.core.process import configure_process
 from geocalc.potentials.network import EnergyModel
 from geocalc.train.loader import Batch, batches, feed_of
 from geocalc.train.recipe import read_recipe
@@ -35,7 +35,7 @@ DATA = ROOT / "runs" / "direct-is2re" / "data"
 @click.option("--steps", default=40, show_default=True)
 def main(steps: int) -> None:
     """Run and print."""
-    settle_process()
+    configure_process()
     fabric = Fabric(accelerator="cpu", devices=1)
     recipe = read_recipe(ROOT / "models" / "faenet-is2re" / "recipe.yaml")
     samples = load_samples(recipe, DATA, fabric)

@@ -25,7 +25,7 @@ from reference.plain_faenet import PlainFAENet
 from geocalc import from_atoms
 from geocalc.architectures import FAENet, FAENetSettings
 from geocalc.architectures.base import NetworkInput
-from geocalc.core.process import settle_process
+from geocalc.core.process import configure_process
 from geocalc.frames import frame_policy, make_frames
 from geocalc.graphs.neighbors import build_graph, edge_vectors
 from geocalc.potentials.frame_averaging import replicate
@@ -116,7 +116,7 @@ def training_step(network: torch.nn.Module, inputs: NetworkInput) -> None:
 )
 def main(repeats: int, bf16: bool) -> None:
     """Run and print."""
-    settle_process()
+    configure_process()
     torch.manual_seed(0)
     slabs = [adslab(metal, seed) for seed, metal in enumerate(("Cu", "Pt", "Ag"))]
     settings = FAENetSettings.model_validate(S2EF)

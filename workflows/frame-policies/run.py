@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from geocalc import load_model
-from geocalc.core.process import settle_process
+from geocalc.core.process import configure_process
 from geocalc.core.systems import Systems, concatenate
 from geocalc.data.collate import collate
 from geocalc.data.prepare import locate, reference_relaxations
@@ -181,7 +181,7 @@ def page(about: dict[str, object], policies: dict[str, dict[str, dict[str, float
 @click.option("--policies", default=",".join(POLICIES), show_default=True)
 def main(model: str, paths: int, relaxations: int, policies: str) -> None:
     """Measure and write."""
-    settle_process()
+    configure_process()
     recipe = read_recipe(find_model(model) / "recipe.yaml")
     held_out = reference_relaxations(recipe.data, 0)
     references = held_out[:: max(1, len(held_out) // relaxations)][:relaxations]

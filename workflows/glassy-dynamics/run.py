@@ -21,8 +21,8 @@ from plan import HERE, LEARNABLE, RUNS, plan
 from report import BASELINES_FILE, glass_data, judge, read_fits, write_report
 from scores import Baselines
 
-from geocalc.core.files import write_whole
-from geocalc.core.process import settle_process
+from geocalc.core.files import write_atomically
+from geocalc.core.process import configure_process
 from geocalc.properties.registry import register_property
 from geocalc.properties.task import train_property
 from geocalc.train.loop import Progress
@@ -35,7 +35,7 @@ RECIPES = "moments,bapst,unshared,edges-parallel,report,gcn"
 @click.group()
 def main() -> None:
     """Propensities of a glass from its structure."""
-    settle_process()
+    configure_process()
 
 
 recipes_option = click.option("--recipes", default=RECIPES, show_default=True)
@@ -85,7 +85,7 @@ def baselines_command(out: Path) -> None:
         )
         if baseline is BASELINES[-1]:
             fewer = [*(baseline_row(baseline, some, learned) for learned in FEWER), rows[-1]]
-    write_whole(
+    write_atomically(
         out / BASELINES_FILE,
         [Baselines(rows=tuple(rows), fewer=tuple(fewer)).model_dump_json(indent=1)],
     )

@@ -18,8 +18,8 @@ import space as spaces
 import yaml
 from lightning_fabric import Fabric
 
-from geocalc.core.files import write_whole
-from geocalc.core.process import settle_process
+from geocalc.core.files import write_atomically
+from geocalc.core.process import configure_process
 from geocalc.errors import GeoCalcError, MissingDependencyError, NonFiniteError
 from geocalc.train.loop import Evaluation
 from geocalc.train.run_files import METRICS, make_folder, read_log
@@ -118,7 +118,7 @@ def go_on(study: Any) -> None:
 )
 def main(recipe: Path, space_path: Path, out: Path, trials: int, seed: int, join: bool) -> None:
     """Search, and write the best recipe so far after every trial."""
-    settle_process()
+    configure_process()
     try:
         space = spaces.read_space(space_path)
         study = open_study(out, seed)
@@ -138,7 +138,9 @@ def search(study: Any, recipe: Path, space: spaces.Space, out: Path, trials: int
         study.optimize(lambda trial: run_trial(trial, recipe, space, out), n_trials=1)
         if study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
             best = spaces.recipe_of(recipe, space, study.best_params)
-            write_whole(out / BEST, [yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False)])
+            write_atomically(
+                out / BEST, [yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False)]
+            )
             print(
                 f"best of {len(study.trials)}: {study.best_value:.4f}, {study.best_params}",
                 flush=True,

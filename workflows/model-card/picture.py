@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from geocalc.core.process import settle_process
+from geocalc.core.process import configure_process
 from geocalc.data.prepare import prepare, reference_relaxations
 from geocalc.data.store import read_store
 from geocalc.evaluation.figures import pair_panels, relaxed_panels, single_point_panels
@@ -63,7 +63,7 @@ def draw(model: LoadedModel, recipe: Recipe) -> Path:
 @click.argument("name", default="faenet-sfa")
 def main(name: str) -> None:
     """Evaluate and draw."""
-    settle_process()
+    configure_process()
     model = load_model(name)
     print(draw(model, read_recipe(model.folder / "recipe.yaml")))
 

@@ -27,7 +27,7 @@ from ase import Atoms
 from scipy.stats import spearmanr
 
 from geocalc import from_atoms, relax
-from geocalc.core.process import settle_process
+from geocalc.core.process import configure_process
 from geocalc.data.prepare import prepare, reference_relaxations
 from geocalc.data.store import read_store
 from geocalc.evaluation import single_points as metrics
@@ -216,7 +216,7 @@ def processor() -> str:
 @click.option("--only", type=click.Choice(PARTS), help="Measure this part again.")
 def main(name: str, render: bool, only: str | None) -> None:
     """Measure and write."""
-    settle_process()
+    configure_process()
     folder = find_model(name)
     recipe = read_recipe(folder / "recipe.yaml")
     model = load_model(name)

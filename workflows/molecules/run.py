@@ -18,7 +18,7 @@ import click
 import torch
 from lightning_fabric import Fabric
 
-from geocalc.core.process import settle_process
+from geocalc.core.process import configure_process
 from geocalc.core.units import in_ev
 from geocalc.data.prepare import locate, prepare, samples_of_file, samples_of_test
 from geocalc.data.store import Sample, read_store
@@ -60,7 +60,7 @@ def _recipes(names: str, steps: int | None) -> Iterator[tuple[Recipe, Path]]:
 @click.group()
 def main() -> None:
     """Networks of molecules."""
-    settle_process()
+    configure_process()
 
 
 names_option = click.option("--names", default=NAMES, show_default=True)

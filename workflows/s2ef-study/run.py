@@ -24,7 +24,7 @@ import page
 from lightning_fabric import Fabric
 from variants import ROOT, VARIANTS, recipe_of
 
-from geocalc.core.process import settle_process
+from geocalc.core.process import configure_process
 from geocalc.train.loop import Progress
 from geocalc.train.register import register
 from geocalc.train.task import train
@@ -38,7 +38,7 @@ SPEED, FAR = RUNS / "speed.json", RUNS / "tight"
 @click.group()
 def main() -> None:
     """Energies and forces at full strength."""
-    settle_process()
+    configure_process()
 
 
 @main.command("train")

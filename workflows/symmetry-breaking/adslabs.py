@@ -24,8 +24,8 @@ from lightning_fabric import Fabric
 from scipy.spatial.transform import Rotation
 from torch import nn
 
-from geocalc.core.files import write_whole
-from geocalc.core.process import settle_process
+from geocalc.core.files import write_atomically
+from geocalc.core.process import configure_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.data.collate import collate
 from geocalc.data.prepare import prepare
@@ -220,7 +220,7 @@ def fit(one: Planned, out: Path) -> None:
 
     if not (one.folder / MEASURED).is_file():
         train(one.recipe, one.folder, out / "prepared", fabric, say)
-        write_whole(one.folder / MEASURED, [json.dumps(asdict(judge(one, out)), indent=1)])
+        write_atomically(one.folder / MEASURED, [json.dumps(asdict(judge(one, out)), indent=1)])
 
 
 def judge(one: Planned, out: Path) -> Judged:
@@ -314,7 +314,7 @@ def adslabs_command(
     networks: str, sizes: str, seeds: str, changes: tuple[str, ...], tag: str, out: Path
 ) -> None:
     """Adsorbates on metals: train what is not trained yet, and judge it by the test."""
-    settle_process()
+    configure_process()
     folder = out / FOLDER
     for one in plan(folder, networks.split(","), _numbers(sizes), _numbers(seeds), changes, tag):
         fit(one, folder)

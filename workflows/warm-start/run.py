@@ -26,7 +26,7 @@ from lightning_fabric import Fabric
 
 from geocalc import relax
 from geocalc.api import Result
-from geocalc.core.process import settle_process
+from geocalc.core.process import configure_process
 from geocalc.core.settings import read_yaml
 from geocalc.data.prepare import reference_relaxations
 from geocalc.evaluation.metrics import distances
@@ -199,7 +199,7 @@ def measured(structures: Sequence[Atoms], start: Path) -> dict[str, dict[str, fl
 @click.group()
 def main() -> None:
     """Warm starts."""
-    settle_process()
+    configure_process()
 
 
 @main.command("train")

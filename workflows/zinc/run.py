@@ -19,7 +19,7 @@ import page
 from lightning_fabric import Fabric
 from measure import Fit, measure
 
-from geocalc.core.process import settle_process
+from geocalc.core.process import configure_process
 from geocalc.properties.recipe import PropertyRecipe, read_property_recipe
 from geocalc.properties.task import train_property
 from geocalc.train.checkpoint import steps_done
@@ -57,7 +57,7 @@ def plan(recipes: str, folds: str, steps: int | None, out: Path) -> Iterator[Pla
 @click.group()
 def main() -> None:
     """Graph convolutional networks of molecules, by cross-validation."""
-    settle_process()
+    configure_process()
 
 
 recipes_option = click.option("--recipes", default=RECIPES, show_default=True)
