@@ -1,1 +1,1 @@
-"""Which atoms are connected."""
+"""Neighbor lists and the graphs built from them."""

@@ -16,7 +16,7 @@ from geocalc.errors import InputError
 from geocalc.frames import FramePick, FramePolicy, Frames, FrameSource
 from geocalc.frames.learned import Canonicalizer, Geometry, PolicyFrames
 from geocalc.graphs.neighbors import Graph, edge_vectors
-from geocalc.graphs.reduction import EVERYTHING, Rewiring, keep_atoms
+from geocalc.graphs.reduction import NO_REWIRING, Rewiring, keep_atoms
 from geocalc.graphs.strategies import RADIUS, GraphSettings, edge_weights, make_graph
 from geocalc.graphs.supernodes import Nodes
 from geocalc.nn.embedding import N_TAGS
@@ -78,7 +78,7 @@ class EnergyModel(nn.Module):
         scales: Scales,
         repulsion_reach: float | None,
         reads_tags: bool = True,
-        rewiring: Rewiring = EVERYTHING,
+        rewiring: Rewiring = NO_REWIRING,
         displaces: bool = False,
         graph: GraphSettings = RADIUS,
     ) -> None:
@@ -279,7 +279,9 @@ def evaluate(
             deformed = positions
         seen = replace(systems, positions=deformed, cell=cell)
         if nodes is not None:
-            seen = replace(nodes.systems, positions=nodes.place(deformed, cell, systems), cell=cell)
+            seen = replace(
+                nodes.systems, positions=nodes.node_positions(deformed, cell, systems), cell=cell
+            )
         inputs, frames, edge_vec = posed(model, seen, graph, levels, policy, generator)
         # autograd alone says how long they live
         output: NetworkOutput = replace(model.network(inputs), layers=None)
@@ -314,7 +316,7 @@ def evaluate(
             else mean_over_copies(output.atom_energies.double() * model.energy_scale, frames, seen)
         )
         if nodes is not None:
-            direct, shares = nodes.vectors(direct), nodes.shares(shares)
+            direct, shares = nodes.vectors_to_atoms(direct), nodes.energies_to_atoms(shares)
     return Prediction(
         energy=energy,
         forces=direct if force_mode is ForceMode.DIRECT and not model.displaces else forces,

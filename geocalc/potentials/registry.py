@@ -26,7 +26,7 @@ from geocalc.errors import InputError, ModelFileError, ModelNotFoundError, Recip
 from geocalc.frames import frame_policy
 from geocalc.frames.learned import build_canonicalizer
 from geocalc.graphs.reduction import Rewiring
-from geocalc.graphs.strategies import graph_maker
+from geocalc.graphs.strategies import graph_builder
 from geocalc.potentials.card import CARD_SCHEMA, PROPERTY, ModelCard, Task
 from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential, Scales
 
@@ -215,7 +215,7 @@ def load_model(
         seed=seed,
         level=number,
         elements=tuple(_atomic_number(symbol, card) for symbol in card.elements),
-        graphs=graph_maker(model.network.cutoff, model.network.max_neighbors, card.graph),
+        graphs=graph_builder(model.network.cutoff, model.network.max_neighbors, card.graph),
     )
     return LoadedModel(card=card.at(number), potential=potential, folder=folder)
 

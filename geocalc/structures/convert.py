@@ -18,7 +18,7 @@ from geocalc.core.elements import N_ELEMENTS, covalent_radii, symbols
 from geocalc.core.projectors import AllowedMotion, combine
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
-from geocalc.graphs.neighbors import build_graph, edge_vectors, searchable
+from geocalc.graphs.neighbors import build_graph, checked_cell, edge_vectors
 from geocalc.structures.constraints import (
     ase_constraints,
     fixed_mask,
@@ -283,7 +283,7 @@ def _check(one: _Arrays, name: str) -> None:
             " check the cell"
         )
     try:
-        searchable(one.positions, one.cell, one.pbc, SEARCH)
+        checked_cell(one.positions, one.cell, one.pbc, SEARCH)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 

@@ -24,7 +24,7 @@ from geocalc.errors import GeoCalcError, RunFolderError
 from geocalc.frames.sampling import N_DRAWS
 from geocalc.graphs.neighbors import Graph
 from geocalc.graphs.reduction import Rewiring, keep_atoms
-from geocalc.graphs.strategies import GraphSettings, expected_edges, make_graph
+from geocalc.graphs.strategies import GraphSettings, estimate_edges, make_graph
 from geocalc.graphs.supernodes import Nodes
 from geocalc.potentials.network import EnergyModel
 from geocalc.train.balance import deal, deal_within
@@ -133,7 +133,7 @@ class BatchLoader:
             return [list(range(len(samples)))]
         asked = (self.cutoff, self.max_neighbors, self.graph)
         sizes = [
-            expected_edges(sample.positions, sample.cell, sample.pbc, *asked) for sample in samples
+            estimate_edges(sample.positions, sample.cell, sample.pbc, *asked) for sample in samples
         ]
         return deal(sizes, n) if limit is None else deal_within(sizes, n, limit)
 
