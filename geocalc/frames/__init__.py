@@ -1,27 +1,29 @@
-"""Frames: orthogonal matrices that turn a structure into a canonical pose; pure functions,
-differentiable.
+"""Frame averaging: frames, orthogonal matrices that rotate a structure to a canonical orientation.
 
-Rows are vectors, so a pose is `vectors @ rotation`, and a vector predicted in the pose returns as
-`vector @ rotation.T`.
+All functions are pure and differentiable. Vectors are rows, so canonical coordinates are `vectors @
+rotation`, and a vector predicted in the frame is rotated back by `vector @ rotation.T`.
 
-A policy names where frames come from and how many are used:
+A frame policy names the source of the frames and how many of them are used:
 
-* `lattice`: every frame that puts one of the shortest in-plane lattice vectors along x, with both mirror images (12 for a
-  hexagonal, 8 for a square or rhombic, else 4), averaged. Independent of positions, so energies are
-  continuous and gradient forces are exact; unchanged by rotation, re-wrapping and another choice of
-  in-plane basis.
-* `cell`: one of them, the first lattice vector along x: several times cheaper, depends on the choice of basis.
-* `stochastic`: one of the `lattice` set at random; for training.
-* `pca-...`: axes of the covariance of positions or edges (`pca-2d`, `pca-3d`, `pca-edges-2d`, `pca-edges-3d`, each with an
-  optional `-se` for proper rotations only and `-one` or `-stochastic` for one frame; `-one` keeps
-  all frames that the symmetry of the structure makes alike). Those of positions change when an atom
-  of a periodic structure is stored in another image; those of edges do not.
-* `rotations-2d`, `rotations-3d`: a uniformly random rotation or reflection, with `-se` a rotation; for training.
-* `none`: the pose as given.
-* `learned`: what the canonicalizer of the network gives, see `geocalc.frames.learned`.
+* `averaged`: the average over all frames with one of the shortest in-plane lattice vectors along x,
+  both mirror images included (12 for a hexagonal, 8 for a square or rhombic lattice, otherwise 4).
+  Independent of the positions, so energies are continuous and gradient forces exact; invariant
+  under rotation, re-wrapping and a change of the in-plane basis.
+* `single`: one of them, with the first lattice vector along x. Several times faster, but dependent
+  on the choice of the basis.
+* `stochastic`: a random one of them, for training.
+* `pca-...`: principal axes of the covariance of positions or edges (`pca-2d`, `pca-3d`,
+  `pca-edges-2d`, `pca-edges-3d`, each with an optional `-se` for proper rotations only and `-one`
+  or `-stochastic` for one frame; `-one` keeps all frames that are equivalent by a symmetry of the
+  structure). Frames of positions change if an atom of a periodic structure is stored in another
+  image, frames of edges do not.
+* `rotations-2d`, `rotations-3d`: a uniformly random rotation or reflection, with `-se` a rotation;
+  for training.
+* `none`: the given orientation.
+* `learned`: frames predicted by the canonicalizer of the network; see `geocalc.frames.learned`.
 
-Under the lattice policies molecules use `pca-3d` frames and structures periodic along one vector
-`pca-edges-3d` frames.
+With the policies based on the lattice, molecules use `pca-3d` frames and structures periodic along
+one vector use `pca-edges-3d` frames.
 
 Source: Puny et al., Frame averaging (2022); Duval et al., FAENet (2023).
 """

@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from geocalc.data.prepare import prepare
 from geocalc.data.store import Samples, read_store
 from geocalc.train.ema import WeightAverage
-from geocalc.train.loader import feed_of
+from geocalc.train.loader import batch_loader
 from geocalc.train.recipe import Recipe
 from geocalc.train.run import Run, start
 from geocalc.train.steps import update
@@ -141,7 +141,7 @@ def weights_after(
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
     """Weights of a run in float64 after some steps, and the loss of each."""
     run, samples = in_double(recipe, folder)
-    feed = feed_of(samples, recipe, run.model, cpu_fabric())
+    feed = batch_loader(samples, recipe, run.model, cpu_fabric())
     losses = [
         float(update(run, feed.batch(step), recipe, step, cpu_fabric()).total)
         for step in range(steps)

@@ -21,7 +21,7 @@ from run import interleaved
 
 from geocalc.core.process import configure_process
 from geocalc.potentials.network import EnergyModel
-from geocalc.train.loader import Batch, batches, feed_of
+from geocalc.train.loader import Batch, batch_loader, batches
 from geocalc.train.recipe import read_recipe
 from geocalc.train.run import start
 from geocalc.train.steps import take_step
@@ -41,7 +41,7 @@ def main(steps: int) -> None:
     samples = load_samples(recipe, DATA, fabric)
     run = start(recipe, samples.training)
     drawn = [
-        batch for _, batch in batches(feed_of(samples, recipe, run.model, fabric), range(8), 0)
+        batch for _, batch in batches(batch_loader(samples, recipe, run.model, fabric), range(8), 0)
     ]
 
     def stepping(model: EnergyModel, some: list[Batch]) -> Callable[[], object]:

@@ -1,19 +1,18 @@
-"""Canonicalizers: modules that give every structure of a batch its frames, from weights or from a
-rule.
+"""Canonicalizers: modules that predict the frames of every structure of a batch.
 
-Those with weights, each trained with the network or frozen as drawn (`training.freeze:
-[canonicalizer]`), are part of the network:
+Canonicalizers with weights are part of the network and trained with it, or keep their initial
+weights (`training.freeze: [canonicalizer]`):
 
-* `vn-pointnet`, `vn-dgcnn`: networks of vector neurons, whose pooled vectors make the frame;
-* `signnet-mlp`, `signnet-vn`: principal axes, whose ends a network tells apart.
+* `vn-pointnet`, `vn-dgcnn`: vector-neuron networks, whose mean vectors span the frame;
+* `signnet-mlp`, `signnet-vn`: principal axes, whose signs are chosen by a network.
 
-All see the network's edges within a reach, so frames do not depend on the image in which an atom is
-stored, and follow the structure exactly: turns, with `proper: false` mirror images too,
-permutations. Where their vectors span no frame (CH4, an adsorbate in a threefold hollow, linear
-molecules and single atoms), the frames of the lattice or of PCA are averaged over, and `degenerate`
-says so. Close to such a symmetry the one frame turns fast as atoms move, and forces, which go
-through it, are large; a set of frames (`lattice`) does not have that fault. A frame policy is a
-canonicalizer as well, without weights (`PolicyFrames`).
+All use the edges of the network within a reach, so frames do not depend on the image in which an
+atom is stored, and are exactly equivariant under rotations, with `proper: false` also under
+reflections, and invariant under permutations. If the vectors of a structure span no frame (CH4, an
+adsorbate in a threefold hollow, linear molecules and single atoms), the average over lattice or PCA
+frames is used and `degenerate` is set. Close to such a symmetry the frame rotates fast as atoms
+move, and the forces, which are propagated through it, are large; the policy `averaged` avoids this.
+A frame policy is a canonicalizer without weights (`PolicyFrames`).
 
 Source: Kaba et al., Equivariance with learned canonicalization functions (2023); Puny et al., Frame
 averaging (2022).
@@ -27,7 +26,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from geocalc.errors import InputError
-from geocalc.frames import POLICIES, FrameSource, frame_policy
 from geocalc.frames.learned.base import Canonicalizer, Geometry, PolicyFrames
 from geocalc.frames.learned.settings import (
     CanonicalizerSettings,
@@ -41,8 +39,11 @@ from geocalc.frames.learned.vn_pointnet import VNPointNet
 
 @dataclass(frozen=True)
 class CanonicalizerKind:
-    """A canonicalizer class and the settings it is built from; it takes the cutoff of the network
-    too.
+    """Canonicalizer class and its settings.
+
+    Attributes:
+        settings: class of the settings.
+        build: called with the settings and the cutoff of the network in Angstrom.
     """
 
     settings: type[CanonicalizerSettings]
@@ -58,13 +59,13 @@ CANONICALIZERS: Mapping[str, CanonicalizerKind] = {
 
 
 def build_canonicalizer(values: Mapping[str, Any], cutoff: float) -> Canonicalizer:
-    """The canonicalizer with weights that `values` describe, drawn from the global seed.
+    """Build a canonicalizer with weights, initialized from the global random state.
 
     Args:
         values: its `name` and settings.
-        cutoff: Angstrom, of the network that it serves.
+        cutoff: Angstrom, cutoff of the network.
     Raises:
-        InputError: no canonicalizer has that name; the message lists near names.
+        InputError: the name is unknown; the message lists similar names.
         RecipeError: a setting is unknown or not allowed.
     """
     name = values.get("name")
@@ -77,24 +78,8 @@ def build_canonicalizer(values: Mapping[str, Any], cutoff: float) -> Canonicaliz
     return kind.build(kind.settings.parse(values, "canonicalizer"), cutoff)
 
 
-def canonicalizer(name: str, cutoff: float) -> Canonicalizer:
-    """The canonicalizer of that name with default settings, or the frame policy of that name as
-    one.
-
-    Raises:
-        InputError: nothing has that name; the message lists near names.
-    """
-    if name in CANONICALIZERS:
-        return build_canonicalizer({"name": name}, cutoff)
-    rules = [rule for rule, policy in POLICIES.items() if policy.source is not FrameSource.LEARNED]
-    if name not in rules:
-        raise InputError(
-            f"no canonicalizer is called {name!r}; {_advice(name, [*CANONICALIZERS, *rules])}"
-        )
-    return PolicyFrames(frame_policy(name))
-
-
 def _advice(name: str, known: list[str]) -> str:
+    """Return the end of a message with names similar to an unknown one."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"near names: {', '.join(near)}" if near else f"known names: {', '.join(known)}"
 
@@ -107,5 +92,4 @@ __all__ = [
     "Geometry",
     "PolicyFrames",
     "build_canonicalizer",
-    "canonicalizer",
 ]

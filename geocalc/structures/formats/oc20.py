@@ -56,7 +56,7 @@ def oc20_atoms(record: bytes) -> Atoms:
             " structure"
         )
     numbers = np.asarray(values["atomic_numbers"]).reshape(-1).astype(int)
-    cell = np.asarray(values.get("single", np.zeros((3, 3))), dtype=float).reshape(3, 3)
+    cell = np.asarray(values.get("cell", np.zeros((3, 3))), dtype=float).reshape(3, 3)
     pbc = np.asarray(values.get("pbc", np.abs(cell).max() > 0)).reshape(-1).astype(bool)
     positions = np.asarray(values["pos"], dtype=float).reshape(-1, 3)
     atoms = Atoms(numbers, positions, cell=cell, pbc=pbc if len(pbc) == 3 else bool(pbc[0]))

@@ -32,10 +32,9 @@ from geocalc.frames.learned import (
     Geometry,
     PolicyFrames,
     build_canonicalizer,
-    canonicalizer,
 )
-from geocalc.frames.learned.signnet import local_axes
-from geocalc.frames.learned.surroundings import surroundings_of
+from geocalc.frames.learned.environment import local_environment
+from geocalc.frames.learned.signnet import environment_axes
 from geocalc.graphs.neighbors import build_graph, edge_vectors
 from geocalc.potentials.network import NetworkPotential
 from geocalc.testing import (
@@ -260,8 +259,7 @@ def test_frames_turn_with_the_structure(name: str, dimensions: int, proper: bool
 )
 def test_every_frame_policy_is_a_canonicalizer(policy: str) -> None:
     g = geometry_of(systems_of(GENERIC["cloud"], GENERIC["slab"]))
-    as_module = canonicalizer(policy, CUTOFF)
-    assert isinstance(as_module, PolicyFrames)
+    as_module = PolicyFrames(frame_policy(policy))
     assert not list(as_module.parameters())
     found = as_module(g, seeded(5))
     expected = make_frames(
@@ -291,14 +289,6 @@ def test_the_network_decides_and_every_weight_counts() -> None:
 
 def test_names_that_nothing_has_are_answered_with_near_ones() -> None:
     with pytest.raises(
-        InputError, match="no canonicalizer is called 'vn-pointnett'; near names: vn-pointnet"
-    ):
-        canonicalizer("vn-pointnett", CUTOFF)
-    with pytest.raises(InputError, match="no canonicalizer is called 'pca-4d'; near names: pca-"):
-        canonicalizer("pca-4d", CUTOFF)
-    with pytest.raises(InputError, match="no canonicalizer is called 'learned'"):
-        canonicalizer("learned", CUTOFF)
-    with pytest.raises(
         InputError,
         match="no canonicalizer with weights is called 'signet-mlp'; near names: signnet-mlp",
     ):
@@ -319,7 +309,7 @@ def test_learned_frames_without_a_canonicalizer_are_refused() -> None:
     ):
         random_potential("learned")
     g = geometry_of(systems_of(cloud()))
-    with pytest.raises(InputError, match="learned frames come from the canonicalizer of a network"):
+    with pytest.raises(InputError, match="got the frame policy `learned`, whose frames only"):
         make_frames(g.positions, g.cell, g.systems, g.graph, g.edge_vec, frame_policy("learned"))
 
 
@@ -420,8 +410,8 @@ def test_published_signnet_depended_on_signs_and_did_not_turn() -> None:
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_signs_of_axes_change_nothing_in_ours(name: str, dimensions: int) -> None:
     module, geometry = built(name, dimensions), geometry_of(chosen())
-    near = surroundings_of(geometry, 4.0)
-    axes, tied = local_axes(near, dimensions)
+    near = local_environment(geometry, 4.0)
+    axes, tied = environment_axes(near, dimensions)
     assert not tied.any()
     expected = module.vectors(near, axes)
     assert (expected.abs().amax((0, 1)) > 1e-3).all()
