@@ -20,15 +20,15 @@ from geocalc.frames import random_rotations
 from geocalc.graphs.neighbors import build_graph, edge_vectors
 from geocalc.structures.transforms import (
     IN_PLANE_BASES,
-    in_other_basis,
     random_order,
     reflections,
     reordered,
     rewrapped,
     singles,
     supercell,
+    transformed,
     translated,
-    turned,
+    with_basis,
 )
 
 TOLERANCE = 1e-6  # eV; far above rounding in float64, far below what any model resolves
@@ -92,7 +92,7 @@ def assert_rotation_invariant(
         )
         _compare(
             f"rotation about {axis}",
-            potential(turned(systems, matrices)),
+            potential(transformed(systems, matrices)),
             _along(expected, systems, matrices),
             tolerance,
         )
@@ -123,7 +123,7 @@ def assert_reflection_invariant(
         normal[:, 2] = 0.0
     matrices = reflections(normal).to(systems.positions)
     expected = _along(potential(systems), systems, matrices)
-    _compare("reflection", potential(turned(systems, matrices)), expected, tolerance)
+    _compare("reflection", potential(transformed(systems, matrices)), expected, tolerance)
 
 
 def assert_permutation_equivariant(
@@ -216,7 +216,7 @@ def assert_basis_invariant(
     _need_periodic(systems, 2)
     expected = potential(systems)
     for basis in IN_PLANE_BASES:
-        _compare(f"basis {basis}", potential(in_other_basis(systems, basis)), expected, tolerance)
+        _compare(f"basis {basis}", potential(with_basis(systems, basis)), expected, tolerance)
 
 
 def assert_supercell_extensive(
@@ -354,7 +354,9 @@ def assert_stress_is_gradient(
     for n in range(n_directions):
         strain = _normal((systems.n_systems, 3, 3), seed + n).to(systems.cell)
         strain = (strain + strain.transpose(1, 2)) / strain.abs().max() / 2
-        energies = [potential(turned(systems, unit + x * strain)).energy for x in _stencil(step)]
+        energies = [
+            potential(transformed(systems, unit + x * strain)).energy for x in _stencil(step)
+        ]
         slope, expected = (stress * strain).sum((1, 2)), _slope(energies, step) / volume
         _close("strain", "stress along a strain", tolerance, slope, expected, unit="eV/Angstrom^3")
 

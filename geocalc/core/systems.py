@@ -115,7 +115,7 @@ class Potential(Protocol):
     """Pure function from structures to predictions."""
 
     def __call__(self, systems: Systems) -> Prediction:
-        """Return the energy, and forces if the potential has them, of every structure of the batch."""
+        """Return the energy of every structure, and the forces if the potential has them."""
         ...
 
 

@@ -21,7 +21,7 @@ from geocalc.structures import readers
 from geocalc.structures.convert import fixed_mask
 from geocalc.structures.formats.rmd17 import SUFFIX as RMD17
 from geocalc.structures.formats.rmd17 import UNIT as RMD17_UNIT
-from geocalc.structures.labels import Labels, constraint_zeroed, labels
+from geocalc.structures.labels import StoredLabels, has_zeroed_forces, read_labels
 from geocalc.structures.readers import read_structures
 from geocalc.structures.tags import TagsConverted, tags_of
 
@@ -119,7 +119,7 @@ def refuse_zeroed(source: Source) -> None:
         InputError: they were; the message says how to store them raw.
     """
     path = locate(source.path)
-    if constraint_zeroed(_checked(path, source), source.energy_key, source.forces_key):
+    if has_zeroed_forces(_checked(path, source), source.energy_key, source.forces_key):
         raise InputError(
             f"{path}: the forces on fixed atoms are exactly zero in every frame, so whatever wrote"
             " them applied the constraints, and a network would learn the zeros; store"
@@ -283,10 +283,10 @@ def group_of(found: readers.Source, source: Source, path: Path) -> str:
     return f"{source.path}/{found.path.name}" if path.is_dir() else f"{source.path}#{found.index}"
 
 
-def _labels(found: readers.Source, source: Source) -> Labels:
-    """Labels in eV and eV/Angstrom, whatever the unit of the source."""
+def _labels(found: readers.Source, source: Source) -> StoredLabels:
+    """StoredLabels in eV and eV/Angstrom, whatever the unit of the source."""
     try:
-        stored = labels(found.atoms, source.energy_key, source.forces_key)
+        stored = read_labels(found.atoms, source.energy_key, source.forces_key)
     except InputError as error:
         raise InputError(f"{place_of(found)}: {error}") from None
     if source.energy_unit == EV:

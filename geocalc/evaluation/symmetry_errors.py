@@ -21,14 +21,14 @@ from geocalc.frames import random_rotations
 from geocalc.structures.transforms import (
     IN_PLANE_BASES,
     chunks,
-    in_other_basis,
     random_order,
     reflections,
     reordered,
     rewrapped,
     singles,
+    transformed,
     translated,
-    turned,
+    with_basis,
 )
 
 SHIFT = 3.0  # Angstrom; root mean square of a component of the translations
@@ -163,7 +163,7 @@ def _rotation(dimensions: int) -> Operation:
         matrices = random_rotations(systems.n_systems, dimensions, True, generator).to(
             systems.positions
         )
-        return _Moved(systems=turned(systems, matrices), matrices=matrices)
+        return _Moved(systems=transformed(systems, matrices), matrices=matrices)
 
     return operation
 
@@ -173,7 +173,7 @@ def _reflection(dimensions: int) -> Operation:
         normals = _normal(systems.n_systems, generator)
         normals[:, dimensions:] = 0.0
         matrices = reflections(normals).to(systems.positions)
-        return _Moved(systems=turned(systems, matrices), matrices=matrices)
+        return _Moved(systems=transformed(systems, matrices), matrices=matrices)
 
     return operation
 
@@ -223,7 +223,7 @@ def _all_moves(
                 yield name, moved
     plane = systems.pbc.sum(1) >= 2
     for basis in IN_PLANE_BASES if bool(plane.any()) else ():
-        yield "basis", _Moved(systems=in_other_basis(systems, basis), feels=plane)
+        yield "basis", _Moved(systems=with_basis(systems, basis), feels=plane)
 
 
 def _alone(potential: Potential, systems: Systems, expected: Prediction) -> _Differences:

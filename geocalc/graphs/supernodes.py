@@ -106,7 +106,7 @@ class Nodes:
         )
 
     def vectors_to_atoms(self, node_vectors: Tensor | None) -> Tensor | None:
-        """Return the atom vectors (n_atoms, 3) of node vectors (n_nodes, 3); zero for merged atoms."""
+        """Map node vectors (n_nodes, 3) to atoms, (n_atoms, 3); zero for merged atoms."""
         return (
             None
             if node_vectors is None

@@ -26,7 +26,7 @@ from geocalc.runs.folder import RunFolder, content_key
 from geocalc.runs.records import Record, SecondOpinion, finite
 from geocalc.runs.settings import RelaxSettings
 from geocalc.structures.convert import from_atoms
-from geocalc.structures.extxyz import format_frame
+from geocalc.structures.extxyz import format_extxyz
 from geocalc.structures.readers import Source, Unreadable
 from geocalc.structures.tags import Conversions
 from geocalc.version import __version__
@@ -427,7 +427,7 @@ def _relaxed_frame(atoms: Atoms, final: Systems, ended: Relaxation, record: Reco
         info["geocalc_stress"] = ended.stress.cpu().numpy().reshape(9)
     if ended.status is not Status.PREDICTED:
         arrays["geocalc_forces"] = ended.forces.cpu().numpy()
-    return format_frame(final, info, arrays)
+    return format_extxyz(final, info, arrays)
 
 
 def _path_frames(final: Systems, outcome: Outcome, sid: str) -> list[str]:
@@ -458,4 +458,4 @@ def _path_frame(
         "geocalc_energy": finite(energy),
         "geocalc_fmax": finite(fmax),
     }
-    return format_frame(systems, info, {"geocalc_forces": forces.cpu().numpy()})
+    return format_extxyz(systems, info, {"geocalc_forces": forces.cpu().numpy()})

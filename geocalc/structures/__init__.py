@@ -1,1 +1,1 @@
-"""ASE, pymatgen and files on one side, `Systems` on the other."""
+"""Conversion of structures of ASE, pymatgen and files to and from batches."""

@@ -35,7 +35,7 @@ from ase.io.trajectory import TrajectoryReader
 from geocalc.errors import InputError
 from geocalc.structures.formats.oc20 import oc20_atoms, unpickle
 from geocalc.structures.formats.rmd17 import SUFFIX as RMD17
-from geocalc.structures.formats.rmd17 import rmd17_frames
+from geocalc.structures.formats.rmd17 import rmd17_structures
 
 PAGE = 200  # rows fetched from a database at a time
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -297,7 +297,7 @@ def _frames(path: Path) -> Iterator[_Frame]:
             for index in range(len(trajectory)):
                 yield _bind(trajectory.__getitem__, index)
     elif ending == RMD17 and not packed:
-        for atoms in rmd17_frames(path):
+        for atoms in rmd17_structures(path):
             yield _bind(_unchanged, atoms)
     elif ending in (".db", ".json") and not packed:
         for row in _rows(path, ending[1:]):

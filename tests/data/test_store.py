@@ -82,7 +82,7 @@ def test_the_index_knows_relaxations_and_edges(samples):
 
 def test_a_structure_without_neighbor_list_is_named(samples):
     flat: Sample = replace(samples[4], cell=np.zeros((3, 3)), pbc=np.array([True, True, True]))
-    with pytest.raises(InputError, match=r"^frame 1 of relaxation r1: cell vector a is zero"):
+    with pytest.raises(InputError, match=r"^frame 1 of relaxation r1: lattice vector a is zero"):
         index_of([flat])
 
 

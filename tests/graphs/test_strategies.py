@@ -469,11 +469,11 @@ def test_expected_edges_are_those_of_graphs_without_ties() -> None:
 
 def test_settings_that_make_no_sense() -> None:
     systems = systems_of(cloud())
-    with pytest.raises(InputError, match="nearest neighbors need their number; set max_neighbors"):
+    with pytest.raises(InputError, match="needs the number of neighbors; set max_neighbors"):
         make_graph(systems, 4.0, None, settings("nearest"))
-    with pytest.raises(InputError, match="complete graph leaves no neighbor out"):
+    with pytest.raises(InputError, match="complete graph cannot be truncated"):
         make_graph(systems, 4.0, 4, settings("complete"))
-    with pytest.raises(InputError, match="smooth truncation is of graphs with a largest number"):
+    with pytest.raises(InputError, match="smooth truncation needs the largest number"):
         make_graph(systems, 4.0, None, settings("radius", "smooth"))
 
 

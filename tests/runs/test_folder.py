@@ -186,7 +186,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_rest(tmp_path: Path, name: st
     (tmp_path / name).rename(tmp_path / "aside")
     (tmp_path / name).symlink_to("/dev/full")
     with pytest.raises(
-        RunFolderError, match=r"the disk is full: .* finished structures are safe"
+        RunFolderError, match=r"the disk is full: .* finished structures remain saved"
     ) as caught:
         folder.add("key3", record(3), None)
     assert isinstance(caught.value, OSError)

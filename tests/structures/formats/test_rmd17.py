@@ -9,7 +9,7 @@ import pytest
 from helpers.molecules import dynamics, rmd17_arrays
 
 from geocalc.errors import InputError
-from geocalc.structures.labels import labels
+from geocalc.structures.labels import read_labels
 from geocalc.structures.readers import Source, count_structures, read_structures
 
 
@@ -25,7 +25,7 @@ def test_frames_come_in_ev(tmp_path: Path) -> None:
         assert not one.atoms.pbc.any()
         np.testing.assert_array_equal(one.atoms.numbers, frame.numbers)
         np.testing.assert_array_equal(one.atoms.positions, frame.positions)
-        told = labels(one.atoms)
+        told = read_labels(one.atoms)
         assert told.forces is not None
         assert told.energy == pytest.approx(frame.calc.results["energy"], rel=1e-7)
         np.testing.assert_allclose(told.forces, frame.calc.results["forces"], rtol=1e-7)
@@ -82,7 +82,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         np.save(stream, np.zeros(3))
     for name, message in (
         ("cut.npz", "cannot read .*cut.npz: BadZipFile"),
-        ("one.npz", "it is a single array"),
+        ("one.npz", "it contains a single array"),
     ):
         with pytest.raises(InputError, match=message):
             list(read_structures(tmp_path / name))
