@@ -1,1 +1,1 @@
-"""Labeled structures and the training samples made of them."""
+"""Labeled structures and their preparation as training samples."""

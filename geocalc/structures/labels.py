@@ -131,10 +131,8 @@ def _numbers(value: Any, what: str) -> np.ndarray:
         array = np.array(value, dtype=float)
     except (TypeError, ValueError):
         raise InputError(
-            f"{what} is {str(value)[:40]!r}, expected a number; remove it or correct the file"
+            f"expected numbers for {what}, got {str(value)[:40]!r}; remove it or correct the file"
         ) from None
     if not np.isfinite(array).all():
-        raise InputError(
-            f"{what} contains NaN or infinity; remove the structure or correct the file"
-        )
+        raise InputError(f"NaN or infinity in {what}; remove the structure or correct the file")
     return array

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from geocalc.core.systems import Systems
-from geocalc.data.augment import disturbed, thickened
+from geocalc.data.augment import add_layers, add_noise
 from geocalc.data.collate import Labels, collate
 from geocalc.data.store import Sample, Samples
 from geocalc.errors import GeoCalcError, RunFolderError
@@ -93,7 +93,7 @@ class BatchLoader:
         """This process's share of a step, counted from 0."""
         chosen = self.schedule.batch(step)
         balanced = self.recipe.training.balance_by_edges
-        sizes = self.samples.known.n_edges[chosen].tolist() if balanced else [1] * len(chosen)
+        sizes = self.samples.index.n_edges[chosen].tolist() if balanced else [1] * len(chosen)
         places = deal(sizes, self.n_processes)[self.rank]
         return self.parts(self.samples.read([chosen[place] for place in places]), places, step)
 
@@ -107,14 +107,14 @@ class BatchLoader:
         """
         settings = self.recipe.training
         if settings.add_layers_probability:
-            samples = thickened(
+            samples = add_layers(
                 samples,
                 settings.add_layers_probability,
                 [np.random.default_rng((settings.seed, step, place)) for place in places],
             )
         if settings.noise is not None:
             rngs = [np.random.default_rng((settings.seed, step, place)) for place in places]
-            samples = disturbed(samples, settings.noise, rngs)
+            samples = add_noise(samples, settings.noise, rngs)
         generator = torch.Generator().manual_seed((settings.seed << 32) + (step << 8))
         draws = torch.rand(settings.batch_size, N_DRAWS, generator=generator, dtype=torch.float64)[
             list(places)
@@ -169,7 +169,7 @@ def batch_loader(
     """The loader of this process."""
     return BatchLoader(
         samples=samples,
-        schedule=Schedule(samples.known, recipe),
+        schedule=Schedule(samples.index, recipe),
         recipe=recipe,
         cutoff=model.network.cutoff,
         max_neighbors=model.network.max_neighbors,

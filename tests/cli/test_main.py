@@ -581,11 +581,11 @@ def zeroed(frames):
         (
             bare,
             (
-                "looked for REF_energy in info and REF_forces in arrays, then for energy and forces"
-                " of a stored calculator"
+                "neither REF_energy in info and REF_forces in arrays nor those of a stored"
+                " calculator"
             ),
         ),
-        (zeroed, "the forces on fixed atoms are exactly zero in every frame"),
+        (zeroed, "the forces on fixed atoms are exactly zero in every structure"),
     ],
 )
 def test_data_without_labels_or_with_zeroed_forces_are_refused(model, spoil, sentence):
@@ -603,7 +603,7 @@ def test_relaxations_of_one_frame_are_nothing_to_compare_with(model):
     assert_refused(done, "d.traj holds no relaxation of two frames or more")
     assert_refused(
         invoke("evaluate", model, "none.traj", "--out", "found"),
-        "data file none.traj was not found here",
+        "data file none.traj was not found",
     )
     assert files() == {"d.traj"}
 
@@ -751,7 +751,7 @@ def test_two_processes_learn_what_one_does():
         ),
         (
             {"data": {"sources": [{"path": "none.extxyz"}]}},
-            "data file none.extxyz was not found here",
+            "data file none.extxyz was not found",
         ),
         ({"data": {"sources": []}}, "`data.sources` is []"),
     ],

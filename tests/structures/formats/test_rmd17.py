@@ -46,17 +46,17 @@ def test_numbers_of_frames_may_be_missing(tmp_path: Path) -> None:
         (
             {"forces": None},
             (
-                "it has no forces but nuclear_charges, coords, energies, old_indices; a .npz is"
-                " read where it is one of"
+                "it has no forces but nuclear_charges, coords, energies, old_indices; only .npz"
+                " files of rMD17 are supported"
             ),
         ),
         ({"forces": None, "coords": None}, "it has no coords and no forces but nuclear_charges"),
         (
             {"forces": np.zeros((3, 5, 3))},
-            r"forces has shape \(3, 5, 3\); expected \(3, 6, 3\) for 3 energies of 6 atoms",
+            r"forces has the shape \(3, 5, 3\); expected \(3, 6, 3\) for 3 energies of 6 atoms",
         ),
-        ({"energies": np.zeros((3, 1))}, r"energies has shape \(3, 1\); expected \(3,\)"),
-        ({"old_indices": np.zeros(2)}, r"old_indices has shape \(2,\); expected \(3,\)"),
+        ({"energies": np.zeros((3, 1))}, r"energies has the shape \(3, 1\); expected \(3,\)"),
+        ({"old_indices": np.zeros(2)}, r"old_indices has the shape \(2,\); expected \(3,\)"),
         (
             {"energies": np.array([1.0, None, 2.0])},
             "Object arrays cannot be loaded when allow_pickle=False",
