@@ -178,7 +178,8 @@ def _held_out(
     held_out = read_store(prepare(recipe, Path("runs") / "data")).held_out
     chosen = _chosen(recipe.data, source)
     return {
-        str(recipe.data.sources[k].path): held_out.where(held_out.index.source == k) for k in chosen
+        str(recipe.data.sources[k].path): held_out.where(held_out.sample_index.source == k)
+        for k in chosen
     }
 
 

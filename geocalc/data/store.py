@@ -238,7 +238,7 @@ class Samples(Sequence[Sample]):
     """
 
     def __init__(self, path: Path, numbers: np.ndarray, index: SampleIndex) -> None:
-        self._path, self._numbers, self.index = path, numbers, index
+        self._path, self._numbers, self.sample_index = path, numbers, index
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -261,17 +261,17 @@ class Samples(Sequence[Sample]):
 
     def where(self, chosen: np.ndarray) -> Samples:
         """Return some of the samples, by positions or by a mask (n,), without reading."""
-        return Samples(self._path, self._numbers[chosen], self.index.rows(chosen))
+        return Samples(self._path, self._numbers[chosen], self.sample_index.rows(chosen))
 
     @property
     def held_out(self) -> Samples:
         """Samples of the validation split."""
-        return self.where(self.index.validation)
+        return self.where(self.sample_index.validation)
 
     @property
     def training(self) -> Samples:
         """Samples of the training split."""
-        return self.where(~self.index.validation)
+        return self.where(~self.sample_index.validation)
 
     def read(self, positions: Sequence[int]) -> list[Sample]:
         """Read the samples at some positions, in the given order.

@@ -34,7 +34,6 @@ from geocalc.frames.dispatch import make_frames
 from geocalc.frames.lattice import SHORTEST_TOLERANCE, lattice_frames
 from geocalc.frames.pca import Points, edge_points, pca_frames, position_points
 from geocalc.frames.policy import (
-    ALIASES,
     POLICIES,
     FramePick,
     FramePolicy,
@@ -45,7 +44,6 @@ from geocalc.frames.policy import (
 from geocalc.frames.sampling import random_rotations
 
 __all__ = [
-    "ALIASES",
     "POLICIES",
     "SHORTEST_TOLERANCE",
     "FramePick",

@@ -102,22 +102,17 @@ def _named_policies() -> dict[str, FramePolicy]:
 
 
 POLICIES = _named_policies()
-ALIASES = {"all": "averaged", "one": "single", "stochastic": "stochastic"}
 
 
 def frame_policy(name: str) -> FramePolicy:
-    """Return the policy with the given name or alias.
+    """Return the policy with the given name.
 
     Raises:
         InputError: the name is unknown; the message lists similar names.
     """
-    policy = POLICIES.get(ALIASES.get(name, name))
+    policy = POLICIES.get(name)
     if policy is None:
-        near = difflib.get_close_matches(name, [*POLICIES, *ALIASES], n=3, cutoff=0.5)
-        advice = (
-            f"near names: {', '.join(near)}"
-            if near
-            else f"known names: {', '.join([*POLICIES, *ALIASES])}"
-        )
+        near = difflib.get_close_matches(name, POLICIES, n=3, cutoff=0.5)
+        advice = f"near names: {', '.join(near)}" if near else f"known names: {', '.join(POLICIES)}"
         raise InputError(f"no frame policy is called {name!r}; {advice}")
     return policy

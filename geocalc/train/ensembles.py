@@ -155,7 +155,7 @@ def _answering(members: Sequence[Member], model: EnergyModel) -> list[Member]:
 
 def _held_out(member: Member, number: int) -> Samples:
     samples = member.samples.held_out
-    return samples.where(samples.index.source == number)
+    return samples.where(samples.sample_index.source == number)
 
 
 def _told(member: Member, number: int, frames: FramePolicy) -> Told:

@@ -93,7 +93,9 @@ class BatchLoader:
         """This process's share of a step, counted from 0."""
         chosen = self.schedule.batch(step)
         balanced = self.recipe.training.balance_by_edges
-        sizes = self.samples.index.n_edges[chosen].tolist() if balanced else [1] * len(chosen)
+        sizes = (
+            self.samples.sample_index.n_edges[chosen].tolist() if balanced else [1] * len(chosen)
+        )
         places = deal(sizes, self.n_processes)[self.rank]
         return self.parts(self.samples.read([chosen[place] for place in places]), places, step)
 
@@ -169,7 +171,7 @@ def batch_loader(
     """The loader of this process."""
     return BatchLoader(
         samples=samples,
-        schedule=Schedule(samples.index, recipe),
+        schedule=Schedule(samples.sample_index, recipe),
         recipe=recipe,
         cutoff=model.network.cutoff,
         max_neighbors=model.network.max_neighbors,

@@ -75,7 +75,7 @@ def test_the_index_knows_relaxations_and_edges(samples):
     assert known.relaxation.tolist() == [k for k in range(6) for _ in range(3)]
     assert known.source.tolist() == [0] * 9 + [1] * 3 + [0] * 6
     assert known.validation.tolist() == [sample.validation for sample in samples]
-    assert known.n_edges.tolist() == samples.index.n_edges.tolist()
+    assert known.n_edges.tolist() == samples.sample_index.n_edges.tolist()
     for sample, n_edges in zip(samples, known.n_edges, strict=True):
         assert build_graph(collate([sample])[0], SIZE_CUTOFF).n_edges == n_edges
 

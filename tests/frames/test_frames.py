@@ -12,7 +12,6 @@ from helpers.structures import adslab, cloud, rattled, rotation_z, systems_of, t
 
 from geocalc.errors import InputError
 from geocalc.frames import (
-    ALIASES,
     POLICIES,
     FramePick,
     FramePolicy,
@@ -51,8 +50,6 @@ def same_set(first: torch.Tensor, second: torch.Tensor) -> bool:
         ("none", FramePolicy(FrameSource.NONE, FramePick.ONE)),
         ("learned", FramePolicy(FrameSource.LEARNED, FramePick.ONE)),
         ("averaged", FramePolicy(FrameSource.LATTICE, FramePick.ALL)),
-        ("all", FramePolicy(FrameSource.LATTICE, FramePick.ALL)),
-        ("one", FramePolicy(FrameSource.LATTICE, FramePick.ONE)),
         ("stochastic", FramePolicy(FrameSource.LATTICE, FramePick.STOCHASTIC)),
         ("pca-2d", FramePolicy(FrameSource.POSITIONS, FramePick.ALL, 2, False)),
         ("pca-3d-se-one", FramePolicy(FrameSource.POSITIONS, FramePick.ONE, 3, True)),
@@ -66,14 +63,13 @@ def test_names_give_policies(name: str, policy: FramePolicy) -> None:
     assert frame_policy(name) == policy
 
 
-def test_no_two_names_mean_the_same_policy_and_aliases_resolve() -> None:
+def test_no_two_names_mean_the_same_policy() -> None:
     assert len(set(POLICIES.values())) == len(POLICIES) == 33
-    assert all(target in POLICIES and alias not in POLICIES for alias, target in ALIASES.items())
 
 
 @pytest.mark.parametrize(
     ("wrong", "near"),
-    [("latice", "averaged"), ("pca-3d-se-on", "pca-3d-se-one"), ("qqq", "rotations-2d")],
+    [("averagd", "averaged"), ("pca-3d-se-on", "pca-3d-se-one"), ("qqq", "rotations-2d")],
 )
 def test_an_unknown_name_lists_near_ones(wrong: str, near: str) -> None:
     with pytest.raises(InputError, match=f"{wrong}.*{near}"):
