@@ -14,9 +14,7 @@ class ModelNotFoundError(GeoCalcError, LookupError):
 
 
 class ModelFileError(GeoCalcError, OSError):
-    """Damaged model folder: wrong hash, Git LFS pointer instead of a file, or a newer schema
-    version.
-    """
+    """Damaged model folder: wrong hash, Git LFS pointer in place of a file, or newer schema."""
 
 
 class RecipeError(GeoCalcError, ValueError):

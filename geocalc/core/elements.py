@@ -17,7 +17,6 @@ import numpy as np
 N_ELEMENTS = 118
 # the published tables cover Z = 1..85; mean and standard deviation are taken over the same rows
 LAST_STANDARDIZED = 85
-NO_GROUP = 19  # lanthanides and actinides
 
 
 @cache

@@ -43,9 +43,7 @@ def projector_onto(vectors: np.ndarray) -> np.ndarray:
 
 
 def intersection(projectors: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the projector (3, 3) onto the displacements allowed by all of `projectors`, (3, 3)
-    each.
-    """
+    """Return the projector (3, 3) onto displacements allowed by all `projectors`, (3, 3) each."""
     identity = np.eye(3)
     binding = [projector for projector in projectors if not np.array_equal(projector, identity)]
     if len(binding) < 2:

@@ -230,9 +230,7 @@ def displaced(systems: Systems, displacement: Tensor, start: Tensor) -> Tensor:
 
 
 def _is_constrained(projector: Tensor) -> Tensor:
-    """Return the atoms whose projector (n_atoms, 3, 3) differs from the identity, (n_atoms, 1)
-    bool.
-    """
+    """Whether the projector of each atom, (n_atoms, 3, 3), is not the identity: (n_atoms, 1)."""
     return (
         (projector != torch.eye(3, dtype=projector.dtype, device=projector.device))
         .flatten(1)

@@ -39,8 +39,7 @@ MAX_SHOWN = 3  # largest number of names in a message
 
 
 def check_samples(samples: Sequence[Sample], names: Sequence[str]) -> None:
-    """Check that energies and forces have consistent units, and warn about leaks between the
-    splits.
+    """Check the units of energies and forces, and warn about leaks between the splits.
 
     Args:
         samples: samples of a recipe, in order.
@@ -143,9 +142,7 @@ def _warn_of_leaks(samples: Sequence[Sample], contents: np.ndarray, held_out: np
 
 
 def _content(sample: Sample) -> int:
-    """Return a hash that is equal for structures with equal atoms and positions within 0.001
-    Angstrom.
-    """
+    """Return a hash of elements, positions and cell, rounded to 0.001 Angstrom."""
     parts = (sample.numbers, np.round(sample.positions, 3) + 0.0, np.round(sample.cell, 3) + 0.0)
     digest = hashlib.sha256(
         b"".join(np.ascontiguousarray(part).tobytes() for part in parts)

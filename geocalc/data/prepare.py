@@ -188,8 +188,9 @@ def samples_of_test(plan: DataPlan) -> list[Sample]:
 
 
 def _key(plan: DataPlan) -> str:
-    """Return the key of a store, which changes with the settings and with the size or time of a
-    file.
+    """Return the key of a store.
+
+    It changes with the settings and with the size or time of a file.
     """
     data = plan.data
     files = [

@@ -131,8 +131,9 @@ class Data(Settings):
 
 
 class Noise(Settings):
-    """Noisy Nodes: noise on the positions of unrelaxed structures; relaxed energy and geometry
-    remain the targets.
+    """Noisy Nodes: noise on the positions of unrelaxed structures.
+
+    Relaxed energies and geometries remain the targets.
 
     With the given probability, each time a structure is drawn, its free atoms start from a point
     between the unrelaxed and the relaxed structure (the same uniformly random fraction of the
@@ -167,9 +168,7 @@ class DataPlan(Protocol):
 
     @property
     def learns_fixed(self) -> bool:
-        """Whether forces on fixed atoms are targets, so that files with zeros for them are
-        rejected.
-        """
+        """Whether forces on fixed atoms are targets, so that files with zeros are rejected."""
         ...
 
     @property

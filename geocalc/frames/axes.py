@@ -95,8 +95,7 @@ def split_axes(basis: Tensor, tensors: Tensor, floors: Tensor) -> list[Tensor]:
 def anchored_axes(
     block: Tensor, vectors: Tensor, weights: Tensor
 ) -> Iterator[tuple[Tensor, tuple[bool, ...]]]:
-    """Generate bases of a tied block whose first axis points along one of the longest vectors in
-    it.
+    """Generate bases of a tied block whose first axis points along one of its longest vectors.
 
     There is one basis for each of these vectors, so the set of bases is intrinsic.
 

@@ -380,8 +380,9 @@ def pair_edges(graph: Graph, n_atoms: int) -> Tensor:
 
 
 def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: float) -> Edges:
-    """Return the edges of one structure shorter than `radius`, sorted by receiver, sender and
-    shift.
+    """Return the edges of one structure shorter than `radius`.
+
+    Sorted by receiver, sender and shift.
 
     Args:
         positions: (n_atoms, 3) Angstrom.

@@ -1,5 +1,6 @@
-"""Reduction of the graph of a slab: subsurface atoms are removed or merged, and edges far from the
-adsorbate removed.
+"""Reduction of the graph of a slab.
+
+Subsurface atoms are removed or merged, and edges far from the adsorbate removed.
 
 Their contribution to adsorption energies is nearly constant, but they account for most of the
 computing time. Forces need them.

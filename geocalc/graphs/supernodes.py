@@ -72,8 +72,7 @@ class Nodes:
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     def node_positions(self, positions: Tensor, cell: Tensor, atoms: Systems) -> Tensor:
-        """Return the positions of the nodes as functions of those of the atoms, (n_nodes, 3)
-        Angstrom.
+        """Return the positions of the nodes, (n_nodes, 3) Angstrom, from those of the atoms.
 
         Differentiable.
 

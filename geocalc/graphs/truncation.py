@@ -307,8 +307,7 @@ def _excess(
     max_neighbors: int,
     cutoff: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return the left side of the equation of the radii minus N - 1/2, and its derivative by the
-    radius.
+    """Return the residual of the equation of the radii and its derivative by the radius.
 
     Both (n_atoms,).
     """

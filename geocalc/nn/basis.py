@@ -12,8 +12,9 @@ ENVELOPE_POWER = 5
 
 
 def polynomial_envelope(length: Tensor, cutoff: float) -> Tensor:
-    """Return a smooth step from 1 at zero to 0 at `cutoff` and beyond, with two continuous
-    derivatives.
+    """Return a smooth step from 1 at zero to 0 at `cutoff` and beyond.
+
+    It has two continuous derivatives.
 
     Source: Gasteiger, Gross and Guennemann, Directional message passing (2020), eq. 8.
     """
@@ -24,8 +25,9 @@ def polynomial_envelope(length: Tensor, cutoff: float) -> Tensor:
 
 
 def cosine_envelope(length: Tensor, cutoff: float) -> Tensor:
-    """Return half a cosine wave from 1 at zero to 0 at `cutoff` and beyond; one continuous
-    derivative.
+    """Return half a cosine wave from 1 at zero to 0 at `cutoff` and beyond.
+
+    It has one continuous derivative.
 
     Source: Behler, Atom-centered symmetry functions (2011); the cutoff of published SchNet codes.
     """

@@ -67,9 +67,7 @@ class _Convolve(Function):
 
 
 class _Correlate(Function):
-    """Product of the features at receiver and sender, summed over the edges of each pair: (n_pairs,
-    width).
-    """
+    """Product of features at receiver and sender, summed over each pair: (n_pairs, width)."""
 
     @staticmethod
     def forward(ctx: Any, at_receivers: Tensor, at_senders: Tensor, index: EdgeIndex) -> Tensor:

@@ -1,5 +1,6 @@
-"""Message passing without gradients: product, gather, activation and sum in one pass over edge
-blocks.
+"""Message passing without gradients, in one pass over blocks of edges.
+
+Product, gather, activation and sum are computed block by block.
 
 The result equals that of `geocalc.nn.message.aggregate` on `edge @ weight.T`. Products of features
 shared by an edge and its reverse are computed once per pair. The terms of atoms and pairs are

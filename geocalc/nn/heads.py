@@ -109,8 +109,10 @@ class ForceHead(nn.Module):
 
 
 class EdgeForceHead(nn.Module):
-    """Force vector per atom: the output of a `ForceHead` plus a sum over edges of learned numbers
-    times edge directions.
+    """Direct force head with edge directions.
+
+    The force on an atom is the output of a `ForceHead` plus the sum over its edges of learned
+    numbers times edge directions.
 
     If a network is trained on structures in any orientation, three numbers per atom must learn how
     they change under rotation, and for in-plane components of a surface they learn zero. The

@@ -33,9 +33,7 @@ class MessageType(StrEnum):
 
 
 class Norm(StrEnum):
-    """Normalization in a block: of the summed messages (graph, legacy_graph) or of its input
-    (layer).
-    """
+    """Normalization of the summed messages (graph, legacy_graph) or of the input (layer)."""
 
     NONE = "none"
     GRAPH = "graph"
@@ -150,9 +148,7 @@ class Interaction(nn.Module):
     def _filters(
         self, edge: EdgeFeatures, index: EdgeIndex, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the linear terms of each edge (n_edges, inner) and of each pair (n_pairs, inner)
-        or None.
-        """
+        """Return linear terms of edges (n_edges, inner), and of pairs (n_pairs, inner) or None."""
         if self.edge is None:
             return edge.joined(index).to(dtype), None
         if edge.shared is None:

@@ -88,9 +88,7 @@ class _Aggregate(torch.autograd.Function):
 
 
 class _AggregateBackward(torch.autograd.Function):
-    """Gradient of `_Aggregate`, differentiable with respect to the incoming gradient and all
-    inputs.
-    """
+    """Gradient of `_Aggregate`, differentiable with respect to all its inputs."""
 
     @staticmethod
     def forward(

@@ -9,8 +9,7 @@ EPSILON = 1e-5
 
 
 class GraphNorm(nn.Module):
-    """Normalization of every channel by its mean and standard deviation over the atoms of a
-    structure.
+    """Normalization of every channel over the atoms of a structure.
 
     x -> weight * (x - mean_scale * mean) / sqrt(var + 1e-5) + bias, with statistics per structure
     and channel, so predictions are independent of the other structures of the batch.

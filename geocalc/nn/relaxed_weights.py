@@ -105,8 +105,9 @@ class Theta(nn.Module):
         ]
 
     def penalty(self) -> Tensor:
-        """Return the group lasso penalty: the sum over all copies except 0e of (2l + 1)^1/2 times
-        their length.
+        """Return the group lasso penalty of all copies except 0e.
+
+        The sum of (2l + 1)^1/2 times the length of each copy.
 
         It drives whole copies to zero. 0e is excluded because it breaks no symmetry and sets the
         scale of the messages of the layer.

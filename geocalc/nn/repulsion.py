@@ -15,8 +15,7 @@ DECAYS = (3.19980, 0.94229, 0.40290, 0.20162)
 
 
 class Repulsion(nn.Module):
-    """Ziegler-Biersack-Littmark pair energy, switched off smoothly at a fraction of the sum of
-    covalent radii.
+    """Ziegler-Biersack-Littmark pair energy with a smooth short-range cutoff.
 
     Args:
         reach: fraction of the sum of single-bond radii at which the pair energy and two derivatives

@@ -36,8 +36,9 @@ class VectorLinear(nn.Module):
 
 
 class VectorNorm(nn.Module):
-    """Normalization of lengths: v -> v / |v| (weight |v| / rms + shift), with the rms over the
-    channels of a row.
+    """Normalization of the lengths of vectors.
+
+    v -> v / |v| (weight |v| / rms + shift), with the rms over the channels of a row.
 
     The published layer is a batch normalization of lengths, which couples structures and differs
     between training and evaluation.

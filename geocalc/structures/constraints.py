@@ -27,8 +27,9 @@ SUPPORTED = FixAtoms | FixCartesian | FixedPlane | FixedLine | FixScaled
 
 
 def read_constraints(atoms: Atoms) -> AllowedMotion:
-    """Read the constraints of a structure, and the plane and line columns of files written by
-    geocalc.
+    """Read the constraints of a structure.
+
+    Includes the plane and line columns of files written by geocalc.
 
     If an atom has several constraints, all of them apply. A FixScaled atom may move along the free
     lattice vectors.

@@ -243,9 +243,7 @@ def _assemble(
 
 
 def _name(one: _Arrays, k: int, total: int) -> str:
-    """Return the name of a structure for messages: its formula, with its index if there are
-    several.
-    """
+    """Return the name of a structure for messages: its formula, and its index if needed."""
     if not len(one.numbers) or one.numbers.min() < 1 or one.numbers.max() > N_ELEMENTS:
         return f"structure {k}" if total > 1 else "the structure"
     found, number = np.unique(one.numbers, return_counts=True)

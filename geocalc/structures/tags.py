@@ -316,8 +316,9 @@ def _small(slab: _Slab, given: np.ndarray, present: set[int]) -> TagReading:
 
 
 def _zero_and_one(slab: _Slab, given: np.ndarray, zero: np.ndarray, one: np.ndarray) -> TagReading:
-    """Read tags of 0 and 1: a clean slab in OC20's convention, or an adsorbate left at 0 on a slab
-    of 1.
+    """Read tags of 0 and 1.
+
+    Either a clean slab in OC20's convention, or an adsorbate left at 0 on a slab of 1.
     """
     surface = slab.heights[one].max()
     adsorbed = zero & ~slab.fixed & (slab.heights > surface + ABOVE)

@@ -1,5 +1,4 @@
-"""Transformations of batches: rotation, translation, re-wrapping, reordering, splitting,
-supercells.
+"""Transformations of batches, such as rotations, translations, re-wrapping and supercells.
 
 Pure functions that preserve all other properties.
 """
@@ -57,8 +56,9 @@ def reflections(normals: Tensor) -> Tensor:
 
 
 def translated(systems: Systems, shifts: Tensor) -> Systems:
-    """Translate all atoms of each structure by its shift (n_systems, 3) Angstrom; cells are
-    unchanged.
+    """Translate all atoms of each structure by its shift (n_systems, 3) Angstrom.
+
+    Cells are unchanged.
     """
     return replace(systems, positions=systems.positions + shifts[systems.system_idx])
 
@@ -103,8 +103,9 @@ def rewrapped(systems: Systems, images: Tensor) -> Systems:
 
 
 def with_basis(systems: Systems, basis: InPlaneBasis) -> Systems:
-    """Replace the in-plane lattice vectors by another basis of the same lattice; positions are
-    unchanged.
+    """Replace the in-plane lattice vectors by another basis of the same lattice.
+
+    Positions are unchanged.
 
     Args:
         systems: the batch.

@@ -42,8 +42,7 @@ class LocalEnvironment:
     n_systems: int
 
     def mean_over_neighbors(self, values: Tensor) -> Tensor:
-        """Return weighted means of edge values (n_edges, 3, channels) over the neighbors of each
-        atom.
+        """Return weighted means of edge values (n_edges, 3, channels) over neighbors.
 
         The sum of weights includes an additional neighbor with value zero and weight one, which
         keeps the mean smooth where the last edge of an atom vanishes.

@@ -91,8 +91,9 @@ class SignNetMLP(Canonicalizer):
 
 
 class SignNetVN(Canonicalizer):
-    """Canonicalizer of two vector-neuron PointNets in the frame of the principal axes; 2,620
-    parameters at width 64.
+    """Canonicalizer of two vector-neuron PointNets in the frame of the principal axes.
+
+    2,620 parameters at width 64.
 
     The squares of the output of the first network, summed over channels, are stretch factors of the
     axes; the second network computes the vectors from the stretched coordinates. Vector-neuron

@@ -108,8 +108,9 @@ class EwaldFilter(nn.Module):
 
 
 def plane_messages(layout: Layout, cosines: Tensor, sines: Tensor, filters: Tensor) -> LongRange:
-    """Return the function that computes messages from structure factors; see the equation of the
-    module.
+    """Return the function that computes messages from structure factors.
+
+    See the equation of the module.
 
     Args:
         layout: layout of padded arrays.

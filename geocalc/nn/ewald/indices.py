@@ -18,8 +18,9 @@ CACHE_SIZE = 256  # cells with cached indices, some kB each
 
 
 def indices_in_box(grid: tuple[int, int, int]) -> np.ndarray:
-    """Return half of the indices (n, 3) up to `grid` along each lattice vector, without zero;
-    ordered.
+    """Return half of the indices (n, 3) up to `grid` along each lattice vector.
+
+    Ordered, without zero.
     """
     return _half(np.array(list(product(*(range(-n, n + 1) for n in grid))), dtype=float))
 

@@ -42,9 +42,7 @@ class Layout:
         return self.slots.shape[0] == self.n_rows * self.n_max == self.n_atoms
 
     def pad(self, values: Tensor) -> Tensor:
-        """Arrange values (n_atoms, width) of the batch as (n_rows, n_max, width), padded with
-        zeros.
-        """
+        """Arrange values (n_atoms, width) as (n_rows, n_max, width), padded with zeros."""
         if self.is_dense:
             return values.view(self.n_rows, self.n_max, -1)
         flat = values.new_zeros((self.n_rows * self.n_max, values.shape[1]))
@@ -53,8 +51,9 @@ class Layout:
         )
 
     def unpad(self, padded: Tensor) -> Tensor:
-        """Reverse `pad`: (n_rows, n_max, width) to (n_atoms, width), zero for atoms of other
-        structures.
+        """Reverse `pad`: (n_rows, n_max, width) to (n_atoms, width).
+
+        Zero for atoms of other structures.
         """
         flat = padded.reshape(self.n_rows * self.n_max, -1)
         if self.is_dense:

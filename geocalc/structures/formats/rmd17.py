@@ -1,5 +1,6 @@
-"""rMD17 files: structures of one molecule, with energies in kcal/mol and forces in
-kcal/mol/Angstrom.
+"""rMD17 files: structures of one molecule with energies and forces.
+
+Energies are in kcal/mol and forces in kcal/mol/Angstrom.
 
 Source: Christensen and von Lilienfeld, Mach. Learn.: Sci. Technol. 1, 045018 (2020).
 """
