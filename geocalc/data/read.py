@@ -272,7 +272,7 @@ def structures_of(path: Path) -> Iterator[readers.Source]:
 
 
 def _checked(path: Path, source: Source) -> Iterator[Atoms]:
-    """Generate the first structures of a file whose labels and constraints can be read."""
+    """Generate the first structures of a file; errors in labels or constraints name them."""
     for found in itertools.islice(structures_of(path), N_CHECKED):
         _labels(found, source)
         _fixed(found)
