@@ -229,7 +229,7 @@ def test_a_wrong_assignment_is_refused_in_a_sentence(tmp_path, values, assignmen
     ("content", "sentence"),
     [
         ("a: [", "is not valid YAML"),
-        ("- 1", "must hold a mapping of settings, got list"),
+        ("- 1", "must contain a mapping of settings, got list"),
         ("", "must contain a mapping of settings, got NoneType"),
         ("a: !!python/object/apply:os.system ['true']", "is not valid YAML"),
         (b"\xff\xfe\x00", "is not valid YAML"),
