@@ -1,44 +1,44 @@
-"""Exception types. Every leaf is also the builtin that a caller would guess."""
+"""Exception types. Every concrete type is also the builtin exception that a caller would expect."""
 
 
 class GeoCalcError(Exception):
-    """Root of every error that geocalc raises on purpose."""
+    """Base class of all errors that geocalc raises deliberately."""
 
 
 class InputError(GeoCalcError, ValueError):
-    """A structure, setting or argument cannot be used: shapes, elements, cells, files."""
+    """Invalid structure, setting or argument, for example a wrong shape, element, cell or file."""
 
 
 class ModelNotFoundError(GeoCalcError, LookupError):
-    """No model of that name; the message suggests near names."""
+    """Unknown model name; the message lists similar names."""
 
 
 class ModelFileError(GeoCalcError, OSError):
-    """A model folder is damaged: wrong hash, LFS pointer, newer schema version."""
+    """Damaged model folder: wrong hash, Git LFS pointer in place of a file, or newer schema."""
 
 
 class RecipeError(GeoCalcError, ValueError):
-    """A recipe or configuration key is unknown or has a value that is not allowed."""
+    """Unknown key or invalid value in a recipe or configuration file."""
 
 
 class NonFiniteError(GeoCalcError, ArithmeticError):
-    """A computation gave NaN or infinity."""
+    """NaN or infinity in the result of a computation."""
 
 
 class ConvergenceError(GeoCalcError, RuntimeError):
-    """A relaxation did not converge; raised only when asked for."""
+    """Relaxation without convergence; raised only on request."""
 
 
 class EnergyKindError(GeoCalcError, TypeError):
-    """Energies of different kinds or levels of theory were combined."""
+    """Combination of energies of different kinds or levels of theory."""
 
 
 class MissingDependencyError(GeoCalcError, ImportError):
-    """An optional package is missing; the message names the extra to install."""
+    """Missing optional package; the message names the extra to install."""
 
 
 class RunFolderError(GeoCalcError, OSError):
-    """A run folder cannot be written, or holds something else."""
+    """Run folder that cannot be written or that contains something else."""
 
 
 class DataWarning(UserWarning):

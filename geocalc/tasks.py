@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocalc.core.nearest import nearest
-from geocalc.core.process import settle_process
+from geocalc.core.process import configure_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.errors import RecipeError
 from geocalc.potentials.card import Card, Task
@@ -65,7 +65,7 @@ def open_energy_model(settings: RelaxSettings) -> ModelRun:
     )
     potential = relaxing_model(model, settings)
     check_settings(potential, settings)  # before a folder is made
-    settle_process()
+    configure_process()
     return ModelRun(
         open_folder=partial(_open_folder, potential, settings),
         run=partial(_relax, potential, settings),

@@ -20,7 +20,6 @@ from geocalc.frames.sampling import random_rotations
 from geocalc.graphs.neighbors import build_graph, edge_vectors
 from geocalc.structures.transforms import (
     IN_PLANE_BASES,
-    in_other_basis,
     random_order,
     reflections,
     reordered,
@@ -29,6 +28,7 @@ from geocalc.structures.transforms import (
     supercell,
     transformed,
     translated,
+    with_basis,
 )
 
 TOLERANCE = 1e-6  # eV; far above rounding in float64, far below what any model resolves
@@ -216,7 +216,7 @@ def assert_basis_invariant(
     _need_periodic(systems, 2)
     expected = potential(systems)
     for basis in IN_PLANE_BASES:
-        _compare(f"basis {basis}", potential(in_other_basis(systems, basis)), expected, tolerance)
+        _compare(f"basis {basis}", potential(with_basis(systems, basis)), expected, tolerance)
 
 
 def assert_supercell_extensive(

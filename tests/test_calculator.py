@@ -304,7 +304,7 @@ def test_a_deformed_cell_keeps_its_tags(calc: GeoCalc) -> None:
 def test_strict_refuses_to_convert(folder: Path) -> None:
     atoms = built_by_ase()
     atoms.calc = GeoCalc(folder, strict=True)
-    with pytest.raises(InputError, match="tags are not in the OC20 convention and strict is on"):
+    with pytest.raises(InputError, match="tags are not in the OC20 convention; without strict"):
         atoms.get_potential_energy()
 
 
@@ -415,7 +415,7 @@ def test_a_position_that_is_not_a_number_is_an_error_also_along_a_path(calc: Geo
     atoms.calc = calc
     atoms.get_potential_energy()
     atoms.positions[3, 1] = np.nan
-    with pytest.raises(InputError, match="the position of atom 3 is not a number"):
+    with pytest.raises(InputError, match="the position of atom 3 is \\["):
         atoms.get_potential_energy()
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from geocalc.cli import symmetry_probe as probes
 from geocalc.cli.progress import progress_line
 from geocalc.cli.warnings import told_at_the_end
-from geocalc.core.files import write_whole
-from geocalc.core.process import settle_process
+from geocalc.core.files import write_atomically
+from geocalc.core.process import configure_process
 from geocalc.core.systems import Systems
 from geocalc.data.prepare import (
     ReferenceRelaxation,
@@ -57,7 +57,7 @@ def evaluate_command(
         InputError: the data hold nothing to measure.
         EnergyKindError: the labels are energies of another kind than the model's.
     """
-    settle_process()
+    configure_process()
     recipe = read_recipe(data) if data.suffix in (".yaml", ".yml") else None
     loaded = load_model(
         model,
@@ -100,7 +100,7 @@ def evaluate_command(
         else:
             results = _single_points(loaded, recipe, data, source, out)
     summary = {**about, "results": results}
-    write_whole(out / METRICS, [json.dumps(summary, indent=1) + "\n"])
+    write_atomically(out / METRICS, [json.dumps(summary, indent=1) + "\n"])
     return summary
 
 
@@ -187,7 +187,8 @@ def _held_out(
     held_out = read_store(prepare_store(recipe, Path("runs") / "data")).held_out
     chosen = _chosen(recipe.data, source)
     return {
-        str(recipe.data.sources[k].path): held_out.where(held_out.known.source == k) for k in chosen
+        str(recipe.data.sources[k].path): held_out.where(held_out.sample_index.source == k)
+        for k in chosen
     }
 
 

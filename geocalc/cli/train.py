@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 
 from geocalc.cli.warnings import told_at_the_end
 from geocalc.core.devices import choose_device
-from geocalc.core.process import settle_process
+from geocalc.core.process import configure_process
 from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError
 from geocalc.potentials.load import load_model
@@ -77,7 +77,7 @@ def train_command(
             f" ({recipe.training.batch_size})"
         )
     kind = choose_device(settings.device).type
-    settle_process(settings.threads)
+    configure_process(settings.threads)
     fabric = Fabric(
         accelerator=kind,
         devices=settings.devices,

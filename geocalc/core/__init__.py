@@ -29,8 +29,8 @@ __all__, __getattr__, __dir__ = public_names(
         "periods": "elements",
         "read_yaml": "settings",
         "select": "systems",
-        "settle_process": "process",
+        "configure_process": "process",
         "symbols": "elements",
-        "write_whole": "files",
+        "write_atomically": "files",
     },
 )

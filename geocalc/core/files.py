@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and disk errors explained in a sentence."""
+"""Atomic file writing and readable messages for disk errors."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from types import TracebackType
 
 from geocalc.errors import GeoCalcError, RunFolderError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def write_whole(path: Path, parts: Iterable[str]) -> None:
-    """Write a file as a whole: whoever looks sees the old one or the new one, also after a crash.
+def write_atomically(path: Path, chunks: Iterable[str]) -> None:
+    """Write a text file atomically.
 
+    Readers see either the previous file or the complete new one, even after a crash.
+
+    Args:
+        path: file to write or replace.
+        chunks: pieces of text, written in order as UTF-8.
     Raises:
         RunFolderError: the disk is full or cannot be written.
     """
     draft = path.with_name(path.name + ".part")
-    with disk_errors_explained(path, "write"):
+    with explain_disk_errors(path, "write"):
         try:
             with open(draft, "wb") as file:
-                for part in parts:
-                    file.write(part.encode())
+                for chunk in chunks:
+                    file.write(chunk.encode())
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, path)
@@ -35,11 +40,17 @@ def write_whole(path: Path, parts: Iterable[str]) -> None:
             raise
 
 
-class disk_errors_explained:
-    """Turn an OSError inside the `with` block into a RunFolderError that says what to do."""
+class explain_disk_errors:
+    """Context manager that converts an OSError into a RunFolderError with advice.
 
-    def __init__(self, path: Path, verb: str, finished: int | None = None) -> None:
-        self.path, self.verb, self.finished = path, verb, finished
+    Args:
+        path: file or folder that is being accessed.
+        verb: attempted action, as in "cannot {verb} {path}".
+        n_saved: number of results already on disk, mentioned in the message; None for no mention.
+    """
+
+    def __init__(self, path: Path, verb: str, n_saved: int | None = None) -> None:
+        self.path, self.verb, self.n_saved = path, verb, n_saved
 
     def __enter__(self) -> None:
         return None
@@ -52,12 +63,12 @@ class disk_errors_explained:
     ) -> None:
         if not isinstance(error, OSError) or isinstance(error, GeoCalcError):
             return
-        kept = "" if self.finished is None else f"; {self.finished} finished structures are safe"
-        if error.errno in _FULL:
+        saved = "" if self.n_saved is None else f"; {self.n_saved} finished structures remain saved"
+        if error.errno in _DISK_FULL:
             raise RunFolderError(
-                f"the disk is full: cannot {self.verb} {self.path}{kept}; free some space and"
+                f"the disk is full: cannot {self.verb} {self.path}{saved}; free some space and"
                 " resume"
             ) from None
         raise RunFolderError(
-            f"cannot {self.verb} {self.path}: {error.strerror or error}{kept}"
+            f"cannot {self.verb} {self.path}: {error.strerror or error}{saved}"
         ) from None

@@ -1,5 +1,6 @@
-"""Settings of a whole process, for those who own one: the command line, its worker processes and
-the workflows.
+"""Settings of the whole process: threads, denormal numbers and memory allocation.
+
+For programs that own their process: the command line, its workers and the workflows.
 """
 
 from __future__ import annotations
@@ -11,39 +12,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-import scipy.linalg  # noqa: F401 - a BLAS of its own, which must be loaded to be found
+import scipy.linalg  # noqa: F401 - loads scipy's own BLAS, so that threadpoolctl finds it
 import torch
 from threadpoolctl import ThreadpoolController
 
-# glibc's largest allowed threshold for taking memory straight from the system
-KEEP_BYTES = 32 * 1024 * 1024
-TRIM_BYTES = 2_000_000_000
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's malloc.h
+# largest threshold that glibc accepts for allocating with mmap
+MMAP_THRESHOLD_BYTES = 32 * 1024 * 1024
+# free memory at the top of the heap up to this size is not returned to the system
+TRIM_THRESHOLD_BYTES = 2_000_000_000
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
 
 
-def settle_process(threads: int = 1) -> None:
-    """One thread unless told otherwise, tiny numbers to zero, and freed memory kept for reuse.
+def configure_process(threads: int = 1) -> None:
+    """Set the number of threads, flush denormal numbers to zero and keep freed memory for reuse.
 
     Graphs of tens of atoms are slower on two threads than on one. Numbers below 1e-38, which smooth
-    cutoffs produce, are slow and mean nothing. Temporary arrays of a few MB would go back to the
-    system and be fetched anew, page by page, in every step.
+    cutoffs produce, are slow and negligible. Without the memory settings, temporary arrays of a few
+    MB would be returned to the system and mapped again, page by page, in every step.
+
+    Args:
+        threads: number of threads of torch and of the BLAS libraries.
     """
     torch.set_num_threads(threads)
     _blas().limit(limits=threads)
     torch.set_flush_denormal(True)
     if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent where libc is not glibc
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only in glibc
         if mallopt is not None:
-            mallopt(M_MMAP_THRESHOLD, KEEP_BYTES)
-            mallopt(M_TRIM_THRESHOLD, TRIM_BYTES)
+            mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+            mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch and the BLAS of numpy and scipy compute on one thread inside the `with` block.
+    """Limit torch and the BLAS of numpy and scipy to one thread inside the `with` block.
 
-    Sums then come out the same wherever they are made, and products of a hundred rows do not wait
-    for other threads.
+    Sums are then independent of the number of cores, and products of a few hundred rows avoid the
+    synchronization of threads.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -56,12 +61,12 @@ def one_thread() -> Iterator[None]:
 
 @cache
 def _blas() -> ThreadpoolController:
-    """The BLAS libraries of this process; finding them takes tens of milliseconds."""
+    """Return a controller of the BLAS libraries of this process; finding them takes tens of ms."""
     return ThreadpoolController().select(user_api="blas")
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

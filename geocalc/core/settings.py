@@ -1,4 +1,4 @@
-"""Settings are frozen data read from YAML; unknown keys are refused with the nearest allowed one."""
+"""Settings as frozen data read from YAML, with readable messages for unknown keys and values."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from geocalc.errors import RecipeError
 
 
 class Settings(BaseModel):
-    """Base of every settings class: immutable, and strict about its keys."""
+    """Base class of all settings: immutable, and strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str) -> Self:
-        """Validate `values`; `where` names their origin in the message.
+        """Build the settings from a mapping.
 
+        Args:
+            values: mapping of keys to values.
+            where: origin of the values, the start of an error message.
         Raises:
             RecipeError: a key is unknown or a value is not allowed; the message lists every fault.
         """
@@ -40,16 +43,19 @@ class Settings(BaseModel):
 
 
 def _sentence(settings: type[BaseModel], fault: Any) -> str:
+    """Describe one validation fault of pydantic in a sentence."""
     kind, place = fault["type"], ".".join(_names(settings, fault["loc"]))
     if kind == "extra_forbidden":
         return _unknown_key(settings, fault["loc"][:-1], str(fault["loc"][-1]))
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _wrong_tag(settings, place, fault)
     near = _near(fault, "expected") if kind in ("enum", "literal_error") else ""
-    told = str(fault["ctx"]["error"]) if kind == "value_error" else f"{fault['msg'].lower()}{near}"
-    # a whole group is not repeated
+    reason = (
+        str(fault["ctx"]["error"]) if kind == "value_error" else f"{fault['msg'].lower()}{near}"
+    )
+    # a mapping would be too long for the message
     given = "" if isinstance(fault["input"], Mapping) else f" is {fault['input']!r}"
-    return f"`{place}`{given}: {told}" if place else told
+    return f"`{place}`{given}: {reason}" if place else reason
 
 
 def _unknown_key(settings: type[BaseModel], above: tuple[Any, ...], key: str) -> str:
@@ -58,7 +64,7 @@ def _unknown_key(settings: type[BaseModel], above: tuple[Any, ...], key: str) ->
 
 
 def _wrong_tag(settings: type[BaseModel], place: str, fault: Any) -> str:
-    """The key that says which group of settings this is has no value, or none of those there are."""
+    """Describe a missing or unknown value of the key that selects a group of settings."""
     key = fault["ctx"]["discriminator"].strip("'")
     given = f"is {fault['ctx']['tag']!r}" if "tag" in fault["ctx"] else "is missing"
     tags = ", ".join(
@@ -68,14 +74,14 @@ def _wrong_tag(settings: type[BaseModel], place: str, fault: Any) -> str:
 
 
 def _near(fault: Any, expected: str) -> str:
-    """The allowed name that is nearest to an unknown one."""
+    """Return the allowed name most similar to an unknown one, as the end of a message."""
     allowed = re.findall("'([^']*)'", fault["ctx"].get(expected, ""))
     hint = nearest(str(fault["ctx"].get("tag", fault["input"])), allowed, otherwise="")
     return f"; {hint}" if hint else ""
 
 
 def _names(settings: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
-    """A place as the file has it: without the tags by which a group of settings is chosen."""
+    """Return the path of a key as in the file, without the tags that pydantic adds for a union."""
     kinds = [_kinds_at(settings, place[:k]) for k in range(len(place))]
     return [
         str(name)
@@ -85,12 +91,12 @@ def _names(settings: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
 
 
 def _keys_at(settings: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
-    """Names of the fields of the settings class found by following `place`."""
+    """Return the names of the fields of the settings class at `place`."""
     return sorted({name for kind in _kinds_at(settings, place)[:1] for name in kind.model_fields})
 
 
 def _kinds_at(settings: type[BaseModel], place: tuple[Any, ...]) -> list[type[BaseModel]]:
-    """The settings classes that `place` may lead to."""
+    """Return the settings classes that `place` can refer to."""
     kinds = [settings]
     for name in place:
         field = next((kind.model_fields[name] for kind in kinds if name in kind.model_fields), None)
@@ -102,7 +108,7 @@ def _kinds_at(settings: type[BaseModel], place: tuple[Any, ...]) -> list[type[Ba
 
 
 def _tags(kind: type[BaseModel]) -> list[str]:
-    """Values of fields that can be one word only, by which a class is chosen among others."""
+    """Return the values of single-valued Literal fields, which select one class of a union."""
     choices = [
         get_args(field.annotation)
         for field in kind.model_fields.values()
@@ -112,16 +118,17 @@ def _tags(kind: type[BaseModel]) -> list[str]:
 
 
 def _classes(annotation: Any) -> list[type[BaseModel]]:
+    """Return the settings classes contained in a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for part in getattr(annotation, "__args__", ()) for found in _classes(part)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; only plain data, never objects.
+    """Read a mapping of plain data from a YAML file.
 
     Raises:
-        RecipeError: the file is missing, is not YAML, or does not hold a mapping.
+        RecipeError: the file is missing, is not YAML, or does not contain a mapping.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -130,18 +137,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise RecipeError(f"{path} must hold a mapping of settings, got {type(values).__name__}")
+        raise RecipeError(f"{path} must contain a mapping of settings, got {type(values).__name__}")
     return values
 
 
 def override(values: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:
-    """A copy of `values` with each `a.b=1` of `assignments` applied; values are read as YAML.
+    """Return a copy of `values` with assignments such as `a.b=1` applied.
 
-    A number in a key is a place in a list, counted from 0: `data.sources.0.weight=2`.
+    Values are read as YAML. A number in a key is an index into a list, counted from 0, as in
+    `data.sources.0.weight=2`.
 
+    Args:
+        values: nested settings.
+        assignments: texts of the form `key=value`.
     Raises:
-        RecipeError: an assignment has no '=', is not YAML, or descends into something that is not a
-            mapping.
+        RecipeError: an assignment has no '=', its value is not YAML, or its key goes through
+            something that is not a mapping or list.
     """
     result = copy.deepcopy(values)
     for assignment in assignments:
@@ -169,15 +180,17 @@ def override(values: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, 
 
 
 def _inside(place: Any, name: str, assignment: str) -> Any:
-    """The mapping or list under `name`; a mapping that is not there yet is made."""
+    """Return the mapping or list under `name`; a missing mapping is created."""
     if isinstance(place, list):
         if not (name.isdecimal() and int(name) < len(place)):
             raise RecipeError(
-                f"--set {assignment}: `{name}` is not a place in a list of {len(place)}, counted"
-                " from 0"
+                f"--set {assignment}: `{name}` is not an index into a list of {len(place)} items;"
+                " indices count from 0"
             )
         return place[int(name)]
     inner = place.setdefault(name, {})
     if not isinstance(inner, (dict, list)):
-        raise RecipeError(f"--set {assignment}: `{name}` is a value, not a group of settings")
+        raise RecipeError(
+            f"--set {assignment}: `{name}` is a single value, not a group of settings"
+        )
     return inner

@@ -1,7 +1,8 @@
-"""Batches of structures and of predictions: frozen data, sliced by their field marks.
+"""Batches of structures and of predictions: frozen data with a row for each atom or structure.
 
-Conventions: positions in Angstrom, rows of `cell` are lattice vectors (as ASE), tags as OC20 (0
-subsurface, 1 surface, 2 adsorbate), energies in eV, forces in eV/Angstrom, stress in eV/Angstrom^3.
+Conventions: positions in Angstrom, lattice vectors in the rows of `cell` (as in ASE), tags as in
+OC20 (0 subsurface, 1 surface, 2 adsorbate), energies in eV, forces in eV/Angstrom, stress in
+eV/Angstrom^3.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _ALONG = "along"
 
 
 def per_atom(optional: bool = False) -> Any:
-    """Mark a dataclass field as having one row per atom."""
+    """Declare a dataclass field with one row per atom."""
     return field(metadata={_ALONG: "atom"}, default=None if optional else MISSING)
 
 
@@ -30,7 +31,7 @@ def per_row() -> Any:
 
 
 def per_system(optional: bool = False) -> Any:
-    """Mark a dataclass field as having one row per structure."""
+    """Declare a dataclass field with one row per structure."""
     return field(metadata={_ALONG: "system"}, default=None if optional else MISSING)
 
 
@@ -81,19 +82,19 @@ class Coordinates(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Systems:
-    """A batch of structures; no graph, no results, no calculator inside.
+    """Batch of structures, without graph, results or calculator.
 
     Attributes:
-        positions: (n_atoms, 3) Angstrom, float64; never wrapped.
+        positions: (n_atoms, 3) float64 Angstrom; never wrapped into the cell.
         numbers: (n_atoms,) int64 atomic numbers.
         tags: (n_atoms,) int64 in the OC20 convention.
-        fixed: (n_atoms, 3) bool, True where a Cartesian component may not move.
-        system_idx: (n_atoms,) int64, ascending; the structure of each atom.
+        fixed: (n_atoms, 3) bool, True for Cartesian components that may not move.
+        system_idx: (n_atoms,) int64, ascending; index of the structure of each atom.
         cell: (n_systems, 3, 3) Angstrom, rows are lattice vectors.
-        pbc: (n_systems, 3) bool.
-        projector: (n_atoms, 3, 3) float64, onto the displacements that an atom may make where
-            planes, lines or fractional coordinates hold it; symmetric; unity where `fixed` says
-            all. None if it does for every atom.
+        pbc: (n_systems, 3) bool, periodicity along each lattice vector.
+        projector: (n_atoms, 3, 3) float64, symmetric projectors onto the allowed displacements of
+            atoms confined to planes, lines or fractional coordinates; the identity for atoms
+            constrained by `fixed` alone. None if that is true of every atom.
     """
 
     positions: Tensor = per_atom()
@@ -107,7 +108,7 @@ class Systems:
 
     @property
     def n_atoms(self) -> int:
-        """Number of atoms in the whole batch."""
+        """Number of atoms in the batch."""
         return self.positions.shape[0]
 
     @property
@@ -117,11 +118,11 @@ class Systems:
 
     @property
     def counts(self) -> Tensor:
-        """Atoms of each structure, (n_systems,) int64."""
+        """Number of atoms of each structure, (n_systems,) int64."""
         return torch.bincount(self.system_idx, minlength=self.n_systems)
 
     def to(self, device: torch.device | str) -> Systems:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(
             self, **{name: value.to(device) for name, value in values.items() if value is not None}
@@ -130,22 +131,20 @@ class Systems:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a potential says of a batch.
+    """Prediction of a potential for a batch.
 
     Attributes:
         energy: (n_systems,) eV.
-        forces: (n_atoms, 3) eV/Angstrom, raw (constraints not applied), or None.
-        stress: (n_systems, 3, 3) eV/Angstrom^3, positive when the cell wants to shrink as in ASE,
-            NaN where the cell has no volume, or None.
-        energy_std: (n_systems,) eV, spread over the networks of an ensemble, else over the frames
-            that were averaged, or None.
-        frame_degenerate: (n_systems,) bool, True where the frames rest on a broken tie, or None.
-        direct_forces: (n_atoms, 3) eV/Angstrom of a direct head, where the network has one, or
+        forces: (n_atoms, 3) eV/Angstrom, before constraints are applied, or None.
+        stress: (n_systems, 3, 3) eV/Angstrom^3, positive if the cell tends to shrink as in ASE, NaN
+            for cells without a volume, or None.
+        energy_std: (n_systems,) eV, standard deviation over the networks of an ensemble, else over
+            the averaged frames, or None.
+        frame_degenerate: (n_systems,) bool, True if the frames depend on a broken tie, or None.
+        direct_forces: (n_atoms, 3) eV/Angstrom of a direct force head, or None.
+        displacement: (n_atoms, 3) Angstrom from the given to the relaxed structure, or None.
+        atom_energies: (n_atoms,) eV, contribution of each atom without short-range repulsion, or
             None.
-        displacement: (n_atoms, 3) Angstrom from here to the relaxed structure, of a model that
-            predicts it, or None.
-        atom_energies: (n_atoms,) eV, each atom's share without short-range repulsion, where the
-            network has shares, or None.
     """
 
     energy: Tensor = per_system()
@@ -164,10 +163,10 @@ class Prediction:
 
 
 class Potential(Protocol):
-    """A pure function of structures."""
+    """Pure function from structures to predictions."""
 
     def __call__(self, systems: Systems) -> Prediction:
-        """Energy (and forces, where the potential has them) of every structure of the batch."""
+        """Return the energy of every structure, and the forces if the potential has them."""
         ...
 
 
@@ -193,7 +192,7 @@ Batch = TypeVar("Batch", bound=Coordinates)
 
 
 def select(data: Data, coordinates: Coordinates, chosen: Tensor) -> Data:
-    """The rows of `data` that belong to the chosen structures.
+    """Return the rows of `data` that belong to the chosen structures.
 
     Args:
         data: a dataclass whose tensor fields are marked `per_atom`, `per_row`, `per_system` or
@@ -201,7 +200,7 @@ def select(data: Data, coordinates: Coordinates, chosen: Tensor) -> Data:
         coordinates: the batch that `data` belongs to; `Systems` where fields are per atom.
         chosen: (n_systems,) bool.
     Returns:
-        A new object of the same type; `system_idx`, where present, is renumbered.
+        A new object of the same type; `system_idx`, if present, is renumbered.
     """
     rows = chosen[coordinates.system_idx]
     new_idx = torch.cumsum(chosen, 0) - 1
@@ -221,7 +220,7 @@ def select(data: Data, coordinates: Coordinates, chosen: Tensor) -> Data:
 
 
 def join(first: Data, second: Data) -> Data:
-    """The rows of `first` and then those of `second`; the inverse of `select`.
+    """Append the rows of `second` to those of `first`; the inverse of `select`.
 
     Args:
         first, second: dataclasses of one type, as for `select`, without `system_idx` (see
@@ -245,7 +244,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         InputError: `batches` is empty.
     """
     if not batches:
-        raise InputError("no structures were given; at least one is needed")
+        raise InputError("got an empty list of structures; give at least one structure")
     offsets = torch.tensor([0] + [b.n_systems for b in batches[:-1]]).cumsum(0).tolist()
     values: dict[str, Any] = {}
     for f in fields(batches[0]):
@@ -260,15 +259,15 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
             parts = [part + offset for part, offset in zip(parts, offsets, strict=True)]
         elif f.name == "projector":
             parts = [
-                _unity(b.positions) if part is None else part
+                _identity(b.positions) if part is None else part
                 for b, part in zip(batches, parts, strict=True)
             ]
         values[f.name] = torch.cat(parts)
     return replace(batches[0], **values)
 
 
-def allowed(vectors: Tensor, coordinates: Coordinates) -> Tensor:
-    """The part of forces or displacements (n_rows, 3) that constraints let through.
+def apply_constraints(vectors: Tensor, coordinates: Coordinates) -> Tensor:
+    """Project forces or displacements onto the motion that the constraints allow.
 
     Args:
         vectors: (n_rows, 3); values on fixed components are not read and may be NaN.
@@ -280,29 +279,30 @@ def allowed(vectors: Tensor, coordinates: Coordinates) -> Tensor:
     projector = coordinates.projector
     if projector is None:
         return vectors
-    return torch.where(_guided(projector), _project(vectors, projector), vectors)
+    return torch.where(_is_constrained(projector), _project(vectors, projector), vectors)
 
 
-def moved(coordinates: Coordinates, displacement: Tensor, start: Tensor) -> Tensor:
-    """Positions after a displacement, as far as constraints allow it.
+def displaced(coordinates: Coordinates, displacement: Tensor, start: Tensor) -> Tensor:
+    """Return the positions after a displacement, subject to the constraints.
 
     Args:
         coordinates: batch at its present positions.
         displacement: (n_rows, 3) Angstrom.
-        start: (n_rows, 3) Angstrom, where planes and lines were laid; projecting the whole way
-            from there, and not the last step, keeps rounding from adding up.
+        start: (n_rows, 3) Angstrom, positions through which planes and lines were laid. The total
+            displacement from there is projected, not the last step, so rounding does not
+            accumulate.
     Returns:
-        (n_rows, 3) Angstrom; fixed components bit for bit as they were.
+        (n_rows, 3) Angstrom; fixed components are bitwise unchanged.
     """
     positions, projector = coordinates.positions + displacement, coordinates.projector
     if projector is not None:
         held = start + _project(positions - start, projector)
-        positions = torch.where(_guided(projector), held, positions)
+        positions = torch.where(_is_constrained(projector), held, positions)
     return torch.where(coordinates.fixed, coordinates.positions, positions)
 
 
-def _guided(projector: Tensor) -> Tensor:
-    """Atoms that a projector (n_atoms, 3, 3) holds, (n_atoms, 1) bool."""
+def _is_constrained(projector: Tensor) -> Tensor:
+    """Whether the projector of each atom, (n_atoms, 3, 3), is not the identity: (n_atoms, 1)."""
     return (
         (projector != torch.eye(3, dtype=projector.dtype, device=projector.device))
         .flatten(1)
@@ -311,14 +311,15 @@ def _guided(projector: Tensor) -> Tensor:
 
 
 def _project(vectors: Tensor, projector: Tensor) -> Tensor:
-    """Each of the vectors (n_atoms, 3) times its projector; term by term, so that the rounding
-    knows nothing of other atoms.
+    """Multiply each vector (n_atoms, 3) by its projector, term by term.
+
+    The rounding of one result is independent of other atoms.
     """
     x, y, z = (vectors[:, k, None] * projector[:, k] for k in range(3))
     return x + y + z
 
 
-def _unity(positions: Tensor) -> Tensor:
+def _identity(positions: Tensor) -> Tensor:
     return torch.eye(3, dtype=torch.float64, device=positions.device).expand(len(positions), 3, 3)
 
 
@@ -329,16 +330,20 @@ def sum_per_system(values: Tensor, coordinates: Coordinates) -> Tensor:
 
 
 def max_per_system(values: Tensor, coordinates: Coordinates) -> Tensor:
-    """Largest of the non-negative `values` (n_rows,) in each structure: (n_systems,); 0 where there
-    is no row.
+    """Return the largest of non-negative per-row `values` (n_rows,) of each structure.
+
+    Returns:
+        (n_systems,); 0 for a structure without rows.
     """
     out = values.new_zeros(coordinates.n_systems)
     return out.scatter_reduce_(0, coordinates.system_idx, values, reduce="amax")
 
 
-def own_memory(systems: Systems) -> Systems:
-    """The same structures in memory that torch has aligned: products round differently with the
-    alignment of their factors.
+def copy_aligned(systems: Systems) -> Systems:
+    """Copy the structures into newly allocated memory.
+
+    Torch aligns its own memory, and the rounding of products depends on the alignment of the
+    factors.
     """
     values = {f.name: getattr(systems, f.name) for f in fields(systems)}
     return replace(

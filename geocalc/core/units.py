@@ -1,4 +1,4 @@
-"""Units of energy that labeled files come in."""
+"""Units of energy in files of labeled structures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from geocalc.core.nearest import nearest
 from geocalc.errors import InputError
 
 EV = "eV"
-IN_EV = {  # CODATA 2014, as ASE's
+IN_EV = {  # CODATA 2014, the values of ASE
     EV: 1.0,
     "meV": 1e-3,
     "kcal/mol": units.kcal / units.mol,
@@ -18,10 +18,10 @@ IN_EV = {  # CODATA 2014, as ASE's
 
 
 def in_ev(name: str) -> float:
-    """One of a unit of energy, in eV.
+    """Return the size of a unit of energy in eV.
 
     Raises:
-        InputError: no unit has that name; the message suggests near names.
+        InputError: the unit is unknown; the message lists similar names.
     """
     if name in IN_EV:
         return IN_EV[name]

@@ -11,7 +11,6 @@ __all__, __getattr__, __dir__ = public_names(
         "Data": "settings",
         "DataPlan": "settings",
         "DataSource": "settings",
-        "Labeled": "read",
         "Noise": "settings",
         "ReferenceRelaxation": "prepare",
         "Sample": "store",

@@ -1,4 +1,4 @@
-"""Samples to batches, with their labels."""
+"""Collation of samples into batches with labels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from geocalc.data.store import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLabels:
-    """Targets of a batch; NaN where there is none.
+    """BatchLabels of a batch; NaN for unknown values.
 
     Attributes:
         energy: (n_systems,) eV.
-        forces: (n_atoms, 3) eV/Angstrom, raw.
+        forces: (n_atoms, 3) eV/Angstrom, constraints not applied.
         displacement: (n_atoms, 3) Angstrom, to the relaxed structure.
     """
 
@@ -28,13 +28,13 @@ class BatchLabels:
     displacement: Tensor = per_atom()
 
     def to(self, device: torch.device) -> BatchLabels:
-        """The same labels on another device."""
+        """Return the labels on another device."""
         return BatchLabels(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 def collate_samples(samples: Sequence[Sample]) -> tuple[Systems, BatchLabels]:
-    """Join samples into one batch, in order."""
-    samples = list(samples)  # those of a store are read once
+    """Join samples into one batch with its labels, in order."""
+    samples = list(samples)  # read the samples of a store only once
     counts = torch.tensor([len(s.numbers) for s in samples])
     systems = Systems(
         positions=_join(samples, "positions"),

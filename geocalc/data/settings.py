@@ -1,6 +1,4 @@
-"""Which structures a model learns from: files, filters, the split, and noise on unrelaxed
-structures.
-"""
+"""Settings of training data: files, filters, split, and noise on unrelaxed structures."""
 
 from __future__ import annotations
 
@@ -14,74 +12,81 @@ from geocalc.core.units import EV
 
 
 class DataSource(Settings):
-    """One file of labeled structures, or a folder of them.
+    """File or folder of labeled structures.
 
-    The training energy is the stored energy, plus `info[add_energy]`, minus `info[subtract_energy]`
-    where these are named: with `add_energy: e_ads` and `subtract_energy: e_relaxed` a relaxation's
-    total energies become adsorption energies.
+    The training energy is the stored energy, plus `info[add_energy]` and minus
+    `info[subtract_energy]` if these are set. For example, `add_energy: e_ads` and `subtract_energy:
+    e_relaxed` convert the total energies of a relaxation to adsorption energies.
     """
 
     path: Path
     relaxed: Path | None = Field(
         None,
         description=(
-            "for is2re: a file of the relaxed structures, in the order of `path`; energies are read"
-            " from it. `path` itself where its records hold both, as OC20's do"
+            "for is2re: file of the relaxed structures with their energies, in the order of `path`;"
+            " equal to `path` if its records contain both, as in OC20"
         ),
     )
     add_energy: str | None = None
     subtract_energy: str | None = None
     energy_key: str = Field(
         "REF_energy",
-        description="info key of the energy; the results of a stored calculator come next",
+        description=(
+            "info key of the energy; if it is missing, the result of the stored calculator is used"
+        ),
     )
     energy_unit: str = Field(
         EV,
         description=(
-            "of every energy that is read, eV, meV, kcal/mol, kJ/mol or Hartree, and per Angstrom"
-            " of the forces"
+            "unit of all energies, eV, meV, kcal/mol, kJ/mol or Hartree; forces are in this unit"
+            " per Angstrom"
         ),
     )
     forces_key: str = Field(
-        "REF_forces", description="arrays key of the forces, constraints not applied; likewise"
+        "REF_forces",
+        description=(
+            "arrays key of the forces, without constraints; if it is missing, the result of the"
+            " stored calculator is used"
+        ),
     )
     group_key: str = Field(
         "sid",
-        description="info key of the relaxation; frames of one group never fall in both splits",
+        description="info key of the relaxation; its images are always in the same split",
     )
     split_key: str | None = Field(
         None,
         description=(
-            "info key, e.g. slab_id: what shares its value falls on one side of the split; by"
-            " default the group"
+            "info key, e.g. slab_id; structures with the same value are in the same split; by"
+            " default those of a group"
         ),
     )
     require: dict[str, bool] = Field(
-        default_factory=dict, description="info flags a frame must have, e.g. converged: true"
+        default_factory=dict,
+        description="info flags that structures must have, e.g. converged: true",
     )
     exclude_key: str | None = Field(
-        None, description="info key by whose value structures are left out, e.g. metal"
+        None, description="info key whose values select structures to exclude, e.g. metal"
     )
     exclude_groups: tuple[str, ...] = Field(
-        (), description="values of `exclude_key`; structures with one of them are left out"
+        (), description="values of `exclude_key` of structures to exclude"
     )
     exclude_elements: tuple[str, ...] = Field(
-        (), description="symbols; structures that contain one are left out"
+        (), description="chemical symbols; structures that contain one of them are excluded"
     )
     weight: float = Field(
-        1.0, gt=0, description="share of each epoch relative to the source's own size"
+        1.0, gt=0, description="weight of the source in each epoch, relative to its size"
     )
     energies: bool = Field(
         True,
         description=(
-            "without, its forces alone are learned, where nothing says what its energies are"
-            " relative to"
+            "train on energies; if false, on forces only, for energies with unknown references"
         ),
     )
     level: str | None = Field(
         None,
         description=(
-            "level of theory of its energies, one of the recipe's; by default that of `about`"
+            "level of theory of the energies, one of those of the recipe; by default that of"
+            " `about`"
         ),
     )
 
@@ -96,14 +101,21 @@ class DataSource(Settings):
 
 
 class Data(Settings):
-    """Which structures, how they are filtered and how they are split."""
+    """Sources, filters and split of the training data."""
 
     sources: tuple[DataSource, ...] = Field(min_length=1)
     max_force: float = Field(
-        10.0, gt=0, description="frames with a larger force (eV/A) on any atom are left out"
+        10.0,
+        gt=0,
+        description="structures with a larger force (eV/Angstrom) on any atom are excluded",
     )
     max_jump: float | None = Field(
-        None, gt=0, description="frames whose energy jumps (eV) against -F.dx are cut off there"
+        None,
+        gt=0,
+        description=(
+            "largest difference (eV) between the energy change and the work -F.dx of two"
+            " consecutive images; images before a larger difference are excluded"
+        ),
     )
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     test_fraction: float = Field(
@@ -111,64 +123,66 @@ class Data(Settings):
         ge=0,
         lt=1,
         description=(
-            "kept for a last test, see `geocalc.data.prepare.samples_of_test`; training never"
-            " sees it"
+            "fraction held out for a final test and never used in training; see"
+            " `geocalc.data.prepare.samples_of_test`"
         ),
     )
     validation_key: str | None = Field(
-        None, description="info key of a split made elsewhere; it replaces validation_fraction"
+        None, description="info key of a given split, used instead of validation_fraction"
     )
     validation_values: tuple[str, ...] = Field(
-        (), description="values of `validation_key` that are held out"
+        (), description="values of `validation_key` of held-out structures"
     )
     split_seed: str = "geocalc"
     images_per_group: int = Field(
-        6, ge=1, description="frames drawn from each relaxation per epoch: first, last, random"
+        6,
+        ge=1,
+        description="images of each relaxation per epoch: the first, the last and random ones",
     )
 
 
 class Noise(Settings):
-    """Noisy Nodes: what an unrelaxed structure may look like; its relaxed energy and geometry stay
-    the targets.
+    """Noisy Nodes: noise on the positions of unrelaxed structures.
 
-    Each time a structure is drawn, with the given probability its atoms that may move start from a
-    point between unrelaxed and relaxed (the same share of the way for all, uniformly drawn; without
-    `interpolate` from the unrelaxed one), plus normal noise. Graph and frames are made afterwards.
+    Relaxed energies and geometries remain the targets.
+
+    With the given probability, each time a structure is drawn, its free atoms start from a point
+    between the unrelaxed and the relaxed structure (the same uniformly random fraction of the
+    displacement for all atoms; without `interpolate` the unrelaxed structure), plus normally
+    distributed noise. Graph and frames are computed afterwards.
 
     Source: Godwin et al., ICLR 2022.
     """
 
     probability: float = Field(0.5, ge=0, le=1)
-    sigma: float = Field(0.1, ge=0, description="Angstrom")
+    sigma: float = Field(0.1, ge=0, description="standard deviation in Angstrom")
     interpolate: bool = True
 
 
 class DataPlan(Protocol):
-    """What a recipe says of its data: the part of it that prepared samples depend on."""
+    """The part of a recipe that determines its prepared samples."""
 
     @property
     def name(self) -> str:
-        """Of the recipe, for messages."""
+        """Name of the recipe, for messages."""
         ...
 
     @property
     def data(self) -> Data:
-        """Files, filters and split."""
+        """Sources, filters and split."""
         ...
 
     @property
     def needs_forces(self) -> bool:
-        """Whether structures without forces are left out."""
+        """Whether structures without forces are excluded."""
         ...
 
     @property
     def learns_fixed(self) -> bool:
-        """Whether forces on fixed atoms are learned, so that files with zeros in their place are
-        refused.
-        """
+        """Whether forces on fixed atoms are targets, so that files with zeros are rejected."""
         ...
 
     @property
     def uses_tags(self) -> bool:
-        """Whether tags are read, converted to OC20's where needed."""
+        """Whether tags are read and converted to the OC20 convention."""
         ...

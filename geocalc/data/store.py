@@ -1,6 +1,4 @@
-"""Prepared training data: one LMDB of plain arrays, with the schema version inside, read sample by
-sample.
-"""
+"""Prepared training data: one LMDB file of arrays with a schema version, read sample by sample."""
 
 from __future__ import annotations
 
@@ -22,31 +20,32 @@ from safetensors.numpy import load, save
 from geocalc.errors import InputError, RunFolderError
 from geocalc.graphs.neighbors import count_edges
 
-SCHEMA = 3
+SCHEMA = 4
 MAP_SIZE = 1 << 40  # bytes of address space, not of disk
-# Angstrom; how far the edges reach by which structures are compared in size, whatever the network's
-# cutoff
-NEAR = 5.0
-TOGETHER = 256  # samples read at once by whoever goes through all of them
+# Angstrom; cutoff of the edges counted in `SampleIndex`, independent of the network
+SIZE_CUTOFF = 5.0
+N_READ = 256  # number of samples read at once in an iteration over all of them
 _META, _INDEX = b"meta", b"index"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One labeled frame.
+    """Labeled structure; NaN for unknown labels.
 
     Attributes:
-        numbers, tags: (n_atoms,) int64.
-        positions, forces: (n_atoms, 3) Angstrom, eV/Angstrom (raw).
-        fixed: (n_atoms, 3) bool.
-        relaxed: (n_atoms, 3) Angstrom, where the atoms end. What a sample has no label of is NaN.
-        cell: (3, 3) Angstrom.
+        numbers: (n_atoms,) int64 atomic numbers.
+        tags: (n_atoms,) int64 in the OC20 convention.
+        positions: (n_atoms, 3) Angstrom.
+        forces: (n_atoms, 3) eV/Angstrom, constraints not applied.
+        relaxed: (n_atoms, 3) Angstrom, positions in the relaxed structure.
+        fixed: (n_atoms, 3) bool, True for components that may not move.
+        cell: (3, 3) Angstrom, rows are lattice vectors.
         pbc: (3,) bool.
-        energy: eV, of the recipe's kind.
-        group: relaxation id.
-        frame: place in it.
-        source: index into the recipe's sources.
-        validation: held out.
+        energy: eV, of the kind defined by the recipe.
+        group: name of the relaxation.
+        image: index of the structure in the relaxation.
+        source: index of the source in the recipe.
+        validation: whether the structure is held out.
     """
 
     numbers: np.ndarray
@@ -59,7 +58,7 @@ class Sample:
     pbc: np.ndarray
     energy: float
     group: str
-    frame: int
+    image: int
     source: int
     validation: bool
 
@@ -68,14 +67,14 @@ _ARRAYS = ("numbers", "tags", "positions", "forces", "relaxed", "fixed", "cell",
 
 
 @dataclass(frozen=True, kw_only=True)
-class Index:
-    """What is known of samples without reading them; everything else stays on the disk.
+class SampleIndex:
+    """Properties of samples that are known without reading them.
 
     Attributes:
-        source: (n,) index into the recipe's sources.
+        source: (n,) index of the source in the recipe.
         relaxation: (n,) number of the relaxation, by first appearance.
-        validation: (n,) bool, held out.
-        n_edges: (n,) directed edges no longer than `NEAR`.
+        validation: (n,) bool, True for held-out samples.
+        n_edges: (n,) number of directed edges not longer than `SIZE_CUTOFF`.
     """
 
     source: np.ndarray
@@ -83,37 +82,45 @@ class Index:
     validation: np.ndarray
     n_edges: np.ndarray
 
-    def rows(self, chosen: np.ndarray) -> Index:
-        """The same of some samples, by number."""
-        return Index(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+    def rows(self, chosen: np.ndarray) -> SampleIndex:
+        """Return the index of some samples, given by a mask or by numbers."""
+        return SampleIndex(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
 
-def index_of(samples: Iterable[Sample]) -> Index:
-    """The index of samples in order.
+def build_index(samples: Iterable[Sample]) -> SampleIndex:
+    """Return the index of samples in order.
 
     Raises:
-        InputError: no neighbor list can be made of one; the message names it.
+        InputError: the neighbor list of a sample cannot be computed; the message names the sample.
     """
-    rows, seen = array("q"), dict[tuple[int, str], int]()
+    rows, numbers = array("q"), dict[tuple[int, str], int]()
     for sample in samples:
-        relaxation = seen.setdefault((sample.source, sample.group), len(seen))
-        rows.extend((sample.source, relaxation, sample.validation, _size(sample)))
+        relaxation = numbers.setdefault((sample.source, sample.group), len(numbers))
+        rows.extend((sample.source, relaxation, sample.validation, _count_edges(sample)))
     table = np.array(rows, dtype=np.int64).reshape(-1, 4).astype(np.int32)
-    return Index(
+    return SampleIndex(
         source=table[:, 0], relaxation=table[:, 1], validation=table[:, 2] > 0, n_edges=table[:, 3]
     )
 
 
-def _size(sample: Sample) -> int:
+def _count_edges(sample: Sample) -> int:
+    """Return the number of edges of a sample."""
     try:
-        return count_edges(sample.positions, sample.cell, sample.pbc, NEAR)
+        return count_edges(sample.positions, sample.cell, sample.pbc, SIZE_CUTOFF)
     except InputError as error:
-        raise InputError(f"frame {sample.frame} of relaxation {sample.group}: {error}") from None
+        raise InputError(f"image {sample.image} of relaxation {sample.group}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreInfo:
-    """What a prepared store holds: counts by reason, and the key of the recipe part that made it."""
+    """Description of a prepared store.
+
+    Attributes:
+        schema: schema version.
+        key: hash of the settings and files that the store was prepared from.
+        n_samples: number of samples.
+        dropped: number of excluded structures by reason.
+    """
 
     schema: int
     key: str
@@ -124,14 +131,15 @@ class StoreInfo:
 def write_store(
     path: Path, samples: Iterable[Sample], key: str, dropped: dict[str, int]
 ) -> StoreInfo:
-    """Write samples in order; the file takes its place when it is whole, so that others who prepare
-    it meanwhile never meet a part.
+    """Write samples in order, and replace the file atomically.
+
+    Other processes that prepare the same store never see an incomplete file.
 
     Args:
-        path: file to write; what is there is replaced.
-        samples: may be an iterator that counts what it leaves out.
-        key: of the recipe part that made it.
-        dropped: counts by reason, read when the samples are through.
+        path: file to write or replace.
+        samples: samples; may be an iterator that counts excluded structures in `dropped`.
+        key: see `StoreInfo`.
+        dropped: number of excluded structures by reason, read after the last sample.
     Raises:
         RunFolderError: the disk is full or cannot be written.
     """
@@ -154,12 +162,16 @@ def write_store(
 
 
 def _unwritable(path: Path, error: Exception) -> RunFolderError:
-    return RunFolderError(f"cannot write {path}: {error}; free some space, or choose another place")
+    """Return the error for a store that cannot be written."""
+    return RunFolderError(
+        f"cannot write {path}: {error}; free some disk space, or choose another folder"
+    )
 
 
 def _write(
     env: lmdb.Environment, samples: Iterable[Sample], key: str, dropped: dict[str, int]
 ) -> StoreInfo:
+    """Write samples, index and description to an open database."""
     with env.begin(write=True) as transaction:
 
         def stored() -> Iterator[Sample]:
@@ -167,7 +179,7 @@ def _write(
                 transaction.put(_key(number), _pack(sample))
                 yield sample
 
-        index = index_of(stored())
+        index = build_index(stored())
         info = StoreInfo(schema=SCHEMA, key=key, n_samples=len(index.source), dropped=dict(dropped))
         transaction.put(
             _INDEX,
@@ -178,116 +190,120 @@ def _write(
 
 
 def _key(number: int) -> bytes:
+    """Return the database key of a sample."""
     return b"%012d" % number
 
 
 def _pack(sample: Sample) -> bytes:
+    """Serialize a sample."""
     arrays = {name: np.ascontiguousarray(getattr(sample, name)) for name in _ARRAYS}
-    rest = {"energy": sample.energy, "group": sample.group, "frame": sample.frame}
-    rest |= {"source": sample.source, "validation": sample.validation}
-    return save(arrays | {"rest": np.frombuffer(json.dumps(rest).encode(), np.uint8)})
+    scalars = {"energy": sample.energy, "group": sample.group, "image": sample.image}
+    scalars |= {"source": sample.source, "validation": sample.validation}
+    return save(arrays | {"scalars": np.frombuffer(json.dumps(scalars).encode(), np.uint8)})
 
 
 def read_info(path: Path) -> StoreInfo | None:
-    """What the store at `path` holds; None if there is none, or it is unfinished or damaged.
+    """Return the description of the store at `path`; None if it is missing, incomplete or damaged.
 
     Raises:
-        InputError: the store was written by another schema version.
+        InputError: the store has another schema version.
     """
     if not path.is_file():
         return None
     try:
         with _open(path) as env, env.begin() as transaction:
             text = transaction.get(_META)
-    except lmdb.Error:  # no database: what a full disk or a copy left behind
+    except lmdb.Error:  # not a database, for example after a full disk or an interrupted copy
         return None
     if text is None:
         return None
     info = StoreInfo(**json.loads(text))
     if info.schema != SCHEMA:
         raise InputError(
-            f"{path} has data schema {info.schema}, this version reads {SCHEMA}; delete it to"
-            " prepare it again"
+            f"{path} has data schema {info.schema}, but this version reads {SCHEMA}; delete the"
+            " file to prepare it again"
         )
     return info
 
 
 class Samples(Sequence[Sample]):
-    """Samples of a store, read from the disk whenever they are asked for and never kept; the file
-    is open only while they are.
+    """Samples of a store, read from disk on access and not kept in memory.
+
+    The file is open only while samples are read.
 
     Args:
-        path: of the store.
-        numbers: (n,) places in it, in the order wanted.
-        known: of these samples.
+        path: the store.
+        numbers: (n,) numbers of the samples in the store, in order of access.
+        index: index of these samples.
     """
 
-    def __init__(self, path: Path, numbers: np.ndarray, known: Index) -> None:
-        self._path, self._numbers, self.known = path, numbers, known
+    def __init__(self, path: Path, numbers: np.ndarray, index: SampleIndex) -> None:
+        self._path, self._numbers, self.sample_index = path, numbers, index
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self._numbers)
 
     @overload
-    def __getitem__(self, place: int) -> Sample: ...
+    def __getitem__(self, k: int) -> Sample: ...
     @overload
-    def __getitem__(self, place: slice) -> Samples: ...
-    def __getitem__(self, place: int | slice) -> Sample | Samples:
-        """One sample, or a part that reads nothing yet."""
-        if isinstance(place, slice):
-            return self.where(np.arange(len(self))[place])
-        return self.read([range(len(self))[place]])[0]
+    def __getitem__(self, k: slice) -> Samples: ...
+    def __getitem__(self, k: int | slice) -> Sample | Samples:
+        """Read one sample, or return a slice without reading."""
+        if isinstance(k, slice):
+            return self.where(np.arange(len(self))[k])
+        return self.read([range(len(self))[k]])[0]
 
     def __iter__(self) -> Iterator[Sample]:
-        """Every sample in order, a few in memory at a time."""
-        for start in range(0, len(self), TOGETHER):
-            yield from self.read(range(start, min(start + TOGETHER, len(self))))
+        """Generate all samples in order, with a limited number in memory."""
+        for start in range(0, len(self), N_READ):
+            yield from self.read(range(start, min(start + N_READ, len(self))))
 
     def where(self, chosen: np.ndarray) -> Samples:
-        """Some of the samples, by place or by a mask (n,); reads nothing."""
-        return Samples(self._path, self._numbers[chosen], self.known.rows(chosen))
+        """Return some of the samples, by positions or by a mask (n,), without reading."""
+        return Samples(self._path, self._numbers[chosen], self.sample_index.rows(chosen))
 
     @property
     def held_out(self) -> Samples:
-        """Those of the validation split."""
-        return self.where(self.known.validation)
+        """Samples of the validation split."""
+        return self.where(self.sample_index.validation)
 
     @property
     def training(self) -> Samples:
-        """Those that are learned from."""
-        return self.where(~self.known.validation)
+        """Samples of the training split."""
+        return self.where(~self.sample_index.validation)
 
-    def read(self, places: Sequence[int]) -> list[Sample]:
-        """The samples at some places, in the order of these.
+    def read(self, positions: Sequence[int]) -> list[Sample]:
+        """Read the samples at some positions, in the given order.
 
         Raises:
-            InputError: the store is gone or damaged.
+            InputError: the store is missing or damaged.
         """
         try:
             with _open(self._path) as env, env.begin() as transaction:
-                found = [transaction.get(_key(int(self._numbers[place]))) for place in places]
+                found = [transaction.get(_key(int(self._numbers[k]))) for k in positions]
         except lmdb.Error as error:
             raise InputError(
-                f"cannot read the prepared data {self._path}: {error}; with --resume they are made"
-                " again"
+                f"cannot read the prepared data {self._path}: {error}; use --resume to prepare"
+                " them again"
             ) from None
         if None in found:
             raise InputError(
-                f"{self._path} does not hold all of its samples; delete it to prepare it again"
+                f"{self._path} is incomplete: samples are missing; delete the file to prepare it"
+                " again"
             )
         return [_unpack(value) for value in found]
 
 
 def read_store(path: Path) -> Samples:
-    """Every sample, in order; only the index is read now.
+    """Open a prepared store, reading only the index.
 
     Raises:
-        InputError: the store is gone or damaged.
+        InputError: the store is missing or damaged.
     """
     try:
         with _open(path) as env, env.begin() as transaction:
-            index = Index(**load(transaction.get(_INDEX)))
+            index = SampleIndex(**load(transaction.get(_INDEX)))
     except (lmdb.Error, SafetensorError, TypeError) as error:
         raise InputError(
             f"cannot read the prepared data {path}: {error}; delete the file to prepare it again"
@@ -296,10 +312,12 @@ def read_store(path: Path) -> Samples:
 
 
 def _unpack(value: bytes) -> Sample:
+    """Deserialize a sample."""
     content: dict[str, Any] = dict(load(value))
-    rest = json.loads(content.pop("rest").tobytes())
-    return Sample(**content, **rest)
+    scalars = json.loads(content.pop("scalars").tobytes())
+    return Sample(**content, **scalars)
 
 
 def _open(path: Path) -> lmdb.Environment:
+    """Open a store for reading."""
     return lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geocalc.core.choice import Choice
-from geocalc.core.systems import Potential, Systems, allowed, free_atoms
+from geocalc.core.systems import Potential, Systems, apply_constraints, free_atoms
 from geocalc.data.collate import collate_samples
 from geocalc.data.prepare import ReferenceRelaxation
 from geocalc.errors import InputError
@@ -241,4 +241,4 @@ def _largest_force(systems: Systems, potential: Potential) -> float:
             "the reference potential gave no forces; take one that does, such as `AsePotential`"
             " around a calculator"
         )
-    return float(allowed(forces.to(systems.positions), systems).norm(dim=1).max())
+    return float(apply_constraints(forces.to(systems.positions), systems).norm(dim=1).max())

@@ -21,7 +21,6 @@ from geocalc.frames.sampling import random_rotations
 from geocalc.structures.transforms import (
     IN_PLANE_BASES,
     chunks,
-    in_other_basis,
     random_order,
     reflections,
     reordered,
@@ -29,6 +28,7 @@ from geocalc.structures.transforms import (
     singles,
     transformed,
     translated,
+    with_basis,
 )
 
 SHIFT = 3.0  # Angstrom; root mean square of a component of the translations
@@ -223,7 +223,7 @@ def _all_moves(
                 yield name, moved
     plane = systems.pbc.sum(1) >= 2
     for basis in IN_PLANE_BASES if bool(plane.any()) else ():
-        yield "basis", _Moved(systems=in_other_basis(systems, basis), feels=plane)
+        yield "basis", _Moved(systems=with_basis(systems, basis), feels=plane)
 
 
 def _alone(potential: Potential, systems: Systems, expected: Prediction) -> _Differences:

@@ -1,5 +1,6 @@
-"""Axes of symmetric tensors, differentiable also where eigenvalues tie, and rules that break ties
-without a direction in space.
+"""Principal axes of symmetric tensors, and intrinsic rules for choosing axes within a tie.
+
+The axes are differentiable even where eigenvalues tie, and no rule refers to a direction in space.
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TIE_TOLERANCE = 1e-3  # relative gap of neighboring eigenvalues below which their axes are tied
-ANCHOR_TOLERANCE = 1e-3  # relative; vectors this close to the longest one anchor an axis as well
-SAME_DIRECTION = 5e-5  # 1 - cosine, 0.6 degrees; anchors closer than that are one
+TIE_TOLERANCE = 1e-3  # relative gap of consecutive eigenvalues below which their axes are tied
+ANCHOR_TOLERANCE = 1e-3  # relative; vectors this close in length to the longest are equivalent
+SAME_DIRECTION = 5e-5  # 1 - cosine (0.6 degrees) below which two directions are the same
 
 
 class _Eigh(torch.autograd.Function):
-    """Eigenvalues and axes of symmetric matrices, descending; tied axes do not turn into each other
-    in the gradient.
+    """Eigenvalues and eigenvectors of symmetric matrices in descending order.
 
-    Turning tied axes into each other is a choice of basis; what is built on them (`split_axes`,
-    `anchored_axes`) does not depend on it, so leaving that part out changes no gradient and divides
-    by no gap.
+    The gradient omits the rotation of tied axes into each other. Such a rotation is a choice of
+    basis, and the functions built on the axes (`split_axes`, `anchored_axes`) do not depend on it;
+    so the gradient is unchanged and no division by a vanishing gap occurs.
     """
 
     @staticmethod
@@ -46,19 +46,23 @@ class _Eigh(torch.autograd.Function):
 
 
 def principal_axes(matrix: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (..., d), descending, and eigenvectors (..., d, d), in columns, of symmetric
-    matrices (..., d, d).
+    """Return eigenvalues (..., d), descending, and eigenvectors (..., d, d) in columns.
 
     Args:
-        matrix: symmetric and positive semidefinite; differentiable, twice too.
-        floor: (...,) gaps up to this count as ties whatever the eigenvalues; where noise begins.
+        matrix: (..., d, d) symmetric and positive semidefinite; twice differentiable.
+        floor: (...,) noise level; smaller gaps are ties for any eigenvalues.
     Source: Ionescu et al., Matrix backpropagation for deep networks (2015).
     """
     return _Eigh.apply(matrix, floor)
 
 
 def tie_sizes(values: list[float], floor: float) -> list[int]:
-    """Lengths of the runs of descending `values` that are tied."""
+    """Return the lengths of the runs of tied values in a descending list.
+
+    Args:
+        values: eigenvalues, descending.
+        floor: noise level; smaller gaps are ties.
+    """
     sizes = [1]
     for larger, smaller in itertools.pairwise(values):
         if larger - smaller <= max(TIE_TOLERANCE * larger, floor):
@@ -69,14 +73,16 @@ def tie_sizes(values: list[float], floor: float) -> list[int]:
 
 
 def split_axes(basis: Tensor, tensors: Tensor, floors: Tensor) -> list[Tensor]:
-    """Blocks of axes that the tensors can tell apart; what one leaves tied, the next may split.
+    """Split a basis into blocks of axes by the eigenvalues of tensors.
+
+    Axes that are tied in one tensor may be split by the next.
 
     Args:
         basis: (d, k) orthonormal columns.
-        tensors: (m, d, d) symmetric, in the order in which they are asked.
-        floors: (m,) their noise.
+        tensors: (m, d, d) symmetric, in order of precedence.
+        floors: (m,) noise level of each tensor.
     Returns:
-        Blocks (d, k_i), k_i summing to k; more than one column in a block is a tie that remains.
+        Blocks (d, k_i) with sum of k_i = k; a block with more than one column is an unresolved tie.
     """
     if basis.shape[1] == 1 or len(tensors) == 0:
         return [basis]
@@ -89,15 +95,16 @@ def split_axes(basis: Tensor, tensors: Tensor, floors: Tensor) -> list[Tensor]:
 def anchored_axes(
     block: Tensor, vectors: Tensor, weights: Tensor
 ) -> Iterator[tuple[Tensor, tuple[bool, ...]]]:
-    """Bases of a tied block that point at the longest vectors in it: one basis for each of those,
-    so the set is intrinsic.
+    """Generate bases of a tied block whose first axis points along one of its longest vectors.
+
+    There is one basis for each of these vectors, so the set of bases is intrinsic.
 
     Args:
         block: (d, k) orthonormal columns, k = 2 or 3.
-        vectors: (n, d) what the tensors were made of, with components in the block.
-        weights: (n,) of the squared length of each vector.
+        vectors: (n, d) vectors that the tensors were computed from, with components in the block.
+        weights: (n,) weight of the squared length of each vector.
     Yields:
-        Basis (d, k), and for each axis whether its sign is still free (k values).
+        Basis (d, k), and for each of its k axes whether the sign is undetermined.
     """
     coordinates = vectors @ block
     for first in _directions(coordinates, weights):
@@ -112,20 +119,21 @@ def anchored_axes(
 
 
 def _directions(coordinates: Tensor, weights: Tensor) -> list[Tensor]:
-    """Unit vectors (k,) along the longest weighted vectors, longest first; vectors of one direction
-    give their mean.
+    """Return unit vectors (k,) along the longest weighted vectors, longest first.
+
+    Vectors along the same direction are replaced by their mean.
     """
-    mass = (weights * (coordinates * coordinates).sum(1)).detach()
-    longest = torch.nonzero(mass >= (1 - ANCHOR_TOLERANCE) * mass.max())[:, 0]
-    longest = longest[torch.argsort(mass[longest], descending=True, stable=True)]
+    size = (weights * (coordinates * coordinates).sum(1)).detach()
+    longest = torch.nonzero(size >= (1 - ANCHOR_TOLERANCE) * size.max())[:, 0]
+    longest = longest[torch.argsort(size[longest], descending=True, stable=True)]
     candidates = coordinates[longest]
     candidates = candidates / candidates.norm(dim=1, keepdim=True)
     units = candidates.detach().cpu().numpy()
-    left = np.arange(len(units))
+    remaining = np.arange(len(units))
     directions = []
-    while len(left):
-        same = units[left] @ units[left[0]] >= 1 - SAME_DIRECTION
-        total = candidates[torch.from_numpy(left[same]).to(candidates.device)].sum(0)
+    while len(remaining):
+        same = units[remaining] @ units[remaining[0]] >= 1 - SAME_DIRECTION
+        total = candidates[torch.from_numpy(remaining[same]).to(candidates.device)].sum(0)
         directions.append(total / total.norm())
-        left = left[~same]
+        remaining = remaining[~same]
     return directions

@@ -1,4 +1,4 @@
-"""From a policy and a batch to frames."""
+"""Construction of the frames of a batch for any frame policy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from geocalc.errors import InputError
 from geocalc.frames.lattice import lattice_frames
 from geocalc.frames.pca import edge_points, pca_frames, position_points
 from geocalc.frames.policy import FramePick, FramePolicy, Frames, FrameSource
-from geocalc.frames.sampling import draws_of, rotations_from
+from geocalc.frames.sampling import rotations_from_draws, uniform_draws
 from geocalc.graphs.neighbors import Graph
 
 
@@ -26,32 +26,31 @@ def make_frames(
     generator: torch.Generator | Tensor | None = None,
     edge_weight: Tensor | None = None,
 ) -> Frames:
-    """Frames of every structure of a batch under a policy.
+    """Return the frames of every structure of a batch.
 
     Args:
-        positions: (n_atoms, 3) Angstrom; takes the place of `systems.positions`, differentiable.
-        cell: (n_systems, 3, 3) Angstrom; takes the place of `systems.cell`, differentiable.
+        positions: (n_atoms, 3) Angstrom; used instead of `systems.positions`, differentiable.
+        cell: (n_systems, 3, 3) Angstrom; used instead of `systems.cell`, differentiable.
         systems: the batch.
         graph: its edges.
-        edge_vec: (n_edges, 3) Angstrom; differentiable.
-        policy: where frames come from; see `frame_policy`.
-        generator: source of randomness, needed by stochastic policies; or (n_systems, N_DRAWS)
-            uniform numbers between 0 and 1, drawn elsewhere.
-        edge_weight: (n_edges,) how much each edge counts; differentiable. None where all count as
-            one.
+        edge_vec: (n_edges, 3) Angstrom, vectors of the edges; differentiable.
+        policy: frame policy; see `frame_policy`.
+        generator: source of randomness for stochastic policies, or (n_systems, N_DRAWS) uniform
+            random numbers between 0 and 1.
+        edge_weight: (n_edges,) weight of each edge, differentiable; None for weights of one.
     Returns:
-        Frames, in the floating type and on the device of `positions`; gradients go through them.
+        Frames, in the floating type and on the device of `positions`; differentiable.
     Raises:
-        InputError: `generator` is missing where it is needed, the cell of a slab spans no plane, or
-            the frames are learned ones.
+        InputError: a stochastic policy has no generator, the in-plane lattice vectors of a slab are
+            parallel, or the policy is `learned`.
     """
     if policy.source is FrameSource.LEARNED:
         raise InputError(
-            "learned frames come from the canonicalizer of a network; ask that one, or choose"
-            " another frame policy"
+            "got the frame policy `learned`, whose frames only the canonicalizer of a network can"
+            " compute; call the canonicalizer, or choose another frame policy"
         )
     n = systems.n_systems
-    draws = draws_of(generator, n) if policy.pick is FramePick.STOCHASTIC else None
+    draws = uniform_draws(generator, n) if policy.pick is FramePick.STOCHASTIC else None
     if policy.source is FrameSource.LATTICE:
         return _lattice_or_pca(
             positions, cell, systems, graph, edge_vec, policy, draws, edge_weight
@@ -60,7 +59,7 @@ def make_frames(
         if policy.source is FrameSource.NONE:
             rotations = torch.eye(3).expand(n, 3, 3)
         else:
-            rotations = rotations_from(draws, policy.dimensions, policy.proper)
+            rotations = rotations_from_draws(draws, policy.dimensions, policy.proper)
         return Frames(
             rotations=rotations.to(positions),
             system_idx=torch.arange(n, device=positions.device),
@@ -79,8 +78,9 @@ def _lattice_or_pca(
     draws: Tensor | None,
     edge_weight: Tensor | None,
 ) -> Frames:
-    """Lattice frames where there is a plane lattice; else PCA, of edges where one vector is
-    periodic, else of positions.
+    """Return lattice frames for slabs and crystals, and PCA frames for the other structures.
+
+    PCA uses edges for structures periodic along one vector and positions for molecules.
     """
     n_periodic = systems.pbc.sum(1).tolist()
     slabs = [k for k, n in enumerate(n_periodic) if n >= 2]
@@ -95,14 +95,14 @@ def _lattice_or_pca(
         none = torch.zeros(systems.n_systems, dtype=torch.bool, device=cell.device)
         parts.append(replace(part, system_idx=rows[part.system_idx], degenerate=none))
     for source, periodic in ((FrameSource.EDGES, 1), (FrameSource.POSITIONS, 0)):
-        wanted = [k for k, n in enumerate(n_periodic) if n == periodic]
-        if wanted:
-            # one frame of a symmetric molecule jumps as its symmetry breaks, so only `stochastic`
-            # draws from the set
+        chosen = [k for k, n in enumerate(n_periodic) if n == periodic]
+        if chosen:
+            # a single frame of a symmetric molecule is discontinuous where the symmetry breaks, so
+            # only `stochastic` selects one frame
             pick = FramePick.ALL if policy.pick is FramePick.ONE else policy.pick
-            free = replace(policy, source=source, pick=pick, dimensions=3, proper=False)
+            pca_policy = replace(policy, source=source, pick=pick, dimensions=3, proper=False)
             parts.append(
-                _pca(positions, systems, graph, edge_vec, free, wanted, draws, edge_weight)
+                _pca(positions, systems, graph, edge_vec, pca_policy, chosen, draws, edge_weight)
             )
     owner = torch.cat([part.system_idx for part in parts])
     order = torch.argsort(owner, stable=True)
@@ -119,14 +119,14 @@ def _pca(
     graph: Graph,
     edge_vec: Tensor,
     policy: FramePolicy,
-    wanted: list[int],
+    chosen: list[int],
     draws: Tensor | None,
     edge_weight: Tensor | None,
 ) -> Frames:
-    """PCA frames of the wanted structures, from the source that the policy names."""
+    """Return the PCA frames of the chosen structures, from positions or edges by the policy."""
     if policy.source is FrameSource.EDGES:
         points = edge_points(edge_vec, systems, graph, policy.reach, policy.dimensions, edge_weight)
     else:
         points = position_points(positions, systems, policy.dimensions)
-    seen = (edge_vec, systems.system_idx[graph.receivers])
-    return pca_frames(points, systems, seen, policy, wanted, draws)
+    edges = (edge_vec, systems.system_idx[graph.receivers])
+    return pca_frames(points, systems, edges, policy, chosen, draws)

@@ -1,5 +1,7 @@
-"""Frames from the lattice alone: they do not move with the atoms, so gradient forces are exact and
-energies continuous.
+"""Frames from the lattice.
+
+They are independent of the positions of the atoms, so gradient forces are exact and energies
+continuous.
 """
 
 from __future__ import annotations
@@ -14,31 +16,32 @@ from geocalc.frames.policy import FramePick, Frames
 from geocalc.frames.sampling import draw_members
 
 SHORTEST_TOLERANCE = 1e-3  # relative; lattice vectors this close in length count as equally short
-# sine of the angle between two in-plane vectors below which they span no plane
-FLAT_TOLERANCE = 1e-9
+# sine of the angle between two in-plane vectors below which they are parallel
+PARALLEL_TOLERANCE = 1e-9
 
 
 def lattice_frames(
     cell: Tensor, pbc: Tensor, pick: FramePick, draws: Tensor | None = None
 ) -> Frames:
-    """Frames with a shortest in-plane lattice vector along x and the normal of the plane along z.
+    """Return frames with a shortest in-plane lattice vector along x and the plane normal along z.
 
-    The normal points to the side of the remaining vector; where that is zero, along the cross
+    The normal points to the side of the remaining lattice vector; if that is zero, along the cross
     product of the other two.
 
     Args:
-        cell: (n_systems, 3, 3) Angstrom. Differentiable: under strain the frames turn with the
-            lattice.
-        pbc: (n_systems, 3) bool; periodic along at least two vectors. With three, the third is
-            taken as the slab normal.
+        cell: (n_systems, 3, 3) Angstrom. Differentiable: the frames rotate with the lattice under
+            strain.
+        pbc: (n_systems, 3) bool; periodic along at least two vectors. If all three are periodic,
+            the third is taken as the out-of-plane vector.
         pick: all, one or stochastic.
-        draws: (n_systems, N_DRAWS) uniform numbers, needed by stochastic; see
+        draws: (n_systems, N_DRAWS) uniform random numbers, needed by stochastic; see
             `geocalc.frames.sampling`.
     Returns:
-        Frames; for `all` 12 of a hexagonal plane lattice, 8 of a square or rhombic one, else 4.
+        Frames; for `all` 12 for a hexagonal plane lattice, 8 for a square or rhombic one, otherwise
+        4.
     Raises:
         InputError: a structure is periodic along fewer than two vectors, two periodic vectors are
-            zero or parallel, or `draws` are missing.
+            zero or parallel, or `draws` is missing.
     """
     order = torch.tensor(
         [_slab_axes(periodic) for periodic in pbc.tolist()], device=cell.device
@@ -73,10 +76,10 @@ def lattice_frames(
 
 
 def _slab_axes(periodic: list[bool]) -> tuple[int, int, int]:
-    """Numbers of the two in-plane cell vectors and of the remaining one."""
+    """Return the indices of the two in-plane lattice vectors and of the remaining one."""
     if sum(periodic) < 2:
         raise InputError(
-            f"frames from the lattice need pbc along two cell vectors at least, got pbc={periodic};"
+            f"lattice frames need pbc along at least two lattice vectors, got pbc={periodic};"
             " use a pca policy for this structure"
         )
     normal = 2 if all(periodic) else periodic.index(False)
@@ -85,31 +88,34 @@ def _slab_axes(periodic: list[bool]) -> tuple[int, int, int]:
 
 
 def _products(a: Tensor, b: Tensor, area: Tensor) -> list[tuple[float, float, float]]:
-    """Scalar products a.a, a.b and b.b of each structure, checked to span a plane."""
+    """Return the scalar products a.a, a.b and b.b of each structure.
+
+    Raises:
+        InputError: the vectors of a structure are parallel.
+    """
     products = torch.stack(
         [(a * a).sum(1), (a * b).sum(1), (b * b).sum(1), area[:, 0]], dim=1
     ).tolist()
     for k, (aa, _, bb, size) in enumerate(products):
-        if not size > FLAT_TOLERANCE * (aa * bb) ** 0.5:
+        if not size > PARALLEL_TOLERANCE * (aa * bb) ** 0.5:
             raise InputError(
-                f"the periodic cell vectors of structure {k} span no plane (area {size:.3g} A^2);"
-                " check its cell"
+                f"the periodic lattice vectors of structure {k} are parallel or zero (area"
+                f" {size:.3g} A^2); check its cell"
             )
     return [(aa, ab, bb) for aa, ab, bb, _ in products]
 
 
 def _choices(products: tuple[float, float, float], pick: FramePick) -> list[tuple[int, int, int]]:
-    """Which m a + n b goes along x, and with which mirror image: (m, n, mirror) of every frame of
-    the set.
-    """
+    """Return (m, n, mirror) of every frame of the set: m a + n b is the vector along x."""
     if pick is FramePick.ONE:
         return [(1, 0, 1)]
     return [(m, n, mirror) for m, n in _shortest(*products) for mirror in (1, -1)]
 
 
 def _shortest(aa: float, ab: float, bb: float) -> list[tuple[int, int]]:
-    """Integer combinations (m, n) of all shortest vectors m a + n b, by Gauss reduction; sign pairs
-    included.
+    """Return the integers (m, n) of all shortest vectors m a + n b by Gauss reduction.
+
+    Both signs of a vector are included.
     """
     u, v = (1, 0), (0, 1)
     while True:

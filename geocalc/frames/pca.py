@@ -1,4 +1,4 @@
-"""Frames from principal axes of the atoms' positions or of the edges between them."""
+"""Frames from the principal axes of the positions of atoms or of the edges between them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from geocalc.frames.policy import FramePick, FramePolicy, Frames
 from geocalc.frames.sampling import draw_members
 from geocalc.graphs.neighbors import Graph
 
-# rounding units of the total squared extent below which an axis has none: 1e-7 of the length in
-# float64
-NO_EXTENT = 50
-# relative; odd moments within this of each other do not decide, well above rounding and below real
-# asymmetry
-NO_MOMENT = 1e-9
-# Powers of the coordinates whose sums change sign with the axes; what the first ones leave open,
-# the later ones decide.
+# machine epsilons of the total squared extent below which the extent along an axis is zero: 1e-7 of
+# the length in float64
+ZERO_EXTENT = 50
+# relative; odd moments closer than this are equal: well above rounding and below real asymmetry
+EQUAL_MOMENTS = 1e-9
+# exponents of the coordinates of moments that change sign with an axis, in order of precedence
 ODD_POWERS = {
     2: ((3, 0), (0, 3), (2, 1), (1, 2), (3, 1), (1, 3)),
     3: (
@@ -33,40 +31,39 @@ ODD_POWERS = {
     ),
 }
 
-# axes (d, d) in columns, and for each whether its sign is free
+# axes (d, d) in columns, and for each axis whether its sign is undetermined
 Basis = tuple[Tensor, tuple[bool, ...]]
-Member = tuple[int, tuple[float, ...]]  # which basis, and the sign of each axis
+Member = tuple[int, tuple[float, ...]]  # index of a basis, and the sign of each of its axes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Vectors whose weighted covariance gives the axes, and the scalars that tell the ends of an
-    axis apart.
+    """Weighted vectors whose covariance determines the axes, and scalars for the signs of the axes.
 
     Attributes:
-        vectors: (n, 3) Angstrom; atoms from the centroid of their structure, or edges.
-        system_idx: (n,) int64, ascending.
-        weights: (n,) of the covariance, not negative.
-        charges: (n,) weights of the second covariance, asked where the first one ties.
-        marks: (n_marks, n) weights of odd moments, in the order in which they are asked.
-        bounds: (n_marks, n) what the size of a mark is to be judged against.
+        vectors: (n, 3) Angstrom; positions relative to the centroid of the structure, or edges.
+        system_idx: (n,) int64, ascending; structure of each vector.
+        weights: (n,) non-negative weights of the covariance.
+        charges: (n,) weights of the second covariance, used where the first one has ties.
+        odd_weights: (n_scalars, n) weights of odd moments, in order of precedence.
+        odd_bounds: (n_scalars, n) upper bounds of the absolute odd weights, for normalization.
     """
 
     vectors: Tensor
     system_idx: Tensor
     weights: Tensor
     charges: Tensor
-    marks: Tensor
-    bounds: Tensor
+    odd_weights: Tensor
+    odd_bounds: Tensor
 
 
 def position_points(positions: Tensor, systems: Systems, dimensions: int) -> Points:
-    """Atoms as they are stored, seen from their unweighted centroid.
+    """Return the stored positions relative to their unweighted centroid.
 
     Args:
         positions: (n_atoms, 3) Angstrom; differentiable.
         systems: the batch.
-        dimensions: with 2 the height of an atom is an invariant, and marks it.
+        dimensions: 2 or 3; with 2 the height of an atom is an invariant and weights odd moments.
     """
     owner = systems.system_idx
     count = systems.counts.clamp(min=1).to(positions.dtype)[:, None]
@@ -75,17 +72,17 @@ def position_points(positions: Tensor, systems: Systems, dimensions: int) -> Poi
     charges = systems.numbers.to(positions.dtype)
     ones = torch.ones_like(charges)
     height, length = vectors[:, 2].detach(), vectors.detach().norm(dim=1)
-    marks, bounds = [ones, charges], [ones, charges]
+    odd_weights, odd_bounds = [ones, charges], [ones, charges]
     if dimensions == 2:
-        marks.append(height)
-        bounds.append(length)
+        odd_weights.append(height)
+        odd_bounds.append(length)
     return Points(
         vectors=vectors,
         system_idx=owner,
         weights=ones,
         charges=charges,
-        marks=torch.stack(marks),
-        bounds=torch.stack(bounds),
+        odd_weights=torch.stack(odd_weights),
+        odd_bounds=torch.stack(odd_bounds),
     )
 
 
@@ -97,7 +94,9 @@ def edge_points(
     dimensions: int,
     edge_weight: Tensor | None = None,
 ) -> Points:
-    """Edges within `reach`, fading out smoothly; the same whichever image of an atom is stored.
+    """Return the edges shorter than `reach`, with weights that fade out smoothly.
+
+    Independent of the stored images of the atoms.
 
     Args:
         edge_vec: (n_edges, 3) Angstrom; differentiable.
@@ -105,8 +104,10 @@ def edge_points(
         graph: its edges.
         reach: Angstrom; the weight (1 - d^2 / reach^2)^3 and its first two derivatives vanish
             there.
-        dimensions: with 2 the rise of an edge is an invariant, and marks it.
-        edge_weight: (n_edges,) a further factor, of edges that fade out before that; None for one.
+        dimensions: 2 or 3; with 2 the height difference of an edge is an invariant and weights odd
+            moments.
+        edge_weight: (n_edges,) additional factor, for edges with a weight of their own; None for
+            one.
     """
     near = (edge_vec * edge_vec).sum(1).detach() < reach * reach
     vectors, senders, receivers = edge_vec[near], graph.senders[near], graph.receivers[near]
@@ -115,57 +116,59 @@ def edge_points(
     weights = weights if edge_weight is None else weights * edge_weight[near]
     w = weights.detach()
     numbers = systems.numbers.to(w.dtype)
-    crowding = w.new_zeros(systems.n_atoms).index_add(0, receivers, w)
+    coordination = w.new_zeros(systems.n_atoms).index_add(0, receivers, w)
     height, length = vectors[:, 2].detach(), square.detach().sqrt()
-    marks, bounds = [], []
-    for scalar in (numbers, crowding):
-        marks.append(w * (scalar[senders] - scalar[receivers]))
-        bounds.append(w * (scalar[senders] + scalar[receivers]))
-    marks.append(w)
-    bounds.append(w)
+    odd_weights, odd_bounds = [], []
+    for scalar in (numbers, coordination):
+        odd_weights.append(w * (scalar[senders] - scalar[receivers]))
+        odd_bounds.append(w * (scalar[senders] + scalar[receivers]))
+    odd_weights.append(w)
+    odd_bounds.append(w)
     if dimensions == 2:
-        marks.append(w * height)
-        bounds.append(w * length)
+        odd_weights.append(w * height)
+        odd_bounds.append(w * length)
     return Points(
         vectors=vectors,
         system_idx=systems.system_idx[receivers],
         weights=weights,
         charges=numbers[senders] * numbers[receivers],
-        marks=torch.stack(marks),
-        bounds=torch.stack(bounds),
+        odd_weights=torch.stack(odd_weights),
+        odd_bounds=torch.stack(odd_bounds),
     )
 
 
 def pca_frames(
     points: Points,
     systems: Systems,
-    seen: tuple[Tensor, Tensor],
+    edges: tuple[Tensor, Tensor],
     policy: FramePolicy,
-    wanted: Sequence[int],
+    chosen: Sequence[int],
     draws: Tensor | None = None,
 ) -> Frames:
-    """Frames along the principal axes of the points, most extended axis first, under every allowed
-    choice of signs.
+    """Return frames along the principal axes of points, in order of decreasing extent.
 
-    Ties are broken by the charge-weighted covariance, then by the fourth moment sum w |v|^2 v v^T;
-    what is still tied (CH4, the plane of benzene) gives one frame for each of the longest vectors
-    in it. Each step only knows the structure, so the set of poses is exact under rotation,
-    reflection and permutation. `one` takes the frame whose odd moments are largest, compared in
-    order, and of a symmetric structure all those that cannot be told apart, so that its forces keep
-    the symmetry; they still jump where the symmetry breaks. A structure without extent has no axes:
-    all signs, over which vectors vanish.
+    The set contains every allowed choice of signs. Ties are resolved by the charge-weighted
+    covariance, then by the fourth moment sum w |v|^2 v v^T. An unresolved tie (CH4, the plane of
+    benzene) gives one frame for each of the longest vectors in it. All steps are intrinsic to the
+    structure, so the set of canonical orientations is exactly invariant under rotation, reflection
+    and permutation.
+
+    `one` selects the frame with the largest odd moments, compared in order. In a symmetric
+    structure it keeps all frames that are equivalent by symmetry, so the forces have the symmetry
+    of the structure; they are still discontinuous where the symmetry breaks. A structure without
+    extent has no axes; it gets all sign choices, over which vectors average to zero.
 
     Args:
         points: from `position_points` or `edge_points`; differentiable.
         systems: the batch.
-        seen: (n_edges, 3) Angstrom and (n_edges,) int64: the edges that the network gets and their
+        edges: (n_edges, 3) Angstrom and (n_edges,) int64, the edges of the network and their
             structures.
         policy: dimensions, proper and pick.
-        wanted: structures to make frames for, ascending.
-        draws: (n_systems, N_DRAWS) uniform numbers, needed by stochastic; see
+        chosen: indices of the structures to compute frames for, ascending.
+        draws: (n_systems, N_DRAWS) uniform random numbers, needed by stochastic; see
             `geocalc.frames.sampling`.
     Raises:
-        InputError: `draws` are missing.
+        InputError: `draws` is missing.
     Source: Puny et al., Frame averaging (2022), sec. 3; Duval et al., FAENet (2023), sec. 4.
     """
     d, n_systems = policy.dimensions, systems.n_systems
@@ -176,32 +179,32 @@ def pca_frames(
     bases: list[Basis] = []
     owner: list[int] = []
     degenerate = [False] * n_systems
-    for k in wanted:
+    for k in chosen:
         sizes = tie_sizes(host_values[k], host_floors[k])
         options: list[Basis] = [(axes[k], (True,) * d)]
         if host_floors[k] == 0:
             options = [(torch.eye(d, dtype=axes.dtype, device=axes.device), (True,) * d)]
         elif max(sizes) > 1:
-            options = _resolve(tensors[:, k], floors[:, k], points, k)
+            options = _resolve_ties(tensors[:, k], floors[:, k], points, k)
         if max(sizes) > 1:
-            degenerate[k] = _reaches(axes[k], sizes, seen, k)
+            degenerate[k] = _has_edges_along_ties(axes[k], sizes, edges, k)
         bases += options
         owner += [k] * len(options)
-    members = _signed(bases, owner, policy.proper, wanted)
+    members = _sign_choices(bases, owner, policy.proper, chosen)
     if policy.pick is FramePick.STOCHASTIC:
         drawn = draw_members(
-            [len(m) for m in members], None if draws is None else draws[list(wanted)]
+            [len(m) for m in members], None if draws is None else draws[list(chosen)]
         )
         members = [[m[i]] for m, i in zip(members, drawn, strict=True)]
     elif policy.pick is FramePick.ONE:
         members = [
-            m if len(m) == 1 else _preferred(m, bases, points, k)
-            for m, k in zip(members, wanted, strict=True)
+            m if len(m) == 1 else _largest_odd_moments(m, bases, points, k)
+            for m, k in zip(members, chosen, strict=True)
         ]
     return Frames(
         rotations=_rotations(bases, members, axes),
         system_idx=torch.tensor(
-            [k for m, k in zip(members, wanted, strict=True) for _ in m],
+            [k for m, k in zip(members, chosen, strict=True) for _ in m],
             dtype=torch.int64,
             device=axes.device,
         ),
@@ -210,8 +213,10 @@ def pca_frames(
 
 
 def _moments(points: Points, n_systems: int) -> tuple[Tensor, Tensor]:
-    """Covariance, charge-weighted covariance and fourth moment, (3, n_systems, 3, 3), and the noise
-    of each, (3, n_systems).
+    """Return the covariance, charge-weighted covariance and fourth moment, and their noise levels.
+
+    Returns:
+        Tensors (3, n_systems, 3, 3), and noise levels (3, n_systems).
     """
     v = points.vectors
     products = v[:, :, None] * v[:, None, :]
@@ -221,15 +226,15 @@ def _moments(points: Points, n_systems: int) -> tuple[Tensor, Tensor]:
         [zeros.index_add(0, points.system_idx, s[:, None, None] * products) for s in scales]
     )
     floors = (
-        NO_EXTENT
+        ZERO_EXTENT
         * torch.finfo(v.dtype).eps
         * torch.diagonal(tensors.detach(), dim1=-2, dim2=-1).sum(-1)
     )
     return tensors, floors
 
 
-def _resolve(tensors: Tensor, floors: Tensor, points: Points, k: int) -> list[Basis]:
-    """Bases of structure k, whose covariance leaves axes tied."""
+def _resolve_ties(tensors: Tensor, floors: Tensor, points: Points, k: int) -> list[Basis]:
+    """Return the bases of structure k, whose covariance has tied axes."""
     d = tensors.shape[-1]
     own = points.system_idx == k
     vectors, weights = points.vectors[own][:, :d], points.weights[own]
@@ -251,24 +256,27 @@ def _resolve(tensors: Tensor, floors: Tensor, points: Points, k: int) -> list[Ba
     ]
 
 
-def _reaches(axes: Tensor, sizes: list[int], seen: tuple[Tensor, Tensor], k: int) -> bool:
-    """Whether an edge of structure k has a component along tied axes: if none has, the pose does
-    not depend on the tie.
+def _has_edges_along_ties(
+    axes: Tensor, sizes: list[int], edges: tuple[Tensor, Tensor], k: int
+) -> bool:
+    """Whether structure k has an edge with a component along tied axes.
+
+    If it has none, the canonical orientation does not depend on the tie.
     """
-    edge_vec, edge_system = seen
-    edges = edge_vec.detach()[edge_system == k]
-    if len(edges) == 0:
+    edge_vec, edge_system = edges
+    own = edge_vec.detach()[edge_system == k]
+    if len(own) == 0:
         return False
     tied = torch.tensor([size > 1 for size in sizes for _ in range(size)], device=axes.device)
-    along = (edges[:, : axes.shape[0]] @ axes.detach()[:, tied]).abs().max()
-    return bool(along**2 > NO_EXTENT * torch.finfo(edges.dtype).eps * (edges * edges).sum(1).max())
+    along = (own[:, : axes.shape[0]] @ axes.detach()[:, tied]).abs().max()
+    return bool(along**2 > ZERO_EXTENT * torch.finfo(own.dtype).eps * (own * own).sum(1).max())
 
 
-def _signed(
-    bases: list[Basis], owner: list[int], proper: bool, wanted: Sequence[int]
+def _sign_choices(
+    bases: list[Basis], owner: list[int], proper: bool, chosen: Sequence[int]
 ) -> list[list[Member]]:
-    """Every allowed choice of signs on every basis, structure by structure."""
-    members: dict[int, list[Member]] = {k: [] for k in wanted}
+    """Return every allowed choice of signs for every basis, grouped by structure."""
+    members: dict[int, list[Member]] = {k: [] for k in chosen}
     if not bases:
         return []
     determinants = torch.linalg.det(torch.stack([axes.detach() for axes, _ in bases])).tolist()
@@ -279,33 +287,35 @@ def _signed(
     return list(members.values())
 
 
-def _preferred(members: list[Member], bases: list[Basis], points: Points, k: int) -> list[Member]:
-    """Members whose odd moments are the largest, compared in order: a choice that knows nothing but
-    the structure.
+def _largest_odd_moments(
+    members: list[Member], bases: list[Basis], points: Points, k: int
+) -> list[Member]:
+    """Return the members with the largest odd moments, compared in order.
 
-    More than one where a symmetry of the structure makes them alike: their poses agree, their
-    gradients only on average.
+    There is more than one if they are equivalent by a symmetry of the structure: their canonical
+    orientations agree, their gradients only on average.
     """
     d = len(members[0][1])
     own = points.system_idx == k
     vectors = points.vectors.detach()[own].cpu().numpy()
-    marks, bounds = points.marks[:, own].cpu().numpy(), points.bounds[:, own].cpu().numpy()
+    odd_weights = points.odd_weights[:, own].cpu().numpy()
+    odd_bounds = points.odd_bounds[:, own].cpu().numpy()
     length = np.linalg.norm(vectors, axis=1)
     axes = np.stack([bases[b][0].detach().cpu().numpy() * np.array(signs) for b, signs in members])
-    poses = vectors[:, :d] @ axes
-    left = np.arange(len(members))
+    coordinates = vectors[:, :d] @ axes
+    remaining = np.arange(len(members))
     for powers in ODD_POWERS[d]:
-        bound = bounds @ length ** sum(powers)
-        for mark in marks[bound > 0] / bound[bound > 0, None]:
-            if len(left) == 1:
+        bound = odd_bounds @ length ** sum(powers)
+        for weights in odd_weights[bound > 0] / bound[bound > 0, None]:
+            if len(remaining) == 1:
                 break
-            moment = np.prod(poses[left] ** np.array(powers), axis=2) @ mark
-            left = left[moment >= moment.max() - NO_MOMENT]
-    return [members[i] for i in left.tolist()]
+            moment = np.prod(coordinates[remaining] ** np.array(powers), axis=2) @ weights
+            remaining = remaining[moment >= moment.max() - EQUAL_MOMENTS]
+    return [members[i] for i in remaining.tolist()]
 
 
 def _rotations(bases: list[Basis], members: list[list[Member]], like: Tensor) -> Tensor:
-    """Members as matrices (n_frames, 3, 3); two-dimensional axes keep z."""
+    """Return the members as matrices (n_frames, 3, 3); two-dimensional axes leave z unchanged."""
     chosen = [member for m in members for member in m]
     d = like.shape[-1]
     if not chosen:

@@ -39,7 +39,7 @@ from geocalc.errors import InputError
 
 
 class FrameSource(StrEnum):
-    """What the frames are computed from."""
+    """Quantity that the frames are computed from."""
 
     NONE = "none"
     LATTICE = "lattice"
@@ -50,7 +50,7 @@ class FrameSource(StrEnum):
 
 
 class FramePick(StrEnum):
-    """How many frames of the set are used."""
+    """Selection of frames from the set."""
 
     ALL = "all"
     ONE = "one"
@@ -59,17 +59,17 @@ class FramePick(StrEnum):
 
 @dataclass(frozen=True)
 class FramePolicy:
-    """Where frames come from, how many are used, in how many dimensions, and whether mirror images
-    count.
+    """Source, number, dimensions and handedness of frames.
 
     Attributes:
-        source: lattice, positions, edges, random rotations, none, or learned: what the
-            canonicalizer of the network says, whose settings then count instead of those here.
+        source: lattice, positions, edges, random rotations, none, or learned. With learned, the
+            settings of the network's canonicalizer replace those below.
         pick: all, one or stochastic.
-        dimensions: 2 turns about z only, 3 turns freely; the lattice ignores it.
-        proper: rotations only, no mirror images; the lattice ignores it.
-        reach: Angstrom; edges fade out of the edge covariance at this length. No longer than the
-            network's cutoff, else the frames jump when an edge crosses the cutoff.
+        dimensions: 2 for rotations about z only, 3 for all rotations; ignored by the lattice.
+        proper: rotations only, without mirror images; ignored by the lattice.
+        reach: Angstrom, length at which the weight of an edge in the edge covariance vanishes. It
+            must not exceed the cutoff of the network, otherwise the frames are discontinuous where
+            an edge crosses the cutoff.
     """
 
     source: FrameSource
@@ -79,9 +79,9 @@ class FramePolicy:
     reach: float = 4.0
 
     def __post_init__(self) -> None:
-        """Refuse what no frame can be built from."""
+        """Check dimensions and reach."""
         if self.dimensions not in (2, 3):
-            raise InputError(f"frames have 2 or 3 dimensions, got {self.dimensions}")
+            raise InputError(f"dimensions of a frame policy must be 2 or 3, got {self.dimensions}")
         if not self.reach > 0:
             raise InputError(f"reach must be a positive length in Angstrom, got {self.reach}")
 
@@ -92,10 +92,11 @@ class Frames:
 
     Attributes:
         rotations: (n_frames, 3, 3) orthogonal, in the floating type of the structures; columns are
-            the axes of the pose.
+            the axes of the frame.
         system_idx: (n_frames,) int64, ascending; the structure of each frame.
-        degenerate: (n_systems,) bool, True where axes were tied in a plane that edges reach into:
-            the frames rest on a finer rule, and the energy may jump where the tie opens.
+        degenerate: (n_systems,) bool, True if edges have components along tied axes: the frames
+            then depend on a secondary rule, and the energy may be discontinuous where the tie
+            opens.
     """
 
     rotations: Tensor
@@ -104,7 +105,7 @@ class Frames:
 
 
 def _named_policies() -> dict[str, FramePolicy]:
-    """Every policy under its full name."""
+    """Return all policies by name."""
     named = {
         "none": FramePolicy(FrameSource.NONE, FramePick.ONE),
         "averaged": FramePolicy(FrameSource.LATTICE),
@@ -131,10 +132,10 @@ POLICIES = _named_policies()
 
 
 def frame_policy(name: str) -> FramePolicy:
-    """The policy of that name.
+    """Return the policy with the given name.
 
     Raises:
-        InputError: no policy has that name; the message suggests near names.
+        InputError: the name is unknown; the message lists similar names.
     """
     policy = POLICIES.get(name)
     if policy is None:

@@ -1,4 +1,4 @@
-"""Which periodic image of an atom is nearest."""
+"""Nearest periodic images of vectors."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from geocalc.graphs.truncation import TIE_TOLERANCE
 def nearest_images(
     vectors: np.ndarray, cell: np.ndarray, pbc: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The shifts S that make v + S @ cell shortest; every one of those that tie.
+    """Return the lattice shifts S that minimize |v + S @ cell|, including all ties.
 
     Args:
         vectors: (n, 3) Angstrom.
-        cell: (3, 3) Angstrom with a volume, rows are lattice vectors.
+        cell: (3, 3) Angstrom with a nonzero volume, rows are lattice vectors.
         pbc: (3,) bool.
     Returns:
-        rows (m,) int64, ascending, of the vector that each shift is for; shifts (m, 3), integers,
+        rows (m,) int64, ascending: index of the vector of each shift; shifts (m, 3), integers,
         ascending for each vector, zero along open directions; lengths (m,) Angstrom.
     """
     inverse = np.linalg.inv(cell)
     base = -np.round(vectors @ inverse) * pbc
     wrapped = vectors + base @ cell
     farthest = np.sqrt((wrapped**2).sum(axis=1)).max(initial=0.0)
-    # what lies within `farthest` has fractional coordinates up to farthest / height, and `wrapped`
-    # has half a cell of its own
-    steps = np.where(pbc, np.floor(farthest * np.sqrt((inverse**2).sum(axis=0)) + 0.5), 0).astype(
+    # points within `farthest` have fractional coordinates up to farthest / height, and those of
+    # `wrapped` are up to one half
+    n_cells = np.where(pbc, np.floor(farthest * np.sqrt((inverse**2).sum(axis=0)) + 0.5), 0).astype(
         int
     )
-    around = np.array(list(itertools.product(*(range(-n, n + 1) for n in steps))), dtype=float)
-    lengths = np.sqrt(((wrapped[:, None] + around @ cell) ** 2).sum(axis=2))
+    nearby = np.array(list(itertools.product(*(range(-n, n + 1) for n in n_cells))), dtype=float)
+    lengths = np.sqrt(((wrapped[:, None] + nearby @ cell) ** 2).sum(axis=2))
     rows, chosen = np.nonzero(lengths <= lengths.min(axis=1, keepdims=True) + TIE_TOLERANCE)
-    return rows, base[rows] + around[chosen], lengths[rows, chosen]
+    return rows, base[rows] + nearby[chosen], lengths[rows, chosen]

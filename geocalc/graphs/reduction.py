@@ -1,8 +1,9 @@
-"""What a network sees of a slab: subsurface atoms may be left out or merged, edges far from the
-adsorbate left out.
+"""Reduction of the graph of a slab.
 
-For energies of adsorption both are nearly constant, and most of the work: for forces they are
-needed.
+Subsurface atoms are removed or merged, and edges far from the adsorbate removed.
+
+Their contribution to adsorption energies is nearly constant, but they account for most of the
+computing time. Forces need them.
 
 Source: Duval et al., PhAST (2022), remove-tag-0.
 """
@@ -22,15 +23,15 @@ from geocalc.graphs.supernodes import ADSORBATE, SUBSURFACE, Nodes, Supernodes, 
 
 @dataclass(frozen=True)
 class Rewiring:
-    """Rules of what is left out, and of what is merged.
+    """Rules for reducing the graph of a slab.
 
     Attributes:
-        drop_subsurface: atoms with tag 0 are not seen at all.
-        adsorbate_edges: only edges with an adsorbate atom (tag 2) at one end are kept.
-        supernodes: atoms with tag 0 are seen as one node, or as one of each element; see
+        drop_subsurface: remove atoms with tag 0.
+        adsorbate_edges: keep only edges with an adsorbate atom (tag 2) at one end or both.
+        supernodes: merge atoms with tag 0 into one node, or into one node per element; see
             `geocalc.graphs.supernodes`.
     Raises:
-        InputError: subsurface atoms are both left out and merged.
+        InputError: subsurface atoms are to be both removed and merged.
     """
 
     drop_subsurface: bool = False
@@ -38,11 +39,11 @@ class Rewiring:
     supernodes: Supernodes = Supernodes.NONE
 
     def __post_init__(self) -> None:
-        """Refuse rules that contradict each other."""
+        """Check that the rules do not contradict each other."""
         if self.drop_subsurface and self.merges:
             raise InputError(
-                "subsurface atoms are left out or merged, not both; choose drop_subsurface or"
-                " supernodes"
+                "drop_subsurface and supernodes are both set, but subsurface atoms can only be"
+                " removed or merged; choose one of the two"
             )
 
     @property
@@ -52,30 +53,33 @@ class Rewiring:
 
     @property
     def reads_tags(self) -> bool:
-        """Whether tags decide what is seen."""
+        """Whether the rules depend on tags."""
         return self.drop_subsurface or self.adsorbate_edges or self.merges
 
     def atoms(self, systems: Systems) -> Tensor:
-        """The atoms that are seen, (n_atoms,) bool.
+        """Return the atoms that are kept, (n_atoms,) bool.
 
         Raises:
-            InputError: nothing of a structure would be seen.
+            InputError: the rules depend on tags and a structure has no adsorbate.
         """
         if self.reads_tags:
             adsorbed = systems.system_idx[systems.tags == ADSORBATE]
             bare = sorted(set(range(systems.n_systems)) - set(adsorbed.tolist()))
             if bare:
                 raise InputError(
-                    f"structure {bare[0]} of the batch has no adsorbate (tag 2), which is all that"
-                    " this model looks at; set its tags, or use a model of energies and forces"
+                    f"structure {bare[0]} of the batch has no adsorbate (tag 2), which this model"
+                    " requires; set its tags, or use a model of energies and forces"
                 )
         if not self.drop_subsurface:
             return torch.ones_like(systems.numbers, dtype=torch.bool)
         return systems.tags != SUBSURFACE
 
     def edges(self, graph: Graph, systems: Systems) -> Graph:
-        """The edges that are seen; `systems` is what the graph was built of. Supernodes are not
-        joined to each other or themselves.
+        """Return the edges that are kept; edges between or within supernodes are removed.
+
+        Args:
+            graph: all edges.
+            systems: the batch that the graph was built for.
         """
         if self.adsorbate_edges:
             adsorbate = systems.tags == ADSORBATE
@@ -86,18 +90,17 @@ class Rewiring:
         return graph
 
     def nodes(self, systems: Systems) -> Nodes | None:
-        """What is seen in place of the atoms that `atoms` leaves; None where they are seen as they
-        are.
-        """
+        """Return the nodes that replace the atoms kept by `atoms`; None if no atoms are merged."""
         return merge(systems, self.supernodes)
 
 
-EVERYTHING = Rewiring()
+NO_REWIRING = Rewiring()
 
 
 def keep_atoms(systems: Systems, kept: Tensor) -> Systems:
-    """The atoms of a (n_atoms,) bool mask, in order; every structure stays, also one that loses all
-    its atoms.
+    """Return a batch with the atoms of a mask (n_atoms,) bool, in order.
+
+    All structures remain, even those that lose all their atoms.
     """
     if bool(kept.all()):
         return systems

@@ -1,14 +1,15 @@
-"""Graph strategies: which atoms a network connects.
+"""Graph strategies: rules for connecting the atoms of a structure.
 
-- radius: neighbors within the cutoff of the network, `max_neighbors` of them at most.
-- nearest: the `max_neighbors` nearest, however far they are.
-- complete: every pair, in periodic structures at its nearest image, at all of them where several tie. An energy jumps where another
-  image becomes the nearest, unless edges that long are silent.
+- radius: neighbors within the cutoff of the network, at most `max_neighbors` of them.
+- nearest: the `max_neighbors` nearest neighbors at any distance.
+- complete: every pair of atoms; in periodic structures at the nearest image, or at all nearest
+  images if several tie. The energy is discontinuous where another image becomes the nearest, unless
+  the weight of such long edges is zero.
 
-The cutoff of the network stays what its radial functions span. With a smooth cutoff (SchNet always,
-FAENet unless `smooth_cutoff` is off) edges longer than it are silent, whatever the strategy; so
-`nearest` and `complete` want a cutoff longer than their edges, or `smooth_cutoff: false`. How edges
-are chosen where there are more than `max_neighbors` is said in `geocalc.graphs.truncation`.
+The radial functions of the network cover the range up to its cutoff for all strategies. With a
+smooth cutoff (always in SchNet; in FAENet unless `smooth_cutoff` is off) longer edges have no
+effect, so `nearest` and `complete` need a cutoff longer than their edges, or `smooth_cutoff:
+false`. The removal of edges beyond `max_neighbors` is described in `geocalc.graphs.truncation`.
 
 Source: the strategies compared on OC20 by Duval et al. (2022, 2023).
 """
@@ -31,33 +32,33 @@ from geocalc.graphs.images import nearest_images
 from geocalc.graphs.neighbors import (
     Graph,
     NeighborCache,
+    assemble_graph,
     build_graph,
+    complete_cell,
     count_edges,
     edge_vectors,
-    full_cell,
-    graph_of,
     search,
-    split,
+    split_structures,
 )
 from geocalc.graphs.truncation import (
     NO_EDGES,
-    Cut,
     Edges,
+    TruncatedEdges,
     Truncation,
     fade,
-    farthest_counted,
     join_edges,
-    settled_radii,
+    refine_radii,
+    required_radii,
     truncate_each,
 )
 
-# Angstrom, in which the nearest neighbors are looked for first; it changes no graph
+# initial search radius for nearest neighbors in Angstrom; it does not affect the result
 FIRST_RADIUS = 4.0
-GROWTH = 1.5  # of that radius, while an atom has too few
+GROWTH = 1.5  # factor on the search radius while an atom has too few neighbors
 
 
 class Strategy(StrEnum):
-    """What makes two atoms neighbors."""
+    """Rule for connecting two atoms."""
 
     RADIUS = "radius"
     NEAREST = "nearest"
@@ -65,7 +66,7 @@ class Strategy(StrEnum):
 
 
 class GraphSettings(Settings):
-    """How graphs are made; the cutoff and `max_neighbors` are settings of the network.
+    """Settings of graph construction; the cutoff and `max_neighbors` are settings of the network.
 
     Attributes:
         strategy: radius, nearest or complete.
@@ -76,28 +77,28 @@ class GraphSettings(Settings):
     truncation: Truncation = Truncation.PER_ATOM
 
     def check(self, max_neighbors: int | None) -> None:
-        """Refuse what does not go together.
+        """Check that the settings are compatible with `max_neighbors`.
 
         Raises:
-            InputError: neighbors are to be counted and there is no number of them, or one that
-                nothing asks for.
+            InputError: a strategy or truncation needs `max_neighbors` and it is None, or a complete
+                graph is to be truncated.
         """
         if self.strategy is Strategy.COMPLETE and (
             max_neighbors is not None or self.truncation is not Truncation.PER_ATOM
         ):
             raise InputError(
-                "a complete graph leaves no neighbor out; set max_neighbors: null and no"
-                " truncation, or take `nearest`"
+                "a complete graph cannot be truncated; set max_neighbors: null and remove"
+                " truncation, or use the strategy `nearest`"
             )
         if max_neighbors is None and self.strategy is Strategy.NEAREST:
             raise InputError(
-                "graphs of nearest neighbors need their number; set max_neighbors in the settings"
-                " of the network"
+                "the strategy `nearest` needs the number of neighbors; set max_neighbors in the"
+                " settings of the network"
             )
         if max_neighbors is None and self.truncation is not Truncation.PER_ATOM:
             raise InputError(
-                f"{self.truncation} truncation is of graphs with a largest number of neighbors;"
-                " set max_neighbors in the settings of the network"
+                f"{self.truncation} truncation needs the largest number of neighbors; set"
+                " max_neighbors in the settings of the network"
             )
 
 
@@ -110,37 +111,42 @@ def make_graph(
     max_neighbors: int | None = None,
     settings: GraphSettings = RADIUS,
 ) -> Graph:
-    """Connect the atoms of a batch.
+    """Connect the atoms of a batch by a strategy.
 
     Args:
         systems: batch of structures; positions may lie outside the cell.
-        cutoff: Angstrom, read by `radius` alone.
-        max_neighbors: of each atom, None for all.
-        settings: the strategy.
+        cutoff: Angstrom, used by `radius` only.
+        max_neighbors: largest number of neighbors of an atom, None for no limit.
+        settings: strategy and truncation.
     Returns:
         Graph, sorted by receiver.
     Raises:
-        InputError: settings do not go together, or as `build_graph`.
+        InputError: the settings are incompatible, or as `build_graph`.
     """
     settings.check(max_neighbors)
     if settings.strategy is Strategy.RADIUS:
         return build_graph(systems, cutoff, max_neighbors, settings.truncation)
     if settings.strategy is Strategy.COMPLETE or max_neighbors is None:
-        cuts = [Cut(edges=_all_pairs(*structure)) for structure in split(systems)]
+        parts = [
+            TruncatedEdges(edges=_all_pairs(*structure)) for structure in split_structures(systems)
+        ]
     else:
         lists = (
-            _near(*structure, max_neighbors, settings.truncation) for structure in split(systems)
+            _nearest_edges(*structure, max_neighbors, settings.truncation)
+            for structure in split_structures(systems)
         )
-        cuts = truncate_each(lists, systems.counts.tolist(), max_neighbors, settings.truncation)
-        cuts = [replace(cut, n_left_out=0) for cut in cuts]
-    return graph_of(cuts, systems, max_neighbors, np.inf)
+        parts = truncate_each(lists, systems.counts.tolist(), max_neighbors, settings.truncation)
+        parts = [replace(part, n_truncated=0) for part in parts]
+    return assemble_graph(parts, systems, max_neighbors, np.inf)
 
 
-def graph_maker(
+def graph_builder(
     cutoff: float, max_neighbors: int | None, settings: GraphSettings
 ) -> Callable[[Systems], Graph]:
-    """`make_graph` with these arguments, for structures that move little between calls: their lists
-    are kept where that is possible.
+    """Return a function that builds graphs of structures that move little between calls.
+
+    It equals `make_graph` with these arguments, and reuses neighbor lists for the `radius`
+    strategy.
     """
     settings.check(max_neighbors)
     if settings.strategy is Strategy.RADIUS:
@@ -151,22 +157,23 @@ def graph_maker(
 def edge_weights(
     positions: Tensor, cell: Tensor, system_idx: Tensor, graph: Graph, edge_vec: Tensor
 ) -> Tensor | None:
-    """How much each edge counts, (n_edges,), the same as its reverse; differentiable. None where
-    all count as one.
+    """Return the weight of each edge under smooth truncation, (n_edges,).
+
+    The weights of an edge and its reverse are equal. Differentiable. None if all weights are one.
 
     Args:
         positions: (n_atoms, 3) Angstrom.
         cell: (n_systems, 3, 3) Angstrom.
-        system_idx: (n_atoms,).
-        graph: made at these positions.
-        edge_vec: (n_edges, 3) Angstrom, of its edges.
+        system_idx: (n_atoms,) structure of each atom.
+        graph: graph built at these positions.
+        edge_vec: (n_edges, 3) Angstrom, vectors of its edges.
     """
-    fading = graph.fading
-    if fading is None:
+    smooth = graph.smooth
+    if smooth is None:
         return None
-    shell = safe_lengths(edge_vectors(positions, cell, system_idx, fading))
-    radii = settled_radii(
-        fading.radii, shell, fading.receivers, fading.whole, fading.max_neighbors, fading.cutoff
+    shell = safe_lengths(edge_vectors(positions, cell, system_idx, smooth))
+    radii = refine_radii(
+        smooth.radii, shell, smooth.receivers, smooth.n_full, smooth.max_neighbors, smooth.cutoff
     )
     lengths = safe_lengths(edge_vec)
     at_receiver, at_sender = (
@@ -175,7 +182,7 @@ def edge_weights(
     return fade(lengths / at_receiver) * fade(lengths / at_sender)
 
 
-def expected_edges(
+def estimate_edges(
     positions: np.ndarray,
     cell: np.ndarray,
     pbc: np.ndarray,
@@ -183,14 +190,17 @@ def expected_edges(
     max_neighbors: int | None,
     settings: GraphSettings,
 ) -> int:
-    """About how many edges one structure has: exact but for ties, and for what truncation does to
-    both ends of an edge.
+    """Estimate the number of edges of one structure.
+
+    Exact except for ties and for symmetric or smooth truncation.
 
     Args:
         positions: (n_atoms, 3) Angstrom.
         cell: (3, 3) Angstrom.
         pbc: (3,) bool.
-        cutoff, max_neighbors, settings: as in `make_graph`.
+        cutoff: as in `make_graph`.
+        max_neighbors: as in `make_graph`.
+        settings: as in `make_graph`.
     Raises:
         InputError: as `make_graph`.
     """
@@ -205,28 +215,29 @@ def expected_edges(
     return within if max_neighbors is None else min(within, n * max_neighbors)
 
 
-def _near(
+def _nearest_edges(
     positions: np.ndarray,
     cell: np.ndarray,
     pbc: np.ndarray,
     max_neighbors: int,
     truncation: Truncation,
 ) -> Edges:
-    """Neighbors of the atoms of one structure, the nearest among them: within a radius that grows
-    until each has enough.
+    """Search the nearest neighbors of the atoms of one structure.
+
+    The search radius grows until each atom has enough neighbors for the truncation.
     """
     n, radius = len(positions), FIRST_RADIUS
     while True:
         edges = search(positions, cell, pbc, radius)
-        found = farthest_counted(edges, n, max_neighbors, truncation) < radius
-        if found.all() or (not pbc.any() and len(edges.lengths) == n * (n - 1)):
+        complete = required_radii(edges, n, max_neighbors, truncation) < radius
+        if complete.all() or (not pbc.any() and len(edges.lengths) == n * (n - 1)):
             return edges
         radius *= GROWTH
 
 
 def _all_pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Edges:
-    """Every pair of one structure at its nearest image."""
-    n, completed = len(positions), full_cell(cell, pbc)
+    """Return an edge for every pair of one structure at its nearest image."""
+    n, completed = len(positions), complete_cell(cell, pbc)
     parts = []
     for center in range(n):
         others = np.delete(np.arange(n), center)

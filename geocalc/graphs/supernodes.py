@@ -1,19 +1,19 @@
-"""Supernodes: the subsurface atoms of a slab as one node, or as one for each element.
+"""Supernodes: the subsurface atoms of a slab merged into one node, or into one node per element.
 
-A supernode stands for atoms with tag 0. Its height is the largest of theirs, as published. In the
-plane it was published as their mean, which depends on the image that each atom is stored in, and of
-a layer that repeats without end there is no mean. Ours is taken as the adsorbate sees them: with c
-the center of the adsorbate and p_k the way in the plane from c to the nearest image of atom k,
+A supernode represents atoms with tag 0. Its height is their largest height, as published. The
+published position in the plane is their mean, which depends on the stored image of each atom and
+does not exist for an infinite periodic layer. Here it is defined relative to the adsorbate: with c
+the center of the adsorbate and p_k the in-plane vector from c to the nearest image of atom k,
 
     p = c + 1/n sum_k w(|p_k|) p_k,
 
-where w is 1 near the adsorbate and falls to 0 at half the shortest lattice vector in the plane,
-from where images on both sides fading alike. Of a cluster it is the mean as published; of a full
-layer it lies beneath the adsorbate. Nodes move smoothly with the atoms, and gradient forces go
-through them.
+where w is 1 near the adsorbate and decreases to 0 at half the shortest in-plane lattice vector,
+where the contributions of images on opposite sides vanish together. For a cluster this is the
+published mean; for a full layer it lies beneath the adsorbate. The positions of supernodes are
+smooth functions of the positions of the atoms, and gradient forces are propagated through them.
 
-The plane is that of the lattice vectors along which a slab is periodic, of three the first two;
-else that of x and y. Up is the side of the adsorbate.
+The plane is spanned by the periodic lattice vectors, the first two if there are three; without two
+periodic vectors it is the xy plane. The adsorbate is on the upper side.
 
 Source: Duval et al., PhAST (2022), one supernode per graph and one per atom type.
 """
@@ -30,18 +30,16 @@ from torch import Tensor
 from geocalc.core.lengths import safe_lengths
 from geocalc.core.systems import Systems
 from geocalc.graphs.images import nearest_images
-from geocalc.graphs.neighbors import full_cell, split
+from geocalc.graphs.neighbors import complete_cell, split_structures
 from geocalc.graphs.truncation import fade
 
 SUBSURFACE, ADSORBATE = 0, 2  # tags of OC20
-NO_ELEMENT = 0  # atomic number of a node of all elements; tables of the network have a row for it
-ROOM = 256  # keys of nodes of one structure beyond its atoms; more than there are elements
+NO_ELEMENT = 0  # atomic number of a node of all elements; embedding tables have a row for it
+N_SUPERNODE_KEYS = 256  # sort keys reserved for the supernodes of a structure; one per element
 
 
 class Supernodes(StrEnum):
-    """What becomes of subsurface atoms: they stay, or merge into one node, or into one for each
-    element.
-    """
+    """Merging of subsurface atoms: none, into one node, or into one node per element."""
 
     NONE = "none"
     ONE = "one"
@@ -50,79 +48,86 @@ class Supernodes(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Nodes:
-    """What a network sees of a batch whose subsurface atoms are merged.
+    """Nodes of a batch whose subsurface atoms are merged.
 
     Attributes:
-        systems: the nodes in place of atoms; supernodes come last in their structure, with tag 0,
-            fixed.
-        node_of: (n_atoms,) int64, the node that each atom is, or is part of.
-        merged: (n_atoms,) bool, of the atoms that are part of a supernode.
-        images: (n_atoms, 3) float64, the image of each adsorbate and merged atom that is near the
-            center of the adsorbate.
-        up: (n_systems, 3) normal of the plane, on the side of the adsorbate.
-        reach: (n_systems,) Angstrom, half the shortest vector.
+        systems: the nodes in place of atoms; the supernodes of a structure come last, with tag 0
+            and fixed.
+        node_of: (n_atoms,) int64, index of the node that each atom belongs to.
+        merged: (n_atoms,) bool, True for atoms that belong to a supernode.
+        shifts: (n_atoms, 3) float64, cell offsets to the image nearest to the center of the
+            adsorbate, for adsorbate and merged atoms.
+        up: (n_systems, 3) unit normal of the plane, on the side of the adsorbate.
+        reach: (n_systems,) Angstrom, half the length of the shortest in-plane lattice vector.
     """
 
     systems: Systems
     node_of: Tensor
     merged: Tensor
-    images: Tensor
+    shifts: Tensor
     up: Tensor
     reach: Tensor
 
     def to(self, device: torch.device) -> Nodes:
-        """The same on another device."""
+        """Return a copy on another device."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
-    def place(self, positions: Tensor, cell: Tensor, atoms: Systems) -> Tensor:
-        """Positions of the nodes, (n_nodes, 3) Angstrom, as functions of those of the atoms;
-        differentiable.
+    def node_positions(self, positions: Tensor, cell: Tensor, atoms: Systems) -> Tensor:
+        """Return the positions of the nodes, (n_nodes, 3) Angstrom, from those of the atoms.
+
+        Differentiable.
 
         Args:
             positions: (n_atoms, 3) Angstrom.
             cell: (n_systems, 3, 3) Angstrom.
-            atoms: the batch that these are of.
+            atoms: the batch of atoms.
         """
         owner, merged = atoms.system_idx, self.merged
-        near = positions + torch.einsum("ai,aij->aj", self.images, cell[owner])
+        near = positions + torch.einsum("ai,aij->aj", self.shifts, cell[owner])
         adsorbed = atoms.tags == ADSORBATE
         center = _mean(near[adsorbed], owner[adsorbed], atoms.n_systems)
         up, node = self.up[owner[merged]], self.node_of[merged]
-        way = near[merged] - center[owner[merged]]
-        height = (way * up).sum(1)
-        flat = way - height[:, None] * up
-        fading = fade(safe_lengths(flat) / self.reach[owner[merged]])
-        supernodes, of = torch.unique(node, return_inverse=True)
+        offset = near[merged] - center[owner[merged]]
+        height = (offset * up).sum(1)
+        in_plane = offset - height[:, None] * up
+        weight = fade(safe_lengths(in_plane) / self.reach[owner[merged]])
+        supernodes, idx = torch.unique(node, return_inverse=True)
         system, n = self.systems.system_idx[supernodes], len(supernodes)
-        top = height.new_full((n,), -torch.inf).scatter_reduce(0, of, height, "amax")
-        placed = (
-            center[system] + _mean(fading[:, None] * flat, of, n) + top[:, None] * self.up[system]
+        top = height.new_full((n,), -torch.inf).scatter_reduce(0, idx, height, "amax")
+        supernode_positions = (
+            center[system]
+            + _mean(weight[:, None] * in_plane, idx, n)
+            + top[:, None] * self.up[system]
         )
         result = positions.new_zeros((self.systems.n_atoms, 3))
         return result.index_copy(0, self.node_of[~merged], positions[~merged]).index_copy(
-            0, supernodes, placed
+            0, supernodes, supernode_positions
         )
 
-    def vectors(self, of_nodes: Tensor | None) -> Tensor | None:
-        """Vectors of a direct head, (n_nodes, 3), as those of atoms; zero where atoms are merged."""
+    def vectors_to_atoms(self, node_vectors: Tensor | None) -> Tensor | None:
+        """Map node vectors (n_nodes, 3) to atoms, (n_atoms, 3); zero for merged atoms."""
         return (
             None
-            if of_nodes is None
-            else of_nodes.index_select(0, self.node_of) * ~self.merged[:, None]
+            if node_vectors is None
+            else node_vectors.index_select(0, self.node_of) * ~self.merged[:, None]
         )
 
-    def shares(self, of_nodes: Tensor | None) -> Tensor | None:
-        """Energies (n_nodes,) as those of atoms; the atoms of a supernode share alike."""
-        if of_nodes is None:
+    def energies_to_atoms(self, node_energies: Tensor | None) -> Tensor | None:
+        """Distribute node energies (n_nodes,) over the atoms, equally within a supernode."""
+        if node_energies is None:
             return None
-        return (of_nodes / torch.bincount(self.node_of).to(of_nodes.dtype)).index_select(
-            0, self.node_of
-        )
+        n_atoms = torch.bincount(self.node_of).to(node_energies.dtype)
+        return (node_energies / n_atoms).index_select(0, self.node_of)
 
 
 def merge(systems: Systems, kind: Supernodes) -> Nodes | None:
-    """The nodes of a batch in which every structure has an adsorbate; None where no atom is to be
-    merged.
+    """Return the nodes of a batch in which every structure has an adsorbate.
+
+    Args:
+        systems: the batch.
+        kind: into how many nodes subsurface atoms are merged.
+    Returns:
+        The nodes, or None if no atom is to be merged.
     """
     merged = systems.tags == SUBSURFACE
     if kind is Supernodes.NONE or not bool(merged.any()):
@@ -133,101 +138,108 @@ def merge(systems: Systems, kind: Supernodes) -> Nodes | None:
         if kind is Supernodes.PER_ELEMENT
         else torch.full_like(systems.numbers, NO_ELEMENT)
     )
-    place = torch.where(merged, n + numbers, torch.arange(n, device=merged.device))
-    nodes, node_of = torch.unique(systems.system_idx * (n + ROOM) + place, return_inverse=True)
-    images, up, reach = _surroundings(systems)
+    key = torch.where(merged, n + numbers, torch.arange(n, device=merged.device))
+    nodes, node_of = torch.unique(
+        systems.system_idx * (n + N_SUPERNODE_KEYS) + key, return_inverse=True
+    )
+    shifts, up, reach = _adsorbate_geometry(systems)
     unplaced = Nodes(
         systems=Systems(
             positions=systems.positions.new_zeros(len(nodes), 3),
-            numbers=_scattered(torch.where(merged, numbers, systems.numbers), node_of),
-            tags=_scattered(systems.tags, node_of),
-            fixed=_scattered(systems.fixed | merged[:, None], node_of),
-            system_idx=_scattered(systems.system_idx, node_of),
+            numbers=_to_nodes(torch.where(merged, numbers, systems.numbers), node_of),
+            tags=_to_nodes(systems.tags, node_of),
+            fixed=_to_nodes(systems.fixed | merged[:, None], node_of),
+            system_idx=_to_nodes(systems.system_idx, node_of),
             cell=systems.cell,
             pbc=systems.pbc,
         ),
         node_of=node_of,
         merged=merged,
-        images=images,
+        shifts=shifts,
         up=up,
         reach=reach,
     )
-    positions = unplaced.place(systems.positions.detach(), systems.cell, systems)
+    positions = unplaced.node_positions(systems.positions.detach(), systems.cell, systems)
     return replace(unplaced, systems=replace(unplaced.systems, positions=positions))
 
 
-def _scattered(values: Tensor, node_of: Tensor) -> Tensor:
-    """Rows of atoms as rows of their nodes, whose atoms agree."""
+def _to_nodes(values: Tensor, node_of: Tensor) -> Tensor:
+    """Copy rows of atoms to their nodes; all atoms of a node have equal rows."""
     result = values.new_zeros((int(node_of.max()) + 1, *values.shape[1:]))
     result[node_of] = values
     return result
 
 
 def _mean(values: Tensor, owner: Tensor, n: int) -> Tensor:
+    """Return the mean of `values` (m, 3) for each of the `n` owners, (n, 3); zero for none."""
     count = torch.bincount(owner, minlength=n).clamp(min=1).to(values.dtype)
     return values.new_zeros((n, values.shape[1])).index_add(0, owner, values) / count[:, None]
 
 
-def _surroundings(systems: Systems) -> tuple[Tensor, Tensor, Tensor]:
-    """`images`, `up` and `reach` of `Nodes`."""
+def _adsorbate_geometry(systems: Systems) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `shifts`, `up` and `reach` of `Nodes`."""
     tags, ends = systems.tags.cpu().numpy(), np.cumsum(systems.counts.cpu().numpy())
     found = [
-        _around_adsorbate(positions, full_cell(cell, pbc), pbc, of)
-        for (positions, cell, pbc), of in zip(
-            split(systems), np.split(tags, ends[:-1]), strict=True
+        _geometry_of_one(positions, complete_cell(cell, pbc), pbc, own_tags)
+        for (positions, cell, pbc), own_tags in zip(
+            split_structures(systems), np.split(tags, ends[:-1]), strict=True
         )
     ]
     device = systems.positions.device
-    images = torch.from_numpy(np.concatenate([one[0] for one in found])).to(device)
+    shifts = torch.from_numpy(np.concatenate([one[0] for one in found])).to(device)
     up = torch.from_numpy(np.stack([one[1] for one in found])).to(device)
-    return images, up, torch.tensor([one[2] for one in found], dtype=torch.float64, device=device)
+    return shifts, up, torch.tensor([one[2] for one in found], dtype=torch.float64, device=device)
 
 
-def _around_adsorbate(
+def _geometry_of_one(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, tags: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """One structure: images (n_atoms, 3), up (3,) and reach in Angstrom."""
+    """Return the shifts (n_atoms, 3), up (3,) and reach (Angstrom) of one structure."""
     adsorbed, below = np.flatnonzero(tags == ADSORBATE), np.flatnonzero(tags == SUBSURFACE)
-    images = np.zeros((len(positions), 3))
-    images[adsorbed] = _gathered(positions[adsorbed], cell, pbc)
-    center = (positions[adsorbed] + images[adsorbed] @ cell).mean(axis=0)
+    shifts = np.zeros((len(positions), 3))
+    shifts[adsorbed] = _compact_shifts(positions[adsorbed], cell, pbc)
+    center = (positions[adsorbed] + shifts[adsorbed] @ cell).mean(axis=0)
     up, across = _normal(cell, pbc)
     heights = (positions[tags != ADSORBATE] - center) @ up
-    # where the next slab lies above, a sine weighs the slab against its image: it is negative
-    # however thick the slab
+    # with a periodic normal direction the slab has an image on the other side of the adsorbate; a
+    # sine of the heights is negative below the adsorbate, however thick the slab
     sides = (
         heights if across is None else np.sin(2 * np.pi * heights / abs(float(cell[across] @ up)))
     )
     if sides.sum() > 0:
         up = -up
     in_plane = pbc & (np.arange(3) != across)
-    # whatever is subsurface lies below the adsorbate, also in a slab thicker than the vacuum
+    # subsurface atoms lie below the adsorbate, even in a slab thicker than the vacuum
     if across is not None:
         rise = float(cell[across] @ up)
-        images[below, across] = -np.sign(rise) * np.ceil(
+        shifts[below, across] = -np.sign(rise) * np.ceil(
             (positions[below] - center) @ up / abs(rise)
         )
-    images[below] += _first_images(positions[below] + images[below] @ cell - center, cell, in_plane)
-    return images, up, _shortest(cell[in_plane]) / 2
+    shifts[below] += _nearest_shifts(
+        positions[below] + shifts[below] @ cell - center, cell, in_plane
+    )
+    return shifts, up, _shortest_length(cell[in_plane]) / 2
 
 
-def _gathered(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """Shifts (n, 3) that bring atoms together around the one that is nearest to all others."""
+def _compact_shifts(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """Return shifts (n, 3) to the images nearest to the most central atom."""
     n = len(positions)
-    ways = (positions[None] - positions[:, None]).reshape(-1, 3)
-    shifts = _first_images(ways, cell, pbc)
-    squares = ((ways + shifts @ cell) ** 2).sum(axis=1).reshape(n, n).sum(axis=1)
+    vectors = (positions[None] - positions[:, None]).reshape(-1, 3)
+    shifts = _nearest_shifts(vectors, cell, pbc)
+    squares = ((vectors + shifts @ cell) ** 2).sum(axis=1).reshape(n, n).sum(axis=1)
     return shifts.reshape(n, n, 3)[int(squares.argmin())]
 
 
-def _first_images(vectors: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+def _nearest_shifts(vectors: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """Return one shift (n, 3) to a nearest image of each vector."""
     rows, shifts, _ = nearest_images(vectors, cell, pbc)
     return shifts[np.searchsorted(rows, np.arange(len(vectors)))]
 
 
 def _normal(cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, int | None]:
-    """Unit normal of the plane (3,), and the number of the lattice vector that leads out of it,
-    None where there is none.
+    """Return the unit normal of the plane (3,) and the index of the out-of-plane lattice vector.
+
+    The index is None without a periodic out-of-plane vector.
     """
     if pbc.sum() < 2:
         return np.array([0.0, 0.0, 1.0]), None
@@ -236,8 +248,11 @@ def _normal(cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, int | None]:
     return normal / np.linalg.norm(normal), 2 if pbc.all() else None
 
 
-def _shortest(vectors: np.ndarray) -> float:
-    """Length in Angstrom of the shortest of the lattice of up to two vectors; infinite without one."""
+def _shortest_length(vectors: np.ndarray) -> float:
+    """Return the length of the shortest vector of a lattice of up to two vectors, in Angstrom.
+
+    Infinite without vectors.
+    """
     if len(vectors) == 0:
         return np.inf
     if len(vectors) == 1:

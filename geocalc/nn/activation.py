@@ -1,4 +1,4 @@
-"""The activations of the networks here."""
+"""Activation functions."""
 
 import math
 
@@ -7,12 +7,12 @@ from torch.nn import functional
 
 
 def swish(values: Tensor) -> Tensor:
-    """x sigmoid(x), also called SiLU."""
+    """Return x sigmoid(x), also called SiLU."""
     return functional.silu(values)
 
 
 def shifted_softplus(values: Tensor) -> Tensor:
-    """ln(0.5 exp(x) + 0.5): softplus, moved down so that zero stays zero.
+    """Return ln(0.5 exp(x) + 0.5), a softplus shifted to be zero at zero.
 
     Source: Schuett et al., SchNet (2017), sec. 3.
     """

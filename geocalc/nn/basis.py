@@ -1,4 +1,4 @@
-"""Radial functions."""
+"""Radial basis and envelope functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ ENVELOPE_POWER = 5
 
 
 def polynomial_envelope(length: Tensor, cutoff: float) -> Tensor:
-    """Smooth step from 1 at zero to 0 at `cutoff`, zero beyond; two continuous derivatives.
+    """Return a smooth step from 1 at zero to 0 at `cutoff` and beyond.
+
+    It has two continuous derivatives.
 
     Source: Gasteiger, Gross and Guennemann, Directional message passing (2020), eq. 8.
     """
@@ -23,7 +25,9 @@ def polynomial_envelope(length: Tensor, cutoff: float) -> Tensor:
 
 
 def cosine_envelope(length: Tensor, cutoff: float) -> Tensor:
-    """Half a cosine from 1 at zero to 0 at `cutoff`, zero beyond; one continuous derivative.
+    """Return half a cosine wave from 1 at zero to 0 at `cutoff` and beyond.
+
+    It has one continuous derivative.
 
     Source: Behler, Atom-centered symmetry functions (2011); the cutoff of published SchNet codes.
     """
@@ -31,9 +35,11 @@ def cosine_envelope(length: Tensor, cutoff: float) -> Tensor:
 
 
 class GaussianBasis(nn.Module):
-    """`n_gaussians` Gaussians with centers evenly spaced on [0, cutoff] and width equal to their
-    spacing.
+    """Gaussians with centers evenly spaced on [0, cutoff] and a width equal to the spacing.
 
+    Args:
+        n_gaussians: number of Gaussians.
+        cutoff: Angstrom.
     Source: Schuett et al., SchNet (2017), as used by FAENet.
     """
 
@@ -45,6 +51,6 @@ class GaussianBasis(nn.Module):
         self.coefficient = -0.5 / (cutoff / (n_gaussians - 1)) ** 2
 
     def forward(self, length: Tensor) -> Tensor:
-        """Lengths (n_edges,) in Angstrom to features (n_edges, n_gaussians)."""
+        """Expand lengths (n_edges,) in Angstrom into features (n_edges, n_gaussians)."""
         offset = length[:, None] - self.centers
         return torch.exp(self.coefficient * offset * offset)

@@ -1,10 +1,10 @@
-"""Continuous-filter convolution: neighbors' features times a filter that an edge shares with its
-reverse, summed.
+"""Continuous-filter convolution: features of neighbors times filters of the edges, summed.
 
-    out_i = sum over edges j -> i of filter_p * value_j,     p the pair of an edge and its reverse.
+    out_i = sum over edges j -> i of filter_p * value_j,
 
-Both derivatives are sums of the same kind, so two Functions that call each other can be
-differentiated as often as wanted, and nothing of shape (n_edges, width) is kept for it.
+where p is the pair of an edge and its reverse, which have the same filter. Both derivatives are
+sums of the same kind, so two Functions that call each other can be differentiated any number of
+times, and no intermediate of shape (n_edges, width) is stored.
 
 Source: Schuett et al., SchNet (2017), sec. 3.
 """
@@ -20,20 +20,23 @@ from geocalc.nn.edges import EdgeIndex
 
 
 def convolve(filters: Tensor, values: Tensor, index: EdgeIndex) -> Tensor:
-    """Values of senders times the filters of the edges, summed at receivers.
+    """Sum the features of the senders times the filters of the edges at the receivers.
 
     Args:
         filters: (n_pairs, width).
         values: (n_atoms, width).
         index: the edges.
     Returns:
-        (n_atoms, width), differentiable without end.
+        (n_atoms, width), differentiable any number of times.
     """
     return _Convolve.apply(filters, values, index, False)
 
 
 class _Convolve(Function):
-    """`convolve`; with `reverse`, edges run the other way: values of receivers, summed at senders."""
+    """Forward and backward pass of `convolve`.
+
+    With `reverse` the edges are reversed: features of receivers are summed at senders.
+    """
 
     @staticmethod
     def forward(
@@ -64,9 +67,7 @@ class _Convolve(Function):
 
 
 class _Correlate(Function):
-    """Product of what stands at the receiver and at the sender, summed over the edges of each pair:
-    (n_pairs, width).
-    """
+    """Product of features at receiver and sender, summed over each pair: (n_pairs, width)."""
 
     @staticmethod
     def forward(ctx: Any, at_receivers: Tensor, at_senders: Tensor, index: EdgeIndex) -> Tensor:

@@ -1,6 +1,4 @@
-"""Edges as a network sees them: who sends to whom, and features split by what an edge shares with
-its reverse.
-"""
+"""Edges of a network: senders, receivers, pairs and features."""
 
 from __future__ import annotations
 
@@ -13,18 +11,20 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class EdgeIndex:
-    """Who sends to whom, with what segment sums need; edges are sorted by receiver.
+    """Senders and receivers of edges sorted by receiver, with the offsets that segment sums need.
 
-    An edge and its reverse (same two atoms, opposite vector) form a pair: what depends on the
-    length alone is computed once for both.
+    An edge and its reverse (same two atoms, opposite vector) form a pair; quantities that depend on
+    the length only are computed once for both.
 
     Attributes:
-        senders, receivers: (n_edges,) int64.
+        senders: (n_edges,) int64, neighbor of each edge.
+        receivers: (n_edges,) int64, center of each edge, ascending.
         receiver_offsets: (n_atoms,) int64, first edge of each receiver.
         sender_order: (n_edges,) int64, edges sorted by sender.
-        sender_offsets: (n_atoms,) int64, first place of each sender in `sender_order`.
+        sender_offsets: (n_atoms,) int64, first position of each sender in `sender_order`.
         pair_of: (n_edges,) int64, pair of each edge.
-        pair_order, pair_offsets: (n_edges,) and (n_pairs,) int64, the same for pairs.
+        pair_order: (n_edges,) int64, edges sorted by pair.
+        pair_offsets: (n_pairs,) int64, first position of each pair in `pair_order`.
     """
 
     senders: Tensor
@@ -40,12 +40,14 @@ class EdgeIndex:
     def build(
         cls, senders: Tensor, receivers: Tensor, n_atoms: int, pair_of: Tensor | None = None
     ) -> EdgeIndex:
-        """Index edges that are sorted by receiver.
+        """Build the index of edges that are sorted by receiver.
 
         Args:
-            senders, receivers: (n_edges,).
-            n_atoms: their number.
-            pair_of: (n_edges,) numbers from 0 without gaps; None makes each edge a pair of its own.
+            senders: (n_edges,) int64.
+            receivers: (n_edges,) int64, ascending.
+            n_atoms: number of atoms.
+            pair_of: (n_edges,) pair numbers from 0 without gaps; None makes each edge a pair of its
+                own.
         """
         every = torch.arange(senders.shape[0], device=senders.device)
         sender_order, sender_offsets = _sort(senders, n_atoms)
@@ -72,24 +74,28 @@ class EdgeIndex:
 
     @property
     def first_of_pair(self) -> Tensor:
-        """One edge of each pair, (n_pairs,)."""
+        """Index of one edge of each pair, (n_pairs,)."""
         return self.pair_order[self.pair_offsets]
 
     def to_receivers(self, values: Tensor) -> Tensor:
-        """Sum per-edge rows (n_edges, width) over the edges of each receiver: (n_atoms, width)."""
+        """Sum rows of edges (n_edges, width) over the edges of each receiver: (n_atoms, width)."""
         return _segment_sum(values, None, self.receiver_offsets)
 
     def to_senders(self, values: Tensor) -> Tensor:
-        """Sum per-edge rows (n_edges, width) over the edges of each sender: (n_atoms, width)."""
+        """Sum rows of edges (n_edges, width) over the edges of each sender: (n_atoms, width)."""
         return _segment_sum(values, self.sender_order, self.sender_offsets)
 
     def to_pairs(self, values: Tensor) -> Tensor:
-        """Sum per-edge rows (n_edges, width) over the edges of each pair: (n_pairs, width)."""
+        """Sum rows of edges (n_edges, width) over the edges of each pair: (n_pairs, width)."""
         return _segment_sum(values, self.pair_order, self.pair_offsets)
 
     def blocks(self, rows: int) -> list[tuple[slice, slice]]:
-        """Runs of whole receivers with at most `rows` edges (or one receiver with more), and their
-        edges; empty runs are left out.
+        """Split the edges into blocks of at most `rows` edges that do not divide a receiver.
+
+        A block may be longer if a single receiver has more edges. Empty blocks are omitted.
+
+        Returns:
+            Ranges of receivers and of edges of each block.
         """
         ends = [*self.receiver_offsets.tolist()[1:], self.senders.shape[0]] if self.n_atoms else []
         blocks, first_atom, first_edge, last_end = [], 0, 0, 0
@@ -104,13 +110,13 @@ class EdgeIndex:
 
 
 def _sort(keys: Tensor, n_keys: int) -> tuple[Tensor, Tensor]:
-    """Stable order of `keys`, and the place of the first of each key in it."""
+    """Return the stable sort order of `keys`, and the position of the first item of each key."""
     ordered, order = torch.sort(keys, stable=True)
     return order, torch.searchsorted(ordered, torch.arange(n_keys, device=keys.device))
 
 
 def _segment_sum(values: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
-    """Sums of consecutive rows (of `values[order]`), one per offset."""
+    """Sum consecutive rows of `values`, or of `values[order]`, between offsets."""
     if values.shape[0] == 0 or offsets.shape[0] == 0:
         return values.new_zeros((offsets.shape[0], values.shape[1]))
     index = torch.arange(values.shape[0], device=values.device) if order is None else order
@@ -119,24 +125,24 @@ def _segment_sum(values: Tensor, order: Tensor | None, offsets: Tensor) -> Tenso
 
 @dataclass(frozen=True)
 class EdgeFeatures:
-    """Features of the edges: those of each edge, then those that a pair shares.
+    """Features of edges, those of single edges separate from those of pairs.
 
     Attributes:
-        directed: (n_edges, directed filters).
-        shared: (n_pairs, shared filters), or None where there are none.
+        directed: (n_edges, n_directed) features of each edge.
+        shared: (n_pairs, n_shared) features common to both edges of a pair, or None.
     """
 
     directed: Tensor
     shared: Tensor | None
 
     def joined(self, index: EdgeIndex) -> Tensor:
-        """As one tensor, (n_edges, filters)."""
+        """Return all features of each edge as one tensor, (n_edges, n_directed + n_shared)."""
         if self.shared is None:
             return self.directed
         return torch.cat([self.directed, self.shared.index_select(0, index.pair_of)], dim=1)
 
     def to(self, dtype: torch.dtype) -> EdgeFeatures:
-        """The same features in another floating type."""
+        """Return the features in another floating type."""
         return EdgeFeatures(
             self.directed.to(dtype), None if self.shared is None else self.shared.to(dtype)
         )

@@ -1,7 +1,6 @@
-"""Embedding of atoms: element, tag, period, group and physical properties, and the level of theory
-that is asked for.
+"""Embedding of atoms by element, tag, period, group, physical properties and level of theory.
 
-Source: Duval et al., PhAST (2022), with tables long enough for every element.
+Source: Duval et al., PhAST (2022), with tables that cover every element.
 """
 
 from __future__ import annotations
@@ -17,19 +16,23 @@ N_TAGS = 3
 
 
 class AtomEmbedding(nn.Module):
-    """Concatenation of embeddings, then a Linear layer and an activation.
+    """Concatenation of embeddings, followed by a linear layer and an activation.
 
     Args:
-        width: size of the result; the element table takes what the other parts leave.
-        tag_width, period_group_width: sizes of the tag table and of each of the period and group
-            tables; 0 leaves one out.
-        properties: append the 14 standardised physical properties.
-        property_width: project the properties (then trainable) to this size; 0 appends them as they
-            are.
-        second_layer: a second Linear layer and activation.
-        n_elements: rows of the element table, so atomic numbers up to `n_elements - 1`.
-        n_levels: levels of theory; with more than one each shifts what enters the first Linear
-            layer's activation.
+        width: number of output features; the element table has the width that the other parts
+            leave.
+        tag_width: width of the tag table; 0 omits it.
+        period_group_width: width of the period table and of the group table; 0 omits them.
+        properties: append the 14 standardized physical properties.
+        property_width: width of a linear projection of the (then trainable) properties; 0 appends
+            the properties themselves.
+        second_layer: add a second linear layer and activation.
+        n_elements: rows of the element table, for atomic numbers up to `n_elements - 1`.
+        compact_tables: use period and group tables without rows for atomic number 0, as published.
+        n_levels: number of levels of theory; with more than one, each adds a learned vector to the
+            output of the first linear layer.
+    Raises:
+        InputError: no channel is left for the element table.
     """
 
     periods: Tensor
@@ -56,10 +59,11 @@ class AtomEmbedding(nn.Module):
             raise InputError(
                 f"hidden_channels={width} leaves {element_width} channels for the element table"
                 f" after tags ({tag_width}), period and group (2 x {period_group_width}) and"
-                f" properties ({n_properties}); make it larger"
+                f" properties ({n_properties}); increase hidden_channels"
             )
         self.element = nn.Embedding(n_elements, element_width)
-        # elements rare in training then rest on period, group and properties
+        # initialized to zero, so the embedding of a rare element depends on period, group and
+        # properties
         nn.init.zeros_(self.element.weight)
         self.tag = nn.Embedding(N_TAGS, tag_width) if tag_width else None
         # `compact_tables` has the published number of rows (periods 1..7, groups 1..18 and none),
@@ -81,10 +85,10 @@ class AtomEmbedding(nn.Module):
         self.second = nn.Linear(width, width) if second_layer else None
         self.level = nn.Embedding(n_levels, width) if n_levels > 1 else None
         if self.level is not None:
-            nn.init.zeros_(self.level.weight)  # levels begin as one
+            nn.init.zeros_(self.level.weight)  # all levels are equal at first
 
     def forward(self, numbers: Tensor, tags: Tensor, levels: Tensor) -> Tensor:
-        """Atomic numbers, tags and levels (n_atoms,) to features (n_atoms, width)."""
+        """Embed atomic numbers, tags and levels, (n_atoms,) each, as features (n_atoms, width)."""
         parts = [self.element(numbers)]
         if self.tag is not None:
             parts.append(self.tag(tags))

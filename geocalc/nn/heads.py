@@ -14,8 +14,10 @@ from geocalc.nn.edges import EdgeFeatures, EdgeIndex
 
 
 class ForceDecoder(StrEnum):
-    """Shape of the direct force head: the published ones give three numbers per atom, `edges` a
-    number per edge besides.
+    """Type of the direct force head.
+
+    The published types predict three numbers per atom; `edges` additionally predicts a number per
+    edge.
     """
 
     SIMPLE = "simple"
@@ -26,7 +28,7 @@ class ForceDecoder(StrEnum):
 
 
 class ForceNorm(StrEnum):
-    """Normalisation inside the direct force head."""
+    """Normalization inside the direct force head."""
 
     BATCH = "batch1d"
     LAYER = "layer"
@@ -34,7 +36,7 @@ class ForceNorm(StrEnum):
 
 
 class EnergyHead(nn.Module):
-    """Per-atom energies: Linear(H -> H/2), swish, Linear(H/2 -> 1)."""
+    """Energies of atoms: Linear(H -> H/2), swish, Linear(H/2 -> 1)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -42,18 +44,19 @@ class EnergyHead(nn.Module):
         self.last = nn.Linear(width // 2, 1)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(n_atoms, width) to (n_atoms, 1)."""
+        """Map features (n_atoms, width) to energies (n_atoms, 1)."""
         return self.last(swish(self.first(hidden)))
 
 
 def _normalize(norm: ForceNorm, width: int) -> nn.Module:
+    """Return the normalization layer."""
     if norm is ForceNorm.BATCH:
         return nn.BatchNorm1d(width)
     return nn.LayerNorm(width) if norm is ForceNorm.LAYER else nn.Identity()
 
 
 class _Dense(nn.Module):
-    """Linear, norm, swish."""
+    """Linear layer, normalization and swish."""
 
     def __init__(self, inward: int, outward: int, norm: ForceNorm) -> None:
         super().__init__()
@@ -65,14 +68,14 @@ class _Dense(nn.Module):
 
 
 class ForceHead(nn.Module):
-    """Three numbers per atom from its features, without reference to the energy.
+    """Three numbers per atom, predicted from its features independently of the energy.
 
     Args:
-        width: node features.
-        hidden: width of the head.
-        kind: simple (Linear, swish, Linear), mlp (with a norm), res (two layers with one residual
-            around both, then mlp) or res_updown (down, mid, up, residual around the three, then
-            mlp).
+        width: number of node features.
+        hidden: width of the hidden layers.
+        kind: simple (Linear, swish, Linear), mlp (with normalization), res (two layers with one
+            residual around both, then mlp) or res_updown (down, mid and up with one residual around
+            the three, then mlp).
         norm: normalization; batch statistics couple atoms in training only.
     """
 
@@ -99,24 +102,26 @@ class ForceHead(nn.Module):
         self.last = nn.Linear(hidden, 3)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(n_atoms, width) to (n_atoms, 3)."""
+        """Map features (n_atoms, width) to vectors (n_atoms, 3)."""
         for layer in self.residual:
             hidden = hidden + layer(hidden)
         return self.last(self.dense(hidden))
 
 
 class EdgeForceHead(nn.Module):
-    """A vector per atom: three numbers, as of `ForceHead`, and the sum over its edges of a learned
-    number times their direction.
+    """Direct force head with edge directions.
 
-    Where a network is shown structures in any orientation, three numbers per atom must learn what a
-    turn does to them, and in the plane of a surface they learn nothing but zero; directions of
-    edges turn with the structure.
+    The force on an atom is the output of a `ForceHead` plus the sum over its edges of learned
+    numbers times edge directions.
+
+    If a network is trained on structures in any orientation, three numbers per atom must learn how
+    they change under rotation, and for in-plane components of a surface they learn zero. The
+    directions of edges rotate with the structure.
 
     Args:
-        width: node features.
-        filters: edge features.
-        hidden: width of the head.
+        width: number of node features.
+        filters: number of edge features.
+        hidden: width of the hidden layers.
         norm: as for `ForceHead`.
     """
 
@@ -136,14 +141,14 @@ class EdgeForceHead(nn.Module):
         direction: Tensor,
         index: EdgeIndex,
     ) -> Tensor:
-        """Vectors (n_atoms, 3).
+        """Return vectors (n_atoms, 3).
 
         Args:
-            hidden: (n_atoms, width).
+            hidden: (n_atoms, width) node features.
             edge: features of the edges.
-            index: the edges.
             weight: (n_edges, 1), zero at the cutoff.
-            direction: (n_edges, 3).
+            direction: (n_edges, 3) unit vectors of the edges.
+            index: the edges.
         """
         pair = self.center(hidden)[index.receivers] + self.neighbor(hidden)[index.senders]
         size = self.last(swish(self.edge(edge.joined(index)) + pair))

@@ -1,8 +1,9 @@
-"""The five interaction blocks of FAENet.
+"""The five types of interaction blocks of FAENet.
 
-Source: Duval et al., FAENet (2023), and its published configurations. The Linear layer on
-concat(edge, h_i, h_j) is held as its three column blocks, which is the same map: one product per
-edge and two per node.
+The linear layer on concat(edge, h_i, h_j) is stored as its three column blocks, which is the same
+map with one product per edge and two per node.
+
+Source: Duval et al., FAENet (2023), and its published configurations.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from geocalc.nn.norm import GraphNorm
 
 
 class MessageType(StrEnum):
-    """How a block turns edges into filters."""
+    """Rule for computing filters from edges."""
 
     SIMPLE = "simple"
     BASE = "base"
@@ -32,9 +33,7 @@ class MessageType(StrEnum):
 
 
 class Norm(StrEnum):
-    """Normalisation in a block: of the summed messages (graph, legacy_graph) or of the features
-    that enter it (layer).
-    """
+    """Normalization of the summed messages (graph, legacy_graph) or of the input (layer)."""
 
     NONE = "none"
     GRAPH = "graph"
@@ -43,17 +42,17 @@ class Norm(StrEnum):
 
 
 class Interaction(nn.Module):
-    """One residual update h -> h + Block(h, e).
+    """Residual update h -> h + Block(h, e).
 
     Args:
-        width: node features H.
-        filters: edge features F; the simple type needs F = H.
+        width: number of node features H.
+        filters: number of edge features F; the simple type needs F = H.
         kind: message type.
         norm: normalization.
-        complex_update: a second Linear layer and activation at the end.
+        complex_update: add a second linear layer and activation at the end.
         message_scale: factor on the summed messages.
     Raises:
-        InputError: the simple type is asked for with F other than H.
+        InputError: the simple type is used with F other than H.
     """
 
     def __init__(
@@ -94,15 +93,15 @@ class Interaction(nn.Module):
         system_idx: Tensor,
         n_systems: int,
     ) -> Tensor:
-        """The update (n_atoms, width) of `hidden`, without the residual.
+        """Return the update of `hidden` without the residual, (n_atoms, width).
 
         Args:
-            hidden: (n_atoms, width).
+            hidden: (n_atoms, width) node features.
             edge: features of the edges.
             envelope: (n_edges, 1).
             index: the edges.
             system_idx: (n_atoms,) structure of each atom.
-            n_systems: their number.
+            n_systems: number of structures.
         """
         if self.layer_norm is not None:
             hidden = self.layer_norm(hidden)
@@ -110,14 +109,14 @@ class Interaction(nn.Module):
         summed = self._messages(hidden, edge, envelope, value, index) * self.message_scale
         if self.graph_norm is not None:
             summed = swish(self.graph_norm(summed, system_idx, n_systems))
-        # as published: surroundings are not normalized, nor the sum activated
+        # as published: the local environment is not normalized, and the update not activated
         if self.kind is MessageType.UPDOWN_LOCAL_ENV:
             zero = torch.zeros_like(value)
-            whole = edge.joined(index).to(value.dtype)
-            around = aggregate(
-                whole, None, zero, zero, torch.ones_like(value), envelope, index, False
+            features = edge.joined(index).to(value.dtype)
+            environment = aggregate(
+                features, None, zero, zero, torch.ones_like(value), envelope, index, False
             )
-            update = self.up(torch.cat([summed, around * self.message_scale], dim=1))
+            update = self.up(torch.cat([summed, environment * self.message_scale], dim=1))
         else:
             update = swish(self.up(summed))
         return update if self.last is None else swish(self.last(update))
@@ -125,8 +124,9 @@ class Interaction(nn.Module):
     def _messages(
         self, hidden: Tensor, edge: EdgeFeatures, envelope: Tensor, value: Tensor, index: EdgeIndex
     ) -> Tensor:
-        """Messages summed at their receivers, (n_atoms, inner): fused without gradients, twice
-        differentiable with them.
+        """Sum the messages at their receivers, (n_atoms, inner).
+
+        Fused without gradients, twice differentiable with gradients.
         """
         activate = self.kind not in (MessageType.SIMPLE, MessageType.UPDOWN_LOCAL_ENV)
         center = None if self.center is None else self.center(hidden)
@@ -148,9 +148,7 @@ class Interaction(nn.Module):
     def _filters(
         self, edge: EdgeFeatures, index: EdgeIndex, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor | None]:
-        """The edge layer's products of each edge (n_edges, inner) and, if pairs share features, of
-        each pair (n_pairs, inner).
-        """
+        """Return linear terms of edges (n_edges, inner), and of pairs (n_pairs, inner) or None."""
         if self.edge is None:
             return edge.joined(index).to(dtype), None
         if edge.shared is None:

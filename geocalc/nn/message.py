@@ -1,16 +1,15 @@
-"""The edge step of continuous-filter message passing, with hand-written first and second
-derivatives.
+"""Continuous-filter message passing with hand-written first and second derivatives.
 
 For every edge from sender j to receiver i,
 
-    message_ij = envelope_ij * phi(edge_ij + shared_p + center_i + neighbor_j) * value_j, out_i =
-    sum_j message_ij,
+    message_ij = envelope_ij * phi(edge_ij + shared_p + center_i + neighbor_j) * value_j,
+    out_i = sum_j message_ij,
 
-with phi = SiLU or the identity and p the pair of an edge and its reverse. A Linear layer on
-concat(edge, h_i, h_j) splits exactly into one product per edge, one per pair and two per node, so
-only `edge` costs a matrix product per edge. The backward pass is itself a Function with a written
-derivative, because training on gradient forces differentiates twice; no intermediate of shape
-(n_edges, width) is kept but two.
+with phi = SiLU or the identity and p the pair of an edge and its reverse. A linear layer on
+concat(edge, h_i, h_j) is the sum of one product per edge, one per pair and two per node, so only
+`edge` costs a matrix product per edge. The backward pass is itself a Function with a hand-written
+derivative, because training on gradient forces differentiates twice. Only two intermediates of
+shape (n_edges, width) are stored.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from geocalc.nn.edges import EdgeIndex
 
-# of one block of edge rows; measured: shorter ones pay for their number, longer ones gain nothing
+# size of a block of edge rows; measured: shorter blocks add overhead, longer ones gain nothing
 BLOCK_BYTES = 512 * 1024
 
 
@@ -36,22 +35,26 @@ def aggregate(
     index: EdgeIndex,
     activate: bool,
 ) -> Tensor:
-    """Messages summed at their receivers; see the equation on top of this module.
+    """Sum messages at their receivers; see the equation of the module.
 
     Args:
         edge: (n_edges, width).
-        shared: (n_pairs, width), or None where edges share nothing.
-        center, neighbor, value: (n_atoms, width).
-        envelope: (n_edges, 1), one where there is none.
+        shared: (n_pairs, width), or None without features of pairs.
+        center: (n_atoms, width).
+        neighbor: (n_atoms, width).
+        value: (n_atoms, width).
+        envelope: (n_edges, 1); ones for no envelope.
         index: the edges.
         activate: phi is SiLU if true, else the identity.
     Returns:
-        (n_atoms, width), differentiable twice.
+        (n_atoms, width), twice differentiable.
     """
     return _Aggregate.apply(edge, shared, center, neighbor, value, envelope, index, activate)
 
 
 class _Aggregate(torch.autograd.Function):
+    """Forward pass of `aggregate`."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -85,7 +88,7 @@ class _Aggregate(torch.autograd.Function):
 
 
 class _AggregateBackward(torch.autograd.Function):
-    """Gradient of `_Aggregate`, differentiable in the incoming gradient and in every input."""
+    """Gradient of `_Aggregate`, differentiable with respect to all its inputs."""
 
     @staticmethod
     def forward(
@@ -103,7 +106,7 @@ class _AggregateBackward(torch.autograd.Function):
         activate: bool,
     ) -> tuple[Tensor | None, ...]:
         ctx.save_for_backward(grad, value, envelope, z, gate)
-        ctx.index, ctx.activate, ctx.shares = index, activate, shared is not None
+        ctx.index, ctx.activate, ctx.has_shared = index, activate, shared is not None
         incoming = grad.index_select(0, index.receivers)
         sent = value.index_select(0, index.senders)
         phi = z * gate
@@ -111,7 +114,7 @@ class _AggregateBackward(torch.autograd.Function):
         phi.mul_(incoming)
         grad_envelope = sent.mul_(phi).sum(1, keepdim=True)
         grad_value = index.to_senders(phi.mul_(envelope))
-        grad_shared = index.to_pairs(slope) if ctx.shares else None
+        grad_shared = index.to_pairs(slope) if ctx.has_shared else None
         return (
             slope,
             grad_shared,
@@ -128,7 +131,7 @@ class _AggregateBackward(torch.autograd.Function):
         index: EdgeIndex = ctx.index
         sums = torch.zeros((4, *value.shape), dtype=value.dtype, device=value.device)
         grad_edge, grad_envelope = torch.empty_like(z), torch.empty_like(envelope)
-        grad_shared = torch.zeros_like(on_shared) if ctx.shares else None
+        grad_shared = torch.zeros_like(on_shared) if ctx.has_shared else None
         for rows in _blocks(z):
             receivers, senders = index.receivers[rows], index.senders[rows]
             p, q = grad.index_select(0, receivers), value.index_select(0, senders)
@@ -137,13 +140,13 @@ class _AggregateBackward(torch.autograd.Function):
                 .add_(on_edge[rows])
                 .add_(on_neighbor.index_select(0, senders))
             )
-            if ctx.shares:
+            if ctx.has_shared:
                 u.add_(on_shared.index_select(0, index.pair_of[rows]))
             w, t, env = on_value.index_select(0, senders), on_envelope[rows], envelope[rows]
             gate_block = gate[rows] if gate.dim() else gate
             phi = z[rows] * gate_block
             slope = _slope(phi, gate_block, ctx.activate)
-            # the scalar differentiated here: sum p (q u env phi' + w env phi + t q phi)
+            # derivative of the scalar sum p (q u env phi' + w env phi + t q phi)
             curve = _curvature(z[rows], gate_block, ctx.activate)
             curve = torch.zeros_like(u) if curve is None else curve.mul_(u).mul_(env)
             curve.addcmul_(slope, t).mul_(q)
@@ -177,9 +180,7 @@ class _AggregateBackward(torch.autograd.Function):
 
 
 def _blocks(values: Tensor) -> list[slice]:
-    """Row ranges small enough to stay in a core's cache while a dozen of them are combined; one
-    range on a GPU.
-    """
+    """Return row ranges such that a dozen blocks fit in the cache of a core; one range on a GPU."""
     n_rows, width = values.shape
     size = (
         max(64, BLOCK_BYTES // (width * values.element_size()))
@@ -190,12 +191,12 @@ def _blocks(values: Tensor) -> list[slice]:
 
 
 def _slope(phi: Tensor, gate: Tensor, activate: bool) -> Tensor:
-    """phi'(z): gate + phi (1 - gate) for SiLU, a fresh tensor of ones for the identity."""
+    """Return phi'(z): gate + phi (1 - gate) for SiLU, a new tensor of ones for the identity."""
     return torch.addcmul(gate, phi, 1 - gate) if activate else torch.ones_like(phi)
 
 
 def _curvature(z: Tensor, gate: Tensor, activate: bool) -> Tensor | None:
-    """phi''(z) = s (1 - s) (2 + z (1 - 2 s)) for SiLU, None for the identity."""
+    """Return phi''(z) = s (1 - s) (2 + z (1 - 2 s)) for SiLU, None for the identity."""
     if not activate:
         return None
     complement = 1 - gate

@@ -1,4 +1,4 @@
-"""Normalisation of node features within each structure."""
+"""Normalization of node features within each structure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ EPSILON = 1e-5
 
 
 class GraphNorm(nn.Module):
-    """Shift and scale every channel by its mean and spread over the atoms of one structure.
+    """Normalization of every channel over the atoms of a structure.
 
-    x -> weight * (x - mean_scale * mean) / sqrt(var + 1e-5) + bias, statistics per structure and
-    channel, so a prediction never depends on batch mates. With `legacy=True` the whole batch is one
-    graph, as in the published FAENet code; only to load its weights.
+    x -> weight * (x - mean_scale * mean) / sqrt(var + 1e-5) + bias, with statistics per structure
+    and channel, so predictions are independent of the other structures of the batch.
+
+    Args:
+        width: number of channels.
+        legacy: treat the whole batch as one graph, as the published FAENet code does; only for
+            loading its weights.
     Source: Cai et al., GraphNorm (2021), eq. 3.
     """
 
@@ -25,8 +29,12 @@ class GraphNorm(nn.Module):
         self.legacy = legacy
 
     def forward(self, values: Tensor, system_idx: Tensor, n_systems: int) -> Tensor:
-        """(n_atoms, width) to (n_atoms, width); `system_idx` (n_atoms,) is the structure of each
-        atom.
+        """Normalize features (n_atoms, width).
+
+        Args:
+            values: (n_atoms, width).
+            system_idx: (n_atoms,) structure of each atom.
+            n_systems: number of structures.
         """
         if self.legacy:
             system_idx, n_systems = torch.zeros_like(system_idx), 1

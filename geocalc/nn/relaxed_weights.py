@@ -1,5 +1,4 @@
-"""Relaxed weights: numbers that turn like a tensor and say how much of its symmetry a layer has
-given up.
+"""Relaxed weights: learnable tensors that measure how much a layer breaks its symmetry.
 
 Source: Hofgard, Wang, Walters and Smidt, Relaxed Equivariant Graph Neural Networks, arXiv
 2407.20471 (2024).
@@ -15,12 +14,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-# below this length a group is pulled to zero like a square, so that its derivative at zero is zero
-SMOOTH = 1e-6
+# length below which the penalty of a group is quadratic, so that its derivative at zero is zero
+SMOOTHING = 1e-6
 
 
 class Irrep(Protocol):
-    """Degree and parity, as e3nn's `Irrep` has them."""
+    """Degree and parity of an irreducible representation of O(3), as in the `Irrep` of e3nn."""
 
     @property
     def l(self) -> int:  # noqa: E743
@@ -35,11 +34,11 @@ class Irrep(Protocol):
 
 @dataclass(frozen=True)
 class ThetaBlock:
-    """All copies of one irrep of O(3).
+    """All copies of one irreducible representation of O(3).
 
     Attributes:
-        start: where they begin in `Theta.values`.
-        copies: how many.
+        start: position of their first value in `Theta.values`.
+        copies: number of copies.
         degree: l.
         parity: 1 (even) or -1 (odd).
     """
@@ -51,37 +50,38 @@ class ThetaBlock:
 
     @property
     def name(self) -> str:
-        """As it is written, `2e`."""
+        """Name in the notation of e3nn, for example `2e`."""
         return f"{self.degree}{'e' if self.parity == 1 else 'o'}"
 
     @property
     def width(self) -> int:
-        """Components of a copy."""
+        """Number of components of a copy."""
         return 2 * self.degree + 1
 
     @property
     def stop(self) -> int:
-        """Where they end."""
+        """Position after their last value."""
         return self.start + self.copies * self.width
 
     @property
     def is_scalar(self) -> bool:
-        """Whether nothing turns or reflects it, so that it breaks no symmetry."""
+        """Whether the representation is invariant (0e), so that it breaks no symmetry."""
         return self.degree == 0 and self.parity == 1
 
 
 class Theta(nn.Module):
-    """A learnable tensor that no input changes: one where nothing turns it (0e), zero elsewhere, so
-    a layer begins equivariant.
+    """Learnable tensor that is independent of the input.
 
-    Components are those of e3nn: of degree 1 they are x, y and z, of higher degrees harmonics whose
-    polar axis is y.
+    Initialized to one for invariant components (0e) and to zero for all others, so a layer is
+    equivariant at first. Components are those of e3nn: x, y and z for degree 1, and harmonics with
+    polar axis y for higher degrees.
 
     Args:
-        irreps: copies and irrep of each block, such as e3nn's `Irreps`.
+        irreps: number of copies and irreducible representation of each block, such as e3nn's
+            `Irreps`.
     Attributes:
-        values: (dim,).
-        blocks: what they are.
+        values: (dim,) all values.
+        blocks: meaning of the values.
     """
 
     def __init__(self, irreps: Iterable[tuple[int, Irrep]]) -> None:
@@ -98,28 +98,30 @@ class Theta(nn.Module):
                     self.values[block.start : block.stop] = 1.0
 
     def parts(self) -> list[Tensor]:
-        """The values of each block, (copies, 2l + 1)."""
+        """Return the values of each block, (copies, 2l + 1)."""
         return [
             self.values[block.start : block.stop].view(block.copies, block.width)
             for block in self.blocks
         ]
 
     def penalty(self) -> Tensor:
-        """Group lasso: sum over all copies but those of 0e of their length times (2l + 1)^1/2;
-        whole copies tend to zero.
+        """Return the group lasso penalty of all copies except 0e.
 
-        0e is left alone: it breaks nothing, and its size is that of the layer's messages.
+        The sum of (2l + 1)^1/2 times the length of each copy.
+
+        It drives whole copies to zero. 0e is excluded because it breaks no symmetry and sets the
+        scale of the messages of the layer.
         """
         total = self.values.new_zeros(())
         for block, part in zip(self.blocks, self.parts(), strict=True):
             if not block.is_scalar:
-                lengths = (part.square().sum(1) + SMOOTH**2).sqrt() - SMOOTH
+                lengths = (part.square().sum(1) + SMOOTHING**2).sqrt() - SMOOTHING
                 total = total + math.sqrt(block.width) * lengths.sum()
         return total
 
 
 def thetas(module: nn.Module) -> Iterator[tuple[str, Theta]]:
-    """Every relaxed weight inside a module, with the name of its place there."""
+    """Generate the relaxed weights in a module with their names."""
     for name, part in module.named_modules():
         if isinstance(part, Theta):
             yield name, part

@@ -1,4 +1,4 @@
-"""Short-range repulsion between nuclei, so that no learned surface has a hole where atoms overlap."""
+"""Short-range repulsion between nuclei, which keeps overlapping atoms from low energies."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ DECAYS = (3.19980, 0.94229, 0.40290, 0.20162)
 
 
 class Repulsion(nn.Module):
-    """Ziegler-Biersack-Littmark pair energy, switched off smoothly at a fraction of the sum of
-    covalent radii.
+    """Ziegler-Biersack-Littmark pair energy with a smooth short-range cutoff.
 
     Args:
-        reach: the pair energy and two derivatives vanish at `reach` times the sum of single-bond
-            radii; below 0.85 no bond of the training data is touched.
+        reach: fraction of the sum of single-bond radii at which the pair energy and two derivatives
+            vanish; below 0.85 no bond of the training data is affected.
     Source: Ziegler, Biersack, Littmark, The Stopping and Range of Ions in Solids (1985).
     """
 
@@ -32,14 +31,21 @@ class Repulsion(nn.Module):
         self.register_buffer("radii", torch.from_numpy(elements.covalent_radii()), persistent=False)
 
     def limit(self, numbers_i: Tensor, numbers_j: Tensor) -> Tensor:
-        """Lengths (n_edges,) in Angstrom from which on the pair energy is zero, from atomic
-        numbers.
+        """Return the lengths in Angstrom beyond which the pair energy is zero, (n_edges,).
+
+        Args:
+            numbers_i: (n_edges,) atomic numbers.
+            numbers_j: (n_edges,) atomic numbers.
         """
         return self.reach * (self.radii[numbers_i] + self.radii[numbers_j])
 
     def forward(self, length: Tensor, numbers_i: Tensor, numbers_j: Tensor) -> Tensor:
-        """Half the pair energy of each directed edge, (n_edges,) eV, from lengths in Angstrom and
-        atomic numbers.
+        """Return half the pair energy of each directed edge, (n_edges,) eV.
+
+        Args:
+            length: (n_edges,) Angstrom.
+            numbers_i: (n_edges,) atomic numbers.
+            numbers_j: (n_edges,) atomic numbers.
         """
         limit = self.limit(numbers_i, numbers_j).to(length.dtype)
         zi, zj = numbers_i.to(length.dtype), numbers_j.to(length.dtype)

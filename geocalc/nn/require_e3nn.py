@@ -1,4 +1,4 @@
-"""e3nn is optional: who asks for what needs it is told how to get it."""
+"""Check for the optional package e3nn."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from importlib.util import find_spec
 from geocalc.errors import MissingDependencyError
 
 
-def require_e3nn(what: str) -> None:
-    """Raise unless e3nn is installed.
+def require_e3nn(feature: str) -> None:
+    """Raise an error unless e3nn is installed.
 
     Args:
-        what: that needs it, as the message says.
+        feature: what needs e3nn, the subject of the message.
     Raises:
-        MissingDependencyError: it is not; the message names the extra.
+        MissingDependencyError: e3nn is not installed; the message names the extra to install.
     """
     if find_spec("e3nn") is None:
         raise MissingDependencyError(
-            f"{what} needs e3nn; install it with: pip install 'geocalc[e3nn]'"
+            f"{feature} needs e3nn; install it with: pip install 'geocalc[e3nn]'"
         )

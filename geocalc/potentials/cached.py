@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from geocalc.core.process import one_thread
-from geocalc.core.systems import Prediction, Systems, own_memory
+from geocalc.core.systems import Prediction, Systems, copy_aligned
 from geocalc.errors import InputError, ModelFileError
 from geocalc.potentials.load import LoadedModel, load_model
 
@@ -62,7 +62,7 @@ class _Opened:
         key = _content(systems)
         if key not in self._predictions:
             with one_thread():
-                self._predictions[key] = self._model(own_memory(systems))
+                self._predictions[key] = self._model(copy_aligned(systems))
             if len(self._predictions) > KEPT:
                 self._predictions.popitem(last=False)
         return self._predictions[key]

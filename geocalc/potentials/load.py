@@ -19,7 +19,7 @@ from geocalc.errors import InputError, ModelFileError, RecipeError
 from geocalc.frames.learned.catalog import build_canonicalizer
 from geocalc.frames.policy import frame_policy
 from geocalc.graphs.reduction import Rewiring
-from geocalc.graphs.strategies import graph_maker
+from geocalc.graphs.strategies import graph_builder
 from geocalc.potentials.card import ModelCard, Task
 from geocalc.potentials.network import EnergyModel, NetworkPotential, Scales
 from geocalc.potentials.registry import CARD, Installed, find_model, read_card, read_weights
@@ -89,7 +89,7 @@ def load_model(
         seed=seed,
         level=number,
         elements=tuple(_atomic_number(symbol, card) for symbol in card.elements),
-        graphs=graph_maker(model.network.cutoff, model.network.max_neighbors, card.graph),
+        graphs=graph_builder(model.network.cutoff, model.network.max_neighbors, card.graph),
     )
     return LoadedModel(card=card.at(number), potential=potential, folder=folder)
 

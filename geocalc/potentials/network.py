@@ -20,7 +20,7 @@ from geocalc.errors import InputError
 from geocalc.frames.learned.base import Canonicalizer, Geometry, PolicyFrames
 from geocalc.frames.policy import FramePick, FramePolicy, Frames, FrameSource
 from geocalc.graphs.neighbors import Graph, edge_vectors
-from geocalc.graphs.reduction import EVERYTHING, Rewiring, keep_atoms, restore_atoms
+from geocalc.graphs.reduction import NO_REWIRING, Rewiring, keep_atoms, restore_atoms
 from geocalc.graphs.strategies import RADIUS, GraphSettings, edge_weights, make_graph
 from geocalc.graphs.supernodes import Nodes
 from geocalc.nn.ewald.waves import make_waves
@@ -83,7 +83,7 @@ class EnergyModel(nn.Module):
         scales: Scales,
         repulsion_reach: float | None,
         reads_tags: bool = True,
-        rewiring: Rewiring = EVERYTHING,
+        rewiring: Rewiring = NO_REWIRING,
         displaces: bool = False,
         graph: GraphSettings = RADIUS,
     ) -> None:
@@ -330,7 +330,9 @@ def _seen(systems: Systems, geometry: LeafGeometry, nodes: Nodes | None) -> Syst
     positions, cell = geometry.positions, geometry.cell
     if nodes is None:
         return replace(systems, positions=positions, cell=cell)
-    return replace(nodes.systems, positions=nodes.place(positions, cell, systems), cell=cell)
+    return replace(
+        nodes.systems, positions=nodes.node_positions(positions, cell, systems), cell=cell
+    )
 
 
 def _mean_energy(
@@ -361,7 +363,7 @@ def _vectors(
     if output.forces is None:
         return None
     vectors = vectors_to_lab(output.forces.double() * scale, inputs, frames, seen)
-    return vectors if nodes is None else nodes.vectors(vectors)
+    return vectors if nodes is None else nodes.vectors_to_atoms(vectors)
 
 
 def _atom_energies(
@@ -371,4 +373,4 @@ def _atom_energies(
     if output.atom_energies is None:
         return None
     energies = mean_over_copies(output.atom_energies.double() * scale, frames, seen)
-    return energies if nodes is None else nodes.shares(energies)
+    return energies if nodes is None else nodes.energies_to_atoms(energies)

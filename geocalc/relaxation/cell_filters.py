@@ -15,12 +15,12 @@ from torch import Tensor
 from geocalc.core.matrices import (
     determinant,
     exponential,
-    exponential_along,
+    exponential_and_derivative,
     inverse,
-    rows_times,
-    times,
+    matmul,
+    matmul_rows,
 )
-from geocalc.core.systems import Potential, Systems, allowed
+from geocalc.core.systems import Potential, Systems, apply_constraints
 from geocalc.errors import InputError
 from geocalc.relaxation.cells import CellCoordinates
 from geocalc.relaxation.degrees_of_freedom import snapshot, unevaluated
@@ -141,7 +141,7 @@ class CellFilter:
             coordinates,
             energy=found.energy.double() + self.pressure * volume,
             forces=coordinates.rows(
-                rows_times(forces, deformation[systems.system_idx]),
+                matmul_rows(forces, deformation[systems.system_idx]),
                 self._strain_forces(coordinates, deformation, stress, volume),
             ),
             energy_std=found.energy_std,
@@ -156,12 +156,12 @@ class CellFilter:
         deformation = self.deformation(placed)
         systems = _deformed(placed, deformation)
         back = inverse(deformation)[systems.system_idx]
-        forces = rows_times(snapshot.forces[coordinates.is_atom], back)
+        forces = matmul_rows(snapshot.forces[coordinates.is_atom], back)
         return systems, replace(
             snapshot,
             positions=systems.positions,
             forces=forces,
-            constrained_forces=allowed(forces, systems),
+            constrained_forces=apply_constraints(forces, systems),
             energy=snapshot.energy - self.pressure * determinant(systems.cell).abs(),
             cell=systems.cell,
         )
@@ -194,12 +194,12 @@ class CellFilter:
         if self.kind == "frechet":
             if self.hydrostatic:
                 virial = _mean_diagonal(virial) * unity
-            gradient = times(virial, inverse(deformation).transpose(1, 2))
+            gradient = matmul(virial, inverse(deformation).transpose(1, 2))
             # contracting a matrix with the derivatives along all directions gives the derivative
             # along that matrix, at the transpose
-            _, gradient = exponential_along(coordinates.strain.transpose(1, 2), gradient)
+            _, gradient = exponential_and_derivative(coordinates.strain.transpose(1, 2), gradient)
         else:
-            gradient = times(virial, inverse(deformation).transpose(1, 2))
+            gradient = matmul(virial, inverse(deformation).transpose(1, 2))
             if self.hydrostatic:
                 gradient = _mean_diagonal(gradient) * unity
         if self.constant_volume:
@@ -226,8 +226,8 @@ def _check_cells(systems: Systems) -> None:
 def _deformed(coordinates: CellCoordinates, deformation: Tensor) -> Systems:
     """The structures in their strained cells."""
     atoms, turn = coordinates.atoms, deformation.transpose(1, 2)
-    positions = rows_times(atoms.positions, turn[atoms.system_idx])
-    return replace(atoms, positions=positions, cell=times(atoms.cell, turn))
+    positions = matmul_rows(atoms.positions, turn[atoms.system_idx])
+    return replace(atoms, positions=positions, cell=matmul(atoms.cell, turn))
 
 
 def _mean_diagonal(matrices: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from geocalc.core.systems import Coordinates, Potential, Systems, allowed, max_per_system
+from geocalc.core.systems import Coordinates, Potential, Systems, apply_constraints, max_per_system
 from geocalc.errors import InputError
 from geocalc.relaxation.state import Snapshot
 from geocalc.relaxation.status import MOVE_LIMIT
@@ -109,7 +109,7 @@ def snapshot(
         energy_std: (n_systems,) eV, or None.
         stress: (n_systems, 3, 3) eV/Angstrom^3, or None.
     """
-    constrained_forces = allowed(forces, coordinates)
+    constrained_forces = apply_constraints(forces, coordinates)
     norms = torch.linalg.vector_norm(constrained_forces, dim=1)
     fmax = max_per_system(norms.nan_to_num(nan=torch.inf, posinf=torch.inf), coordinates)
     return Snapshot(

@@ -16,9 +16,9 @@ from geocalc.core.systems import (
     Potential,
     Systems,
     concatenate,
+    displaced,
     join,
     max_per_system,
-    moved,
     select,
 )
 from geocalc.errors import InputError
@@ -232,7 +232,7 @@ def _optimizer_step(active: ActiveBatch, now: Snapshot, optimizer: Optimizer[Any
 def _moved(active: ActiveBatch, displacement: Tensor) -> ActiveBatch:
     """The structures after a step, as far as constraints allow it."""
     progress = replace(active.progress, n_steps=active.progress.n_steps + 1)
-    positions = moved(active.coordinates, displacement, progress.start_positions)
+    positions = displaced(active.coordinates, displacement, progress.start_positions)
     coordinates = replace(active.coordinates, positions=positions)
     return replace(active, coordinates=coordinates, progress=progress)
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from geocalc.core.systems import Systems, allowed, max_per_system, select
+from geocalc.core.systems import Systems, apply_constraints, max_per_system, select
 from geocalc.errors import InputError
 
 
@@ -56,7 +56,7 @@ def proposed(propose: Proposal, systems: Systems, asked: Tensor) -> tuple[Tensor
             f"expected {tuple(displacement[rows].shape)}, a row for every atom"
         )
     displacement[rows] = given
-    displacement = allowed(displacement, systems)
+    displacement = apply_constraints(displacement, systems)
     sizes = max_per_system(
         displacement.abs().amax(dim=1).nan_to_num(nan=torch.inf, posinf=torch.inf), systems
     )

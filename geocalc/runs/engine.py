@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from geocalc.core.process import one_thread
-from geocalc.core.systems import Potential, Systems, allowed, own_memory
+from geocalc.core.systems import Potential, Systems, apply_constraints, copy_aligned
 from geocalc.errors import InputError, format_error, format_unexpected
 from geocalc.optim.catalog import make_optimizer
 from geocalc.relaxation.degrees_of_freedom import DegreesOfFreedom
@@ -131,7 +131,7 @@ def relax_alone(
 
     try:
         with one_thread():
-            systems = own_memory(live.systems).to(device)
+            systems = copy_aligned(live.systems).to(device)
             end = relax_systems(
                 systems,
                 potential,
@@ -175,7 +175,7 @@ def predict_alone(live: Live, potential: Potential, device: str = "cpu") -> Ende
     end, error = None, None
     try:
         with one_thread():
-            end = predict_relaxed(own_memory(live.systems).to(device), potential)
+            end = predict_relaxed(copy_aligned(live.systems).to(device), potential)
     except MODEL_ERRORS as fault:
         error = format_error(fault)
     except Exception as fault:
@@ -204,7 +204,7 @@ def predict_relaxed(systems: Systems, potential: Potential) -> Relaxation:
         if prediction.displacement is None
         else prediction.displacement.double()
     )
-    move = allowed(move, systems)
+    move = apply_constraints(move, systems)
     known = math.isfinite(energy) and bool(move.isfinite().all())
     positions = torch.where(systems.fixed, systems.positions, systems.positions + move)
     return Relaxation(

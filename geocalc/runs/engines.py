@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from geocalc.core.process import available_cores, settle_process
+from geocalc.core.process import available_cores, configure_process
 from geocalc.core.systems import Potential
 from geocalc.errors import InputError
 from geocalc.optim.catalog import make_optimizer
@@ -277,7 +277,7 @@ def _begin(
     freedom: DegreesOfFreedom[Any],
 ) -> Callable[[Live], Ended]:
     """Prepare a worker process, and return its work on one structure."""
-    settle_process()
+    configure_process()
     return _with_second(
         partial(
             relax_alone,

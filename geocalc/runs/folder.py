@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from geocalc.core.files import disk_errors_explained, write_whole
+from geocalc.core.files import explain_disk_errors, write_atomically
 from geocalc.core.settings import read_yaml
 from geocalc.errors import GeoCalcError, InputError, RunFolderError
 from geocalc.runs.records import Record
@@ -65,7 +65,7 @@ class RunFolder:
         # where the line of each finished structure begins in the journal, by key
         self._places: dict[str, int] = {}
         self._order: list[str] = []
-        with disk_errors_explained(self.path, "open"):
+        with explain_disk_errors(self.path, "open"):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _Lock(self.path / LOCK)
         try:
@@ -109,9 +109,9 @@ class RunFolder:
 
     def write_trajectory(self, sid: str, key: str, frames: Sequence[str]) -> None:
         """Write the geometries of one path into `trajectory/`, as a whole or not at all."""
-        with disk_errors_explained(self.path, "write to"):
+        with explain_disk_errors(self.path, "write to"):
             (self.path / TRAJECTORY).mkdir(exist_ok=True)
-        write_whole(self.path / TRAJECTORY / f"{file_name(sid)}-{key[:8]}.extxyz", frames)
+        write_atomically(self.path / TRAJECTORY / f"{file_name(sid)}-{key[:8]}.extxyz", frames)
 
     def finish(self, keys: Iterable[str], name: str = RELAXED) -> None:
         """Write the geometries of `keys` in this order, then any others in the order they ended in.
@@ -123,7 +123,7 @@ class RunFolder:
         self._order = list(keys)
         order = dict.fromkeys([*(key for key in self._order if key in self._places), *self._places])
         frames = (self._entry(key)["frame"] for key in order)
-        write_whole(self.path / name, (frame for frame in frames if frame is not None))
+        write_atomically(self.path / name, (frame for frame in frames if frame is not None))
 
     def records(self) -> Iterator[Record]:
         """The records of the keys that `finish` was given, in that order; read from the disk
@@ -142,7 +142,7 @@ class RunFolder:
     def _open(
         self, identity: Mapping[str, Any], provenance: Mapping[str, Any], resume: bool
     ) -> None:
-        with disk_errors_explained(self.path, "open"):
+        with explain_disk_errors(self.path, "open"):
             if self._holds_results():
                 self._refuse_or_accept(identity, resume)
                 self._read_journal()
@@ -152,11 +152,11 @@ class RunFolder:
                     "resolved": dict(identity),
                     "provenance": dict(provenance),
                 }
-                write_whole(
+                write_atomically(
                     self.path / SETTINGS,
                     [yaml.safe_dump(document, sort_keys=False, allow_unicode=True)],
                 )
-        write_whole(
+        write_atomically(
             self.path / RESULTS, (self._entry(key)["record"] + "\n" for key in self._places)
         )
 
@@ -204,7 +204,7 @@ class RunFolder:
                 place += len(line)
 
     def _entry(self, key: str) -> dict[str, Any]:
-        with disk_errors_explained(self.path, "read"), open(self.path / JOURNAL, "rb") as journal:
+        with explain_disk_errors(self.path, "read"), open(self.path / JOURNAL, "rb") as journal:
             journal.seek(self._places[key])
             entry: dict[str, Any] = json.loads(journal.readline())
         return entry
@@ -214,7 +214,7 @@ class RunFolder:
         does not fit is removed again.
         """
         path = self.path / name
-        with disk_errors_explained(path, "write", len(self)), open(path, "ab", buffering=0) as file:
+        with explain_disk_errors(path, "write", len(self)), open(path, "ab", buffering=0) as file:
             place = os.fstat(file.fileno()).st_size
             rest = memoryview(line.encode() + b"\n")
             try:

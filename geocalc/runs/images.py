@@ -12,7 +12,7 @@ from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
 from geocalc.runs.forms import Ended
 from geocalc.runs.records import Record, finite
-from geocalc.structures.extxyz import format_frame
+from geocalc.structures.extxyz import format_extxyz
 
 # keys of the input that hold labels of the unrelaxed geometry; they do not belong to a relaxed one
 LABELS = "REF_"
@@ -64,7 +64,7 @@ def relaxed_image(atoms: Atoms, final: Systems, end: Relaxation, record: Record)
         info["geocalc_stress"] = end.stress.cpu().numpy().reshape(9)
     if end.status is not Status.PREDICTED:
         arrays["geocalc_forces"] = end.forces.cpu().numpy()
-    return format_frame(final, info, arrays)
+    return format_extxyz(final, info, arrays)
 
 
 def path_images(final: Systems, ended: Ended, sid: str) -> list[str]:
@@ -96,4 +96,4 @@ def _path_image(
         "geocalc_energy": finite(energy),
         "geocalc_fmax": finite(fmax),
     }
-    return format_frame(systems, info, {"geocalc_forces": forces.cpu().numpy()})
+    return format_extxyz(systems, info, {"geocalc_forces": forces.cpu().numpy()})

@@ -1,4 +1,4 @@
-"""ASE constraints <-> what may move: fixed components and projectors."""
+"""Conversion of ASE constraints to and from fixed components and projectors."""
 
 from __future__ import annotations
 
@@ -13,94 +13,99 @@ from ase.geometry import complete_cell
 from geocalc.core.projectors import (
     LINE_DIRECTION,
     PLANE_NORMAL,
-    Held,
-    directions,
-    is_mask,
-    on_axes,
-    onto,
-    settle,
+    AllowedMotion,
+    blocked_axes,
+    combine,
+    is_axis_aligned,
+    normals_and_directions,
+    projector_onto,
 )
 from geocalc.errors import InputError
 
-COARSE = 1e-6  # a direction this close to an axis counts as fixed where only a mask is asked for
-KEPT = FixAtoms | FixCartesian | FixedPlane | FixedLine | FixScaled
+AXIS_TOLERANCE = 1e-6  # largest deviation from a Cartesian axis in `fixed_mask`
+SUPPORTED = FixAtoms | FixCartesian | FixedPlane | FixedLine | FixScaled
 
 
-def read_constraints(atoms: Atoms) -> Held:
-    """What the constraints of a structure hold, and the plane and line columns of a file that
-    geocalc wrote.
+def read_constraints(atoms: Atoms) -> AllowedMotion:
+    """Read the constraints of a structure.
 
-    Several constraints on one atom hold together: it may move only as all of them allow. A
-    FixScaled atom moves along the free lattice vectors.
+    Includes the plane and line columns of files written by geocalc.
+
+    If an atom has several constraints, all of them apply. A FixScaled atom may move along the free
+    lattice vectors.
 
     Raises:
-        InputError: a constraint is of another kind, or has no direction.
+        InputError: a constraint is of an unsupported type or has no direction.
     """
-    return _read(atoms, [*_constrained(atoms), *_columns(atoms)])
+    return _combine(atoms, [*_constraint_projectors(atoms), *_column_projectors(atoms)])
 
 
 def fixed_mask(atoms: Atoms) -> np.ndarray:
-    """Cartesian components that may not move, (n_atoms, 3) bool, where that says all.
+    """Return the Cartesian components that may not move, (n_atoms, 3) bool.
 
     Raises:
-        InputError: a constraint holds directions that are not Cartesian axes, or what
-            `read_constraints` raises.
+        InputError: a constraint fixes directions other than Cartesian axes; also the errors of
+            `read_constraints`.
     """
-    held = _read(atoms, list(_constrained(atoms)))
-    fixed = held.fixed.copy()
-    for atom, projector in enumerate([] if held.projector is None else held.projector):
-        fixed[atom] |= on_axes(projector, COARSE)
-        if not is_mask(projector, COARSE):
+    motion = _combine(atoms, list(_constraint_projectors(atoms)))
+    fixed = motion.fixed.copy()
+    for atom, projector in enumerate([] if motion.projector is None else motion.projector):
+        fixed[atom] |= blocked_axes(projector, AXIS_TOLERANCE)
+        if not is_axis_aligned(projector, AXIS_TOLERANCE):
             names = [
                 type(c).__name__ for c in atoms.constraints if np.isin(atom, c.index % len(atoms))
             ]
             raise InputError(
-                f"the constraint {' with '.join(names)} holds atom {atom} in directions that are"
+                f"the constraint {' with '.join(names)} fixes atom {atom} along directions that are"
                 " not Cartesian axes; use FixCartesian, or fix the atom entirely with FixAtoms"
             )
     return fixed
 
 
-def scaled_space(held: np.ndarray, cell: np.ndarray, what: str) -> np.ndarray:
-    """Projector (3, 3) onto the moves that leave the `held` (3,) fractional coordinates of a cell
-    (3, 3) as they are.
+def scaled_projector(fixed: np.ndarray, cell: np.ndarray, what: str) -> np.ndarray:
+    """Return the projector (3, 3) onto displacements that preserve some fractional coordinates.
 
+    Args:
+        fixed: (3,) bool, True for coordinates that may not change.
+        cell: (3, 3) Angstrom.
+        what: name of the constraint, for the message.
     Raises:
-        InputError: the cell vectors are not independent, so that there are no fractional
-            coordinates.
+        InputError: the lattice vectors are linearly dependent.
     """
-    if held.all() or not held.any():
-        return np.diag((~held).astype(float))
+    if fixed.all() or not fixed.any():
+        return np.diag((~fixed).astype(float))
     vectors = complete_cell(cell) if np.isfinite(cell).all() else np.zeros((3, 3))
-    if np.linalg.matrix_rank(vectors, tol=COARSE) < 3:
+    if np.linalg.matrix_rank(vectors, tol=AXIS_TOLERANCE) < 3:
         raise InputError(
-            f"{what} needs independent cell vectors, got {cell.tolist()}; correct the cell, or use"
-            " FixCartesian"
+            f"{what} needs linearly independent lattice vectors, got {cell.tolist()}; correct the"
+            " cell, or use FixCartesian"
         )
-    return onto(vectors[~held])
+    return projector_onto(vectors[~fixed])
 
 
-def ase_constraints(held: Held) -> list[KEPT]:
-    """The fewest ASE constraints that say the same."""
-    fixed = held.fixed
-    found: list[KEPT] = []
-    if held.projector is not None:
-        normals, lines = directions(held.projector)
-        fixed = fixed & ~lines.any(axis=1, keepdims=True)  # the line says it already
+def ase_constraints(motion: AllowedMotion) -> list[SUPPORTED]:
+    """Convert allowed motion to the smallest equivalent list of ASE constraints."""
+    fixed = motion.fixed
+    planes_and_lines: list[SUPPORTED] = []
+    if motion.projector is not None:
+        normals, lines = normals_and_directions(motion.projector)
+        fixed = fixed & ~lines.any(axis=1, keepdims=True)  # implied by the line
         for kind, vectors in ((FixedPlane, normals), (FixedLine, lines)):
             for vector in np.unique(vectors[vectors.any(axis=1)], axis=0):
-                found.append(kind(np.flatnonzero((vectors == vector).all(axis=1)), vector))
+                planes_and_lines.append(
+                    kind(np.flatnonzero((vectors == vector).all(axis=1)), vector)
+                )
     masks = [mask for mask in np.unique(fixed, axis=0) if mask.any()]
     members = [np.flatnonzero((fixed == mask).all(axis=1)) for mask in masks]
-    plain: list[KEPT] = [
+    cartesian: list[SUPPORTED] = [
         FixAtoms(m) if mask.all() else FixCartesian(m, mask)
         for mask, m in zip(masks, members, strict=True)
     ]
-    return plain + found
+    return cartesian + planes_and_lines
 
 
-def _read(atoms: Atoms, spaces: list[tuple[int, np.ndarray]]) -> Held:
-    """Fixed components of FixAtoms and FixCartesian, joined with the projectors of single atoms."""
+def _combine(atoms: Atoms, spaces: list[tuple[int, np.ndarray]]) -> AllowedMotion:
+    """Combine the fixed components of FixAtoms and FixCartesian with projectors of single atoms."""
     fixed = np.zeros((len(atoms), 3), dtype=bool)
     for constraint in atoms.constraints:
         if isinstance(constraint, FixAtoms | FixCartesian):
@@ -108,29 +113,31 @@ def _read(atoms: Atoms, spaces: list[tuple[int, np.ndarray]]) -> Held:
     by_atom = defaultdict(list)
     for atom, projector in spaces:
         by_atom[atom].append(projector)
-    return settle(fixed, by_atom)
+    return combine(fixed, by_atom)
 
 
-def _constrained(atoms: Atoms) -> Iterator[tuple[int, np.ndarray]]:
-    """Each atom that a plane, line or fractional coordinates hold, with its projector."""
+def _constraint_projectors(atoms: Atoms) -> Iterator[tuple[int, np.ndarray]]:
+    """Generate each atom confined by FixedPlane, FixedLine or FixScaled, with its projector."""
     for constraint in atoms.constraints:
         name = type(constraint).__name__
-        if not isinstance(constraint, KEPT):
+        if not isinstance(constraint, SUPPORTED):
             raise InputError(
-                f"the constraint {name} cannot be kept in a batched relaxation; use FixAtoms,"
+                f"the constraint {name} is not supported in a batched relaxation; use FixAtoms,"
                 " FixCartesian, FixedPlane, FixedLine or FixScaled, or remove it with"
                 " atoms.set_constraint()"
             )
         index = np.asarray(constraint.index)
         if len(index) and not -len(atoms) <= index.min() <= index.max() < len(atoms):
             raise InputError(
-                f"the constraint {name} names atoms {index.tolist()}, but there are {len(atoms)};"
-                " correct it"
+                f"the constraint {name} has indices {index.tolist()}, but there are {len(atoms)}"
+                " atoms; correct the indices"
             )
         if isinstance(constraint, FixScaled):
-            space = scaled_space(constraint.mask, np.asarray(atoms.cell), f"the constraint {name}")
+            space = scaled_projector(
+                constraint.mask, np.asarray(atoms.cell), f"the constraint {name}"
+            )
         elif isinstance(constraint, FixedPlane | FixedLine):
-            space = _along(
+            space = _plane_or_line_projector(
                 constraint.dir, isinstance(constraint, FixedPlane), f"the constraint {name}"
             )
         else:
@@ -139,29 +146,35 @@ def _constrained(atoms: Atoms) -> Iterator[tuple[int, np.ndarray]]:
             yield int(atom), space
 
 
-def _columns(atoms: Atoms) -> Iterator[tuple[int, np.ndarray]]:
-    """The same of the columns by which files of geocalc keep planes and lines; ASE knows none."""
+def _column_projectors(atoms: Atoms) -> Iterator[tuple[int, np.ndarray]]:
+    """Generate each atom with a plane or line column of geocalc's files, with its projector.
+
+    ASE has no column for planes and lines.
+    """
     for name in (PLANE_NORMAL, LINE_DIRECTION):
         if name not in atoms.arrays:
             continue
         column = np.asarray(atoms.arrays[name])
         if column.shape != (len(atoms), 3) or column.dtype.kind not in "fiu":
             raise InputError(
-                f"the column {name} must hold three numbers for each atom; correct it, or remove it"
+                f"the column {name} must have three numbers for each atom, got shape"
+                f" {column.shape} of type {column.dtype}; correct it, or remove it"
             )
         for atom in np.flatnonzero(column.any(axis=1)):
             yield (
                 int(atom),
-                _along(column[atom].astype(float), name == PLANE_NORMAL, f"the column {name}"),
+                _plane_or_line_projector(
+                    column[atom].astype(float), name == PLANE_NORMAL, f"the column {name}"
+                ),
             )
 
 
-def _along(vector: np.ndarray, is_normal: bool, what: str) -> np.ndarray:
-    """Projector (3, 3) onto a line, or onto the plane with this normal."""
+def _plane_or_line_projector(vector: np.ndarray, is_normal: bool, what: str) -> np.ndarray:
+    """Return the projector (3, 3) onto a line, or onto the plane with the given normal."""
     if not (np.isfinite(vector).all() and vector.any()):
         raise InputError(
             f"{what} has the direction {vector.tolist()}; give three finite numbers that are not"
             " all zero"
         )
-    line = onto(vector[None])
+    line = projector_onto(vector[None])
     return np.eye(3) - line if is_normal else line

@@ -1,6 +1,6 @@
-"""Structures in and out: `ase.Atoms` or pymatgen structures <-> `Systems`; the only conversion.
+"""Conversion of `ase.Atoms` and pymatgen structures to and from `Systems`.
 
-Nothing is taken from a calculator, and the objects that come in are left as they are.
+Calculators are ignored, and the input objects are not modified.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from ase import Atoms
 from ase.filters import Filter
 
 from geocalc.core.elements import N_ELEMENTS, covalent_radii, symbols
-from geocalc.core.projectors import Held, settle
+from geocalc.core.projectors import AllowedMotion, combine
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
-from geocalc.graphs.neighbors import build_graph, edge_vectors, searchable
+from geocalc.graphs.neighbors import build_graph, checked_cell, edge_vectors
 from geocalc.structures.constraints import (
     ase_constraints,
     fixed_mask,
     read_constraints,
-    scaled_space,
+    scaled_projector,
 )
 from geocalc.structures.tags import Conversions, TagReading, read_tags
 
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 
 __all__ = ["fixed_mask", "from_atoms", "from_structure", "to_atoms"]
 
-# atoms nearer than this part of the sum of their covalent radii overlap; H-H in H2 is at 1.16
-CLOSEST = 0.35
-SEARCH = 2.0  # Angstrom; shorter searches are slower, for their many small bins
+# fraction of the sum of covalent radii below which two atoms overlap; H-H in H2 is at 1.16
+MIN_DISTANCE = 0.35
+MIN_SEARCH_RADIUS = 2.0  # Angstrom; smaller radii are slower, because of many small bins
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Arrays:
-    """One structure as plain arrays, not yet checked."""
+    """One structure as arrays, before validation."""
 
     numbers: np.ndarray
     positions: np.ndarray
     cell: np.ndarray
     pbc: np.ndarray
     tags: np.ndarray | None
-    held: Held
+    motion: AllowedMotion
 
 
 def from_atoms(
@@ -56,23 +56,23 @@ def from_atoms(
     use_tags: bool = True,
     conversions: Conversions | None = None,
 ) -> Systems:
-    """Convert ASE structures to a batch, checked and with tags in the OC20 convention.
+    """Convert ASE structures to a batch, with validation and with tags in the OC20 convention.
 
     Args:
-        atoms: one structure or several; positions and cell in Angstrom. Their calculators are not
-            touched. FixAtoms, FixCartesian, FixedPlane, FixedLine and FixScaled are kept, and so
-            are the columns `geocalc_plane_normal` and `geocalc_line_direction` of relaxed
-            structures that geocalc wrote; to let such atoms go, delete the column.
-        strict: refuse tags that would have to be converted.
-        use_tags: False for models that read no tags: every tag becomes 0 and none is judged.
-        conversions: gathers what was done to tags, for a warning over several calls; None for a
-            warning at once.
+        atoms: one structure or several; positions and cell in Angstrom. Calculators are not used.
+            FixAtoms, FixCartesian, FixedPlane, FixedLine and FixScaled are kept, and so are the
+            columns `geocalc_plane_normal` and `geocalc_line_direction` of relaxed structures
+            written by geocalc; delete these columns to release the atoms.
+        strict: raise an error for tags that need a conversion.
+        use_tags: False for models that do not use tags: all tags become 0 without validation.
+        conversions: collects the conversions of tags for one warning over several calls; None for
+            an immediate warning.
     Returns:
         Systems on the CPU, float64, in the given order.
     Raises:
-        InputError: nothing was given, an element is unknown, a position or cell is not a number or
-            of no sensible size, a periodic cell is zero, atoms overlap, a constraint is of another
-            kind, or tags are ambiguous (under `strict`: not in the OC20 convention).
+        InputError: the list is empty, an element is unknown, a position or cell is not finite or
+            too large, a periodic lattice vector is zero, atoms overlap, a constraint is not
+            supported, or tags are ambiguous (with `strict`: not in the OC20 convention).
     """
     given = [atoms] if isinstance(atoms, Atoms | Filter) else list(atoms)
     for k, structure in enumerate(given):
@@ -90,17 +90,18 @@ def from_atoms(
 def from_structure(
     structure: Structure | Sequence[Structure], *, strict: bool = False, use_tags: bool = True
 ) -> Systems:
-    """Convert pymatgen structures to a batch; the site properties `tags` and `selective_dynamics`
-    are kept.
+    """Convert pymatgen structures to a batch.
+
+    The site properties `tags` and `selective_dynamics` are kept.
 
     Args:
-        structure: one Structure (or Slab), or several; every site ordered.
+        structure: one ordered Structure (or Slab), or several.
         strict: as in `from_atoms`.
         use_tags: as in `from_atoms`.
     Returns:
         Systems on the CPU, float64, in the given order.
     Raises:
-        InputError: a site is disordered, or what `from_atoms` raises.
+        InputError: a site is disordered; also the errors of `from_atoms`.
     """
     given: list[Structure] = [structure] if hasattr(structure, "lattice") else list(structure)  # type: ignore[list-item]
     found = Conversions()
@@ -115,14 +116,14 @@ def from_structure(
 
 
 def to_atoms(systems: Systems, templates: Sequence[Atoms] | None = None) -> list[Atoms]:
-    """Convert a batch back to ASE structures, without calculators.
+    """Convert a batch to ASE structures without calculators.
 
     Args:
-        systems: batch.
-        templates: the structures the batch came from, in order: their tags, constraints, info and
-            other arrays are kept and positions and cell are replaced. Without them constraints are
-            rebuilt from `fixed` and `projector`; FixScaled comes back as the plane or line that it
-            is in this cell.
+        systems: the batch.
+        templates: structures that the batch was made from, in order; their tags, constraints, info
+            and other arrays are copied, and positions and cell replaced. Without templates,
+            constraints are rebuilt from `fixed` and `projector`; FixScaled becomes the equivalent
+            plane or line in this cell.
     Returns:
         One new Atoms for every structure.
     Raises:
@@ -130,8 +131,8 @@ def to_atoms(systems: Systems, templates: Sequence[Atoms] | None = None) -> list
     """
     if templates is not None and len(templates) != systems.n_systems:
         raise InputError(
-            f"{len(templates)} templates were given for {systems.n_systems} structures; give one"
-            " for each"
+            f"got {len(templates)} templates for {systems.n_systems} structures; give one for each"
+            " structure"
         )
     positions, numbers = systems.positions.detach().cpu().numpy(), systems.numbers.cpu().numpy()
     tags, fixed = systems.tags.cpu().numpy(), systems.fixed.cpu().numpy()
@@ -145,14 +146,16 @@ def to_atoms(systems: Systems, templates: Sequence[Atoms] | None = None) -> list
             atoms = Atoms(
                 numbers[rows], positions[rows], cell=cells[k], pbc=pbc[k], tags=tags[rows]
             )
-            held = Held(fixed=fixed[rows], projector=None if projector is None else projector[rows])
-            atoms.set_constraint(ase_constraints(held))
+            motion = AllowedMotion(
+                fixed=fixed[rows], projector=None if projector is None else projector[rows]
+            )
+            atoms.set_constraint(ase_constraints(motion))
         else:
             atoms = templates[k].copy()
             if not np.array_equal(atoms.numbers, numbers[rows]):
                 raise InputError(
-                    f"template {k} ({atoms.symbols}) has other atoms than structure {k} of the"
-                    " batch"
+                    f"template {k} ({atoms.symbols}) has other elements than structure {k} of the"
+                    " batch; give the templates in the order of the batch"
                 )
             atoms.positions[:] = positions[rows]
             atoms.cell[:] = cells[k]
@@ -161,25 +164,27 @@ def to_atoms(systems: Systems, templates: Sequence[Atoms] | None = None) -> list
 
 
 def _arrays(atoms: Atoms) -> _Arrays:
+    """Return the arrays of an ASE structure."""
     return _Arrays(
         numbers=atoms.numbers.astype(np.int64),
         positions=atoms.positions.astype(float),
         cell=np.array(atoms.cell, dtype=float),
         pbc=np.array(atoms.pbc, dtype=bool),
         tags=atoms.arrays.get("tags"),
-        held=read_constraints(atoms),
+        motion=read_constraints(atoms),
     )
 
 
 def _structure_arrays(structure: Structure, k: int) -> _Arrays:
+    """Return the arrays of a pymatgen structure, number `k` of the input."""
     if not hasattr(structure, "lattice"):
         raise InputError(
             f"structure {k} is a {type(structure).__name__}; expected a pymatgen Structure"
         )
     if not structure.is_ordered:
         raise InputError(
-            f"structure {k} ({structure.formula}) has partly occupied sites; order it before"
-            " using it"
+            f"structure {k} ({structure.formula}) has partially occupied sites; convert it to an"
+            " ordered structure first"
         )
     cell = np.array(structure.lattice.matrix, dtype=float)
     spaces = {}
@@ -187,7 +192,7 @@ def _structure_arrays(structure: Structure, k: int) -> _Arrays:
         movable = site.properties.get("selective_dynamics")
         if movable is not None and not all(movable):
             spaces[atom] = [
-                scaled_space(~np.asarray(movable, dtype=bool), cell, "selective_dynamics")
+                scaled_projector(~np.asarray(movable, dtype=bool), cell, "selective_dynamics")
             ]
     tags = [site.properties.get("tags") for site in structure]
     return _Arrays(
@@ -196,18 +201,18 @@ def _structure_arrays(structure: Structure, k: int) -> _Arrays:
         cell=cell,
         pbc=np.array(structure.lattice.pbc, dtype=bool),
         tags=None if any(tag is None for tag in tags) else np.array(tags),
-        held=settle(np.zeros((len(structure), 3), dtype=bool), spaces),
+        motion=combine(np.zeros((len(structure), 3), dtype=bool), spaces),
     )
 
 
-def _projectors(held: list[Held]) -> torch.Tensor | None:
-    """Those of all structures together, None if no structure needs any."""
-    if all(one.projector is None for one in held):
+def _projectors(motions: list[AllowedMotion]) -> torch.Tensor | None:
+    """Concatenate the projectors of all structures; None if no structure has any."""
+    if all(one.projector is None for one in motions):
         return None
-    unity = np.eye(3)
+    identity = np.eye(3)
     parts = [
-        np.tile(unity, (len(one.fixed), 1, 1)) if one.projector is None else one.projector
-        for one in held
+        np.tile(identity, (len(one.fixed), 1, 1)) if one.projector is None else one.projector
+        for one in motions
     ]
     return torch.from_numpy(np.concatenate(parts))
 
@@ -215,8 +220,9 @@ def _projectors(held: list[Held]) -> torch.Tensor | None:
 def _assemble(
     given: list[_Arrays], conversions: Conversions, *, strict: bool, use_tags: bool
 ) -> Systems:
+    """Validate structures and combine them into a batch."""
     if not given:
-        raise InputError("no structures were given; at least one is needed")
+        raise InputError("got an empty list of structures; give at least one structure")
     for k, one in enumerate(given):
         _check(one, _name(one, k, len(given)))
     counts = [len(one.numbers) for one in given]
@@ -224,11 +230,11 @@ def _assemble(
         positions=torch.from_numpy(np.concatenate([one.positions for one in given])),
         numbers=torch.from_numpy(np.concatenate([one.numbers for one in given])),
         tags=torch.zeros(sum(counts), dtype=torch.int64),
-        fixed=torch.from_numpy(np.concatenate([one.held.fixed for one in given])),
+        fixed=torch.from_numpy(np.concatenate([one.motion.fixed for one in given])),
         system_idx=torch.repeat_interleave(torch.arange(len(given)), torch.tensor(counts)),
         cell=torch.from_numpy(np.stack([one.cell for one in given])),
         pbc=torch.from_numpy(np.stack([one.pbc for one in given])),
-        projector=_projectors([one.held for one in given]),
+        projector=_projectors([one.motion for one in given]),
     )
     _check_distances(systems, given)
     if use_tags:
@@ -237,7 +243,7 @@ def _assemble(
 
 
 def _name(one: _Arrays, k: int, total: int) -> str:
-    """How messages call a structure: its formula, with its place where there are several."""
+    """Return the name of a structure for messages: its formula, and its index if needed."""
     if not len(one.numbers) or one.numbers.min() < 1 or one.numbers.max() > N_ELEMENTS:
         return f"structure {k}" if total > 1 else "the structure"
     found, number = np.unique(one.numbers, return_counts=True)
@@ -249,50 +255,51 @@ def _name(one: _Arrays, k: int, total: int) -> str:
 
 
 def _check(one: _Arrays, name: str) -> None:
-    """Refuse what no model can use."""
+    """Raise an error for a structure that no model can use."""
     if not len(one.numbers):
         raise InputError(f"{name} has no atoms; remove it from the input")
     if one.numbers.min() < 1 or one.numbers.max() > N_ELEMENTS:
         bad = one.numbers[(one.numbers < 1) | (one.numbers > N_ELEMENTS)][0]
         raise InputError(
-            f"{name} holds atomic number {bad}; elements have numbers 1 to {N_ELEMENTS}"
+            f"{name} contains the atomic number {bad}; use elements from 1 to {N_ELEMENTS}"
         )
     if not np.isfinite(one.positions).all():
         atom = int(np.flatnonzero(~np.isfinite(one.positions).all(axis=1))[0])
         where = one.positions[atom].tolist()
         raise InputError(
-            f"{name}: the position of atom {atom} is not a number: {where}; check the file it came"
-            " from"
+            f"{name}: the position of atom {atom} is {where}, expected finite numbers; check the"
+            " input file"
         )
     if not np.isfinite(one.cell).all():
         raise InputError(
-            f"{name}: the cell {one.cell.tolist()} is not a number; check the file it came from"
+            f"{name}: the cell is {one.cell.tolist()}, expected finite numbers; check the input"
+            " file"
         )
     zero = one.pbc & (np.linalg.norm(one.cell, axis=1) < 1e-6)
     if zero.any():
         axes = " and ".join("abc"[k] for k in np.flatnonzero(zero))
         raise InputError(
-            f"{name}: pbc is on along {axes} but that cell vector is zero; set the cell, or"
+            f"{name}: pbc is on along {axes} although that lattice vector is zero; set the cell, or"
             " pbc=False"
         )
     if one.pbc.any() and np.linalg.matrix_rank(one.cell[one.pbc], tol=1e-6) < one.pbc.sum():
         raise InputError(
-            f"{name}: the periodic cell vectors {one.cell[one.pbc].tolist()} are not independent;"
-            " check the cell"
+            f"{name}: the periodic lattice vectors {one.cell[one.pbc].tolist()} are linearly"
+            " dependent; check the cell"
         )
     try:
-        searchable(one.positions, one.cell, one.pbc, SEARCH)
+        checked_cell(one.positions, one.cell, one.pbc, MIN_SEARCH_RADIUS)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 
 
 def _check_distances(systems: Systems, given: list[_Arrays]) -> None:
-    """Refuse atoms on top of each other, periodic images included."""
+    """Raise an error if two atoms overlap, including periodic images."""
     radii = torch.from_numpy(covalent_radii())[systems.numbers]
-    graph = build_graph(systems, max(2 * CLOSEST * float(radii.max()), SEARCH))
+    graph = build_graph(systems, max(2 * MIN_DISTANCE * float(radii.max()), MIN_SEARCH_RADIUS))
     vectors = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
     lengths = vectors.norm(dim=1)
-    limits = CLOSEST * (radii[graph.receivers] + radii[graph.senders])
+    limits = MIN_DISTANCE * (radii[graph.receivers] + radii[graph.senders])
     if not (lengths < limits).any():
         return
     edge = int((lengths / limits).argmin())
@@ -303,27 +310,27 @@ def _check_distances(systems: Systems, given: list[_Arrays]) -> None:
     pair = " and its own periodic image" if i == j else f" and {names[1]}"
     raise InputError(
         f"{_name(given[k], k, len(given))}: {names[0]}{pair} are {float(lengths[edge]):.2f} Å"
-        f" apart, less than {CLOSEST} of the sum of their covalent radii ({float(limits[edge]):.2f}"
-        " Å); check positions and cell"
+        f" apart, less than {MIN_DISTANCE} of the sum of their covalent radii"
+        f" ({float(limits[edge]):.2f} Å); check positions and cell"
     )
 
 
 def _tags(given: list[_Arrays], strict: bool, conversions: Conversions) -> list[np.ndarray]:
-    """OC20 tags of each structure."""
+    """Return the OC20 tags of each structure."""
     readings: list[TagReading] = []
     for k, one in enumerate(given):
         name = _name(one, k, len(given))
         try:
             reading = read_tags(
-                one.numbers, one.positions, one.cell, one.pbc, one.tags, one.held.fixed
+                one.numbers, one.positions, one.cell, one.pbc, one.tags, one.motion.fixed
             )
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
         if reading.note is not None:
             if strict:
                 raise InputError(
-                    f"{name}: tags are not in the OC20 convention and strict is on; otherwise:"
-                    f" {reading.note}"
+                    f"{name}: tags are not in the OC20 convention; without strict they would be"
+                    f" converted ({reading.note})"
                 )
             conversions.add(name, reading.note)
         readings.append(reading)

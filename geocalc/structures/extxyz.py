@@ -1,6 +1,4 @@
-"""Extended XYZ text of a structure, with every digit: what is read back is bit for bit what was
-written.
-"""
+"""Extended XYZ text of structures with all digits, so that reading it back is bitwise exact."""
 
 from __future__ import annotations
 
@@ -12,34 +10,43 @@ from typing import Any
 import numpy as np
 
 from geocalc.core.elements import symbols
-from geocalc.core.projectors import LINE_DIRECTION, PLANE_NORMAL, directions
+from geocalc.core.projectors import LINE_DIRECTION, PLANE_NORMAL, normals_and_directions
 from geocalc.core.systems import Systems
 from geocalc.errors import InputError
 
-_BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_.:#/+-]*")
+_UNQUOTED = re.compile(r"[A-Za-z_][A-Za-z0-9_.:#/+-]*")
 _WORD = re.compile(
     r"T|F|true|false|True|False|[-+]?(inf|nan|infinity)|[-+0-9.][-+0-9.eEdD_]*", re.IGNORECASE
 )
-_OWN = ("numbers", "positions", "tags", "move_mask", "species", "pos", PLANE_NORMAL, LINE_DIRECTION)
+_RESERVED = (
+    "numbers",
+    "positions",
+    "tags",
+    "move_mask",
+    "species",
+    "pos",
+    PLANE_NORMAL,
+    LINE_DIRECTION,
+)
 
 
-def format_frame(
+def format_extxyz(
     systems: Systems, info: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> str:
-    """One frame of an extended XYZ file.
+    """Format one structure as extended XYZ text.
 
     Args:
-        systems: one structure; its tags are written, `move_mask` (True where an atom may move) if
-            anything is fixed, and the columns `geocalc_plane_normal` and `geocalc_line_direction`
-            if atoms are held in planes or on lines.
-        info: further values of the comment line; what has no form of its own there is written as
+        systems: one structure. Its tags are written; `move_mask` (True for atoms that may move) if
+            any component is fixed; and the columns `geocalc_plane_normal` and
+            `geocalc_line_direction` if atoms are confined to planes or lines.
+        info: further values for the comment line; values without a native format are written as
             JSON.
         arrays: further columns by name, each (n_atoms,) or (n_atoms, n) of numbers, bools or text.
     Raises:
-        InputError: `systems` holds another number of structures than one.
+        InputError: the number of structures in `systems` is not one.
     """
     if systems.n_systems != 1:
-        raise InputError(f"one frame holds one structure, got {systems.n_systems}")
+        raise InputError(f"expected a batch of one structure, got {systems.n_systems}")
     columns: dict[str, np.ndarray] = {
         "species": np.array(symbols())[systems.numbers.cpu().numpy()],
         "pos": systems.positions.cpu().numpy(),
@@ -51,10 +58,12 @@ def format_frame(
         columns["move_mask"] = movable[:, 0] if per_row else movable
     if systems.projector is not None:
         found = zip(
-            (PLANE_NORMAL, LINE_DIRECTION), directions(systems.projector.cpu().numpy()), strict=True
+            (PLANE_NORMAL, LINE_DIRECTION),
+            normals_and_directions(systems.projector.cpu().numpy()),
+            strict=True,
         )
         columns |= {name: vectors for name, vectors in found if vectors.any()}
-    columns |= {name: np.asarray(array) for name, array in arrays.items() if name not in _OWN}
+    columns |= {name: np.asarray(array) for name, array in arrays.items() if name not in _RESERVED}
 
     layout = ":".join(
         f"{name}:{_kind(array)}:{1 if array.ndim == 1 else array.shape[1]}"
@@ -76,10 +85,12 @@ def format_frame(
 
 
 def _kind(array: np.ndarray) -> str:
+    """Return the extended XYZ type letter of a column."""
     return {"f": "R", "i": "I", "u": "I", "b": "L"}.get(array.dtype.kind, "S")
 
 
 def _number(value: Any) -> str:
+    """Format a single value without spaces."""
     if isinstance(value, (bool, np.bool_)):
         return "FT"[int(value)]
     if isinstance(value, (float, np.floating)):
@@ -88,9 +99,9 @@ def _number(value: Any) -> str:
 
 
 def _value(value: Any) -> str:
-    """A value of the comment line in the form that ASE reads back as the same type."""
+    """Format a value of the comment line such that ASE reads back the same type."""
     if isinstance(value, str):
-        return _quoted(f"_JSON {json.dumps(value)}" if _looks_otherwise(value) else value)
+        return _quoted(f"_JSON {json.dumps(value)}" if _is_ambiguous(value) else value)
     if isinstance(value, (bool, np.bool_, int, float, np.integer, np.floating)):
         return _number(value)
     if (
@@ -100,20 +111,22 @@ def _value(value: Any) -> str:
         and value.size > 1
     ):
         return '"' + " ".join(_number(x) for x in value) + '"'
-    return _quoted("_JSON " + json.dumps(value, default=_listed))
+    return _quoted("_JSON " + json.dumps(value, default=_to_json))
 
 
-def _listed(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
+    """Convert a value that the json module does not support."""
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
 
 
-def _looks_otherwise(text: str) -> bool:
-    """Whether a reader would take the text for numbers, truth values or JSON."""
+def _is_ambiguous(text: str) -> bool:
+    """Whether a reader would parse the text as numbers, booleans or JSON."""
     return text.startswith("_JSON") or all(_WORD.fullmatch(word) for word in text.split())
 
 
 def _quoted(text: str) -> str:
-    if _BARE.fullmatch(text):
+    """Quote text if necessary."""
+    if _UNQUOTED.fullmatch(text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'

@@ -1,6 +1,4 @@
-"""Read structures one at a time from files and folders of any kind; memory does not grow with the
-file.
-"""
+"""Streaming of structures from files and folders of any format, with constant memory use."""
 
 from __future__ import annotations
 
@@ -57,18 +55,18 @@ logger = logging.getLogger(__name__)
 
 
 class LossyFormat(UserWarning):
-    """The file format cannot hold all that a relaxation needs to know."""
+    """Warning about a file format that cannot store all properties needed for a relaxation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A structure of the input.
+    """Structure of the input.
 
     Attributes:
-        atoms: as read; tags and constraints untouched.
+        atoms: the structure as read, with unchanged tags and constraints.
         sid: `info["sid"]`, else `<file>#<index>`.
         path: the file.
-        index: place in it, from 0.
+        index: index in the file, from 0.
     """
 
     atoms: Atoms
@@ -79,12 +77,12 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """A part of the input that could not be read.
+    """Part of the input that could not be read.
 
     Attributes:
         path: the file.
-        index: place in it, None where the whole file is meant.
-        error: why, as a sentence.
+        index: index in the file, None for the whole file.
+        error: the reason, as a sentence.
         sid: `<file>#<index>`, or `<file>`.
     """
 
@@ -99,20 +97,21 @@ def read_structures(
 ) -> Iterator[Source | Unreadable]:
     """Stream the structures of files and folders in order.
 
-    Files: whatever ASE reads (traj, extxyz, POSCAR, CIF, db, json...), extxyz under gzip, xz or
-    bzip2, `.aselmdb`, LMDB of OC20 records, and `.npz` of rMD17, which is read whole. A folder
-    gives the structure files in it, sorted by name, but no `.npz`, which may hold anything;
-    subfolders are not entered.
+    Supported are all formats of ASE (traj, extxyz, POSCAR, CIF, db, json...), extxyz compressed
+    with gzip, xz or bzip2, `.aselmdb`, LMDB of OC20 records, and `.npz` of rMD17, which is loaded
+    as a whole. The structure files of a folder are read in the order of their names; `.npz` files,
+    whose content is unknown, and subfolders are skipped.
 
     Args:
         paths: one or several files or folders.
-        tolerant: yield `Unreadable` for what cannot be read, and go on, instead of raising.
+        tolerant: yield `Unreadable` for structures that cannot be read and continue, instead of
+            raising an error.
     Returns:
-        An iterator; only the structure at hand is in memory. `<file>` in a sid is the name of the
-        file, or its path as given where two files share a name.
+        An iterator with one structure in memory at a time. `<file>` in a sid is the name of the
+        file, or its given path if two files have the same name.
     Raises:
-        InputError: a file is missing, empty or unreadable, or a folder holds no structure file
-            (missing ones before anything is read).
+        InputError: a file is missing, empty or unreadable, or a folder contains no structure file
+            (missing files are reported before any is read).
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not given:
@@ -135,14 +134,15 @@ def read_structures(
 
 
 def count_structures(paths: Iterable[str | Path], patience: float = 3.0) -> int | None:
-    """How many structures and faults `read_structures` would find, without reading them where the
-    format allows.
+    """Count the structures and faults that `read_structures` would yield.
+
+    Structures are not parsed if the format allows counting without it.
 
     Args:
         paths: files and folders.
-        patience: seconds after which it is given up.
+        patience: time limit in seconds.
     Returns:
-        The number, None if it takes too long to find out.
+        The number, or None if counting takes too long.
     """
     number, end = 0, time.monotonic() + patience
     for item in (item for path in paths for item in _expand(Path(path))):
@@ -159,7 +159,7 @@ def count_structures(paths: Iterable[str | Path], patience: float = 3.0) -> int 
 
 
 def _expand(path: Path) -> list[Path | Unreadable]:
-    """Files behind a given path, or what is wrong with it."""
+    """Return the files of a path, or a description of the problem."""
     if not path.exists():
         return [_fault(path, None, path.name, f"{path} does not exist; check the path")]
     if not path.is_dir() or _is_lmdb_folder(path):

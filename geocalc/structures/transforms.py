@@ -1,5 +1,6 @@
-"""Batches turned, moved, stored otherwise, taken apart and repeated; pure functions that keep
-everything else.
+"""Transformations of batches, such as rotations, translations, re-wrapping and supercells.
+
+Pure functions that preserve all other properties.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from torch import Tensor
 
 from geocalc.core.systems import Systems, concatenate, select
 
-# integer, determinant 1 or -1
+# integer matrices of determinant 1 or -1
 IN_PLANE_BASES = (((1, 1), (0, 1)), ((2, 1), (1, 1)), ((0, 1), (1, 0)), ((-1, 0), (0, 1)))
-Basis = tuple[tuple[int, int], tuple[int, int]]
+InPlaneBasis = tuple[tuple[int, int], tuple[int, int]]
 
 
 def singles(systems: Systems) -> Iterator[Systems]:
-    """Every structure of a batch as a batch of one, in order."""
+    """Generate every structure of a batch as a batch of one, in order."""
     for k in range(systems.n_systems):
         yield select(
             systems, systems, torch.arange(systems.n_systems, device=systems.system_idx.device) == k
@@ -26,44 +27,48 @@ def singles(systems: Systems) -> Iterator[Systems]:
 
 
 def chunks(systems: Systems, size: int) -> Iterator[Systems]:
-    """The structures of a batch in batches of at most `size`, in order."""
-    place = torch.arange(systems.n_systems, device=systems.system_idx.device)
+    """Generate batches of at most `size` structures, in order."""
+    number = torch.arange(systems.n_systems, device=systems.system_idx.device)
     for start in range(0, systems.n_systems, size):
-        yield select(systems, systems, (place >= start) & (place < start + size))
+        yield select(systems, systems, (number >= start) & (number < start + size))
 
 
 def transformed(systems: Systems, matrices: Tensor) -> Systems:
-    """Positions and cells times a matrix for each structure.
+    """Multiply the positions and cell of each structure by a matrix.
 
     Args:
-        systems: batch.
-        matrices: (n_systems, 3, 3); orthogonal ones turn or reflect, others deform.
-    Returns:
-        A new batch; row vectors, so `positions @ matrix`.
+        systems: the batch.
+        matrices: (n_systems, 3, 3), orthogonal for rotations and reflections; others deform. Row
+            vectors are multiplied from the left, `positions @ matrix`.
     """
     positions = torch.einsum("ai,aij->aj", systems.positions, matrices[systems.system_idx])
     return replace(systems, positions=positions, cell=systems.cell @ matrices)
 
 
 def reflections(normals: Tensor) -> Tensor:
-    """Matrices (n, 3, 3) that reflect row vectors in the planes across `normals` (n, 3), which need
-    no unit length.
+    """Return matrices (n, 3, 3) that reflect row vectors in planes.
+
+    Args:
+        normals: (n, 3) normals of the planes, of any length.
     """
     unit = normals / normals.norm(dim=1, keepdim=True)
     return torch.eye(3).to(unit) - 2 * unit[:, :, None] * unit[:, None, :]
 
 
 def translated(systems: Systems, shifts: Tensor) -> Systems:
-    """Every atom moved by the shift of its structure, (n_systems, 3) Angstrom; cells stay."""
+    """Translate all atoms of each structure by its shift (n_systems, 3) Angstrom.
+
+    Cells are unchanged.
+    """
     return replace(systems, positions=systems.positions + shifts[systems.system_idx])
 
 
 def reordered(systems: Systems, order: Tensor) -> Systems:
-    """Atoms in another order.
+    """Reorder the atoms.
 
     Args:
-        systems: batch.
-        order: (n_atoms,) int64, the former place of each atom, in its own structure; see
+        systems: the batch.
+        order: (n_atoms,) int64, previous index of each atom, within its structure; see
             `random_order`.
     """
     rows = {
@@ -75,31 +80,37 @@ def reordered(systems: Systems, order: Tensor) -> Systems:
 
 
 def random_order(systems: Systems, generator: torch.Generator) -> Tensor:
-    """A random order of the atoms of each structure, (n_atoms,) int64; the generator is the CPU's."""
+    """Return a random order of the atoms of each structure, (n_atoms,) int64.
+
+    Args:
+        systems: the batch.
+        generator: generator on the CPU.
+    """
     key = torch.rand(systems.n_atoms, generator=generator, dtype=torch.float64)
     return torch.argsort(systems.system_idx + key.to(systems.positions.device))
 
 
 def rewrapped(systems: Systems, images: Tensor) -> Systems:
-    """Atoms stored in other periodic images.
+    """Move atoms to other periodic images.
 
     Args:
-        systems: batch.
-        images: (n_atoms, 3) whole lattice vectors that each atom is moved by; not along what is not
-            periodic.
+        systems: the batch.
+        images: (n_atoms, 3) integer cell offsets; ignored along open directions.
     """
     images = images.to(systems.positions) * systems.pbc[systems.system_idx]
     offsets = torch.einsum("ai,aij->aj", images, systems.cell[systems.system_idx])
     return replace(systems, positions=systems.positions + offsets)
 
 
-def in_other_basis(systems: Systems, basis: Basis) -> Systems:
-    """The same crystals with other lattice vectors; positions stay.
+def with_basis(systems: Systems, basis: InPlaneBasis) -> Systems:
+    """Replace the in-plane lattice vectors by another basis of the same lattice.
+
+    Positions are unchanged.
 
     Args:
-        systems: batch.
-        basis: integers of determinant 1 or -1 that make the new vectors of the old ones, the first
-            two periodic ones of each structure; what has fewer is left as it is.
+        systems: the batch.
+        basis: integer matrix of determinant 1 or -1 from the first two periodic lattice vectors to
+            the new ones; structures with fewer are unchanged.
     """
     cell = systems.cell.clone()
     for k, periodic in enumerate(systems.pbc.tolist()):
@@ -112,14 +123,15 @@ def in_other_basis(systems: Systems, basis: Basis) -> Systems:
 
 
 def supercell(systems: Systems, repeats: int) -> tuple[Systems, Tensor]:
-    """Repeat every structure along its first two periodic vectors.
+    """Repeat every structure along its first two periodic lattice vectors.
 
     Args:
-        systems: batch.
-        repeats: along each of those vectors; a structure without periodicity is left as it is.
+        systems: the batch.
+        repeats: number of cells along each of these vectors; structures without periodicity are
+            unchanged.
     Returns:
-        The larger batch, image after image, and for each of its atoms the number of the original,
-        (n_atoms,) int64.
+        The larger batch, image after image, and the original index of each of its atoms, (n_atoms,)
+        int64.
     """
     parts, origins = [], []
     for k, (single, periodic) in enumerate(

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from geocalc.core.files import write_whole
+from geocalc.core.files import write_atomically
 from geocalc.errors import ModelFileError, RunFolderError
 from geocalc.train.ema import WeightAverage
 
@@ -44,7 +44,7 @@ def save_checkpoint(
     counters = {"step": step, "n_updates": average.n_updates, "file": f"state-{step}.safetensors"}
     target = folder / str(counters["file"])
     _save(tensors, target)
-    write_whole(folder / COUNTERS, [json.dumps(counters)])
+    write_atomically(folder / COUNTERS, [json.dumps(counters)])
     for old in [*folder.glob("state-*.safetensors"), *folder.glob("state-*.part")]:
         if old != target:
             old.unlink(missing_ok=True)

@@ -132,7 +132,7 @@ def _answering(members: Sequence[EnergyMember], model: EnergyModel) -> list[Ener
 
 def _held_out(member: EnergyMember, number: int) -> Samples:
     samples = member.samples.held_out
-    return samples.where(samples.known.source == number)
+    return samples.where(samples.sample_index.source == number)
 
 
 def _told(member: EnergyMember, number: int, frames: FramePolicy) -> Told:

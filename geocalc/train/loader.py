@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from geocalc.core.systems import Systems
-from geocalc.data.augment import disturbed, thickened
+from geocalc.data.augment import add_layers, add_noise
 from geocalc.data.collate import BatchLabels, collate_samples
 from geocalc.data.store import Sample, Samples
 from geocalc.errors import GeoCalcError, RunFolderError
 from geocalc.frames.sampling import N_DRAWS
 from geocalc.graphs.neighbors import Graph
 from geocalc.graphs.reduction import Rewiring, keep_atoms
-from geocalc.graphs.strategies import GraphSettings, expected_edges, make_graph
+from geocalc.graphs.strategies import GraphSettings, estimate_edges, make_graph
 from geocalc.graphs.supernodes import Nodes
 from geocalc.potentials.network import EnergyModel
 from geocalc.train.balance import deal, deal_within
@@ -95,7 +95,9 @@ class BatchLoader:
         """This process's share of a step, counted from 0."""
         chosen = self.schedule.batch(step)
         balanced = self.recipe.training.balance_by_edges
-        sizes = self.samples.known.n_edges[chosen].tolist() if balanced else [1] * len(chosen)
+        sizes = (
+            self.samples.sample_index.n_edges[chosen].tolist() if balanced else [1] * len(chosen)
+        )
         places = deal(sizes, self.n_processes)[self.rank]
         return self.parts(self.samples.read([chosen[place] for place in places]), places, step)
 
@@ -109,14 +111,14 @@ class BatchLoader:
         """
         settings = self.recipe.training
         if settings.add_layers_probability:
-            samples = thickened(
+            samples = add_layers(
                 samples,
                 settings.add_layers_probability,
                 [np.random.default_rng((settings.seed, step, place)) for place in places],
             )
         if settings.noise is not None:
             rngs = [np.random.default_rng((settings.seed, step, place)) for place in places]
-            samples = disturbed(samples, settings.noise, rngs)
+            samples = add_noise(samples, settings.noise, rngs)
         generator = torch.Generator().manual_seed((settings.seed << 32) + (step << 8))
         draws = torch.rand(settings.batch_size, N_DRAWS, generator=generator, dtype=torch.float64)[
             list(places)
@@ -135,7 +137,7 @@ class BatchLoader:
             return [list(range(len(samples)))]
         asked = (self.cutoff, self.max_neighbors, self.graph)
         sizes = [
-            expected_edges(sample.positions, sample.cell, sample.pbc, *asked) for sample in samples
+            estimate_edges(sample.positions, sample.cell, sample.pbc, *asked) for sample in samples
         ]
         return deal(sizes, n) if limit is None else deal_within(sizes, n, limit)
 
@@ -171,7 +173,7 @@ def batch_loader(
     """The loader of this process."""
     return BatchLoader(
         samples=samples,
-        schedule=Schedule(samples.known, recipe),
+        schedule=Schedule(samples.sample_index, recipe),
         recipe=recipe,
         cutoff=model.network.cutoff,
         max_neighbors=model.network.max_neighbors,

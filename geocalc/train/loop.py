@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol
 import torch
 import yaml
 
-from geocalc.core.files import write_whole
+from geocalc.core.files import write_atomically
 from geocalc.core.settings import Settings
 from geocalc.errors import RecipeError
 from geocalc.train.checkpoint import (
@@ -270,7 +270,7 @@ def _finish(
     before = next((entry for entry in read_log(folder) if entry["step"] == 0), None)
     if before is not None:
         measured["before"] = before["validation"]
-    write_whole(folder / METRICS, [json.dumps(measured, indent=1) + "\n"])
+    write_atomically(folder / METRICS, [json.dumps(measured, indent=1) + "\n"])
 
 
 def _open_folder(task: TrainingTask[Model], folder: Path, run: Run[Model], fabric: Fabric) -> int:
@@ -282,7 +282,7 @@ def _open_folder(task: TrainingTask[Model], folder: Path, run: Run[Model], fabri
     done = load_checkpoint(folder / CHECKPOINT, run.model.network, run.optimizer, run.average)
     if fabric.is_global_zero:
         make_folder(folder)
-        write_whole(
+        write_atomically(
             folder / RECIPE,
             [yaml.safe_dump(task.recipe.model_dump(mode="json"), sort_keys=False)],
         )

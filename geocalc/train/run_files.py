@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from geocalc.core.files import write_whole
+from geocalc.core.files import write_atomically
 from geocalc.errors import RunFolderError
 
 RECIPE, METRICS, LOG, CHECKPOINT = "recipe.yaml", "metrics.json", "log.jsonl", "checkpoint"
@@ -48,7 +48,7 @@ def trim_log(folder: Path, done: int) -> None:
     """
     kept = [line + "\n" for line in _lines(folder) if _step(line) <= done]
     if kept or (folder / LOG).exists():
-        write_whole(folder / LOG, kept)
+        write_atomically(folder / LOG, kept)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

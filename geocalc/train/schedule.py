@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from geocalc.data.store import Index
+from geocalc.data.store import SampleIndex
 from geocalc.train.recipe import Recipe
 
 
@@ -17,7 +17,7 @@ class Schedule:
     relaxations.
     """
 
-    def __init__(self, index: Index, recipe: Recipe) -> None:
+    def __init__(self, index: SampleIndex, recipe: Recipe) -> None:
         self._seed, self._batch = recipe.training.seed, recipe.training.batch_size
         self._frames = recipe.data.images_per_group
         used = np.flatnonzero(~index.validation)

@@ -29,7 +29,7 @@ def score(model: EnergyModel, recipe: Recipe, samples: Samples, device: torch.de
     found = {}
     for number, source in enumerate(recipe.data.sources):
         potential = replace(plain, level=recipe.source_levels[number])
-        some = samples.where(samples.known.source == number)
+        some = samples.where(samples.sample_index.source == number)
         if len(some):
             found[str(source.path)] = known_numbers(
                 _errors(potential, source, recipe.task, some, device)

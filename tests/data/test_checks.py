@@ -75,13 +75,13 @@ def test_sound_data_pass_in_silence(samples: list[Sample]) -> None:
         (1.0, 1 / 51.42208, "looks like forces in Hartree/Bohr"),
         (1 / 27.21139, 1.0, "looks like energies in Hartree"),
         (23.06055, 1.0, "looks like energies in kcal/mol"),
-        (1.0, -1.0, "gradients in place of forces"),
+        (1.0, -1.0, "energy gradients in place of forces"),
         (
             3.3,
             1.0,
             (
-                r"changes by 3\.\d+ times the work of the forces \(median of \d+\), where 1 is"
-                r" expected; convert"
+                r"changes by 3\.\d+ times the work of the forces \(median of \d+ pairs\),"
+                r" expected 1; convert"
             ),
         ),
     ],
@@ -95,7 +95,7 @@ def test_units_that_do_not_fit(
 
 def test_energies_per_atom(samples: list[Sample]) -> None:
     with pytest.raises(
-        InputError, match="d: the energies follow the forces once multiplied by the number of atoms"
+        InputError, match="d: the energies are consistent with the forces after multiplication"
     ):
         check_samples([replace(s, energy=s.energy / len(s.numbers)) for s in samples], ["d"])
 
@@ -126,7 +126,7 @@ def test_a_run_does_not_start_with_wrong_units(paths: list[Atoms], tmp_path: Pat
         wrong.append(copy)
     write(tmp_path / "d.extxyz", wrong)
     with pytest.raises(
-        InputError, match=r"d.extxyz: between neighboring frames .* forces in Hartree/Bohr"
+        InputError, match=r"d.extxyz: between consecutive images .* forces in Hartree/Bohr"
     ):
         load_samples(make_recipe(tmp_path / "d.extxyz"), tmp_path / "data", cpu_fabric())
 

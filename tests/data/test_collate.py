@@ -10,7 +10,7 @@ import torch
 from helpers.training import recipe_values
 
 from geocalc.data.collate import collate_samples
-from geocalc.data.store import Sample, index_of
+from geocalc.data.store import Sample, build_index
 from geocalc.train.recipe import Recipe
 from geocalc.train.schedule import Schedule
 
@@ -30,7 +30,7 @@ def sample(
         pbc=np.array([True, True, False]),
         energy=float(frame),
         group=group,
-        frame=frame,
+        image=frame,
         source=source,
         validation=validation,
     )
@@ -52,21 +52,21 @@ def recipe_of(
 
 
 def epoch(given: list[Sample], recipe: Recipe, number: int = 0) -> list[Sample]:
-    schedule = Schedule(index_of(given), recipe)
+    schedule = Schedule(build_index(given), recipe)
     n = schedule.batches_per_epoch
     return [given[i] for step in range(number * n, (number + 1) * n) for i in schedule.batch(step)]
 
 
 def test_a_batch_is_a_function_of_seed_and_step_alone():
     given, recipe = samples(12, 5), recipe_of()
-    straight = Schedule(index_of(given), recipe)
+    straight = Schedule(build_index(given), recipe)
     steps = list(range(3 * straight.batches_per_epoch))
     batches = [straight.batch(step) for step in steps]
-    again = Schedule(index_of(given), recipe)
+    again = Schedule(build_index(given), recipe)
     assert {step: again.batch(step) for step in reversed(steps)} == dict(
         zip(steps, batches, strict=True)
     )
-    other = Schedule(index_of(given), recipe_of(seed=1))
+    other = Schedule(build_index(given), recipe_of(seed=1))
     assert [other.batch(step) for step in steps] != batches
     assert (
         batches[: straight.batches_per_epoch]
@@ -81,7 +81,7 @@ def test_an_epoch_draws_first_last_and_others_of_each_relaxation():
         drawn = epoch(given, recipe, number)
         by_group: dict[str, list[int]] = {}
         for one in drawn:
-            by_group.setdefault(one.group, []).append(one.frame)
+            by_group.setdefault(one.group, []).append(one.image)
         assert len(by_group) == 8
         for frames in by_group.values():
             assert len(frames) == len(set(frames)) == 4
@@ -92,7 +92,7 @@ def test_an_epoch_draws_first_last_and_others_of_each_relaxation():
 
 def test_short_relaxations_are_taken_whole():
     drawn = epoch(samples(8, 2), recipe_of(frames=4))
-    assert Counter((s.group, s.frame) for s in drawn) == Counter(
+    assert Counter((s.group, s.image) for s in drawn) == Counter(
         (str(g), k) for g in range(8) for k in range(2)
     )
 
@@ -100,12 +100,12 @@ def test_short_relaxations_are_taken_whole():
 @pytest.mark.parametrize("frames", [1, 2])
 def test_few_frames_per_relaxation(frames):
     drawn = epoch(samples(8, 5), recipe_of(frames=frames))
-    assert {s.frame for s in drawn} == ({0} if frames == 1 else {0, 4})
+    assert {s.image for s in drawn} == ({0} if frames == 1 else {0, 4})
 
 
 def test_held_out_samples_are_never_drawn():
     given = [replace(s, validation=int(s.group) % 3 == 0) for s in samples(12, 3)]
-    schedule = Schedule(index_of(given), recipe_of())
+    schedule = Schedule(build_index(given), recipe_of())
     drawn = {i for step in range(10 * schedule.batches_per_epoch) for i in schedule.batch(step)}
     assert not any(given[i].validation for i in drawn)
     assert drawn == {i for i, s in enumerate(given) if not s.validation}
@@ -118,12 +118,12 @@ def test_source_weights_repeat_and_thin_out_relaxations():
     for number in range(20):
         counts.update(s.source for s in epoch(given, recipe, number))
     assert counts[0] / counts[1] == pytest.approx(8, rel=0.25)
-    assert Schedule(index_of(given), recipe).batches_per_epoch == (20 * 3 * 2 + 20 * 3 // 4) // 4
+    assert Schedule(build_index(given), recipe).batches_per_epoch == (20 * 3 * 2 + 20 * 3 // 4) // 4
 
 
 def test_an_epoch_that_thins_out_everything_still_draws_from_the_training_split():
     given = [replace(sample("0", 0), validation=True), *samples(1, 3)]
-    schedule = Schedule(index_of(given), recipe_of(weights=(0.01,), batch_size=2))
+    schedule = Schedule(build_index(given), recipe_of(weights=(0.01,), batch_size=2))
     drawn = {i for step in range(30) for i in schedule.batch(step)}
     assert drawn <= {1, 2, 3}
     assert drawn
@@ -131,7 +131,7 @@ def test_an_epoch_that_thins_out_everything_still_draws_from_the_training_split(
 
 def test_a_batch_larger_than_the_data_is_filled_from_its_start():
     given = samples(1, 3)
-    batch = Schedule(index_of(given), recipe_of(batch_size=8)).batch(0)
+    batch = Schedule(build_index(given), recipe_of(batch_size=8)).batch(0)
     assert len(batch) == 8
     assert set(batch) == {0, 1, 2}
     assert batch[:3] == batch[3:6]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from geocalc.architectures.base import Network, NetworkInput, NetworkOutput
 from geocalc.core.systems import Systems
-from geocalc.data.augment import disturbed
+from geocalc.data.augment import add_noise
 from geocalc.data.collate import collate_samples
 from geocalc.data.prepare import prepare_store
 from geocalc.data.settings import Noise
@@ -120,7 +120,7 @@ def read_as_published(sample: Sample, noise: Noise, seed: int) -> tuple[Tensor, 
     comes after the transform.
     """
     pose = pose_of(sample)
-    (noisy,) = disturbed([sample], noise, [np.random.default_rng(seed)])
+    (noisy,) = add_noise([sample], noise, [np.random.default_rng(seed)])
     return pose, noisy.relaxed - noisy.positions
 
 
@@ -135,7 +135,7 @@ def test_noise_after_the_frames_never_reached_the_network(tmp_path: Path) -> Non
     plain, noisy = read_as_published(sample, quiet, 0), read_as_published(sample, loud, 0)
     assert np.abs(noisy[1] - plain[1]).max() > 0.3  # Angstrom: the target moves ...
     assert torch.equal(noisy[0], plain[0])  # ... and the input does not
-    (ours,) = disturbed([sample], loud, [np.random.default_rng(0)])
+    (ours,) = add_noise([sample], loud, [np.random.default_rng(0)])
     shorter = min(len(pose_of(ours)), len(plain[0]))
     assert float((pose_of(ours)[:shorter] - plain[0][:shorter]).abs().max()) > 0.3
 
@@ -158,7 +158,7 @@ def test_noise_without_interpolation_has_its_width_alone(tmp_path: Path) -> None
     sample = loader.samples[0]
     moves = []
     for k in range(200):
-        (one,) = disturbed(
+        (one,) = add_noise(
             [sample],
             Noise(probability=1.0, sigma=0.1, interpolate=False),
             [np.random.default_rng(k)],

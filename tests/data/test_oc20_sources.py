@@ -113,7 +113,8 @@ def test_a_record_that_is_no_pair_is_named(missing: str, tmp_path: Path) -> None
     delattr(records[1], missing)
     path = write_lmdb(tmp_path / "is2re.lmdb", records)
     with pytest.raises(
-        InputError, match=r"structure 1 of .*is2re.lmdb: there are no pos_relaxed and y_relaxed"
+        InputError,
+        match=r"structure 1 of .*is2re.lmdb: the record has no pos_relaxed and y_relaxed",
     ):
         list(relaxed_pairs(DataSource(path=path, relaxed=path), Counter()))
 

@@ -31,7 +31,7 @@ from helpers.training import (
 import geocalc
 from geocalc import GeoCalc, load_model
 from geocalc.cli.main import main
-from geocalc.data.augment import disturbed
+from geocalc.data.augment import add_noise
 from geocalc.data.pairs import relaxed_pairs
 from geocalc.data.prepare import prepare_store
 from geocalc.data.settings import DataSource, Noise
@@ -114,10 +114,12 @@ def test_files_that_are_no_pairs_are_refused(tmp_path: Path) -> None:
     structures = read(relaxed, ":")
     source = DataSource(path=init, relaxed=tmp_path / "other.extxyz")
     write(tmp_path / "other.extxyz", structures[:3])
-    with pytest.raises(InputError, match=r"init.extxyz holds more structures than .*other.extxyz"):
+    with pytest.raises(
+        InputError, match=r"init.extxyz contains more structures than .*other.extxyz"
+    ):
         list(relaxed_pairs(source, Counter()))
     write(tmp_path / "other.extxyz", [structures[0], structures[2], structures[1], structures[3]])
-    with pytest.raises(InputError, match="must have the same atoms in the same order"):
+    with pytest.raises(InputError, match="give the same atoms in the same order"):
         list(relaxed_pairs(source, Counter()))
     for one in structures:
         one.calc = None
@@ -129,12 +131,12 @@ def test_files_that_are_no_pairs_are_refused(tmp_path: Path) -> None:
 def test_noise_moves_only_what_may_move_and_leaves_targets(tmp_path: Path) -> None:
     samples = samples_of(tmp_path)
     rngs = [np.random.default_rng(k) for k in range(len(samples))]
-    noisy = disturbed(samples, Noise(probability=1.0, sigma=0.1), rngs)
+    noisy = add_noise(samples, Noise(probability=1.0, sigma=0.1), rngs)
     for before, after in zip(samples, noisy, strict=True):
         assert np.array_equal(after.positions[before.fixed], before.positions[before.fixed])
         assert (after.positions[~before.fixed] != before.positions[~before.fixed]).all()
         assert np.array_equal(after.relaxed, before.relaxed)
-    quiet = disturbed(
+    quiet = add_noise(
         samples, Noise(probability=0.0), [np.random.default_rng(k) for k in range(len(samples))]
     )
     assert quiet == samples
@@ -142,7 +144,7 @@ def test_noise_moves_only_what_may_move_and_leaves_targets(tmp_path: Path) -> No
 
 def test_without_noise_a_structure_lies_between_unrelaxed_and_relaxed(tmp_path: Path) -> None:
     sample = samples_of(tmp_path)[0]
-    (moved,) = disturbed([sample], Noise(probability=1.0, sigma=0.0), [np.random.default_rng(0)])
+    (moved,) = add_noise([sample], Noise(probability=1.0, sigma=0.0), [np.random.default_rng(0)])
     shares = ((moved.positions - sample.positions)[:, 2] / 0.1)[sample.tags > 0]
     assert np.ptp(shares) < 1e-5
     assert 0 < shares[0] < 1

@@ -22,7 +22,7 @@ from helpers.training import (
 )
 
 from geocalc.core.systems import Prediction
-from geocalc.data.augment import stacking, thickened
+from geocalc.data.augment import add_layers, stacking
 from geocalc.data.collate import collate_samples
 from geocalc.data.prepare import samples_of_file
 from geocalc.data.store import Sample
@@ -47,7 +47,7 @@ def sample_of(atoms: Atoms, folder: Path, n_fixed: int) -> Sample:
 
 def with_more(sample: Sample, n_layers: int) -> Sample:
     """The sample with so many layers of four atoms more."""
-    drawn = (thickened([sample], 1.0, [np.random.default_rng(seed)])[0] for seed in range(40))
+    drawn = (add_layers([sample], 1.0, [np.random.default_rng(seed)])[0] for seed in range(40))
     return next(
         found for found in drawn if len(found.numbers) == len(sample.numbers) + 4 * n_layers
     )
@@ -116,7 +116,7 @@ def test_what_is_known_stays_and_nothing_else(tmp_path: Path) -> None:
 def test_the_share_is_the_one_asked_for(tmp_path: Path) -> None:
     sample = sample_of(fcc111("Cu", (2, 2, 3), vacuum=12.0), tmp_path, 8)
     rngs = [np.random.default_rng(k) for k in range(400)]
-    seen = [len(one.numbers) for one in thickened([sample] * 400, 0.4, rngs)]
+    seen = [len(one.numbers) for one in add_layers([sample] * 400, 0.4, rngs)]
     assert np.mean(np.array(seen) > 12) == pytest.approx(0.4, abs=0.07)
     assert set(seen) == {12, 16, 20}
 
@@ -139,7 +139,7 @@ def test_others_stay_as_they_are(name: str, tmp_path: Path) -> None:
         atoms.symbols[:] = "Cu"  # EMT labels it
     sample = sample_of(atoms, tmp_path, n_fixed)
     assert stacking(sample) is None
-    assert thickened([sample], 1.0, [np.random.default_rng(0)])[0] is sample
+    assert add_layers([sample], 1.0, [np.random.default_rng(0)])[0] is sample
 
 
 def test_a_slab_without_room_stays_as_it_is(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_slab_without_room_stays_as_it_is(tmp_path: Path) -> None:
     atoms.pbc = True
     sample = sample_of(atoms, tmp_path, 8)
     assert stacking(sample) is not None
-    assert thickened([sample], 1.0, [np.random.default_rng(0)])[0] is sample
+    assert add_layers([sample], 1.0, [np.random.default_rng(0)])[0] is sample
 
 
 def test_unknown_forces_do_not_count(tmp_path: Path) -> None:

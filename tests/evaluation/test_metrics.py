@@ -152,7 +152,7 @@ def sample(positions: np.ndarray, frame: int) -> Sample:
         pbc=SLAB,
         energy=-1.0,
         group="r",
-        frame=frame,
+        image=frame,
         source=0,
         validation=True,
     )
@@ -160,7 +160,7 @@ def sample(positions: np.ndarray, frame: int) -> Sample:
 
 def test_relaxed_geometries_are_compared_with_and_without_minimum_image() -> None:
     last = np.array([[0.0, 0.0, 5.0], [1.0, 1.0, 6.0], [0.0, 0.0, 0.0]])
-    reference = ReferenceRelaxation(frames=(sample(last + [0.3, 0.0, 0.4], 0), sample(last, 1)))
+    reference = ReferenceRelaxation(images=(sample(last + [0.3, 0.0, 0.4], 0), sample(last, 1)))
     near, far = last + [[0.0, 0.0, 0.09], [0.0, 0.0, 0.09], [0.0, 0.0, 7.0]], last + [0.0, 0.0, 0.2]
     near[0] += SKEWED[0]
     pairs = [

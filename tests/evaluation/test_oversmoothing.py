@@ -192,7 +192,7 @@ def test_atoms_out_of_sight_are_in_no_pair() -> None:
 
 def test_networks_without_layers_and_empty_batches_are_refused() -> None:
     potential = random_potential("none")
-    with pytest.raises(InputError, match="no structures were given"):
+    with pytest.raises(InputError, match="got an empty list of structures"):
         mad(potential, select(SLABS, SLABS, torch.tensor([False, False])))
     potential.model.network = Ensemble([random_network(seed) for seed in (0, 1)]).double()
     with pytest.raises(InputError, match="the network Ensemble gives no features by layer"):

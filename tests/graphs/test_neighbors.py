@@ -204,12 +204,12 @@ def test_bad_max_neighbors() -> None:
 def test_position_that_is_not_a_number() -> None:
     atoms = slab()
     atoms.positions[3, 1] = np.nan
-    with pytest.raises(InputError, match="position of atom 3 is not a number"):
+    with pytest.raises(InputError, match="position of atom 3 is"):
         build_graph(raw(atoms), 3.0)
 
 
 def test_zero_cell_with_pbc() -> None:
-    with pytest.raises(InputError, match="cell vector a is zero but pbc is on"):
+    with pytest.raises(InputError, match="lattice vector a is zero although pbc is on"):
         build_graph(raw(Atoms("H", pbc=True)), 3.0)
 
 
@@ -325,7 +325,7 @@ def test_cache_without_skin() -> None:
 
 
 def test_bad_skin() -> None:
-    with pytest.raises(InputError, match="skin must be a length"):
+    with pytest.raises(InputError, match="skin must be zero or a positive length"):
         NeighborCache(3.0, skin=-0.1)
 
 
@@ -368,9 +368,7 @@ def test_pairs_join_an_edge_and_its_reverse(name: str, max_neighbors: int | None
 def test_sizes_beyond_all_measure_are_refused(name: str) -> None:
     with pytest.raises(
         InputError,
-        match=(
-            r"(check the cell|check the file (it|they) came from|choose shorter lattice vectors)$"
-        ),
+        match=(r"(check the cell|check the input file|choose shorter lattice vectors)$"),
     ):
         build_graph(raw(BEYOND[name]), 2.0)
     with pytest.raises(InputError, match=r"^[A-Z]\w*: "):

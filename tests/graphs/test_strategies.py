@@ -26,8 +26,8 @@ from geocalc.graphs.strategies import (
     GraphSettings,
     Strategy,
     edge_weights,
-    expected_edges,
-    graph_maker,
+    estimate_edges,
+    graph_builder,
     make_graph,
 )
 from geocalc.graphs.truncation import EDGE, SHELL, TIE_TOLERANCE, Truncation
@@ -219,7 +219,7 @@ def test_the_strategies_of_a_batch_are_those_of_its_members() -> None:
 def test_kept_lists_give_the_graphs_of_searches(truncation: Truncation) -> None:
     which = GraphSettings(truncation=truncation)
     maker, systems = (
-        graph_maker(4.0, 6, which),
+        graph_builder(4.0, 6, which),
         systems_of(STRUCTURES["adslab"], STRUCTURES["cloud"]),
     )
     for _ in range(4):
@@ -245,8 +245,8 @@ def test_fading_neighbors_add_up_to_their_number() -> None:
         build_graph(systems, cutoff),
         make_graph(systems, cutoff, n, settings("radius", "smooth")),
     )
-    assert graph.fading is not None
-    radii = graph.fading.radii
+    assert graph.smooth is not None
+    radii = graph.smooth.radii
     lengths = edge_vectors(systems.positions, systems.cell, systems.system_idx, full).norm(dim=1)
     u = ((lengths / radii[full.receivers] - (1 - SHELL)) / SHELL).clamp(0, 1)
     sums = torch.zeros(systems.n_atoms, dtype=torch.float64).index_add(
@@ -463,18 +463,18 @@ def test_expected_edges_are_those_of_graphs_without_ties() -> None:
     cases = ((settings(), None), (settings("nearest"), 7), (settings("complete"), None))
     for which, n in cases:
         assert (
-            expected_edges(*structure, 4.0, n, which) == make_graph(systems, 4.0, n, which).n_edges
+            estimate_edges(*structure, 4.0, n, which) == make_graph(systems, 4.0, n, which).n_edges
         )
-    assert expected_edges(*structure, 12.0, 7, settings()) == make_graph(systems, 12.0, 7).n_edges
+    assert estimate_edges(*structure, 12.0, 7, settings()) == make_graph(systems, 12.0, 7).n_edges
 
 
 def test_settings_that_make_no_sense() -> None:
     systems = systems_of(cloud())
-    with pytest.raises(InputError, match="nearest neighbors need their number; set max_neighbors"):
+    with pytest.raises(InputError, match="needs the number of neighbors; set max_neighbors"):
         make_graph(systems, 4.0, None, settings("nearest"))
-    with pytest.raises(InputError, match="complete graph leaves no neighbor out"):
+    with pytest.raises(InputError, match="complete graph cannot be truncated"):
         make_graph(systems, 4.0, 4, settings("complete"))
-    with pytest.raises(InputError, match="smooth truncation is of graphs with a largest number"):
+    with pytest.raises(InputError, match="smooth truncation needs the largest number"):
         make_graph(systems, 4.0, None, settings("radius", "smooth"))
 
 

@@ -259,7 +259,7 @@ def test_a_small_move_moves_a_node_a_little() -> None:
 
 
 def test_what_contradicts_itself() -> None:
-    with pytest.raises(InputError, match="left out or merged, not both"):
+    with pytest.raises(InputError, match="can only be removed or merged"):
         Rewiring(drop_subsurface=True, supernodes=Supernodes.ONE)
     bare = slabs()
     bare = replace(bare, tags=torch.where(bare.system_idx == 1, 0, bare.tags))
@@ -274,7 +274,7 @@ def test_what_contradicts_itself() -> None:
     ("change", "message"),
     [
         ({"supernodes": "on"}, "did you mean `one`"),
-        ({"drop_subsurface": True}, "left out or merged, not both"),
+        ({"drop_subsurface": True}, "can only be removed or merged"),
         ({"reads_tags": False}, "go by tags; set model.reads_tags: true"),
         ({"repulsion_reach": 0.5}, "a supernode is no atom"),
     ],
@@ -329,7 +329,7 @@ def test_a_card_keeps_it(tmp_path: Path) -> None:
 
 def test_a_card_that_contradicts_itself(tmp_path: Path) -> None:
     folder = write_model(tmp_path, card={"supernodes": "one", "drop_subsurface": True})
-    with pytest.raises(ModelFileError, match="left out or merged, not both"):
+    with pytest.raises(ModelFileError, match="can only be removed or merged"):
         load_model(folder, device="cpu")
 
 

@@ -378,7 +378,7 @@ def wire() -> Atoms:
         (
             wire(),
             {},
-            "structure 1 is periodic along a alone, for which Ewald message passing has no waves",
+            "structure 1 is periodic along a only, which Ewald message passing does not support",
         ),
         (
             adslab(),
@@ -396,7 +396,7 @@ def wire() -> Atoms:
         (
             Atoms("Cu", cell=(150, 150, 150), pbc=True),
             {"k_cutoff": 3.0},
-            "so large or flat that 3e+06 waves up to k_cutoff=3 1/Å",
+            "so large or flat that it needs 3e+06 waves up to k_cutoff=3 1/Å",
         ),
     ],
 )
@@ -411,7 +411,7 @@ def test_structures_without_waves_are_refused(
 @pytest.mark.parametrize("pbc", [(True, True, True), (True, True, False)])
 def test_cells_without_volume_are_refused(pbc: tuple[bool, ...]) -> None:
     flat = Atoms("Cu", cell=[(3, 0, 0), (6, 0, 0), (0, 0, 5)], pbc=pbc)
-    with pytest.raises(InputError, match="span no volume"):
+    with pytest.raises(InputError, match="linearly dependent"):
         waves_of(systems_of(bulk("Cu"), flat))
 
 
@@ -421,7 +421,7 @@ def test_cells_without_volume_are_refused(pbc: tuple[bool, ...]) -> None:
         ({"k_cutof": 1.0}, "unknown key `ewald.k_cutof`; did you mean `k_cutoff`?"),
         ({"filter": "sinc"}, "`ewald.filter` is 'sinc': input should be 'radial' or 'index'"),
         ({"k_cutoff": 0.0}, "`ewald.k_cutoff` is 0.0: input should be greater than 0"),
-        ({"grid": (0, 0, 0)}, "grid must have an index above 0, such as (1, 1, 3)"),
+        ({"grid": (0, 0, 0)}, "grid must have at least one index above 0, such as (1, 1, 3)"),
         ({"grid": (1, 1)}, "`ewald.grid"),
     ],
 )
@@ -434,7 +434,7 @@ def test_wrong_settings_are_told_in_a_sentence(
 
 
 def test_a_network_without_waves_says_where_they_come_from() -> None:
-    with pytest.raises(InputError, match="was given no waves"):
+    with pytest.raises(InputError, match="got no waves"):
         EwaldFilter(EwaldSettings())(None)
 
 

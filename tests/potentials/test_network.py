@@ -103,7 +103,7 @@ def scales() -> Scales:
 def test_no_structure_and_a_structure_without_atoms_are_refused() -> None:
     potential = random_potential()
     slab = systems_of(adslab())
-    with pytest.raises(InputError, match="no structures were given"):
+    with pytest.raises(InputError, match="got an empty list of structures"):
         potential(select(slab, slab, torch.tensor([False])))
     with pytest.raises(InputError, match="structure 1 of the batch has no atoms; remove it"):
         potential(concatenate([slab, systems_of(Atoms()), slab]))

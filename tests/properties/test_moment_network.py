@@ -28,7 +28,7 @@ BOX, CUTOFF = 5.0, 2.0
 
 
 def positions_and_types(seed: int = 0, side: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """A cubic lattice of spacing one, disturbed; a fifth of the particles are B."""
+    """A cubic lattice of spacing one, add_noise; a fifth of the particles are B."""
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*3 * [np.arange(side)], indexing="ij"), -1).reshape(-1, 3)
     return grid + rng.normal(scale=0.1, size=grid.shape), np.arange(side**3) % 5 // 4

@@ -138,7 +138,7 @@ def test_a_recipe_that_is_wrong_is_refused_in_a_sentence(
             "g0 has no particle of the types [2]; correct data.counted",
         ),
         (lambda d: d["graph"].update(cutoff=3.0), "a cutoff of 3 does not suit the box"),
-        (lambda d: d.update(folder="not/there"), "data file not/there was not found here"),
+        (lambda d: d.update(folder="not/there"), "data file not/there was not found"),
     ],
 )
 def test_a_split_that_cannot_be_is_refused_in_a_sentence(

@@ -16,7 +16,7 @@ from ase.optimize import BFGS, FIRE, LBFGS
 from scipy.linalg import expm, expm_frechet
 from torch import Tensor
 
-from geocalc.core.matrices import determinant, exponential_along, inverse, times
+from geocalc.core.matrices import determinant, exponential_and_derivative, inverse, matmul
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.optim import make_optimizer
@@ -311,13 +311,13 @@ def matrices(seed: int) -> Tensor:
 
 def test_small_matrices_equal_those_of_scipy() -> None:
     given, along = matrices(0), matrices(1)
-    value, slope = exponential_along(given, along)
+    value, slope = exponential_and_derivative(given, along)
     for k in range(5):
         expected, derivative = expm_frechet(given[k].numpy(), along[k].numpy())
         np.testing.assert_allclose(value[k].numpy(), expm(given[k].numpy()), rtol=0, atol=1e-14)
         np.testing.assert_allclose(value[k].numpy(), expected, rtol=0, atol=1e-14)
         np.testing.assert_allclose(slope[k].numpy(), derivative, rtol=0, atol=1e-14)
-    torch.testing.assert_close(times(given, along), given @ along, rtol=0, atol=1e-14)
+    torch.testing.assert_close(matmul(given, along), given @ along, rtol=0, atol=1e-14)
     torch.testing.assert_close(determinant(given), torch.linalg.det(given), rtol=0, atol=1e-14)
     torch.testing.assert_close(
         inverse(value) @ value,

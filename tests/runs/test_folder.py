@@ -7,7 +7,7 @@ import pytest
 import yaml
 from runs.test_records import GOOD
 
-from geocalc.core.files import write_whole
+from geocalc.core.files import write_atomically
 from geocalc.errors import GeoCalcError, InputError
 from geocalc.runs.folder import RunFolder, RunFolderError, content_key, file_name
 from geocalc.runs.records import Record
@@ -186,7 +186,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_rest(tmp_path: Path, name: st
     (tmp_path / name).rename(tmp_path / "aside")
     (tmp_path / name).symlink_to("/dev/full")
     with pytest.raises(
-        RunFolderError, match=r"the disk is full: .* finished structures are safe"
+        RunFolderError, match=r"the disk is full: .* finished structures remain saved"
     ) as caught:
         folder.add("key3", record(3), None)
     assert isinstance(caught.value, OSError)
@@ -202,13 +202,13 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_rest(tmp_path: Path, name: st
 
 def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "relaxed.extxyz"
-    write_whole(path, ["old\n"])
+    write_atomically(path, ["old\n"])
     (tmp_path / "relaxed.extxyz.part").symlink_to("/dev/full")
     with pytest.raises(RunFolderError, match="the disk is full: cannot write"):
-        write_whole(path, ["new\n"] * 10)
+        write_atomically(path, ["new\n"] * 10)
     assert path.read_text() == "old\n"
     with pytest.raises(RunFolderError, match=r"cannot write .*: No such file"):
-        write_whole(tmp_path / "nowhere" / "x", ["new\n"])
+        write_atomically(tmp_path / "nowhere" / "x", ["new\n"])
 
 
 def test_trajectories_are_named_after_the_structure(tmp_path: Path) -> None:

@@ -28,9 +28,9 @@ import geocalc
 from geocalc.core.systems import (
     Prediction,
     Systems,
-    allowed,
+    apply_constraints,
     concatenate,
-    moved,
+    displaced,
     select,
     sum_per_system,
 )
@@ -45,7 +45,7 @@ from geocalc.runs.roles import NamedPotential
 from geocalc.runs.runner import open_run_folder, run_relaxation
 from geocalc.runs.settings import RelaxSettings
 from geocalc.structures.convert import fixed_mask, from_atoms, from_structure, to_atoms
-from geocalc.structures.extxyz import format_frame
+from geocalc.structures.extxyz import format_extxyz
 
 EXACT = 1e-12  # Angstrom
 OBLIQUE = (1.0, -2.0, 0.7)
@@ -246,7 +246,7 @@ def test_many_steps_of_any_optimizer_do_not_drift() -> None:
         displacement = 0.2 * torch.randn(
             systems.positions.shape, generator=noise, dtype=torch.float64
         )
-        systems = replace(systems, positions=moved(systems, displacement, start.positions))
+        systems = replace(systems, positions=displaced(systems, displacement, start.positions))
     for atoms, end in zip(given, to_atoms(systems), strict=True):
         assert strayed(atoms, end.positions) < 5e-14
     assert float((systems.positions - start.positions).norm(dim=1).max()) > 5.0
@@ -291,20 +291,20 @@ def test_fmax_counts_allowed_directions_only() -> None:
 def test_the_projected_force_is_the_gradient_along_allowed_displacements() -> None:
     systems = from_atoms(slab(HOLD["many"]))
     potential = AsePotential(calculator=EMT())
-    forces = allowed(ATOMS_ONLY.evaluate(systems, potential).forces, systems)
+    forces = apply_constraints(ATOMS_ONLY.evaluate(systems, potential).forces, systems)
     for seed in range(3):
         noise = torch.randn(
             systems.positions.shape,
             generator=torch.Generator().manual_seed(seed),
             dtype=torch.float64,
         )
-        step = 1e-4 * allowed(noise, systems)
+        step = 1e-4 * apply_constraints(noise, systems)
         up, down = (
             potential(replace(systems, positions=systems.positions + sign * step)).energy
             for sign in (1, -1)
         )
         assert float(down - up) / 2 == pytest.approx(float((forces * step).sum()), abs=1e-9)
-    assert torch.allclose(allowed(forces, systems), forces, atol=1e-14, rtol=0)
+    assert torch.allclose(apply_constraints(forces, systems), forces, atol=1e-14, rtol=0)
 
 
 def test_only_structures_that_need_a_projector_have_one() -> None:
@@ -383,11 +383,11 @@ def test_a_missing_cell_vector_is_filled_in_as_ase_does() -> None:
 def test_refused_in_a_sentence() -> None:
     atoms = molecule("H2O")
     atoms.set_constraint(FixedPlane([0, 7], OBLIQUE))
-    with pytest.raises(InputError, match=r"FixedPlane names atoms \[0, 7\], but there are 3"):
+    with pytest.raises(InputError, match=r"FixedPlane has indices \[0, 7\], but there are 3"):
         from_atoms(atoms)
     atoms.set_cell([[3, 0, 0], [6, 0, 0], [0, 0, 3]])
     atoms.set_constraint(FixScaled([0], (False, False, True)))
-    with pytest.raises(InputError, match="FixScaled needs independent cell vectors"):
+    with pytest.raises(InputError, match="FixScaled needs linearly independent lattice"):
         from_atoms(atoms)
     flat = FixedLine(0, OBLIQUE)
     flat.dir = np.full(3, np.nan)
@@ -403,7 +403,7 @@ def test_a_mask_alone_cannot_say_what_a_plane_holds() -> None:
     assert fixed_mask(atoms)[5].tolist() == [False, False, True]
     atoms.set_constraint([FixAtoms([0]), FixedPlane([5], OBLIQUE)])
     with pytest.raises(
-        InputError, match="FixedPlane holds atom 5 in directions that are not Cartesian axes"
+        InputError, match="FixedPlane fixes atom 5 along directions that are not Cartesian axes"
     ):
         fixed_mask(atoms)
 
@@ -411,15 +411,15 @@ def test_a_mask_alone_cannot_say_what_a_plane_holds() -> None:
 def test_frames_keep_planes_and_lines(tmp_path: Path) -> None:
     systems = from_atoms(slab([*HOLD["many"], FixScaled([6], (True, False, False))]))
     path = tmp_path / "frame.extxyz"
-    path.write_text(format_frame(systems, {}, {}))
+    path.write_text(format_extxyz(systems, {}, {}))
     back = from_atoms(read(path))
     assert torch.equal(back.fixed, systems.fixed)
     assert torch.allclose(back.projector, systems.projector, atol=1e-15, rtol=0)
-    text = format_frame(from_atoms(slab(HOLD["components"])), {}, {})
+    text = format_extxyz(from_atoms(slab(HOLD["components"])), {}, {})
     assert "geocalc_plane_normal" not in text
     atoms = read(path)
     atoms.arrays["geocalc_plane_normal"] = np.ones(len(atoms))
-    with pytest.raises(InputError, match="column geocalc_plane_normal must hold three numbers"):
+    with pytest.raises(InputError, match="column geocalc_plane_normal must have three numbers"):
         from_atoms(atoms)
 
 

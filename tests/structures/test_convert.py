@@ -118,7 +118,7 @@ def test_cell_comes_back() -> None:
 
 def test_templates_must_match() -> None:
     systems = from_atoms(molecule("CO"))
-    with pytest.raises(InputError, match="2 templates were given for 1"):
+    with pytest.raises(InputError, match="got 2 templates for 1"):
         to_atoms(systems, [molecule("CO")] * 2)
     with pytest.raises(InputError, match="template 0"):
         to_atoms(systems, [molecule("NO")])
@@ -173,22 +173,21 @@ def test_other_constraints_are_named(constraint: object) -> None:
 def test_position_that_is_not_a_number(value: float) -> None:
     atoms = adslab()
     atoms.positions[7, 0] = value
-    with pytest.raises(
-        InputError, match=r"structure 1 \(Pt12O\): the position of atom 7 is not a number"
-    ):
+    with pytest.raises(InputError, match=r"structure 1 \(Pt12O\): the position of atom 7 is \["):
         from_atoms([adslab(), atoms])
 
 
 def test_cell_that_is_not_a_number() -> None:
     atoms = adslab()
     atoms.cell[0, 0] = np.nan
-    with pytest.raises(InputError, match=r"the cell .* is not a number"):
+    with pytest.raises(InputError, match=r"the cell is .*, expected finite"):
         from_atoms(atoms)
 
 
 def test_zero_cell_with_pbc() -> None:
     with pytest.raises(
-        InputError, match=r"CO|OC: pbc is on along a and b and c but that cell vector is zero"
+        InputError,
+        match=r"CO|OC: pbc is on along a and b and c although that lattice vector is zero",
     ):
         from_atoms(Atoms("CO", positions=[[0, 0, 0], [1.1, 0, 0]], pbc=True))
 
@@ -200,7 +199,7 @@ def test_zero_third_vector_without_pbc_is_fine() -> None:
 
 
 def test_dependent_cell_vectors() -> None:
-    with pytest.raises(InputError, match="not independent"):
+    with pytest.raises(InputError, match="linearly dependent"):
         from_atoms(Atoms("H", cell=[[3, 0, 0], [6, 0, 0], [0, 0, 3]], pbc=True))
 
 
@@ -238,7 +237,7 @@ def test_unknown_element(number: int) -> None:
 
 
 def test_nothing_given() -> None:
-    with pytest.raises(InputError, match="no structures were given"):
+    with pytest.raises(InputError, match="got an empty list of structures"):
         from_atoms([])
     with pytest.raises(InputError, match="structure 1 has no atoms"):
         from_atoms([molecule("CO"), Atoms()])
@@ -278,7 +277,7 @@ def test_from_structure_keeps_open_directions() -> None:
 
 
 def test_from_structure_refuses_partial_occupation() -> None:
-    with pytest.raises(InputError, match="partly occupied"):
+    with pytest.raises(InputError, match="partially occupied"):
         from_structure(Structure(Lattice.cubic(4), [{"Pt": 0.5, "Pd": 0.5}], [[0, 0, 0]]))
     with pytest.raises(InputError, match="expected a pymatgen Structure"):
         from_structure([molecule("CO")])

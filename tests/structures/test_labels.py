@@ -14,7 +14,7 @@ from ase.constraints import FixAtoms, FixCartesian
 from ase.io import read, write
 
 from geocalc.errors import InputError
-from geocalc.structures.labels import constraint_zeroed, labels
+from geocalc.structures.labels import has_zeroed_forces, read_labels
 
 
 def constrained(seed: int = 0) -> Atoms:
@@ -33,7 +33,7 @@ def test_own_keys_come_first() -> None:
     atoms = constrained()
     atoms.info["REF_energy"] = -1.5
     atoms.set_array("REF_forces", np.full((4, 3), 0.25))
-    found = labels(atoms)
+    found = read_labels(atoms)
     assert (found.energy, found.energy_source, found.forces_source) == (
         -1.5,
         "REF_energy",
@@ -46,7 +46,7 @@ def test_own_keys_come_first() -> None:
 def test_other_keys() -> None:
     atoms = constrained()
     atoms.info["dft_energy"] = np.float32(-2.5)
-    found = labels(atoms, energy_key="dft_energy", forces_key="dft_forces")
+    found = read_labels(atoms, energy_key="dft_energy", forces_key="dft_forces")
     assert (found.energy, found.energy_source, found.forces_source) == (
         -2.5,
         "dft_energy",
@@ -61,7 +61,7 @@ def test_forces_of_fixed_atoms_survive_every_file(name: str, tmp_path: Path) -> 
     back = read(tmp_path / name)
     assert isinstance(back, Atoms)
     assert (back.get_forces()[:2] == 0).all()
-    found = labels(back)
+    found = read_labels(back)
     assert found.forces is not None
     np.testing.assert_allclose(found.forces, atoms.calc.results["forces"], atol=1e-7)
     assert (np.abs(found.forces[:2]) > 1e-3).any()
@@ -69,7 +69,7 @@ def test_forces_of_fixed_atoms_survive_every_file(name: str, tmp_path: Path) -> 
 
 
 def test_no_labels() -> None:
-    found = labels(molecule("CO"))
+    found = read_labels(molecule("CO"))
     assert found.energy is None
     assert found.forces is None
     assert found.energy_source is found.forces_source is None
@@ -78,19 +78,19 @@ def test_no_labels() -> None:
 def test_nothing_is_computed() -> None:
     atoms = molecule("CO")
     atoms.calc = EMT()
-    assert labels(atoms).energy is None
+    assert read_labels(atoms).energy is None
     assert atoms.calc.results == {}
 
 
 def test_zero_is_a_label() -> None:
     atoms = molecule("CO")
     atoms.info["REF_energy"] = 0.0
-    assert labels(atoms).energy == 0.0
+    assert read_labels(atoms).energy == 0.0
 
 
 def test_labels_are_copies() -> None:
     atoms = constrained()
-    found = labels(atoms)
+    found = read_labels(atoms)
     assert found.forces is not None
     found.forces[:] = 9.0
     assert not (atoms.calc.results["forces"] == 9.0).any()
@@ -100,26 +100,26 @@ def test_labels_are_copies() -> None:
 def test_labels_must_be_finite(value: float) -> None:
     atoms = molecule("CO")
     atoms.info["REF_energy"] = value
-    with pytest.raises(InputError, match=r"the energy under REF_energy .* not finite"):
-        labels(atoms)
+    with pytest.raises(InputError, match=r"NaN or infinity in the energy under REF_energy"):
+        read_labels(atoms)
 
 
 def test_labels_must_be_numbers() -> None:
     atoms = molecule("CO")
     atoms.info["REF_energy"] = "low"
-    with pytest.raises(InputError, match="'low', which is not a number"):
-        labels(atoms)
+    with pytest.raises(InputError, match="got 'low'; remove it"):
+        read_labels(atoms)
 
 
 def test_labels_must_have_their_shape() -> None:
     atoms = molecule("CO")
     atoms.info["REF_energy"] = [1.0, 2.0]
     with pytest.raises(InputError, match="expected one number"):
-        labels(atoms)
+        read_labels(atoms)
     atoms = molecule("CO")
     atoms.info["REF_forces"] = np.zeros((3, 3))
     with pytest.raises(InputError, match=r"expected \(2, 3\)"):
-        labels(atoms)
+        read_labels(atoms)
 
 
 def zeroed(seed: int) -> Atoms:
@@ -129,12 +129,12 @@ def zeroed(seed: int) -> Atoms:
 
 
 def test_zeroed_by_constraints() -> None:
-    assert constraint_zeroed([zeroed(k) for k in range(3)])
-    assert constraint_zeroed(zeroed(k) for k in range(3))
+    assert has_zeroed_forces([zeroed(k) for k in range(3)])
+    assert has_zeroed_forces(zeroed(k) for k in range(3))
 
 
 def test_one_raw_structure_clears_the_set() -> None:
-    assert not constraint_zeroed([*(zeroed(k) for k in range(3)), constrained()])
+    assert not has_zeroed_forces([*(zeroed(k) for k in range(3)), constrained()])
 
 
 def test_partly_fixed_atoms_count_by_component() -> None:
@@ -143,10 +143,10 @@ def test_partly_fixed_atoms_count_by_component() -> None:
     forces[2, 1] = 0.0
     atoms.set_constraint(FixCartesian([2], (False, True, False)))
     atoms.calc = SinglePointCalculator(atoms, forces=forces)
-    assert constraint_zeroed([atoms])
+    assert has_zeroed_forces([atoms])
     forces[2, 1] = 1e-9
     atoms.calc = SinglePointCalculator(atoms, forces=forces)
-    assert not constraint_zeroed([atoms])
+    assert not has_zeroed_forces([atoms])
 
 
 def test_nothing_fixed_or_nothing_known_is_not_zeroed() -> None:
@@ -154,7 +154,7 @@ def test_nothing_fixed_or_nothing_known_is_not_zeroed() -> None:
     free.set_constraint()
     still = constrained()
     still.calc = SinglePointCalculator(still, forces=np.zeros((4, 3)))
-    assert not constraint_zeroed([free])
-    assert not constraint_zeroed([still])
-    assert not constraint_zeroed([molecule("CO")])
-    assert not constraint_zeroed([])
+    assert not has_zeroed_forces([free])
+    assert not has_zeroed_forces([still])
+    assert not has_zeroed_forces([molecule("CO")])
+    assert not has_zeroed_forces([])

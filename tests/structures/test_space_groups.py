@@ -183,5 +183,5 @@ def test_a_structure_without_a_cell_or_a_group_is_refused() -> None:
         relaxed([Atoms("CO", [[0, 0, 0], [0, 0, 1.1]])])
     overlapping = from_atoms(bulk("Cu", cubic=True))
     overlapping = replace(overlapping, positions=torch.zeros_like(overlapping.positions))
-    with pytest.raises(InputError, match=r"no space group was found within 0\.01 Angstrom"):
+    with pytest.raises(InputError, match=r"spglib found no space group within 0\.01 Å"):
         find_symmetry(overlapping)

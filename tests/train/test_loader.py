@@ -174,7 +174,7 @@ def test_balanced_processes_have_about_equal_edges(tmp_path, data):
 
 def test_every_process_finds_the_order_of_the_draw(tmp_path, data):
     loader = feed_for(data, tmp_path, batch_size=8)
-    sizes = loader.samples.known.n_edges[loader.schedule.batch(3)].tolist()
+    sizes = loader.samples.sample_index.n_edges[loader.schedule.batch(3)].tolist()
     for rank, places in enumerate(deal(sizes, 2)):
         (part,) = replace(loader, rank=rank, n_processes=2).batch(3)
         (whole,) = loader.batch(3)
@@ -236,7 +236,7 @@ class Dying(Samples):
 
 def in_place(loader: BatchLoader, kind: type[Samples]) -> BatchLoader:
     samples = loader.samples
-    return replace(loader, samples=kind(samples._path, samples._numbers, samples.known))
+    return replace(loader, samples=kind(samples._path, samples._numbers, samples.sample_index))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -161,14 +161,14 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_one_before(tmp_path, 
     folder = tmp_path / "broken"
     with monkeypatch.context() as patch:
         patch.setattr(
-            "geocalc.train.checkpoint.write_whole",
+            "geocalc.train.checkpoint.write_atomically",
             lambda path, parts: path.write_text("".join(parts)),
         )
         original = save_checkpoint
 
         def save_or_die(place, step, *rest):
             if step == 9:
-                patch.setattr("geocalc.train.checkpoint.write_whole", die)
+                patch.setattr("geocalc.train.checkpoint.write_atomically", die)
             original(place, step, *rest)
 
         patch.setattr(loop, "save_checkpoint", save_or_die)

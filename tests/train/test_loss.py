@@ -170,7 +170,7 @@ def with_energies(energy_of) -> list[Sample]:
                 pbc=atoms.pbc,
                 energy=energy_of(atoms, n),
                 group=str(n),
-                frame=0,
+                image=0,
                 source=0,
                 validation=False,
             )

@@ -113,9 +113,7 @@ def test_a_file_that_knows_its_unit_takes_no_other(tmp_path: Path) -> None:
     values["data"]["sources"][0]["energy_unit"] = "kcal/mol"
     with pytest.raises(
         InputError,
-        match=(
-            r"m.npz is of rMD17 and so known to be in kcal/mol; leave data.sources.energy_unit out"
-        ),
+        match=(r"m.npz is an rMD17 file, whose unit kcal/mol is converted automatically; remove"),
     ):
         samples_of(values, tmp_path)
 
@@ -177,7 +175,7 @@ def test_a_model_with_forces_says_how_to_learn_without(qm7: Path, tmp_path: Path
     values = energy_recipe(qm7)
     values["model"]["force_mode"] = "gradient"
     with pytest.raises(
-        InputError, match=r"energies alone: model.force_mode: none and training.force_weight: 0"
+        InputError, match=r"energies only with model.force_mode: none and training.force_weight: 0"
     ):
         samples_of(values, tmp_path)
 
@@ -211,7 +209,7 @@ def rmd17(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_frame_is_its_own_group(rmd17: Path, tmp_path: Path) -> None:
     samples = samples_of(molecule_values(rmd17), tmp_path)
     assert [s.group for s in samples] == [f"{rmd17}#{k}" for k in range(60)]
-    assert {s.frame for s in samples} == {0}
+    assert {s.image for s in samples} == {0}
 
 
 @pytest.mark.slow
@@ -305,7 +303,7 @@ def test_test_sets_that_cannot_be(data: dict, message: str, qm7: Path) -> None:
 
 def test_a_recipe_without_a_test_set_says_so(qm7: Path) -> None:
     with pytest.raises(
-        InputError, match=r"keeps no structure for the test; set data.test_fraction"
+        InputError, match=r"holds out no structure for the test; set data.test_fraction"
     ):
         samples_of_test(parse_recipe(energy_recipe(qm7), "test"))
 

@@ -215,8 +215,8 @@ def test_assignments_override_and_are_read_as_yaml(tmp_path, values):
     [
         ("training.step=7", "unknown key `training.step`; did you mean `steps`?"),
         ("training.steps", "--set needs key=value, got 'training.steps'"),
-        ("name.first=x", "`name` is a value, not a group of settings"),
-        ("data.sources.1.weight=2", "`1` is not a place in a list of 1, counted from 0"),
+        ("name.first=x", "`name` is a single value, not a group of settings"),
+        ("data.sources.1.weight=2", "`1` is not an index into a list of 1 items"),
         ("training.steps=[", "--set training.steps=[: the value is not valid YAML"),
     ],
 )
@@ -231,8 +231,8 @@ def test_a_wrong_assignment_is_refused_in_a_sentence(tmp_path, values, assignmen
     ("content", "sentence"),
     [
         ("a: [", "is not valid YAML"),
-        ("- 1", "must hold a mapping of settings, got list"),
-        ("", "must hold a mapping of settings, got NoneType"),
+        ("- 1", "must contain a mapping of settings, got list"),
+        ("", "must contain a mapping of settings, got NoneType"),
         ("a: !!python/object/apply:os.system ['true']", "is not valid YAML"),
         (b"\xff\xfe\x00", "is not valid YAML"),
     ],

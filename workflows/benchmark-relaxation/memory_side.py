@@ -13,7 +13,7 @@ from scaling import stream
 from side import answer
 
 import geocalc
-from geocalc.core import settle_process
+from geocalc.core import configure_process
 
 
 def resident() -> float:
@@ -24,7 +24,7 @@ def resident() -> float:
 
 def make() -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Load the model, and note what is held before any work."""
-    settle_process()
+    configure_process()
     geocalc.load_model(sys.argv[1])
     loaded = resident()
 

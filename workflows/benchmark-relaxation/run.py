@@ -28,7 +28,7 @@ import scaling
 import shipped_model
 import torch
 
-from geocalc.core import available_cores, settle_process
+from geocalc.core import available_cores, configure_process
 
 HERE = Path(__file__).parent
 
@@ -36,7 +36,7 @@ HERE = Path(__file__).parent
 @click.group()
 def main() -> None:
     """Benchmarks of the relaxation engine."""
-    settle_process()
+    configure_process()
 
 
 @main.command("calls")

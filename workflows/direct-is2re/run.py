@@ -25,7 +25,7 @@ import page
 import splits
 from lightning_fabric import Fabric
 
-from geocalc.core import read_yaml, settle_process
+from geocalc.core import configure_process, read_yaml
 from geocalc.data import Samples, prepare_store, read_store
 from geocalc.evaluation import pair_predictions
 from geocalc.frames import frame_policy
@@ -69,7 +69,7 @@ def recipe_for(split: splits.Split, target: str, steps: int | None) -> Recipe:
 @click.group()
 def main() -> None:
     """Cross-validation of direct IS2RE."""
-    settle_process()
+    configure_process()
 
 
 def _each(names: str, targets: str) -> list[tuple[splits.Split, str]]:

@@ -29,7 +29,7 @@ from results import collect, read_results, write_results
 from rows import HERE, PAIRS, Row, Tables, read_tables, recipe_of
 from smoke import changes, write_data
 
-from geocalc.core import settle_process, write_whole
+from geocalc.core import configure_process, write_atomically
 from geocalc.train import METRICS, TrainingProgress, read_recipe, train
 
 RUNS = HERE.parents[1] / "runs"
@@ -75,7 +75,7 @@ class Study:
 @click.pass_context
 def main(context: click.Context, full: bool) -> None:
     """The empirical study."""
-    settle_process()
+    configure_process()
     runs = RUNS / ("empirical-study-full" if full else "empirical-study")
     context.obj = Study(
         read_tables(full=full), runs, runs if full else HERE, "auto" if full else "cpu"
@@ -114,7 +114,7 @@ def measure_command(study: Study, tables: str | None, names: str | None, seeds: 
         folder = study.folder(row, seed)
         if (folder / METRICS).exists() and not (folder / row.measured).exists():
             found = measure(row, recipe_of(row, seed, study.pairs), folder, study.data)
-            write_whole(folder / row.measured, [json.dumps(found, indent=1) + "\n"])
+            write_atomically(folder / row.measured, [json.dumps(found, indent=1) + "\n"])
             print(f"{row.table} {folder.name} {found['energy_mae']:.3f} eV", flush=True)
 
 

@@ -25,7 +25,7 @@ from ase.io import write
 from lightning_fabric import Fabric
 
 from geocalc import load_model
-from geocalc.core import read_yaml, settle_process
+from geocalc.core import configure_process, read_yaml
 from geocalc.data import Data, DataSource, locate, reference_relaxations, structures_of
 from geocalc.evaluation import relax_references, single_point_errors, summarize
 from geocalc.train import (
@@ -106,7 +106,7 @@ def tuned_recipe(n: int, draw: int, begin: bool) -> Recipe:
 @click.group()
 def main() -> None:
     """Fine-tuning on an unseen metal."""
-    settle_process()
+    configure_process()
 
 
 def _fabric() -> Fabric:

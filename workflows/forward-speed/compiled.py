@@ -20,7 +20,7 @@ import torch
 from lightning_fabric import Fabric
 from run import interleaved
 
-from geocalc.core import settle_process
+from geocalc.core import configure_process
 from geocalc.potentials import EnergyModel
 from geocalc.train import (
     MicroBatch,
@@ -40,7 +40,7 @@ DATA = ROOT / "runs" / "direct-is2re" / "data"
 @click.option("--steps", default=40, show_default=True)
 def main(steps: int) -> None:
     """Run and print."""
-    settle_process()
+    configure_process()
     fabric = Fabric(accelerator="cpu", devices=1)
     recipe = read_recipe(ROOT / "models" / "faenet-is2re" / "recipe.yaml")
     samples = load_samples(recipe, DATA, fabric)

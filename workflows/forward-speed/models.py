@@ -22,7 +22,7 @@ from run import interleaved
 
 from geocalc import Systems, from_atoms
 from geocalc.architectures import ARCHITECTURES
-from geocalc.core import concatenate, settle_process
+from geocalc.core import concatenate, configure_process
 from geocalc.frames import frame_policy
 from geocalc.graphs import NeighborCache, build_graph
 from geocalc.potentials import EnergyModel, NetworkPotential, Scales
@@ -77,7 +77,7 @@ def potential(model: Model, frames: str) -> NetworkPotential:
 @click.option("--repeats", default=9, show_default=True)
 def main(repeats: int) -> None:
     """Run and print."""
-    settle_process()
+    configure_process()
     torch.manual_seed(0)
     print(
         f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, 1 thread, float32, median of {repeats}"

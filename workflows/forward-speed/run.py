@@ -26,7 +26,7 @@ from reference.plain_faenet import PlainFAENet
 
 from geocalc import from_atoms
 from geocalc.architectures import FAENet, FAENetSettings, NetworkInput
-from geocalc.core import settle_process
+from geocalc.core import configure_process
 from geocalc.frames import frame_policy, make_frames
 from geocalc.graphs import build_graph, edge_vectors
 from geocalc.potentials import replicate
@@ -117,7 +117,7 @@ def training_step(network: torch.nn.Module, inputs: NetworkInput) -> None:
 )
 def main(repeats: int, bf16: bool) -> None:
     """Run and print."""
-    settle_process()
+    configure_process()
     torch.manual_seed(0)
     slabs = [adslab(metal, seed) for seed, metal in enumerate(("Cu", "Pt", "Ag"))]
     settings = FAENetSettings.model_validate(S2EF)

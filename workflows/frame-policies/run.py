@@ -23,7 +23,7 @@ import page
 import torch
 
 from geocalc import LoadedModel, Systems, load_model
-from geocalc.core import concatenate, settle_process
+from geocalc.core import concatenate, configure_process
 from geocalc.data import Sample, collate_samples, locate, reference_relaxations
 from geocalc.evaluation import relax_references, summarize
 from geocalc.frames import random_rotations
@@ -124,7 +124,7 @@ def wrapped(systems: Systems, shift: torch.Tensor) -> Systems:
 @click.option("--policies", default=",".join(POLICIES), show_default=True)
 def main(model: str, paths: int, relaxations: int, policies: str) -> None:
     """Measure and write."""
-    settle_process()
+    configure_process()
     recipe = read_recipe(find_model(model) / "recipe.yaml")
     held_out = reference_relaxations(recipe.data, 0)
     references = held_out[:: max(1, len(held_out) // relaxations)][:relaxations]

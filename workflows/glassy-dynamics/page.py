@@ -9,7 +9,7 @@ from pathlib import Path
 from published import Published
 from scores import Ceiling, Row, Score, Tested
 
-from geocalc.core import Settings, write_whole
+from geocalc.core import Settings, write_atomically
 
 NOTHING = "–"
 
@@ -43,14 +43,14 @@ class Study(Settings):
 
 def write(study: Study, published: Sequence[Published], folder: Path) -> None:
     """results.json, and the tables between their marks in README.md of a folder."""
-    write_whole(folder / "results.json", [study.model_dump_json(indent=1) + "\n"])
+    write_atomically(folder / "results.json", [study.model_dump_json(indent=1) + "\n"])
     text = (folder / "README.md").read_text()
     text = _placed(text, "held out", held_out(study))
     text = _placed(text, "test", tested(study))
     text = _placed(text, "published", beside(published))
     if study.generated is not None:
         text = _placed(text, "times", at_times(study.generated))
-    write_whole(folder / "README.md", [text])
+    write_atomically(folder / "README.md", [text])
 
 
 def _placed(text: str, mark: str, lines: Iterable[str]) -> str:

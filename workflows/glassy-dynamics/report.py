@@ -14,7 +14,7 @@ from plan import HERE, LEARNABLE, PAIRS, Planned
 from published import read_published
 from scores import Baselines, Row, Tested, Tests, ceiling, scores
 
-from geocalc.core import write_whole
+from geocalc.core import write_atomically
 from geocalc.properties import GlassData, configurations, read_property_recipe
 
 BASELINES_FILE, TEST = "baselines.json", "test"
@@ -77,7 +77,7 @@ def judge(fits: Sequence[Fit], out: Path) -> list[str]:
         said |= {f"{name}: {answer.name}": answer.predicted for answer in answers}
     place.mkdir(parents=True, exist_ok=True)
     np.savez(place / SAID_FILE, **said)
-    write_whole(place / TESTS_FILE, [Tests(tested=tuple(tested)).model_dump_json(indent=1)])
+    write_atomically(place / TESTS_FILE, [Tests(tested=tuple(tested)).model_dump_json(indent=1)])
     return repeated
 
 

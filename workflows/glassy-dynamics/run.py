@@ -22,7 +22,7 @@ from plan import HERE, LEARNABLE, RUNS, plan
 from report import BASELINES_FILE, glass_data, judge, read_fits, write_report
 from scores import Baselines
 
-from geocalc.core import settle_process, write_whole
+from geocalc.core import configure_process, write_atomically
 from geocalc.properties import register_property, train_property
 from geocalc.train import TrainingProgress
 
@@ -34,7 +34,7 @@ RECIPES = "moments,bapst,unshared,edges-parallel,report,gcn"
 @click.group()
 def main() -> None:
     """Propensities of a glass from its structure."""
-    settle_process()
+    configure_process()
 
 
 recipes_option = click.option("--recipes", default=RECIPES, show_default=True)
@@ -84,7 +84,7 @@ def baselines_command(out: Path) -> None:
         )
         if baseline is BASELINES[-1]:
             fewer = [*(baseline_row(baseline, some, learned) for learned in FEWER), rows[-1]]
-    write_whole(
+    write_atomically(
         out / BASELINES_FILE,
         [Baselines(rows=tuple(rows), fewer=tuple(fewer)).model_dump_json(indent=1)],
     )

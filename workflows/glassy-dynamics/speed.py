@@ -26,7 +26,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
-from geocalc.core import settle_process
+from geocalc.core import configure_process
 from geocalc.nn import EdgeIndex
 from geocalc.properties import (
     GraphInput,
@@ -184,7 +184,7 @@ def memory_mb(name: str, report: bool) -> float:
 @click.option("--memory-of", type=click.Choice(["ours", "direct"]), hidden=True)
 def main(repeats: int, report: bool, memory_of: str | None) -> None:
     """Run and print."""
-    settle_process()
+    configure_process()
     inputs, label = graph()
     made = networks(report)
     if memory_of is not None:

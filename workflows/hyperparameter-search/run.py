@@ -22,7 +22,7 @@ import yaml
 from lightning_fabric import Fabric
 
 from geocalc import GeoCalcError
-from geocalc.core import settle_process, write_whole
+from geocalc.core import configure_process, write_atomically
 from geocalc.errors import MissingDependencyError, NonFiniteError
 from geocalc.train import METRICS, Evaluation, make_folder, read_log, train
 
@@ -119,7 +119,7 @@ def go_on(study: Any) -> None:
 )
 def main(recipe: Path, space_path: Path, out: Path, trials: int, seed: int, join: bool) -> None:
     """Search, and write the best recipe so far after every trial."""
-    settle_process()
+    configure_process()
     try:
         space = spaces.read_space(space_path)
         study = open_study(out, seed)
@@ -139,7 +139,9 @@ def search(study: Any, recipe: Path, space: spaces.Space, out: Path, trials: int
         study.optimize(lambda trial: run_trial(trial, recipe, space, out), n_trials=1)
         if study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
             best = spaces.recipe_of(recipe, space, study.best_params)
-            write_whole(out / BEST, [yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False)])
+            write_atomically(
+                out / BEST, [yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False)]
+            )
             print(
                 f"best of {len(study.trials)}: {study.best_value:.4f}, {study.best_params}",
                 flush=True,

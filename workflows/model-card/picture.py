@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from geocalc import LoadedModel, load_model
-from geocalc.core import settle_process
+from geocalc.core import configure_process
 from geocalc.data import prepare_store, read_store, reference_relaxations
 from geocalc.evaluation import (
     Panel,
@@ -68,7 +68,7 @@ def draw(model: LoadedModel, recipe: Recipe) -> Path:
 @click.argument("name", default="faenet-sfa")
 def main(name: str) -> None:
     """Evaluate and draw."""
-    settle_process()
+    configure_process()
     model = load_model(name)
     print(draw(model, read_recipe(model.folder / "recipe.yaml")))
 

@@ -23,7 +23,7 @@ import text
 import torch
 
 from geocalc import LoadedModel, load_model
-from geocalc.core import settle_process
+from geocalc.core import configure_process
 from geocalc.potentials import find_model
 from geocalc.runs import versions
 from geocalc.train import Recipe, read_recipe
@@ -40,7 +40,7 @@ PARTS = ("single_points", "relaxations", "intervals", "outside", "milliseconds")
 @click.option("--only", type=click.Choice(PARTS), help="Measure this part again.")
 def main(name: str, render: bool, only: str | None) -> None:
     """Measure and write."""
-    settle_process()
+    configure_process()
     folder = find_model(name)
     recipe = read_recipe(folder / "recipe.yaml")
     model = load_model(name)

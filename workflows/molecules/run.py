@@ -20,7 +20,7 @@ import click
 import torch
 from lightning_fabric import Fabric
 
-from geocalc.core import in_ev, settle_process
+from geocalc.core import configure_process, in_ev
 from geocalc.data import Sample, locate, prepare_store, read_store, samples_of_file, samples_of_test
 from geocalc.evaluation import errors_of, known_numbers, mae, predictions
 from geocalc.frames import frame_policy
@@ -64,7 +64,7 @@ def _recipes(names: str, steps: int | None) -> Iterator[tuple[Recipe, Path]]:
 @click.group()
 def main() -> None:
     """Networks of molecules."""
-    settle_process()
+    configure_process()
 
 
 names_option = click.option("--names", default=NAMES, show_default=True)

@@ -25,7 +25,7 @@ import page
 from lightning_fabric import Fabric
 from variants import ROOT, VARIANTS, recipe_of
 
-from geocalc.core import settle_process
+from geocalc.core import configure_process
 from geocalc.train import TrainingProgress, register_model, train
 
 HERE = Path(__file__).parent
@@ -37,7 +37,7 @@ SPEED, FAR = RUNS / "speed.json", RUNS / "tight"
 @click.group()
 def main() -> None:
     """Energies and forces at full strength."""
-    settle_process()
+    configure_process()
 
 
 @main.command("train")

@@ -25,7 +25,7 @@ from lightning_fabric import Fabric
 from scipy.spatial.transform import Rotation
 from torch import nn
 
-from geocalc.core import override, read_yaml, settle_process, write_whole
+from geocalc.core import configure_process, override, read_yaml, write_atomically
 from geocalc.data import Sample, collate_samples, locate, prepare_store, read_store, structures_of
 from geocalc.evaluation import single_point_errors
 from geocalc.frames import frame_policy
@@ -220,7 +220,7 @@ def fit(one: Planned, out: Path) -> None:
 
     if not (one.folder / MEASURED).is_file():
         train(one.recipe, one.folder, out / "prepared", fabric, say)
-        write_whole(one.folder / MEASURED, [json.dumps(asdict(judge(one, out)), indent=1)])
+        write_atomically(one.folder / MEASURED, [json.dumps(asdict(judge(one, out)), indent=1)])
 
 
 def judge(one: Planned, out: Path) -> Judged:
@@ -314,7 +314,7 @@ def adslabs_command(
     networks: str, sizes: str, seeds: str, changes: tuple[str, ...], tag: str, out: Path
 ) -> None:
     """Adsorbates on metals: train what is not trained yet, and judge it by the test."""
-    settle_process()
+    configure_process()
     folder = out / FOLDER
     for one in plan(folder, networks.split(","), _numbers(sizes), _numbers(seeds), changes, tag):
         fit(one, folder)

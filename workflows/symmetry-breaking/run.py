@@ -27,7 +27,7 @@ from phases import ORTHORHOMBIC, TETRAGONAL, fit_phase
 from record import FieldFit, Fit, T, kept, load
 from shapes import fit_shape, shapes
 
-from geocalc.core import settle_process
+from geocalc.core import configure_process
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "symmetry-breaking"
@@ -83,7 +83,7 @@ def field_fits(seeds: str, steps: int | None) -> Iterator[tuple[str, Callable[[]
 @click.group()
 def main() -> None:
     """Relaxed weights learn which symmetry is broken."""
-    settle_process()
+    configure_process()
 
 
 seeds_option = click.option(

@@ -28,7 +28,7 @@ from lightning_fabric import Fabric
 from page import table
 
 from geocalc import relax
-from geocalc.core import read_yaml, settle_process
+from geocalc.core import configure_process, read_yaml
 from geocalc.data import reference_relaxations
 from geocalc.train import Recipe, parse_recipe, read_recipe, register_model, train
 
@@ -122,7 +122,7 @@ def measured(structures: Sequence[Atoms], start: Path) -> dict[str, dict[str, fl
 @click.group()
 def main() -> None:
     """Warm starts."""
-    settle_process()
+    configure_process()
 
 
 @main.command("train")

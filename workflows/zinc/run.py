@@ -21,7 +21,7 @@ import page
 from lightning_fabric import Fabric
 from measure import Fit, measure
 
-from geocalc.core import settle_process
+from geocalc.core import configure_process
 from geocalc.properties import PropertyRecipe, read_property_recipe, train_property
 from geocalc.train import CHECKPOINT, METRICS, TrainingProgress, steps_done
 
@@ -56,7 +56,7 @@ def plan(recipes: str, folds: str, steps: int | None, out: Path) -> Iterator[Pla
 @click.group()
 def main() -> None:
     """Graph convolutional networks of molecules, by cross-validation."""
-    settle_process()
+    configure_process()
 
 
 recipes_option = click.option("--recipes", default=RECIPES, show_default=True)

@@ -1,4 +1,4 @@
-"""What every canonicalizer takes and gives, and the frame policies seen as canonicalizers."""
+"""Interface of all canonicalizers, and frame policies as canonicalizers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from geocalc.graphs.neighbors import Graph
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """A batch as a canonicalizer sees it.
+    """Input of a canonicalizer: a batch with its edges.
 
     Attributes:
-        positions: (n_atoms, 3) Angstrom; takes the place of `systems.positions`, differentiable.
-        cell: (n_systems, 3, 3) Angstrom; takes the place of `systems.cell`, differentiable.
+        positions: (n_atoms, 3) Angstrom; used instead of `systems.positions`, differentiable.
+        cell: (n_systems, 3, 3) Angstrom; used instead of `systems.cell`, differentiable.
         systems: the batch.
         graph: its edges.
-        edge_vec: (n_edges, 3) Angstrom; differentiable.
-        edge_weight: (n_edges,) how much each edge counts, differentiable; None where all count as
-            one.
+        edge_vec: (n_edges, 3) Angstrom, vectors of the edges; differentiable.
+        edge_weight: (n_edges,) weight of each edge, differentiable; None for weights of one.
     """
 
     positions: Tensor
@@ -37,26 +36,30 @@ class Geometry:
 
 
 class Canonicalizer(nn.Module, ABC):
-    """A module from a batch of structures to their frames: batched, differentiable, and the same in
-    training and evaluation.
+    """Module from a batch of structures to their frames.
+
+    Batched, differentiable, and identical in training and evaluation.
     """
 
     @abstractmethod
     def forward(self, geometry: Geometry, draws: torch.Generator | Tensor | None = None) -> Frames:
-        """Frames in the floating type of the positions; `draws` is randomness, which stochastic
-        policies alone need.
+        """Return frames in the floating type of the positions.
+
+        Args:
+            geometry: the batch.
+            draws: source of randomness, used by stochastic policies only.
         """
 
 
 class PolicyFrames(Canonicalizer):
-    """A frame policy as a canonicalizer without weights."""
+    """Frame policy as a canonicalizer without weights."""
 
     def __init__(self, policy: FramePolicy) -> None:
         super().__init__()
         self.policy = policy
 
     def forward(self, geometry: Geometry, draws: torch.Generator | Tensor | None = None) -> Frames:
-        """See `geocalc.frames.make_frames`."""
+        """Return the frames of the policy; see `geocalc.frames.make_frames`."""
         g = geometry
         return make_frames(
             g.positions, g.cell, g.systems, g.graph, g.edge_vec, self.policy, draws, g.edge_weight

@@ -1,4 +1,4 @@
-"""From a few vectors of each structure to its frame, and what is done where they span none."""
+"""Frames from a few vectors of each structure, with a fallback for vectors that span none."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from torch import Tensor
 
 from geocalc.frames.dispatch import make_frames
 from geocalc.frames.learned.base import Geometry
-from geocalc.frames.learned.surroundings import Surroundings
+from geocalc.frames.learned.environment import LocalEnvironment
 from geocalc.frames.policy import Frames, frame_policy
 
-# relative; vectors shorter than this have no direction: so small a change would turn the frame by a
-# radian
+# relative length below which a vector is taken as zero: a change of this size would rotate the
+# frame by a radian
 TOLERANCE = 1e-3
-FALLBACK = (
-    "averaged"  # exact for every structure, and does not ask for the vectors that are missing
-)
+FALLBACK = "averaged"  # exactly equivariant for every structure, and independent of the vectors
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameVectors:
-    """Vectors that turn with their structure.
+    """Equivariant vectors of each structure.
 
     Attributes:
-        vectors: (n_systems, 3, n_vectors), in columns, as many as dimensions at least;
+        vectors: (n_systems, 3, n_vectors) in columns, at least as many as dimensions;
             differentiable.
-        scale: (n_systems,) the usual length of what they are means of, which says how short is
-            none.
-        tied: (n_systems,) bool, structures whose vectors rest on a choice and are not to be used.
+        scale: (n_systems,) root mean square length of the vectors before averaging, the reference
+            for vanishing means.
+        tied: (n_systems,) bool, True for structures whose vectors depend on an arbitrary choice and
+            must not be used.
     """
 
     vectors: Tensor
@@ -37,25 +36,29 @@ class FrameVectors:
     tied: Tensor
 
     @classmethod
-    def mean_of(cls, values: Tensor, near: Surroundings) -> FrameVectors:
-        """Means over the atoms of each structure of their vectors (n_atoms, 3, n_vectors)."""
-        scale = near.mean((values.detach() ** 2).sum(1).mean(1)).sqrt()
+    def mean_of(cls, values: Tensor, environment: LocalEnvironment) -> FrameVectors:
+        """Average vectors of atoms (n_atoms, 3, n_vectors) over each structure."""
+        scale = environment.mean_over_atoms((values.detach() ** 2).sum(1).mean(1)).sqrt()
         return cls(
-            vectors=near.mean(values), scale=scale, tied=torch.zeros_like(scale, dtype=torch.bool)
+            vectors=environment.mean_over_atoms(values),
+            scale=scale,
+            tied=torch.zeros_like(scale, dtype=torch.bool),
         )
 
 
-def oriented(found: FrameVectors, geometry: Geometry, dimensions: int, proper: bool) -> Frames:
-    """One frame for each structure, by Gram-Schmidt; where its vectors span none, a set of frames,
-    and a flag.
+def frames_from_vectors(
+    found: FrameVectors, geometry: Geometry, dimensions: int, proper: bool
+) -> Frames:
+    """Return one frame for each structure by Gram-Schmidt orthogonalization of its vectors.
 
-    With `dimensions` 2 only the parts of the vectors in the xy plane count, and z stays. The last
-    axis is normal to the others, in the right-handed sense, and without `proper` on the side of the
-    next vector. Where that has no part along it, as in a structure that is its own mirror image,
-    both ends are used; where vectors are missing for the axes before, the fallback.
+    With `dimensions` 2 only the components in the xy plane are used, and z is an axis of the frame.
+    The last axis is normal to the others; with `proper` it makes the frame right-handed, otherwise
+    it points to the side of the next vector. If that vector has no component along the normal, as
+    in a structure that is its own mirror image, both directions are used. If vectors for the other
+    axes are missing, the fallback policy is used. Both cases are marked as degenerate.
 
     Args:
-        found: from a network.
+        found: vectors predicted by a network.
         geometry: the batch.
         dimensions: 2 or 3.
         proper: rotations only.
@@ -63,12 +66,12 @@ def oriented(found: FrameVectors, geometry: Geometry, dimensions: int, proper: b
     vectors = found.vectors[:, :dimensions]
     with torch.no_grad():
         _, heights = _gram_schmidt(vectors)
-        clear = heights.abs() > TOLERANCE * found.scale[:, None]
-        spanned = clear[:, :-1].all(1) & ~found.tied
+        nonzero = heights.abs() > TOLERANCE * found.scale[:, None]
+        spanned = nonzero[:, :-1].all(1) & ~found.tied
         side = (
             torch.ones_like(found.scale)
             if proper
-            else torch.where(clear[:, -1], heights[:, -1].sign(), 0.0)
+            else torch.where(nonzero[:, -1], heights[:, -1].sign(), 0.0)
         )
     one, two = torch.nonzero(spanned)[:, 0], torch.nonzero(spanned & (side == 0))[:, 0]
     owner, last = (
@@ -96,8 +99,9 @@ def oriented(found: FrameVectors, geometry: Geometry, dimensions: int, proper: b
 
 
 def _gram_schmidt(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Right-handed axes (n, d, d) in columns from vectors (n, d, n_vectors), and what is left of
-    each vector on its axis, (n, d).
+    """Return right-handed axes (n, d, d) in columns from vectors (n, d, n_vectors).
+
+    Also return the component of each vector along its axis, (n, d).
     """
     first, length = _unit(vectors[:, :, 0])
     if vectors.shape[1] == 2:
@@ -114,6 +118,6 @@ def _gram_schmidt(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unit(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Directions (n, d) and lengths (n,); zero stays zero."""
+    """Return the directions (n, d) and lengths (n,) of vectors; zero vectors remain zero."""
     length = vectors.norm(dim=1)
     return vectors / length.clamp(min=torch.finfo(vectors.dtype).tiny)[:, None], length

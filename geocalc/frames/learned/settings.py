@@ -1,4 +1,4 @@
-"""Settings of the canonicalizers with weights."""
+"""Settings of canonicalizers with weights."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from geocalc.core.settings import Settings
 
 
 class CanonicalizerSettings(Settings):
-    """What all of them have in common.
+    """Settings common to all canonicalizers with weights.
 
     Attributes:
-        name: of the canonicalizer.
-        dimensions: 2 turns about z only, for slabs; 3 turns freely.
-        proper: rotations only; without, mirror images have one energy as well.
-        reach: Angstrom; edges fade out at this length, or at the network's cutoff where that is
-            shorter.
+        name: name of the canonicalizer.
+        dimensions: 2 for rotations about z only, for slabs; 3 for all rotations.
+        proper: use rotations only; if False, mirror images have equal energies as well.
+        reach: Angstrom, length at which the weight of an edge vanishes; limited by the cutoff of
+            the network.
     """
 
     name: str
@@ -27,14 +27,20 @@ class CanonicalizerSettings(Settings):
 
 
 class VectorNeuronSettings(CanonicalizerSettings):
-    """Of `vn-pointnet`, `vn-dgcnn` and `signnet-vn`; a third of `width` channels in the first
-    layer, 64 as published.
+    """Settings of `vn-pointnet`, `vn-dgcnn` and `signnet-vn`.
+
+    Attributes:
+        width: three times the number of channels of the first layer; 64 as published.
     """
 
     width: int = Field(64, ge=3)
 
 
 class SignNetMLPSettings(CanonicalizerSettings):
-    """Of `signnet-mlp`; 32 hidden channels as published."""
+    """Settings of `signnet-mlp`.
+
+    Attributes:
+        hidden_channels: width of the hidden layers; 32 as published.
+    """
 
     hidden_channels: int = Field(32, ge=1)

@@ -1,4 +1,4 @@
-"""Dynamic graph convolutions made of vector neurons.
+"""Canonicalizer of dynamic graph convolutions with vector neurons.
 
 Source: Deng et al., Vector neurons (2021), sec. 4; Wang et al., Dynamic graph CNN for learning on
 point clouds (2019).
@@ -10,28 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from geocalc.frames.learned.base import Canonicalizer, Geometry
-from geocalc.frames.learned.orient import FrameVectors, oriented
+from geocalc.frames.learned.environment import local_environment
+from geocalc.frames.learned.orient import FrameVectors, frames_from_vectors
 from geocalc.frames.learned.settings import VectorNeuronSettings
-from geocalc.frames.learned.surroundings import surroundings_of
 from geocalc.frames.policy import Frames
 from geocalc.nn.vector_neurons import VectorLayer, VectorLinear
 
-LEAK = 0.2  # as published
+LEAK = 0.2  # leak of the gates, as published
 
 
 class VNDGCNN(Canonicalizer):
-    """Four convolutions over edges, a layer on what they give together, and a head that compares
-    atoms with their structure.
+    """Canonicalizer of four edge convolutions, a fusion layer on all their outputs, and a head.
 
-    663,804 parameters at width 64, as published. The published head turns its features into numbers
-    that no rotation changes, so what is read after it is no frame. Here the frame is the sum of two
-    sets of three vectors that do turn: those in which the head expresses its features, and the last
-    layer applied to the features themselves. Edges are the network's in every layer, where the
-    published ones connect a number of neighbors, which change in jumps.
+    663,804 parameters at width 64, as published. The published head converts its features to
+    rotation invariant numbers, from which no frame can be obtained. Here the frame is the sum of
+    two sets of three equivariant vectors: the basis in which the head expresses its features, and
+    the last layer applied to the features themselves. All layers use the edges of the network; the
+    published layers connect a fixed number of neighbors, which is discontinuous.
 
     Args:
-        settings: its shape.
-        cutoff: Angstrom, of the network.
+        settings: settings of the canonicalizer.
+        cutoff: Angstrom, cutoff of the network.
     """
 
     def __init__(self, settings: VectorNeuronSettings, cutoff: float) -> None:
@@ -50,20 +49,20 @@ class VNDGCNN(Canonicalizer):
         self.last = VectorLayer(2 * fused, 3, LEAK, shared=True)
 
     def forward(self, geometry: Geometry, draws: torch.Generator | Tensor | None = None) -> Frames:
-        """See `Canonicalizer`; nothing is drawn."""
-        near = surroundings_of(geometry, self.reach)
-        edges = torch.stack([near.edge_vec, near.vectors[near.receivers]], dim=2)
-        found: list[Tensor] = []
+        """Return the frames; `draws` is not used."""
+        env = local_environment(geometry, self.reach)
+        edges = torch.stack([env.edge_vec, env.vectors[env.receivers]], dim=2)
+        outputs: list[Tensor] = []
         for convolution in self.convolutions:
-            if found:
-                center = found[-1][near.receivers]
-                edges = torch.cat([found[-1][near.senders] - center, center], dim=2)
-            found.append(near.around(convolution(edges)))
-        atoms = self.fusion(torch.cat(found, dim=2))
-        atoms = torch.cat([atoms, near.mean(atoms)[near.system_idx]], dim=2)
+            if outputs:
+                center = outputs[-1][env.receivers]
+                edges = torch.cat([outputs[-1][env.senders] - center, center], dim=2)
+            outputs.append(env.mean_over_neighbors(convolution(edges)))
+        atoms = self.fusion(torch.cat(outputs, dim=2))
+        atoms = torch.cat([atoms, env.mean_over_atoms(atoms)[env.system_idx]], dim=2)
         vectors = self.head(atoms) + self.last(atoms)
-        return oriented(
-            FrameVectors.mean_of(vectors, near),
+        return frames_from_vectors(
+            FrameVectors.mean_of(vectors, env),
             geometry,
             self.settings.dimensions,
             self.settings.proper,

@@ -1,4 +1,4 @@
-"""PointNet made of vector neurons.
+"""Canonicalizer of a PointNet with vector neurons.
 
 Source: Deng et al., Vector neurons (2021), sec. 4; as a canonicalizer, Kaba et al., Equivariance
 with learned canonicalization functions (2023).
@@ -10,18 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from geocalc.frames.learned.base import Canonicalizer, Geometry
-from geocalc.frames.learned.orient import FrameVectors, oriented
+from geocalc.frames.learned.environment import LocalEnvironment, local_environment
+from geocalc.frames.learned.orient import FrameVectors, frames_from_vectors
 from geocalc.frames.learned.settings import VectorNeuronSettings
-from geocalc.frames.learned.surroundings import Surroundings, surroundings_of
 from geocalc.frames.policy import Frames
 from geocalc.nn.vector_neurons import VectorLayer, VectorNorm
 
-N_VECTORS = 4  # of each atom; frames need three, the fourth has a part in the norm, as published
+# output vectors of each atom; frames use three, the fourth contributes to the norm, as published
+N_VECTORS = 4
 
 
 class PointNet(nn.Module):
-    """A layer on edges, their mean around each atom, two layers on atoms; 1,310 parameters at width
-    64.
+    """Layer on edges, mean over the neighbors of each atom, and two layers on atoms.
+
+    1,310 parameters at width 64.
     """
 
     def __init__(self, width: int) -> None:
@@ -32,25 +34,28 @@ class PointNet(nn.Module):
         self.norm = VectorNorm(channels)
         self.last = VectorLayer(channels, N_VECTORS)
 
-    def forward(self, edges: Tensor, near: Surroundings) -> Tensor:
-        """Vectors of every atom, (n_atoms, 3, 4), from three of every edge, (n_edges, 3, 3) in
-        columns.
+    def forward(self, edges: Tensor, environment: LocalEnvironment) -> Tensor:
+        """Return vectors of every atom, (n_atoms, 3, 4).
+
+        Args:
+            edges: (n_edges, 3, 3) three vectors of every edge, in columns.
+            environment: local environments.
         """
-        return self.last(self.norm(self.atoms(near.around(self.edges(edges)))))
+        neighbors = environment.mean_over_neighbors(self.edges(edges))
+        return self.last(self.norm(self.atoms(neighbors)))
 
 
 class VNPointNet(Canonicalizer):
-    """Mean vectors of atoms as a frame; of each edge it sees the edge, the vector of its center,
-    and a third.
+    """Canonicalizer whose frame is spanned by the mean vectors of the atoms.
 
-    The third is the cross product of the two, as published, which mirror images turn around;
-    without `proper` it is the vector of the neighbor, so that all three are true vectors.
-    Published with the positions of nearest neighbors from the centroid, dropout and batch
-    normalization.
+    The inputs for each edge are its vector, the vector of its center, and a third vector. As
+    published, the third is the cross product of the two, which is a pseudovector; without `proper`
+    it is the vector of the neighbor, so that all three are true vectors. The published network uses
+    the positions of nearest neighbors relative to the centroid, dropout and batch normalization.
 
     Args:
-        settings: its shape.
-        cutoff: Angstrom, of the network.
+        settings: settings of the canonicalizer.
+        cutoff: Angstrom, cutoff of the network.
     """
 
     def __init__(self, settings: VectorNeuronSettings, cutoff: float) -> None:
@@ -59,21 +64,25 @@ class VNPointNet(Canonicalizer):
         self.layers = PointNet(settings.width)
 
     def forward(self, geometry: Geometry, draws: torch.Generator | Tensor | None = None) -> Frames:
-        """See `Canonicalizer`; nothing is drawn."""
-        near = surroundings_of(geometry, self.reach)
-        vectors = self.layers(edge_channels(near, self.settings.proper), near)[:, :, :3]
-        return oriented(
-            FrameVectors.mean_of(vectors, near),
+        """Return the frames; `draws` is not used."""
+        environment = local_environment(geometry, self.reach)
+        edges = edge_features(environment, self.settings.proper)
+        vectors = self.layers(edges, environment)[:, :, :3]
+        return frames_from_vectors(
+            FrameVectors.mean_of(vectors, environment),
             geometry,
             self.settings.dimensions,
             self.settings.proper,
         )
 
 
-def edge_channels(near: Surroundings, cross: bool) -> Tensor:
-    """Three vectors of each edge, (n_edges, 3, 3) in columns: itself, its center's, and their cross
-    product or its neighbor's.
+def edge_features(environment: LocalEnvironment, cross: bool) -> Tensor:
+    """Return three vectors of each edge, (n_edges, 3, 3) in columns.
+
+    The vector of the edge, that of its center, and their cross product or the vector of its
+    neighbor.
     """
-    center = near.vectors[near.receivers]
-    third = torch.linalg.cross(near.edge_vec, center) if cross else near.vectors[near.senders]
-    return torch.stack([near.edge_vec, center, third], dim=2)
+    edge_vec, center = environment.edge_vec, environment.vectors[environment.receivers]
+    neighbor = environment.vectors[environment.senders]
+    third = torch.linalg.cross(edge_vec, center) if cross else neighbor
+    return torch.stack([edge_vec, center, third], dim=2)

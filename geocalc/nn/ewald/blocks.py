@@ -1,19 +1,21 @@
-"""Ewald message passing: every atom hears every other one through the waves of its structure.
+"""Network layers of Ewald message passing, which couple all atoms of a structure by Fourier waves.
 
 With S(k) = sum_j g_j exp(-i k.x_j), the structure factor of features g = Residual(h),
 
-    message_i = sum_k Re[exp(i k.x_i) S(k)] W(k),     update_i = Residual(...Dense(message_i)),
+    message_i = sum_k Re[exp(i k.x_i) S(k)] W(k),
+    update_i = Residual(...Dense(message_i)),
 
-where W has rank `down_size`: a part of each wave that all layers share, times one of each layer. In
-a molecule, whose directions of k are averaged, message_i = sum_j g_j sum_k W(k) sin(k r_ij) / (k
-r_ij).
+where W has rank `down_size`: it is the product of a factor common to all layers and a factor of
+each layer. In a molecule, averaged over the directions of k,
 
-With `drop_subsurface` the atoms that the network does not see are not in the structure factors
-either.
+    message_i = sum_j g_j sum_k W(k) sin(k r_ij) / (k r_ij).
 
-Source: Kosmala et al., Ewald-based long-range message passing for molecular graphs (ICML 2023). Its
-sum is over half of the k, not divided by the volume, and its filter is tied to the indices of k;
-`filter: index` is that one.
+With `drop_subsurface`, atoms that are removed from the graph do not contribute to structure
+factors.
+
+Source: Kosmala et al., Ewald-based long-range message passing for molecular graphs (ICML 2023). The
+published sum is over half of the k without division by the volume, and the published filter depends
+on the indices of k; `filter: index` is the published method.
 """
 
 from __future__ import annotations
@@ -30,21 +32,25 @@ from geocalc.nn.basis import GaussianBasis, polynomial_envelope
 from geocalc.nn.ewald.padding import Layout
 from geocalc.nn.ewald.waves import EwaldSettings, Filter, Waves
 
-INDEX_SCALE = 0.01  # published
+INDEX_SCALE = 0.01  # factor on the messages of an indexed filter, as published
 
-# values (n_atoms, width) and up (width, down_size) to messages (n_atoms, width)
+# function from values (n_atoms, width) and up (width, down_size) to messages (n_atoms, width)
 LongRange = Callable[[Tensor, Tensor], Tensor]
 
 
 class EwaldFilter(nn.Module):
-    """The part of the filter that all layers share; see `EwaldSettings`."""
+    """Factor of the filter that is common to all layers; see `EwaldSettings`.
+
+    Args:
+        settings: settings of Ewald message passing.
+    """
 
     def __init__(self, settings: EwaldSettings) -> None:
         super().__init__()
         self.k_cutoff, self.filter = settings.k_cutoff, settings.filter
-        self.scale = (
-            6 * math.pi**2 / settings.k_cutoff**3
-        )  # Angstrom^3; a filter of one would give an atom its own features once
+        # Angstrom^3; normalizes a constant filter of one: the contribution of an atom to its own
+        # message is then one times its features
+        self.scale = 6 * math.pi**2 / settings.k_cutoff**3
         self.basis = GaussianBasis(settings.num_radial, settings.k_cutoff)
         n_x, n_y, n_z = settings.grid
         n_waves = ((2 * n_x + 1) * (2 * n_y + 1) * (2 * n_z + 1) - 1) // 2
@@ -52,15 +58,15 @@ class EwaldFilter(nn.Module):
         self.down = nn.Linear(n_features, settings.down_size, bias=False)
 
     def forward(self, waves: Waves | None) -> LongRange:
-        """How messages of the layers are made of a batch.
+        """Return the function that computes the messages of a batch for any layer.
 
         Raises:
-            InputError: there are no waves; `geocalc.potentials.network.evaluate` makes them.
+            InputError: `waves` is None; `geocalc.potentials.network.evaluate` computes them.
         """
         if waves is None:
             raise InputError(
-                "this network has Ewald message passing and was given no waves; see"
-                " geocalc.nn.ewald.waves"
+                "this network has Ewald message passing and got no waves; pass those of"
+                " geocalc.nn.ewald.waves.make_waves"
             )
         plane, pairs = waves.plane, waves.pairs
         parts: list[LongRange] = []
@@ -70,13 +76,13 @@ class EwaldFilter(nn.Module):
                     plane.layout,
                     plane.cosines,
                     plane.sines,
-                    self._low(plane.lengths, plane.weights),
+                    self._filters(plane.lengths, plane.weights),
                 )
             )
         if pairs is not None:
-            low = self._low(pairs.lengths, pairs.weights)
+            filters = self._filters(pairs.lengths, pairs.weights)
             parts.append(
-                pair_messages(pairs.layout, torch.einsum("sijk,kd->sdij", pairs.waves, low[0]))
+                pair_messages(pairs.layout, torch.einsum("sijk,kd->sdij", pairs.waves, filters[0]))
             )
         return (
             parts[0]
@@ -84,9 +90,12 @@ class EwaldFilter(nn.Module):
             else lambda values, up: parts[0](values, up) + parts[1](values, up)
         )
 
-    def _low(self, lengths: Tensor, weights: Tensor) -> Tensor:
-        """Filters (n_rows, n_waves, down_size) of waves of given lengths and weights, both (n_rows,
-        n_waves).
+    def _filters(self, lengths: Tensor, weights: Tensor) -> Tensor:
+        """Return filters (n_rows, n_waves, down_size) of waves.
+
+        Args:
+            lengths: (n_rows, n_waves) 1/Angstrom.
+            weights: (n_rows, n_waves) weights of the waves.
         """
         if self.filter is Filter.INDEX:
             return self.down.weight.T * (INDEX_SCALE * weights)[:, :, None]
@@ -98,45 +107,48 @@ class EwaldFilter(nn.Module):
         return self.down(features).view(*lengths.shape, self.down.out_features)
 
 
-def plane_messages(layout: Layout, cosines: Tensor, sines: Tensor, low: Tensor) -> LongRange:
-    """Messages through structure factors; see the equation on top.
+def plane_messages(layout: Layout, cosines: Tensor, sines: Tensor, filters: Tensor) -> LongRange:
+    """Return the function that computes messages from structure factors.
+
+    See the equation of the module.
 
     Args:
-        layout: of padded arrays.
-        cosines, sines: (n_rows, n_max, n_waves).
-        low: (n_rows, n_waves, down_size).
+        layout: layout of padded arrays.
+        cosines: (n_rows, n_max, n_waves).
+        sines: (n_rows, n_max, n_waves).
+        filters: (n_rows, n_waves, down_size).
     """
 
     def messages(values: Tensor, up: Tensor) -> Tensor:
-        padded, filters = layout.pad(values), low @ up.T
-        even = (cosines.transpose(1, 2) @ padded) * filters
-        odd = (sines.transpose(1, 2) @ padded) * filters
+        padded, full_filters = layout.pad(values), filters @ up.T
+        even = (cosines.transpose(1, 2) @ padded) * full_filters
+        odd = (sines.transpose(1, 2) @ padded) * full_filters
         return layout.unpad(cosines @ even + sines @ odd)
 
     return messages
 
 
 def pair_messages(layout: Layout, kernels: Tensor) -> LongRange:
-    """Messages between all pairs of a molecule.
+    """Return the function that computes messages between all pairs of atoms of a molecule.
 
     Args:
-        layout: of padded arrays.
+        layout: layout of padded arrays.
         kernels: (n_rows, down_size, n_max, n_max), one for each rank of the filter.
     """
 
     def messages(values: Tensor, up: Tensor) -> Tensor:
-        heard = kernels @ layout.pad(values)[:, None]
-        return layout.unpad((heard * up.T[:, None]).sum(1))
+        sums = kernels @ layout.pad(values)[:, None]
+        return layout.unpad((sums * up.T[:, None]).sum(1))
 
     return messages
 
 
 class EwaldBlock(nn.Module):
-    """The long-range update of one layer.
+    """Long-range update of one layer.
 
     Args:
-        width: node features H.
-        settings: see `EwaldSettings`.
+        width: number of node features H.
+        settings: settings of Ewald message passing.
     """
 
     def __init__(self, width: int, settings: EwaldSettings) -> None:
@@ -147,7 +159,7 @@ class EwaldBlock(nn.Module):
         self.after = nn.ModuleList(Residual(width) for _ in range(settings.num_hidden))
 
     def forward(self, hidden: Tensor, long_range: LongRange) -> Tensor:
-        """The update (n_atoms, width) of `hidden`, without the residual."""
+        """Return the update of `hidden` without the residual, (n_atoms, width)."""
         update = swish(self.dense(long_range(self.before(hidden), self.up.weight)))
         for layer in self.after:
             update = layer(update)
@@ -157,7 +169,7 @@ class EwaldBlock(nn.Module):
 class Residual(nn.Module):
     """h -> (h + swish(B swish(A h))) / sqrt(2), both layers without bias.
 
-    Source: Gasteiger et al., GemNet (2021), whose residual layers Ewald message passing takes.
+    Source: Gasteiger et al., GemNet (2021), the residual layers used by Ewald message passing.
     """
 
     def __init__(self, width: int) -> None:
@@ -166,5 +178,5 @@ class Residual(nn.Module):
         self.last = nn.Linear(width, width, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Features (n_atoms, width) to the same."""
+        """Update features (n_atoms, width)."""
         return (hidden + swish(self.last(swish(self.first(hidden))))) / math.sqrt(2.0)

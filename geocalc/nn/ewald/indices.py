@@ -1,8 +1,7 @@
-"""Which waves a structure has: integer indices n of k = 2 pi (n * steps) A^-T, one of every pair k,
--k.
+"""Integer indices n of the wave vectors k = 2 pi (n * steps) A^-T, one of every pair k, -k.
 
-They are all that is kept from one step of a relaxation to the next: measured, the phases of atoms
-that have not moved cost less than finding out which these are.
+The indices of a cell are cached between the steps of a relaxation. Phases are not: measured,
+computing the phases of atoms that have not moved is cheaper than finding these atoms.
 """
 
 from __future__ import annotations
@@ -14,40 +13,42 @@ import numpy as np
 
 from geocalc.errors import InputError
 
-CANDIDATES = 2e5  # waves that are looked at in one structure; slabs have hundreds
-KEPT = 256  # cells whose waves are remembered, some kB each
+MAX_CANDIDATES = 2e5  # wave vectors to check in one structure; slabs have hundreds
+CACHE_SIZE = 256  # cells with cached indices, some kB each
 
 
 def indices_in_box(grid: tuple[int, int, int]) -> np.ndarray:
-    """Half of the indices (n, 3) up to `grid` along each lattice vector, without zero; ordered."""
+    """Return half of the indices (n, 3) up to `grid` along each lattice vector.
+
+    Ordered, without zero.
+    """
     return _half(np.array(list(product(*(range(-n, n + 1) for n in grid))), dtype=float))
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def indices_within(
     lattice: bytes, steps: tuple[float, float, float], k_cutoff: float
 ) -> np.ndarray:
-    """Half of the indices (n, 3) with |k| < k_cutoff, without zero; remembered while a relaxation
-    keeps its cell.
+    """Return half of the indices (n, 3) with |k| < k_cutoff, without zero; cached by cell.
 
     Args:
-        lattice: (3, 3) cell in Angstrom, the bytes of an array of float64.
-        steps: of k along each reciprocal vector; 1 on a lattice.
+        lattice: bytes of the (3, 3) float64 array of lattice vectors in Angstrom.
+        steps: step of k along each reciprocal vector; 1 on a lattice.
         k_cutoff: 1/Angstrom.
     Raises:
-        InputError: there are too many.
+        InputError: the number of candidates exceeds `MAX_CANDIDATES`.
     """
     cell, step = np.frombuffer(lattice).reshape(3, 3), np.array(steps)
-    # k.a / (2 pi) is the index along the vector a, times its step
+    # k.a / (2 pi) is the index along the lattice vector a times its step
     largest = np.floor(k_cutoff * np.linalg.norm(cell, axis=1) / (2 * np.pi * step) + 1e-9).astype(
         int
     )
     n_candidates = np.prod(2.0 * largest + 1)
-    if n_candidates > CANDIDATES:
+    if n_candidates > MAX_CANDIDATES:
         raise InputError(
-            f"the cell {cell.tolist()} is so large or flat that {n_candidates:.0e} waves up to"
-            f" k_cutoff={k_cutoff:g} 1/Å were to be looked at; use a smaller cell, or a model with"
-            " a smaller k_cutoff or a larger delta_k"
+            f"the cell {cell.tolist()} is so large or flat that it needs {n_candidates:.0e} waves"
+            f" up to k_cutoff={k_cutoff:g} 1/Å, more than {MAX_CANDIDATES:.0e}; use a smaller cell,"
+            " or a model with a smaller k_cutoff or a larger delta_k"
         )
     indices = _half(
         np.stack(
@@ -61,6 +62,6 @@ def indices_within(
 
 
 def _half(indices: np.ndarray) -> np.ndarray:
-    """Those of the index triples (n, 3) whose first nonzero number is positive."""
+    """Return the index triples (n, 3) whose first nonzero number is positive."""
     first, second, third = indices.T
     return indices[(first > 0) | ((first == 0) & ((second > 0) | ((second == 0) & (third > 0))))]

@@ -1,6 +1,4 @@
-"""Atoms of some structures of a batch in an array with one row per structure, padded with zeros to
-the largest.
-"""
+"""Padded arrays: the atoms of some structures in one row per structure, filled up with zeros."""
 
 from __future__ import annotations
 
@@ -13,14 +11,16 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where the atoms of some structures lie in an array (n_rows, n_max).
+    """Positions of the atoms of some structures in a padded array (n_rows, n_max).
 
     Attributes:
-        systems: (n_rows,) int64, numbers of the structures in their batch of `n_systems`.
-        counts: (n_rows,) int64, their atoms.
-        atoms: (n_held,) int64, their atoms in the batch of `n_atoms`.
-        slots: (n_held,) int64, row times n_max plus column.
-        n_max: atoms of the largest.
+        systems: (n_rows,) int64, indices of the structures in the batch.
+        counts: (n_rows,) int64, number of atoms of each structure.
+        atoms: (n_selected,) int64, indices of their atoms in the batch.
+        slots: (n_selected,) int64, positions of these atoms, row times n_max plus column.
+        n_max: number of atoms of the largest structure.
+        n_atoms: number of atoms of the batch.
+        n_systems: number of structures of the batch.
     """
 
     systems: Tensor
@@ -37,15 +37,13 @@ class Layout:
         return self.systems.shape[0]
 
     @property
-    def whole(self) -> bool:
-        """Whether the array holds the batch as it is, without padding."""
+    def is_dense(self) -> bool:
+        """Whether the array contains the whole batch without padding."""
         return self.slots.shape[0] == self.n_rows * self.n_max == self.n_atoms
 
     def pad(self, values: Tensor) -> Tensor:
-        """Values (n_atoms, width) of the batch as (n_rows, n_max, width), zero where there is no
-        atom.
-        """
-        if self.whole:
+        """Arrange values (n_atoms, width) as (n_rows, n_max, width), padded with zeros."""
+        if self.is_dense:
             return values.view(self.n_rows, self.n_max, -1)
         flat = values.new_zeros((self.n_rows * self.n_max, values.shape[1]))
         return flat.index_copy(0, self.slots, values.index_select(0, self.atoms)).view(
@@ -53,22 +51,25 @@ class Layout:
         )
 
     def unpad(self, padded: Tensor) -> Tensor:
-        """The way back: (n_rows, n_max, width) to (n_atoms, width), zero for atoms of other
-        structures.
+        """Reverse `pad`: (n_rows, n_max, width) to (n_atoms, width).
+
+        Zero for atoms of other structures.
         """
         flat = padded.reshape(self.n_rows * self.n_max, -1)
-        if self.whole:
+        if self.is_dense:
             return flat
-        held = flat.index_select(0, self.slots)
-        return held.new_zeros((self.n_atoms, held.shape[1])).index_copy(0, self.atoms, held)
+        values = flat.index_select(0, self.slots)
+        return values.new_zeros((self.n_atoms, values.shape[1])).index_copy(0, self.atoms, values)
 
     def copies(self, owner: Tensor, system_idx: Tensor) -> tuple[Tensor | None, Layout]:
-        """The layout of copies of the batch, and the row that each of its rows copies; None where
-        they are the rows themselves.
+        """Return the layout of copies of structures, for example one for each frame.
 
         Args:
-            owner: (n_copies,) int64, the structure of each copy, ascending.
-            system_idx: (n_copied_atoms,) int64, their copy.
+            owner: (n_copies,) int64, structure of each copy, ascending.
+            system_idx: (n_copied_atoms,) int64, copy of each atom.
+        Returns:
+            Row of this layout that each new row is a copy of, or None if the layouts are the same;
+            and the layout.
         """
         if owner.shape[0] == self.n_systems:
             return None, self
@@ -77,13 +78,13 @@ class Layout:
         return row[copied], _layout(system_idx, owner.shape[0], copied, self.n_max)
 
 
-def layout_of(system_idx: Tensor, n_systems: int, systems: Sequence[int]) -> Layout:
-    """The layout of some structures, at least one, given by their numbers.
+def make_layout(system_idx: Tensor, n_systems: int, systems: Sequence[int]) -> Layout:
+    """Return the layout of some structures of a batch.
 
     Args:
         system_idx: (n_atoms,) int64, ascending.
-        n_systems: of the batch.
-        systems: ascending.
+        n_systems: number of structures of the batch.
+        systems: indices of the structures, ascending, at least one.
     """
     chosen = torch.tensor(systems, device=system_idx.device)
     n_max = int(torch.bincount(system_idx, minlength=n_systems)[chosen].max())
@@ -91,6 +92,7 @@ def layout_of(system_idx: Tensor, n_systems: int, systems: Sequence[int]) -> Lay
 
 
 def _layout(system_idx: Tensor, n_systems: int, chosen: Tensor, n_max: int) -> Layout:
+    """Return the layout of the chosen structures in rows of `n_max` atoms."""
     counts = torch.bincount(system_idx, minlength=n_systems)
     first = torch.cumsum(counts, 0) - counts
     row = _inverse(chosen, n_systems)[system_idx]
@@ -107,6 +109,6 @@ def _layout(system_idx: Tensor, n_systems: int, chosen: Tensor, n_max: int) -> L
 
 
 def _inverse(chosen: Tensor, n_systems: int) -> Tensor:
-    """Place of each structure among the chosen, (n_systems,); -1 for the others."""
-    places = torch.full((n_systems,), -1, dtype=torch.int64, device=chosen.device)
-    return places.index_copy(0, chosen, torch.arange(len(chosen), device=chosen.device))
+    """Return the position of each structure among the chosen ones, (n_systems,); -1 for others."""
+    positions = torch.full((n_systems,), -1, dtype=torch.int64, device=chosen.device)
+    return positions.index_copy(0, chosen, torch.arange(len(chosen), device=chosen.device))

@@ -1,14 +1,13 @@
-"""Waves of a batch: what Ewald message passing needs to know of positions and cells, computed once
-for all layers and frames.
+"""Waves of a batch: functions of positions and cells for Ewald message passing.
 
-Structures that are periodic along three or two cell vectors have plane waves exp(i k.x); along a
-direction that is not periodic, k is a grid of spacing `delta_k`, and each atom carries the mean of
-its wave over a voxel of that grid. In a molecule every direction of k counts alike, and their mean
-is known: sin(k r) / (k r) for two atoms at distance r. Phases and distances do not change when a
-structure is turned, so none of this depends on frames.
+They are computed once for all layers and frames. Structures that are periodic along two or three
+lattice vectors have plane waves exp(i k.x). Along an open direction k lies on a grid of spacing
+`delta_k`, and the wave of an atom is averaged over a voxel of that grid. In a molecule waves are
+averaged over all directions of k, which gives sin(k r) / (k r) for two atoms at distance r. Phases
+and distances are invariant under rotation, so waves are independent of frames.
 
 Source: Kosmala et al., Ewald-based long-range message passing for molecular graphs (ICML 2023);
-where we deviate, docstrings say so.
+docstrings mention deviations.
 """
 
 from __future__ import annotations
@@ -28,18 +27,16 @@ from geocalc.core.matrices import determinant, inverse
 from geocalc.core.settings import Settings
 from geocalc.errors import InputError
 from geocalc.nn.ewald.indices import indices_in_box, indices_within
-from geocalc.nn.ewald.padding import Layout, layout_of
+from geocalc.nn.ewald.padding import Layout, make_layout
 
-SERIES = 10  # terms of the sinc below x = 1; the next is 1/21!
+SERIES_TERMS = 10  # terms of the series of sin(x) / x below x = 1; the next is 1/21!
 AXES = "abc"
 
 Index = Annotated[int, Field(ge=0, le=20)]
 
 
 class Filter(StrEnum):
-    """What weighs a wave: a function of |k|, or, as published for periodic cells, a number for each
-    index of k.
-    """
+    """Variable of the filter: |k|, or, as published for periodic cells, the indices of k."""
 
     RADIAL = "radial"
     INDEX = "index"
@@ -48,45 +45,46 @@ class Filter(StrEnum):
 class EwaldSettings(Settings):
     """Settings of Ewald message passing; wave numbers in 1/Angstrom.
 
-    `radial` reads the crystal alone: its energy does not depend on the choice of the cell. `index`
-    is the published filter: its weights belong to the numbers of lattice vectors, so another order
-    of them, or a supercell, has another energy.
+    With `radial` the energy depends on the crystal only, not on the choice of the cell. `index` is
+    the published filter: its weights belong to indices with respect to the lattice vectors, so the
+    energy changes if the vectors are permuted or the cell is repeated.
 
-    In slabs heights are counted from the mean of the atoms, and the window damps those far from it:
-    at the default `delta_k` by 1 % at 5 Angstrom, 4 % at 10.
+    In slabs the window is centered at the mean height of the atoms and damps the contribution of
+    distant atoms: at the default `delta_k` by 1 % at 5 Angstrom and 4 % at 10 Angstrom.
     """
 
     filter: Filter = Filter.RADIAL
-    k_cutoff: float = Field(
-        1.2, gt=0, description="radial: waves shorter than 2 pi over this are left out"
+    k_cutoff: float = Field(1.2, gt=0, description="radial: largest wave number |k|, in 1/Angstrom")
+    delta_k: float = Field(
+        0.1, gt=0, description="radial: spacing of k along open directions, in 1/Angstrom"
     )
-    delta_k: float = Field(0.1, gt=0, description="radial: spacing of k where nothing is periodic")
-    num_radial: int = Field(16, ge=2, description="radial: Gaussians of |k|")
+    num_radial: int = Field(16, ge=2, description="radial: number of Gaussians of |k|")
     grid: tuple[Index, Index, Index] = Field(
         (1, 1, 3), description="index: largest index of k along each lattice vector"
     )
     down_size: int = Field(8, ge=1, description="rank of the filter")
-    num_hidden: int = Field(3, ge=0, description="residual layers after the message")
+    num_hidden: int = Field(3, ge=0, description="number of residual layers after the message")
 
     @field_validator("grid")
     @classmethod
     def _not_empty(cls, grid: tuple[int, int, int]) -> tuple[int, int, int]:
         if not any(grid):
-            raise ValueError("grid must have an index above 0, such as (1, 1, 3)")
+            raise ValueError("grid must have at least one index above 0, such as (1, 1, 3)")
         return grid
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlaneWaves:
-    """Plane waves of the structures that are periodic along two vectors or three.
+    """Plane waves of structures that are periodic along two or three lattice vectors.
 
     Attributes:
-        layout: where their atoms lie in padded arrays of (n_rows, n_max).
+        layout: layout of their atoms in padded arrays of (n_rows, n_max).
         lengths: (n_rows, n_waves) 1/Angstrom, |k|.
-        weights: (n_rows, n_waves), so that a sum over waves of both signs of k is that over the
-            reciprocal lattice divided by the volume, 1/Angstrom^3 (integral over k / (2 pi)^3 where
-            it is dense); 0 for padding. One each for an indexed filter.
-        cosines, sines: (n_rows, n_max, n_waves) of k.x, times the window of the atom.
+        weights: (n_rows, n_waves) 1/Angstrom^3, such that the sum over waves of both signs of k is
+            the sum over the reciprocal lattice divided by the volume (an integral over k / (2 pi)^3
+            along open directions); 0 for padding. For an indexed filter all weights are one.
+        cosines: (n_rows, n_max, n_waves) cos(k.x) times the window of the atom.
+        sines: (n_rows, n_max, n_waves) sin(k.x) times the window of the atom.
     """
 
     layout: Layout
@@ -98,12 +96,12 @@ class PlaneWaves:
 
 @dataclass(frozen=True, kw_only=True)
 class PairWaves:
-    """Waves of molecules, all directions of k averaged.
+    """Waves of molecules, averaged over the directions of k.
 
     Attributes:
-        layout: where their atoms lie in padded arrays of (n_rows, n_max).
+        layout: layout of their atoms in padded arrays of (n_rows, n_max).
         lengths: (1, n_waves) 1/Angstrom, |k|.
-        weights: (1, n_waves) 1/Angstrom^3, of the integral over k / (2 pi)^3.
+        weights: (1, n_waves) 1/Angstrom^3, weights of the integral over k / (2 pi)^3.
         waves: (n_rows, n_max, n_max, n_waves), sin(k r) / (k r) times the window of the pair.
     """
 
@@ -118,20 +116,20 @@ class Waves:
     """Waves of a batch, or of its copies for frames.
 
     Attributes:
-        plane: of periodic structures, or None.
-        pairs: of molecules, or None.
+        plane: waves of periodic structures, or None.
+        pairs: waves of molecules, or None.
     """
 
     plane: PlaneWaves | None
     pairs: PairWaves | None
 
     def copies(self, owner: Tensor, system_idx: Tensor, dtype: torch.dtype) -> Waves:
-        """One copy of the waves of each structure for every frame of it.
+        """Return a copy of the waves of each structure for every frame.
 
         Args:
-            owner: (n_frames,) int64, the structure of each frame, ascending.
-            system_idx: (n_copied_atoms,) int64, their frame.
-            dtype: of the copies.
+            owner: (n_frames,) int64, structure of each frame, ascending.
+            system_idx: (n_copied_atoms,) int64, frame of each atom.
+            dtype: floating type of the copies.
         """
         plane, pairs = self.plane, self.pairs
         if plane is not None:
@@ -158,18 +156,19 @@ class Waves:
 def make_waves(
     positions: Tensor, cell: Tensor, system_idx: Tensor, pbc: Tensor, settings: EwaldSettings
 ) -> Waves:
-    """Waves of a batch, differentiable in positions and cell.
+    """Compute the waves of a batch; differentiable with respect to positions and cell.
 
     Args:
         positions: (n_atoms, 3) Angstrom.
-        cell: (n_systems, 3, 3) Angstrom, rows are lattice vectors; those along which nothing is
-            periodic are not read and may be zero.
+        cell: (n_systems, 3, 3) Angstrom, rows are lattice vectors; those of open directions are
+            ignored and may be zero.
         system_idx: (n_atoms,) int64, ascending.
         pbc: (n_systems, 3) bool.
-        settings: which waves.
+        settings: filter and range of waves.
     Raises:
-        InputError: a structure is periodic along one vector, or not along three and the filter is
-            indexed; periodic vectors span no volume; or there are too many waves.
+        InputError: a structure is periodic along one vector only, or the filter is indexed and a
+            structure is not periodic along three; periodic vectors have zero volume; or there are
+            too many waves.
     """
     periodic = pbc.tolist()
     _check(periodic, settings)
@@ -178,22 +177,23 @@ def make_waves(
     molecules = [k for k, along in enumerate(periodic) if not any(along)]
     plane, pairs = None, None
     if lattices:
-        layout = layout_of(system_idx, n_systems, lattices)
+        layout = make_layout(system_idx, n_systems, lattices)
         rows = torch.tensor(lattices, device=cell.device)
         plane = _plane_waves(
             positions, cell.index_select(0, rows), [periodic[k] for k in lattices], layout, settings
         )
     if molecules:
-        pairs = _pair_waves(positions, layout_of(system_idx, n_systems, molecules), settings)
+        pairs = _pair_waves(positions, make_layout(system_idx, n_systems, molecules), settings)
     return Waves(plane=plane, pairs=pairs)
 
 
 def _check(periodic: Sequence[Sequence[bool]], settings: EwaldSettings) -> None:
+    """Check that the waves are defined for the periodicity of all structures."""
     for k, along in enumerate(periodic):
         if sum(along) == 1:
             raise InputError(
-                f"structure {k} is periodic along {AXES[list(along).index(True)]} alone, for which"
-                " Ewald message passing has no waves; make it periodic along two vectors or three,"
+                f"structure {k} is periodic along {AXES[list(along).index(True)]} only, which Ewald"
+                " message passing does not support; make it periodic along two or three vectors,"
                 " or use a model without Ewald"
             )
         if settings.filter is Filter.INDEX and not all(along):
@@ -207,24 +207,21 @@ def _check(periodic: Sequence[Sequence[bool]], settings: EwaldSettings) -> None:
 
 
 def sinc(squared: Tensor) -> Tensor:
-    """sin(x) / x for x^2 = `squared`, of any shape; smooth at zero, where its derivatives are exact
-    too.
-    """
+    """Return sin(x) / x for x^2 = `squared`, with exact derivatives at zero."""
     small = squared < 1
     inner = torch.where(small, squared, 0.0)
     series = torch.ones_like(inner)
-    for n in range(SERIES - 1, 0, -1):
+    for n in range(SERIES_TERMS - 1, 0, -1):
         series = 1 - series * inner / (2 * n * (2 * n + 1))
     x = torch.where(small, 1.0, squared).sqrt()
     return torch.where(small, series, torch.sin(x) / x)
 
 
 def voxel_window(distance: Tensor, delta_k: float) -> Tensor:
-    """Mean of exp(i q x) over wave numbers q within half of `delta_k` of zero: sin(y) / y with y =
-    delta_k x / 2.
+    """Return the mean of exp(i q x) over |q| < delta_k / 2: sin(y) / y with y = delta_k x / 2.
 
-    The published code calls `torch.sinc(y)`, which is sin(pi y) / (pi y) and damps pi times faster
-    than that mean.
+    The published code calls `torch.sinc(y)`, which is sin(pi y) / (pi y); it decays pi times faster
+    than the mean.
 
     Args:
         distance: x in Angstrom, any shape.
@@ -240,22 +237,23 @@ def _plane_waves(
     layout: Layout,
     settings: EwaldSettings,
 ) -> PlaneWaves:
-    cell = _completed(cell, periodic)
+    """Compute the plane waves of the structures of a layout."""
+    cell = _complete_cells(cell, periodic)
     volume = determinant(cell).abs()
     edges = cell.detach().norm(dim=2).prod(1)
     if not bool((volume > 1e-6 * edges).all()):
         raise InputError(
-            "the periodic vectors of a cell span no volume, so it has no reciprocal lattice; check"
-            " the cell"
+            "the periodic vectors of a cell are linearly dependent, so it has no reciprocal"
+            " lattice; check the cell"
         )
     spacing = settings.delta_k / (2 * math.pi)
     along_each = [
         (1.0 if a else spacing, 1.0 if b else spacing, 1.0 if c else spacing)
         for a, b, c in periodic
     ]
-    places, counts = _indices(cell, along_each, settings)
+    indices, counts = _indices(cell, along_each, settings)
     steps = torch.tensor(along_each, dtype=cell.dtype, device=cell.device)
-    vectors = 2 * math.pi * (places * steps[:, None]) @ inverse(cell).transpose(1, 2)
+    vectors = 2 * math.pi * (indices * steps[:, None]) @ inverse(cell).transpose(1, 2)
     lengths = (vectors * vectors).sum(2).clamp(min=1e-24).sqrt()
     weights = (
         counts if settings.filter is Filter.INDEX else counts * (steps.prod(1) / volume)[:, None]
@@ -269,32 +267,32 @@ def _plane_waves(
     return PlaneWaves(layout=layout, lengths=lengths, weights=weights, cosines=cosines, sines=sines)
 
 
-def _completed(cell: Tensor, periodic: Sequence[Sequence[bool]]) -> Tensor:
-    """Cells (n_rows, 3, 3) whose open vector, where there is one, is the unit normal of the
-    periodic ones.
-    """
+def _complete_cells(cell: Tensor, periodic: Sequence[Sequence[bool]]) -> Tensor:
+    """Replace the open lattice vector of cells (n_rows, 3, 3) by the unit normal of the others."""
     if all(map(all, periodic)):
         return cell
-    whole = []
+    completed = []
     for matrix, along in zip(cell, periodic, strict=True):
         rows = list(matrix)
         if not all(along):
             axis = list(along).index(False)
             normal = torch.linalg.cross(rows[axis - 2], rows[axis - 1])
             rows[axis] = normal / (normal * normal).sum().clamp(min=1e-24).sqrt()
-        whole.append(torch.stack(rows))
-    return torch.stack(whole)
+        completed.append(torch.stack(rows))
+    return torch.stack(completed)
 
 
 def _indices(
     cell: Tensor, steps: Sequence[tuple[float, float, float]], settings: EwaldSettings
 ) -> tuple[Tensor, Tensor]:
-    """Indices of the waves, padded to (n_rows, n_waves, 3), and how often each counts, (n_rows,
-    n_waves).
+    """Return the padded indices of the waves and their multiplicities.
 
-    A wave stands for k and -k, so it counts twice; k = 0 counts once where a direction is a grid,
-    as one point of an integral, and not at all on a lattice. The published sum is over one half
-    alone; that of an indexed filter is ours too.
+    A wave represents k and -k, so it counts twice. k = 0 counts once if one direction is open, as a
+    point of an integral, and not at all on a lattice. The published sum is over one half; the
+    indexed filter follows it.
+
+    Returns:
+        Indices (n_rows, n_waves, 3) and multiplicities (n_rows, n_waves).
     """
     if settings.filter is Filter.INDEX:
         found = [indices_in_box(settings.grid)] * len(steps)
@@ -304,14 +302,14 @@ def _indices(
             indices_within(lattice, step, settings.k_cutoff)
             for lattice, step in zip(lattices, steps, strict=True)
         ]
-    places = np.zeros((len(found), 1 + max(map(len, found)), 3))
-    counts = np.zeros(places.shape[:2])
+    padded = np.zeros((len(found), 1 + max(map(len, found)), 3))
+    counts = np.zeros(padded.shape[:2])
     for row, (indices, step) in enumerate(zip(found, steps, strict=True)):
         counts[row, 0] = 0.0 if step == (1.0, 1.0, 1.0) else 1.0
         counts[row, 1 : 1 + len(indices)] = 1.0 if settings.filter is Filter.INDEX else 2.0
-        places[row, 1 : 1 + len(indices)] = indices
+        padded[row, 1 : 1 + len(indices)] = indices
     start = 0 if counts[:, 0].any() else 1
-    return torch.from_numpy(places[:, start:]).to(cell), torch.from_numpy(counts[:, start:]).to(
+    return torch.from_numpy(padded[:, start:]).to(cell), torch.from_numpy(counts[:, start:]).to(
         cell
     )
 
@@ -319,8 +317,9 @@ def _indices(
 def _window(
     padded: Tensor, cell: Tensor, periodic: Sequence[Sequence[bool]], layout: Layout, delta_k: float
 ) -> Tensor:
-    """Window (n_rows, n_max) of each atom along the normal of its slab, counted from the mean
-    height; 1 in crystals.
+    """Return the window of each atom along the normal of its slab, (n_rows, n_max); 1 in crystals.
+
+    Heights are relative to the mean height of the atoms.
     """
     axes = [0 if all(along) else list(along).index(False) for along in periodic]
     open_ = torch.tensor([not all(along) for along in periodic], device=cell.device)
@@ -333,12 +332,13 @@ def _window(
 
 
 def _pair_waves(positions: Tensor, layout: Layout, settings: EwaldSettings) -> PairWaves:
+    """Compute the waves of the molecules of a layout."""
     n_waves = max(1, math.ceil(settings.k_cutoff / settings.delta_k) - 1)
     spacing = settings.k_cutoff / (n_waves + 1)
     lengths = spacing * torch.arange(1, n_waves + 1, dtype=positions.dtype, device=positions.device)
     padded = layout.pad(positions)
-    between = padded[:, :, None] - padded[:, None]
-    squared = (between * between).sum(3, keepdim=True)
+    vectors = padded[:, :, None] - padded[:, None]
+    squared = (vectors * vectors).sum(3, keepdim=True)
     return PairWaves(
         layout=layout,
         lengths=lengths[None],

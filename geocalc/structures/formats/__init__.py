@@ -10,8 +10,8 @@ __all__, __getattr__, __dir__ = public_names(
         "FORMATS": "catalog",
         "FileFormat": "base",
         "oc20_atoms": "oc20",
-        "qm9_frames": "qm9",
-        "rmd17_frames": "rmd17",
+        "qm9_molecules": "qm9",
+        "rmd17_structures": "rmd17",
         "write_qm9": "qm9",
     },
 )

@@ -1,10 +1,9 @@
-"""Records of OC20's LMDB files: pickled torch-geometric `Data`, read without running anything they
-ask for.
+"""Records of OC20's LMDB files: pickled torch-geometric `Data`, read without executing their code.
 
-A pickle is a program. This reader lets it build ordered dictionaries, tensors and one inert
-container that stands in for the torch-geometric classes, and refuses every other name;
-torch-geometric itself is never imported. What the pickle can reach is made anew for each record or
-cannot be changed, so one record cannot alter how the next is read.
+A pickle is a program. This reader allows it to create ordered dictionaries, tensors and one passive
+container in place of the torch-geometric classes, and rejects every other name; torch-geometric is
+never imported. All objects that a pickle can modify are created for each record, so a record cannot
+affect how the next one is read.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _GEOMETRIC = {
     ("torch_geometric.data.storage", "NodeStorage"),
 }
 _ATOMS_KEYS = ("pos", "atomic_numbers", "cell", "pbc", "tags", "fixed", "sid")
-# graphs are built anew, so these are dropped
+# ignored, because graphs are always rebuilt
 _EDGE_KEYS = ("edge_index", "cell_offsets", "distances", "neighbors", "natoms")
 
 
@@ -65,24 +64,24 @@ def _record_atoms(key: int, record: bytes | None) -> Atoms:
 
 
 def oc20_atoms(record: bytes) -> Atoms:
-    """One record of an OC20 LMDB as a structure.
+    """Convert one record of an OC20 LMDB to a structure.
 
     Args:
-        record: the pickled `Data`, of any version of torch-geometric.
+        record: pickled `Data` of any version of torch-geometric.
     Returns:
-        Atoms with OC20's tags, FixAtoms from `fixed`, pbc on where the record has a cell. `y` (or
-        `y_init`, the energy of these positions) and `force` become `info["REF_energy"]` and
-        `arrays["REF_forces"]`; other numbers go to info, other per-atom arrays to arrays, so
-        `y_relaxed` and `pos_relaxed` stay.
+        Atoms with OC20 tags, FixAtoms from `fixed`, and pbc on if the record has a cell. `y` (or
+        `y_init`, the energy at these positions) and `force` become `info["REF_energy"]` and
+        `arrays["REF_forces"]`; other numbers are added to info and other per-atom arrays to arrays,
+        including `y_relaxed` and `pos_relaxed`.
     Raises:
-        InputError: the pickle asks for a name that is not allowed, or has no `pos` and
+        InputError: the pickle uses a name that is not allowed, or has no `pos` and
             `atomic_numbers`.
     """
     values = {key: value for key, value in unpickle(record).items() if value is not None}
     if "pos" not in values or "atomic_numbers" not in values:
         raise InputError(
-            f"the record has no pos and atomic_numbers but {sorted(values)}; expected an OC20"
-            " structure"
+            f"the record has the keys {sorted(values)}; expected an OC20 structure with pos and"
+            " atomic_numbers"
         )
     numbers = np.asarray(values["atomic_numbers"]).reshape(-1).astype(int)
     cell = np.asarray(values.get("cell", np.zeros((3, 3))), dtype=float).reshape(3, 3)
@@ -102,25 +101,25 @@ def oc20_atoms(record: bytes) -> Atoms:
         atoms.set_array("REF_forces", np.asarray(values["force"], dtype=float), shape=(3,))
     for key, value in values.items():
         if key not in (*_ATOMS_KEYS, *_EDGE_KEYS, "y", "force"):
-            _keep(atoms, key, value)
+            _store(atoms, key, value)
     return atoms
 
 
 def relaxed_partner(atoms: Atoms) -> Atoms:
-    """The relaxed structure that came in the same record as an unrelaxed one.
+    """Return the relaxed structure stored in the same record as an unrelaxed one.
 
     Args:
-        atoms: from `oc20_atoms`, of a record for is2re.
+        atoms: result of `oc20_atoms` for an is2re record.
     Returns:
         The same atoms at `pos_relaxed`, with `y_relaxed` as `info["REF_energy"]`.
     Raises:
-        InputError: the record did not hold both.
+        InputError: the record has no `pos_relaxed` or `y_relaxed`.
     """
     positions, energy = atoms.arrays.get("pos_relaxed"), atoms.info.get("y_relaxed")
     if positions is None or energy is None or positions.shape != (len(atoms), 3):
         raise InputError(
-            "there are no pos_relaxed and y_relaxed beside the unrelaxed structure, as a record of"
-            " OC20's is2re has them; name another file as `relaxed`"
+            "the record has no pos_relaxed and y_relaxed with the unrelaxed structure, expected an"
+            " is2re record of OC20; set `relaxed` to the file of the relaxed structures"
         )
     partner = atoms.copy()
     partner.positions = positions
@@ -129,11 +128,12 @@ def relaxed_partner(atoms: Atoms) -> Atoms:
 
 
 def unpickle(record: bytes) -> dict[str, Any]:
-    """The attributes of a pickled torch-geometric `Data`, or the bare value under "" if the record
-    is a plain number.
+    """Return the attributes of a pickled torch-geometric `Data`.
+
+    A plain number is returned under the key "".
 
     Raises:
-        InputError: the pickle asks for a name that is not allowed, or is not a pickle of a `Data`.
+        InputError: the pickle uses a name that is not allowed, or is not a pickle of a `Data`.
     """
     found = _Unpickler(io.BytesIO(record)).load()
     if isinstance(found, (int, float)):
@@ -143,13 +143,13 @@ def unpickle(record: bytes) -> dict[str, Any]:
         values = getattr(values["_store"], "state", {}).get("_mapping")
     if not isinstance(values, dict):
         raise InputError(
-            f"the record is a pickled {type(found).__name__}; expected a torch-geometric Data"
+            f"the record contains a pickled {type(found).__name__}; expected a torch-geometric Data"
         )
     return values
 
 
 class _Function:
-    """A function the pickle may call; it has no attributes that the pickle could set."""
+    """Function that a pickle may call, without attributes that it could set."""
 
     __slots__ = ("_call",)
     _call: Callable[..., Any]
@@ -165,7 +165,7 @@ class _Function:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names that OC20 records use, and no others."""
+    """Unpickler that accepts only the names used in OC20 records."""
 
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream)
@@ -178,18 +178,18 @@ class _Unpickler(pickle.Unpickler):
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for `module.name`."""
+        """Return the replacement of `module.name`."""
         try:
             return self._allowed[module, name]
         except KeyError:
             raise InputError(
-                f"the record asks for {module}.{name}, which a structure does not need, and was"
-                " refused; nothing was run"
+                f"the record uses {module}.{name}, which is not part of a structure, and was"
+                " rejected; no code was executed"
             ) from None
 
 
 def _container() -> type:
-    """A new class that only holds the state it is given."""
+    """Return a new class that only stores its state."""
 
     class Container:
         state: Any = None
@@ -201,31 +201,30 @@ def _container() -> type:
 
 
 def _storage(payload: bytes) -> Any:
-    """Numbers of a tensor, by torch's own restricted loader."""
+    """Load the numbers of a tensor with torch's restricted loader."""
     return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
 
 
 def _tensor(
     storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
 ) -> np.ndarray:
-    """Numbers of a tensor; one that reaches beyond its storage is refused."""
+    """Return the numbers of a tensor, or raise an error if it exceeds its storage."""
     numbers, dtype = storage._untyped_storage, storage.dtype
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min(offset, *size, *stride, 0) < 0 or (
         0 not in size and (last + 1) * dtype.itemsize > numbers.nbytes()
     ):
-        raise pickle.UnpicklingError("a tensor reaches beyond its stored numbers")
+        raise pickle.UnpicklingError("a tensor exceeds its storage")
     return torch.empty(0, dtype=dtype).set_(numbers, offset, size, stride).numpy().copy()
 
 
 def _scalar(value: Any) -> Any:
+    """Return the single item of an array, or any other value unchanged."""
     return np.asarray(value).reshape(-1)[0].item() if np.size(value) == 1 else value
 
 
-def _keep(atoms: Atoms, key: str, value: Any) -> None:
-    """Put a further value where its shape belongs; what is neither a number, a word nor per atom is
-    dropped.
-    """
+def _store(atoms: Atoms, key: str, value: Any) -> None:
+    """Store a number or text in info, and a per-atom array in arrays; ignore other values."""
     if isinstance(value, str) or (np.size(value) == 1 and np.asarray(value).dtype.kind in "biuf"):
         atoms.info[key] = _scalar(value)
     elif (

@@ -34,8 +34,8 @@ from geocalc.frames.learned import (
     PolicyFrames,
     build_canonicalizer,
 )
-from geocalc.frames.learned.signnet import local_axes
-from geocalc.frames.learned.surroundings import surroundings_of
+from geocalc.frames.learned.environment import local_environment
+from geocalc.frames.learned.signnet import environment_axes
 from geocalc.graphs.neighbors import build_graph, edge_vectors
 from geocalc.potentials.network import NetworkPotential
 from geocalc.testing import (
@@ -311,7 +311,7 @@ def test_learned_frames_without_a_canonicalizer_are_refused() -> None:
     ):
         random_potential("learned")
     g = geometry_of(systems_of(cloud()))
-    with pytest.raises(InputError, match="learned frames come from the canonicalizer of a network"):
+    with pytest.raises(InputError, match="got the frame policy `learned`, whose frames only"):
         make_frames(g.positions, g.cell, g.systems, g.graph, g.edge_vec, frame_policy("learned"))
 
 
@@ -412,8 +412,8 @@ def test_published_signnet_depended_on_signs_and_did_not_turn() -> None:
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_signs_of_axes_change_nothing_in_ours(name: str, dimensions: int) -> None:
     module, geometry = built(name, dimensions), geometry_of(chosen())
-    near = surroundings_of(geometry, 4.0)
-    axes, tied = local_axes(near, dimensions)
+    near = local_environment(geometry, 4.0)
+    axes, tied = environment_axes(near, dimensions)
     assert not tied.any()
     expected = module.vectors(near, axes)
     assert (expected.abs().amax((0, 1)) > 1e-3).all()

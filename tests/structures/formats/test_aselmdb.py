@@ -21,7 +21,7 @@ from ase.io.jsonio import encode
 
 from geocalc.errors import InputError
 from geocalc.structures.convert import from_atoms
-from geocalc.structures.labels import labels
+from geocalc.structures.labels import read_labels
 from geocalc.structures.readers import Source, Unreadable, count_structures, read_structures
 
 
@@ -121,7 +121,7 @@ def test_all_that_a_relaxation_needs_is_read(stored: Any, tmp_path: Path) -> Non
             np.testing.assert_array_equal(
                 atoms.calc.results[name], expected.calc.results[name], err_msg=name
             )
-        np.testing.assert_array_equal(labels(atoms).forces, expected.calc.results["forces"])
+        np.testing.assert_array_equal(read_labels(atoms).forces, expected.calc.results["forces"])
         systems = from_atoms(atoms)
         assert systems.fixed.tolist() == [[True] * 3] * 2 + [[True, False, False], [False] * 3]
 

@@ -17,7 +17,7 @@ from torch_geometric.data import Data, InMemoryDataset
 from geocalc.data.prepare import prepare_store
 from geocalc.data.store import read_store
 from geocalc.errors import InputError, MissingDependencyError
-from geocalc.structures.formats.qm9 import qm9_frames, write_qm9
+from geocalc.structures.formats.qm9 import qm9_molecules, write_qm9
 from geocalc.train.recipe import parse_recipe
 
 MOLECULES = [
@@ -47,7 +47,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_molecules_and_their_energy(root: Path) -> None:
-    found = list(qm9_frames(root, 4, 2))
+    found = list(qm9_molecules(root, 4, 2))
     assert [f.info["sid"] for f in found] == [f"gdb_{k}" for k in range(1, 9)]
     for k, (one, atoms) in enumerate(zip(found, MOLECULES, strict=True)):
         assert one.info["REF_energy"] == 100.0 * k + 7
@@ -57,18 +57,18 @@ def test_molecules_and_their_energy(root: Path) -> None:
 
 def test_the_split_is_a_permutation_cut_in_three(root: Path) -> None:
     order = torch.randperm(8, generator=torch.Generator().manual_seed(123)).tolist()
-    parts = [f.info["split"] for f in qm9_frames(root, 4, 2)]
+    parts = [f.info["split"] for f in qm9_molecules(root, 4, 2)]
     assert [parts[k] for k in order] == ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
 
 
 def test_a_recipe_reads_the_file(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qm9_frames, "__defaults__", (4, 2))
+    monkeypatch.setattr(qm9_molecules, "__defaults__", (4, 2))
     path = tmp_path / "qm9.extxyz"
     assert write_qm9(root, path) == 8
     assert [isinstance(atoms, Atoms) and atoms.info["split"] for atoms in read(path, ":")] == [
-        f.info["split"] for f in qm9_frames(root)
+        f.info["split"] for f in qm9_molecules(root)
     ]
     values = recipe_values(path, force_weight=0.0)
     values["model"] |= {"force_mode": "none", "reads_tags": False}
@@ -77,29 +77,31 @@ def test_a_recipe_reads_the_file(
     samples = read_store(prepare_store(parse_recipe(values, "test"), tmp_path / "data"))
     assert (len(samples.training), len(samples.held_out)) == (4, 2)
     wanted = {
-        f.info["sid"]: f.info["REF_energy"] for f in qm9_frames(root) if f.info["split"] != "test"
+        f.info["sid"]: f.info["REF_energy"]
+        for f in qm9_molecules(root)
+        if f.info["split"] != "test"
     }
     assert {s.group: s.energy for s in samples} == wanted
 
 
 def test_what_is_not_there_or_is_something_else(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"there are 8 molecules, too few to train on 110000"):
-        list(qm9_frames(root))
+    with pytest.raises(InputError, match=r"got 8 molecules, expected more than 110000"):
+        list(qm9_molecules(root))
     with pytest.raises(
         InputError,
-        match=r"make it with torch_geometric.datasets.QM9\('.*nowhere'\) where there is a network",
+        match=r"create it with torch_geometric.datasets.QM9\('.*nowhere'\) on a machine",
     ):
-        list(qm9_frames(tmp_path / "nowhere"))
+        list(qm9_molecules(tmp_path / "nowhere"))
     file = root / "processed" / "data_v3.pt"
     torch.save(({"x": torch.zeros(3)}, {}), file)
     with pytest.raises(
         InputError,
-        match=r"data_v3.pt holds x, where z, pos and 19 targets of each molecule are expected",
+        match=r"data_v3.pt contains x; expected z, pos and 19 targets of each molecule",
     ):
-        list(qm9_frames(root, 4, 2))
+        list(qm9_molecules(root, 4, 2))
     torch.save((Path("code"), {}), file)
     with pytest.raises(InputError, match=r"data_v3.pt cannot be read \("):
-        list(qm9_frames(root, 4, 2))
+        list(qm9_molecules(root, 4, 2))
 
 
 def test_without_torch_geometric(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,4 +110,4 @@ def test_without_torch_geometric(root: Path, monkeypatch: pytest.MonkeyPatch) ->
         MissingDependencyError,
         match="QM9 needs torch-geometric; install it with: pip install torch-geometric",
     ):
-        list(qm9_frames(root, 4, 2))
+        list(qm9_molecules(root, 4, 2))

@@ -9,7 +9,7 @@ import pytest
 from helpers.molecules import dynamics, rmd17_arrays
 
 from geocalc.errors import InputError
-from geocalc.structures.labels import labels
+from geocalc.structures.labels import read_labels
 from geocalc.structures.readers import Source, count_structures, read_structures
 
 
@@ -25,7 +25,7 @@ def test_frames_come_in_ev(tmp_path: Path) -> None:
         assert not one.atoms.pbc.any()
         np.testing.assert_array_equal(one.atoms.numbers, frame.numbers)
         np.testing.assert_array_equal(one.atoms.positions, frame.positions)
-        told = labels(one.atoms)
+        told = read_labels(one.atoms)
         assert told.forces is not None
         assert told.energy == pytest.approx(frame.calc.results["energy"], rel=1e-7)
         np.testing.assert_allclose(told.forces, frame.calc.results["forces"], rtol=1e-7)
@@ -46,17 +46,17 @@ def test_numbers_of_frames_may_be_missing(tmp_path: Path) -> None:
         (
             {"forces": None},
             (
-                "it has no forces but nuclear_charges, coords, energies, old_indices; a .npz is"
-                " read where it is one of"
+                "it has no forces but nuclear_charges, coords, energies, old_indices; only .npz"
+                " files of rMD17 are supported"
             ),
         ),
         ({"forces": None, "coords": None}, "it has no coords and no forces but nuclear_charges"),
         (
             {"forces": np.zeros((3, 5, 3))},
-            r"forces has shape \(3, 5, 3\); expected \(3, 6, 3\) for 3 energies of 6 atoms",
+            r"forces has the shape \(3, 5, 3\); expected \(3, 6, 3\) for 3 energies of 6 atoms",
         ),
-        ({"energies": np.zeros((3, 1))}, r"energies has shape \(3, 1\); expected \(3,\)"),
-        ({"old_indices": np.zeros(2)}, r"old_indices has shape \(2,\); expected \(3,\)"),
+        ({"energies": np.zeros((3, 1))}, r"energies has the shape \(3, 1\); expected \(3,\)"),
+        ({"old_indices": np.zeros(2)}, r"old_indices has the shape \(2,\); expected \(3,\)"),
         (
             {"energies": np.array([1.0, None, 2.0])},
             "Object arrays cannot be loaded when allow_pickle=False",
@@ -82,7 +82,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         np.save(stream, np.zeros(3))
     for name, message in (
         ("cut.npz", "cannot read .*cut.npz: BadZipFile"),
-        ("one.npz", "it is a single array"),
+        ("one.npz", "it contains a single array"),
     ):
         with pytest.raises(InputError, match=message):
             list(read_structures(tmp_path / name))
