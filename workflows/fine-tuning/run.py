@@ -133,7 +133,7 @@ def errors_of(model: Path) -> dict[str, Any]:
     references = reference_relaxations(
         Data(sources=(source,)), 0, validation=None, use_tags=loaded.card.reads_tags
     )
-    frames = [frame for reference in references for frame in reference.frames]
+    frames = [frame for reference in references for frame in reference.images]
     return {
         "errors": asdict(single_point_errors(potential, frames)),
         "relaxed": asdict(summarize(relax_references(potential, references))),

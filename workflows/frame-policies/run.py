@@ -133,11 +133,11 @@ def main(model: str, paths: int, relaxations: int, policies: str) -> None:
     for policy in policies.split(","):
         loaded = load_model(model, dtype="float64", frames=policy, seed=0)
         found: dict[str, dict[str, float]] = {
-            "invariance_eV": invariance(loaded, [r.frames[-1] for r in held_out[:8]])
+            "invariance_eV": invariance(loaded, [r.images[-1] for r in held_out[:8]])
         }
         jumps, largest, n_points = 0, 0.0, 0
         for path in chosen:
-            looked, more, worst = jumps_along(loaded, path.frames)
+            looked, more, worst = jumps_along(loaded, path.images)
             n_points, jumps, largest = n_points + looked, jumps + more, max(largest, worst)
         found["path"] = {
             "points": n_points,
