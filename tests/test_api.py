@@ -107,7 +107,9 @@ def test_workers_give_the_same_results_in_the_same_order(folder: Path) -> None:
 def test_a_wrong_model_or_setting_is_an_error_at_once(folder: Path) -> None:
     with pytest.raises(ModelNotFoundError):
         geocalc.relax(slab(), "no-such-model")
-    with pytest.raises(InputError, match=r"no optimizer .simplex.; choose from bfgs, fire"):
+    with pytest.raises(
+        InputError, match=r"no optimizer .simplex.; known are bfgs, conjugate-gradient"
+    ):
         geocalc.relax(slab(), folder, optimizer="simplex")
     with pytest.raises(InputError, match="no frame policy"):
         geocalc.predict(slab(), folder, frames="latice")
@@ -140,5 +142,5 @@ def test_conversions_of_tags_are_told_once_for_a_run(tmp_path) -> None:
         results = list(geocalc.iter_relax(slabs, model, fmax=1e3, frames="single"))
     assert all(result.record.converged for result in results)
     (warning,) = [one for one in caught if one.category is TagsConverted]
-    assert str(warning.message).startswith("Cu8 and 1 more: tags counted layers")
+    assert str(warning.message).startswith("Cu8 and 1 more: tags were layer numbers")
     assert str(warning.message).endswith("and 2 other kinds of conversion")

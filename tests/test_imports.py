@@ -17,7 +17,7 @@ import geocalc
 PACKAGE = Path(geocalc.__file__).parent
 # A package or module imports from earlier lines and from itself only.
 LAYERS = (
-    {"errors", "version"},
+    {"errors", "lazy", "version"},
     {"core"},
     {"graphs", "nn"},
     {"structures", "frames", "optim"},

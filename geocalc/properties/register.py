@@ -87,7 +87,7 @@ def _measure(members: Sequence[PropertyMember], model: PropertyModel) -> dict[st
     return {VALIDATION: {VALIDATION: found}, "members": len(members), "of": of}
 
 
-def make_card(
+def make_property_card(
     members: Sequence[PropertyMember], model: PropertyModel, name: str, digest: str
 ) -> PropertyCard:
     """Make the card of a trained model; see `geocalc.train.kind.TaskKind`."""
@@ -107,7 +107,7 @@ def make_card(
     )
 
 
-def summarize(card: PropertyCard, measured: Mapping[str, Any]) -> Summary:
+def summarize_property_model(card: PropertyCard, measured: Mapping[str, Any]) -> Summary:
     """Describe a card in words, and its errors on held-out structures in a table."""
     how = (
         f"{card.architecture}, the mean of {card.members} networks"
@@ -167,6 +167,6 @@ PROPERTIES = TaskKind(
     join=_join,
     weights=_weights,
     measure=_measure,
-    make_card=make_card,
-    summarize=summarize,
+    make_card=make_property_card,
+    summarize=summarize_property_model,
 )

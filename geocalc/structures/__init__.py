@@ -19,7 +19,6 @@ __all__, __getattr__, __dir__ = public_names(
         "format_extxyz": "extxyz",
         "from_atoms": "convert",
         "from_structure": "convert",
-        "with_basis": "transforms",
         "read_structures": "readers",
         "read_tags": "tags",
         "reflections": "transforms",
@@ -31,5 +30,6 @@ __all__, __getattr__, __dir__ = public_names(
         "to_atoms": "convert",
         "transformed": "transforms",
         "translated": "transforms",
+        "with_basis": "transforms",
     },
 )

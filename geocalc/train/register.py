@@ -64,7 +64,7 @@ def _measure(members: Sequence[EnergyMember], model: EnergyModel) -> dict[str, A
     }
 
 
-def make_card(
+def make_model_card(
     members: Sequence[EnergyMember], model: EnergyModel, name: str, digest: str
 ) -> ModelCard:
     """Make the card of a trained model.
@@ -133,7 +133,7 @@ _TABLES = {
 }
 
 
-def summarize(card: ModelCard, measured: Mapping[str, Any]) -> Summary:
+def summarize_model(card: ModelCard, measured: Mapping[str, Any]) -> Summary:
     """Describe a card in words, and its errors on the validation split in a table."""
     gradient = " (exact gradient of the energy)" if card.conservative else ""
     columns = (
@@ -179,6 +179,6 @@ ENERGIES = TaskKind(
     join=joined,
     weights=_weights,
     measure=_measure,
-    make_card=make_card,
-    summarize=summarize,
+    make_card=make_model_card,
+    summarize=summarize_model,
 )

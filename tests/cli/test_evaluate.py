@@ -10,6 +10,7 @@ from helpers.training import recipe_values, write_recipe
 
 from geocalc.cli.evaluate import evaluate_command
 from geocalc.errors import EnergyKindError
+from geocalc.evaluation.settings import EvaluateSettings
 
 
 @pytest.mark.parametrize("task", ["s2ef", "relax"])
@@ -21,5 +22,5 @@ def test_labels_of_another_kind_than_the_model_are_refused(tmp_path: Path, task:
     with pytest.raises(
         EnergyKindError, match=r"mine gives adsorption energies and .*d.traj has total energies"
     ):
-        evaluate_command(str(model), recipe, tmp_path / "out", task=task)
+        evaluate_command(str(model), recipe, tmp_path / "out", EvaluateSettings(task=task))
     assert not (tmp_path / "out").exists()

@@ -14,11 +14,13 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
+from geocalc.core.energies import EnergyBasis, EnergyKind
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.potentials.ase import AsePotential
 from geocalc.potentials.cached import DirectModel
 from geocalc.relaxation.cell_filters import CellFilter
+from geocalc.relaxation.cells import CellCoordinates
 from geocalc.runs.forms import Input
 from geocalc.runs.records import Record
 from geocalc.runs.roles import NamedPotential, SecondModel
@@ -115,7 +117,15 @@ def test_a_fault_of_the_second_model_leaves_the_relaxation_alone(
         raise FAULT
 
     monkeypatch.setattr(DirectModel, "predict", broken)
-    second = SecondModel(model=DirectModel("nowhere", "0"), name="direct", reads_tags=True)
+    basis = EnergyBasis(EnergyKind.ADSORPTION, "PBE", "gas molecules")
+    second = SecondModel(
+        model=DirectModel("nowhere", "0"),
+        name="direct",
+        reads_tags=True,
+        basis=basis,
+        run_name="emt",
+        run_basis=basis,
+    )
     model = NamedPotential(potential=Failing(FAULT), name="emt", hash="emt", second_opinion=second)
     (result,) = relax_inputs(inputs()[:1], model, RelaxSettings(workers=1))
     assert result.record.converged
@@ -127,14 +137,14 @@ def test_a_fault_of_the_second_model_leaves_the_relaxation_alone(
 def test_a_fault_while_a_cell_is_prepared_ends_one_structure(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    extend = CellFilter.extend
+    coordinates = CellFilter.coordinates
 
-    def broken(self: CellFilter, systems: Systems) -> Systems:
+    def broken(self: CellFilter, systems: Systems) -> CellCoordinates:
         if systems.n_atoms == 1:
             raise FAULT
-        return extend(self, systems)
+        return coordinates(self, systems)
 
-    monkeypatch.setattr(CellFilter, "extend", broken)
+    monkeypatch.setattr(CellFilter, "coordinates", broken)
     emt = AsePotential(calculator=EMT(), stress=True)
     model = NamedPotential(potential=emt, name="emt", hash="emt", stress=True)
     given = [Input(sid="one", atoms=bulk("Cu")), Input(sid="four", atoms=bulk("Cu", cubic=True))]
@@ -152,5 +162,5 @@ def test_an_atomic_number_of_no_element_ends_one_structure(number: int) -> None:
     given = [Input(sid="bad", atoms=bad), *inputs()[:1]]
     wrong, good = relax_inputs(given, potential(FAULT), RelaxSettings(workers=1))
     assert wrong.record.formula is None
-    assert f"holds atomic number {number}" in str(wrong.record.error)
+    assert f"atomic number {number}" in str(wrong.record.error)
     assert good.record.error is None

@@ -50,7 +50,7 @@ def test_every_optimizer_tells_all_its_settings(name: str) -> None:
     ("settings", "sentence"),
     [
         ({"max_stp": 0.1}, "optimizer fire: unknown key `max_stp`; did you mean `max_step`?"),
-        ({"memory": 3}, "optimizer fire: unknown key `memory`; allowed here: grow, max_step"),
+        ({"memory": 3}, "optimizer fire: unknown key `memory`; known are grow, max_step"),
         ({"max_step": -1}, "`max_step` is -1: input should be greater than 0"),
         ({"n_wait": 2.5}, "`n_wait` is 2.5"),
     ],

@@ -505,7 +505,7 @@ def test_an_unexpected_exception_is_logged_and_the_other_files_are_read(
 
     write(tmp_path / "a.traj", molecule("H2O"))
     write(tmp_path / "b.extxyz", molecule("H2O"))
-    monkeypatch.setattr("geocalc.structures.readers._xyz_atoms", broken)
+    monkeypatch.setattr("geocalc.structures.formats.xyz._atoms", broken)
     found = list(read_structures([tmp_path / "b.extxyz", tmp_path / "a.traj"], tolerant=True))
     assert [isinstance(one, Source) for one in found] == [False, True]
     assert isinstance(found[0], Unreadable)

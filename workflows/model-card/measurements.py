@@ -42,7 +42,9 @@ def single_points(model: LoadedModel, recipe: Recipe) -> dict[str, Any]:
     for number, source in enumerate(recipe.data.sources):
         at_level = replace(model.potential, level=recipe.source_levels[number])
         told = predictions(
-            at_level, held_out.where(held_out.sample_index.source == number), energies=source.energies
+            at_level,
+            held_out.where(held_out.sample_index.source == number),
+            energies=source.energies,
         )
         found[str(source.path)] = known_numbers(errors_of(told))
     return found

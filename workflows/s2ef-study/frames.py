@@ -46,9 +46,13 @@ def export(recipe: Recipe, data: Path, folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     samples = read_store(prepare_store(recipe, data))
-    adslabs, alloys = (samples.training.where(samples.training.known.source == k) for k in (0, 1))
+    adslabs, alloys = (
+        samples.training.where(samples.training.sample_index.source == k) for k in (0, 1)
+    )
     _write(folder / "train.extxyz", [*adslabs, *list(alloys)[::ALLOYS]])
-    _write(folder / "points.extxyz", samples.held_out.where(samples.held_out.known.source == 0))
+    _write(
+        folder / "points.extxyz", samples.held_out.where(samples.held_out.sample_index.source == 0)
+    )
     _write(folder / "starts.extxyz", [r.first for r in held_out_relaxations(recipe)])
     ended = [r.last for r in reference_relaxations(recipe.data, 0, validation=False)]
     _write(folder / "relaxed.extxyz", ended)

@@ -61,7 +61,7 @@ def measure(model: str | Path, recipe: Recipe, data: Path) -> dict[str, Any]:
             one = replace(loaded.potential, level=level)
             told = predictions(
                 one,
-                _answerable(held_out.where(held_out.known.source == number), one),
+                _answerable(held_out.where(held_out.sample_index.source == number), one),
                 energies=source.energies,
             )
             found["frames"][Path(str(source.path)).parent.name] = known_numbers(errors_of(told))
@@ -88,7 +88,7 @@ def measure(model: str | Path, recipe: Recipe, data: Path) -> dict[str, Any]:
     found["relaxed"] = _relaxed(loaded.potential, references)
     if loaded.card.settings.get("direct_forces"):
         direct = replace(loaded.potential, force_mode=ForceMode.DIRECT)
-        points = held_out.where(held_out.known.source == 0)
+        points = held_out.where(held_out.sample_index.source == 0)
         found["direct"] = {
             "frames": asdict(errors_on(direct, points)),
             "relaxed": _relaxed(direct, references),
@@ -179,7 +179,7 @@ def of_peer(path: Path, recipe: Recipe, data: Path) -> dict[str, Any]:
     """Errors of a peer from what it answered; see peer_answers.py."""
     told = dict(np.load(path))
     samples = read_store(prepare_store(recipe, data))
-    points = list(samples.held_out.where(samples.held_out.known.source == 0))
+    points = list(samples.held_out.where(samples.held_out.sample_index.source == 0))
     references = held_out_relaxations(recipe)
     energy, relaxed = told["energies"], told["relaxed_energy"]
     if "slab_energies" in told:
