@@ -1,4 +1,4 @@
-"""What is drawn of the errors of a model: pictures by file name, each a row of panels."""
+"""Figures of model errors: plot panels by file name, one row of panels for each figure."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ Pictures = Mapping[str, Sequence[Panel]]
 
 
 def single_point_panels(told: Predictions, card: ModelCard, stem: str) -> Pictures:
-    """Energies of structures as they are and, where they are known, force components of atoms free
-    to move.
+    """Build the parity plots of single-point energies and, if known, of forces.
+
+    Forces are those of atoms that are free to move; a figure of forces is left out if any force is
+    not finite.
     """
     energies = energy_parity(
         told.energy, told.energy_reference, f"{card.energy_kind.value} energy", _title(card, stem)
@@ -36,8 +38,9 @@ def single_point_panels(told: Predictions, card: ModelCard, stem: str) -> Pictur
 
 
 def pair_panels(told: PairPredictions, card: ModelCard, stem: str) -> Pictures:
-    """Relaxed energies predicted from unrelaxed structures and, where they are predicted, the ways
-    of free atoms.
+    """Build the plots of relaxed energies predicted from unrelaxed structures.
+
+    A parity plot of the displacements of free atoms is added where the model predicts them.
     """
     title = _title(card, stem)
     energies: list[Panel] = [
@@ -57,7 +60,7 @@ def pair_panels(told: PairPredictions, card: ModelCard, stem: str) -> Pictures:
 
 
 def relaxed_panels(pairs: Sequence[RelaxedPair], card: ModelCard, stem: str) -> Pictures:
-    """Energies of relaxed structures, and how their errors are distributed."""
+    """Build the parity plot and the error distribution of relaxed energies."""
     energies, references = (
         np.array([p.energy for p in pairs]),
         np.array([p.reference for p in pairs]),
@@ -73,7 +76,7 @@ def relaxed_panels(pairs: Sequence[RelaxedPair], card: ModelCard, stem: str) -> 
 def energy_parity(
     predicted: np.ndarray, reference: np.ndarray, quantity: str, title: str
 ) -> Parity:
-    """A panel of energies (n,) in eV with the share within OC20's threshold."""
+    """Build a parity plot of energies (n,) in eV with the fraction within OC20's threshold."""
     return Parity(
         predicted=predicted,
         reference=reference,
@@ -85,7 +88,7 @@ def energy_parity(
 
 
 def energy_distribution(errors: np.ndarray, quantity: str) -> Distribution:
-    """A panel of errors of energies (n,) in eV."""
+    """Build a histogram of energy errors (n,) in eV with OC20's threshold shaded."""
     return Distribution(
         errors=errors, quantity=quantity, unit="eV", threshold=ENERGY_THRESHOLD, title="errors"
     )

@@ -1,4 +1,4 @@
-"""Errors of relaxed energies and geometries that are predicted from unrelaxed structures."""
+"""Errors of relaxed energies and geometries predicted from unrelaxed structures (IS2RE, IS2RS)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ BATCH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class PairErrors:
-    """Errors of IS2RE and, where displacements are predicted, IS2RS.
+    """Errors of IS2RE and, where displacements are predicted, of IS2RS.
 
     Attributes:
-        n: structures.
-        energy_mae, energy_median, energy_rmse: eV.
-        within_0p02: share below 0.02 eV (EwT).
+        n: number of structures.
+        energy_mae: eV.
+        energy_median: median absolute error, eV.
+        energy_rmse: eV.
+        within_0p02: fraction of energies with an absolute error below 0.02 eV (EwT).
         position_mae: Angstrom, mean over the coordinates of free atoms; NaN without displacements.
-        position_null: the same of leaving every atom where it is.
+        position_null: Angstrom, `position_mae` of the unrelaxed geometry (baseline: no
+            displacement).
     """
 
     n: int
@@ -39,8 +42,15 @@ class PairErrors:
 
 @dataclass(frozen=True, kw_only=True)
 class PairPredictions:
-    """Predicted beside reference: energies (n,) eV with their spread, displacements of free atoms
-    (n_free, 3) Angstrom or None.
+    """Predicted and reference values of IS2RE.
+
+    Attributes:
+        energy: (n,) predicted relaxed energies, eV.
+        energy_reference: (n,) reference relaxed energies, eV.
+        spread: (n,) standard deviation over an ensemble, eV; NaN for a single network.
+        displacement: (n_free, 3) predicted displacements of free atoms, Angstrom; None if the model
+            predicts none.
+        displacement_reference: (n_free, 3) Angstrom.
     """
 
     energy: np.ndarray
@@ -53,7 +63,7 @@ class PairPredictions:
 def pair_predictions(
     potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu"
 ) -> PairPredictions:
-    """Evaluate a model of relaxed energies on unrelaxed structures, batch by batch."""
+    """Predict relaxed energies and displacements of unrelaxed structures, batch by batch."""
     energies, references, spreads, moves, wanted = [], [], [], [], []
     for start in range(0, len(samples), BATCH):
         systems, labels = collate_samples(samples[start : start + BATCH])
@@ -79,7 +89,7 @@ def pair_predictions(
 
 
 def pair_errors(told: PairPredictions) -> PairErrors:
-    """Errors of predictions."""
+    """Compute the errors of predicted relaxed energies and displacements."""
     error, wanted = told.energy - told.energy_reference, told.displacement_reference
     return PairErrors(
         n=len(error),

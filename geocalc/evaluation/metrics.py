@@ -1,11 +1,11 @@
-"""Errors of energies, forces and relaxed positions, with OC20's definitions; functions of arrays.
+"""Error metrics of energies, forces and relaxed positions as OC20 defines them.
 
-Energies in eV, forces in eV/Angstrom, positions in Angstrom. Thresholds are strict: what equals one
-is not within it.
+Energies are in eV, forces in eV/Angstrom, positions in Angstrom. Thresholds are strict: a value
+equal to the threshold is not within it.
 
-Where we differ from the evaluator of that project: the minimum image is the true one, in skewed
-cells too (its own, `fractional_minimum_image`, is beside it, and here shifts periodic axes only),
-each structure has its own periodic axes, and cosines are computed in float64.
+Differences from the OC20 evaluator: the minimum image is exact in skewed cells too (OC20's own is
+`fractional_minimum_image`, which here shifts periodic axes only), each structure has its own
+periodic axes, and cosines are computed in float64.
 
 Source: Chanussot et al., Open Catalyst 2020 (2021), and the evaluator of that project; the
 thresholds of AFbT, which it does not compute, are recalled from the text of the challenge.
@@ -24,27 +24,29 @@ RELAXED_THRESHOLDS = np.arange(10, 401) / 1000  # eV/Angstrom; AFbT, 391 values 
 
 
 def mae(error: np.ndarray) -> float:
-    """Mean absolute value of errors of any shape."""
+    """Compute the mean absolute error of errors of any shape."""
     return float(np.abs(error).mean())
 
 
 def rmse(error: np.ndarray) -> float:
-    """Root mean square of errors of any shape."""
+    """Compute the root mean square error of errors of any shape."""
     return float(np.sqrt(np.mean(np.square(error))))
 
 
 def energy_within_threshold(error: np.ndarray, threshold: float = ENERGY_THRESHOLD) -> float:
-    """EwT: share of energies (n_systems,) with an absolute error below the threshold."""
+    """Compute EwT: the fraction of absolute energy errors (n_systems,) below the threshold."""
     return float((np.abs(error) < threshold).mean())
 
 
 def energy_forces_within_threshold(energy_error: np.ndarray, force_error: np.ndarray) -> float:
-    """EFwT: share of structures with an absolute energy error below 0.02 eV and no force error of
-    0.03 eV/Angstrom or more.
+    """Compute EFwT: the fraction of structures with accurate energy and forces.
+
+    A structure counts if its absolute energy error is below 0.02 eV and every force error below
+    0.03 eV/Angstrom.
 
     Args:
-        energy_error: (n_systems,).
-        force_error: (n_systems,), see `largest_component`.
+        energy_error: (n_systems,) eV.
+        force_error: (n_systems,) eV/Angstrom, see `largest_component`.
     """
     return float(
         ((np.abs(energy_error) < ENERGY_THRESHOLD) & (force_error < FORCE_THRESHOLD)).mean()
@@ -52,13 +54,14 @@ def energy_forces_within_threshold(energy_error: np.ndarray, force_error: np.nda
 
 
 def largest_component(force_error: np.ndarray, free: np.ndarray, n_atoms: np.ndarray) -> np.ndarray:
-    """Largest absolute component of the force errors of the free atoms in each structure,
-    (n_systems,); 0 where none is free.
+    """Find the largest absolute force error component over the free atoms of each structure.
 
     Args:
-        force_error: (n_atoms, 3) of all structures.
-        free: (n_atoms,) bool.
-        n_atoms: (n_systems,) atoms of each.
+        force_error: (n_atoms, 3) of all structures, eV/Angstrom.
+        free: (n_atoms,) bool, atoms that may move.
+        n_atoms: (n_systems,) number of atoms of each structure.
+    Returns:
+        (n_systems,) eV/Angstrom; 0 for a structure without free atoms.
     """
     largest = np.zeros(len(n_atoms))
     owner = np.repeat(np.arange(len(n_atoms)), n_atoms)
@@ -67,12 +70,14 @@ def largest_component(force_error: np.ndarray, free: np.ndarray, n_atoms: np.nda
 
 
 def minimum_image(difference: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """The shortest of the periodic images of each difference of positions, (n_atoms, 3).
+    """Replace each difference of positions by its shortest periodic image.
 
     Args:
-        difference: (n_atoms, 3).
-        cell: (3, 3), rows are lattice vectors.
+        difference: (n_atoms, 3) Angstrom.
+        cell: (3, 3) Angstrom, rows are lattice vectors.
         pbc: (3,) bool.
+    Returns:
+        (n_atoms, 3) Angstrom.
     """
     if not np.any(pbc) or not len(difference):
         return difference
@@ -82,17 +87,18 @@ def minimum_image(difference: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> 
 def fractional_minimum_image(
     difference: np.ndarray, cell: np.ndarray, pbc: np.ndarray
 ) -> np.ndarray:
-    """The periodic image of each difference whose fractional coordinates lie within a half of zero,
-    (n_atoms, 3).
+    """Replace each difference by the periodic image with fractional coordinates within 0.5 of zero.
 
-    That is what OC20 calls the minimum image; in skewed cells another image may be shorter, see
-    `minimum_image`. Only periodic axes are touched; OC20's evaluator also takes a cell from
-    fractional coordinates above a half on axes that are not periodic.
+    OC20 calls this the minimum image; in skewed cells another image may be shorter, see
+    `minimum_image`. Only periodic axes are shifted; OC20's evaluator also subtracts a lattice
+    vector from fractional coordinates above 0.5 on axes that are not periodic.
 
     Args:
-        difference: (n_atoms, 3).
-        cell: (3, 3), rows are lattice vectors.
+        difference: (n_atoms, 3) Angstrom.
+        cell: (3, 3) Angstrom, rows are lattice vectors.
         pbc: (3,) bool.
+    Returns:
+        (n_atoms, 3) Angstrom.
     """
     if not np.any(pbc):
         return difference
@@ -105,36 +111,40 @@ def fractional_minimum_image(
 def distances(
     positions: np.ndarray, reference: np.ndarray, cell: np.ndarray, pbc: np.ndarray
 ) -> np.ndarray:
-    """True minimum-image distance of each atom from its reference place, (n_atoms,).
+    """Compute the exact minimum-image distance of each atom from its reference position.
 
     Args:
-        positions, reference: (n_atoms, 3).
-        cell: (3, 3), rows are lattice vectors.
+        positions: (n_atoms, 3) Angstrom.
+        reference: (n_atoms, 3) Angstrom.
+        cell: (3, 3) Angstrom, rows are lattice vectors.
         pbc: (3,) bool.
+    Returns:
+        (n_atoms,) Angstrom.
     """
     return np.asarray(np.linalg.norm(minimum_image(positions - reference, cell, pbc), axis=1))
 
 
 def distance_within_threshold(mean_distances: np.ndarray, threshold: float) -> float:
-    """DwT: share of structures whose mean distance (n_systems,) is below one threshold; see
-    `average_distance_within_threshold`.
+    """Compute DwT: the fraction of mean distances (n_systems,) below one threshold.
+
+    See `average_distance_within_threshold` for the average over OC20's thresholds.
     """
     return float((mean_distances < threshold).mean())
 
 
 def average_distance_within_threshold(mean_distances: np.ndarray) -> float:
-    """ADwT: share of structures whose mean distance is below a threshold, averaged over 0.010 to
-    0.499 Angstrom.
+    """Compute ADwT: DwT averaged over the thresholds 0.010 to 0.499 Angstrom.
 
     Args:
-        mean_distances: (n_systems,) mean over free atoms of the minimum-image distance.
+        mean_distances: (n_systems,) Angstrom, minimum-image distance averaged over free atoms.
     """
     return float((mean_distances[:, None] < DISTANCE_THRESHOLDS[None, :]).mean())
 
 
 def position_mae(positions: np.ndarray, reference: np.ndarray) -> float:
-    """Mean absolute difference of Cartesian coordinates (n_atoms, 3), without minimum image, as
-    OC20 reports it.
+    """Compute the mean absolute coordinate difference (n_atoms, 3), without minimum image.
+
+    OC20 reports this value.
     """
     return mae(positions - reference)
 
@@ -142,18 +152,19 @@ def position_mae(positions: np.ndarray, reference: np.ndarray) -> float:
 def position_mae_minimum_image(
     positions: np.ndarray, reference: np.ndarray, cell: np.ndarray, pbc: np.ndarray
 ) -> float:
-    """Mean absolute component of the shortest way (n_atoms, 3) between positions and reference; see
-    `distances`.
+    """Compute the mean absolute component of the minimum-image differences to a reference.
+
+    Arguments are those of `distances`.
     """
     return mae(minimum_image(positions - reference, cell, pbc))
 
 
 def forces_below_threshold(fmax: np.ndarray, threshold: float = RELAXED) -> float:
-    """FbT: share of relaxed structures whose reference forces are below a threshold.
+    """Compute FbT: the fraction of relaxed structures with reference forces below a threshold.
 
     Args:
-        fmax: (n_systems,) largest norm of a reference force on a free atom; what is NaN is not
-            below.
+        fmax: (n_systems,) eV/Angstrom, largest norm of a reference force on a free atom; NaN counts
+            as not below the threshold.
         threshold: eV/Angstrom.
     """
     return float((fmax < threshold).mean())
@@ -167,6 +178,6 @@ def average_forces_below_threshold(fmax: np.ndarray) -> float:
 
 
 def force_cosine(predicted: np.ndarray, reference: np.ndarray) -> float:
-    """Mean over atoms of the cosine between force vectors (n_atoms, 3)."""
+    """Compute the mean cosine between predicted and reference force vectors (n_atoms, 3)."""
     norms = np.linalg.norm(predicted, axis=1) * np.linalg.norm(reference, axis=1)
     return float(np.mean(np.sum(predicted * reference, axis=1) / np.maximum(norms, 1e-12)))

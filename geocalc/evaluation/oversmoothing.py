@@ -1,12 +1,12 @@
-"""How alike the features of atoms become with depth: mean average distance (MAD), near zero where a
-network has oversmoothed.
+"""Oversmoothing of a network: mean average distance (MAD) between atom features, by depth.
 
     MAD = mean over pairs of atoms of 1 - h_i . h_j / (|h_i| |h_j|)
 
-between 0 (all features point one way) and 2. Two kinds of pairs are told apart: neighbors are the
-edges of the graph that the network sees, where an edge to an atom's own image counts too, at
-distance 0, so that a larger cell of the same crystal has the same MAD; all pairs are those of
-different atoms of one structure. A feature that is zero has no direction, and is in no pair.
+MAD lies between 0 (all features parallel) and 2; it is near zero where a network has oversmoothed.
+Two sets of pairs are distinguished. `neighbors` are the edges of the network's graph; an edge to an
+atom's own periodic image counts with distance 0, so that a supercell has the same MAD as its unit
+cell. `all_pairs` are the pairs of different atoms of one structure. Atoms with a zero feature
+vector have no direction and are in no pair.
 
 Source: Chen et al., Measuring and Relieving the Over-smoothing Problem (AAAI 2020), whose mean
 leaves out distances of 0; residual updates by layer as in Godwin et al., Simple GNN Regularisation
@@ -37,10 +37,12 @@ class LayerMad:
     """MAD at one depth, averaged over structures; None where no structure has a pair.
 
     Attributes:
-        depth: interactions behind it; 0 is after the embedding.
-        neighbors, all_pairs: of the features h.
-        update_neighbors, update_all_pairs: of what the interaction of this depth adds to them;
+        depth: number of preceding interactions; 0 is after the embedding.
+        neighbors: MAD of the features over the edges of the graph.
+        all_pairs: MAD of the features over all pairs of atoms.
+        update_neighbors: MAD over edges of the update that this interaction adds to the features;
             None at depth 0.
+        update_all_pairs: the same over all pairs; None at depth 0.
     """
 
     depth: int
@@ -53,14 +55,14 @@ class LayerMad:
 def mean_average_distance(
     features: Tensor, system_idx: Tensor, n_systems: int, pairs: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """Mean cosine distance between the features of two atoms, for each structure.
+    """Compute the mean cosine distance between the features of two atoms, for each structure.
 
     Args:
         features: (n_atoms, width).
-        system_idx: (n_atoms,) int64, the structure of each atom.
-        n_systems: their number.
-        pairs: atoms at the ends of each pair, both (n_pairs,) int64, such as senders and receivers;
-            None takes all pairs of different atoms of a structure, at the cost of one sum.
+        system_idx: (n_atoms,) int64, index of each atom's structure.
+        n_systems: number of structures.
+        pairs: both atoms of each pair, each (n_pairs,) int64, such as senders and receivers; None
+            takes all pairs of different atoms of a structure, in linear time.
     Returns:
         (n_systems,) float64; NaN where a structure has no pair.
     """
@@ -88,17 +90,19 @@ def layer_mad(
     seed: int = 0,
     batch: int = 32,
 ) -> list[LayerMad]:
-    """MAD of the features of a network after its embedding and after each interaction.
+    """Compute the MAD of a network's features after its embedding and after each interaction.
 
     Args:
-        model: whose network gives its layers.
-        systems: the structures; those that rewiring leaves out of sight are in no pair.
-        policy: frames; a structure that is seen in several has the mean over them.
-        level: number of the level of theory.
-        seed: of frames that a stochastic policy draws.
-        batch: structures together.
+        model: energy model with a network that returns its layers.
+        systems: structures; atoms removed by the graph rewiring are in no pair.
+        policy: frame averaging; MAD is averaged over the frames of a structure.
+        level: index of the level of theory.
+        seed: seed of the frames that a stochastic policy draws.
+        batch: structures evaluated together.
+    Returns:
+        One entry per depth, starting with the embedding.
     Raises:
-        InputError: there are no structures, or the network does not give its layers.
+        InputError: there are no structures, or the network does not return its layers.
     """
     if systems.n_systems == 0:
         raise InputError("no structures were given; at least one is needed")
@@ -120,8 +124,9 @@ def _by_structure(
     level: int,
     generator: torch.Generator,
 ) -> list[Tensor]:
-    """For each depth the four kinds of MAD of each structure, (4, n_systems); NaN where there is
-    none.
+    """Compute the four kinds of MAD of each structure, (4, n_systems), at each depth.
+
+    The values are NaN for structures without pairs.
     """
     systems = systems.to(model.references.device)
     seen = keep_atoms(systems, model.rewiring.atoms(systems))
@@ -159,7 +164,7 @@ def _by_structure(
 
 
 def _means(values: Tensor) -> dict[str, float | None]:
-    """Means over structures of each kind (4, n_systems), of those that have pairs."""
+    """Average each kind of MAD (4, n_systems) over the structures that have pairs."""
     means = [float(row.nanmean()) for row in values]
     return {
         kind: None if math.isnan(mean) else mean for kind, mean in zip(KINDS, means, strict=True)

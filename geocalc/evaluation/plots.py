@@ -1,4 +1,4 @@
-"""Pictures of curves and errors, and how every picture is written."""
+"""Plots of learning curves and errors, and the PNG writer of all plots."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ TINY = 1e-6  # a range is never empty
 
 
 def require_matplotlib() -> None:
-    """Raise unless matplotlib is installed.
+    """Check that matplotlib is installed.
 
     Raises:
-        MissingDependencyError: it is not; the message names the extra.
+        MissingDependencyError: matplotlib is missing; the message names the extra to install.
     """
     if find_spec("matplotlib") is None:
         raise MissingDependencyError(
@@ -43,7 +43,7 @@ def require_matplotlib() -> None:
 
 @dataclass(frozen=True)
 class Measure:
-    """An axis of validation errors: what they are, and whether it is logarithmic."""
+    """Axis label and scale of a validation metric."""
 
     label: str
     log: bool = True
@@ -58,12 +58,14 @@ def learning_curve(
     path: Path,
     measures: tuple[Measure, Measure] = ENERGY_MEASURES,
 ) -> Path:
-    """Validation errors against steps, two measures side by side, one line per source.
+    """Plot two validation metrics side by side against the training step, one line per source.
 
     Args:
-        points: for each source (step, left, right).
-        path: PNG to write.
-        measures: what is left and what is right.
+        points: (step, left metric, right metric) rows of each source.
+        path: PNG file to write.
+        measures: labels of the left and the right axis.
+    Returns:
+        `path`.
     """
     figure, axes = _figure(2)
     for (source, rows), color in zip(
@@ -87,13 +89,15 @@ def learning_curve(
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """A panel of predicted against reference values.
+    """Parity plot: predicted against reference values.
 
     Attributes:
-        predicted, reference: (n,) in `unit`.
-        quantity: what they are, such as "energy".
-        threshold: errors below it are counted, None for no count.
-        title: above the panel.
+        predicted: (n,) in `unit`.
+        reference: (n,) in `unit`.
+        quantity: name of the quantity, such as "energy".
+        unit: such as "eV".
+        threshold: the fraction of errors below this value is stated, in `unit`; None to omit it.
+        title: text above the panel.
     """
 
     predicted: np.ndarray
@@ -104,8 +108,9 @@ class Parity:
     title: str = ""
 
     def draw(self, figure: Any, axis: Any) -> None:
-        """Both axes run over the reference values; what the model puts beyond them is counted in
-        words.
+        """Draw the plot; values beyond the range of the reference are counted in a note.
+
+        Both axes span the reference values.
         """
         low, high = _range(self.reference, MARGIN)
         inside = (
@@ -149,13 +154,14 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    """A panel of how often errors of each size occur.
+    """Histogram of errors.
 
     Attributes:
         errors: (n,) predicted minus reference, in `unit`.
-        quantity: what they are errors of.
-        threshold: errors below it are shaded and counted, None for none.
-        title: above the panel.
+        quantity: name of the quantity, such as "energy".
+        unit: such as "eV".
+        threshold: errors below this value are shaded, in `unit`; None to omit the shading.
+        title: text above the panel.
     """
 
     errors: np.ndarray
@@ -165,7 +171,7 @@ class Distribution:
     title: str = ""
 
     def draw(self, figure: Any, axis: Any) -> None:
-        """A histogram of all but the few largest errors, which are counted in words."""
+        """Draw the histogram without the few largest errors, which are counted in a note."""
         reach = max(
             float(np.quantile(np.abs(self.errors), SHARE)), 2 * (self.threshold or 0.0), TINY
         )
@@ -195,7 +201,7 @@ Panel = Parity | Distribution
 
 
 def draw_panels(panels: Sequence[Panel], path: Path) -> Path:
-    """A picture of panels, up to three side by side and more in a square; PNG to write."""
+    """Draw panels into one PNG, up to three in a row and more in a square grid; return its path."""
     n = len(panels)
     columns = n if n <= ROW else math.ceil(math.sqrt(n))
     figure, axes = _figure(columns, math.ceil(n / columns))
@@ -207,8 +213,9 @@ def draw_panels(panels: Sequence[Panel], path: Path) -> Path:
 
 
 def _range(values: np.ndarray, margin: float) -> tuple[float, float]:
-    """From the smallest to the largest, but for a few in a thousand where there are many; never
-    empty.
+    """Find the limits of an axis with margins; of many values the few extreme ones are left out.
+
+    The range is never empty.
     """
     tail = (1 - SHARE) / 4 if len(values) > MANY else 0.0
     low, high = (float(np.quantile(values, q)) for q in (tail, 1 - tail))
@@ -231,7 +238,7 @@ def _say_outside(axis: Any, number: int, across: str, up: str) -> None:
 
 
 def _write(axis: Any, text: str, across: str, up: str) -> None:
-    """Text in a corner of a panel."""
+    """Write text in a corner of a panel."""
     place = (0.03 if across == "left" else 0.97, 0.97 if up == "top" else 0.03)
     box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
     axis.text(*place, text, transform=axis.transAxes, ha=across, va=up, fontsize=CORNER, bbox=box)
@@ -249,7 +256,7 @@ def _figure(columns: int, rows: int = 1) -> tuple[Any, list[Any]]:
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write a figure of matplotlib as a PNG of few colors."""
+    """Write a matplotlib figure as a PNG with a reduced palette; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Errors of a model on labeled data: single points, or relaxations against the relaxed reference."""
+"""Errors of relaxations with a model, compared with reference relaxations."""
 
 from __future__ import annotations
 
@@ -26,18 +26,23 @@ NEAR_PLACE = 0.1  # Angstrom; a tenth of a bond, the share within it is reported
 
 @dataclass(frozen=True, kw_only=True)
 class RelaxedPair:
-    """One structure relaxed by a model, beside its reference.
+    """Structure relaxed by a model and its reference relaxation.
 
     Attributes:
-        sid: name.
-        energy, reference: eV, of the model's and of the reference's relaxed geometry.
-        at_reference: eV, the model at the reference's relaxed geometry.
-        distance, null_distance: Angstrom, mean over free atoms from the reference geometry, after
-            relaxing and before.
-        position_mae, position_mae_mic: Angstrom, mean absolute coordinate difference of free atoms,
-            without (as OC20) and with minimum image.
-        status, n_evaluations: of the relaxation.
-        energy_std: eV, of the relaxed energy, see `Prediction`; NaN where there is none.
+        sid: name of the structure.
+        energy: eV, model energy of the model's relaxed geometry.
+        reference: eV, reference energy of the reference's relaxed geometry.
+        at_reference: eV, model energy of the reference's relaxed geometry.
+        distance: Angstrom, distance of the relaxed from the reference geometry, mean over free
+            atoms.
+        null_distance: Angstrom, the same for the unrelaxed geometry.
+        position_mae: Angstrom, mean absolute coordinate difference of free atoms, without minimum
+            image (as OC20).
+        position_mae_mic: Angstrom, the same with minimum image.
+        status: status of the relaxation.
+        n_evaluations: model calls of the relaxation.
+        energy_std: eV, spread of the relaxed energy, see `Prediction`; NaN where the model gives
+            none.
     """
 
     sid: str
@@ -55,10 +60,27 @@ class RelaxedPair:
 
 @dataclass(frozen=True, kw_only=True)
 class RelaxErrors:
-    """Summary over structures; energies eV, distances Angstrom, shares between 0 and 1.
+    """Errors averaged over relaxed structures; energies in eV, distances in Angstrom.
 
-    `within_...` are EwT, `dwt_0p1` is DwT at 0.1 Angstrom, `adwt` its average over OC20's
-    thresholds; `..._null` of not moving.
+    Attributes:
+        n: number of structures.
+        energy_mae: mean absolute error of the relaxed energies.
+        energy_median: median absolute error.
+        energy_rmse: root mean square error.
+        energy_mae_at_reference: mean absolute error at the reference's relaxed geometries.
+        within_0p02: fraction of energies within 0.02 eV (EwT).
+        within_0p1: fraction of energies within 0.1 eV.
+        distance: mean distance from the reference geometry.
+        distance_median: median of the distances.
+        distance_null: mean distance of the unrelaxed geometries (baseline: no displacement).
+        position_mae: mean absolute coordinate difference, without minimum image.
+        position_mae_mic: the same with minimum image.
+        dwt_0p1: fraction of structures with a mean distance below 0.1 Angstrom (DwT).
+        adwt: DwT averaged over OC20's thresholds.
+        adwt_null: `adwt` of the unrelaxed geometries.
+        converged: fraction of relaxations that converged.
+        runaways: number of relaxed energies more than 1 eV below the reference.
+        model_calls: mean number of model calls of a relaxation.
     """
 
     n: int
@@ -83,15 +105,15 @@ class RelaxErrors:
 
 @dataclass(frozen=True, kw_only=True)
 class ForcesBelow:
-    """What a reference says of the forces where relaxations with another potential ended; on atoms
-    as far as they may move.
+    """Reference forces at the end of relaxations with another potential, along free coordinates.
 
     Attributes:
-        n: structures.
-        fbt: share whose largest force is below 0.05 eV/Angstrom (FbT).
-        afbt: the same averaged over thresholds from 0.010 to 0.400 eV/Angstrom (AFbT), see
+        n: number of structures.
+        fbt: fraction of structures with a largest force below 0.05 eV/Angstrom (FbT).
+        afbt: FbT averaged over thresholds from 0.010 to 0.400 eV/Angstrom (AFbT), see
             `geocalc.evaluation.metrics`.
-        fmax_mean, fmax_median: eV/Angstrom, of the largest force of each structure.
+        fmax_mean: eV/Angstrom, mean of the largest force of each structure.
+        fmax_median: eV/Angstrom, median of the same.
     """
 
     n: int
@@ -111,13 +133,16 @@ def relax_references(
     batch: int = 1,
     progress: Callable[[int], None] = lambda n: None,
 ) -> list[RelaxedPair]:
-    """Relax every reference from its first frame and compare with its last.
+    """Relax the first image of every reference relaxation and compare with its last image.
 
     Args:
-        potential: with forces.
-        references: labeled relaxations. optimizer, fmax (eV/Angstrom), steps: of the relaxation.
+        potential: potential with forces.
+        references: labeled relaxations.
+        optimizer: name of the optimizer.
+        fmax: eV/Angstrom, convergence criterion.
+        steps: maximum number of steps.
         batch: structures relaxed together; results do not depend on it.
-        progress: told how many are done.
+        progress: callback, receives the number of finished structures.
     """
     pairs: list[RelaxedPair] = []
     for start in range(0, len(references), batch):
@@ -152,8 +177,16 @@ def relaxed_pair(
     at_reference: float = np.nan,
     energy_std: float = np.nan,
 ) -> RelaxedPair:
-    """Where a relaxation ended, positions (n_atoms, 3) in Angstrom, beside its reference; energies
-    as in `RelaxedPair`.
+    """Compare the end of a relaxation with its reference.
+
+    Args:
+        reference: labeled relaxation.
+        positions: (n_atoms, 3) relaxed positions, Angstrom.
+        energy: eV, see `RelaxedPair`.
+        status: status of the relaxation.
+        n_evaluations: model calls of the relaxation.
+        at_reference: eV, see `RelaxedPair`.
+        energy_std: eV, see `RelaxedPair`.
     """
     first, last = reference.first, reference.last
     free = free_atoms(last.fixed)
@@ -179,7 +212,7 @@ def relaxed_pair(
 
 
 def summarize(pairs: Sequence[RelaxedPair]) -> RelaxErrors:
-    """Errors over relaxed structures."""
+    """Average the errors over relaxed structures."""
     error = np.array([p.energy - p.reference for p in pairs])
     distance, null = (
         np.array([p.distance for p in pairs]),
@@ -212,14 +245,15 @@ def summarize(pairs: Sequence[RelaxedPair]) -> RelaxErrors:
 def reference_forces_below(
     results: Sequence[Relaxation], reference_potential: Potential
 ) -> ForcesBelow:
-    """Whether relaxed structures are relaxed for a reference too, such as
-    `AsePotential(calculator=EMT())`.
+    """Measure the forces of a reference potential on relaxed structures.
+
+    An example is `AsePotential(calculator=EMT())`.
 
     Args:
-        results: ended relaxations, of `relax_systems` for instance.
-        reference_potential: gives forces; called for one at a time.
+        results: finished relaxations, as `relax_systems` returns them.
+        reference_potential: potential with forces; called for one structure at a time.
     Raises:
-        InputError: there are no results, or the reference gives no forces.
+        InputError: there are no results, or the reference potential returns no forces.
     """
     if not results:
         raise InputError("no relaxations were given; forces are measured where at least one ended")
@@ -234,7 +268,7 @@ def reference_forces_below(
 
 
 def _largest_force(systems: Systems, potential: Potential) -> float:
-    """Largest norm of a force of one structure along what constraints allow, eV/Angstrom."""
+    """Compute the largest force norm of a structure along unconstrained directions, eV/Angstrom."""
     forces = potential(systems).forces
     if forces is None:
         raise InputError(

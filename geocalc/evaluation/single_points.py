@@ -1,4 +1,4 @@
-"""Errors of a potential on labeled samples."""
+"""Single-point errors of a potential on labeled samples."""
 
 from __future__ import annotations
 
@@ -30,18 +30,21 @@ BATCH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Errors:
-    """Mean absolute errors, energies in eV, forces per component in eV/Angstrom; NaN where they are
-    not known.
+    """Errors of energies and forces; NaN where a label or a prediction is missing.
 
     Attributes:
-        n: samples.
-        energy_mae, energy_rmse: eV.
-        within_0p02: share of energies below 0.02 eV (EwT).
-        force_mae, force_rmse: over components of atoms free to move; force_mae_all: of every atom.
-        force_null: mean |F| component of the free atoms, the error of predicting zero.
-        force_cosine: mean over free atoms.
-        efwt: share of structures below 0.02 eV and, in every component of the free atoms, 0.03
-            eV/Angstrom (EFwT); NaN where an energy or a force is not known.
+        n: number of samples.
+        energy_mae: eV.
+        energy_rmse: eV.
+        within_0p02: fraction of energies with an absolute error below 0.02 eV (EwT).
+        force_mae: eV/Angstrom, over components of free atoms.
+        force_rmse: eV/Angstrom, over components of free atoms.
+        force_mae_all: eV/Angstrom, over components of all atoms.
+        force_null: eV/Angstrom, mean absolute reference component of free atoms (baseline: zero
+            force).
+        force_cosine: cosine between forces, mean over free atoms.
+        efwt: fraction of structures with an energy error below 0.02 eV and all force error
+            components of free atoms below 0.03 eV/Angstrom (EFwT).
     """
 
     n: int
@@ -58,12 +61,14 @@ class Errors:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Predicted beside reference.
+    """Predicted and reference energies and forces.
 
     Attributes:
-        energy, energy_reference: (n,) eV.
-        n_atoms: (n,) atoms of each structure.
-        forces, forces_reference: (n_atoms, 3) eV/Angstrom of all structures.
+        energy: (n,) eV.
+        energy_reference: (n,) eV.
+        n_atoms: (n,) number of atoms of each structure.
+        forces: (n_atoms, 3) eV/Angstrom of all structures.
+        forces_reference: (n_atoms, 3) eV/Angstrom.
         free: (n_atoms,) bool, atoms that may move.
     """
 
@@ -76,7 +81,7 @@ class Predictions:
 
 
 def known_numbers(errors: DataclassInstance) -> dict[str, float]:
-    """Errors by name, without those that are NaN."""
+    """Return the fields of a dataclass of errors that are not NaN, by name."""
     return {name: value for name, value in asdict(errors).items() if not math.isnan(value)}
 
 
@@ -87,8 +92,13 @@ def predictions(
     *,
     energies: bool = True,
 ) -> Predictions:
-    """Evaluate a potential on samples, batch by batch; what it does not give is NaN, and so are
-    references without `energies`.
+    """Predict energies and forces of samples, batch by batch.
+
+    Args:
+        potential: potential; forces it does not return become NaN.
+        samples: labeled structures.
+        device: device of the potential.
+        energies: whether the samples have energies; without, the energy references become NaN.
     """
     parts: list[tuple[np.ndarray, ...]] = []
     for start in range(0, len(samples), BATCH):
@@ -116,12 +126,12 @@ def predictions(
 def single_point_errors(
     potential: Potential, samples: Sequence[Sample], device: torch.device | str = "cpu"
 ) -> Errors:
-    """Errors of a potential over samples."""
+    """Compute the errors of a potential on samples."""
     return errors_of(predictions(potential, samples, device))
 
 
 def errors_of(told: Predictions) -> Errors:
-    """Errors of predictions."""
+    """Compute the errors of predictions."""
     energy_error, force_error = (
         told.energy - told.energy_reference,
         told.forces - told.forces_reference,

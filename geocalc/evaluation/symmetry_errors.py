@@ -1,10 +1,9 @@
-"""How far a potential is from the symmetries of physics, in eV and eV/Angstrom: laws measured where
-`geocalc.testing` asserts them.
+"""Symmetry errors of a potential: the laws of `geocalc.testing`, measured in eV and eV/Angstrom.
 
-Each structure is moved or stored in another way that physics does not see, the potential is asked
-again, its forces are turned back, and what differs is averaged over structures and draws. Exact
-symmetries leave rounding: below 1e-9 eV in float64, about 1e-7 eV in float32. What is measured is a
-potential with its frames, whether its network has the symmetry or not.
+Each structure is transformed, or stored in an equivalent way, the potential is evaluated again, its
+forces are transformed back, and the differences are averaged over structures and draws. Exact
+symmetries leave rounding errors: below 1e-9 eV in float64, about 1e-7 eV in float32. The potential
+is measured with its frame averaging, whether or not its network is symmetric itself.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ IMAGES = 2  # cells; atoms are stored up to so many away
 
 @dataclass(frozen=True, kw_only=True)
 class MeanAndMaximum:
-    """Of non-negative numbers."""
+    """Mean and maximum of non-negative numbers."""
 
     mean: float
     maximum: float
@@ -45,14 +44,15 @@ class MeanAndMaximum:
 
 @dataclass(frozen=True, kw_only=True)
 class OperationErrors:
-    """What one operation changes that it should not.
+    """Violation of one symmetry operation.
 
     Attributes:
-        n: structures times draws.
-        energy: eV, |E(x) - E(moved x)| over structures and draws.
-        forces: eV/Angstrom, the norm |F(x) - F(moved x) turned back| of each atom, over atoms of
-            all structures and draws; None for a potential without forces.
-        displacement: Angstrom, the same of predicted displacements; None where there are none.
+        n: number of structures times draws.
+        energy: eV, |E(x) - E(transformed x)| over structures and draws.
+        forces: eV/Angstrom, norm of F(x) - F(transformed x) transformed back, over atoms of all
+            structures and draws; None for a potential without forces.
+        displacement: Angstrom, the same for predicted displacements; None if the potential predicts
+            none.
     """
 
     n: int
@@ -66,13 +66,15 @@ class SymmetryErrors:
     """Errors by operation; None where no structure has the operation.
 
     Attributes:
-        rotation_z, rotation: turns about z, and about any axis, uniformly distributed.
-        reflection_z, reflection: in planes that contain z, and in any plane.
-        translation: of a structure as a whole.
-        permutation: of its atoms.
+        rotation_z: rotations about z.
+        rotation: rotations about any axis, uniformly distributed over SO(3).
+        reflection_z: reflections in planes that contain z.
+        reflection: reflections in any plane.
+        translation: translation of the whole structure.
+        permutation: permutation of the atoms.
         rewrap: atoms stored in other periodic images.
         basis: other in-plane lattice vectors of the same crystal.
-        batch: each structure alone instead of with others.
+        batch: each structure alone instead of in a batch.
         repeat: the same call again.
     """
 
@@ -97,16 +99,16 @@ def measure_symmetry_errors(
     batch: int = 8,
     progress: Callable[[int], None] = lambda n: None,
 ) -> SymmetryErrors:
-    """Measure every symmetry of a potential on some structures.
+    """Measure all symmetry errors of a potential on a set of structures.
 
     Args:
-        potential: with or without forces; in float64 unless rounding is to be measured too.
-        systems: the structures.
-        n_rotations: draws of each operation and structure, at least 1; the four bases and the
-            structures alone come once.
-        seed: of the draws.
+        potential: with or without forces; use float64 to exclude rounding errors.
+        systems: structures.
+        n_rotations: draws of each operation per structure, at least 1; the four bases and the
+            single-structure calls are evaluated once.
+        seed: seed of the draws.
         batch: structures evaluated together.
-        progress: told how many are done.
+        progress: callback, receives the number of finished structures.
     Raises:
         InputError: there is no structure, or a number is not positive.
     """
@@ -131,13 +133,13 @@ def measure_symmetry_errors(
 
 @dataclass(frozen=True, kw_only=True)
 class _Moved:
-    """A batch after an operation, and how vectors on its atoms come back.
+    """Batch after an operation, with the data that transform vectors on its atoms back.
 
     Attributes:
-        systems: the batch.
-        matrices: (n_systems, 3, 3) that vectors were multiplied by, or None.
-        order: former places of the atoms, or None.
-        feels: (n_systems,) bool, structures that have the operation; None for all.
+        systems: transformed batch.
+        matrices: (n_systems, 3, 3) matrices applied to row vectors, or None.
+        order: (n_atoms,) former index of each atom, or None.
+        applies: (n_systems,) bool, structures that have the operation; None for all.
     """
 
     systems: Systems
@@ -148,7 +150,7 @@ class _Moved:
 
 @dataclass(frozen=True, kw_only=True)
 class _Differences:
-    """Of one draw: energies (n_systems,) eV, and norms of vectors on atoms (n_atoms,) or None."""
+    """Differences of one draw: energies (n_systems,) in eV, vector norms (n_atoms,) or None."""
 
     energy: Tensor
     forces: Tensor | None
@@ -215,7 +217,7 @@ _DRAWN: Mapping[str, Operation] = {
 def _all_moves(
     systems: Systems, n_draws: int, generator: torch.Generator
 ) -> Iterator[tuple[str, _Moved]]:
-    """Every operation that keeps the batch together and that some structure of it has, by name."""
+    """Yield the name and the transformed batch of each operation that applies."""
     for name, operation in _DRAWN.items():
         for _ in range(n_draws):
             moved = operation(systems, generator)
@@ -227,7 +229,7 @@ def _all_moves(
 
 
 def _alone(potential: Potential, systems: Systems, expected: Prediction) -> _Differences:
-    """Every structure on its own beside the prediction for all of them together."""
+    """Compare single-structure predictions with the prediction for the batch."""
     told = [potential(single) for single in singles(systems)]
     together = Prediction(
         energy=torch.cat([one.energy for one in told]),
@@ -245,8 +247,9 @@ def _joined(parts: list[Tensor | None]) -> Tensor | None:
 def _differences(
     found: Prediction, expected: Prediction, systems: Systems, moved: _Moved
 ) -> _Differences:
-    """What a prediction for moved structures differs by from that for the structures, of those that
-    have the operation.
+    """Compute the differences between the predictions for transformed and original structures.
+
+    Structures without the operation are left out.
     """
     feels = (
         torch.ones_like(found.energy, dtype=torch.bool)
@@ -264,7 +267,7 @@ def _differences(
 
 
 def _back(vectors: Tensor, systems: Systems, moved: _Moved) -> Tensor:
-    """Vectors (n_atoms, 3) of moved atoms as they were before."""
+    """Transform vectors (n_atoms, 3) back to the original orientation and order."""
     if moved.matrices is not None:
         matrices = moved.matrices.to(vectors)[systems.system_idx.to(vectors.device)]
         return torch.einsum("ai,aji->aj", vectors, matrices)
@@ -274,7 +277,7 @@ def _back(vectors: Tensor, systems: Systems, moved: _Moved) -> Tensor:
 
 
 def _summary(parts: list[_Differences]) -> OperationErrors | None:
-    """Over all structures and draws; None without any."""
+    """Summarize the differences over all structures and draws; None if there are none."""
     if not parts:
         return None
     energy = torch.cat([part.energy for part in parts])

@@ -1,4 +1,4 @@
-"""What every network of properties takes and gives."""
+"""Interface of property networks: input, output and the level of a property."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from geocalc.nn.edges import EdgeIndex
 
 
 class PropertyLevel(StrEnum):
-    """What a property belongs to."""
+    """Level of a property: one value per node or one per graph."""
 
     NODE = "node"
     GRAPH = "graph"
@@ -21,16 +21,16 @@ class PropertyLevel(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class GraphInput:
-    """A batch of graphs.
+    """Batch of graphs.
 
     Attributes:
-        types: (n_nodes,) int64, kind of each node, counted from 0.
-        graph_idx: (n_nodes,) int64, ascending.
+        types: (n_nodes,) int64, type of each node, counted from 0.
+        graph_idx: (n_nodes,) int64, ascending, index of each node's graph.
         n_graphs: number of graphs.
-        index: the edges, sorted by receiver.
+        index: edges, sorted by receiver.
         edge_vec: (n_edges, 3) from sender to receiver, minimum image; None for graphs without
             geometry.
-        features: (n_nodes, n_features) numbers known of each node, or None.
+        features: (n_nodes, n_features) additional node features, or None.
     """
 
     types: Tensor
@@ -41,7 +41,7 @@ class GraphInput:
     features: Tensor | None = None
 
     def to(self, device: torch.device) -> GraphInput:
-        """The same graphs on another device."""
+        """Copy the graphs to another device."""
         index = EdgeIndex(
             **{f.name: getattr(self.index, f.name).to(device) for f in fields(self.index)}
         )
@@ -56,12 +56,12 @@ class GraphInput:
 
 
 class PropertyNetwork(nn.Module, ABC):
-    """A module from `GraphInput` to numbers of order one.
+    """Network that maps a `GraphInput` to normalized properties of order one.
 
     Attributes:
-        level: whether it tells of nodes or of graphs.
-        n_types: kinds of nodes that it knows.
-        n_targets: numbers for each of them.
+        level: whether the properties belong to nodes or to graphs.
+        n_types: number of node types.
+        n_targets: number of properties of each node or graph.
     """
 
     level: PropertyLevel
@@ -70,4 +70,4 @@ class PropertyNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: GraphInput) -> Tensor:
-        """(n_nodes, n_targets), or (n_graphs, n_targets) at level graph."""
+        """Predict properties, (n_nodes, n_targets), or (n_graphs, n_targets) at graph level."""

@@ -15,7 +15,7 @@ from geocalc.properties.moment_network import MomentNetwork, MomentNetworkSettin
 
 @dataclass(frozen=True)
 class PropertyArchitecture:
-    """A network class and the settings it is built from."""
+    """Network class with the class of its settings."""
 
     settings: type[Settings]
     build: Callable[[Any], PropertyNetwork]

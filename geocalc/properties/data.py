@@ -1,4 +1,4 @@
-"""Graphs of a recipe's data, split into those that are learned from and those that are held out."""
+"""Graphs of a recipe's data, split into training and validation sets."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from geocalc.properties.zinc import MoleculeGraph, read_zinc
 
 @dataclass(frozen=True)
 class Split:
-    """What is learned from, and what is held out."""
+    """Training and validation samples."""
 
     training: tuple[GraphSample, ...]
     validation: tuple[GraphSample, ...]
 
 
 def read_split(data: GlassData | ZincData, folder: Path) -> Split:
-    """The graphs of a recipe.
+    """Read the training and validation graphs of a recipe.
 
     Args:
-        data: of a recipe.
-        folder: where what is computed from configurations is kept.
+        data: data section of a recipe.
+        folder: folder for quantities computed from configurations.
     Raises:
-        InputError: a file is missing or damaged, a side of the split is empty, or targets are not
-            of one kind or do not vary.
+        InputError: a file is missing or damaged, a set is empty, or targets differ in number or are
+            constant.
     """
     split = _zinc(data) if isinstance(data, ZincData) else _glass(data, folder)
     held_out = torch.cat([sample.targets[sample.counted] for sample in split.validation])
@@ -49,7 +49,7 @@ def read_split(data: GlassData | ZincData, folder: Path) -> Split:
 
 
 def read_test(data: GlassData, folder: Path) -> tuple[GraphSample, ...]:
-    """The configurations that are kept for a last test.
+    """Read the test configurations.
 
     Raises:
         InputError: there are none, or one is missing or damaged.
@@ -60,10 +60,10 @@ def read_test(data: GlassData, folder: Path) -> tuple[GraphSample, ...]:
 
 
 def configurations(data: GlassData, names: Iterable[str]) -> list[GlassConfiguration]:
-    """Configurations by name.
+    """Read configurations by name.
 
     Raises:
-        InputError: one is missing or damaged; the message lists what is there.
+        InputError: one is missing or damaged; the message lists the existing ones.
     """
     place, found = locate(data.folder), []
     for name in names:

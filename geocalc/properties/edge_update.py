@@ -1,15 +1,14 @@
-"""Two layers for every edge, and the sums of what comes out at the receivers, with a hand-written
-derivative.
+"""Two-layer update of all edges and its sums at the receivers, with a hand-written derivative.
 
 For every edge from sender j to receiver i,
 
-    updated_ij = relu(bias + W relu(W_e edge_ij + W_f fixed_ij + center_i + neighbor_j)), received_i
-    = sum_j updated_ij.
+    updated_ij = relu(bias + W relu(W_e edge_ij + W_f fixed_ij + center_i + neighbor_j)),
+    received_i = sum_j updated_ij.
 
 The first layer on [edge, fixed, node i, node j] splits exactly into products per edge and products
-per node, of which there are far fewer. Edges are worked on in blocks that stay in a core's cache,
-forward and backward; of all that lies between `edge` and `updated` nothing is kept: the backward
-pass computes the hidden layer once more, which costs less than to write and read it.
+per node; nodes are far fewer than edges. Edges are processed in blocks that fit in the cache of a
+core, forward and backward. No intermediate value between `edge` and `updated` is stored: the
+backward pass recomputes the hidden layer, which costs less than writing and reading it.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ BLOCK_BYTES = 512 * 1024  # of one block of edge rows; half a dozen of them are 
 
 @dataclass(frozen=True)
 class UpdatedEdges:
-    """What an update gives.
+    """Result of an update.
 
     Attributes:
-        edges: (n_edges, width).
-        received: (n_nodes, width), their sums at the receivers.
-        fixed: what was handed in as `fixed`, to be handed to the next update and to nothing else.
+        edges: (n_edges, width), updated edges.
+        received: (n_nodes, width), sums of the updated edges at their receivers.
+        fixed: the input `fixed`; pass it to the next update and nowhere else.
     """
 
     edges: Tensor
@@ -54,24 +53,24 @@ def update_edges(
     bias: Tensor,
     index: EdgeIndex,
 ) -> UpdatedEdges:
-    """The two layers; see the equation on top of this module.
+    """Update all edges by the two layers; see the equation in the docstring of the module.
 
-    What several updates share goes from one to the next as `fixed`, so that each adds its gradient
-    to the sum of the later ones, in place: a sum over updates by autograd would need memory of that
-    size for each of them.
+    Several updates with the same `fixed` pass it from one to the next, so that each adds its
+    gradient in place to the sum of the later ones; autograd would allocate memory of that size for
+    each update.
 
     Args:
         edges: (n_edges, columns).
-        fixed: (n_edges, columns), or None for nothing.
-        center: (n_nodes, width), the receiver's product with the bias added.
-        neighbor: the sender's product, or None for nothing.
-        on_edges: (width, columns of `edges`).
-        on_fixed: (width, columns of `fixed`), or None for the identity.
-        second: (width, width).
-        bias: (width,).
-        index: the edges' nodes.
+        fixed: (n_edges, columns), or None to omit the term.
+        center: (n_nodes, width), product of the receiver with the bias added.
+        neighbor: (n_nodes, width), product of the sender, or None to omit the term.
+        on_edges: (width, columns of `edges`), weights of the edges.
+        on_fixed: (width, columns of `fixed`), weights of `fixed`, or None for the identity.
+        second: (width, width), weights of the second layer.
+        bias: (width,), bias of the second layer.
+        index: senders and receivers of the edges.
     Returns:
-        The new edges, differentiable once.
+        The updated edges, differentiable once.
     """
     return UpdatedEdges(
         *_Update.apply(edges, fixed, center, neighbor, on_edges, on_fixed, second, bias, index)
@@ -155,7 +154,7 @@ class _Update(Function):
 
 
 class _First:
-    """The first layer; the arguments are those of `update_edges`."""
+    """First layer; the arguments are those of `update_edges`."""
 
     def __init__(
         self,
@@ -175,7 +174,7 @@ class _First:
             self.fetched = torch.stack([index.receivers, index.senders + index.n_atoms], dim=1)
 
     def hidden(self, rows: slice) -> Tensor:
-        """The hidden layer of these edges, (n, width), in new memory."""
+        """Compute the hidden layer of a slice of edges, (n, width), in new memory."""
         z = functional.embedding_bag(self.fetched[rows], self.table, mode="sum")
         z.addmm_(self.edges[rows], self.on_edges)
         if self.fixed is not None and self.on_fixed is not None:
@@ -186,7 +185,7 @@ class _First:
 
 
 def _blocks(values: Tensor, index: EdgeIndex) -> list[tuple[slice, slice]]:
-    """Nodes and their incoming edges in runs that stay in a core's cache; one run on a GPU."""
+    """Split nodes and their incoming edges into cache-sized blocks; one block on a GPU."""
     n_rows, width = values.shape
     short = values.device.type == "cpu"
     return index.blocks(
@@ -195,7 +194,7 @@ def _blocks(values: Tensor, index: EdgeIndex) -> list[tuple[slice, slice]]:
 
 
 def _sums(values: Tensor, nodes: slice, rows: slice, index: EdgeIndex) -> Tensor:
-    """Sums (n, width) at the receivers `nodes` of the values (n_rows, width) of their edges `rows`."""
+    """Sum the values (n_rows, width) of the edges `rows` at their receivers `nodes`, (n, width)."""
     every = torch.arange(len(values), device=values.device)
     return functional.embedding_bag(
         every, values, index.receiver_offsets[nodes] - rows.start, mode="sum"
@@ -205,8 +204,9 @@ def _sums(values: Tensor, nodes: slice, rows: slice, index: EdgeIndex) -> Tensor
 def _incoming(
     by_updated: Tensor | None, by_received: Tensor | None, rows: slice, index: EdgeIndex
 ) -> Tensor:
-    """Gradient of the new edges `rows`: their own and that of the sums they are in, of which at
-    least one is there.
+    """Compute the gradient of the updated edges `rows` from their own and that of their sums.
+
+    At least one of the two must be given.
     """
     parts = [] if by_received is None else [by_received.index_select(0, index.receivers[rows])]
     parts += [] if by_updated is None else [by_updated[rows]]

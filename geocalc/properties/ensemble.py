@@ -1,4 +1,4 @@
-"""Models of properties that answer together."""
+"""Ensembles of property models."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from geocalc.properties.model import PropertyModel
 
 
 class PropertyEnsemble(PropertyNetwork):
-    """The mean of several models of one kind, in the unit of the property.
+    """Mean of several models, in the unit of the property.
 
     Args:
-        models: of one architecture and settings, each with the mean and spread it was trained with.
+        models: models of one architecture and settings, each with the mean and standard deviation
+            of its training targets.
     """
 
     def __init__(self, models: Sequence[PropertyModel]) -> None:
@@ -25,12 +26,12 @@ class PropertyEnsemble(PropertyNetwork):
         self.members = nn.ModuleList(models)
 
     def forward(self, inputs: GraphInput) -> Tensor:
-        """See `PropertyNetwork`."""
+        """Predict the mean; see `PropertyNetwork`."""
         return torch.stack([member(inputs) for member in self.members]).mean(0)
 
 
 def together(models: Sequence[PropertyModel]) -> PropertyModel:
-    """One model that gives the mean of several, or the only one there is."""
+    """Combine models to an ensemble; a single model is returned unchanged."""
     if len(models) == 1:
         return models[0]
     ensemble = PropertyEnsemble(models)

@@ -1,10 +1,10 @@
-"""Graph convolutional networks: features of neighbors, averaged with fixed weights and multiplied;
-edges are all alike.
+"""Graph convolutional network: neighbor features averaged with fixed weights.
 
-    h <- D^-1/2 (A + 1) D^-1/2 h W + b, D the number of incoming edges with one from each node to
-    itself.
+Edges have no features. A layer computes
 
-Source: Kipf and Welling, ICLR 2017. The layer is torch-geometric's.
+    h <- D^-1/2 (A + 1) D^-1/2 h W + b, D the number of incoming edges including a self-loop.
+
+Source: Kipf and Welling, ICLR 2017. The layer is that of torch-geometric.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from geocalc.properties.node_features import mean_per_graph, node_features
 
 
 class GCNSettings(Settings):
-    """Settings of `GCN`. Defaults are the small network for molecules of ZINC, as a report on that
-    set has it.
+    """Settings of `GCN`; the defaults are the small network of a report on ZINC molecules.
 
-    The large one has `conv_channels: [128, 128, 64, 64, 64]` and `mlp_channels: [64, 64, 32, 16]`.
-    As a baseline for single nodes, take `level: node`; then nothing is averaged.
+    The large network has `conv_channels: [128, 128, 64, 64, 64]` and `mlp_channels: [64, 64, 32,
+    16]`. As a baseline for node properties, use `level: node`; nodes are then not averaged.
     """
 
     level: PropertyLevel = PropertyLevel.GRAPH
@@ -41,8 +40,9 @@ class GCNSettings(Settings):
 
 
 class GCN(PropertyNetwork):
-    """The network; see `GCNSettings`. ReLU stands between convolutions, not after the last; edge
-    vectors are not read.
+    """Graph convolutional network; see `GCNSettings`.
+
+    ReLU is applied between convolutions, not after the last; edge vectors are not used.
     """
 
     def __init__(self, settings: GCNSettings) -> None:
@@ -63,11 +63,12 @@ class GCN(PropertyNetwork):
         self.mlp = nn.Sequential(*hidden, nn.Linear(widths[-1], s.n_targets))
 
     def forward(self, inputs: GraphInput) -> Tensor:
-        """(n_nodes, n_targets), or (n_graphs, n_targets) at level graph, where nodes are averaged
-        before the MLP.
+        """Predict properties, (n_nodes, n_targets), or (n_graphs, n_targets) at graph level.
+
+        At graph level nodes are averaged before the MLP.
 
         Raises:
-            InputError: the nodes are not those that the network knows.
+            InputError: node types or features do not match the settings.
         """
         from torch_geometric.nn.conv.gcn_conv import gcn_norm
 

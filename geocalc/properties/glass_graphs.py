@@ -1,4 +1,4 @@
-"""Configurations of a glass as graphs."""
+"""Graphs of glass configurations, with inherent structures cached on disk."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 def glass_graph(
     configuration: GlassConfiguration, graph: GlassGraph, folder: Path | None
 ) -> Neighborhood:
-    """The edges of a configuration.
+    """Build the edges of a configuration.
 
     Args:
-        configuration: thermal.
-        graph: what edges join.
-        folder: where inherent structures are kept, or None.
+        configuration: thermal configuration.
+        graph: structure, cutoff and self-loops of the graph.
+        folder: cache of inherent structures, or None.
     Raises:
-        InputError: the cutoff does not suit the box, or no inherent structure is found.
+        InputError: the cutoff does not fit the box, or the minimization does not converge.
     """
     configuration = replace(configuration, positions=graph_positions(configuration, graph, folder))
     return build_neighborhood(configuration, graph.cutoff, graph.self_loops)
@@ -42,8 +42,9 @@ def glass_graph(
 def graph_positions(
     configuration: GlassConfiguration, graph: GlassGraph, folder: Path | None
 ) -> np.ndarray:
-    """(n, 3), where the particles are that edges join: as they were, or at the nearest minimum; see
-    `glass_graph`.
+    """Return the positions (n, 3) that define the edges: thermal or of the inherent structure.
+
+    Arguments and errors are those of `glass_graph`.
     """
     return (
         _inherent(configuration, folder)
@@ -53,15 +54,15 @@ def graph_positions(
 
 
 def sample_of(configuration: GlassConfiguration, data: GlassData, folder: Path) -> GraphSample:
-    """The graph of a configuration with its propensities.
+    """Build the graph of a configuration with its propensities as targets.
 
     Args:
-        configuration: thermal.
-        data: what edges join and what is learned.
-        folder: where inherent structures are kept.
+        configuration: thermal configuration.
+        data: graph, times and evaluated types of the recipe.
+        folder: cache of inherent structures.
     Raises:
-        InputError: see `glass_graph`; also if a time that is to be learned is not there, or no particle
-            counts.
+        InputError: see `glass_graph`; also if a requested time does not exist, or no particle has
+            an evaluated type.
     """
     n_times = len(configuration.propensity)
     missing = [k for k in data.times if not 0 <= k < n_times]
@@ -88,8 +89,13 @@ def labeled(
     targets: torch.Tensor,
     counted: Sequence[int],
 ) -> GraphSample:
-    """A sample with these edges; `targets` are (n, n_targets), and the types that are counted have
-    theirs judged.
+    """Build a sample from edges and targets.
+
+    Args:
+        configuration: name and types of the particles.
+        edges: edges of the configuration.
+        targets: (n, n_targets).
+        counted: types of the particles that enter the loss and the errors.
     """
     types = torch.from_numpy(configuration.types)
     return GraphSample(
@@ -104,7 +110,7 @@ def labeled(
 
 
 def _inherent(configuration: GlassConfiguration, folder: Path | None) -> np.ndarray:
-    """Positions at the nearest minimum; with a folder, computed once for each configuration."""
+    """Return the positions of the inherent structure; with a folder they are computed only once."""
     if folder is None:
         return _minimum(configuration)
     content = b"".join(
@@ -129,7 +135,7 @@ def _inherent(configuration: GlassConfiguration, folder: Path | None) -> np.ndar
 
 
 def _kept(path: Path) -> np.ndarray | None:
-    """What was computed before; a file that is damaged is made anew."""
+    """Read a cached array; None if it is missing or damaged."""
     try:
         return np.asarray(np.load(path))
     except (OSError, ValueError, EOFError):

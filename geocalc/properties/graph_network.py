@@ -1,13 +1,12 @@
-"""The graph network of Bapst et al., which predicts from the structure of a glass how far its
-particles will move.
+"""Graph network of Bapst et al.: predicts particle dynamics from the structure of a glass.
 
-Nodes v and edges e are encoded to v0 and e0; then each of the steps does
+Nodes v and edges e are encoded to v0 and e0; each of the steps computes
 
     e_ij <- MLP_e([e_ij, e0_ij, v_i, v0_i, v_j, v0_j]),    i the receiver, j the sender,
     v_i  <- MLP_v([v_i, v0_i, sum_j e_ij]),
 
-with the same weights in all steps, and a third MLP decodes the nodes. The settings undo each of
-these choices by itself.
+with the same weights in all steps, and a third MLP decodes the nodes. Each of these choices can be
+changed in the settings.
 
 Sources: Bapst et al., Nature Physics 16, 448 (2020); Battaglia et al., arXiv:1806.01261 (2018).
 """
@@ -34,20 +33,18 @@ TRUNCATED = 0.87962566103423978  # standard deviation of a standard normal that 
 
 
 class Initialisation(StrEnum):
-    """How weights begin."""
+    """Initialization of the weights."""
 
     VARIANCE_SCALING = "variance-scaling"
     TORCH = "torch"
 
 
 class GraphNetworkSettings(Settings):
-    """Settings of `GraphNetwork`. Defaults are those of Bapst et al.; the edges of their graphs
-    include one of each node to itself.
+    """Settings of `GraphNetwork`; the defaults are those of Bapst et al., with self-loops.
 
-    The network of 358,849 weights that was trained with seven separate layers has `shared: false`,
-    `edges_first: false`, `one_hot: true`, `decoder_layers: 1` and `initialization: torch`. The
-    edges that its last layer updates are never read; their weights are counted but not computed
-    with.
+    The network with 358,849 weights and seven separate layers has `shared: false`, `edges_first:
+    false`, `one_hot: true`, `decoder_layers: 1` and `initialization: torch`. The edges after its
+    last layer are not used; their weights are counted but not computed.
     """
 
     level: PropertyLevel = PropertyLevel.NODE
@@ -75,7 +72,7 @@ class GraphNetworkSettings(Settings):
 
 
 class GraphNetwork(PropertyNetwork):
-    """The network; see `GraphNetworkSettings`."""
+    """Graph network; see `GraphNetworkSettings`."""
 
     def __init__(self, settings: GraphNetworkSettings) -> None:
         super().__init__()
@@ -95,12 +92,13 @@ class GraphNetwork(PropertyNetwork):
             scale_variance(self)
 
     def forward(self, inputs: GraphInput) -> Tensor:
-        """(n_nodes, n_targets), or (n_graphs, n_targets) at level graph, where nodes are averaged
-        before the decoder.
+        """Predict properties, (n_nodes, n_targets), or (n_graphs, n_targets) at graph level.
+
+        At graph level nodes are averaged before the decoder.
 
         Raises:
-            InputError: the edges have no vectors, or the nodes are not those that the network
-                knows.
+            InputError: the edges have no vectors, or node types or features do not match the
+                settings.
         """
         s, index = self.settings, inputs.index
         dtype = self.encode_nodes.first.weight.dtype
@@ -131,12 +129,14 @@ class GraphNetwork(PropertyNetwork):
         )
 
     def _core(self, first: Tensor, encoded: UpdatedEdges, index: EdgeIndex) -> Tensor:
-        """Nodes after all steps, (n_nodes, width).
+        """Run all steps.
 
         Args:
             first: (n_nodes, width), encoded nodes.
-            encoded: the edges.
-            index: the edges' nodes.
+            encoded: encoded edges.
+            index: senders and receivers of the edges.
+        Returns:
+            (n_nodes, width), nodes after the last step.
         """
         s, nodes, edges = self.settings, first, encoded.edges
         at_nodes = before = self._at_nodes(encoded, index)
@@ -159,8 +159,10 @@ class GraphNetwork(PropertyNetwork):
         return cast(GraphNetworkStep, self.steps[0 if self.settings.shared else k])
 
     def _at_nodes(self, updated: UpdatedEdges, index: EdgeIndex) -> Tensor:
-        """Sums over incoming and, where asked for, outgoing edges, side by side: (n_nodes, width or
-        twice that).
+        """Concatenate the sums over incoming and, if requested, outgoing edges.
+
+        Returns:
+            (n_nodes, width), or (n_nodes, 2 width) with outgoing edges.
         """
         if not self.settings.outgoing:
             return updated.received
@@ -168,11 +170,11 @@ class GraphNetwork(PropertyNetwork):
 
 
 class TwoLayers(nn.Module):
-    """Linear, ReLU, Linear, ReLU.
+    """MLP of two layers: Linear, ReLU, Linear, ReLU.
 
     Args:
-        incoming: columns that come in.
-        width: hidden and outgoing columns.
+        incoming: number of input columns.
+        width: number of hidden and output columns.
     """
 
     def __init__(self, incoming: int, width: int) -> None:
@@ -181,13 +183,14 @@ class TwoLayers(nn.Module):
         self.last = nn.Linear(width, width)
 
     def forward(self, values: Tensor) -> Tensor:
-        """(n, width) from (n, incoming)."""
+        """Map (n, incoming) to (n, width)."""
         return functional.relu(self.last(functional.relu(self.first(values))))
 
 
 class GraphNetworkStep(nn.Module):
-    """The two MLPs of a step of the core; the columns of the first are those of [e, e0, v_i, v0_i,
-    v_j, v0_j].
+    """Edge and node MLPs of one message-passing step.
+
+    The input columns of the edge MLP are [e, e0, v_i, v0_i, v_j, v0_j].
     """
 
     def __init__(self, settings: GraphNetworkSettings) -> None:
@@ -199,22 +202,23 @@ class GraphNetworkStep(nn.Module):
         self.node = TwoLayers((2 + sums) * width, width)
 
     def product(self, encoded: Tensor) -> Tensor:
-        """What encoded edges (n_edges, width) add to the first layer of every step that has these
-        weights, of the same shape.
+        """Multiply encoded edges by their columns of the first layer, (n_edges, width).
+
+        The product is the same in all steps that share these weights.
         """
         return functional.linear(encoded, self.edge.first.weight[:, self.width : 2 * self.width])
 
     def update(
         self, edges: Tensor, fixed: Tensor | None, nodes: Tensor, index: EdgeIndex
     ) -> UpdatedEdges:
-        """New edges.
+        """Update the edges.
 
         Args:
-            edges: (n_edges, width).
-            nodes: (n_nodes, 2 width), current and encoded.
-            fixed: `product` of the encoded edges where all steps share their weights, else the
-                encoded edges; then what was given back.
-            index: the edges' nodes.
+            edges: (n_edges, width), current edges.
+            fixed: in the first step `product` of the encoded edges if all steps share their
+                weights, otherwise the encoded edges; in later steps `fixed` of the previous update.
+            nodes: (n_nodes, 2 width), current and encoded nodes.
+            index: senders and receivers of the edges.
         """
         mlp, width = self.edge, self.width
         on_edges, on_fixed, on_center, on_neighbor = mlp.first.weight.split(
@@ -229,11 +233,10 @@ class GraphNetworkStep(nn.Module):
 
 
 def scale_variance(network: nn.Module) -> None:
-    """Normal weights of variance 1 / columns and biases of variance 0.1 / rows, cut at two standard
-    deviations, for all Linear layers.
+    """Initialize all Linear layers with truncated normal values.
 
-    The published network began so, from TensorFlow's `variance_scaling_initializer` with scales 1
-    and 0.1.
+    Weights have the variance 1 / columns, biases 0.1 / rows, cut at two standard deviations, as the
+    published network did with TensorFlow's `variance_scaling_initializer` and the scales 1 and 0.1.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear):

@@ -1,4 +1,4 @@
-"""How well properties are predicted: correlations, errors, and the most that noisy targets allow."""
+"""Metrics of property predictions: correlations, errors, and the limit set by noisy targets."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ class PropertyErrors:
     """Errors of one property over graphs.
 
     Attributes:
-        n: values.
-        mae, rmse: in the unit of the property.
-        r2: share of the variance that is explained, 1 - sum (p - t)^2 / sum (t - mean t)^2.
-        pearson: of all values together.
-        pearson_each: mean over graphs of that within each; NaN where graphs have one value.
+        n: number of values.
+        mae: mean absolute error, in the unit of the property.
+        rmse: root mean square error, in the unit of the property.
+        r2: explained fraction of the variance, 1 - sum (p - t)^2 / sum (t - mean t)^2.
+        pearson: Pearson correlation over all values.
+        pearson_each: Pearson correlation within each graph, averaged over graphs; NaN if graphs
+            have one value.
     """
 
     n: int
@@ -33,11 +35,12 @@ class PropertyErrors:
 
 
 def property_errors(predicted: Sequence[Floats], known: Sequence[Floats]) -> PropertyErrors:
-    """Errors of a property.
+    """Compute the errors of a property.
 
     Args:
-        predicted, known: for each graph, the values of those of its nodes that count, or its own,
-            at least one.
+        predicted: for each graph, the predictions of its evaluated nodes, or of the graph; at least
+            one graph.
+        known: reference values in the same order.
     """
     p, t = np.concatenate(list(predicted)), np.concatenate(list(known))
     each = [pearson(a, b) for a, b in zip(predicted, known, strict=True)]
@@ -53,18 +56,20 @@ def property_errors(predicted: Sequence[Floats], known: Sequence[Floats]) -> Pro
 
 
 def pearson(one: Floats, other: Floats) -> float:
-    """Pearson's correlation; NaN where either does not vary."""
+    """Compute the Pearson correlation; NaN if one of the arrays is constant."""
     a, b = one - one.mean(), other - other.mean()
     norm = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
     return float((a * b).sum()) / norm if norm > 0 and len(a) > 1 else math.nan
 
 
 def reliability(half_a: Floats, half_b: Floats) -> float:
-    """Share of the variance of a mean over runs that is not noise, from the means over either half
-    of the runs.
+    """Compute the noise-free fraction of the variance of a mean over runs.
 
-    No prediction can correlate with the mean by more than its square root.
+    The correlation of a prediction with the mean cannot exceed the square root of this fraction.
 
+    Args:
+        half_a: mean over one half of the runs.
+        half_b: mean over the other half.
     Source: Spearman-Brown, 2 r / (1 + r).
     """
     r = pearson(half_a, half_b)

@@ -1,17 +1,18 @@
-"""A network of local moments: invariant to rotations and reflections, and small enough to learn
-from a few configurations.
+"""Network of local moments, invariant to rotations and reflections.
+
+It is small enough to be trained on few configurations.
 
 Each layer describes the neighborhood of a particle i in channels c by moments of degree 0 to L,
 
-    T_i,c^(l) = sum_j R_c(|r_ij|) (W h_j)_c  u_ij x ... x u_ij   (l times),   u = r / |r|,
+    T_i,c^(l) = sum_j R_c(|r_ij|) (W h_j)_c  u_ij x ... x u_ij   (l times),   u = r / |r|.
 
-and tells a multilayer perceptron the first of them and the lengths of the parts that belong to
-Legendre polynomials,
+A multilayer perceptron receives the moment of degree 0 and the lengths of the moments' components
+that belong to Legendre polynomials,
 
     p_i,c^(l) = (sum_jk w_ij w_ik P_l(u_ij . u_ik))^1/2,   w_ij = R_c(|r_ij|) (W h_j)_c,
 
-which adds what it makes of them to h_i. So angles enter without edges between edges, and vectors
-are only ever compared with each other.
+and its output is added to h_i. Angles enter without edges between edges, and vectors enter only
+through their scalar products.
 
 Sources: of moments, Shapeev, Multiscale Model. Simul. 14, 1153 (2016); of such descriptors for
 propensities, Boattini, Smallenburg and Filion, Phys. Rev. Lett. 127, 088007 (2021).
@@ -39,7 +40,7 @@ SMALL = 1e-6  # keeps the derivative of a root finite where the moments vanish
 
 
 class MomentNetworkSettings(Settings):
-    """Settings of `MomentNetwork`; lengths in the unit of the edges."""
+    """Settings of `MomentNetwork`; lengths in the unit of the edge vectors."""
 
     level: PropertyLevel = PropertyLevel.NODE
     n_types: int = Field(2, ge=1)
@@ -64,7 +65,7 @@ class MomentNetworkSettings(Settings):
 
 
 class MomentNetwork(PropertyNetwork):
-    """The network; see `MomentNetworkSettings`."""
+    """Network of local moments; see `MomentNetworkSettings`."""
 
     centers: Tensor
 
@@ -85,12 +86,13 @@ class MomentNetwork(PropertyNetwork):
         )
 
     def forward(self, inputs: GraphInput) -> Tensor:
-        """(n_nodes, n_targets), or (n_graphs, n_targets) at level graph, where hidden numbers are
-        averaged before the decoder.
+        """Predict properties, (n_nodes, n_targets), or (n_graphs, n_targets) at graph level.
+
+        At graph level hidden features are averaged before the decoder.
 
         Raises:
-            InputError: the edges have no vectors, or the nodes are not those that the network
-                knows.
+            InputError: the edges have no vectors, or node types or features do not match the
+                settings.
         """
         s, dtype = self.settings, self.embed.weight.dtype
         if inputs.edge_vec is None:
@@ -114,7 +116,7 @@ class MomentNetwork(PropertyNetwork):
 
 
 class MomentLayer(nn.Module):
-    """One update of the hidden numbers; see the module's formulas."""
+    """One update of the hidden features; see the equations of the module."""
 
     legendre: Tensor
     weights: Tensor
@@ -143,14 +145,14 @@ class MomentLayer(nn.Module):
     def forward(
         self, hidden: Tensor, types: Tensor, radial: Tensor, powers: Tensor, senders: Tensor
     ) -> Tensor:
-        """What is added to `hidden`.
+        """Compute the update of `hidden`, (n_nodes, hidden).
 
         Args:
             hidden: (n_nodes, hidden).
             types: (n_nodes,).
-            radial: (n_nodes, k, n_gaussians), zero beyond the neighbors there are.
+            radial: (n_nodes, k, n_gaussians), radial basis functions, zero for padded neighbors.
             powers: (n_nodes, k, monomials) of the directions.
-            senders: (n_nodes, k).
+            senders: (n_nodes, k), neighbors padded to k.
         """
         weight = self.radial(radial) * self.send(hidden)[senders]
         if self.degree == 0:
@@ -171,16 +173,15 @@ class MomentLayer(nn.Module):
 
 
 class TypeNorm(nn.Module):
-    """Numbers of nodes less their mean, over their spread, each type by itself: what differs
-    between nodes of a kind is what tells.
+    """Normalization of node features by mean and standard deviation of each type.
 
-    While training, mean and spread are those of the batch; an average over batches is kept for
+    In training, mean and variance are those of the batch; their running averages are used in
     evaluation.
 
     Args:
-        n_types: kinds of nodes.
-        n_columns: numbers of each node.
-        momentum: weight of the last batch in the average.
+        n_types: number of node types.
+        n_columns: number of features of each node.
+        momentum: weight of the last batch in the running average.
     """
 
     mean: Tensor
@@ -193,7 +194,7 @@ class TypeNorm(nn.Module):
         self.register_buffer("variance", torch.ones(n_types, n_columns))
 
     def forward(self, values: Tensor, types: Tensor) -> Tensor:
-        """(n_nodes, n_columns) to the same."""
+        """Normalize features (n_nodes, n_columns)."""
         if not self.training:
             return (values - self.mean[types]) * (self.variance[types] + SMALL).rsqrt()
         n_types = self.mean.shape[0]
@@ -211,13 +212,13 @@ class TypeNorm(nn.Module):
 
 
 class _Neighbors:
-    """Edges of each node side by side.
+    """Edges of each node, padded to the same number k.
 
     Attributes:
         senders: (n_nodes, k).
-        real: (n_nodes, k), 0 where there is no neighbor or it is the node itself, else 1.
+        real: (n_nodes, k), 1 for a neighbor, 0 for padding and for self-loops.
         length: (n_nodes, k).
-        unit: (n_nodes, k, 3).
+        unit: (n_nodes, k, 3), unit vectors.
     """
 
     def __init__(self, senders: Tensor, real: Tensor, length: Tensor, unit: Tensor) -> None:
@@ -240,14 +241,14 @@ def _padded(index: EdgeIndex, edge_vec: Tensor) -> _Neighbors:
 
 
 def monomial_exponents(degree: int) -> list[tuple[int, int, int]]:
-    """Of the monomials x^a y^b z^c of a degree, in a fixed order."""
+    """List the exponents (a, b, c) of the monomials x^a y^b z^c of a degree, in a fixed order."""
     return [
         (a, b, degree - a - b) for a, b in product(range(degree + 1), repeat=2) if a + b <= degree
     ]
 
 
 def monomial_multiplicities(degree: int) -> Tensor:
-    """How often each monomial stands in the tensor u x ... x u: degree! / (a! b! c!)."""
+    """Compute the multiplicity degree! / (a! b! c!) of each monomial in the tensor u x ... x u."""
     f = math.factorial
     return torch.tensor(
         [f(degree) / (f(a) * f(b) * f(c)) for a, b, c in monomial_exponents(degree)],
@@ -256,8 +257,10 @@ def monomial_multiplicities(degree: int) -> Tensor:
 
 
 def monomials(unit: Tensor, degree: int) -> Tensor:
-    """All monomials of degree 0 to `degree` of unit vectors (..., 3), degree by degree: (...,
-    (L+1)(L+2)(L+3)/6).
+    """Evaluate all monomials of degree 0 to `degree` of unit vectors (..., 3).
+
+    Returns:
+        (..., (L+1)(L+2)(L+3)/6), ordered by degree.
     """
     x, y, z = ([torch.ones_like(unit[..., 0])] for _ in range(3))
     for axis, powers in enumerate((x, y, z)):
@@ -274,7 +277,10 @@ def monomials(unit: Tensor, degree: int) -> Tensor:
 
 
 def legendre_coefficients(degree: int) -> Tensor:
-    """Row l holds the coefficients of the powers of t in P_l(t), (degree + 1, degree + 1)."""
+    """Compute the coefficients of the Legendre polynomials, (degree + 1, degree + 1).
+
+    Row l holds the coefficients of the powers of t in P_l(t).
+    """
     rows = np.zeros((degree + 1, degree + 1))
     for order in range(degree + 1):
         rows[order, : order + 1] = np.polynomial.legendre.leg2poly(np.eye(order + 1)[order])

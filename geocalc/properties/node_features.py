@@ -1,4 +1,4 @@
-"""What networks of properties are told of each node, and means over the nodes of each graph."""
+"""Input features of nodes, and means over the nodes of each graph."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from geocalc.properties.base import GraphInput
 def node_features(
     inputs: GraphInput, n_types: int, n_features: int, one_hot: bool, dtype: torch.dtype
 ) -> Tensor:
-    """Types as numbers, then the features that come with the nodes.
+    """Concatenate encoded node types and additional node features.
 
     Args:
-        inputs: the graphs.
-        n_types: kinds of nodes that the network knows.
-        n_features: numbers of each node that it expects beside its type.
-        one_hot: a column for each type; otherwise the type itself is the number.
-        dtype: of the weights.
+        inputs: batch of graphs.
+        n_types: number of node types of the network.
+        n_features: number of additional features that the network expects.
+        one_hot: whether each type is a column of its own; otherwise the type is one number.
+        dtype: floating type of the weights.
     Returns:
-        (n_nodes, n_types + n_features), or (n_nodes, 1 + n_features) for types as one number.
-
+        (n_nodes, n_types + n_features), or (n_nodes, 1 + n_features) without `one_hot`.
     Raises:
-        InputError: a type is unknown, or features are missing, too many, too few or none of the
-            network's.
+        InputError: a type is unknown, or the number of features differs from `n_features`.
     """
     types, features = inputs.types, inputs.features
     if types.shape[0] and not 0 <= int(types.min()) <= int(types.max()) < n_types:
@@ -47,11 +45,11 @@ def node_features(
 
 
 def mean_per_graph(values: Tensor, inputs: GraphInput) -> Tensor:
-    """Mean over the nodes of each graph.
+    """Average over the nodes of each graph.
 
     Args:
         values: (n_nodes, width).
-        inputs: the graphs.
+        inputs: batch of graphs.
     Returns:
         (n_graphs, width); zeros for a graph without nodes.
     """

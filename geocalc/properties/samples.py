@@ -1,4 +1,4 @@
-"""Graphs with known properties, and batches of them."""
+"""Graphs with known properties, batches of them, and rotations of batches."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from geocalc.properties.base import GraphInput
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GraphSample:
-    """A graph, and what is known of its nodes or of itself.
+    """Graph with its features and the properties of its nodes or of itself.
 
     Attributes:
-        name: of the graph.
+        name: name of the graph.
         types: (n_nodes,) int64.
-        senders, receivers: (n_edges,) int64, sorted by receiver.
+        senders: (n_edges,) int64.
+        receivers: (n_edges,) int64, ascending.
         edge_vec: (n_edges, 3) float32 from sender to receiver, or None.
         features: (n_nodes, n_features) float32, or None.
-        targets: (n_nodes, n_targets) float32, or (1, n_targets) of the graph.
-        counted: rows of `targets` that are learned and judged, bool.
+        targets: (n_nodes, n_targets) float32, or (1, n_targets) for properties of the graph.
+        counted: (rows of `targets`,) bool, rows that enter the loss and the errors.
     """
 
     name: str
@@ -39,12 +40,12 @@ class GraphSample:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphBatch:
-    """Graphs side by side, with their targets.
+    """Batch of graphs with their targets.
 
     Attributes:
-        inputs: what a network sees.
+        inputs: input of a network.
         targets: (rows, n_targets).
-        counted: (rows,) bool.
+        counted: (rows,) bool, rows that enter the loss and the errors.
     """
 
     inputs: GraphInput
@@ -52,7 +53,7 @@ class GraphBatch:
     counted: Tensor
 
     def to(self, device: torch.device) -> GraphBatch:
-        """The same batch on another device."""
+        """Copy the batch to another device."""
         return GraphBatch(
             inputs=self.inputs.to(device),
             targets=self.targets.to(device),
@@ -61,8 +62,9 @@ class GraphBatch:
 
 
 def collate_graphs(samples: Sequence[GraphSample]) -> GraphBatch:
-    """Join samples into one batch, in order; either all of them have edge vectors and features, or
-    none.
+    """Join samples into one batch, in order.
+
+    Edge vectors and features must be present in all samples or in none.
     """
     counts = torch.tensor([len(sample.types) for sample in samples])
     starts = (counts.cumsum(0) - counts).tolist()
@@ -93,8 +95,9 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def signed_permutations() -> Tensor:
-    """The rotations and reflections of a cube, (48, 3, 3): those that leave a cubic periodic box as
-    it is.
+    """Return the rotations and reflections of a cube, (48, 3, 3).
+
+    They preserve a cubic periodic box.
     """
     matrices = []
     for order in itertools.permutations(range(3)):
@@ -106,8 +109,11 @@ def signed_permutations() -> Tensor:
 
 
 def rotate_graphs(batch: GraphBatch, matrices: Tensor) -> GraphBatch:
-    """The batch with each graph turned by a matrix of its own, (n_graphs, 3, 3); targets are
-    scalars and stay.
+    """Rotate each graph by its own matrix.
+
+    Args:
+        batch: batch of graphs; targets are scalars and unchanged.
+        matrices: (n_graphs, 3, 3) orthogonal.
     """
     inputs = batch.inputs
     if inputs.edge_vec is None:

@@ -25,13 +25,14 @@ _PARTS = ("x", "edge_index", "edge_attr", "y")
 
 @dataclass(frozen=True, eq=False)
 class MoleculeGraph:
-    """A molecule as a graph; each bond stands there in both directions.
+    """Molecule as a graph; each bond is stored in both directions.
 
     Attributes:
-        types: (n_nodes,) int64, kind of each atom, from 0.
-        edge_index: (2, n_edges) int64, senders above receivers, in the order of the file.
+        types: (n_nodes,) int64, type of each atom, from 0.
+        edge_index: (2, n_edges) int64, senders in row 0, receivers in row 1, in the order of the
+            file.
         bond_types: (n_edges,) int64, 1 single, 2 double, 3 triple.
-        target: one number.
+        target: constrained solubility.
     """
 
     types: Tensor
@@ -41,16 +42,15 @@ class MoleculeGraph:
 
 
 def read_zinc(path: Path, split: str) -> tuple[MoleculeGraph, ...]:
-    """Molecules of a `.npz` file.
+    """Read the molecules of an npz file.
 
     Args:
-        path: a file with, for each split, the arrays `{split}_x`, `{split}_edge_index`,
-            `{split}_edge_attr` and `{split}_y` of all molecules one after the other (edges count
-            atoms from 0 in each molecule), and where each begins: `{split}_x_slices`, ...
-        split: `val` or `test`; `train` where the file has it.
-
+        path: file with the arrays `{split}_x`, `{split}_edge_index`, `{split}_edge_attr` and
+            `{split}_y` for each split, concatenated over molecules (edges count atoms from 0 in
+            each molecule), and the start of each molecule in `{split}_x_slices`, ...
+        split: `val` or `test`; `train` if the file has it.
     Raises:
-        InputError: the file cannot be read, has no such split, or is not consistent; the message
+        InputError: the file cannot be read, has no such split, or is inconsistent; the message
             names the array or the molecule.
     """
     arrays = _arrays(path, split)
@@ -71,7 +71,7 @@ def read_zinc(path: Path, split: str) -> tuple[MoleculeGraph, ...]:
 
 
 def _arrays(path: Path, split: str) -> dict[str, np.ndarray]:
-    """The arrays of a split by their names without it."""
+    """Read the arrays of a split; the keys omit the name of the split."""
     names = [*_PARTS, *(f"{name}_slices" for name in _PARTS)]
     try:
         with path.open("rb") as stream:
@@ -102,7 +102,7 @@ def _arrays(path: Path, split: str) -> dict[str, np.ndarray]:
 def _cut(
     path: Path, split: str, name: str, values: np.ndarray, slices: np.ndarray
 ) -> list[np.ndarray]:
-    """The part of each molecule; edges lie along the last axis, everything else along the first."""
+    """Split an array into molecules, edges along the last axis, others along the first."""
     axis = 1 if name == "edge_index" else 0
     n = values.shape[axis] if values.ndim > axis else 0
     whole = slices.ndim == 1 and slices.dtype.kind in "iu" and len(slices) > 0
@@ -117,7 +117,7 @@ def _cut(
 def _molecule(
     x: np.ndarray, edge_index: np.ndarray, edge_attr: np.ndarray, y: np.ndarray, where: str
 ) -> MoleculeGraph:
-    """Checked; `where` begins the message."""
+    """Check and convert a molecule; messages begin with `where`."""
     types, edges, bonds, target = map(torch.as_tensor, (x, edge_index, edge_attr, y))
     n, n_edges = types.shape[0] if types.dim() else 0, edges.shape[1] if edges.dim() == 2 else 0
     for name, values, shape in (

@@ -1,8 +1,8 @@
-"""How irreps of O(3) turn, and what of them a point group leaves as it is.
+"""Representations of O(3) on irreps, and the subspaces that are invariant under a point group.
 
-Components are those of e3nn: x, y, z of degree 1; harmonics with y as their polar axis above.
-Matrices and directions are Cartesian, so a prism whose long axis is z has its fourfold axis along
-z.
+Components follow e3nn: x, y, z for degree 1; harmonics with y as their polar axis for higher
+degrees. Matrices and directions are Cartesian, so a prism whose long axis is z has its fourfold
+axis along z.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ KEPT = 0.5  # eigenvalues of a projector are 0 or 1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """One copy of an irrep.
+    """Components of one copy of an irrep.
 
     Attributes:
-        degree: l.
+        degree: degree l.
         parity: 1 (even) or -1 (odd).
-        values: (2l + 1,).
+        values: (2l + 1,) components.
     """
 
     degree: int
@@ -38,31 +38,33 @@ class Part:
 
     @property
     def length(self) -> float:
-        """Euclidean."""
+        """Euclidean norm of the components."""
         return float(np.linalg.norm(self.values))
 
     def turned(self, matrix: np.ndarray) -> Part:
-        """What a matrix (2l + 1, 2l + 1) makes of it."""
+        """Multiply the components by a matrix (2l + 1, 2l + 1)."""
         return Part(degree=self.degree, parity=self.parity, values=matrix @ self.values)
 
     @property
     def is_scalar(self) -> bool:
-        """Whether nothing turns or reflects it."""
+        """Whether the irrep is 0e, which rotations and reflections leave unchanged."""
         return self.degree == 0 and self.parity == 1
 
 
 def wigner_matrix(degree: int, parity: int, matrices: np.ndarray) -> np.ndarray:
-    """What orthogonal matrices do to an irrep: D with Y(R n) = D Y(n), (n, 2l + 1, 2l + 1) float64.
+    """Compute the representation matrices of an irrep: D with Y(R n) = D Y(n).
 
-    Solved from the harmonics themselves, to rounding; by way of Euler angles six or seven digits
-    would remain.
+    The matrices are solved from the harmonics, exact to rounding; Euler angles would lose all but
+    six or seven digits.
 
     Args:
-        degree: l, up to 11.
+        degree: degree l, up to 11.
         parity: 1 or -1.
         matrices: (n, 3, 3) orthogonal.
+    Returns:
+        (n, 2l + 1, 2l + 1) float64.
     Raises:
-        InputError: there is no such degree or parity.
+        InputError: the degree or the parity is out of range.
         MissingDependencyError: e3nn is not installed.
     """
     if not 0 <= degree <= HIGHEST or parity not in (1, -1):
@@ -77,9 +79,13 @@ def wigner_matrix(degree: int, parity: int, matrices: np.ndarray) -> np.ndarray:
 
 
 def harmonics(degree: int, directions: np.ndarray) -> np.ndarray:
-    """Real harmonics of e3nn at unit vectors (..., 3), as (..., 2l + 1); together they have length
-    one at every point.
+    """Evaluate the real spherical harmonics of e3nn at unit vectors.
 
+    Args:
+        degree: degree l.
+        directions: (..., 3) unit vectors.
+    Returns:
+        (..., 2l + 1); the components have norm one at every point.
     Raises:
         MissingDependencyError: e3nn is not installed.
     """
@@ -93,15 +99,18 @@ def harmonics(degree: int, directions: np.ndarray) -> np.ndarray:
 
 
 def invariant_projector(group: str | np.ndarray, degree: int, parity: int) -> np.ndarray:
-    """The projector (2l + 1, 2l + 1) onto what a group leaves as it is: the mean of D over its
-    elements.
+    """Compute the projector onto the subspace of an irrep that is invariant under a group.
+
+    The projector is the mean of D over the elements of the group.
 
     Args:
         group: name of a crystal class, or (n, 3, 3) Cartesian matrices.
-        degree: l.
+        degree: degree l.
         parity: 1 or -1.
+    Returns:
+        (2l + 1, 2l + 1) symmetric.
     Raises:
-        InputError: the group or the irrep is none.
+        InputError: the group is invalid, or the degree or parity is out of range.
         MissingDependencyError: e3nn is not installed.
     """
     mean: np.ndarray = wigner_matrix(degree, parity, as_group(group)).mean(axis=0)
@@ -118,11 +127,14 @@ def invariant_basis(group: str | np.ndarray, degree: int, parity: int) -> np.nda
 
 
 def quadrupole_matrix(values: np.ndarray) -> np.ndarray:
-    """The symmetric traceless matrix M (3, 3) that degree 2 is: n M n is its harmonic along n, and
-    |M| = (3/2)^1/2 |values|.
+    """Convert the components of degree 2 to a symmetric traceless matrix M.
+
+    The harmonic along n is n M n, and |M| = (3/2)^1/2 |values|.
 
     Args:
         values: (5,) components of e3nn.
+    Returns:
+        (3, 3).
     Raises:
         MissingDependencyError: e3nn is not installed.
     """
@@ -134,8 +146,10 @@ def quadrupole_matrix(values: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=HIGHEST + 1)
 def _directions(degree: int) -> tuple[np.ndarray, np.ndarray]:
-    """Directions (k, 3) all over the sphere, and the pseudo-inverse (2l + 1, k) of the harmonics
-    there.
+    """Distribute directions over the sphere and invert the harmonics there.
+
+    Returns:
+        (k, 3) unit vectors and the pseudo-inverse (2l + 1, k) of their harmonics.
     """
     number = POINTS * (2 * degree + 1)
     height = 1 - (2 * np.arange(number) + 1) / number

@@ -1,6 +1,4 @@
-"""Where a point group lies best: the orientation in which it keeps most of what relaxed weights
-have become.
-"""
+"""Orientation of a point group that leaves the largest fraction of relaxed weights invariant."""
 
 from __future__ import annotations
 
@@ -25,12 +23,13 @@ PHI, PSI = 2**0.5, 1.533751168755204288118041
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Orientation:
-    """Where a group lies.
+    """Orientation of a group.
 
     Attributes:
-        rotation: (3, 3) R, for the group R G R^-1; of those that give the same group the one by the
+        rotation: (3, 3) R of the rotated group R G R^-1; of equivalent rotations the one with the
             smallest angle.
-        share: of the squared length of what is not 0e, that this group leaves as it is.
+        kept_fraction: fraction of the squared norm of all irreps other than 0e that is invariant
+            under the rotated group.
     """
 
     rotation: np.ndarray
@@ -38,15 +37,14 @@ class Orientation:
 
 
 def best_orientation(weights: Theta | Iterable[Theta], group: str | np.ndarray) -> Orientation:
-    """The rotation R of a group G for which R G R^-1 keeps the largest share of relaxed weights,
-    all together.
+    """Find the rotation R for which R G R^-1 keeps the largest fraction of relaxed weights.
 
     Args:
-        weights: of one layer or of several.
-        group: by name or as (n, 3, 3) Cartesian matrices.
+        weights: relaxed weights of one layer or of several layers, which are optimized together.
+        group: name of a crystal class, or (n, 3, 3) Cartesian matrices.
     Raises:
-        InputError: all weights but those of 0e are zero, so that no orientation is better than
-            another, or the group is none.
+        InputError: all weights other than those of 0e are zero, so that all orientations are equal,
+            or the group is invalid.
         MissingDependencyError: e3nn is not installed.
     """
     matrices = as_group(group)
@@ -82,9 +80,9 @@ class _Kind:
     """All copies of an irrep, in all layers.
 
     Attributes:
-        degree: l.
-        rows: (n, 2l + 1) values.
-        basis: (dim, 2l + 1) of what the group keeps.
+        degree: degree l.
+        rows: (n, 2l + 1) components of the copies.
+        basis: (dimension, 2l + 1) basis of the subspace that is invariant under the group.
     """
 
     degree: int
@@ -93,24 +91,24 @@ class _Kind:
 
     @classmethod
     def of(cls, parts: Sequence[Part], group: np.ndarray, degree: int, parity: int) -> _Kind:
-        """The parts of one irrep, and what a group keeps of it."""
+        """Collect the copies of one irrep and the invariant subspace of a group."""
         rows = [part.values for part in parts if (part.degree, part.parity) == (degree, parity)]
         return cls(degree=degree, rows=np.array(rows), basis=invariant_basis(group, degree, parity))
 
     def turned_back(self, turns: np.ndarray) -> np.ndarray:
-        """The values after the inverses of rotations (m, 3, 3), as (m, n, 2l + 1)."""
+        """Apply the inverses of rotations (m, 3, 3) to the components, (m, n, 2l + 1)."""
         return np.einsum("mji,nj->mni", wigner_matrix(self.degree, 1, turns), self.rows)
 
 
 def _shares(kinds: Sequence[_Kind], turns: np.ndarray) -> np.ndarray:
-    """Shares (m,) that the group keeps after each of the rotations (m, 3, 3)."""
+    """Compute the kept fraction (m,) of the squared norm for each rotation (m, 3, 3)."""
     kept = sum(((kind.turned_back(turns) @ kind.basis.T) ** 2).sum(axis=(1, 2)) for kind in kinds)
     shares: np.ndarray = kept / sum(float((kind.rows**2).sum()) for kind in kinds)
     return shares
 
 
 def _refined(kinds: Sequence[_Kind], start: np.ndarray) -> np.ndarray:
-    """The rotation near a given one (3, 3) after which the least is forbidden."""
+    """Refine a rotation (3, 3) by least squares to minimize the components that change."""
 
     def forbidden(vector: np.ndarray) -> np.ndarray:
         turn = (start @ Rotation.from_rotvec(vector).as_matrix())[None]
@@ -128,7 +126,7 @@ def _refined(kinds: Sequence[_Kind], start: np.ndarray) -> np.ndarray:
 
 
 def _grid(number: int) -> np.ndarray:
-    """Rotations (number, 3, 3), evenly over SO(3).
+    """Distribute rotations (number, 3, 3) evenly over SO(3).
 
     Source: Alexa, Super-Fibonacci Spirals: Fast, Low-Discrepancy Sampling of SO(3), CVPR 2022.
     """

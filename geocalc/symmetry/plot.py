@@ -1,4 +1,4 @@
-"""Broken symmetry as a picture: how much of each irrep a layer has, and what shape that is."""
+"""Plots of symmetry breaking: length of each irrep in a layer, and the shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ SMALL = 8  # points
 
 
 def plot_breaking(breaking: SymmetryBreaking, path: Path | str) -> Path:
-    """A row for each layer: lengths of its irreps, split by what the group leaves as it is, and two
-    shapes.
+    """Plot the relaxed weights of each layer: lengths of the irreps, and two shapes.
 
-    Of the one, r(n) = |sum over l and m of theta_lm Y_lm(n)| over the irreps that turn and reflect
-    like harmonics (1o, 2e, 3o, ...), of the other over those that are reflected with the other sign
-    (0o, 1e, 2o, ...). Both leave out 0e. Copies are added as squares.
+    The lengths are split into the part that is invariant under the group and the rest. The first
+    shape is r(n) = |sum over l and m of theta_lm Y_lm(n)| over the irreps that transform like
+    harmonics (1o, 2e, 3o, ...), the second the same over those with the opposite parity (0o, 1e,
+    2o, ...). 0e is left out. Copies are added in quadrature.
 
     Args:
-        breaking: of `geocalc.symmetry_breaking`.
-        path: PNG to write.
+        breaking: result of `geocalc.symmetry_breaking`.
+        path: PNG file to write.
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
@@ -49,7 +49,7 @@ def plot_breaking(breaking: SymmetryBreaking, path: Path | str) -> Path:
 
 
 def _bars(axis: Any, layer: LayerBreaking, group: str | None, first: bool) -> None:
-    """The length of each irrep that is not 0e, over all copies."""
+    """Draw the length of each irrep other than 0e, over all copies."""
     names = list(dict.fromkeys(one.irrep for one in layer.components if not one.is_scalar))
     kept, rest = np.array([_lengths(layer, name) for name in names]).reshape(-1, 2).T
     where = np.arange(len(names))
@@ -79,8 +79,9 @@ def _bars(axis: Any, layer: LayerBreaking, group: str | None, first: bool) -> No
 
 
 def _lengths(layer: LayerBreaking, irrep: str) -> tuple[float, float]:
-    """The length of an irrep, dealt to what is kept and what is not as its square is; zero and not
-    judged counts as not kept.
+    """Split the length of an irrep in proportion to its invariant and changed squared norm.
+
+    Zero components and components without a group count as changed.
     """
     own = [one for one in layer.components if one.irrep == irrep and not one.is_zero]
     squared = sum(one.length**2 for one in own)
@@ -91,7 +92,7 @@ def _lengths(layer: LayerBreaking, irrep: str) -> tuple[float, float]:
 
 
 def _shape(axis: Any, layer: LayerBreaking, kind: int, first: bool) -> None:
-    """The surface of the tensors or of the pseudotensors of a layer, as large as its axes."""
+    """Draw the surface of the tensors or of the pseudotensors of a layer, scaled to the axes."""
     axis.set_axis_off()
     if first:
         axis.text2D(
@@ -137,18 +138,18 @@ def _shape(axis: Any, layer: LayerBreaking, kind: int, first: bool) -> None:
 
 
 def _drawn(one: Component, kind: int) -> bool:
-    """Whether a component belongs to a shape."""
+    """Return whether a component belongs to the tensors or pseudotensors of a shape."""
     return not one.is_scalar and not one.is_zero and one.parity * (-1) ** one.degree == kind
 
 
 def _copies(components: Sequence[Component]) -> list[list[Part]]:
-    """Parts that are drawn as one field: those of the same number among their irrep."""
+    """Group the components that are drawn as one field: those with the same copy number."""
     numbers = sorted({one.copy for one in components})
     return [[one for one in components if one.copy == number] for number in numbers]
 
 
 def _field(parts: Sequence[Part], directions: np.ndarray) -> np.ndarray:
-    """The sum of theta Y, with harmonics that are orthonormal over the sphere but for one factor."""
+    """Sum theta Y over the components; the harmonics are orthonormal up to one factor."""
     total = np.zeros(directions.shape[:-1])
     for part in parts:
         total += (2 * part.degree + 1) ** 0.5 * harmonics(part.degree, directions) @ part.values
@@ -156,9 +157,7 @@ def _field(parts: Sequence[Part], directions: np.ndarray) -> np.ndarray:
 
 
 def _colors(surface: np.ndarray, sign: np.ndarray) -> np.ndarray:
-    """One color where the field is positive and another where it is negative, darker on the side
-    away from the light.
-    """
+    """Color the surface by the sign of the field, with Lambertian shading."""
     from matplotlib.colors import to_rgb
 
     along, across = np.gradient(surface, axis=0), np.gradient(surface, axis=1)

@@ -1,6 +1,4 @@
-"""Point groups as orthogonal matrices: by name, in any orientation, and the name of a set of
-matrices.
-"""
+"""Point groups as orthogonal matrices: construction by name and orientation, and identification."""
 
 from __future__ import annotations
 
@@ -68,12 +66,12 @@ POLYHEDRAL = {12: "T", 24: "O", 60: "I"}
 
 @dataclass(frozen=True, kw_only=True)
 class GroupName:
-    """How a point group is called.
+    """Symbols and order of a point group.
 
     Attributes:
-        schoenflies: such as D4h.
-        hermann_mauguin: such as 4/mmm; None outside the 32 crystal classes.
-        order: how many elements.
+        schoenflies: Schoenflies symbol, such as D4h.
+        hermann_mauguin: Hermann-Mauguin symbol, such as 4/mmm; None outside the 32 crystal classes.
+        order: number of elements.
     """
 
     schoenflies: str
@@ -89,15 +87,16 @@ class GroupName:
 
 
 def point_group(name: str, rotation: np.ndarray | None = None) -> np.ndarray:
-    """The elements of a crystal class, (n, 3, 3) float64, the identity first.
+    """Return the elements of a crystal class, (n, 3, 3) float64, the identity first.
 
-    Cartesian axes are those of the International Tables: main axis along z (monoclinic groups: y),
-    cubic axes along x, y and z, the crystal axis a of trigonal and hexagonal groups along x, so
+    The Cartesian axes are those of the International Tables: main axis along z (monoclinic groups:
+    y), cubic axes along x, y and z, the crystal axis a of trigonal and hexagonal groups along x, so
     that mirrors of 3m are perpendicular to x.
 
     Args:
-        name: Hermann-Mauguin or Schoenflies symbol of one of the 32 crystal classes, as m-3m or Oh.
-        rotation: (3, 3) orthogonal R, for the group R G R^-1.
+        name: Hermann-Mauguin or Schoenflies symbol of one of the 32 crystal classes, such as m-3m
+            or Oh.
+        rotation: (3, 3) orthogonal R; returns the group R G R^-1.
     Raises:
         InputError: no crystal class has that name, or the rotation is not orthogonal.
     """
@@ -106,10 +105,10 @@ def point_group(name: str, rotation: np.ndarray | None = None) -> np.ndarray:
 
 
 def rotated_group(matrices: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """A group in another orientation: R G R^-1, (n, 3, 3).
+    """Rotate a group to another orientation: R G R^-1, (n, 3, 3).
 
     Args:
-        matrices: (n, 3, 3).
+        matrices: (n, 3, 3) elements of G.
         rotation: (3, 3) orthogonal R.
     Raises:
         InputError: the rotation is not orthogonal.
@@ -124,7 +123,7 @@ def rotated_group(matrices: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
 
 def as_group(group: str | np.ndarray) -> np.ndarray:
-    """The elements (n, 3, 3) of a group given by its name or by its matrices, which are checked.
+    """Return the elements (n, 3, 3) of a group given by its name or by its matrices.
 
     Raises:
         InputError: see `point_group` and `check_group`.
@@ -137,13 +136,13 @@ def as_group(group: str | np.ndarray) -> np.ndarray:
 
 
 def check_group(matrices: np.ndarray) -> None:
-    """Refuse matrices that are no point group.
+    """Check that matrices form a point group.
 
     Args:
         matrices: (n, 3, 3).
     Raises:
-        InputError: the shape is another one, a matrix is not orthogonal, or a product of two is
-            missing.
+        InputError: the shape is wrong, a matrix is not orthogonal, or the product of two matrices
+            is missing.
     """
     if matrices.ndim != 3 or matrices.shape[1:] != (3, 3) or len(matrices) == 0:
         raise InputError(
@@ -163,7 +162,7 @@ def check_group(matrices: np.ndarray) -> None:
 
 
 def is_closed(matrices: np.ndarray) -> bool:
-    """Whether every product of two matrices (n, 3, 3) is among them, and none is there twice."""
+    """Return whether all products of matrices (n, 3, 3) are among them, and all are different."""
     flat = matrices.reshape(len(matrices), 9)
     products = np.einsum("aij,bjk->abik", matrices, matrices).reshape(-1, 9)
     return bool(
@@ -173,8 +172,7 @@ def is_closed(matrices: np.ndarray) -> bool:
 
 
 def identify_point_group(matrices: np.ndarray) -> GroupName:
-    """The name of a point group, in any orientation; also of groups that no crystal has, such as
-    D5h and Ih.
+    """Name a point group in any orientation; D5h, Ih and the like are named too.
 
     Args:
         matrices: (n, 3, 3).
@@ -189,7 +187,7 @@ def identify_point_group(matrices: np.ndarray) -> GroupName:
 
 
 def _symbol(matrices: np.ndarray) -> str:
-    """Schoenflies symbol, from the rotations, their axes and the mirrors."""
+    """Derive the Schoenflies symbol from the rotations, their axes and the mirrors."""
     proper = np.linalg.det(matrices) > 0
     rotations, rest, traces = (
         matrices[proper],
@@ -216,12 +214,12 @@ def _symbol(matrices: np.ndarray) -> str:
 
 
 def _axes(rotations: np.ndarray) -> np.ndarray:
-    """Axes (n, 3) of rotations (n, 3, 3) other than the identity: what they leave where it is."""
+    """Compute the axes (n, 3) of rotations (n, 3, 3) other than the identity."""
     return np.linalg.svd(rotations - np.eye(3))[2][:, 2]
 
 
 def _places(wanted: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Where each row of `wanted` (m, 9) is in `present` (n, 9), (m,), -1 where it is not there."""
+    """Find the index of each of `rows` (m, 9) in `present` (n, 9), (m,); -1 if missing."""
     away = np.abs(wanted[:, None] - present[None]).max(axis=2)
     return np.where(away.min(axis=1) < SAME, away.argmin(axis=1), -1)
 
@@ -231,7 +229,7 @@ def _orthogonal(matrices: np.ndarray) -> bool:
 
 
 def _schoenflies(name: str) -> str:
-    """The Schoenflies symbol that a name means; upper and lower case are one."""
+    """Convert any name of a crystal class to its Schoenflies symbol; case does not matter."""
     known = {symbol.lower(): symbol for symbol in HERMANN_MAUGUIN}
     known |= {symbol: schoenflies for schoenflies, symbol in HERMANN_MAUGUIN.items()}
     known |= {other.lower(): symbol for other, symbol in OTHER_NAMES.items()}
@@ -244,8 +242,9 @@ def _schoenflies(name: str) -> str:
 
 @lru_cache(maxsize=len(HERMANN_MAUGUIN))
 def _elements(symbol: str) -> np.ndarray:
-    """Cartesian elements of a crystal class, the identity first, then rotations by falling trace,
-    then the others.
+    """Return the Cartesian elements of a crystal class.
+
+    The order is: identity, rotations by falling trace, the others.
     """
     group = PointGroup(symbol)
     found = np.array(

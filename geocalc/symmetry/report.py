@@ -1,8 +1,9 @@
-"""What symmetry a trained network has given up: the relaxed weights of its layers, read as tensors.
+"""Symmetry breaking of a trained network: its relaxed weights, interpreted as tensors.
 
 Source: Hofgard, Wang, Walters and Smidt, Relaxed Equivariant Graph Neural Networks, arXiv
-2407.20471 (2024). Layers can share out what they break, and a layer's tensor product can take up a
-factor of its relaxed weights: compare directions, subspaces and symmetries of layers, not lengths.
+2407.20471 (2024). The symmetry breaking can be distributed over the layers, and the tensor product
+of a layer can absorb a factor of its relaxed weights: compare directions, subspaces and symmetries
+of layers, not lengths.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ ZERO = 1e-3
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Axes:
-    """The principal axes of a component of degree 2, that of the largest value first.
+    """Principal axes of a component of degree 2, largest absolute value first.
 
     Attributes:
-        values: (3,) of the symmetric traceless matrix; 1 : 1 : -2 of a prism.
+        values: (3,) eigenvalues of the symmetric traceless matrix; 1 : 1 : -2 for a prism.
         vectors: (3, 3) unit vectors as rows.
     """
 
@@ -44,16 +45,17 @@ class Component(Part):
     """One copy of an irrep in the relaxed weights of a layer.
 
     Attributes:
-        layer: place of the weights in the network.
-        copy: its number among those of its irrep, from 0.
+        layer: name of the weights in the network.
+        copy: index among the copies of its irrep, from 0.
         relative: length divided by that of a 0e of the layer (root mean square over its copies);
-            None where there is no 0e.
-        share: of the squared length, that the group leaves as it is; None without a group or where
-            the component is zero.
-        dimension: of the space that the group leaves as it is; None without a group.
-        is_zero: whether its length is below `zero` times the length of all the layer's weights.
-        direction: (3,) unit vector of 1o (polar) and 1e (axial).
-        axes: of 2e and 2o.
+            None without 0e.
+        kept_fraction: fraction of the squared length that is invariant under the group; None
+            without a group or for a zero component.
+        dimension: dimension of the subspace that is invariant under the group; None without a
+            group.
+        is_zero: whether the length is below `zero` times the length of all weights of the layer.
+        direction: (3,) unit vector of 1o (polar) and 1e (axial); None for other irreps.
+        axes: principal axes of 2e and 2o; None for other irreps.
     """
 
     layer: str
@@ -67,15 +69,18 @@ class Component(Part):
 
     @property
     def irrep(self) -> str:
-        """As it is written, `2e`."""
+        """Name of the irrep, such as `2e`."""
         return f"{self.degree}{'e' if self.parity == 1 else 'o'}"
 
     def angle(self, direction: np.ndarray) -> float:
-        """Degrees, 0 to 90, between a direction (3,) such as a surface normal and this vector, or
-        the first of the axes; up to sign.
+        """Compute the angle between a direction and this vector or the first principal axis.
 
+        Args:
+            direction: (3,) such as a surface normal; its sign does not matter.
+        Returns:
+            Degrees, 0 to 90.
         Raises:
-            InputError: this component has no direction, or the one given has no length.
+            InputError: this component has no direction, or the given direction has no length.
         """
         own = self.direction if self.axes is None else self.axes.vectors[0]
         if own is None:
@@ -94,12 +99,12 @@ class Component(Part):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerBreaking:
-    """The relaxed weights of one layer.
+    """Symmetry breaking of one layer.
 
     Attributes:
-        name: place in the network.
-        components: every copy, in the order of the weights.
-        symmetry: the largest group that keeps them.
+        name: name of the layer in the network.
+        components: all copies of all irreps, in the order of the weights.
+        symmetry: largest group that leaves the components invariant.
     """
 
     name: str
@@ -108,13 +113,14 @@ class LayerBreaking:
 
     @property
     def broken(self) -> float:
-        """Length of all that is not 0e."""
+        """Euclidean norm of all components other than 0e."""
         return float(np.sqrt(sum(one.length**2 for one in self.components if not one.is_scalar)))
 
     @property
     def share(self) -> float | None:
-        """Of the squared length of all that is not 0e nor zero, that the group leaves as it is;
-        None where there is nothing.
+        """Fraction of the squared length that is invariant under the group.
+
+        0e and zero components are excluded; None without other components.
         """
         told = [
             (one.length**2, one.share)
@@ -130,12 +136,12 @@ class LayerBreaking:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SymmetryBreaking:
-    """What symmetry a network has given up; `print` it.
+    """Symmetry breaking of a network; `print` shows it as a table.
 
     Attributes:
-        layers: one for each set of relaxed weights.
-        symmetry: what all layers keep.
-        group: name of the group that shares are of, None for none.
+        layers: one entry for each set of relaxed weights.
+        symmetry: largest group under which all layers are invariant.
+        group: name of the group that the fractions refer to; None without a group.
     """
 
     layers: tuple[LayerBreaking, ...]
@@ -144,7 +150,7 @@ class SymmetryBreaking:
 
     @property
     def components(self) -> Iterator[Component]:
-        """Those of all layers."""
+        """Components of all layers."""
         return (one for layer in self.layers for one in layer.components)
 
     def __str__(self) -> str:
@@ -213,10 +219,10 @@ def symmetry_breaking(
 def relaxed_weights(
     model: nn.Module | LoadedModel | GeoCalc | str | os.PathLike[str],
 ) -> list[tuple[str, Theta]]:
-    """The relaxed weights of a model with their places in its network.
+    """Return the relaxed weights of a model with their names in its network.
 
     Raises:
-        InputError: it has none.
+        InputError: the model has no relaxed weights.
     """
     if isinstance(model, (str, os.PathLike)):
         model = load_model(model, device="cpu")
@@ -237,7 +243,7 @@ def relaxed_weights(
 
 
 def parts_of(theta: Theta) -> list[Part]:
-    """Every copy of every irrep, in the order of the weights, float64."""
+    """Return the components of every copy of every irrep, in the order of the weights, float64."""
     return [
         Part(degree=block.degree, parity=block.parity, values=row)
         for block, rows in zip(theta.blocks, theta.parts(), strict=True)
@@ -287,7 +293,7 @@ def _components(
 
 
 def _counted(components: tuple[Component, ...]) -> list[Part]:
-    """What is not zero."""
+    """Drop the zero components."""
     return [one for one in components if not one.is_zero]
 
 
@@ -304,7 +310,10 @@ VECTOR = {1: "axial vector", -1: "polar vector"}  # by parity
 
 
 def breaking_text(breaking: SymmetryBreaking) -> str:
-    """A line for each component, and for each layer the symmetry that is left."""
+    """Format symmetry breaking as a table.
+
+    Each component has a row, and each layer a line with its remaining symmetry.
+    """
     judged = breaking.group is not None
     heads = [
         "layer",
@@ -357,7 +366,7 @@ def _row(layer: LayerBreaking, one: Component, judged: bool) -> list[str]:
 
 
 def _irrep(layer: LayerBreaking, one: Component) -> str:
-    """Its name, with the number of the copy where there are several."""
+    """Name the irrep, with the number of the copy if there are several."""
     alone = all(other.copy == 0 for other in layer.components if other.irrep == one.irrep)
     return one.irrep if alone else f"{one.irrep} {one.copy + 1}"
 
@@ -389,13 +398,13 @@ def _direction(one: Component) -> str:
 
 
 def _axes(axes: Axes) -> str:
-    """The first axis and the sizes along all three, the largest being 2."""
+    """Format the first axis and the values along all three, scaled so that the largest is 2."""
     sizes = " : ".join(f"{2 * value / axes.values[0]:+.2f}" for value in axes.values)
     return f"axis {direction_text(axes.vectors[0])}, axes {sizes}"
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
-    """Cells below each other: names to the left, numbers to the right."""
+    """Align cells in columns: text to the left, numbers to the right."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     last = len(widths) - 1
     return [

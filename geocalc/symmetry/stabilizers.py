@@ -1,4 +1,4 @@
-"""The largest group that leaves tensors as they are: all of O(3), an axial one, or a point group."""
+"""Stabilizer of tensors: the largest group of O(3) that leaves them invariant."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ ROUNDS, FINE = 7, 41  # of trying closer angles, and how many each time
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stabilizer:
-    """A group of O(3).
+    """Subgroup of O(3).
 
     Attributes:
-        schoenflies: such as D4h; O(3) where nothing is broken, SO(3) where reflections alone are,
-            C∞v and the like about an axis.
-        hermann_mauguin: such as 4/mmm, None outside the crystal classes.
-        matrices: (n, 3, 3) Cartesian elements, None of an infinite group.
-        axis: (3,) unit vector, of groups about one axis with infinitely many elements.
+        schoenflies: such as D4h; O(3) if no symmetry is broken, SO(3) if only reflections are,
+            C∞v and the like for axial groups.
+        hermann_mauguin: such as 4/mmm; None outside the crystal classes.
+        matrices: (n, 3, 3) Cartesian elements; None for an infinite group.
+        axis: (3,) unit vector of an infinite group about one axis; None for others.
     """
 
     schoenflies: str
@@ -45,7 +45,7 @@ class Stabilizer:
 
     @property
     def order(self) -> int | None:
-        """How many elements; None for infinitely many."""
+        """Number of elements; None for an infinite group."""
         return None if self.matrices is None else len(self.matrices)
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Stabilizer:
 
 
 def direction_text(direction: np.ndarray) -> str:
-    """A direction (3,) as it is written."""
+    """Format a direction (3,)."""
     return "(" + " ".join(f"{0.0 if abs(x) < 5e-4 else x:.3f}" for x in direction) + ")"
 
 
@@ -65,18 +65,19 @@ def find_stabilizer(
     group: np.ndarray | None = None,
     orientation: np.ndarray | None = None,
 ) -> Stabilizer:
-    """The largest group found all of whose elements g change every layer by |D(g) theta - theta| <
-    tolerance |theta|.
+    """Find the largest group that leaves every layer invariant within a tolerance.
 
-    Looked for among m-3m and 6/mmm along the Cartesian axes, in the orientation given and along
-    axes that the tensors themselves have (vectors, and principal axes of degree 2), among the
-    elements of `group`, and among groups about one axis.
+    Each element g satisfies |D(g) theta - theta| < tolerance |theta| in every layer.
+
+    The search covers the subgroups of m-3m and 6/mmm along the Cartesian axes, in the given
+    orientation and along the axes of the tensors (vectors, and principal axes of degree 2), the
+    elements of `group`, and groups about one axis.
 
     Args:
-        layers: the parts of each that are not zero; 0e counts for nothing.
-        tolerance: relative.
-        group: (n, 3, 3) elements to try too.
-        orientation: (3, 3), axes to try as columns.
+        layers: nonzero components of each layer; 0e is ignored.
+        tolerance: relative tolerance.
+        group: (n, 3, 3) additional elements to try.
+        orientation: (3, 3) additional axes to try, as columns.
     """
     layers = [[part for part in parts if not part.is_scalar] for parts in layers]
     parts = [part for parts in layers for part in parts]
@@ -110,7 +111,7 @@ def find_stabilizer(
 
 
 def invariant_axes(parts: Iterable[Part]) -> list[np.ndarray]:
-    """Axes (3,) that parts have by themselves, those of the longest first, each once."""
+    """Collect the axes (3,) of vectors and degree-2 tensors, longest first, without duplicates."""
     found: list[np.ndarray] = []
     for part in sorted(parts, key=lambda part: -part.length):
         for axis in _axes(part):
@@ -122,10 +123,10 @@ def invariant_axes(parts: Iterable[Part]) -> list[np.ndarray]:
 
 
 def changes(layers: Sequence[Sequence[Part]], matrices: np.ndarray) -> np.ndarray:
-    """How much each matrix changes the layer that it changes most, (n,), as a part of its length.
+    """Compute the largest relative change of a layer by each matrix, (n,).
 
     Args:
-        layers: parts that are not zero.
+        layers: nonzero components of each layer.
         matrices: (n, 3, 3).
     """
     signs = np.sign(np.linalg.det(matrices))
@@ -142,7 +143,7 @@ def changes(layers: Sequence[Sequence[Part]], matrices: np.ndarray) -> np.ndarra
 def _changes(
     layers: Sequence[Sequence[Part]], turns: Callable[[int, int], np.ndarray]
 ) -> np.ndarray:
-    """As `changes`, of matrices given by what they do to each irrep."""
+    """Compute the same as `changes` from the representation matrices of each irrep."""
     kinds = {(part.degree, part.parity) for parts in layers for part in parts}
     known = {kind: turns(*kind) for kind in kinds}
     worst = np.zeros(1)
@@ -157,8 +158,9 @@ def _changes(
 
 
 def _kept(parent: np.ndarray, error: np.ndarray, tolerance: float) -> np.ndarray:
-    """The elements of a group that change too little to count; what the tolerance has let in and
-    makes no group is left out.
+    """Return the elements of a group that change the layers by less than the tolerance.
+
+    Elements with the largest changes are dropped until the rest is closed.
     """
     order = np.argsort(error, kind="stable")
     number = int((error < tolerance).sum())
@@ -168,7 +170,7 @@ def _kept(parent: np.ndarray, error: np.ndarray, tolerance: float) -> np.ndarray
 
 
 def _seen_from(frames: np.ndarray, layers: Sequence[Sequence[Part]]) -> list[list[list[Part]]]:
-    """The same tensors in the axes of each right-handed frame (n, 3, 3), which are its columns."""
+    """Express the tensors in each set of right-handed axes (n, 3, 3), given as columns."""
     degrees = {part.degree for parts in layers for part in parts}
     back = {degree: wigner_matrix(degree, 1, frames.transpose(0, 2, 1)) for degree in degrees}
     return [
@@ -179,26 +181,24 @@ def _seen_from(frames: np.ndarray, layers: Sequence[Sequence[Part]]) -> list[lis
 
 @lru_cache(maxsize=64)
 def _parent(name: str, degree: int, parity: int) -> np.ndarray:
-    """What the elements of a crystal class do to an irrep."""
+    """Compute the representation matrices of an irrep for the elements of a crystal class."""
     return wigner_matrix(degree, parity, point_group(name))
 
 
 @lru_cache(maxsize=64)
 def _upright(degree: int, parity: int) -> np.ndarray:
-    """What mirrors through z and half-turns across it do to an irrep, of normals and axes all
-    around.
-    """
+    """Compute representation matrices of vertical mirrors and horizontal half-turns."""
     across = _around(np.linspace(0, np.pi, AZIMUTHS, endpoint=False))
     return wigner_matrix(degree, parity, np.concatenate((_mirrors(across), -_mirrors(across))))
 
 
 def _around(angles: np.ndarray) -> np.ndarray:
-    """Unit vectors (n, 3) across z."""
+    """Return unit vectors (n, 3) in the xy plane."""
     return np.stack((np.cos(angles), np.sin(angles), np.zeros_like(angles)), axis=-1)
 
 
 def _mirrors(normals: np.ndarray) -> np.ndarray:
-    """Reflections (n, 3, 3) along unit vectors (n, 3)."""
+    """Return reflections (n, 3, 3) along unit vectors (n, 3)."""
     mirrors: np.ndarray = np.eye(3) - 2 * normals[:, :, None] * normals[:, None, :]
     return mirrors
 
@@ -206,8 +206,9 @@ def _mirrors(normals: np.ndarray) -> np.ndarray:
 def _upright_frames(
     layers: Sequence[Sequence[Part]], axes: Sequence[np.ndarray], tolerance: float
 ) -> list[np.ndarray]:
-    """Axes (3, 3) as columns: z along one of those given, x across it along the normal of a mirror
-    or along a half-turn.
+    """Find axes (3, 3), as columns, from mirrors and half-turns about given axes.
+
+    z is one of the given axes, x the normal of the mirror or the axis of the half-turn.
     """
     frames, highest = [], max(part.degree for parts in layers for part in parts)
     starts = np.array([_frame(axis, np.eye(3)[np.abs(axis).argmin()]) for axis in axes]).reshape(
@@ -229,7 +230,7 @@ def _upright_frames(
 
 
 def _axial(layers: Sequence[Sequence[Part]], axis: np.ndarray, tolerance: float) -> str | None:
-    """The group about an axis, if every turn about it leaves the layers as they are."""
+    """Name the group about an axis if every rotation about it leaves the layers invariant."""
     across = _frame(axis, np.eye(3)[np.abs(axis).argmin()])[:, 0]
     along, level = _mirrors(np.stack((across, axis)))
     flip = -along
@@ -244,7 +245,7 @@ def _axial(layers: Sequence[Sequence[Part]], axis: np.ndarray, tolerance: float)
 
 
 def _axes(part: Part) -> list[np.ndarray]:
-    """The direction of a vector, the principal axes of degree 2."""
+    """Return the direction of a vector or the principal axes of a degree-2 tensor."""
     if part.degree == 1:
         return [part.values / part.length]
     if part.degree == 2:
@@ -254,12 +255,12 @@ def _axes(part: Part) -> list[np.ndarray]:
 
 
 def _frames(axes: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Axes (3, 3) as columns, with z along one direction and x towards another."""
+    """Return axes (3, 3), as columns, with z along one direction and x toward another."""
     return [_frame(z, x) for z in axes for x in axes if np.linalg.norm(np.cross(z, x)) > SAME]
 
 
 def _frame(axis: np.ndarray, towards: np.ndarray) -> np.ndarray:
-    """Right-handed axes (3, 3) as columns: z along a unit vector, x towards another vector."""
+    """Return right-handed axes (3, 3), as columns: z along a unit vector, x toward another."""
     x = towards - (towards @ axis) * axis
     x = x / np.linalg.norm(x)
     return np.stack((x, np.cross(axis, x), axis), axis=1)

@@ -1,4 +1,4 @@
-"""The point group of a structure: of a molecule, a crystal or a slab, as Cartesian matrices."""
+"""Point group of a molecule, a crystal or a slab, as Cartesian matrices."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ VACUUM = 10.0  # Angstrom
 
 
 def find_point_group(atoms: Atoms, tolerance: float = 0.05) -> np.ndarray:
-    """The point group of a structure, (n, 3, 3) float64 Cartesian matrices.
+    """Determine the point group of a structure, (n, 3, 3) float64 Cartesian matrices.
 
-    Of a structure that is periodic along two or three vectors it is the point group of its space
-    group; translations and tags play no part. An imperfect structure gives the exact group of the
-    perfect one that it is close to.
+    For a structure that is periodic along two or three vectors it is the point group of the space
+    group; translations and tags do not matter. An imperfect structure gives the exact group of the
+    nearest perfect structure.
 
     Args:
-        atoms: the structure.
-        tolerance: Angstrom, how far an operation may take an atom from the place of another one.
+        atoms: structure.
+        tolerance: Angstrom, largest distance between a transformed atom and an equivalent atom.
     Raises:
-        InputError: there are no atoms, all lie on a line (such a group is infinite), the structure
-            is periodic along one vector, or no group is found.
+        InputError: there are no atoms, all lie on a line (an infinite group), the structure is
+            periodic along one vector, or no group is found.
     """
     if len(atoms) == 0:
         raise InputError("a structure without atoms has no point group; give one with atoms")
@@ -47,10 +47,10 @@ def find_point_group(atoms: Atoms, tolerance: float = 0.05) -> np.ndarray:
 
 
 def _molecule(positions: np.ndarray, numbers: np.ndarray, tolerance: float) -> np.ndarray:
-    """Every orthogonal matrix about the center that takes atoms to atoms of their element.
+    """Find all orthogonal matrices about the center that map atoms to atoms of the same element.
 
-    Two atoms not in line with the center fix such a matrix, up to a reflection at their plane; all
-    pairs of places are tried.
+    Two atoms that are not collinear with the center determine such a matrix, up to a reflection at
+    their plane; all images of the pair are tried.
     """
     positions = positions - positions.mean(axis=0)
     first, second = _pair(positions, numbers, tolerance)
@@ -88,7 +88,7 @@ def _molecule(positions: np.ndarray, numbers: np.ndarray, tolerance: float) -> n
 
 
 def _pair(positions: np.ndarray, numbers: np.ndarray, tolerance: float) -> tuple[int, int]:
-    """Two atoms not in line with the center, of which there are as few alike as possible."""
+    """Choose two atoms that are not collinear with the center and have few equivalent atoms."""
     lengths = np.linalg.norm(positions, axis=1)
     order = sorted(
         np.flatnonzero(lengths > tolerance).tolist(),
@@ -108,7 +108,7 @@ def _pair(positions: np.ndarray, numbers: np.ndarray, tolerance: float) -> tuple
 
 
 def _alike(atom: int, positions: np.ndarray, numbers: np.ndarray, tolerance: float) -> np.ndarray:
-    """Atoms of the same element as far from the center."""
+    """Find the atoms of the same element at the same distance from the center."""
     lengths = np.linalg.norm(positions, axis=1)
     return np.flatnonzero(
         (numbers == numbers[atom]) & (np.abs(lengths - lengths[atom]) < tolerance)
@@ -116,7 +116,10 @@ def _alike(atom: int, positions: np.ndarray, numbers: np.ndarray, tolerance: flo
 
 
 def _frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Right-handed axes (3, 3) as columns: along the first vector, in the plane of both, across it."""
+    """Return right-handed axes (3, 3), as columns, from two vectors.
+
+    x is along the first vector, z normal to both.
+    """
     x = first / np.linalg.norm(first)
     z = np.cross(first, second)
     z /= np.linalg.norm(z)
@@ -126,8 +129,10 @@ def _frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def _onto(
     places: np.ndarray, positions: np.ndarray, numbers: np.ndarray, reach: float
 ) -> np.ndarray | None:
-    """The atom at each place (n, 3), (n,), None unless each place holds its own element and each
-    atom is met once.
+    """Match transformed positions (n, 3) with atoms of the same element, one to one.
+
+    Returns:
+        (n,) index of the atom at each position.
     """
     away = np.linalg.norm(places[:, None] - positions[None], axis=2)
     met = away.argmin(axis=1)
@@ -136,7 +141,9 @@ def _onto(
 
 
 def _best(positions: np.ndarray, targets: np.ndarray, sign: float) -> np.ndarray:
-    """The orthogonal matrix of a given determinant that brings positions (n, 3) nearest to targets.
+    """Find the orthogonal matrix that maps positions (n, 3) closest to targets.
+
+    The sign of its determinant is given.
 
     Source: Kabsch, Acta Cryst. A 32, 922 (1976).
     """
@@ -148,7 +155,7 @@ def _best(positions: np.ndarray, targets: np.ndarray, sign: float) -> np.ndarray
 
 
 def _crystal(atoms: Atoms, tolerance: float) -> np.ndarray:
-    """Rotations of the space group, made exact by the nearest cell that they keep."""
+    """Determine the rotations of the space group, made exact by symmetrizing the cell."""
     cell = _whole_cell(atoms)
     fractional = np.linalg.solve(cell.T, atoms.positions.T).T
     smallest = None
@@ -183,8 +190,9 @@ def _crystal(atoms: Atoms, tolerance: float) -> np.ndarray:
 
 
 def _whole_cell(atoms: Atoms) -> np.ndarray:
-    """A cell (3, 3) Angstrom; of a slab its third vector is normal to the plane, and so long that
-    nothing else can be as long.
+    """Return a cell (3, 3) of full rank in Angstrom.
+
+    The third vector of a slab is made normal to the plane and longer than any other lattice vector.
     """
     cell = np.array(atoms.cell, dtype=np.float64)
     if not atoms.pbc.all():

@@ -1,4 +1,4 @@
-"""Who computes what: a batch dealt to processes and cut into micro-batches of about equal work."""
+"""Load balancing: partition of a batch over processes and micro-batches of about equal work."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from collections.abc import Sequence
 
 
 def deal(sizes: Sequence[int], n: int) -> list[list[int]]:
-    """Places of `sizes` in `n` shares of about equal sums, each in order: the largest first, always
-    to the smallest share.
+    """Partition structures into `n` parts of about equal total size.
 
-    Equal sizes are dealt one after the other, as cards are.
+    The largest structure goes first, always to the part with the smallest sum; equal sizes are
+    assigned in turn.
 
     Args:
-        sizes: of the structures of a batch, in edges; an empty one counts as one edge.
-        n: shares, at most as many as structures.
+        sizes: number of edges of each structure of a batch; a structure without edges counts as one
+            edge.
+        n: number of parts, at most the number of structures.
     Returns:
-        Shares, none empty; the largest sum is at most 4/3 of the smallest possible.
+        Ascending indices of each part; no part is empty. The largest sum is at most 4/3 of the
+            smallest possible one.
     Source: Graham, SIAM J. Appl. Math. 17, 416 (1969).
     """
     shares: list[list[int]] = [[] for _ in range(n)]

@@ -1,5 +1,6 @@
-"""Training checkpoints: tensors in safetensors, counters in JSON; resuming equals never having
-stopped (bitwise on CPU).
+"""Training checkpoints: tensors in safetensors, counters in JSON.
+
+A resumed run equals an uninterrupted run, bitwise on CPU.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     average: WeightAverage,
 ) -> None:
-    """Write weights, average, optimizer moments and counters; the old checkpoint stays until the
-    new one is whole.
+    """Write weights, averaged weights, optimizer moments and counters.
+
+    The previous checkpoint is kept until the new one is complete.
 
     Raises:
-        RunFolderError: the disk is full or cannot be written.
+        RunFolderError: the disk is full or not writable.
     """
     tensors: dict[str, Tensor] = {f"weights.{k}": v for k, v in network.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.values.items()}
@@ -61,10 +63,10 @@ def save_best(folder: Path, step: int, network: nn.Module) -> None:
 
 
 def load_best(folder: Path, step: int, network: nn.Module) -> None:
-    """Put the weights of `save_best` into a network.
+    """Load the weights of `save_best` into a network.
 
     Raises:
-        ModelFileError: they belong to another network, or are damaged.
+        ModelFileError: the weights belong to another network, or are damaged.
     """
     weights = _load(folder / _best(step))
     try:
@@ -76,8 +78,9 @@ def load_best(folder: Path, step: int, network: nn.Module) -> None:
 
 
 def forget_others(folder: Path, best: int | None) -> None:
-    """Remove the best weights of other steps than `best`: once a checkpoint knows of it, no resumed
-    run will ask for them.
+    """Remove the best weights of all steps other than `best`.
+
+    Call this after a checkpoint of that step is written; no resumed run needs the other files then.
     """
     for old in folder.glob(_best("*")):
         if best is None or old.name != _best(best):
@@ -89,7 +92,7 @@ def _best(step: int | str) -> str:
 
 
 def _save(tensors: Mapping[str, Tensor], target: Path) -> None:
-    """Write a file as a whole or not at all."""
+    """Write a file atomically."""
     part = target.with_suffix(".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +109,9 @@ def _save(tensors: Mapping[str, Tensor], target: Path) -> None:
 def load_checkpoint(
     folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage
 ) -> int:
-    """Restore everything in place; returns the number of steps done, 0 if there is no checkpoint.
+    """Restore network, optimizer and average in place; return the number of finished steps.
+
+    The number is 0 if there is no checkpoint.
 
     Raises:
         ModelFileError: the checkpoint belongs to another network, or is damaged.
@@ -137,7 +142,7 @@ def load_checkpoint(
 
 
 def steps_done(folder: Path) -> int:
-    """Steps of the checkpoint in `folder`, 0 if there is none.
+    """Return the number of steps of the checkpoint in `folder`, 0 if there is none.
 
     Raises:
         ModelFileError: its counters cannot be read.

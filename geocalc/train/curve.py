@@ -1,4 +1,4 @@
-"""The learning curve of a run as a picture."""
+"""Plot of the learning curve of a run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ Errors = Mapping[str, float]
 
 
 def draw_curve(folder: Path) -> Path | None:
-    """Draw `learning-curve.png` from the log of a run; None where matplotlib is not installed or
-    nothing was measured.
+    """Plot `learning-curve.png` from the log of a run.
+
+    Returns:
+        The path; None if matplotlib is not installed or the log has no evaluation.
     """
     if find_spec("matplotlib") is None:
         return None
@@ -41,12 +43,12 @@ def draw_curve(folder: Path) -> Path | None:
 
 
 def _property_point(errors: Errors) -> tuple[float, float]:
-    """1 - R2, and the correlation of all values."""
+    """Return 1 - R2 and the Pearson correlation."""
     return 1 - errors.get("r2", math.nan), errors.get("pearson", math.nan)
 
 
 def _energy_point(errors: Errors) -> tuple[float, float]:
-    """Errors of energies, and of forces or of the positions that relaxed energies come with."""
+    """Return the energy MAE in eV and the force or position MAE in eV/Angstrom or Angstrom."""
     return errors.get("energy_mae", math.nan), errors.get(
         "force_mae", errors.get("position_mae", math.nan)
     )

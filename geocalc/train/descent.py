@@ -1,4 +1,4 @@
-"""One step of the optimizer, over however many processes."""
+"""One optimizer step, with gradients averaged over processes."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ Found = TypeVar("Found")
 def descend(
     run: Run[Any], settings: Optimization, step: int, fabric: Fabric, backward: Callable[[], Found]
 ) -> Found:
-    """One step of the optimizer along the gradients that `backward` leaves on the parameters.
+    """Take one optimizer step along the gradients that `backward` computes.
 
     Args:
-        run: changed.
-        settings: of it.
+        run: model, optimizer and average; updated in place.
+        settings: learning rate and gradient clipping.
         step: counted from 0.
-        fabric: the processes, whose gradients are averaged.
-        backward: leaves gradients of this process's share on the parameters.
+        fabric: processes over which gradients are averaged.
+        backward: computes this process's part of the gradients on the parameters.
     Returns:
-        What `backward` returns.
+        The result of `backward`.
     Raises:
-        NonFiniteError: the gradient is NaN or infinite; nothing has been changed.
+        NonFiniteError: the gradient is NaN or infinite; the parameters are unchanged.
     """
     for group in run.optimizer.param_groups:
         group["lr"] = settings.rate_at(step)
@@ -53,7 +53,7 @@ def descend(
 
 
 def mean_of_processes(fabric: Fabric, values: Tensor) -> Tensor:
-    """The mean over processes, where there are several."""
+    """Average values over processes."""
     return (
         values
         if fabric.world_size == 1
@@ -62,8 +62,9 @@ def mean_of_processes(fabric: Fabric, values: Tensor) -> Tensor:
 
 
 def _share_gradients(network: nn.Module, fabric: Fabric) -> None:
-    """Average gradients over processes, in one message; a loss on forces differentiates twice,
-    which DDP's hooks do not follow.
+    """Average gradients over processes in one message.
+
+    DDP's hooks do not support the second derivatives of a loss on forces.
     """
     if fabric.world_size == 1:
         return

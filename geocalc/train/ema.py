@@ -9,11 +9,15 @@ WARMUP = 9  # updates; the usual choice, by which the average spans a ninth of t
 
 
 class WeightAverage:
-    """Average of a module's parameters: a_n = d_n a_{n-1} + (1 - d_n) w_n, with d_n the decay but
-    at most (n - 1) / (n + 8).
+    """Moving average of the parameters of a module: a_n = d_n a_{n-1} + (1 - d_n) w_n.
 
-    So the average begins with the first weights and spans about the last ninth of a run, until that
-    is longer than the decay remembers: the average of a short run is not held back by how it began.
+    d_n is the decay, limited to (n - 1) / (n + 8): the average starts with the first weights and
+    spans about the last ninth of the updates until that exceeds the time constant of the decay.
+    Early weights therefore do not bias the average of a short run.
+
+    Args:
+        module: module with the parameters.
+        decay: largest decay, 0 to 1.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -22,7 +26,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Take in the present weights."""
+        """Update the average with the current weights."""
         decay = min(self.decay, self.n_updates / (self.n_updates + WARMUP))
         self.n_updates += 1
         ours: list[Tensor] = list(self.values.values())
@@ -30,7 +34,7 @@ class WeightAverage:
         torch._foreach_lerp_(ours, theirs, 1 - decay)
 
     def weights(self) -> dict[str, Tensor]:
-        """The averaged parameters by name."""
+        """Return the averaged parameters by name."""
         return dict(self.values)
 
     def to(self, device: torch.device) -> None:

@@ -1,7 +1,7 @@
-"""Batches ready to be computed: noise, graph and draws made ahead, by other processes if asked for.
+"""Loading of training batches: noise, graphs and random draws, computed ahead by worker processes.
 
-What a step learns from is a function of the data, the recipe and the number of the step; who
-prepares it changes nothing.
+The data of a step depend only on the samples, the recipe and the number of the step, not on the
+process that prepares them.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """Structures that go through the network together.
+    """Structures that are evaluated together.
 
     Attributes:
-        systems: atoms.
-        labels: their targets; none of those that are merged.
-        graph: edges of what the network sees of them.
-        nodes: what it sees in their place; None for the atoms themselves.
-        levels: (n_systems,) number of the level of theory of each.
-        draws: (n_systems, N_DRAWS) uniform numbers for their frames, on the CPU.
+        systems: structures.
+        labels: targets; NaN for atoms that are merged to supernodes.
+        graph: edges of the network's input.
+        levels: (n_systems,) index of the level of theory of each structure.
+        draws: (n_systems, N_DRAWS) uniform random numbers for the frames, on the CPU.
+        nodes: supernodes that replace atoms; None without supernodes.
     """
 
     systems: Systems
@@ -55,7 +55,7 @@ class MicroBatch:
     nodes: Nodes | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same on another device."""
+        """Copy the micro-batch to another device."""
         return MicroBatch(
             systems=self.systems.to(device),
             labels=self.labels.to(device),
@@ -71,14 +71,18 @@ Batch = tuple[MicroBatch, ...]  # what one process computes of a step, one part 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLoader:
-    """Makes the batches of one process.
+    """Loader of the batches of one process.
 
     Attributes:
-        samples: of the store, both sides of the split.
-        schedule: which of them make a step.
-        recipe: of the run.
-        cutoff, max_neighbors, graph, rewiring: what the network sees of a structure.
-        rank, n_processes: which of the processes that share every step.
+        samples: all samples of the store, training and validation.
+        schedule: sample numbers of each step.
+        recipe: recipe of the run.
+        cutoff: cutoff of the network, Angstrom.
+        max_neighbors: largest number of neighbors of an atom; None for no limit.
+        graph: graph strategy of the network.
+        rewiring: graph rewiring of the network.
+        rank: index of this process.
+        n_processes: number of processes.
     """
 
     samples: Samples
@@ -92,7 +96,7 @@ class BatchLoader:
     n_processes: int
 
     def batch(self, step: int) -> Batch:
-        """This process's share of a step, counted from 0."""
+        """Prepare this process's part of a step, counted from 0."""
         chosen = self.schedule.batch(step)
         balanced = self.recipe.training.balance_by_edges
         sizes = (
@@ -128,7 +132,11 @@ class BatchLoader:
         )
 
     def _cuts(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """Micro-batches of about equal numbers of edges, as places in `samples`."""
+        """Partition samples into micro-batches with about equal numbers of edges.
+
+        Returns:
+            Indices in `samples` of each micro-batch.
+        """
         n, limit = (
             min(self.recipe.training.accumulate, len(samples)),
             self.recipe.training.max_edges,
@@ -170,7 +178,7 @@ class BatchLoader:
 def batch_loader(
     samples: Samples, recipe: Recipe, model: EnergyModel, fabric: Fabric
 ) -> BatchLoader:
-    """The loader of this process."""
+    """Create the loader of this process."""
     return BatchLoader(
         samples=samples,
         schedule=Schedule(samples.sample_index, recipe),
@@ -185,12 +193,17 @@ def batch_loader(
 
 
 def batches(loader: BatchLoader, steps: range, workers: int) -> Iterator[tuple[int, Batch]]:
-    """Steps with their batches, prepared a little ahead by worker processes, or when they are asked
-    for where there are none.
+    """Yield steps with their batches.
 
+    Batches are prepared ahead by worker processes, or on request without workers.
+
+    Args:
+        loader: loader of this process.
+        steps: numbers of the steps.
+        workers: number of worker processes.
     Raises:
-        InputError: as `BatchLoader.parts`.
-        RunFolderError: a worker was ended from outside.
+        InputError: see `BatchLoader.micro_batches`.
+        RunFolderError: a worker process was terminated.
     """
     prepared = DataLoader(
         _Steps(loader),
@@ -217,8 +230,10 @@ def batches(loader: BatchLoader, steps: range, workers: int) -> Iterator[tuple[i
 
 
 class _Steps(Dataset[Batch | GeoCalcError]):
-    """Batches by step; an error is handed over as it is, since a worker's exception would arrive as
-    a traceback.
+    """Dataset of batches by step.
+
+    Errors are returned instead of raised, since an exception of a worker would arrive as a
+    traceback.
     """
 
     def __init__(self, loader: BatchLoader) -> None:

@@ -1,5 +1,6 @@
-"""The training loop, whatever is learned. Read it top to bottom: model, batches, then step, log,
-evaluate, save.
+"""Training loop of all tasks.
+
+Read it from top to bottom: model, batches, then step, log, evaluation, checkpoint.
 """
 
 from __future__ import annotations
@@ -45,70 +46,72 @@ Errors = dict[str, dict[str, float]]  # by source, then by name
 
 
 class TrainingTask(Protocol, Generic[Model]):
-    """What is learned from what: all that the loop itself does not know."""
+    """Interface of a training task: data, loss and errors, which the loop itself does not know."""
 
     @property
     def losses(self) -> tuple[str, ...]:
-        """Names of what `update` returns."""
+        """Names of the losses that `update` returns."""
         ...
 
     @property
     def fixed(self) -> tuple[str, ...]:
-        """Parts of the recipe that may not change between pieces of a run."""
+        """Sections of the recipe that must not change when a run is resumed."""
         ...
 
     @property
     def recipe(self) -> Settings:
-        """As the run folder keeps it."""
+        """Recipe that is stored in the run folder."""
         ...
 
     @property
     def settings(self) -> Optimization:
-        """Of the optimization."""
+        """Optimization settings."""
         ...
 
     def read(self, path: Path) -> Settings:
-        """The recipe that a run folder keeps."""
+        """Read the recipe of a run folder."""
         ...
 
     def start(self) -> Run[Model]:
-        """The run before its first step."""
+        """Create the state of a run before its first step."""
         ...
 
     def before(self, run: Run[Model], device: torch.device) -> Errors | None:
-        """Errors before the first step, where the run begins with a trained model; else None."""
+        """Compute the errors of a model to fine-tune before the first step; None for others."""
         ...
 
     def batches(self, run: Run[Model], steps: range) -> Iterator[tuple[int, Any]]:
-        """Steps with what `update` takes."""
+        """Yield steps with the batches for `update`."""
         ...
 
     def update(self, run: Run[Model], batch: Any, step: int) -> torch.Tensor:
-        """One step of the optimizer; this process's share of the losses, in the order of their
-        names.
+        """Take one optimizer step and return this process's part of the losses.
+
+        The order is that of the property `losses`.
         """
         ...
 
     def score(self, model: Model, device: torch.device, whole: bool) -> Errors:
-        """Errors on held-out data: on all of them, or on enough for a learning curve."""
+        """Compute validation errors, on all samples if `whole`, otherwise on a subset."""
         ...
 
     def error(self, errors: Errors, model: Model) -> float:
-        """The one number that runs are compared by; smaller is better."""
+        """Reduce validation errors to one number by which runs are compared; smaller is better."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingProgress:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes:
-        step, steps: done and to be done.
-        losses: of the last step, by name; energies in eV, vectors in eV/Angstrom (displacements:
-            Angstrom).
-        learning_rate: of it.
-        seconds: since this piece of the run began.
-        done_here: steps of this piece.
+        step: number of finished steps.
+        steps: total number of steps.
+        losses: losses of the last step by name; energies in eV, vectors in eV/Angstrom (forces) or
+            Angstrom (displacements).
+        learning_rate: learning rate of the last step.
+        seconds: wall time since this run or its resumption began.
+        done_here: steps since then.
     """
 
     step: int
@@ -119,7 +122,7 @@ class TrainingProgress:
     done_here: int
 
     def __str__(self) -> str:
-        """Steps and losses as one line."""
+        """Format step and losses in one line."""
         return f"{self.step}/{self.steps}  " + "  ".join(
             f"{name} {value:.4g}" for name, value in self.losses.items()
         )
@@ -127,14 +130,14 @@ class TrainingProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Errors on held-out structures along the way.
+    """Validation errors during a run.
 
     Attributes:
-        step: done so far.
-        seconds: since this piece of the run began.
+        step: number of finished steps.
+        seconds: wall time since this run or its resumption began.
         validation: errors by source.
         error: see `TrainingTask.error`.
-        kept: whether the averaged weights were kept as the best so far, for `training.patience`.
+        kept: whether the averaged weights were saved as the best so far, for `training.patience`.
     """
 
     step: int
@@ -207,7 +210,7 @@ def fit(
 
 
 def _is_over(settings: Optimization, folder: Path, fabric: Fabric) -> bool:
-    """Whether patience is at its end; the first process knows."""
+    """Return whether the patience is exhausted; the first process decides for all."""
     patience = settings.patience
     return patience is not None and bool(
         fabric.broadcast(fabric.is_global_zero and is_over(read_log(folder), patience))
@@ -222,7 +225,7 @@ def _logged(
     done_here: int,
     elapsed: float,
 ) -> TrainingProgress:
-    """Where the run stands, written to its log."""
+    """Write the progress to the log and return it."""
     rate = settings.rate_at(done - 1)
     progress = TrainingProgress(
         step=done,
@@ -245,8 +248,9 @@ def _evaluate(
     elapsed: float,
     device: torch.device,
 ) -> Evaluation:
-    """Errors of the averaged weights on a part of the held-out samples, logged; with patience the
-    best weights are kept.
+    """Evaluate the averaged weights on part of the validation samples and log the errors.
+
+    With patience, weights that are the best so far are saved.
     """
     averaged = run.averaged()
     errors = task.score(averaged, device, whole=False)
@@ -264,7 +268,7 @@ def _evaluate(
 def _finish(
     task: TrainingTask[Model], run: Run[Model], folder: Path, done: int, device: torch.device
 ) -> None:
-    """Write the errors of the model that the run stands for on all held-out samples."""
+    """Write the errors of the final model on all validation samples to metrics.json."""
     errors = task.score(final_model(run, folder, task.settings.patience), device, whole=True)
     measured: dict[str, Any] = {"validation": errors, "steps": done}
     before = next((entry for entry in read_log(folder) if entry["step"] == 0), None)
@@ -274,8 +278,10 @@ def _finish(
 
 
 def _open_folder(task: TrainingTask[Model], folder: Path, run: Run[Model], fabric: Fabric) -> int:
-    """Put the recipe into the run folder, restore its checkpoint into `run`, and return the number
-    of steps done.
+    """Write the recipe to the run folder and restore its checkpoint into `run`.
+
+    Returns:
+        Number of finished steps.
     """
     if (folder / CHECKPOINT / COUNTERS).is_file() and (folder / RECIPE).is_file():
         _refuse_other(task.read(folder / RECIPE), task, folder)
@@ -292,9 +298,7 @@ def _open_folder(task: TrainingTask[Model], folder: Path, run: Run[Model], fabri
 
 
 def _refuse_other(old: Settings, task: TrainingTask[Model], folder: Path) -> None:
-    """Settings of the optimization may change between pieces of a run; what is learned from what
-    may not.
-    """
+    """Check that a resumed run has the same task; only optimization settings may change."""
     for part in task.fixed:
         if getattr(old, part) != getattr(task.recipe, part):
             raise RecipeError(

@@ -18,8 +18,12 @@ TINY = 1e-12  # keeps the derivative of a norm finite at zero, and quotients of 
 
 @dataclass(frozen=True)
 class Losses:
-    """Weighted sum and its parts: energy in eV, vectors in eV/Angstrom (forces) or Angstrom
-    (displacements).
+    """Weighted sum of the losses and its terms.
+
+    Attributes:
+        total: weighted sum in network units.
+        energy: mean absolute error of the energies, eV.
+        vectors: mean length of the error vectors, eV/Angstrom (forces) or Angstrom (displacements).
     """
 
     total: Tensor
@@ -28,10 +32,17 @@ class Losses:
 
 
 def extent(systems: Systems, labels: BatchLabels, settings: Training, task: Task) -> Tensor:
-    """What losses are means over, (3,) float64: structures with an energy, weight of the atoms with
-    vectors, atoms of the substrate.
+    """Compute the normalizations of the losses of a batch.
 
-    Extents of parts of a batch add up to that of the batch.
+    Args:
+        systems: structures.
+        labels: targets.
+        settings: weights of the losses.
+        task: whether the vectors are forces or displacements.
+    Returns:
+        (3,) float64: number of structures with an energy, total weight of the atoms with vectors,
+            number of substrate atoms. The normalizations of the parts of a batch add up to those of
+            the batch.
     """
     vectors = (
         free_atoms(systems.fixed).double()
@@ -51,17 +62,20 @@ def loss(
     scale: float,
     whole: Tensor | None = None,
 ) -> Losses:
-    """L1 of the energy and mean L2 norm of the force error, both in units of the energy scale.
+    """Compute the loss of energies and forces: energy MAE and mean norm of the force error.
+
+    Both are divided by the energy scale.
 
     Args:
         prediction: energy (n_systems,) and, unless only a direct head is trained, gradient forces
             (n_atoms, 3).
         direct: forces of a direct head (n_atoms, 3), or None.
-        systems, labels: the batch and its targets.
-        settings: weights; atoms that are held fixed count `fixed_force_weight`.
+        systems: structures.
+        labels: targets.
+        settings: weights; fixed atoms have the weight `fixed_force_weight`.
         scale: eV per network unit.
-        whole: extent of the batch that this is a part of, so that the losses of all parts add up to
-            that of the whole batch.
+        whole: normalizations of the whole batch if this is a part of it, so that the losses of all
+            parts add up to that of the batch.
     """
     weight = _force_weight(systems, labels, settings)
     n_energies, n_weight, n_still = _extent(whole, systems, labels, settings, Task.S2EF)
@@ -105,17 +119,19 @@ def pair_loss(
     whole: Tensor | None = None,
     step: int = 0,
 ) -> Losses:
-    """L1 of the relaxed energy and mean length of the error of displacements, each in its own unit.
+    """Compute the loss of relaxed energies and displacements: energy MAE and mean error length.
+
+    Each is divided by its own scale.
 
     Args:
-        prediction: energy (n_systems,) and, where the network has the head, displacement (n_atoms,
-            3).
-        systems, labels: the atoms that were seen and the targets; atoms that are held fixed do not
-            count.
+        prediction: energy (n_systems,) and, if the network has the head, displacement (n_atoms, 3).
+        systems: structures; fixed atoms do not count.
+        labels: targets.
         settings: weights.
-        energy_scale, length_scale: eV and Angstrom per network unit.
+        energy_scale: eV per network unit.
+        length_scale: Angstrom per network unit.
         whole: see `loss`.
-        step: counted from 0; the weight of displacements may change along the run.
+        step: counted from 0; the weight of displacements may change during a run.
     """
     n_energies, n_free, _ = _extent(whole, systems, labels, settings, Task.IS2RE)
     energy = _energy_error(prediction.energy, labels.energy) / n_energies
@@ -131,7 +147,7 @@ def pair_loss(
 
 
 def _energy_error(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """Sum of the absolute errors of the energies that there are."""
+    """Sum the absolute errors of the energies that have a target."""
     return (predicted - wanted)[~wanted.isnan()].abs().sum()
 
 
@@ -146,13 +162,13 @@ def _extent(
 
 
 def _force_weight(systems: Systems, labels: BatchLabels, settings: Training) -> Tensor:
-    """Of each atom, (n_atoms,); 0 where the force is not known."""
+    """Compute the weight (n_atoms,) of each atom; 0 where the force has no target."""
     weight = torch.where(free_atoms(systems.fixed), 1.0, settings.fixed_force_weight).double()
     return weight * ~labels.forces.isnan().any(1)
 
 
 def _vector_error(predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-    """Weighted sum over atoms of the length of the error; what is not known has weight 0."""
+    """Sum the weighted lengths of the error vectors over atoms; missing targets have weight 0."""
     return (
         ((predicted - wanted.masked_fill(wanted.isnan(), 0.0)) ** 2).sum(1).add(TINY).sqrt()
         * weight
@@ -160,8 +176,10 @@ def _vector_error(predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
 
 
 def _still(systems: Systems) -> Tensor:
-    """Atoms that do not adsorb: all of tag 0, and every atom of a structure without adsorbate,
-    (n_atoms,) bool.
+    """Find atoms without adsorption energy: tag 0, and all atoms of structures without adsorbate.
+
+    Returns:
+        (n_atoms,) bool.
     """
     has_adsorbate = torch.zeros(systems.n_systems, dtype=torch.bool, device=systems.tags.device)
     has_adsorbate[systems.system_idx[systems.tags == 2]] = True
@@ -169,11 +187,10 @@ def _still(systems: Systems) -> Tensor:
 
 
 def _substrate(shares: Tensor | None, still: Tensor) -> Tensor:
-    """Sum of the absolute energy shares of atoms that do not adsorb.
+    """Sum the absolute energy contributions of atoms without adsorption energy.
 
-    A relaxed clean slab has adsorption energy zero however thick it is, so no layer of it may carry
-    a share of its own: only then does the energy of a thicker slab than those of the training data
-    come out right.
+    The adsorption energy of a relaxed clean slab is zero for any thickness, so no layer may
+    contribute: only then is the energy of slabs thicker than those of the training data correct.
     """
     if shares is None:
         raise RecipeError(

@@ -1,4 +1,4 @@
-"""Reference energies and scales, fitted on the training samples."""
+"""Reference energies and scales, fitted to the training samples."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ def fit_scales(
     task: Task = Task.S2EF,
     drop_subsurface: bool = False,
 ) -> Scales:
-    """Per-element references by ridge-free least squares, and the spread of what is left; every
-    sample is looked at once.
+    """Fit per-element reference energies by least squares, and the scales of the residuals.
+
+    Each sample is read once.
 
     Args:
         samples: training samples, energies in eV.
-        names: for each level of theory the elements with a reference; empty for every element
-            present.
-        levels: the level of each source; None where its energies are not learned.
-        task: what the vectors of the network are.
-        drop_subsurface: atoms with tag 0 are not seen, and have no energies.
+        names: elements with a reference for each level of theory; empty for all elements that
+            occur.
+        levels: level of theory of each source; None if its energies are not trained on.
+        task: whether the vectors of the network are forces or displacements.
+        drop_subsurface: whether atoms with tag 0 are invisible to the network and get no
+            references.
     Returns:
-        Scales: the energy unit is the root mean square residual energy; that of forces is the same
-        number in eV/Angstrom, that of displacements the root mean square coordinate of the free
-        atoms' in Angstrom.
+        Scales. The energy scale is the standard deviation of the residual energies in eV; the force
+            scale is the same number in eV/Angstrom; the displacement scale is the root mean square
+            component over free atoms in Angstrom.
     Raises:
-        RecipeError: a name is no element.
+        RecipeError: a name is not an element.
     """
     unknown = sorted({name for some in names for name in some} - set(elements.symbols()))
     if unknown:
@@ -83,17 +85,20 @@ def fit_scales(
 
 
 def seen_numbers(sample: Sample, drop_subsurface: bool) -> np.ndarray:
-    """Atomic numbers of the atoms that the network sees, whose references make up the energy."""
+    """Return the atomic numbers of the atoms that the network sees.
+
+    The sum of their references is part of the energy.
+    """
     return sample.numbers[sample.tags != SUBSURFACE] if drop_subsurface else sample.numbers
 
 
 def _least_squares(counts: np.ndarray, row: np.ndarray, energy: np.ndarray) -> np.ndarray:
-    """x that minimizes the squares of counts[row] @ x - energy; the smallest of all that do.
+    """Minimize |counts[row] @ x - energy|^2 and return the x of smallest norm.
 
     Args:
-        counts: (n_rows, n).
-        row: (n_samples,).
-        energy: (n_samples,).
+        counts: (n_rows, n), compositions.
+        row: (n_samples,), composition of each sample.
+        energy: (n_samples,), eV.
     """
     weight = np.bincount(row, minlength=len(counts)).astype(float)
     mean = np.bincount(row, weights=energy, minlength=len(counts)) / np.maximum(weight, 1)

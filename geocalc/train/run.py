@@ -1,4 +1,4 @@
-"""What training changes, and how it begins."""
+"""State of a training run: model, optimizer and averaged weights, and its initialization."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ BETAS = (0.9, 0.99)
 
 
 class Trainable(Protocol):
-    """A network with what turns its numbers into physical ones, as a module."""
+    """Interface of a model: a module that contains a network and its units."""
 
     @property
     def network(self) -> nn.Module:
-        """What is trained."""
+        """Network to train."""
         ...
 
     def eval(self) -> Any:
-        """As `torch.nn.Module.eval`."""
+        """Switch to evaluation mode, as `torch.nn.Module.eval`."""
         ...
 
     def to(self, device: torch.device) -> Any:
-        """As `torch.nn.Module.to`."""
+        """Move to a device, as `torch.nn.Module.to`."""
         ...
 
 
@@ -50,9 +50,7 @@ Model = TypeVar("Model", bound=Trainable)
 
 @dataclass(kw_only=True)
 class Run(Generic[Model]):
-    """What training changes: the model, the moments of the optimizer, and the average of the
-    weights.
-    """
+    """State of a training run: model, optimizer and averaged weights."""
 
     model: Model
     optimizer: torch.optim.Optimizer
@@ -66,9 +64,7 @@ class Run(Generic[Model]):
         self.average.to(device)
 
     def averaged(self) -> Model:
-        """A copy of the model with averaged weights, for evaluation and for shipping; frozen ones
-        bit for bit as they are.
-        """
+        """Copy the model with averaged weights; frozen weights stay bitwise equal."""
         model = copy.deepcopy(self.model)
         averages, parameters = self.average.weights(), model.network.named_parameters()
         moved = {name: averages[name] for name, parameter in parameters if parameter.requires_grad}
@@ -78,7 +74,7 @@ class Run(Generic[Model]):
 
 
 def start_training(recipe: Recipe, training: Sequence[Sample]) -> Run[EnergyModel]:
-    """A run before its first step: weights drawn from the recipe's seed, nothing averaged yet."""
+    """Initialize a run: weights from the seed of the recipe, or from the model to fine-tune."""
     settings = recipe.training
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -96,13 +92,13 @@ def run_of(
     frozen: Sequence[str] = (),
     betas: tuple[float, float] = BETAS,
 ) -> Run[Model]:
-    """A run of a model as it is.
+    """Create a run of a model.
 
     Args:
-        model: what is trained.
-        settings: of the optimization.
-        frozen: parts of its network that will not change.
-        betas: of Adam.
+        model: model to train.
+        settings: optimization settings.
+        frozen: names of parts of the network that are not trained.
+        betas: betas of Adam.
     Raises:
         RecipeError: the network has no such part, or nothing is left to train.
     """
@@ -128,7 +124,7 @@ def run_of(
 
 
 def build_model(recipe: Recipe, training: Sequence[Sample]) -> EnergyModel:
-    """Network and units of a recipe, weights drawn from the global seed."""
+    """Build the network and units of a recipe; weights are drawn from the global seed."""
     architecture = ARCHITECTURES[recipe.model.architecture]
     network = architecture.build(architecture.settings.model_validate(recipe.model.settings))
     if recipe.model.canonicalizer is not None:
@@ -153,7 +149,7 @@ def build_model(recipe: Recipe, training: Sequence[Sample]) -> EnergyModel:
 
 
 def _trainable(network: nn.Module, frozen: Sequence[str]) -> list[nn.Parameter]:
-    """Every parameter; those of frozen parts will get no gradient.
+    """Return all parameters, those of frozen parts without gradient.
 
     Raises:
         RecipeError: the network has no such part, or nothing is left to train.

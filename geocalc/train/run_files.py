@@ -1,4 +1,4 @@
-"""Files of a training run: names, and a log in which every step stands once."""
+"""Files of a training run: their names, and a log with one entry per step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ RECIPE, METRICS, LOG, CHECKPOINT = "recipe.yaml", "metrics.json", "log.jsonl", "
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of a run.
+    """Create the folder of a run.
 
     Raises:
-        RunFolderError: it cannot be made.
+        RunFolderError: it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,10 +28,10 @@ def make_folder(folder: Path) -> None:
 
 
 def append_log(folder: Path, entry: Mapping[str, Any]) -> None:
-    """Add a line to the log.
+    """Append an entry to the log.
 
     Raises:
-        RunFolderError: the disk is full or cannot be written.
+        RunFolderError: the disk is full or not writable.
     """
     try:
         with (folder / LOG).open("a") as handle:
@@ -43,8 +43,9 @@ def append_log(folder: Path, entry: Mapping[str, Any]) -> None:
 
 
 def trim_log(folder: Path, done: int) -> None:
-    """Drop what a killed run wrote after its last checkpoint, at step `done`: those steps will be
-    logged again.
+    """Remove the log entries of a killed run after step `done`, its last checkpoint.
+
+    The steps are logged again.
     """
     kept = [line + "\n" for line in _lines(folder) if _step(line) <= done]
     if kept or (folder / LOG).exists():
@@ -52,12 +53,12 @@ def trim_log(folder: Path, done: int) -> None:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a log, in order."""
+    """Read the entries of a log, in order."""
     return [json.loads(line) for line in _lines(folder)]
 
 
 def _lines(folder: Path) -> list[str]:
-    """Whole lines of the log; a last one that a kill cut short is left out."""
+    """Read the complete lines of the log; a truncated last line is ignored."""
     if not (folder / LOG).is_file():
         return []
     return (folder / LOG).read_text().split("\n")[:-1]

@@ -1,4 +1,4 @@
-"""Which samples make a step: a pure function of the seed and the step number."""
+"""Schedule of training samples: a deterministic function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from geocalc.train.recipe import Recipe
 
 
 class Schedule:
-    """Batches of sample numbers by step; every process computes the same lists and takes its own
-    share.
+    """Sample numbers of the batch of each step.
 
-    An epoch draws from each relaxation its first and last frame and random others up to
-    `images_per_group`, shuffles, and cuts into batches. Source weights repeat or thin out whole
-    relaxations.
+    Every process computes the same lists and takes its part. An epoch draws from each relaxation
+    its first and last image and random others up to `images_per_group`, shuffles, and splits into
+    batches. Source weights repeat or omit whole relaxations.
+
+    Args:
+        index: index of all samples.
+        recipe: recipe of the run.
     """
 
     def __init__(self, index: SampleIndex, recipe: Recipe) -> None:
@@ -34,15 +37,16 @@ class Schedule:
         self._epoch_number, self._epoch = -1, np.zeros((0, 0), dtype=np.int64)
 
     def batch(self, step: int) -> list[int]:
-        """Sample numbers of one step, counted from 0."""
+        """Return the sample numbers of one step, counted from 0."""
         epoch, place = divmod(step, self.batches_per_epoch)
         if epoch != self._epoch_number:
             self._epoch, self._epoch_number = self._draw(epoch), epoch
         return self._epoch[place].tolist()
 
     def _draw(self, epoch: int) -> np.ndarray:
-        """Sample numbers of an epoch, (batches_per_epoch, batch_size); filled up from its own start
-        where it is short.
+        """Draw the sample numbers of an epoch, (batches_per_epoch, batch_size).
+
+        A short epoch is padded with samples from its start.
         """
         rng = np.random.default_rng((self._seed, epoch))
         drawn: list[np.ndarray] = []
@@ -55,12 +59,12 @@ class Schedule:
         return np.resize(order, (self.batches_per_epoch, self._batch))
 
     def _members(self, number: int) -> np.ndarray:
-        """Samples of a relaxation, in order."""
+        """Return the samples of a relaxation, in order."""
         return self._numbers[self._ends[number] : self._ends[number + 1]]
 
 
 def _some(members: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """First, last and random others of `members`, at most `limit`."""
+    """Select the first, the last and random other images, at most `limit`."""
     if len(members) <= limit:
         return members
     ends = np.array([0, len(members) - 1])[:limit]

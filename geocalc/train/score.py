@@ -1,4 +1,4 @@
-"""Errors of a model on held-out samples, and the one number that runs are compared by."""
+"""Validation errors of a model, and the error by which runs are compared."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from geocalc.train.recipe import Recipe, single_frame
 
 
 def score(model: EnergyModel, recipe: Recipe, samples: Samples, device: torch.device) -> Errors:
-    """Errors of the model as a potential with one frame, by source file."""
+    """Compute the errors of the model as a potential with one frame, by source file."""
     plain = NetworkPotential(
         model=model.to(device),
         policy=single_frame(recipe.model),
@@ -46,11 +46,10 @@ def _errors(
 
 
 def validation_error(errors: Errors, recipe: Recipe, model: EnergyModel) -> float:
-    """Mean absolute errors of energies, and of forces or positions, added as the training loss adds
-    them, in its units.
+    """Combine the energy MAE and the force or position MAE with the weights of the loss.
 
-    Each structure counts once, whatever its source; of forces and positions, those of the atoms
-    that are free to move.
+    The result is in units of the loss. Each structure counts once, whatever its source; force and
+    position errors are those of free atoms.
     """
     weights = recipe.training
     if recipe.task is Task.IS2RE:
@@ -67,7 +66,7 @@ def validation_error(errors: Errors, recipe: Recipe, model: EnergyModel) -> floa
 
 
 def mean_error(errors: Mapping[str, Mapping[str, float]], name: str) -> float:
-    """A mean absolute error over all sources that have it, each weighted by its structures."""
+    """Average a mean absolute error over sources, weighted by their numbers of structures."""
     known = [one for one in errors.values() if name in one]
     return math.fsum(one["n"] * one[name] for one in known) / max(
         1.0, math.fsum(one["n"] for one in known)

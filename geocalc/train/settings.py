@@ -1,4 +1,4 @@
-"""How a recipe optimizes: noise, schedule, weights of the loss."""
+"""Optimization and training settings of a recipe: schedule, noise and weights of the loss."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from geocalc.data.settings import Noise
 
 
 class FinalStage(Settings):
-    """The last steps of a run, with frames of their own; the learning rate falls along half a
-    cosine to zero once more.
+    """Last steps of a run, with another frame policy and a second decay of the learning rate.
 
-    A network may so learn from randomly turned structures first, of which there are more, and end
-    on the frames that its potential averages over.
+    A network can first learn from randomly rotated structures, which are more diverse, and then
+    from the frames that its potential averages over.
+
+    Attributes:
+        steps: number of steps.
+        learning_rate: initial learning rate.
+        frames: frame policy.
     """
 
     steps: int = Field(ge=1)
@@ -64,9 +68,7 @@ class FineTuning(Settings):
 
 
 class Optimization(Settings):
-    """Steps of the optimizer, and what is kept of them along the way; for energies and for
-    properties alike.
-    """
+    """Settings of the optimizer, evaluations and checkpoints, for energies and for properties."""
 
     steps: int = Field(ge=1, description="all of them, those of `final_stage` or of all stages too")
     batch_size: int = Field(
@@ -100,7 +102,10 @@ class Optimization(Settings):
     )
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of a step, counted from 0: linear warm-up, then half a cosine to zero."""
+        """Return the learning rate of a step: linear warm-up, then cosine decay to zero.
+
+        Steps are counted from 0.
+        """
         return self._warmed_cosine(step, self.steps)
 
     def _warmed_cosine(self, step: int, steps: int) -> float:
@@ -111,7 +116,7 @@ class Optimization(Settings):
 
 
 class Training(Optimization):
-    """How energies, forces and displacements are learned; energies in eV, lengths in Angstrom."""
+    """Training settings of energies, forces and displacements; energies in eV, lengths in Å."""
 
     accumulate: int = Field(
         1,
@@ -199,11 +204,11 @@ class Training(Optimization):
 
     @property
     def first_steps(self) -> int:
-        """Steps before `final_stage` begins."""
+        """Number of steps before `final_stage`."""
         return self.steps - (self.final_stage.steps if self.final_stage else 0)
 
     def frames_at(self, step: int) -> str:
-        """The frame policy of a step."""
+        """Return the frame policy of a step, counted from 0."""
         return (
             self.final_stage.frames
             if self.final_stage and step >= self.first_steps
@@ -211,7 +216,7 @@ class Training(Optimization):
         )
 
     def displacement_weight_at(self, step: int) -> float:
-        """The weight of displacements in a step, counted from 0."""
+        """Return the weight of displacements in a step, counted from 0."""
         return self._towards(self.displacement_weight, self.displacement_weight_end, step)
 
     def penalty_weight_at(self, step: int) -> float:
@@ -222,8 +227,9 @@ class Training(Optimization):
         return first + ((first if last is None else last) - first) * step / max(1, self.steps - 1)
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of a step: linear warm-up, then half a cosine to zero; without the
-        warm-up again in `final_stage`.
+        """Return the learning rate of a step: linear warm-up, then cosine decay to zero.
+
+        `final_stage` begins a second decay without warm-up.
         """
         if self.final_stage and step >= self.first_steps:
             return self.final_stage.learning_rate * half_cosine(
@@ -233,5 +239,5 @@ class Training(Optimization):
 
 
 def half_cosine(step: int, steps: int) -> float:
-    """From 1 at the first of `steps` to 0 after the last."""
+    """Decay from 1 at step 0 to 0 at step `steps` along half a cosine."""
     return 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -1,4 +1,4 @@
-"""One step of the optimizer on one batch, however many processes and micro-batches it is cut into."""
+"""Training step: gradients of one batch, split over processes and micro-batches."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 def update(
     run: Run[EnergyModel], batch: Batch, recipe: Recipe, step: int, fabric: Fabric
 ) -> Losses:
-    """One step of the optimizer on energies, forces and displacements.
+    """Take one optimizer step on energies, forces and displacements.
 
     Args:
-        run: changed.
-        batch: this process's share.
-        recipe: of the run.
+        run: state of the run; updated in place.
+        batch: this process's part of the batch.
+        recipe: recipe of the run.
         step: counted from 0.
-        fabric: the processes.
+        fabric: processes.
     Returns:
-        This process's share of the losses; their mean over processes is that of the whole batch.
+        This process's part of the losses; their mean over processes is that of the whole batch.
     Raises:
-        NonFiniteError: the loss or its gradient is NaN or infinite; nothing has been changed.
+        NonFiniteError: the loss or its gradient is NaN or infinite; the parameters are unchanged.
     """
     return descend(
         run,
@@ -78,7 +78,7 @@ def take_step(
 def _backward(
     model: EnergyModel, part: MicroBatch, recipe: Recipe, step: int, whole: Tensor, fabric: Fabric
 ) -> Losses:
-    """Add the gradient of one part."""
+    """Add the gradients of one micro-batch and return its losses."""
     settings, systems, labels = recipe.training, part.systems, part.labels
     by_gradient = settings.force_weight or settings.gradient_target_weight
     mode = ForceMode.GRADIENT if by_gradient else ForceMode.NONE

@@ -1,6 +1,7 @@
-"""When a run ends before its last step, and which weights it then stands for.
+"""Early stopping by patience, and the weights that a run results in.
 
-All is told by the log: whatever is dropped from it when a killed run goes on has not happened.
+All decisions follow from the log, so that entries dropped when a killed run is resumed have no
+effect.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from geocalc.train.run_files import CHECKPOINT, read_log
 
 @dataclass(frozen=True, kw_only=True)
 class BestEvaluation:
-    """How the validation error has gone.
+    """Best evaluation so far.
 
     Attributes:
-        step: of the evaluation whose weights are kept, None if there is none.
+        step: step of the evaluation whose weights are saved; None if there is none.
         error: its validation error.
-        since: evaluations after it, none of which was better.
+        since: number of evaluations after it.
     """
 
     step: int | None
@@ -32,12 +33,12 @@ class BestEvaluation:
     since: int
 
     def is_beaten_by(self, error: float) -> bool:
-        """Whether weights with this validation error are to be kept instead."""
+        """Return whether weights with this validation error should be saved instead."""
         return self.step is None or math.isnan(self.error) or error < self.error
 
 
 def best_evaluation(log: Sequence[Mapping[str, Any]]) -> BestEvaluation:
-    """The standing after a log; evaluations before the first kept weights do not count."""
+    """Find the best evaluation of a log; evaluations before the first saved weights are ignored."""
     found = BestEvaluation(step=None, error=float("inf"), since=0)
     for entry in log:
         if entry.get("kept"):
@@ -48,15 +49,15 @@ def best_evaluation(log: Sequence[Mapping[str, Any]]) -> BestEvaluation:
 
 
 def is_over(log: Sequence[Mapping[str, Any]], patience: int | None) -> bool:
-    """Whether so many evaluations in a row were no better than the one before them; never without
-    patience.
+    """Return whether the last `patience` evaluations brought no improvement.
+
+    Without patience the result is False.
     """
     return patience is not None and best_evaluation(log).since >= patience
 
 
 def final_model(run: Run[Model], folder: Path, patience: int | None) -> Model:
-    """The model that a run in `folder` stands for: with patience the best averaged weights, else
-    the last.
+    """Return the result of a run: with patience the best averaged weights, else the last.
 
     Raises:
         ModelFileError: the best weights cannot be read.

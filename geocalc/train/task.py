@@ -1,6 +1,4 @@
-"""Energies, forces and displacements learned from labeled structures: data, model, batches, losses
-and errors of a recipe.
-"""
+"""Training task of energies, forces and displacements."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ N_EVALUATED = 400
 
 @dataclass(frozen=True)
 class EnergyTask:
-    """A recipe and its prepared samples, for the training loop; see `TrainingTask`."""
+    """Recipe and prepared samples for the training loop; see `TrainingTask`."""
 
     recipe: Recipe
     samples: Samples
@@ -134,10 +132,10 @@ def train(
 
 
 def load_samples(recipe: Recipe, data_folder: Path, fabric: Fabric) -> Samples:
-    """The prepared samples of a recipe; one process prepares them, the others wait.
+    """Load the prepared samples of a recipe; one process prepares them, the others wait.
 
     Raises:
-        InputError: see `prepare_store`; also if one side of the split is empty.
+        InputError: see `prepare`; also if there are no training or no validation samples.
     """
     if fabric.is_global_zero:
         prepare_store(recipe, data_folder)

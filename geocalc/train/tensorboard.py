@@ -1,4 +1,4 @@
-"""The learning curve for TensorBoard; the only module that uses tensorboard."""
+"""Learning curves for TensorBoard; no other module imports tensorboard."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ FOLDER = "tensorboard"
 
 
 def require_tensorboard() -> None:
-    """Raise unless tensorboard is installed.
+    """Check that tensorboard is installed.
 
     Raises:
-        MissingDependencyError: it is not; the message names the extra.
+        MissingDependencyError: it is not; the message names the extra to install.
     """
     if find_spec("tensorboard") is None:
         raise MissingDependencyError(
@@ -24,11 +24,11 @@ def require_tensorboard() -> None:
 
 
 class Scalars:
-    """Losses, learning rate and validation errors of a run, beside its log.
+    """Writer of losses, learning rate and validation errors to the run folder.
 
     Args:
-        folder: of the run.
-        first: steps done already; what a killed run wrote after them is hidden.
+        folder: run folder.
+        first: number of finished steps; later entries of a killed run are hidden.
     Raises:
         MissingDependencyError: tensorboard is not installed.
     """
@@ -40,13 +40,13 @@ class Scalars:
         self._writer = SummaryWriter(str(folder / FOLDER), purge_step=first + 1)
 
     def progress(self, now: TrainingProgress) -> None:
-        """Write the losses of a step."""
+        """Write losses and learning rate."""
         for name, value in now.losses.items():
             self._writer.add_scalar(f"loss/{name}", value, now.step)
         self._writer.add_scalar("learning_rate", now.learning_rate, now.step)
 
     def evaluation(self, now: Evaluation) -> None:
-        """Write validation errors, and all that is written so far to the disk."""
+        """Write validation errors and flush the file."""
         self._writer.add_scalar("validation/error", now.error, now.step)
         for source, errors in now.validation.items():
             for name, value in errors.items():
@@ -55,5 +55,5 @@ class Scalars:
         self._writer.flush()
 
     def close(self) -> None:
-        """Write everything to the disk."""
+        """Flush and close the file."""
         self._writer.close()

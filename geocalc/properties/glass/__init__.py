@@ -1,4 +1,4 @@
-"""Glass-forming liquids: configurations, their potential, and how their particles move."""
+"""Glass-forming liquids: configurations, the Kob-Andersen potential, simulations and dynamics."""
 
 from __future__ import annotations
 

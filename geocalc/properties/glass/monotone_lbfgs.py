@@ -98,7 +98,7 @@ class MonotoneLbfgs:
     def step(
         self, coordinates: Coordinates, energy: Tensor, forces: Tensor, state: MonotoneLbfgsState
     ) -> tuple[Tensor, MonotoneLbfgsState]:
-        """One step; see `geocalc.optim.base.Optimizer.step`."""
+        """Compute one step; see `geocalc.optim.base.Optimizer.step`."""
         free = FreeComponents.of(coordinates)
         parts = free.split(coordinates.positions - state.positions, state.forces, forces)
         plans = [

@@ -1,7 +1,7 @@
-"""Who is near whom in a glass: the edges that networks of glasses see.
+"""Neighbor graph of a glass configuration for networks.
 
-Unlike the edges of potentials, vectors point from the sender to the receiver, and a particle may be
-its own neighbor.
+In contrast to the edges of potentials, vectors point from the sender to the receiver, and a
+particle may be its own neighbor.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ CUTOFF = 2.0  # sigma_AA; Bapst et al., Nature Physics 16, 448 (2020)
 
 @dataclass(frozen=True, kw_only=True)
 class Neighborhood:
-    """Directed edges of one configuration, sorted by receiver and then by sender.
+    """Directed edges of one configuration, sorted by receiver, then by sender.
 
     Attributes:
-        senders, receivers: (n_edges,) int64.
-        edge_vec: (n_edges, 3) float64, x_receiver - x_sender to the nearest image; zero for
-            self-loops.
+        senders: (n_edges,) int64.
+        receivers: (n_edges,) int64.
+        edge_vec: (n_edges, 3) float64, sigma_AA, x_receiver - x_sender to the nearest image; zero
+            for self-loops.
     """
 
     senders: Tensor
@@ -37,15 +38,15 @@ class Neighborhood:
 def build_neighborhood(
     configuration: GlassConfiguration, cutoff: float = CUTOFF, self_loops: bool = True
 ) -> Neighborhood:
-    """Connect particles that are nearer than `cutoff`, each pair both ways.
+    """Connect all pairs of particles within `cutoff`, in both directions.
 
     Args:
         configuration: positions and box.
         cutoff: sigma_AA; edges of exactly this length are left out.
         self_loops: whether each particle is also its own neighbor.
     Raises:
-        InputError: `cutoff` is not positive, or more than half the box, where the nearest image
-            would not be the only one.
+        InputError: `cutoff` is not positive, or more than half the box, so that the nearest image
+            would not be unique.
     """
     box, positions = configuration.box, configuration.positions
     if not 0 < cutoff <= box.min() / 2:

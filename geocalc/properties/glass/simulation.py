@@ -1,15 +1,15 @@
-"""Isoconfigurational ensembles of glasses, kept on the disk run by run.
+"""Isoconfigurational ensembles of glasses, stored run by run.
 
-Each configuration comes from a melt of its own: configurations along one trajectory are alike
-unless many relaxation times lie between them, independent melts never are. From each, runs start
-with fresh velocities from Maxwell's distribution and no total momentum, and follow Newton's
-equations at constant energy: there a thermostat would add a time of its own to the motion that is
-measured, while over many runs the velocities already sample the canonical ensemble of that
+Each configuration comes from a separate melt: configurations along one trajectory are correlated
+unless they are many relaxation times apart, independent melts are not. Runs start from a
+configuration with velocities from Maxwell's distribution without total momentum, and integrate
+Newton's equations at constant energy: a thermostat would add its own time scale to the measured
+dynamics, while the velocities of many runs already sample the canonical ensemble of the
 configuration.
 
-Of an unfinished configuration a folder keeps the start and every finished run; what was interrupted
-is done again. Random numbers depend on the seed, the configuration and the run alone, so that
-interruptions leave no trace in what is computed.
+For an unfinished configuration the folder holds the start and every finished run; interrupted parts
+are repeated. Random numbers depend only on the seed, the configuration and the run, so that an
+interruption does not change the results.
 """
 
 from __future__ import annotations
@@ -37,26 +37,27 @@ Say = Callable[[str], None]
 
 
 class MolecularDynamics(Protocol):
-    """What moves particles; `geocalc.properties.glass.lammps_engine.LammpsEngine` is one."""
+    """Molecular dynamics engine, such as `geocalc.properties.glass.lammps_engine.LammpsEngine`."""
 
     def equilibrate(self, settings: GlassSettings, types: NDArray[np.int64], seed: int) -> Floats:
-        """Unwrapped positions (n_frames, n, 3) of the last piece of a run at the temperature, at
-        even intervals.
+        """Return unwrapped positions (n_images, n, 3) at regular intervals at the end of a run.
+
+        The run is at the temperature of the settings.
         """
         ...
 
     def follow(
         self, start: Floats, types: NDArray[np.int64], velocities: Floats, settings: GlassSettings
     ) -> Floats:
-        """Displacements (n_times, n, 3) from the start at the times of the settings, not wrapped."""
+        """Return displacements (n_times, n, 3) from the start at given times, not wrapped."""
         ...
 
 
 def claim_folder(folder: Path, settings: GlassSettings) -> None:
-    """Make `folder` the place of configurations of these settings.
+    """Create a folder for configurations of these settings, or check an existing one.
 
     Raises:
-        InputError: it holds configurations of other settings.
+        InputError: the folder holds configurations of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     values, path = settings.model_dump(mode="json"), folder / SETTINGS
@@ -80,7 +81,7 @@ def claim_folder(folder: Path, settings: GlassSettings) -> None:
 
 
 def configuration_path(folder: Path, settings: GlassSettings, index: int) -> Path:
-    """The file of configuration `index`."""
+    """Return the path of configuration `index`."""
     return folder / f"ka_T{settings.temperature:g}_{index:04d}.npz"
 
 
@@ -152,7 +153,7 @@ def simulate(
 def _start(
     settings: GlassSettings, types: NDArray[np.int64], index: int, engine: MolecularDynamics
 ) -> dict[str, Any]:
-    """The configuration, inside the box, and how far it ages."""
+    """Equilibrate a configuration; return its positions inside the box and its aging."""
     seed = int(np.random.SeedSequence([settings.seed, index, 0]).generate_state(1, np.uint64)[0])
     frames = engine.equilibrate(settings, types, seed)
     length = settings.box_length
@@ -163,8 +164,9 @@ def _start(
 
 
 def _kept(path: Path, compute: Callable[[], Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
-    """The arrays of a part, computed and written if they are not there in full; always what the
-    disk holds.
+    """Read the arrays of a part; compute and write them first if the file is missing or damaged.
+
+    The arrays are always those read from disk.
     """
     with suppress(OSError, ValueError, zipfile.BadZipFile):
         return _arrays(path)
@@ -179,11 +181,11 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     write(part)
     part.replace(path)
 
 
 def _nothing(text: str) -> None:
-    """Say nothing."""
+    """Ignore the progress."""

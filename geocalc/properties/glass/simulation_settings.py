@@ -1,4 +1,4 @@
-"""What a simulation of a glass depends on."""
+"""Settings of glass simulations."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from geocalc.properties.glass.dynamics import steps_of
 
 
 class GlassSettings(Settings):
-    """Isoconfigurational ensembles of the Kob-Andersen mixture at constant volume, in Lennard-Jones
-    units.
+    """Settings of an isoconfigurational ensemble of the Kob-Andersen mixture at constant volume.
+
+    All quantities are in Lennard-Jones units.
 
     Attributes:
-        n_particles: four fifths of them A.
-        density: particles in a volume of sigma_AA^3.
-        temperature: of the configurations and of the first velocities.
-        melt_temperature, melt_time: how a random start is melted.
-        quench_time: in which it is cooled to `temperature`, evenly.
-        equilibration_time: at `temperature`, before the piece that is tested for ageing.
-        ageing_time: length of that piece; its last frame is the configuration.
-        n_frames: of it.
-        ageing_tolerance: largest difference of the scattering functions of its halves.
-        times: at which displacements are taken, multiples of the time step.
-        n_runs: of each configuration.
-        timestep: of all.
-        seed: of everything that is random.
+        n_particles: number of particles; four fifths are A.
+        density: particles per sigma_AA^3.
+        temperature: temperature of the configurations and of the initial velocities, epsilon_AA /
+            k_B.
+        melt_temperature: temperature of the melt, epsilon_AA / k_B.
+        melt_time: duration of the melt.
+        quench_time: duration of the linear cooling to `temperature`.
+        equilibration_time: duration at `temperature` before the part that is tested for aging.
+        ageing_time: duration of that part; its last image is the configuration.
+        n_frames: number of images of that part.
+        ageing_tolerance: largest allowed difference between the scattering functions of its halves.
+        times: times of the measured displacements, multiples of the time step.
+        n_runs: runs per configuration.
+        timestep: time step of all simulations.
+        seed: seed of all random numbers.
     """
 
     n_particles: int = Field(default=1000, ge=100)
@@ -49,7 +52,7 @@ class GlassSettings(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        """Times are multiples of the step, and the ageing piece has room for its frames."""
+        """Check that times are multiples of the time step, and that images and cutoff fit."""
         steps_of(self.times, self.timestep)
         if self.ageing_time < self.n_frames * self.timestep:
             raise ValueError(
@@ -66,22 +69,22 @@ class GlassSettings(Settings):
 
     @property
     def box_length(self) -> float:
-        """Edge of the cubic box."""
+        """Edge of the cubic box, sigma_AA."""
         return float((self.n_particles / self.density) ** (1 / 3))
 
     @property
     def types(self) -> NDArray[np.int64]:
-        """(n_particles,), 0 for A and 1 for B; four fifths are A, rounded to the nearest."""
+        """(n_particles,), 0 for A and 1 for B; four fifths, rounded, are A."""
         n_a = round(0.8 * self.n_particles)
         return np.repeat(np.array([0, 1], dtype=np.int64), [n_a, self.n_particles - n_a])
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Steps after which displacements are taken."""
+        """Numbers of steps after which displacements are recorded."""
         return steps_of(self.times, self.timestep)
 
     @property
     def ageing_steps(self) -> tuple[int, ...]:
-        """Steps at which frames of the ageing piece are taken, evenly spaced."""
+        """Numbers of steps after which images are recorded for the aging test, evenly spaced."""
         spacing = round(self.ageing_time / self.timestep / self.n_frames)
         return tuple(spacing * k for k in range(1, self.n_frames + 1))
