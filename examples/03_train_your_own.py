@@ -69,8 +69,8 @@ model:
   architecture: faenet
   frames: averaged              # averaged over all frames of the lattice: exactly invariant
   force_mode: gradient         # forces are the exact gradient of the energy
-  settings: {{cutoff: 4.5, hidden_channels: 64, num_filters: 24, num_interactions: 2, num_gaussians: 16,
-             tag_hidden_channels: 4, pg_hidden_channels: 8, message_scale: 0.3}}
+  settings: {{cutoff: 4.5, hidden_channels: 64, num_filters: 24, num_interactions: 2,
+             num_gaussians: 16, tag_hidden_channels: 4, pg_hidden_channels: 8, message_scale: 0.3}}
 data:
   sources:
     - path: {folder / "data.extxyz"}

@@ -1,4 +1,4 @@
-"""Lesson 4: relax many structures in parallel, read results as they end, and resume a killed run."""
+"""Lesson 4: relax many structures in parallel, and resume a killed run."""
 
 import subprocess
 import sys
@@ -28,9 +28,9 @@ for result in geocalc.iter_relax(structures, "faenet-sfa", frames="single", work
     # results come in the order in which they end; `number` is the place in the input
     energies[record.sid] = record.energy
 
-# 2. From a shell, into a run folder:
-#     geocalc relax adslabs.extxyz --frames single --workers 2 --out run
-# The record of every structure is written when its relaxation ends. Here the run is killed after two.
+# 2. From a shell, into a run folder: geocalc relax adslabs.extxyz --frames single --workers 2 --out
+# run The record of every structure is written when its relaxation ends. Here the run is killed
+# after two.
 folder = Path(tempfile.mkdtemp(prefix="geocalc-")) / "run"
 results = folder / "results.jsonl"
 command = [

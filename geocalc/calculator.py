@@ -22,8 +22,8 @@ from geocalc.potentials.load import LoadedModel, load_model
 from geocalc.potentials.network import ForceMode
 from geocalc.structures.convert import from_atoms
 
-# structures up to this size are computed by one thread: two threads save a quarter at most, and take
-# three times as long where the BLAS library waits for all cores
+# structures up to this size are computed by one thread: two threads save a quarter at most, and
+# take three times as long where the BLAS library waits for all cores
 FEW_ATOMS = 48
 # Angstrom; a structure in which an atom moved further since the last call is read and checked anew
 STEP = 1.0
@@ -183,7 +183,7 @@ class GeoCalc(Calculator):
         self.results = results
 
     def _systems(self, atoms: Atoms) -> Systems:
-        """Convert atoms for the model; tags are read only for a new structure, not at every step."""
+        """Convert atoms for the model; tags are read once for each structure."""
         known = self._known
         if known is None or not known.leads_to(atoms):
             systems = from_atoms(

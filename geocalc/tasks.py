@@ -1,4 +1,4 @@
-"""The tasks of models: one line for each, which says how it is trained, registered, loaded and run."""
+"""Tasks of models: how each is trained, registered, loaded and run."""
 
 from __future__ import annotations
 

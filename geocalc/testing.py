@@ -1,9 +1,10 @@
 """Physical laws of a potential as assertions, for the tests of geocalc and of its users.
 
-Each function takes a `Potential` and a batch, compares two predictions that must agree by a physical
-law, and raises AssertionError with the quantity that differs and the size of the difference.
-`tolerance` is in eV; the same number is used for forces in eV/Angstrom and stress in eV/Angstrom^3.
-Load the potential in float64: rounding errors in float32 are larger than the default tolerance.
+Each function takes a `Potential` and a batch, compares two predictions that must agree by a
+physical law, and raises AssertionError with the quantity that differs and the size of the
+difference. `tolerance` is in eV; the same number is used for forces in eV/Angstrom and stress in
+eV/Angstrom^3. Load the potential in float64: rounding errors in float32 are larger than the default
+tolerance.
 """
 
 from __future__ import annotations

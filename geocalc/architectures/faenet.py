@@ -36,8 +36,8 @@ class EnergyWeights(StrEnum):
 class Skip(StrEnum):
     """Use of the features of all layers in the energy.
 
-    `none`: the last layer only; `concat`: a Linear layer of the energies of all layers; `add`: their
-    sum; `concat_atom`: a Linear layer of the features of all layers.
+    `none`: the last layer only; `concat`: a Linear layer of the energies of all layers; `add`:
+    their sum; `concat_atom`: a Linear layer of the features of all layers.
     """
 
     NONE = "none"
@@ -151,7 +151,7 @@ class FAENet(Network):
         self.reset_parameters()
 
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
-        """Predict energies (n_systems,) and, with a direct head, vectors (n_atoms, 3) in the frame."""
+        """Predict energies (n_systems,) and, with a direct head, vectors (n_atoms, 3)."""
         edge, envelope = self.embed_edges(inputs.edge_vec, inputs.index)
         envelope = envelope if inputs.edge_weight is None else envelope * inputs.edge_weight
         hidden = self.embedding(inputs.numbers, inputs.tags, inputs.atom_levels)
@@ -181,7 +181,7 @@ class FAENet(Network):
     def _vectors(
         self, hidden: Tensor, edge: EdgeFeatures, envelope: Tensor, inputs: NetworkInput
     ) -> Tensor | None:
-        """Compute the vectors of the direct head, (n_atoms, 3) in the frame; None without a head."""
+        """Compute the vectors of the direct head, (n_atoms, 3); None without a head."""
         if self.force_head is None or isinstance(self.force_head, ForceHead):
             return None if self.force_head is None else self.force_head(hidden)
         vector = inputs.edge_vec

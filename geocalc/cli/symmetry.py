@@ -62,7 +62,8 @@ def symmetry_command(
         best = best_orientation((theta for _, theta in relaxed_weights(loaded)), matrices)
         rotation, matrices = best.rotation, rotated_group(matrices, best.rotation)
         notes.append(
-            f"{identify_point_group(matrices)} keeps {best.share:.2%} after a turn by {_turn_text(rotation)}"
+            f"{identify_point_group(matrices)} keeps {best.share:.2%} after a turn by"
+            f" {_turn_text(rotation)}"
         )
     breaking = symmetry_breaking(loaded, matrices, orientation=rotation, tolerance=tolerance)
     if plot is not None:

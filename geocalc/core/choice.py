@@ -12,8 +12,8 @@ from geocalc.core.settings import Settings
 class Choice(Settings):
     """A method by name and those of its settings that differ from the defaults.
 
-    In YAML a name alone (`optimizer: fire`) or a mapping (`optimizer: {name: fire, max_step: 0.1}`).
-    The method checks names and values of its settings when it is made.
+    In YAML a name alone (`optimizer: fire`) or a mapping (`optimizer: {name: fire, max_step:
+    0.1}`). The method checks names and values of its settings when it is made.
     """
 
     model_config = ConfigDict(extra="allow")

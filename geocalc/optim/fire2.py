@@ -41,8 +41,8 @@ class Fire2:
         time_step: first time step.
         max_time_step: upper limit of the time step.
         min_time_step: lower limit of the time step.
-        max_step: Angstrom, longest displacement of a structure, as the norm over all its rows;
-            half steps back may be longer.
+        max_step: Angstrom, longest displacement of a structure, as the norm over all its rows; half
+            steps back may be longer.
         n_wait: downhill steps before the time step grows.
         grow: factor of the time step after that.
         shrink: factor of the time step when the velocity points uphill.

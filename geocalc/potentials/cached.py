@@ -22,7 +22,8 @@ READ = ("positions", "numbers", "tags", "system_idx", "cell", "pbc")
 
 @dataclass(frozen=True)
 class DirectModel:
-    """A model of relaxed energies by its folder: plain values, which can be sent to worker processes.
+    """A model of relaxed energies by its folder: plain values, which can be sent to worker
+    processes.
 
     It computes on the CPU, in float32, with the frames of its card, one structure at a time.
 

@@ -1,8 +1,8 @@
 """The card of a model: everything but its weights, as data.
 
 A card has three parts that recipes share, so that a field added to one of them is on the recipe and
-on the card at once: `About` (words about the model), `NetworkSettings` (the network) and, for models
-of energies, `PotentialSettings` and `LevelOfTheory`.
+on the card at once: `About` (words about the model), `NetworkSettings` (the network) and, for
+models of energies, `PotentialSettings` and `LevelOfTheory`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Task(StrEnum):
     """The quantity that a model predicts.
 
     S2EF: energy and forces of a structure. IS2RE: relaxed energy from the unrelaxed structure.
-    NODE: a property of every node, such as a particle of a glass. GRAPH: a property of a graph, such
-    as a molecule.
+    NODE: a property of every node, such as a particle of a glass. GRAPH: a property of a graph,
+    such as a molecule.
     """
 
     S2EF = "s2ef"

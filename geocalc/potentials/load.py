@@ -156,7 +156,7 @@ def _network(card: ModelCard) -> Network:
 
 
 def _in_card(card: ModelCard, read: Callable[[], Part]) -> Part:
-    """Return what `read` makes of a part of the card; its errors become errors of the model file."""
+    """Parse a part of the card; errors become errors of the model file."""
     try:
         return read()
     except (InputError, RecipeError) as error:

@@ -1,4 +1,4 @@
-"""Model folders of every task: where they are found, and their cards and weights read and checked."""
+"""Model folders of every task: search path, cards and weights."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Installed(Generic[C_co]):
 
     @property
     def hash(self) -> str:
-        """The first 16 digits of the SHA-256 of the weights, which identify the model in records."""
+        """First 16 digits of the SHA-256 of the weights, as in records."""
         return self.card.weights_sha256[:16]
 
 
@@ -71,8 +71,8 @@ def search_path() -> list[Path]:
 
 
 def list_models() -> dict[str, list[Path]]:
-    """List the installed models by name, each with the folders that hold it; a model in more than one
-    folder cannot be loaded by name.
+    """List the installed models by name, each with the folders that hold it; a model in more than
+    one folder cannot be loaded by name.
     """
     found: dict[str, list[Path]] = {}
     for folder in search_path():
@@ -168,8 +168,8 @@ def read_card(folder: Path, kind: type[Card] = ModelCard) -> Card:
         wanted = " or ".join(one.value for one in Task if one in kind.tasks)
         predicted = f" ({values['target']})" if "target" in values else ""
         raise ModelFileError(
-            f"{values.get('name', folder.name)} is a model of task {task.value}{predicted}, expected"
-            f" {wanted}; `geocalc predict --model` takes models of every task"
+            f"{values.get('name', folder.name)} is a model of task {task.value}{predicted},"
+            f" expected {wanted}; `geocalc predict --model` takes models of every task"
         )
     try:
         return kind.parse(values, str(folder / CARD))

@@ -34,8 +34,8 @@ class LoadedPropertyModel(Installed[PropertyCard]):
     device: torch.device
 
     def __call__(self, atoms: Atoms) -> np.ndarray:
-        """Predict the property of every particle of a configuration, (n_atoms, n_targets) float64, in
-        the unit of the card.
+        """Predict the property of every particle of a configuration, (n_atoms, n_targets) float64,
+        in the unit of the card.
 
         Particles of types that the model was not trained for have NaN.
 

@@ -94,8 +94,8 @@ def predict_inputs(
 
 
 def with_property(atoms: Atoms, model: LoadedPropertyModel) -> tuple[Atoms, np.ndarray]:
-    """Return a copy of a structure with the property as an array, (n_atoms,) or (n_atoms, n_targets),
-    and the values, (n_atoms, n_targets).
+    """Return a copy of a structure with the property as an array, (n_atoms,) or (n_atoms,
+    n_targets), and the values, (n_atoms, n_targets).
     """
     values = model(atoms)
     found = atoms.copy()

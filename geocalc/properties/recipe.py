@@ -202,8 +202,8 @@ class PropertyRecipe(BaseRecipe):
         level = build_network(self.model, where).level
         if level.value != self.task.value:
             raise RecipeError(
-                f"{where}: task is {self.task}, but the network predicts a property of each {level};"
-                f" set model.settings.level: {self.task}"
+                f"{where}: task is {self.task}, but the network predicts a property of each"
+                f" {level}; set model.settings.level: {self.task}"
             )
 
     def without_split(self) -> Self:

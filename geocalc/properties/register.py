@@ -37,8 +37,8 @@ PropertyMember = Member[PropertyRecipe, PropertyModel, Split]
 
 
 def register_property(runs: Sequence[Path], name: str, folder: Path, data_folder: Path) -> Path:
-    """Write the model folder `folder/name` of a model of a property from a run, or from several whose
-    mean becomes the model; see `geocalc.train.publish.register_runs`.
+    """Write the model folder `folder/name` of a model of a property from a run, or from several
+    whose mean becomes the model; see `geocalc.train.publish.register_runs`.
 
     Args:
         runs: folders of `geocalc train`.

@@ -76,8 +76,8 @@ class PropertyTask:
         return None
 
     def batches(self, run: Run[PropertyModel], steps: range) -> Iterator[tuple[int, GraphBatch]]:
-        """See `TrainingTask`; every epoch goes through all training graphs in an order of its own, a
-        function of seed and step.
+        """See `TrainingTask`; every epoch goes through all training graphs in an order of its own,
+        a function of seed and step.
         """
         samples, settings = self.split.training, self.settings
         size, rank, processes = settings.batch_size, self.fabric.global_rank, self.fabric.world_size

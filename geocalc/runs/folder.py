@@ -262,8 +262,8 @@ def file_name(sid: str) -> str:
 
 
 class _Lock:
-    """A lock that one run at a time holds, until it is released or the process dies; no lock on file
-    systems without locks.
+    """A lock that one run at a time holds, until it is released or the process dies; no lock on
+    file systems without locks.
 
     Raises:
         RunFolderError: another run holds it.

@@ -24,7 +24,8 @@ def written_structure(end: Relaxation, atoms: Atoms, reads_tags: bool) -> System
     Args:
         end: of the relaxation.
         atoms: as given.
-        reads_tags: whether the tags are those that the model has read; else they are the given ones.
+        reads_tags: whether the tags are those that the model has read; else they are the given
+            ones.
     """
     systems = end.systems.to("cpu")
     if reads_tags:

@@ -38,7 +38,8 @@ class SecondOpinion:
 
 @dataclass(frozen=True, kw_only=True)
 class PropertySummary:
-    """A property of the particles of a structure; the values themselves are arrays of the structure.
+    """A property of the particles of a structure; the values themselves are arrays of the
+    structure.
 
     Attributes:
         name, unit: of the property.

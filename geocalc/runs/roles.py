@@ -31,7 +31,8 @@ from geocalc.relaxation.warm_start import Proposal
 from geocalc.runs.records import SecondOpinion, finite
 from geocalc.runs.settings import RelaxSettings
 
-# raised by models and calculators for structures that they cannot compute; torch raises RuntimeError
+# raised by models and calculators for structures that they cannot compute; torch raises
+# RuntimeError
 MODEL_ERRORS = (GeoCalcError, ArithmeticError, RuntimeError, ValueError)
 logger = logging.getLogger(__name__)
 
@@ -47,13 +48,14 @@ class NamedPotential:
         energy_kind: total, adsorption, formation or relative; None if it is not known.
         device, dtype: where and in which floating type it computes.
         reads_tags: whether it depends on tags; tags are not checked where it does not.
-        opener: makes the same potential in another process, and can be pickled; None where it exists
-            in this process only.
+        opener: makes the same potential in another process, and can be pickled; None where it
+            exists in this process only.
         cutoff: radius of its graphs in Angstrom, None if it has none.
         warm_start: proposes where relaxations start; see `geocalc.relaxation.warm_start`.
         stress: whether it was trained on stress, so that cells can be relaxed with it.
         calibration: error bars of relaxed energies.
-        direct: whether its energies are those of the relaxed structures, so that nothing is relaxed.
+        direct: whether its energies are those of the relaxed structures, so that nothing is
+            relaxed.
         second_opinion: the model that gives second opinions.
     """
 

@@ -78,8 +78,9 @@ class RelaxSettings(ModelSettings):
         Choice(name="auto"),
         description=(
             "Optimizer: quasi-newton (fewest model calls; atoms only), bfgs, lbfgs, fire, fire2 (as"
-            " in ASE) or gradient-descent; auto is quasi-newton, and bfgs where a cell is relaxed"
-            " or a symmetry kept. Change its settings with --set optimizer.max_step=0.1 (Angstrom)."
+            " in ASE), conjugate-gradient or gradient-descent; auto is quasi-newton, and bfgs where"
+            " a cell is relaxed or a symmetry kept. Change its settings with --set"
+            " optimizer.max_step=0.1 (Angstrom)."
         ),
     )
     fmax: float = Field(

@@ -56,8 +56,8 @@ class WorkerPool:
     its piece of work once more.
 
     Args:
-        make: builds, in each process, the function that does the work; it can be pickled, and
-            holds only objects that can.
+        make: builds, in each process, the function that does the work; it can be pickled, and holds
+            only objects that can.
         n_workers: processes at most, positive.
     Raises:
         InputError: `make` cannot be pickled.

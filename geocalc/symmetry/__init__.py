@@ -1,4 +1,6 @@
-"""Point groups of structures and tensors, and the symmetry that a network with learned weights breaks."""
+"""Point groups of structures and tensors, and the symmetry that a network with learned weights
+breaks.
+"""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ class Stabilizer:
     """Subgroup of O(3).
 
     Attributes:
-        schoenflies: such as D4h; O(3) if no symmetry is broken, SO(3) if only reflections are,
-            C∞v and the like for axial groups.
+        schoenflies: such as D4h; O(3) if no symmetry is broken, SO(3) if only reflections are, C∞v
+            and the like for axial groups.
         hermann_mauguin: such as 4/mmm; None outside the crystal classes.
         matrices: (n, 3, 3) Cartesian elements; None for an infinite group.
         axis: (3,) unit vector of an infinite group about one axis; None for others.

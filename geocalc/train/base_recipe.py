@@ -48,7 +48,8 @@ class BaseRecipe(Settings):
 
     @classmethod
     def parse_checked(cls, values: Mapping[str, Any], where: str) -> Self:
-        """Parse a recipe and check that its parts fit together; `where` names its origin in messages.
+        """Parse a recipe and check that its parts fit together; `where` names its origin in
+        messages.
 
         Raises:
             RecipeError: see `read`.

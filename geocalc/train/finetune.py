@@ -128,8 +128,8 @@ def tuned_values(
 
 
 def _amount(data: Path, tuning: FineTuning) -> tuple[int, frozenset[str]]:
-    """Count the structures, up to the number at which steps no longer grow, and collect the names of
-    their relaxations.
+    """Count the structures, up to the number at which steps no longer grow, and collect the names
+    of their relaxations.
     """
     enough = -(-tuning.max_steps * TRAINING["batch_size"] // tuning.passes)
     path = locate(data)
@@ -154,8 +154,8 @@ def _split_seed(groups: frozenset[str], source: dict[str, str]) -> str:
 
 
 def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> EnergyModel:
-    """Load the model that a run begins with: trained weights and scales, and references fitted to the
-    difference between the energies and its predictions.
+    """Load the model that a run begins with: trained weights and scales, and references fitted to
+    the difference between the energies and its predictions.
 
     Args:
         recipe: whose `model` is that of the trained one.
@@ -208,12 +208,12 @@ def _correction(
     some: Sequence[Sample],
     hold: float,
 ) -> np.ndarray:
-    """Fit per-element energies (1, 119) in eV to the difference between energies and predictions; of
-    equally good fits the smallest.
+    """Fit per-element energies (1, 119) in eV to the difference between energies and predictions;
+    of equally good fits the smallest.
 
     A relaxation counts once, however many frames it has. With a positive `hold` (adsorption
-    energies, whose zero is the same everywhere) the fit is pulled towards zero with the weight of so
-    many relaxations, so that a few relaxations cannot move it far.
+    energies, whose zero is the same everywhere) the fit is pulled towards zero with the weight of
+    so many relaxations, so that a few relaxations cannot move it far.
     """
     names = recipe.fitted_references.elements
     potential = NetworkPotential(

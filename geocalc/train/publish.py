@@ -49,8 +49,8 @@ class ModelFiles:
 def register_runs(
     kind: TaskKind[R, M, D, C], runs: Sequence[Path], name: str, folder: Path, data_folder: Path
 ) -> Path:
-    """Write the model folder `folder/name` from a run, or from several that become an ensemble, with
-    averaged weights.
+    """Write the model folder `folder/name` from a run, or from several that become an ensemble,
+    with averaged weights.
 
     Args:
         kind: of the task of the runs.

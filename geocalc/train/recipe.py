@@ -19,7 +19,7 @@ from geocalc.train.settings import FineTuning, Training
 
 
 class FittedReferences(Settings):
-    """Per-atom energies fitted by least squares before training and added back to every prediction."""
+    """Per-atom energies, fitted before training and added to every prediction."""
 
     elements: tuple[str, ...] = Field(
         (), description="elements with a reference; empty: every element of the data"

@@ -132,8 +132,8 @@ def check_forces(recipe: Recipe, where: str) -> None:
 
 
 def check_canonicalizer(recipe: Recipe, where: str) -> None:
-    """Refuse learned frames without a canonicalizer, and a canonicalizer that is not used or cannot be
-    built.
+    """Refuse learned frames without a canonicalizer, and a canonicalizer that is not used or cannot
+    be built.
     """
     model, training = recipe.model, recipe.training
     frames = {"model.frames": model.frames, "training.frames": training.frames}
@@ -173,8 +173,8 @@ def check_task(recipe: Recipe, where: str) -> None:
         recipe.task is not Task.S2EF or recipe.about.energy_kind is not EnergyKind.ADSORPTION
     ):
         raise RecipeError(
-            f"{where}: training.add_layers_probability is for task: s2ef with about.energy_kind: adsorption, since"
-            " other energies change with every layer; set it to 0"
+            f"{where}: training.add_layers_probability is for task: s2ef with about.energy_kind:"
+            " adsorption, since other energies change with every layer; set it to 0"
         )
     model, training, pairs = (
         recipe.model,
@@ -224,7 +224,7 @@ def check_task(recipe: Recipe, where: str) -> None:
 
 
 def check_levels(recipe: Recipe, where: str) -> None:
-    """Refuse levels of theory without names or data, and a network that does not tell them apart."""
+    """Refuse levels of theory without names or data, or a network for one level."""
     names = recipe.levels
     if len(names) > 1 and (not all(names) or len(set(names)) < len(names)):
         raise RecipeError(
@@ -283,6 +283,6 @@ def check_data(recipe: Recipe, where: str) -> None:
         )
     if data.test_fraction + data.validation_fraction >= 1:
         raise RecipeError(
-            f"{where}: data.validation_fraction and data.test_fraction leave nothing to train on; make"
-            " them smaller"
+            f"{where}: data.validation_fraction and data.test_fraction leave nothing to train on;"
+            " make them smaller"
         )

@@ -50,8 +50,8 @@ class FineTuning(Settings):
         10,
         ge=0,
         description=(
-            "with fewer relaxations than this, energies change the references alone and the learning"
-            " rate is smaller"
+            "with fewer relaxations than this, energies change the references alone and the"
+            " learning rate is smaller"
         ),
     )
     reference_samples: int = Field(
@@ -61,8 +61,8 @@ class FineTuning(Settings):
         25.0,
         ge=0,
         description=(
-            "weight of the model's own zero of adsorption energies, in relaxations: as many pull the"
-            " references half as far as they would go without it"
+            "weight of the model's own zero of adsorption energies, in relaxations: as many pull"
+            " the references half as far as they would go without it"
         ),
     )
 

@@ -147,7 +147,8 @@ def load_samples(recipe: Recipe, data_folder: Path, fabric: Fabric) -> Samples:
         empty = "train" if len(samples.held_out) else "validate"
         raise InputError(
             f"the split leaves no frame to {empty} on ({len(samples)} frames of"
-            f" {samples.sample_index.relaxation.max() + 1} relaxations); set data.validation_fraction or"
-            " data.split_seed to something else, or give more relaxations"
+            f" {samples.sample_index.relaxation.max() + 1} relaxations); set"
+            " data.validation_fraction or data.split_seed to something else, or give more"
+            " relaxations"
         )
     return samples

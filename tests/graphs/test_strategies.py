@@ -273,7 +273,7 @@ def moving(atoms: Atoms, way: np.ndarray) -> Callable[[float], Systems]:
 def events(
     path: Callable[[float], Systems], made: Callable[[Systems], Graph]
 ) -> list[tuple[float, float]]:
-    """Shares of a path on both sides, 1e-9 apart, of the first five places where the graph changes."""
+    """Points 1e-9 before and after the first five changes of the graph on a path."""
     grid = np.linspace(0.0, 1.0, 16)
     graphs = [sorted(edge_list(made(path(x)))) for x in grid]
     found = []

@@ -1,4 +1,6 @@
-"""Tests that need an optional extra: skipped where its package is missing, unless all must be there."""
+"""Tests that need an optional extra: skipped where its package is missing, unless all must be
+there.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def missing_extra(package: str) -> str | None:
 
 
 def import_extra(name: str) -> ModuleType:
-    """Import a module of an optional extra; the test module that asks is skipped where it is missing.
+    """Import a module of an optional extra; the test module that asks is skipped where it is
+    missing.
 
     Args:
         name: of the module, such as `e3nn.o3`.

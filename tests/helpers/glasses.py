@@ -51,7 +51,7 @@ def write_glasses(folder: Path, names: Sequence[str] = NAMES, n_times: int = 1) 
 
 
 def recipe_values(folder: Path, **training: Any) -> dict[str, Any]:
-    """A recipe as it stands in YAML: 12 steps of a tiny network, unless `training` says otherwise."""
+    """Values of a recipe: 12 steps of a tiny network, changed by `training`."""
     return {
         "name": "tiny-glass",
         "task": "node",

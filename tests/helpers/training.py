@@ -80,7 +80,7 @@ def write_data(path: Path, frames: Sequence[Atoms] | None = None) -> Path:
 
 
 def recipe_values(data: Path, **training: Any) -> dict[str, Any]:
-    """A recipe as it stands in YAML: 12 steps of a tiny network, unless `training` says otherwise."""
+    """Values of a recipe: 12 steps of a tiny network, changed by `training`."""
     return {
         "name": "tiny",
         "about": {

@@ -39,7 +39,7 @@ def work(folder: str | None, word: str) -> tuple[str, int]:
 
 
 def _first_time(folder: str | None, word: str) -> bool:
-    """Whether this word is met for the first time; every time without a folder to remember it in."""
+    """Whether this word is new in the folder; always true without a folder."""
     if folder is None:
         return True
     try:

@@ -1,4 +1,4 @@
-"""Every law x every potential: random networks of several kinds, and the models that are shipped."""
+"""Every law for every potential: random networks and the shipped models."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ EXTRAS = {"relaxed": "e3nn", "equivariant": "e3nn", "regnn": "e3nn"}
 
 
 def of(names: Iterable[str]) -> list[Any]:
-    """Parameters of these potentials: some random networks in the fast tier, all in the slow one."""
+    """Parameters of these potentials; some of them in the fast tier."""
     return tiered(names, fast=FAST, extras=EXTRAS)
 
 

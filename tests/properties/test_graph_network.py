@@ -140,9 +140,7 @@ def test_the_defaults_are_published_with_62401_weights_all_in_use() -> None:
     assert sum(values.numel() for values in grads) == 62_401
 
 
-def test_seven_separate_layers_have_358849_weights_of_which_the_last_update_of_edges_is_not_in_use() -> (
-    None
-):
+def test_seven_separate_layers_have_358849_weights_without_the_unused_edge_update() -> None:
     made, inputs = GraphNetwork(REPORT).double(), replace(graphs((6, 6)), features=None)
     values = dict(made.named_parameters())
     assert sum(weight.numel() for weight in values.values()) == 358_849

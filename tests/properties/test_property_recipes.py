@@ -82,7 +82,10 @@ def with_fold(values: Values) -> None:
         (lambda v: v.pop("about"), "`about`: field required"),
         (
             lambda v: v["model"]["settings"].update(level="graph"),
-            "task is node, but the network predicts a property of each graph; set model.settings.level: node",
+            (
+                "task is node, but the network predicts a property of each graph; set"
+                " model.settings.level: node"
+            ),
         ),
         (
             lambda v: v["about"].update(target="positions"),

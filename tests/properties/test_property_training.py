@@ -1,5 +1,5 @@
-"""How properties are learned: what counts, how graphs are turned and dealt, and that nothing but the
-recipe decides.
+"""How properties are learned: what counts, how graphs are turned and dealt, and that nothing but
+the recipe decides.
 """
 
 from __future__ import annotations

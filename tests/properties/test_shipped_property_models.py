@@ -1,4 +1,4 @@
-"""Shipped models of properties can be loaded, and say the same of a structure however it is stored."""
+"""Shipped property models load and do not depend on how a structure is stored."""
 
 from __future__ import annotations
 

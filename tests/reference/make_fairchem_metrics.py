@@ -37,7 +37,7 @@ def evaluator(wheel: Path) -> ModuleType:
 
 
 def made_up(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Predicted and true energies, forces and positions of structures, atoms one after the other."""
+    """Made-up predicted and true energies, forces and positions."""
     n_atoms = rng.integers(3, 13, size=N_SYSTEMS)
     total = int(n_atoms.sum())
     cell = np.tile(np.diag([5.0, 6.0, 20.0]), (N_SYSTEMS, 1, 1)) + rng.normal(

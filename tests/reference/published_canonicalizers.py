@@ -105,7 +105,7 @@ class SignNetMLP(nn.Module):
 
 
 class SignNetVN(nn.Module):
-    """The same with vector-neuron PointNets, of which only the first and the last layer are used."""
+    """The same with vector-neuron PointNets; only first and last layer are used."""
 
     def __init__(self) -> None:
         super().__init__()

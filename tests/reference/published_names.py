@@ -112,7 +112,7 @@ def translate_state(state: Mapping[str, Tensor], settings: FAENetSettings) -> di
 
 
 def _block(owner: str, kind: str, value: Tensor, settings: FAENetSettings) -> dict[str, Tensor]:
-    """One weight of an interaction block; columns of its joint Linear are edge, neighbor, center."""
+    """One weight of an interaction block; Linear columns: edge, neighbor, center."""
     _, k, layer = owner.split(".")
     block = f"blocks.{k}"
     if (

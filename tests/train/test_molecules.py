@@ -1,4 +1,4 @@
-"""Molecules in training: units, energies without forces, files of rMD17, and a test set of its own."""
+"""Training on molecules: units, energies without forces, rMD17 files, test set."""
 
 from __future__ import annotations
 

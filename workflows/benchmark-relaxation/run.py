@@ -4,8 +4,8 @@ Usage:
     python workflows/benchmark-relaxation/run.py PIECE
 
 PIECE is calls, model, overhead, scaling, memory, torch-sim, chgnet or page. Each piece but the last
-writes PIECE.json in this folder; all write the tables of README.md and relaxation.png from the files
-that exist.
+writes PIECE.json in this folder; all write the tables of README.md and relaxation.png from the
+files that exist.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Turn the relaxations of potential.yaml into pairs of first and last frames for a direct model, with
-the same split.
+"""Turn the relaxations of potential.yaml into pairs of first and last frames for a direct model,
+with the same split.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Repeat an empirical study of canonicalization, graphs, Ewald message passing, Noisy Nodes, and direct
-or iterative prediction.
+"""Repeat an empirical study of canonicalization, graphs, Ewald message passing, Noisy Nodes, and
+direct or iterative prediction.
 
 Usage:
     GEOCALC_DATA=... python workflows/empirical-study/run.py [--full] train|measure|report|smoke
@@ -7,8 +7,8 @@ Usage:
 
 `train` fits every row of tables.yaml with every seed, in runs/empirical-study, and resumes where it
 was stopped; `measure` computes errors of trained rows that are not measured yet; `report` writes
-results.csv, the tables of README.md and the plots; `smoke` runs every row for two steps on a few EMT
-slabs. With `--full` rows have the sizes of tables.yaml for a GPU, and the report is written to
+results.csv, the tables of README.md and the plots; `smoke` runs every row for two steps on a few
+EMT slabs. With `--full` rows have the sizes of tables.yaml for a GPU, and the report is written to
 runs/empirical-study-full.
 """
 

@@ -6,8 +6,8 @@ Usage:
 The base model is the variant `without-pd` of the s2ef-study, which has to be trained first (python
 workflows/s2ef-study/run.py train without-pd): the recipe of faenet-sfa on all structures without
 palladium. `tune` fine-tunes it on increasing numbers of palladium relaxations; `scratch` trains the
-same network on those alone; `page` writes results.json, the table and the plot. Every command resumes
-where it was stopped.
+same network on those alone; `page` writes results.json, the table and the plot. Every command
+resumes where it was stopped.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Usage:
     GEOCALC_DATA=... python workflows/forward-speed/compiled.py [--steps 40]
 
-The model is the recipe of faenet-is2re on its data (energy and displacements). Networks with gradient
-forces are left out: compiled code cannot be differentiated twice.
+The model is the recipe of faenet-is2re on its data (energy and displacements). Networks with
+gradient forces are left out: compiled code cannot be differentiated twice.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Usage:
     python workflows/forward-speed/models.py [--repeats 9]
 
-Networks have the recipes of models/, random weights and several frame policies. Times are medians of
-processor time, which depends less on other work on the machine than wall time.
+Networks have the recipes of models/, random weights and several frame policies. Times are medians
+of processor time, which depends less on other work on the machine than wall time.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Usage:
     GEOCALC_DATA=... python workflows/frame-policies/run.py [--model faenet-sfa] [--paths 20]
         [--relaxations 24]
 
-Writes results.json and README.md in this folder. Uses the validation relaxations of the model's recipe
-(first source), float64, CPU.
+Writes results.json and README.md in this folder. Uses the validation relaxations of the model's
+recipe (first source), float64, CPU.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def jumps_along(model: LoadedModel, frames: tuple[Sample, ...]) -> tuple[int, in
 
 
 def invariance(model: LoadedModel, samples: list[Sample]) -> dict[str, float]:
-    """Largest change of energy (eV) under operations that change nothing physical, over the samples."""
+    """Largest change of energy (eV) under operations that change nothing physical, over the
+    samples.
+    """
     generator = torch.Generator().manual_seed(0)
     systems, _ = collate_samples(samples)
     energy = model(systems).energy

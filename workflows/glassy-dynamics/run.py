@@ -5,9 +5,9 @@ Usage:
         [--recipes a,b] [--folds 0,1] [--steps N]
 
 `train` fits recipes of this folder, in runs/glassy-dynamics, and resumes where it was stopped;
-`baselines` fits the baselines on the same folds; `test` evaluates each of them on configurations 401
-and 402, once; `report` writes results.json, the tables of README.md and the plots; `ship` makes the
-model `glass-gn` from the networks of `moments` of all folds.
+`baselines` fits the baselines on the same folds; `test` evaluates each of them on configurations
+401 and 402, once; `report` writes results.json, the tables of README.md and the plots; `ship` makes
+the model `glass-gn` from the networks of `moments` of all folds.
 """
 
 from __future__ import annotations

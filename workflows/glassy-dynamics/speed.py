@@ -4,9 +4,9 @@ torch-geometric.
 Usage:
     [GEOCALC_DATA=...] python workflows/glassy-dynamics/speed.py [--repeats 9] [--report]
 
-The graph is a glass of 4096 particles from $GEOCALC_DATA, or random with as many edges. Both networks
-have the same weights and run in turn, on one thread. Memory is the peak resident size of a separate
-process (on Linux) that does two training steps, minus its size before.
+The graph is a glass of 4096 particles from $GEOCALC_DATA, or random with as many edges. Both
+networks have the same weights and run in turn, on one thread. Memory is the peak resident size of a
+separate process (on Linux) that does two training steps, minus its size before.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Usage:
         [--out runs/search] [--trials 30]
 
 Needs `pip install 'geocalc[search]'`. The study is stored in the folder `--out`: the same command
-resumes a search that was stopped or killed, and its last trial. Several processes may work on one study
-at the same time.
+resumes a search that was stopped or killed, and its last trial. Several processes may work on one
+study at the same time.
 """
 
 from __future__ import annotations

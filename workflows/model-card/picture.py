@@ -3,8 +3,8 @@
 Usage:
     GEOCALC_DATA=... python workflows/model-card/picture.py [faenet-sfa]
 
-Structures are the validation split of the first source of the model's recipe, with the default frames
-and the defaults of `geocalc relax`.
+Structures are the validation split of the first source of the model's recipe, with the default
+frames and the defaults of `geocalc relax`.
 """
 
 from __future__ import annotations

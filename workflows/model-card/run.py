@@ -3,9 +3,9 @@
 Usage:
     GEOCALC_DATA=... python workflows/model-card/run.py [faenet-sfa] [--render] [--only PART]
 
-Structures are the validation split of the model's recipe (relaxations held out by name), and an outside
-set: adsorbates on (111) surfaces of nine metals in larger and thicker slabs than those of training
-(WWL-GPR, Xu, Reuter, Andersen 2022). float32, CPU, one thread.
+Structures are the validation split of the model's recipe (relaxations held out by name), and an
+outside set: adsorbates on (111) surfaces of nine metals in larger and thicker slabs than those of
+training (WWL-GPR, Xu, Reuter, Andersen 2022). float32, CPU, one thread.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Usage:
     GEOCALC_DATA=... python workflows/molecules/run.py train|evaluate|page [--names qm7-faenet,...]
         [--steps N]
 
-`train` fits each recipe of this folder in runs/molecules and resumes where it was stopped; `evaluate`
-measures finished networks on the test sets, which are used in neither training nor validation; `page`
-writes results.json and the tables of README.md.
+`train` fits each recipe of this folder in runs/molecules and resumes where it was stopped;
+`evaluate` measures finished networks on the test sets, which are used in neither training nor
+validation; `page` writes results.json and the tables of README.md.
 """
 
 from __future__ import annotations

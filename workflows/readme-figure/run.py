@@ -1,5 +1,5 @@
-"""Draw docs/relaxation.png: the example adslab before and after relaxation with the shipped model, and
-its energy during the relaxation.
+"""Draw docs/relaxation.png: the example adslab before and after relaxation with the shipped model,
+and its energy during the relaxation.
 
 Usage:
     python workflows/readme-figure/run.py

@@ -1,5 +1,5 @@
-"""Export structures for models in separate environments: files for ASE with the labels and the split of
-the recipe.
+"""Export structures for models in separate environments: files for ASE with the labels and the
+split of the recipe.
 """
 
 from __future__ import annotations

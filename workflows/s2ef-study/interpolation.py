@@ -1,9 +1,9 @@
 """Predict adsorption energies on a metal from those on all other metals, without a network.
 
 A Gaussian process uses the adsorbate, the number of metal atoms that it touches in the relaxed
-structure, and the position of the metal in the periodic table and its physical properties; each metal
-in turn is predicted from the others. The best of several kernel widths is reported, so the error is an
-optimistic one.
+structure, and the position of the metal in the periodic table and its physical properties; each
+metal in turn is predicted from the others. The best of several kernel widths is reported, so the
+error is an optimistic one.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Usage:
 
 Runs in an environment with mace-torch. Reads FOLDER/train.extxyz, writes FOLDER/mace.model; resumes
 from FOLDER/mace.state. Architecture, optimizer and batch size are those of MACE's own examples for
-`small`; loss, schedule over the given time and weight average are those of our recipe, which give MACE
-smaller errors than a schedule by epochs if there is time for a few epochs only.
+`small`; loss, schedule over the given time and weight average are those of our recipe, which give
+MACE smaller errors than a schedule by epochs if there is time for a few epochs only.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ Usage:
 
 Runs in an environment with that model, with the relaxation loop of this checkout. Writes
 FOLDER/mace.npz or FOLDER/chgnet.npz: single points of points.extxyz, relaxations of starts.extxyz
-(quasi-newton, fmax 0.05 eV/A, at most 300 steps), and, for a model of total energies, relaxations of
-relaxed.extxyz and of the clean slabs that energies are relative to. With `speed` it writes the seconds
-of each start to FOLDER/mace-seconds.npy or FOLDER/chgnet-seconds.npy.
+(quasi-newton, fmax 0.05 eV/A, at most 300 steps), and, for a model of total energies, relaxations
+of relaxed.extxyz and of the clean slabs that energies are relative to. With `speed` it writes the
+seconds of each start to FOLDER/mace-seconds.npy or FOLDER/chgnet-seconds.npy.
 """
 
 from __future__ import annotations

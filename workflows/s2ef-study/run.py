@@ -4,11 +4,12 @@ Usage:
     GEOCALC_DATA=... python workflows/s2ef-study/run.py train NAME...|measure NAME...|tight NAME...
         |speed NAME...|export|peer mace|chgnet|page
 
-`train` fits variants of the recipe of faenet-sfa (variants.py) in runs/s2ef-study, 15 to 30 minutes of
-one core each, and resumes where it was stopped; `measure` computes the errors of variants, or of models
-by name or folder; `export` writes the frames for MACE and CHGNet, which run in separate environments
-(mace_train.py, peer_answers.py); `peer` computes their errors; `tight` relaxes to smaller forces;
-`speed` times models, on an idle machine; `page` writes results.json, the tables and the plot.
+`train` fits variants of the recipe of faenet-sfa (variants.py) in runs/s2ef-study, 15 to 30 minutes
+of one core each, and resumes where it was stopped; `measure` computes the errors of variants, or of
+models by name or folder; `export` writes the frames for MACE and CHGNet, which run in separate
+environments (mace_train.py, peer_answers.py); `peer` computes their errors; `tight` relaxes to
+smaller forces; `speed` times models, on an idle machine; `page` writes results.json, the tables and
+the plot.
 """
 
 from __future__ import annotations

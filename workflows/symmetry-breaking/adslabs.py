@@ -1,9 +1,9 @@
 """Train FAENet, an equivariant network and its relaxed twin on increasing numbers of adsorbate
 relaxations on metals.
 
-All networks are trained on the same relaxations, drawn by the seed, in batches of the same size, for
-the same number of steps. A sixth of all relaxations is the test set and a tenth is for choices, the
-same ones for all.
+All networks are trained on the same relaxations, drawn by the seed, in batches of the same size,
+for the same number of steps. A sixth of all relaxations is the test set and a tenth is for choices,
+the same ones for all.
 """
 
 from __future__ import annotations

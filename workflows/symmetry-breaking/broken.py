@@ -1,4 +1,6 @@
-"""Analyze relaxed weights after training: lengths, directions, and components that symmetry forbids."""
+"""Analyze relaxed weights after training: lengths, directions, and components that symmetry
+forbids.
+"""
 
 from __future__ import annotations
 

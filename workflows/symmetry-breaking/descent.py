@@ -2,9 +2,9 @@
 
 A step is computed from inner products of gradients, so the steps of a rotated task are the rotated
 steps, and components that symmetry forbids stay zero to rounding. Adam scales every component of a
-tensor by itself: it depends on the axes, and turns rounding errors into steps where a gradient is zero
-by symmetry. L-BFGS may overshoot where it has not yet measured the curvature, and lets rounding errors
-grow.
+tensor by itself: it depends on the axes, and turns rounding errors into steps where a gradient is
+zero by symmetry. L-BFGS may overshoot where it has not yet measured the curvature, and lets
+rounding errors grow.
 """
 
 from __future__ import annotations

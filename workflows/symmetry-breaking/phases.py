@@ -1,5 +1,5 @@
-"""Fit the displacements of 45 atoms around a Ba atom of BaTiO3 from the cubic to the tetragonal and the
-orthorhombic phase.
+"""Fit the displacements of 45 atoms around a Ba atom of BaTiO3 from the cubic to the tetragonal and
+the orthorhombic phase.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Find the symmetry that relaxed weights break: shapes, a charged particle in fields, phases of BaTiO3,
-adsorbates on metals.
+"""Find the symmetry that relaxed weights break: shapes, a charged particle in fields, phases of
+BaTiO3, adsorbates on metals.
 
 Usage:
     python workflows/symmetry-breaking/run.py shapes|field|phases|adslabs|report [--seeds 0,1,2]
         [--steps N] [--out DIR]
 
-The first four run the training that is missing in runs/symmetry-breaking; `phases` and `adslabs` read
-$GEOCALC_DATA. `report` writes results.json, the tables of README.md and the plots.
+The first four run the training that is missing in runs/symmetry-breaking; `phases` and `adslabs`
+read $GEOCALC_DATA. `report` writes results.json, the tables of README.md and the plots.
 """
 
 from __future__ import annotations

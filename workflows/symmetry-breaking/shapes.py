@@ -1,8 +1,8 @@
 """Deform a cube to another shape: eight identical points and the direction in which each moves.
 
-The feature of every point is a one. The target of a point is a function on the sphere up to degree 2
-with its peak in the direction in which the corner moves: the harmonics of that direction times the
-distance, divided by the square of their length.
+The feature of every point is a one. The target of a point is a function on the sphere up to degree
+2 with its peak in the direction in which the corner moves: the harmonics of that direction times
+the distance, divided by the square of their length.
 """
 
 from __future__ import annotations

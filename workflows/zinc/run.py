@@ -4,9 +4,9 @@ Usage:
     GEOCALC_DATA=... python workflows/zinc/run.py train|report [--recipes small,big]
         [--folds 0,1,2,3,4] [--steps N]
 
-`train` fits each recipe of this folder once for each held-out fold, in runs/zinc, and resumes where it
-was stopped; `report` measures finished runs on their held-out folds and writes results.json, the table
-of README.md and the plots.
+`train` fits each recipe of this folder once for each held-out fold, in runs/zinc, and resumes where
+it was stopped; `report` measures finished runs on their held-out folds and writes results.json, the
+table of README.md and the plots.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""REGNN, the relaxed equivariant GNN: gated message passing on e3nn's irreps with learnable symmetry
-breaking.
+"""REGNN, the relaxed equivariant GNN: gated message passing on e3nn's irreps with learnable
+symmetry breaking.
 
-With `l_relaxed: 0` it is an ordinary equivariant network. Otherwise a tensor theta in every layer can
-single out directions relative to the axes of the frame: those of the file with the frame policy
+With `l_relaxed: 0` it is an ordinary equivariant network. Otherwise a tensor theta in every layer
+can single out directions relative to the axes of the frame: those of the file with the frame policy
 `none`, those of the cell with `single` or `averaged`.
 
 Needs e3nn, the extra [e3nn]. Source: Hofgard et al., arXiv 2407.20471 (2024).
