@@ -26,13 +26,6 @@ INITS = sorted(PACKAGE.rglob("__init__.py"))
 WITHOUT_NAMES = {"geocalc.cli", "geocalc.architectures.regnn", "geocalc.cli.commands"}
 HEAVY = {"torch", "torch_geometric", "pymatgen", "ase", "numpy", "scipy", "pydantic"}
 COMMANDS = "geocalc.cli"  # a command is called what its function is called
-# names that two modules define, and why
-SHARED = {
-    "Interaction": "the block of FAENet, a reusable layer, and the block of SchNet",
-    "Memory": "what two quasi-Newton methods remember",
-    "Task": "what a model was trained for, and a structure on its way through a relaxation",
-    "evaluate": "a potential on a batch, and one step of a relaxation",
-}
 
 
 def package_of(init: Path) -> str:
@@ -107,7 +100,7 @@ def test_a_class_or_function_is_defined_once() -> None:
         for name, called in definitions(path):
             if called and not name.startswith("_") and not module.startswith(COMMANDS):
                 owners[name].add(module)
-    assert {name for name, found in owners.items() if len(found) > 1} <= set(SHARED)
+    assert {name: found for name, found in owners.items() if len(found) > 1} == {}
 
 
 def test_editors_see_the_public_names_of_geocalc() -> None:

@@ -81,7 +81,7 @@ class SchNet(Network):
             nn.init.zeros_(self.level.weight)  # all levels start equal
         self.basis = GaussianBasis(s.num_gaussians, s.cutoff)
         self.blocks = nn.ModuleList(
-            Interaction(s.hidden_channels, s.num_filters, s.num_gaussians, s.message_scale)
+            SchNetInteraction(s.hidden_channels, s.num_filters, s.num_gaussians, s.message_scale)
             for _ in range(s.num_interactions)
         )
         self.first = nn.Linear(s.hidden_channels, s.hidden_channels // 2)
@@ -122,8 +122,8 @@ class SchNet(Network):
         return NetworkOutput(energy=energy, atom_energies=atoms, layers=tuple(layers))
 
 
-class Interaction(nn.Module):
-    """Interaction block: the update of node features by messages along edges.
+class SchNetInteraction(nn.Module):
+    """SchNetInteraction block: the update of node features by messages along edges.
 
     Args:
         width: number of node features.

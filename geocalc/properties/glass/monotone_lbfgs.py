@@ -26,8 +26,8 @@ HALVINGS = 4  # of one step; after them the history is forgotten
 CURVED = 1e-8  # smallest cosine between a step and the change of the gradient that is learned
 
 
-class Memory(NamedTuple):
-    """Memory of one structure; the anchor is the last point with an energy lower than all before.
+class LbfgsMemory(NamedTuple):
+    """LbfgsMemory of one structure; the anchor is the last point with an energy lower than all before.
 
     Attributes:
         history: steps between anchors.
@@ -50,7 +50,7 @@ class _Plan(NamedTuple):
     """
 
     step: Floats
-    memory: Memory
+    memory: LbfgsMemory
     lower: bool
 
 
@@ -64,7 +64,7 @@ class MonotoneLbfgsState:
         forces: (n_rows, 3) at the anchors.
     """
 
-    memory: Ragged[Memory] = per_system()
+    memory: Ragged[LbfgsMemory] = per_system()
     positions: Tensor = per_row()
     forces: Tensor = per_row()
 
@@ -90,7 +90,7 @@ class MonotoneLbfgs:
         """State before the first step."""
         sizes = FreeComponents.of(coordinates).sizes
         return MonotoneLbfgsState(
-            memory=Ragged(tuple(Memory(History.empty(n_free)) for n_free in sizes)),
+            memory=Ragged(tuple(LbfgsMemory(History.empty(n_free)) for n_free in sizes)),
             positions=coordinates.positions,
             forces=coordinates.positions.new_zeros(coordinates.positions.shape),
         )
@@ -114,7 +114,7 @@ class MonotoneLbfgs:
             forces=forces.where(here, state.forces),
         )
 
-    def _plan(self, memory: Memory, energy: float, part: Floats) -> _Plan:
+    def _plan(self, memory: LbfgsMemory, energy: float, part: Floats) -> _Plan:
         """The next step of one structure.
 
         Args:
@@ -124,12 +124,12 @@ class MonotoneLbfgs:
         """
         move, before, now = part
         if energy <= memory.energy + ROUNDING * abs(energy):
-            memory = Memory(self._learned(memory.history, move, before - now), energy)
+            memory = LbfgsMemory(self._learned(memory.history, move, before - now), energy)
             return _Plan(self._bounded(self._newton(memory.history, now)), memory, True)
         if memory.n_halved < HALVINGS:
             return _Plan(-move / 2, memory._replace(n_halved=memory.n_halved + 1), False)
         plain = self._bounded(before / self.curvature)
-        return _Plan(plain - move, Memory(History.empty(len(move)), memory.energy), False)
+        return _Plan(plain - move, LbfgsMemory(History.empty(len(move)), memory.energy), False)
 
     def _learned(self, history: History, move: Floats, change: Floats) -> History:
         """The history with one more step, where the curvature along it is positive."""
