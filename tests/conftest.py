@@ -16,8 +16,10 @@ from helpers.extras import missing_extra
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests whose marker `extra` names a package that is not installed."""
+    """Skip tests that need a package or the data sets which are not there, and say which."""
     for item in items:
+        if "GEOCALC_DATA" not in os.environ and item.get_closest_marker("data"):
+            item.add_marker(pytest.mark.skip(reason="GEOCALC_DATA, the data sets, is not set"))
         for marker in item.iter_markers("extra"):
             for package in marker.args:
                 if reason := missing_extra(package):

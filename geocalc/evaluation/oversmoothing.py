@@ -105,7 +105,7 @@ def layer_mad(
         InputError: there are no structures, or the network does not return its layers.
     """
     if systems.n_systems == 0:
-        raise InputError("no structures were given; at least one is needed")
+        raise InputError("got an empty list of structures; give at least one structure")
     generator = torch.Generator().manual_seed(seed)
     parts = [
         _by_structure(model, some, policy, level, generator) for some in chunks(systems, batch)

@@ -25,7 +25,7 @@ def check_systems(
             model does not know.
     """
     if systems.n_systems == 0:
-        raise InputError("no structures were given; at least one is needed")
+        raise InputError("got an empty list of structures; give at least one structure")
     empty = torch.nonzero(systems.counts == 0)
     if len(empty):
         raise InputError(f"structure {int(empty[0])} of the batch has no atoms; remove it")

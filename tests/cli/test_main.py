@@ -227,7 +227,7 @@ def test_tags_that_are_converted_are_told_once(model):
     done = relax(model, "in.traj", "--fmax", EASY)
     assert done.exit_code == 0, done.output
     assert done.stderr.count("note: ") == 1
-    assert "Cu8O and 2 more: tags counted layers" in done.stderr
+    assert "Cu8O and 2 more: tags were layer numbers" in done.stderr
     assert all(
         a.get_tags().tolist() == [0] * 4 + [1] * 4 + [2]
         for a in read("in-relax/relaxed.extxyz", ":")

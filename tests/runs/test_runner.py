@@ -515,7 +515,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_it_can_be_resumed(
     (path / "journal.jsonl").symlink_to("/dev/full")
     with pytest.raises(
         RunFolderError,
-        match=r"the disk is full: .*; 2 finished structures are safe; free some space and resume",
+        match=r"the disk is full: .*; 2 finished structures remain saved; free some space and resume",
     ):
         next(running)
     (path / "journal.jsonl").unlink()

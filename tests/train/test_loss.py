@@ -233,7 +233,7 @@ def test_loss_and_errors_count_the_same_free_atoms_also_where_one_axis_is_fixed(
         pbc=atoms.pbc,
         energy=1.0,
         group="x",
-        frame=0,
+        image=0,
         source=0,
         validation=False,
     )

@@ -184,7 +184,7 @@ def test_a_wrong_key_names_what_was_looked_for(qm7: Path, tmp_path: Path) -> Non
     values = energy_recipe(qm7)
     values["data"]["sources"][0]["energy_key"] = "hofs"
     with pytest.raises(
-        InputError, match=r"none of the 60 structures of .* has an energy: looked for hofs"
+        InputError, match=r"none of the 60 structures of .* has an energy, neither hofs in info"
     ):
         samples_of(values, tmp_path)
 

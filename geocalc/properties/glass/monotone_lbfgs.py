@@ -27,7 +27,7 @@ CURVED = 1e-8  # smallest cosine between a step and the change of the gradient t
 
 
 class LbfgsMemory(NamedTuple):
-    """LbfgsMemory of one structure; the anchor is the last point with an energy lower than all before.
+    """Memory of one structure; the anchor is the last point with an energy lower than all before.
 
     Attributes:
         history: steps between anchors.

@@ -234,7 +234,7 @@ def test_runs_with_canonicalizers_become_no_ensemble(data: Path, tmp_path: Path)
         (
             {"canonicalizer": {"width": 12}},
             {},
-            "no canonicalizer with weights is called None; known are signnet-mlp",
+            "no canonicalizer with weights is called None; did you mean",
         ),
         (
             {"canonicalizer": {**CHOICE, "wdth": 12}},
