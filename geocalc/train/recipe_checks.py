@@ -71,8 +71,8 @@ def check_rewiring(model: PotentialSettings, where: str) -> None:
         )
     if model.drop_subsurface and merges:
         raise RecipeError(
-            f"{where}: subsurface atoms can only be removed or merged, not both; set drop_subsurface or"
-            " supernodes"
+            f"{where}: subsurface atoms can only be removed or merged, not both; set"
+            " drop_subsurface or supernodes"
         )
     if merges and model.repulsion_reach is not None:
         raise RecipeError(
