@@ -106,6 +106,14 @@ FAST = ("updownscale_base", "graph norm", "schnet", "rich", "ewald")
 EXTRAS = {"relaxed": "e3nn", "equivariant": "e3nn", "regnn": "e3nn"}
 
 
+def with_extras(names: Iterable[str]) -> list[Any]:
+    """Parameters of these names, marked where they need an optional extra."""
+    return [
+        pytest.param(name, marks=[pytest.mark.extra(EXTRAS[name])] if name in EXTRAS else [])
+        for name in names
+    ]
+
+
 def of(names: Iterable[str]) -> list[Any]:
     """Parameters of these potentials; some of them in the fast tier."""
     return tiered(names, fast=FAST, extras=EXTRAS)
@@ -336,21 +344,21 @@ def leveled(name: str, policy: str) -> SeveralLevels:
 
 @pytest.mark.parametrize("law", ["batch", "permutation", "rotation", "re-wrapping", "determinism"])
 @pytest.mark.parametrize("policy", ["averaged", "single"])
-@pytest.mark.parametrize("name", LEVELED)
+@pytest.mark.parametrize("name", with_extras(LEVELED))
 def test_structures_of_several_levels_obey_the_laws(name: str, policy: str, law: str) -> None:
     systems = everything() if name in (*ARCHITECTURES, "ensemble") else slabs()
     assert len(set((systems.counts % N_LEVELS).tolist())) > 1
     EXACT_LAWS[law](leveled(name, policy), systems)
 
 
-@pytest.mark.parametrize("name", LEVELED)
+@pytest.mark.parametrize("name", with_extras(LEVELED))
 def test_forces_of_several_levels_are_the_gradient(name: str) -> None:
     chosen = leveled(name, "averaged")
     systems = generic() if name in (*ARCHITECTURES, "ensemble") else slabs()
     assert_forces_are_gradient(chosen, systems, n_directions=2, tolerance=GRADIENT)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", with_extras(ARCHITECTURES))
 def test_a_network_tells_levels_apart_beyond_their_references(architecture: str) -> None:
     chosen = random_potential(architecture=architecture, n_levels=N_LEVELS)
     chosen.model.references.zero_()
