@@ -95,6 +95,7 @@ def test_langevin_dynamics_moves_and_keeps_a_finite_energy(calc: GeoCalc) -> Non
     assert np.abs(atoms.positions - start).max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_nudged_elastic_band(folder: Path, shared: bool) -> None:
     first, last = slab(), slab()

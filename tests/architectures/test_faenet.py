@@ -225,6 +225,7 @@ def assert_equals_plain(net: FAENet, settings: dict[str, object], systems: Syste
             assert difference(weight.grad, other) < AGREEMENT, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", tiered(Norm, fast=[Norm.LAYER]))
 @pytest.mark.parametrize("kind", MessageType)
 def test_plain_formulation_agrees(kind: MessageType, norm: Norm) -> None:
@@ -248,6 +249,7 @@ def test_plain_formulation_agrees(kind: MessageType, norm: Norm) -> None:
         assert_equals_plain(network(seed, **settings), settings, systems)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("decoder", "norm"), list(itertools.product(PER_ATOM, ForceNorm)))
 def test_plain_force_heads_agree_in_training_and_evaluation(
     decoder: ForceDecoder, norm: ForceNorm
@@ -283,6 +285,7 @@ def test_published_parameter_counts(name: str) -> None:
     assert sum(weight.numel() for weight in net.parameters()) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "norm"), BLOCKS)
 def test_smooth_as_an_atom_crosses_the_cutoff(kind: MessageType, norm: Norm) -> None:
     def at(distance: float, smooth: bool) -> tuple[Tensor, Tensor]:
@@ -302,6 +305,7 @@ def test_smooth_as_an_atom_crosses_the_cutoff(kind: MessageType, norm: Norm) -> 
     assert float(sharp.abs()) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "norm"), BLOCKS)
 def test_empty_edge_sets_are_finite(kind: MessageType, norm: Norm) -> None:
     apart = cluster(torch.tensor([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]]), [8, 1])

@@ -542,6 +542,7 @@ def test_evaluate_measures_labeled_structures(model):
     assert errors["force_rmse"] > errors["force_mae"]
 
 
+@pytest.mark.slow
 def test_evaluate_takes_the_validation_split_of_a_recipe(model):
     recipe = write_recipe(Path("r.yaml"), adsorption_values(write_data(Path("d.traj"))))
     done = invoke("evaluate", model, recipe, "--out", "found")
@@ -727,6 +728,7 @@ def test_train_register_and_use_by_name(monkeypatch):
     assert "with GEOCALC_MODELS=kept" in elsewhere.output
 
 
+@pytest.mark.slow
 def test_a_run_that_its_clock_stopped_says_so_and_goes_on():
     recipe = write_recipe(Path("r.yaml"), recipe_values(write_data(Path("d.traj")), steps=3))
     done = invoke("train", recipe, "--device", "cpu", "--set", "training.max_seconds=1.0e-6")

@@ -63,6 +63,7 @@ def run(path: Path, settings: RelaxSettings = SETTINGS) -> list[Record]:
     return [replace(record, wall_s=0.0) for record in folder.records()]
 
 
+@pytest.mark.slow
 def test_cells_are_written_and_belong_to_their_energies(tmp_path: Path) -> None:
     records = run(tmp_path)
     assert [record.status for record in records] == ["CONVERGED", "ERROR", "CONVERGED", "CONVERGED"]

@@ -111,6 +111,7 @@ def test_held_out_samples_are_never_drawn():
     assert drawn == {i for i, s in enumerate(given) if not s.validation}
 
 
+@pytest.mark.slow
 def test_source_weights_repeat_and_thin_out_relaxations():
     given = samples(20, 3, 0) + samples(20, 3, 1)
     recipe = recipe_of(weights=(2.0, 0.25))

@@ -172,6 +172,7 @@ def test_training_learns_energies_and_moves(run: Path) -> None:
     assert errors["position_mae"] < 0.5 * errors["position_null"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path: Path) -> None:
     recipe = Recipe.parse(values_of(tmp_path, steps=6), "test")
     whole = train(recipe, tmp_path / "whole", tmp_path / "data", cpu_fabric())
@@ -192,6 +193,7 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path: Path) -> None:
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [{"accumulate": 4}, {"max_edges": 60}])
 def test_micro_batches_learn_what_the_whole_batch_does(tmp_path: Path, cut: dict) -> None:
     values = values_of(tmp_path, batch_size=6)
@@ -202,6 +204,7 @@ def test_micro_batches_learn_what_the_whole_batch_does(tmp_path: Path, cut: dict
     assert_equal_to_rounding(whole, parts)
 
 
+@pytest.mark.slow
 def test_the_model_predicts_energy_and_geometry_at_once(model: Path) -> None:
     start, end = pair(2)
     (result,) = geocalc.predict(start, str(model))
@@ -217,6 +220,7 @@ def test_the_model_predicts_energy_and_geometry_at_once(model: Path) -> None:
     assert result.atoms.get_potential_energy() == record.energy
 
 
+@pytest.mark.slow
 def test_its_card_and_its_calculator(model: Path) -> None:
     loaded = load_model(model)
     assert loaded.card.task is Task.IS2RE
@@ -226,6 +230,7 @@ def test_its_card_and_its_calculator(model: Path) -> None:
     assert calc.implemented_properties == ["energy", "free_energy"]
 
 
+@pytest.mark.slow
 def test_it_cannot_relax(model: Path) -> None:
     with pytest.raises(
         InputError, match=r"direct predicts relaxed energies .* use `geocalc predict`"
@@ -233,6 +238,7 @@ def test_it_cannot_relax(model: Path) -> None:
         geocalc.relax(pair(0)[0], str(model))
 
 
+@pytest.mark.slow
 def test_commands(model: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "new.extxyz", [pair(20)[0], pair(21)[0]])
@@ -283,6 +289,7 @@ def test_a_pair_without_its_file(tmp_path: Path) -> None:
         read_recipe(write_recipe(tmp_path / "r.yaml", values))
 
 
+@pytest.mark.slow
 def test_the_network_computes_the_same_in_float64(model: Path) -> None:
     start = pair(4)[0]
     single, double = (
@@ -323,6 +330,7 @@ def test_a_relaxation_starts_where_the_model_thinks_that_it_ends(
         assert before.record.n_steps == 1
 
 
+@pytest.mark.slow
 def test_what_the_model_does_not_know_starts_as_it_is(model: Path, potential: Path) -> None:
     bare = pair(0)[0]
     bare = bare[bare.get_tags() < 2]
@@ -338,6 +346,7 @@ def test_models_that_cannot_be_started_from(potential: Path) -> None:
         geocalc.relax(pair(0)[0], str(potential), warm_start=str(potential))
 
 
+@pytest.mark.slow
 def test_warm_starts_on_the_command_line(
     model: Path, potential: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ def test_a_distribution_holds_all_but_the_largest_errors() -> None:
     assert axis.get_xlabel() == "error of relaxed energy (eV)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 80, 4000, 40_000])
 def test_files_are_small_whatever_they_show(n: int, tmp_path: Path) -> None:
     predicted, reference = values(n)
@@ -109,6 +110,7 @@ def test_equal_values_can_be_drawn(tmp_path: Path) -> None:
     ).exists()
 
 
+@pytest.mark.slow
 def test_four_panels_make_a_square(tmp_path: Path) -> None:
     one, four = (draw_panels([parity(50)] * n, tmp_path / f"{n}.png") for n in (1, 4))
     with Image.open(one) as image:

@@ -120,6 +120,7 @@ FRAMES: list[tuple[str, Systems, set[str]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("frames", "systems", "lost"), FRAMES, ids=[name for name, _, _ in FRAMES])
 def test_frames_lose_what_they_are_known_to_lose_and_nothing_else(
     frames: str, systems: Systems, lost: set[str]
@@ -143,6 +144,7 @@ def test_seeded_frames_are_drawn_by_place_in_the_batch_and_repeat() -> None:
     assert not {"repeat", "permutation", "rewrap"} & found
 
 
+@pytest.mark.slow
 def test_frames_drawn_anew_do_not_repeat() -> None:
     class Anew:
         calls = 0

@@ -360,6 +360,7 @@ WITH = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["faenet", "schnet"])
 @pytest.mark.parametrize(("which", "n"), WITH)
 def test_symmetries(which: GraphSettings, n: int | None, architecture: str) -> None:
@@ -380,6 +381,7 @@ def test_symmetries(which: GraphSettings, n: int | None, architecture: str) -> N
         assert_supercell_extensive(potential, systems)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["faenet", "schnet"])
 @pytest.mark.parametrize(("which", "n"), WITH)
 def test_forces_are_the_gradient(which: GraphSettings, n: int | None, architecture: str) -> None:
@@ -503,6 +505,7 @@ def test_recipes_that_make_no_sense(graph: dict, message: str, tmp_path: object)
         parse_recipe(values, "test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("graph", "n"),
     [({"strategy": "nearest"}, 6), ({"truncation": "smooth"}, 6), ({"strategy": "complete"}, None)],

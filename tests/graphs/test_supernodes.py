@@ -175,6 +175,7 @@ def test_supernodes_are_not_joined_to_each_other() -> None:
         assert bool(below[kept.senders].any())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["faenet", "schnet"])
 @pytest.mark.parametrize("kind", MERGING)
 def test_symmetries(kind: Supernodes, architecture: str) -> None:
@@ -296,6 +297,7 @@ def test_compact_tables_have_no_row_for_it(tmp_path: Path) -> None:
     assert parse_recipe(values, "test").model.supernodes is Supernodes.PER_ELEMENT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["one", "per-element"])
 def test_relaxed_energies_are_learnt(kind: str, tmp_path: Path) -> None:
     values = values_of(tmp_path, learning_rate=0.01)
@@ -333,6 +335,7 @@ def test_a_card_that_contradicts_itself(tmp_path: Path) -> None:
         load_model(folder, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MERGING)
 def test_forces_are_learnt_through_the_nodes(kind: Supernodes, tmp_path: Path) -> None:
     """Targets of merged atoms are left out; those of the others are met with forces that go through

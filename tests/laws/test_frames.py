@@ -74,6 +74,7 @@ def group_elements(policy: str, n: int = 2) -> Tensor:
     return random_rotations(n, 2 if flat else 3, chosen.proper, seeded(11))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", DETERMINISTIC)
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_poses_are_the_same_however_the_structure_is_turned_or_mirrored(
@@ -115,6 +116,7 @@ def test_proper_frames_are_rotations_and_tell_mirror_images_apart(policy: str) -
     assert float(difference.abs().max()) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", DETERMINISTIC)
 @pytest.mark.parametrize("name", ["cloud", "CH4", "on top", "rattled"])
 def test_poses_do_not_depend_on_origin_or_order(name: str, policy: str) -> None:
@@ -161,6 +163,7 @@ def test_a_wire_does_not_depend_on_the_stored_images(policy: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cloud", "CH4", "benzene", "CO2", "rattled", "clean"])
 @pytest.mark.parametrize("policy", [name for name in POLICIES if name.endswith("-stochastic")])
 def test_a_stochastic_frame_is_a_member_of_the_set_and_follows_the_seed(
@@ -226,6 +229,7 @@ def small(name: str) -> Systems:
     return systems_of(cloud(5) if name == "cloud" else STRUCTURES[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "policy"), GRADIENT_CASES + TIED_CASES)
 def test_the_gradient_goes_through_the_frame(name: str, policy: str) -> None:
     energy, positions = energy_of_positions(small(name), policy)
@@ -279,6 +283,7 @@ def test_lattice_frames_follow_the_cell_gradient() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", DETERMINISTIC)
 def test_forces_on_symmetric_structures_are_numbers_and_as_symmetric(policy: str) -> None:
     for name in ("CH4", "benzene", "H2O", "CO2", "atom", "on top", "upright CO", "SF6"):

@@ -102,7 +102,7 @@ CONSERVATIVE = [
     *(name for name in SHIPPED if read_card(shipped_folder() / name).conservative),
 ]
 
-FAST = ("updownscale_base", "graph norm", "schnet", "rich", "ewald")
+FAST = ("updownscale_base", "schnet", "ewald")
 EXTRAS = {"relaxed": "e3nn", "equivariant": "e3nn", "regnn": "e3nn"}
 
 
@@ -256,6 +256,7 @@ def test_forces_are_the_gradient(name: str, policy: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["averaged", "single"])
 @pytest.mark.parametrize("name", of(POTENTIALS))
 def test_energy_and_forces_are_continuous_at_the_cutoff(name: str, policy: str) -> None:
@@ -265,6 +266,7 @@ def test_energy_and_forces_are_continuous_at_the_cutoff(name: str, policy: str) 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["averaged", "single"])
 @pytest.mark.parametrize("name", of(CONSERVATIVE))
 def test_stress_is_the_derivative_by_strain(name: str, policy: str) -> None:
@@ -281,6 +283,7 @@ def test_stress_turns_with_the_structure() -> None:
         EXACT_LAWS[law](chosen, slabs())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", [law for law in EXACT_LAWS if law != "basis"])
 @pytest.mark.parametrize("policy", ["averaged", "single"])
 def test_direct_forces_turn_with_the_structure(policy: str, law: str) -> None:
@@ -342,6 +345,7 @@ def leveled(name: str, policy: str) -> SeveralLevels:
     return SeveralLevels(chosen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["batch", "permutation", "rotation", "re-wrapping", "determinism"])
 @pytest.mark.parametrize("policy", ["averaged", "single"])
 @pytest.mark.parametrize("name", with_extras(LEVELED))
@@ -351,6 +355,7 @@ def test_structures_of_several_levels_obey_the_laws(name: str, policy: str, law:
     EXACT_LAWS[law](leveled(name, policy), systems)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", with_extras(LEVELED))
 def test_forces_of_several_levels_are_the_gradient(name: str) -> None:
     chosen = leveled(name, "averaged")

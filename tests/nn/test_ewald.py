@@ -210,6 +210,7 @@ def test_the_sinc_and_its_derivatives_are_right_at_zero_and_where_the_series_end
     assert float(curve[3] - curve[4]) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "atoms",
     [crystals()[1], slabs()[3], rattled(slabs()[1]), cloud(3)],

@@ -117,6 +117,7 @@ def path_of_ase(atoms: Atoms, name: str) -> tuple[list[np.ndarray], bool]:
     return reference.calc.seen, converged
 
 
+@pytest.mark.slow
 def test_every_step_of_a_mixed_batch_equals_ase(relaxed) -> None:
     name, batch, ends, paths = relaxed
     assert len(batch) >= 20
@@ -139,12 +140,14 @@ def test_every_step_of_a_mixed_batch_equals_ase(relaxed) -> None:
     assert (different > 0) == (name == "fire2")
 
 
+@pytest.mark.slow
 def test_structures_leave_the_batch_at_their_own_time(relaxed) -> None:
     ends = relaxed[2]
     assert 0 < sum(end.converged for end in ends) < len(ends)
     assert len({end.n_steps for end in ends}) >= 4
 
 
+@pytest.mark.slow
 def test_batch_mates_do_not_matter(relaxed) -> None:
     name, batch, _, paths = relaxed
     chosen = [0, 5, 10, 16]

@@ -43,6 +43,7 @@ def arguments(index: EdgeIndex, given: bool, product: bool) -> list[Tensor | Non
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("given", "product"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("outputs", ["edges", "received", "both"])
 def test_gradients_are_numerical_ones(given: bool, product: bool, outputs: str) -> None:

@@ -64,6 +64,7 @@ def test_a_minimum_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert np.load(kept).shape == (125, 3)
 
 
+@pytest.mark.slow
 def test_where_no_minimum_is_found_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def unfinished(configuration):
         return replace(

@@ -496,6 +496,7 @@ def test_the_curve_of_a_property_is_of_what_is_measured(
     assert [measure.label for measure in measures] == ["1 − R²", "Pearson correlation"]
 
 
+@pytest.mark.slow
 def test_train_draws_the_curve_of_a_property_and_says_how_to_go_on(
     runs: list[Path], place: Path
 ) -> None:

@@ -332,6 +332,7 @@ def test_what_can_be_learnt_is_learnt(glasses: Path) -> None:
     assert after.pearson_each > 0.97
 
 
+@pytest.mark.slow
 def test_a_number_of_each_graph_is_learnt() -> None:
     samples = [chain(n, seed) for seed in range(3) for n in range(4, 14)]
     values = recipe_values(

@@ -31,7 +31,8 @@ HERE = Path(__file__).parent
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
 ENERGY = 1e-8  # eV, of a relaxed structure: rounding grows over the steps
 STORED_OPTIMIZERS = ("bfgs", "fire", "fire2", "lbfgs", "quasi-newton")
-FMAX, MAX_STEPS, N_STRUCTURES = 0.05, 300, 16
+FMAX, MAX_STEPS = 0.05, 300
+N_STRUCTURES = 6  # of the 16 that are stored; the first are the same whatever their number
 
 
 @cache
@@ -72,7 +73,7 @@ def test_shipped_models_predict_the_stored_values(model: str, dtype: str) -> Non
 
 
 @pytest.mark.parametrize("optimizer", tiered(STORED_OPTIMIZERS, fast=["quasi-newton"]))
-@pytest.mark.parametrize("kind", ["plain", "hard"])
+@pytest.mark.parametrize("kind", tiered(["plain", "hard"], fast=["hard"]))
 def test_relaxations_take_the_stored_steps_to_the_stored_energies(
     kind: str, optimizer: str, sets: ModuleType
 ) -> None:
@@ -81,8 +82,8 @@ def test_relaxations_take_the_stored_steps_to_the_stored_energies(
         potential = AsePotential(calculator=EMT())
         systems = from_atoms(atoms, use_tags=False)
         ends += relax_systems(systems, potential, OPTIMIZERS[optimizer](), FMAX, MAX_STEPS)
-    assert [end.n_evaluations for end in ends] == expected["calls"]
-    assert [end.status.value for end in ends] == expected["statuses"]
+    assert [end.n_evaluations for end in ends] == expected["calls"][:N_STRUCTURES]
+    assert [end.status.value for end in ends] == expected["statuses"][:N_STRUCTURES]
     np.testing.assert_allclose(
-        [end.energy for end in ends], expected["energies"], rtol=0.0, atol=ENERGY
+        [end.energy for end in ends], expected["energies"][:N_STRUCTURES], rtol=0.0, atol=ENERGY
     )

@@ -140,6 +140,7 @@ CASES = [
 SLOW = [k for k in range(len(CASES)) if k % 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "options", "of_ase"),
     [*CASES[::6], *(pytest.param(*CASES[k], marks=pytest.mark.slow) for k in SLOW)],
@@ -182,6 +183,7 @@ def test_batch_mates_do_not_matter(name: str) -> None:
             assert np.array_equal(cell, other_cell)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pressure", [0.0, 0.03])
 def test_results_belong_to_the_final_cell(pressure: float) -> None:
     (end,), _ = ours([crystal("Cu", 6, strain=0.01)], "bfgs", CellFilter(pressure=pressure), 60)

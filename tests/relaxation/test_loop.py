@@ -72,6 +72,7 @@ def relax_one(
     return ends[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bfgs", "fire", "fire2", "lbfgs"])
 def test_fixed_components_end_bit_for_bit_where_they_started(name: str) -> None:
     systems = fixed_slab()

@@ -136,6 +136,7 @@ def test_slow_progress_on_emt_is_no_noise(name: str) -> None:
     assert ends[0].n_evaluations > WINDOW
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_no_smooth_potential_has_a_noise_floor(name: str) -> None:
     for potential, fmax in ((Bowl(), 1e-11), (Valley(), 1e-3)):
@@ -165,6 +166,7 @@ def test_forces_that_go_round_in_circles_never_use_up_the_steps(name: str) -> No
     assert end.status in (Status.NOISE_FLOOR, Status.CONVERGED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bfgs", "fire2"])
 def test_it_does_not_depend_on_batch_mates(name: str) -> None:
     alone = [scattered(n_atoms=4 + k, seed=k) for k in range(4)]

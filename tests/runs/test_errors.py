@@ -77,6 +77,7 @@ def test_an_unexpected_exception_ends_one_structure_and_is_logged(
     assert told.exc_info[0] is AttributeError
 
 
+@pytest.mark.slow
 def test_an_unexpected_exception_in_a_worker_ends_one_structure(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

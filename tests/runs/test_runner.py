@@ -271,6 +271,7 @@ def test_equal_structures_each_get_a_record(tmp_path: Path) -> None:
     assert model.potential.calls == calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [0, 2, 5])
 def test_an_interrupted_run_resumes_to_the_same_files(
     tmp_path: Path, whole: tuple[Path, list[Record]], stop_after: int
@@ -293,6 +294,7 @@ def test_an_interrupted_run_resumes_to_the_same_files(
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_resume_computes_what_changed_and_what_is_new(tmp_path: Path) -> None:
     given = jobs(3)
     records = run(tmp_path, given)

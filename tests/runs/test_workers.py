@@ -41,6 +41,7 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.slow
 def test_work_is_shared_and_nobody_waits_for_the_slow() -> None:
     words = [SLOW, *"abcdef", PRINT]
     with WorkerPool(make_work, 2) as pool:

@@ -104,6 +104,7 @@ def strayed(atoms: Atoms, end: np.ndarray) -> float:
     return worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiered(sorted(ASE), fast=["bfgs"]))
 @pytest.mark.parametrize("kind", sorted(HOLD))
 def test_the_path_is_that_of_ase_and_what_is_held_stays(kind: str, name: str) -> None:

@@ -120,6 +120,7 @@ class PerturbedEmt(EMT):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("atoms", [strained("Cu"), alloy()], ids=["cubic", "layers"])
 def test_steps_equal_those_of_fix_symmetry(atoms: Atoms) -> None:
     (end,) = relaxed([atoms])

@@ -157,6 +157,7 @@ def test_a_projector_projects_and_its_image_stays() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", tiered(["Cs", "D2", "D2d", "S6", "C6h", "D3h", "T", "O"], fast=["D2", "S6"])
 )
@@ -191,6 +192,7 @@ def test_what_has_no_axis_of_its_own_is_found_in_the_orientation_given() -> None
     assert symmetry_breaking(theta, "Oh").layers[0].share < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Oh", "D4h", "C3v"])
 def test_the_best_orientation_is_that_of_the_task(name: str) -> None:
     theta = theta_of("0e + 1o + 2e + 3e + 4e", name, R)

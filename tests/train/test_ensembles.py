@@ -63,11 +63,13 @@ def test_an_ensemble_is_the_mean_of_its_members_and_says_how_far_they_differ(
     assert (energies.std(0) > 1e-3).all()
 
 
+@pytest.mark.slow
 def test_its_forces_are_the_gradient_of_its_energy(models: list[Path]) -> None:
     systems = from_atoms(rattled(adslab("O", "fcc", size=(2, 2, 2)), 0.1, 3))
     assert_forces_are_gradient(load_model(models[-1], dtype="float64", device="cpu"), systems)
 
 
+@pytest.mark.slow
 def test_records_and_calculators_carry_the_spread(models: list[Path]) -> None:
     atoms = rattled(adslab("O", "fcc", size=(2, 2, 2)), 0.1, 4)
     record = geocalc.predict(atoms, str(models[-1]))[0].record
@@ -78,6 +80,7 @@ def test_records_and_calculators_carry_the_spread(models: list[Path]) -> None:
     assert record.energy_std > 1e-3
 
 
+@pytest.mark.slow
 def test_the_command_and_the_card(runs: list[Path], tmp_path: Path) -> None:
     words = ["register", *map(str, runs), "--name", "many", "--folder", str(tmp_path)]
     told = CliRunner().invoke(main, words)
@@ -88,6 +91,7 @@ def test_the_command_and_the_card(runs: list[Path], tmp_path: Path) -> None:
     assert len(measured["validation"]) == 1
 
 
+@pytest.mark.slow
 def test_runs_that_do_not_belong_together_are_refused(runs: list[Path], tmp_path: Path) -> None:
     other = make_recipe(write_data(tmp_path / "other.traj", relaxations(10)), steps=2)
     strange = train(other, tmp_path / "strange", tmp_path / "data", cpu_fabric())
@@ -152,6 +156,7 @@ def test_members_with_units_of_their_own_are_averaged_in_electronvolts(crossed: 
     assert_forces_are_gradient(loaded[-1], systems)
 
 
+@pytest.mark.slow
 def test_what_is_said_of_it_was_measured_by_members_that_had_not_seen_it(
     crossed: list[Path],
 ) -> None:

@@ -95,6 +95,7 @@ def test_it_begins_with_the_weights_and_with_references_of_the_new_level(
     assert (begun.energy_scale, begun.force_scale) == (old.energy_scale, old.force_scale)
 
 
+@pytest.mark.slow
 def test_the_recipe_holds_every_choice_and_says_what_it_was_made_on(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +127,7 @@ def of_kind(model: Path, kind: str, parent: Path) -> Path:
     return copied
 
 
+@pytest.mark.slow
 def test_adsorption_energies_are_not_learned_from_a_model_of_total_energies(
     model: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -136,6 +138,7 @@ def test_adsorption_energies_are_not_learned_from_a_model_of_total_energies(
         start_training(recipe.model_copy(update={"about": about}), samples)
 
 
+@pytest.mark.slow
 def test_zeros_of_adsorption_energies_are_held(model: Path, data: Path, tmp_path: Path) -> None:
     model = of_kind(model, "adsorption", tmp_path)
     free = recipe_of(model, data).model_copy(

@@ -61,6 +61,7 @@ def test_such_energies_change_nothing(tmp_path: Path) -> None:
         assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+@pytest.mark.slow
 def test_their_forces_are_learnt(tmp_path: Path) -> None:
     with_them = parsed(tmp_path, 1000.0)
     without = parse_recipe(
@@ -95,6 +96,7 @@ def test_their_energy_errors_are_not_told(tmp_path: Path) -> None:
     assert "unknown.traj | 15 | forces only" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -99,6 +99,7 @@ def test_one_network_answers_at_both_levels(model: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_records_and_runs_are_of_the_level_that_was_asked_for(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +121,7 @@ def test_records_and_runs_are_of_the_level_that_was_asked_for(
     assert "level" in told.output
 
 
+@pytest.mark.slow
 def test_an_unknown_level_is_refused_with_those_there_are(model: Path) -> None:
     with pytest.raises(InputError, match="two has no level 'hard'; it has soft, stiff"):
         load_model(model, level="hard")

@@ -141,6 +141,7 @@ def weights_of_two(recipe, folder: Path, steps: int) -> dict[str, torch.Tensor]:
     return found[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

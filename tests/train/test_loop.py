@@ -196,6 +196,7 @@ def test_a_run_stopped_by_its_clock_goes_on_as_if_nothing_had_happened(tmp_path,
     )
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(tmp_path, data):
     run = train(parsed(data, steps=3), tmp_path / "run", tmp_path / "data", cpu_fabric())
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}

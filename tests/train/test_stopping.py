@@ -94,6 +94,7 @@ def best_files(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoint").glob("best-*"))
 
 
+@pytest.mark.slow
 def test_a_run_ends_early_and_its_best_weights_are_registered(tmp_path, data, curve):
     told: list[Evaluation] = []
     run = train(
@@ -127,6 +128,7 @@ def test_metrics_are_those_of_the_best_weights(tmp_path, data, curve):
     assert json.loads((run / "metrics.json").read_text())["steps"] == 16
 
 
+@pytest.mark.slow
 def test_a_run_with_patience_stopped_anywhere_and_resumed_is_the_undisturbed_one(tmp_path, data):
     # so that it gets worse
     options = {
@@ -166,6 +168,7 @@ def test_a_kill_before_the_checkpoint_that_knows_of_it_leaves_the_best_weights_b
     assert best_files(tmp_path / "run") == ["best-10.safetensors", "best-4.safetensors"]
 
 
+@pytest.mark.slow
 def test_more_patience_goes_on_with_a_run_that_had_ended(tmp_path, data, curve):
     run = train(recipe_for(data), tmp_path / "run", tmp_path / "data", cpu_fabric())
     train(recipe_for(data, patience=5), run, tmp_path / "data", cpu_fabric())

@@ -108,6 +108,7 @@ def test_verdicts(
     assert claims.judge(claim, results_of(study, first, [1.0] * len(first))).word == word
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_mean_as_often_as_it_says(study: dict[str, ModuleType]) -> None:
     draws = np.random.default_rng(0).normal(size=(4000, 3))
     covered = [abs(row.mean()) < study["results"].interval(list(row)) for row in draws]

@@ -158,6 +158,7 @@ def test_nothing_pulls_at_what_the_data_do_not_break(
     assert {"0e", "4e"} <= pulled
 
 
+@pytest.mark.slow
 def test_a_turned_task_turns_theta(study: Modules, prism: Any) -> None:
     turned = study["shapes"].fit_shape(shape(study, "turned prism"), relaxed=True, seed=3)
     turn = torch.from_numpy(study["shapes"].TURN)

@@ -136,6 +136,7 @@ LAWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("proper", [True, False])
 @pytest.mark.parametrize("dimensions", tiered([2, 3], fast=[2]))
@@ -146,6 +147,7 @@ def test_laws(name: str, dimensions: int, proper: bool, law: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("name", NAMES)
 def test_mirror_images_have_one_energy_where_that_is_claimed(name: str, dimensions: int) -> None:
@@ -165,6 +167,7 @@ def test_two_dimensions_turn_about_z_alone(name: str) -> None:
         assert_rotation_invariant(potential(name, 2, True), systems_of(cloud()), tolerance=EXACT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dimensions", "proper"), GROUPS)
 @pytest.mark.parametrize("name", NAMES)
 def test_forces_are_the_gradient_through_the_frame(
@@ -176,6 +179,7 @@ def test_forces_are_the_gradient_through_the_frame(
     assert_forces_are_gradient(law, systems_of(*structures), step=2e-5, n_directions=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_stress_is_the_derivative_by_strain(name: str) -> None:
     assert_stress_is_gradient(
@@ -192,6 +196,7 @@ def test_frames_are_smooth_where_an_edge_fades_out(name: str) -> None:
     assert_smooth_at_cutoff(law, systems_of(GENERIC["cloud"], GENERIC["slab"]), 4.0, tolerance=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dimensions", "proper"), GROUPS)
 @pytest.mark.parametrize("name", NAMES)
 def test_networks_in_single_precision_turn_structures_exactly_too(

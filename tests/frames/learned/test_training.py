@@ -62,6 +62,7 @@ def canonicalizer_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
     return {name: value for name, value in tensors.items() if name.startswith("canonicalizer.")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CANONICALIZERS)
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_step_moves_every_weight_of_a_canonicalizer_unless_it_is_frozen(

@@ -197,6 +197,7 @@ def test_an_inherent_structure_is_a_minimum_that_lies_near(found: InherentStruct
         assert energy(replace(SYSTEMS, positions=away)) > found.energies.sum()
 
 
+@pytest.mark.slow
 def test_around_a_minimum_every_start_leads_there_whatever_box_it_lies_in(
     found: InherentStructure,
 ) -> None:
