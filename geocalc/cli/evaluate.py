@@ -13,7 +13,7 @@ from typing import Any
 
 from geocalc.cli import symmetry_probe as probes
 from geocalc.cli.progress import progress_line
-from geocalc.cli.warnings import told_at_the_end
+from geocalc.cli.warnings import collect_warnings
 from geocalc.core.files import write_atomically
 from geocalc.core.process import configure_process
 from geocalc.core.systems import Systems
@@ -81,7 +81,7 @@ def evaluate_command(
         "versions": versions(),
     }
     task, source, seed = settings.task, settings.source, settings.seed
-    with told_at_the_end():
+    with collect_warnings():
         if task == "is2re":
             results = _pairs(loaded, recipe, data, source, out)
         elif task == "relax":

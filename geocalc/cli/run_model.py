@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from geocalc.cli.progress import pace, progress_line
-from geocalc.cli.warnings import told_at_the_end
+from geocalc.cli.warnings import collect_warnings
 from geocalc.errors import InputError
 from geocalc.runs.folder import RunFolder
 from geocalc.runs.forms import inputs_of
@@ -44,7 +44,7 @@ def run_command(
         RecipeError, ModelNotFoundError, ModelFileError, RunFolderError: a setting, the model or the
             folder cannot be used.
     """
-    with told_at_the_end():
+    with collect_warnings():
         found = readable(inputs)
         model = open_model(settings)
         folder = model.open_folder(out, [str(path) for path in inputs], resume)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from geocalc.cli.warnings import told_at_the_end
+from geocalc.cli.warnings import collect_warnings
 from geocalc.core.devices import choose_device
 from geocalc.core.process import configure_process
 from geocalc.core.settings import override, read_yaml
@@ -69,7 +69,8 @@ def train_command(
     folder = out or Path("runs") / recipe.name
     if (folder / CHECKPOINT).exists() and not resume:
         raise InputError(
-            f"{folder} holds a training run already; go on with --resume, or choose another --out"
+            f"{folder} holds a training run already; continue with --resume, or choose another"
+            " --out"
         )
     if not 1 <= settings.devices <= recipe.training.batch_size:
         raise InputError(
@@ -91,7 +92,7 @@ def train_command(
         if settings.tensorboard and fabric.is_global_zero
         else None
     )
-    with told_at_the_end():
+    with collect_warnings():
         _train(recipe, folder, fabric, report, scalars)
     if not fabric.is_global_zero:
         return None

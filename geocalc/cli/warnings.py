@@ -17,7 +17,7 @@ OURS: tuple[type[Warning], ...] = (TagsConverted, LossyFormat, DataWarning)
 
 
 @contextmanager
-def told_at_the_end() -> Iterator[None]:
+def collect_warnings() -> Iterator[None]:
     """Collect geocalc's own warnings inside the `with` block and print each kind once on standard
     error; other warnings pass unchanged.
     """

@@ -272,7 +272,7 @@ def _largest_force(systems: Systems, potential: Potential) -> float:
     forces = potential(systems).forces
     if forces is None:
         raise InputError(
-            "the reference potential gave no forces; take one that does, such as `AsePotential`"
+            "the reference potential gave no forces; use one that does, such as `AsePotential`"
             " around a calculator"
         )
     return float(apply_constraints(forces.to(systems.positions), systems).norm(dim=1).max())

@@ -116,7 +116,7 @@ def rotated_group(matrices: np.ndarray, rotation: np.ndarray) -> np.ndarray:
     rotation = np.asarray(rotation, dtype=np.float64)
     if rotation.shape != (3, 3) or not _orthogonal(rotation[None]):
         raise InputError(
-            "an orientation must be an orthogonal matrix of shape (3, 3), got one of shape"
+            "an orientation must be an orthogonal matrix of shape (3, 3), got shape"
             f" {rotation.shape}; its rows and columns are unit vectors at right angles"
         )
     return rotation @ matrices @ rotation.T

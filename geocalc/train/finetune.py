@@ -82,8 +82,7 @@ def tuned_values(
         )
     if loaded.card.other_levels:
         raise InputError(
-            f"{loaded.card.name} answers at several levels of theory; fine-tune a model of one"
-            " level"
+            f"{loaded.card.name} has several levels of theory; fine-tune a model of one level"
         )
     old = read_yaml(path)
     finish = old["training"].get("final_stage") or {}
@@ -192,7 +191,7 @@ def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> Ener
     if held and card.energy_kind is not EnergyKind.ADSORPTION:
         raise EnergyKindError(
             f"{card.name} gives {card.energy_kind.value} energies and the recipe has adsorption"
-            " energies, whose zero the references would have to keep; start from a model of"
+            " energies, whose zero the fitted references must keep; start from a model of"
             " adsorption energies, or set about.energy_kind: total to fit the references again"
         )
     hold = tuning.reference_hold if held else 0.0

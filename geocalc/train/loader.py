@@ -220,7 +220,7 @@ def batches(loader: BatchLoader, steps: range, workers: int) -> Iterator[tuple[i
         except RuntimeError as error:
             if workers and "DataLoader worker" in str(error):
                 raise RunFolderError(
-                    f"a process that prepares batches has ended ({error}); go on with --resume,"
+                    f"a process that prepares batches died ({error}); continue with --resume,"
                     " perhaps with fewer training.workers"
                 ) from None
             raise

@@ -76,8 +76,7 @@ def check_rewiring(model: PotentialSettings, where: str) -> None:
         )
     if merges and model.repulsion_reach is not None:
         raise RecipeError(
-            f"{where}: a supernode is no atom that others could come too close to; leave"
-            " repulsion_reach out"
+            f"{where}: supernodes have no short-range repulsion; leave repulsion_reach out"
         )
     if model.supernodes is Supernodes.ONE and model.settings.get("compact_tables"):
         raise RecipeError(

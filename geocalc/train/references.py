@@ -47,7 +47,7 @@ def fit_scales(
     unknown = sorted({name for some in names for name in some} - set(elements.symbols()))
     if unknown:
         raise RecipeError(
-            f"fitted_references.elements names {', '.join(unknown)}, which are no chemical symbols"
+            f"fitted_references.elements names {', '.join(unknown)}, which are not chemical symbols"
         )
     # rows of the least squares; samples of one composition share theirs
     compositions: dict[bytes, int] = {}

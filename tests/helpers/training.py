@@ -53,6 +53,12 @@ def relaxation(name: str, n_frames: int = 3, seed: int = 0) -> list[Atoms]:
     """Frames of something like a relaxation of O on a Cu slab whose lower layer is fixed: ever
     smaller displacements.
     """
+    return deepcopy(_relaxation(name, n_frames, seed))
+
+
+@cache
+def _relaxation(name: str, n_frames: int, seed: int) -> list[Atoms]:
+    """Frames of `relaxation`, computed once in a process."""
     slab = adslab("O", "fcc", size=(2, 2, 2))
     slab.set_constraint(FixAtoms(np.flatnonzero(slab.get_tags() == 0)))
     sizes = np.linspace(0.15, 0.02, n_frames)

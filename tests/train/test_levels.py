@@ -131,7 +131,7 @@ def test_an_unknown_level_is_refused_with_those_there_are(model: Path) -> None:
     ):
         GeoCalc("faenet-sfa", level="RPBE")
     with pytest.raises(
-        InputError, match="answers at several levels of theory; fine-tune a model of one level"
+        InputError, match="has several levels of theory; fine-tune a model of one level"
     ):
         tuned_values(str(model), model / "x.traj")
 

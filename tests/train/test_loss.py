@@ -196,7 +196,7 @@ def test_the_scale_is_the_spread_that_references_leave():
 
 
 def test_references_of_what_is_no_element_are_refused():
-    with pytest.raises(RecipeError, match="Xx, which are no chemical symbols"):
+    with pytest.raises(RecipeError, match="Xx, which are not chemical symbols"):
         fit_scales(with_energies(lambda atoms, n: 0.0), [("O", "Xx")])
 
 

@@ -212,8 +212,8 @@ def _arrays(path: Path) -> Arrays:
         raise InputError(f"there is no file {path}") from None
     except _BROKEN as error:
         raise InputError(
-            f"{path} is damaged or no npz file ({' '.join(str(error).split())}); fetch or make it"
-            " again"
+            f"{path} is damaged or is not an npz file ({' '.join(str(error).split())}); fetch or"
+            " make it again"
         ) from None
     raise InputError(f"{path} holds a single array; expected the named arrays of an npz file")
 

@@ -132,7 +132,7 @@ def steps_of(times: Sequence[float], timestep: float) -> tuple[int, ...]:
     for time, step in zip(times, steps, strict=True):
         if abs(step * timestep - time) > 1e-6 * time:
             raise InputError(
-                f"the time {time} is no multiple of the time step {timestep}; the nearest is"
+                f"the time {time} is not a multiple of the time step {timestep}; the nearest is"
                 f" {step * timestep:g}"
             )
     return steps

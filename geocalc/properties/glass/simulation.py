@@ -75,7 +75,7 @@ def claim_folder(folder: Path, settings: GlassSettings) -> None:
     ]
     if other:
         raise InputError(
-            f"{folder} holds configurations of other settings: {'; '.join(other)}; take another"
+            f"{folder} holds configurations of other settings: {'; '.join(other)};choose another"
             " folder"
         )
 
@@ -116,7 +116,7 @@ def simulate(
         raise ConvergenceError(
             f"configuration {index} at T = {settings.temperature:g} still ages: the scattering"
             f" functions of two halves of {settings.ageing_time / 2:g} differ by {difference:.3f},"
-            f" more than {settings.ageing_tolerance:g}; take a longer equilibration_time, or a"
+            f" more than {settings.ageing_tolerance:g}; use a longer equilibration_time, or a"
             " longer ageing_time where that is noise"
         )
     runs = []

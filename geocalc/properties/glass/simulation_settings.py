@@ -63,7 +63,7 @@ class GlassSettings(Settings):
             raise ValueError(
                 f"{self.n_particles} particles at density {self.density} fill a box of"
                 f" {self.box_length:.2f}, which is less than twice the cutoff 2.5 and a skin of"
-                " 0.3; take more particles"
+                " 0.3; use more particles"
             )
         return self
 

@@ -57,7 +57,7 @@ def read_oc20(path: Path) -> Iterator[Load]:
 def _record_atoms(key: int, record: bytes | None) -> Atoms:
     if record is None:
         raise InputError(
-            f"there is no record {key}; it is no LMDB of OC20 (ASE databases in LMDB end in"
+            f"there is no record {key}; it is not an LMDB of OC20 (ASE databases in LMDB end in"
             " .aselmdb), or a part of it is missing"
         )
     return oc20_atoms(record)

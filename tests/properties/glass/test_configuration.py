@@ -131,7 +131,7 @@ def test_a_truncated_file_is_damaged(tmp_path: Path, share: float) -> None:
     write_configuration(path, SMALL)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(InputError, match="damaged or no npz file"):
+    with pytest.raises(InputError, match="damaged or is not an npz file"):
         read_configuration(path)
 
 
@@ -141,7 +141,7 @@ def test_flipped_bytes_are_found(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[500:520] = bytes(20)
     path.write_bytes(content)
-    with pytest.raises(InputError, match="damaged or no npz file"):
+    with pytest.raises(InputError, match="damaged or is not an npz file"):
         read_configuration(path)
 
 
@@ -152,7 +152,7 @@ def test_other_files_are_named_as_what_they_are(tmp_path: Path) -> None:
     for name, told in (
         ("none.npz", "there is no file"),
         ("single.npy", "a single array"),
-        ("pickled.npz", "damaged or no npz file"),
+        ("pickled.npz", "damaged or is not an npz file"),
         ("less.npz", "has no propensity and no times; it holds box, positions, types"),
     ):
         with pytest.raises(InputError, match=told):

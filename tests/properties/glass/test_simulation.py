@@ -135,8 +135,8 @@ def test_a_folder_holds_one_kind_of_ensemble(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"n_particles": 150}, "take more particles"),
-        ({"times": [0.1, 0.1234]}, "no multiple of the time step"),
+        ({"n_particles": 150}, "use more particles"),
+        ({"times": [0.1, 0.1234]}, "not a multiple of the time step"),
         ({"ageing_time": 0.1}, "no 40 steps"),
         ({"temprature": 0.5}, "did you mean `temperature`"),
     ],
