@@ -277,7 +277,7 @@ def test_what_contradicts_itself() -> None:
         ({"supernodes": "on"}, "did you mean `one`"),
         ({"drop_subsurface": True}, "can only be removed or merged"),
         ({"reads_tags": False}, "go by tags; set model.reads_tags: true"),
-        ({"repulsion_reach": 0.5}, "a supernode is no atom"),
+        ({"repulsion_reach": 0.5}, "supernodes have no short-range repulsion"),
     ],
 )
 def test_recipes_that_make_no_sense(change: dict, message: str, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
 ENERGY = 1e-8  # eV, of a relaxed structure: rounding grows over the steps
 STORED_OPTIMIZERS = ("bfgs", "fire", "fire2", "lbfgs", "quasi-newton")
 FMAX, MAX_STEPS = 0.05, 300
-N_STRUCTURES = 6  # of the 16 that are stored; the first are the same whatever their number
+N_STRUCTURES = 4  # of the 16 that are stored; the first are the same whatever their number
 
 
 @cache

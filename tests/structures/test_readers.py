@@ -460,7 +460,7 @@ def test_record_that_is_no_structure() -> None:
 
 def test_lmdb_of_something_else(tmp_path: Path) -> None:
     path = fill(tmp_path / "a.lmdb", {"apple": b"1", "pear": b"2"})
-    with pytest.raises(InputError, match="no LMDB of OC20"):
+    with pytest.raises(InputError, match="not an LMDB of OC20"):
         list(read_structures(path))
 
 

@@ -252,6 +252,6 @@ def test_a_worker_that_is_killed_is_one_sentence(tmp_path, data):
     loader = in_place(feed_for(data, tmp_path), Dying)
     with pytest.raises(
         RunFolderError,
-        match=r"a process that prepares batches has ended .* with fewer training.workers",
+        match=r"a process that prepares batches died .* with fewer training.workers",
     ):
         next(batches(loader, range(2), 1))

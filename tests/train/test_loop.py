@@ -123,7 +123,7 @@ def test_a_run_killed_in_the_middle_and_resumed_equals_the_uninterrupted_one(tmp
 
     refused = invoke("train", recipe, "--out", broken, "--device", "cpu")
     assert refused.exit_code == 1
-    assert "holds a training run already; go on with --resume" in refused.output
+    assert "holds a training run already; continue with --resume" in refused.output
     resumed = invoke("train", recipe, "--out", broken, "--device", "cpu", "--resume")
     assert resumed.exit_code == 0, resumed.output
 

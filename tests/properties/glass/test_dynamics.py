@@ -88,7 +88,12 @@ def test_first_velocities_have_no_momentum_and_the_temperature() -> None:
 
 @pytest.mark.parametrize(
     ("times", "told"),
-    [((), "ascend"), ((1.0, 1.0), "ascend"), ((0.001,), "ascend"), ((0.1, 0.2037), "not a multiple")],
+    [
+        ((), "ascend"),
+        ((1.0, 1.0), "ascend"),
+        ((0.001,), "ascend"),
+        ((0.1, 0.2037), "not a multiple"),
+    ],
 )
 def test_times_that_no_step_meets_are_refused(times: tuple[float, ...], told: str) -> None:
     with pytest.raises(InputError, match=told):
