@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -17,7 +19,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from geocalc.core.process import one_thread
 from geocalc.core.systems import Systems
-from geocalc.errors import InputError, NonFiniteError
+from geocalc.errors import DomainWarning, InputError, NonFiniteError
+from geocalc.potentials.domain import Light, domain_of_prediction
 from geocalc.potentials.load import LoadedModel, load_model
 from geocalc.potentials.network import ForceMode
 from geocalc.structures.convert import from_atoms
@@ -68,6 +71,9 @@ class GeoCalc(Calculator):
     Attributes:
         energy_std: eV, spread of the last energy over the networks of an ensemble, otherwise over
             frames.
+        domain, domain_reason: whether the last structure is like those that the model has learned
+            from (green, amber or red), and why it is not; None where that is not known. Outside
+            (red) there is a `geocalc.errors.DomainWarning`, once for each reason.
         frame_degenerate: whether axes of the last structure's frames were tied, so that its energy
             may jump where the tie opens.
     Raises:
@@ -105,6 +111,9 @@ class GeoCalc(Calculator):
         )
         self.energy_std: float | None = None
         self.frame_degenerate: bool | None = None
+        self.domain: str | None = None
+        self.domain_reason: str | None = None
+        self._warned: set[str] = set()
         self._known: _Known | None = None
 
     @property
@@ -180,7 +189,25 @@ class GeoCalc(Calculator):
         self.frame_degenerate = (
             None if prediction.frame_degenerate is None else bool(prediction.frame_degenerate[0])
         )
+        light, self.domain_reason = domain_of_prediction(prediction, systems)
+        self.domain = None if light is None else light.value
+        self._warn_outside(light)
         self.results = results
+
+    def _warn_outside(self, light: Light | None) -> None:
+        """Warn of a structure that the model knows nothing of, once for each kind of reason."""
+        reason = str(self.domain_reason)
+        kind = re.sub(r"\d+", "", reason)  # the number of an atom is no other kind
+        if light is not Light.RED or kind in self._warned:
+            return
+        self._warned.add(kind)
+        warnings.warn(
+            f"{self.atoms.symbols if self.atoms is not None else 'the structure'} is outside what"
+            f" {self.model.card.name} has learned: {reason}; its energy and forces may have any"
+            " error",
+            DomainWarning,
+            stacklevel=3,
+        )
 
     def _systems(self, atoms: Atoms) -> Systems:
         """Convert atoms for the model; tags are read once for each structure."""

@@ -41,6 +41,10 @@ class RunFolderError(GeoCalcError, OSError):
     """Run folder that cannot be written or that contains something else."""
 
 
+class DomainWarning(UserWarning):
+    """A structure lies outside the domain of the model, so its energy may have any error."""
+
+
 class DataWarning(UserWarning):
     """A part of the training data cannot be used."""
 

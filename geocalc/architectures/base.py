@@ -54,7 +54,8 @@ class NetworkOutput:
         atom_energies: (n_atoms,), contribution of each atom to the energy, or None.
         forces: (n_atoms, 3), vectors of a direct head, or None.
         member_energies: (n_members, n_systems), energies of each network of an ensemble, or None.
-        layers: features (n_atoms, width) after the embedding and after each interaction, or None.
+        layers: invariant features (n_atoms, width) after the embedding and after each interaction;
+            invariant up to the frame where there are frames; or None.
     """
 
     energy: Tensor

@@ -53,7 +53,9 @@ class Ensemble(Network):
         self.offsets.copy_(offsets)
 
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
-        """Average the outputs of the members; keeps the energies of each."""
+        """Average the outputs of the members; keeps the energies of each, and the features of the
+        first.
+        """
         outputs = [
             self._converted(k, member(inputs), inputs) for k, member in enumerate(self.members)
         ]
@@ -63,6 +65,7 @@ class Ensemble(Network):
             atom_energies=_mean([one.atom_energies for one in outputs]),
             forces=_mean([one.forces for one in outputs]),
             member_energies=energies,
+            layers=outputs[0].layers,
         )
 
     def _converted(self, k: int, output: NetworkOutput, inputs: NetworkInput) -> NetworkOutput:
@@ -73,6 +76,7 @@ class Ensemble(Network):
             energy=energy.index_add(0, inputs.system_idx, offset),
             atom_energies=None if atoms is None else atoms * self.ratios[k] + offset,
             forces=None if vectors is None else vectors * self.vector_ratios[k],
+            layers=output.layers,
         )
 
 

@@ -145,6 +145,13 @@ class Prediction:
         displacement: (n_atoms, 3) Angstrom from the given to the relaxed structure, or None.
         atom_energies: (n_atoms,) eV, contribution of each atom without short-range repulsion, or
             None.
+        novelty: (n_systems,) largest distance of an atom's surroundings from those in the training
+            data, 1 at the edge of the domain, or None; see `geocalc.potentials.domain`.
+        novel_atom: (n_systems,) int64, the atom with that distance, by its place in the structure,
+            or None.
+        unseen: (n_systems,) int64, code of a bonded pair of elements, or of the bonds of an atom,
+            that the training data do not have, see `geocalc.potentials.domain`; 0 where all were
+            seen; or None.
     """
 
     energy: Tensor = per_system()
@@ -155,6 +162,9 @@ class Prediction:
     direct_forces: Tensor | None = per_atom(optional=True)
     displacement: Tensor | None = per_atom(optional=True)
     atom_energies: Tensor | None = per_atom(optional=True)
+    novelty: Tensor | None = per_system(optional=True)
+    novel_atom: Tensor | None = per_system(optional=True)
+    unseen: Tensor | None = per_system(optional=True)
 
     def detach(self) -> Prediction:
         """Return the same prediction without autograd history."""

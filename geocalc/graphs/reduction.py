@@ -109,12 +109,13 @@ def keep_atoms(systems: Systems, kept: Tensor) -> Systems:
     return Systems(**rows, projector=projector, cell=systems.cell, pbc=systems.pbc)
 
 
-def restore_atoms(prediction: Prediction, kept: Tensor) -> Prediction:
+def restore_atoms(prediction: Prediction, kept: Tensor, systems: Systems) -> Prediction:
     """Add rows of zeros to a prediction for the atoms that `keep_atoms` has left out.
 
     Args:
         prediction: of the kept atoms.
         kept: (n_atoms,) bool, see `keep_atoms`.
+        systems: batch with all atoms.
     """
     if bool(kept.all()):
         return prediction
@@ -123,6 +124,11 @@ def restore_atoms(prediction: Prediction, kept: Tensor) -> Prediction:
         part = getattr(prediction, name)
         if part is not None:
             values[name] = part.new_zeros((len(kept), *part.shape[1:])).index_put_((kept,), part)
+    if prediction.novel_atom is not None:
+        before = torch.bincount(systems.system_idx[kept], minlength=systems.n_systems)
+        first_kept, first = (count.cumsum(0) - count for count in (before, systems.counts))
+        place = torch.nonzero(kept).squeeze(1)[first_kept + prediction.novel_atom]
+        values["novel_atom"] = place - first
     return replace(prediction, **values)
 
 

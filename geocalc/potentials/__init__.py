@@ -12,6 +12,7 @@ __all__, __getattr__, __dir__ = public_names(
         "CARD": "registry",
         "Calibration": "calibration",
         "DirectModel": "cached",
+        "Domain": "domain",
         "EnergyModel": "network",
         "ForceMode": "network",
         "Level": "card",
@@ -25,6 +26,7 @@ __all__, __getattr__, __dir__ = public_names(
         "card_values": "registry",
         "coverage": "calibration",
         "direct_model": "cached",
+        "domain_tensors": "domain",
         "find_model": "registry",
         "list_models": "registry",
         "load_model": "load",
@@ -33,5 +35,6 @@ __all__, __getattr__, __dir__ = public_names(
         "replicate": "frame_averaging",
         "shipped_folder": "registry",
         "write_card": "registry",
+        "write_domain": "registry",
     },
 )

@@ -115,6 +115,7 @@ class Card(About, NetworkSettings):
         task: the quantity that is predicted.
         members: number of networks whose mean is the prediction.
         weights_sha256: of weights.safetensors.
+        domain_sha256: of domain.safetensors, what is known of the training data; None without.
         tasks: the tasks that a class of cards is for.
     """
 
@@ -126,6 +127,7 @@ class Card(About, NetworkSettings):
     settings: dict[str, Any]
     members: int = Field(1, ge=1)
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    domain_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     license: str
 
     @property

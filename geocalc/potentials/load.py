@@ -21,8 +21,16 @@ from geocalc.frames.policy import frame_policy
 from geocalc.graphs.reduction import Rewiring
 from geocalc.graphs.strategies import graph_builder
 from geocalc.potentials.card import ModelCard, Task
+from geocalc.potentials.domain import domain_of
 from geocalc.potentials.network import EnergyModel, NetworkPotential, Scales
-from geocalc.potentials.registry import CARD, Installed, find_model, read_card, read_weights
+from geocalc.potentials.registry import (
+    CARD,
+    Installed,
+    find_model,
+    read_card,
+    read_domain,
+    read_weights,
+)
 
 Part = TypeVar("Part")
 
@@ -81,6 +89,7 @@ def load_model(
     target = choose_device(device)
     model = build(card, read_weights(folder, card)).to(target)
     model.network.to(DTYPES[dtype])
+    known = read_domain(folder, card)
     potential = NetworkPotential(
         model=model.eval().requires_grad_(False),
         policy=policy,
@@ -89,6 +98,8 @@ def load_model(
         seed=seed,
         level=number,
         elements=tuple(_atomic_number(symbol, card) for symbol in card.elements),
+        # known of the default level only
+        domain=None if known is None or number else domain_of(known, card.name).to(target),
         graphs=graph_builder(model.network.cutoff, model.network.max_neighbors, card.graph),
     )
     return LoadedModel(card=card.at(number), potential=potential, folder=folder)

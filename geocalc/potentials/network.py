@@ -27,6 +27,7 @@ from geocalc.nn.ewald.waves import make_waves
 from geocalc.nn.repulsion import Repulsion
 from geocalc.potentials.checks import check_systems
 from geocalc.potentials.derivatives import LeafGeometry, derivatives, fixed_geometry, leaf_geometry
+from geocalc.potentials.domain import Domain
 from geocalc.potentials.frame_averaging import (
     mean_over_copies,
     mean_over_frames,
@@ -133,6 +134,23 @@ class EnergyModel(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """The surroundings of every atom of a batch.
+
+    Attributes:
+        features: (n_atoms, width), of the last layer of a network, averaged over frames.
+        systems: structures as the network sees them.
+        graph: their edges.
+        edge_vec: (n_edges, 3) Angstrom.
+    """
+
+    features: Tensor
+    systems: Systems
+    graph: Graph
+    edge_vec: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkPotential:
     """Energies and forces of a loaded model; the same batch gives the same prediction.
 
@@ -144,6 +162,7 @@ class NetworkPotential:
         seed: seed of the random frames of a stochastic policy, drawn anew in every call (for
             studies only).
         level: number of the level of theory to predict.
+        domain: what the training data hold; None where it is not known.
         elements: atomic numbers that are accepted; empty for all that the network can embed.
         graphs: builds the graph of a batch, such as a `NeighborCache`; None searches neighbors in
             every call.
@@ -158,6 +177,7 @@ class NetworkPotential:
     stress: bool = False
     seed: int | None = None
     level: int = 0
+    domain: Domain | None = None
     elements: tuple[int, ...] = ()
     graphs: Callable[[Systems], Graph] | None = None
 
@@ -203,10 +223,35 @@ class NetworkPotential:
             self.policy,
             self.force_mode,
             nodes=nodes,
+            domain=self.domain,
             stress=self.stress,
             generator=None if self.seed is None else torch.Generator().manual_seed(self.seed),
         )
-        return restore_atoms(prediction.detach(), kept)
+        return restore_atoms(prediction.detach(), kept, systems)
+
+    def surroundings(self, systems: Systems) -> Surroundings:
+        """Compute what the last layer of the network knows of every atom.
+
+        Raises:
+            InputError: see `__call__`; also if the network gives no features, or sees supernodes.
+        """
+        network, rewiring = self.model.network, self.model.rewiring
+        check_systems(systems, self.elements, network.n_elements, self.model.reads_tags)
+        systems = systems.to(self.model.references.device)
+        seen = keep_atoms(systems, rewiring.atoms(systems))
+        graph, levels = (
+            rewiring.edges(self._graph(seen), seen),
+            torch.full_like(seen.counts, self.level),
+        )
+        with torch.no_grad():
+            inputs, frames, edge_vec = posed(self.model, seen, graph, levels, self.policy)
+            layers = network(inputs).layers
+        if layers is None or rewiring.merges:
+            raise InputError(
+                f"the network {type(network).__name__} gives no features of atoms; use another"
+            )
+        features = mean_over_copies(layers[-1], frames, seen)
+        return Surroundings(features=features, systems=seen, graph=graph, edge_vec=edge_vec)
 
     def _graph(self, seen: Systems) -> Graph:
         if self.graphs is not None:
@@ -224,6 +269,7 @@ def evaluate(
     force_mode: ForceMode,
     *,
     nodes: Nodes | None = None,
+    domain: Domain | None = None,
     stress: bool = False,
     training: bool = False,
     generator: torch.Generator | Tensor | None = None,
@@ -238,6 +284,7 @@ def evaluate(
         policy: frame policy; gradient forces include the derivative of the frames.
         force_mode: none, gradient or direct.
         nodes: supernodes that replace subsurface atoms; None where the network sees atoms.
+        domain: judges the structures; not where there are supernodes, which have other features.
         stress: also compute the stress (gradient forces only).
         training: keep the autograd graph, so that a loss of the forces can be differentiated.
         generator: random numbers for stochastic policies, see `geocalc.frames.make_frames`.
@@ -247,8 +294,10 @@ def evaluate(
         geometry = leaf_geometry(systems, stress) if gradient else fixed_geometry(systems)
         seen = _seen(systems, geometry, nodes)
         inputs, frames, edge_vec = posed(model, seen, graph, levels, policy, generator)
-        # features of the layers are dropped here, so that autograd frees them as early as it can
-        output = replace(model.network(inputs), layers=None)
+        output = model.network(inputs)
+        features = None if output.layers is None else output.layers[-1].detach()
+        # the other layers are dropped here, so that autograd frees them as early as it can
+        output = replace(output, layers=None)
         from_network, spread = _mean_energy(output, frames, systems.n_systems, model.energy_scale)
         references = model.reference_energies(systems, levels)
         constant = sum_per_system(references, systems)
@@ -256,6 +305,10 @@ def evaluate(
         slopes = derivatives(energy, geometry, systems, keep_graph=training)
         vectors = _vectors(output, inputs, frames, seen, nodes, model.force_scale)
         atoms = _atom_energies(output, frames, seen, nodes, model.energy_scale)
+    novelty = novel_atom = unseen = None
+    if domain is not None and nodes is None and features is not None:
+        features = mean_over_copies(features, frames, seen)
+        novelty, novel_atom, unseen = domain.check(features, seen, graph, edge_vec)
     direct = force_mode is ForceMode.DIRECT and not model.displaces
     return Prediction(
         energy=energy,
@@ -266,6 +319,9 @@ def evaluate(
         direct_forces=None if model.displaces else vectors,
         displacement=vectors if model.displaces else None,
         atom_energies=None if atoms is None else atoms + references,
+        novelty=novelty,
+        novel_atom=novel_atom,
+        unseen=unseen,
     )
 
 

@@ -14,13 +14,15 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
 from geocalc.core.nearest import nearest
 from geocalc.core.settings import read_yaml
 from geocalc.errors import ModelFileError, ModelNotFoundError, RecipeError
 from geocalc.potentials.card import CARD_SCHEMA, Card, ModelCard, Task
 
-CARD, WEIGHTS = "model.yaml", "weights.safetensors"
+CARD, WEIGHTS, DOMAIN = "model.yaml", "weights.safetensors", "domain.safetensors"
+FIRST = ("schema_version", "name", "task", "architecture", "settings")  # keys of a written card
 LFS_POINTER = b"version https://git-lfs"
 C = TypeVar("C", bound=Card)
 C_co = TypeVar("C_co", bound=Card, covariant=True)
@@ -178,10 +180,27 @@ def read_card(folder: Path, kind: type[Card] = ModelCard) -> Card:
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Write `model.yaml`."""
-    (folder / CARD).write_text(
-        yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, width=120)
-    )
+    """Write `model.yaml`, with what names the model first."""
+    values = card.model_dump(mode="json")
+    ordered = {name: values[name] for name in FIRST} | values
+    (folder / CARD).write_text(yaml.safe_dump(ordered, sort_keys=False, width=120))
+
+
+def write_domain(folder: Path, card: C, tensors: Mapping[str, torch.Tensor]) -> C:
+    """Write `domain.safetensors`, and the card with its hash.
+
+    Args:
+        folder: of the model.
+        card: its card.
+        tensors: see `geocalc.potentials.domain.domain_tensors`.
+    Returns:
+        The card with the hash.
+    """
+    content = save_tensors(dict(tensors))
+    (folder / DOMAIN).write_bytes(content)
+    card = card.model_copy(update={"domain_sha256": hashlib.sha256(content).hexdigest()})
+    write_card(folder, card)
+    return card
 
 
 def read_weights(folder: Path, card: Card) -> dict[str, torch.Tensor]:
@@ -194,21 +213,37 @@ def read_weights(folder: Path, card: Card) -> dict[str, torch.Tensor]:
         ModelFileError: the file cannot be read, is a Git LFS pointer, or has another hash than the
             card says.
     """
-    path = folder / WEIGHTS
+    return _read_tensors(folder / WEIGHTS, card.weights_sha256, f"the weights of {card.name}")
+
+
+def read_domain(folder: Path, card: Card) -> dict[str, torch.Tensor] | None:
+    """Read the domain in a model folder, None where the model has none.
+
+    Args:
+        folder: of the model.
+        card: its card.
+    Raises:
+        ModelFileError: see `read_weights`.
+    """
+    if card.domain_sha256 is None:
+        return None
+    return _read_tensors(folder / DOMAIN, card.domain_sha256, f"the domain of {card.name}")
+
+
+def _read_tensors(path: Path, expected: str, what: str) -> dict[str, torch.Tensor]:
+    """Read a file of tensors with an expected SHA-256; `what` names it in messages."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ModelFileError(
-            f"cannot read the weights of {card.name}: {path}: {error.strerror or error}"
-        ) from None
+        raise ModelFileError(f"cannot read {what}: {path}: {error.strerror or error}") from None
     if content.startswith(LFS_POINTER):
         raise ModelFileError(
             f"{path} is a Git LFS pointer, not weights; fetch the file itself with `git lfs pull`"
         )
     digest = hashlib.sha256(content).hexdigest()
-    if digest != card.weights_sha256:
+    if digest != expected:
         raise ModelFileError(
-            f"{path} has SHA-256 {digest[:12]}..., the card says {card.weights_sha256[:12]}...: "
+            f"{path} has SHA-256 {digest[:12]}..., the card says {expected[:12]}...: "
             "the file is damaged, truncated or was changed; install the model again"
         )
     try:

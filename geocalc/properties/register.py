@@ -156,6 +156,10 @@ def _number(name: str, value: float) -> str:
     return f"{value:,.0f}" if name == "n" else f"{value:.4g}"
 
 
+def _no_domain(members: Sequence[PropertyMember], model: PropertyModel) -> None:
+    return None
+
+
 PROPERTIES = TaskKind(
     recipe=PropertyRecipe,
     card=PropertyCard,
@@ -167,6 +171,7 @@ PROPERTIES = TaskKind(
     join=_join,
     weights=_weights,
     measure=_measure,
+    make_domain=_no_domain,
     make_card=make_property_card,
     summarize=summarize_property_model,
 )

@@ -139,12 +139,12 @@ class CellFilter:
         volume = determinant(systems.cell).abs()
         return snapshot(
             coordinates,
+            found,
             energy=found.energy.double() + self.pressure * volume,
             forces=coordinates.rows(
                 matmul_rows(forces, deformation[systems.system_idx]),
                 self._strain_forces(coordinates, deformation, stress, volume),
             ),
-            energy_std=found.energy_std,
             stress=stress,
         )
 

@@ -12,7 +12,14 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from geocalc.core.systems import Coordinates, Potential, Systems, apply_constraints, max_per_system
+from geocalc.core.systems import (
+    Coordinates,
+    Potential,
+    Prediction,
+    Systems,
+    apply_constraints,
+    max_per_system,
+)
 from geocalc.errors import InputError
 from geocalc.relaxation.state import Snapshot
 from geocalc.relaxation.status import MOVE_LIMIT
@@ -80,7 +87,7 @@ class AtomsOnly:
                 "this potential gives energies without forces; a relaxation needs a model trained"
                 " on forces"
             )
-        return snapshot(coordinates, found.energy.double(), found.forces.double(), found.energy_std)
+        return snapshot(coordinates, found, found.energy.double(), found.forces.double())
 
     def structures(self, coordinates: Systems, snapshot: Snapshot) -> tuple[Systems, Snapshot]:
         """See `DegreesOfFreedom`."""
@@ -95,32 +102,35 @@ class AtomsOnly:
 
 def snapshot(
     coordinates: Coordinates,
+    found: Prediction,
     energy: Tensor,
     forces: Tensor,
-    energy_std: Tensor | None,
     stress: Tensor | None = None,
 ) -> Snapshot:
     """Snapshot of a batch at its present positions.
 
     Args:
         coordinates: batch.
+        found: prediction of the potential for the structures of the batch.
         energy: (n_systems,) eV, float64.
         forces: (n_rows, 3) eV/Angstrom, float64, raw.
-        energy_std: (n_systems,) eV, or None.
         stress: (n_systems, 3, 3) eV/Angstrom^3, or None.
     """
     constrained_forces = apply_constraints(forces, coordinates)
     norms = torch.linalg.vector_norm(constrained_forces, dim=1)
     fmax = max_per_system(norms.nan_to_num(nan=torch.inf, posinf=torch.inf), coordinates)
+    unknown = torch.full_like(energy, torch.nan)
+    none = torch.zeros_like(energy, dtype=torch.int64)
     return Snapshot(
         positions=coordinates.positions,
         forces=forces,
         constrained_forces=constrained_forces,
         energy=energy,
-        energy_std=(
-            torch.full_like(energy, torch.nan) if energy_std is None else energy_std.double()
-        ),
+        energy_std=unknown if found.energy_std is None else found.energy_std.double(),
         fmax=fmax.masked_fill(fmax.isinf(), torch.nan),
+        novelty=unknown if found.novelty is None else found.novelty.double(),
+        novel_atom=none if found.novel_atom is None else found.novel_atom,
+        unseen=none if found.unseen is None else found.unseen,
         stress=stress,
     )
 
@@ -130,6 +140,7 @@ def unevaluated(coordinates: Coordinates) -> Snapshot:
     positions = coordinates.positions
     unknown = positions.new_full((coordinates.n_systems,), torch.nan)
     unknown_forces = torch.full_like(positions, torch.nan)
+    none = torch.zeros_like(unknown, dtype=torch.int64)
     return Snapshot(
         positions=positions,
         forces=unknown_forces,
@@ -137,4 +148,7 @@ def unevaluated(coordinates: Coordinates) -> Snapshot:
         energy=unknown,
         energy_std=unknown,
         fmax=unknown,
+        novelty=unknown,
+        novel_atom=none,
+        unseen=none,
     )

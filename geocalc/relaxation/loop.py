@@ -161,6 +161,7 @@ def start(
             start_energy=torch.full_like(zero, torch.nan, dtype=torch.float64),
             tether=1 / freedom.limits(coordinates),
             n_atoms=systems.counts.double(),
+            novelty=torch.full_like(zero, torch.nan, dtype=torch.float64),
         ),
         best=freedom.unevaluated(coordinates),
         trails=no_trails(coordinates),
@@ -302,6 +303,7 @@ def _count(progress: Progress, now: Snapshot) -> Progress:
         progress,
         n_evaluations=progress.n_evaluations + 1,
         start_energy=torch.where(progress.n_evaluations == 0, now.energy, progress.start_energy),
+        novelty=torch.fmax(progress.novelty, now.novelty),
     )
 
 
@@ -354,15 +356,19 @@ def _retire(
         best.fmax,
         progress.n_steps,
         progress.n_evaluations,
+        best.novelty,
+        best.novel_atom,
+        best.unseen,
+        progress.novelty,
     )
     rows = zip(*(column.tolist() for column in columns), strict=True)
     ends = systems.counts.cumsum(0).tolist()
     ended = {}
-    for k, (end, (index, energy, energy_std, fmax, n_steps, n_evaluations)) in enumerate(
-        zip(status, rows, strict=True)
-    ):
+    for k, (end, row) in enumerate(zip(status, rows, strict=True)):
         if end is None:
             continue
+        index, energy, energy_std, fmax, n_steps, n_evaluations, *domain = row
+        novelty, novel_atom, unseen, path_novelty = domain
         atoms = slice(ends[k - 1] if k else 0, ends[k])
         ended[index] = Relaxation(
             systems=_alone(systems, k, atoms),
@@ -375,6 +381,10 @@ def _retire(
             n_evaluations=n_evaluations,
             noise=noise[k] if end is Status.NOISE_FLOOR else math.nan,
             stress=None if best.stress is None else best.stress[k].clone(),
+            novelty=novelty,
+            novel_atom=novel_atom,
+            unseen=unseen,
+            path_novelty=path_novelty,
         )
     return ended
 

@@ -25,6 +25,10 @@ class Snapshot:
         energy: (n_systems,) eV.
         energy_std: (n_systems,) eV, NaN where the potential gives none.
         fmax: (n_systems,) eV/Angstrom, largest norm over rows of the constrained_forces.
+        novelty: (n_systems,) largest of the atoms, see `Prediction`; NaN where the potential gives
+            none.
+        novel_atom: (n_systems,) int64, the atom with that novelty, by its place in the structure.
+        unseen: (n_systems,) int64, see `Prediction`.
         stress: (n_systems, 3, 3) eV/Angstrom^3, NaN where the potential gives none; None where
             cells cannot change.
         cell: (n_systems, 3, 3) Angstrom; None where cells cannot change.
@@ -36,6 +40,9 @@ class Snapshot:
     energy: Tensor = per_system()
     energy_std: Tensor = per_system()
     fmax: Tensor = per_system()
+    novelty: Tensor = per_system()
+    novel_atom: Tensor = per_system()
+    unseen: Tensor = per_system()
     stress: Tensor | None = per_system(optional=True)
     cell: Tensor | None = per_system(optional=True)
 
@@ -52,6 +59,7 @@ class Progress:
         start_energy: (n_systems,) eV, of the first evaluation.
         tether: (n_rows,) 1/Angstrom, inverse of the distance that a row may move from its start.
         n_atoms: (n_systems,) float64.
+        novelty: (n_systems,) largest of all evaluations so far, NaN if it is not known.
     """
 
     index: Tensor = per_system()
@@ -61,6 +69,7 @@ class Progress:
     start_energy: Tensor = per_system()
     tether: Tensor = per_row()
     n_atoms: Tensor = per_system()
+    novelty: Tensor = per_system()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +92,12 @@ class Relaxation:
             reached, else NaN.
         stress: (3, 3) eV/Angstrom^3 at the final geometry where the cell relaxed or its symmetry
             was kept, NaN where the potential gave none; else None.
+        novelty: distance of the final geometry from the training data, 1 at the edge of the domain
+            of the potential, see `geocalc.potentials.domain`; NaN if it is not known.
+        novel_atom: the atom that is furthest from the training data.
+        unseen: code of bonds that the training data do not have, see `Prediction`; 0 if there are
+            none.
+        path_novelty: largest novelty of all evaluated geometries; NaN if it is not known.
     """
 
     systems: Systems
@@ -95,6 +110,10 @@ class Relaxation:
     n_evaluations: int
     noise: float = math.nan
     stress: Tensor | None = None
+    novelty: float = math.nan
+    novel_atom: int = 0
+    unseen: int = 0
+    path_novelty: float = math.nan
 
     @property
     def converged(self) -> bool:

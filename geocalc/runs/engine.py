@@ -216,6 +216,9 @@ def predict_relaxed(systems: Systems, potential: Potential) -> Relaxation:
         status=Status.PREDICTED if known else Status.NON_FINITE,
         n_steps=0,
         n_evaluations=1,
+        novelty=math.nan if prediction.novelty is None else float(prediction.novelty[0]),
+        novel_atom=0 if prediction.novel_atom is None else int(prediction.novel_atom[0]),
+        unseen=0 if prediction.unseen is None else int(prediction.unseen[0]),
     )
 
 

@@ -51,6 +51,8 @@ def relaxed_image(atoms: Atoms, final: Systems, end: Relaxation, record: Record)
         "geocalc_energy_kind": record.energy_kind,
         "geocalc_energy_std": record.energy_std,
         "geocalc_energy_error_95": record.energy_error_95,
+        "geocalc_domain": record.domain,
+        "geocalc_domain_reason": record.domain_reason,
         "geocalc_fmax": record.fmax,
         "geocalc_status": record.status,
         "geocalc_converged": record.converged,

@@ -12,6 +12,7 @@ from geocalc.errors import InputError
 
 AS_ASKED = ("SINGLE_POINT", "PREDICTED")  # statuses of structures that are not relaxed
 UNCONVERGED = ("MAX_STEPS", "NOISE_FLOOR")  # statuses of sound structures that did not converge
+OUTSIDE = "red"  # the domain of a record whose energy has no grounds
 EXIT_CONVERGED, EXIT_ERROR, EXIT_UNCONVERGED = 0, 1, 3
 
 
@@ -66,7 +67,11 @@ class Record:
         energy_kind: total, adsorption, formation or relative.
         energy_std: eV, spread of the networks of an ensemble, else of the frames.
         energy_error_68, energy_error_95: eV, half widths of the intervals that hold 68 and 95 % of
-            references, for relaxed structures like those of the model's calibration.
+            references, for relaxed structures like those of the model's calibration; None outside
+            the domain.
+        domain: green, amber or red: whether the model has grounds for its answer; None where its
+            domain is not known.
+        domain_reason: why the domain is not green, None where it is.
         property: of a model of a property; None for models of energies.
         second_opinion: of a direct model; None where there is none.
         fmax: eV/Angstrom at the final geometry, over free components.
@@ -90,6 +95,8 @@ class Record:
     energy_std: float | None
     energy_error_68: float | None
     energy_error_95: float | None
+    domain: str | None = None
+    domain_reason: str | None = None
     second_opinion: SecondOpinion | None = None
     property: PropertySummary | None = None
     fmax: float | None
@@ -168,15 +175,15 @@ def exit_status(records: Iterable[Record], *, allow_unconverged: bool = False) -
         allow_unconverged: whether structures whose steps ran out, or that reached the noise of the
             forces, count as converged.
     Returns:
-        0 if all converged, 3 if some did not, are flagged or have an error while at least one has a
-        result, 1 if none has.
+        0 if all converged, 3 if some did not, are flagged, lie outside the domain of the model or
+        have an error while at least one has a result, 1 if none has.
     """
     n_results, n_open = 0, 0
     for record in records:
         n_results += record.error is None
         sound = record.converged or record.status in AS_ASKED
         sound = sound or (allow_unconverged and record.status in UNCONVERGED)
-        n_open += not sound or bool(record.anomalies)
+        n_open += not sound or bool(record.anomalies) or record.domain == OUTSIDE
     if not n_results:
         return EXIT_ERROR
     return EXIT_UNCONVERGED if n_open else EXIT_CONVERGED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,9 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from geocalc.core.elements import N_ELEMENTS
+from geocalc.core.elements import N_ELEMENTS, symbols
 from geocalc.potentials.calibration import Calibration
+from geocalc.potentials.domain import Light, reason_for
 from geocalc.relaxation.state import Relaxation
 from geocalc.relaxation.status import Status
 from geocalc.runs.forms import Ended, Input
@@ -57,7 +59,9 @@ def record_of(given: Input, ended: Ended, model: NamedPotential) -> Record:
     end = ended.relaxation
     energy = None if end is None else finite(end.energy)
     status = Status.ERROR if end is None else end.status
-    error_68, error_95 = _half_widths(end, model.calibration)
+    domain, reason = domain_of_end(end)
+    known = domain is not Light.RED
+    error_68, error_95 = _half_widths(end, model.calibration) if known else (None, None)
     return Record(
         sid=given.sid,
         formula=_formula(given.atoms),
@@ -69,6 +73,8 @@ def record_of(given: Input, ended: Ended, model: NamedPotential) -> Record:
         energy_std=None if end is None else finite(end.energy_std),
         energy_error_68=error_68,
         energy_error_95=error_95,
+        domain=None if domain is None else domain.value,
+        domain_reason=reason,
         second_opinion=_compared(ended.second_opinion, energy, model),
         fmax=None if end is None else finite(end.fmax),
         n_steps=ended.n_steps,
@@ -83,6 +89,16 @@ def record_of(given: Input, ended: Ended, model: NamedPotential) -> Record:
         version=__version__,
         error=ended.error,
     )
+
+
+def domain_of_end(end: Relaxation | None) -> tuple[Light | None, str | None]:
+    """Whether an ended structure is in the domain of the model, and why not; None and None where
+    that is not known.
+    """
+    if end is None or math.isnan(end.novelty):
+        return None, None
+    symbol = symbols()[int(end.systems.numbers[end.novel_atom])]
+    return reason_for(end.novelty, end.novel_atom, symbol, end.unseen, end.path_novelty)
 
 
 def _formula(atoms: Atoms | None) -> str | None:

@@ -26,6 +26,7 @@ from geocalc.errors import (
 from geocalc.potentials.cached import DirectModel, direct_model
 from geocalc.potentials.calibration import Calibration
 from geocalc.potentials.card import ModelCard, Task
+from geocalc.potentials.domain import Light, domain_of_prediction
 from geocalc.potentials.load import LoadedModel, load_model
 from geocalc.relaxation.warm_start import Proposal
 from geocalc.runs.records import SecondOpinion, finite
@@ -143,11 +144,15 @@ class SecondModel:
         if energy is None:
             return self._without_energy("the model gave an energy that is not a number")
         spread = None if prediction.energy_std is None else float(prediction.energy_std[0])
+        light, reason = domain_of_prediction(prediction, unrelaxed)
         error_68, error_95 = (
-            (None, None) if self.calibration is None else self.calibration.half_widths(spread)
+            (None, None)
+            if self.calibration is None or light is Light.RED
+            else self.calibration.half_widths(spread)
         )
+        note = f"outside what {self.name} has learned: {reason}" if light is Light.RED else None
         return replace(
-            self._without_energy(None),
+            self._without_energy(note),
             energy=energy,
             energy_error_68=error_68,
             energy_error_95=error_95,

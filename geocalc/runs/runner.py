@@ -5,23 +5,25 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import platform
+import warnings
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from geocalc.core.systems import Systems
-from geocalc.errors import GeoCalcError, format_error, format_unexpected
+from geocalc.errors import DomainWarning, GeoCalcError, format_error, format_unexpected
 from geocalc.optim.catalog import optimizer_settings
+from geocalc.potentials.domain import Light
 from geocalc.relaxation.warm_start import name_of
 from geocalc.runs.engine import Engine, Report
 from geocalc.runs.engines import make_engine
 from geocalc.runs.folder import RunFolder, content_key, numbered_key
 from geocalc.runs.forms import Ended, Input, Live
 from geocalc.runs.images import path_images, relaxed_image, written_structure
-from geocalc.runs.records import Record
-from geocalc.runs.results import Result, record_of, result_of
+from geocalc.runs.records import OUTSIDE, Record
+from geocalc.runs.results import Result, domain_of_end, record_of, result_of
 from geocalc.runs.roles import NamedPotential
 from geocalc.runs.settings import RelaxSettings
 from geocalc.structures.convert import from_atoms
@@ -135,7 +137,11 @@ def run_relaxation(
         engine = make_engine(model, settings, progress)
         with closing(_drive(_keyed(inputs, run, folder, keys), engine)) as ends:
             for one, ended in ends:
-                record = folder.record(one.key) if ended is None else _keep(one, ended, run, folder)
+                record = (
+                    folder.record(one.key)
+                    if ended is None
+                    else _keep(one, _admitted(ended, run), run, folder)
+                )
                 if record is not None:
                     yield record
         folder.finish(keys)
@@ -158,14 +164,47 @@ def relax_inputs(
     settings = settings.model_copy(update={"traj": "none"})
     run = _Run(model=model, settings=settings, conversions=Conversions())
     given = (_open(number, one, run) for number, one in enumerate(inputs))
+    outside: Counter[str] = Counter()
     try:
         with closing(_drive(given, make_engine(model, settings))) as ends:
-            for one, ended in ends:
-                if ended is not None:
+            for one, found in ends:
+                if found is not None:
+                    ended = _admitted(found, run)
                     record = record_of(one.given, ended, model)
+                    if record.domain == OUTSIDE:
+                        outside[str(record.domain_reason)] += 1
                     yield result_of(one.number, one.given, ended, record)
     finally:
         run.conversions.warn(stacklevel=2)
+        if outside:
+            warnings.warn(_outside(outside, model.name), DomainWarning, stacklevel=2)
+
+
+def _outside(reasons: Counter[str], name: str) -> str:
+    """Say how many structures a model has learned nothing about, and the commonest reasons."""
+    number = reasons.total()
+    structures, energies = (
+        ("structure is", "its energy") if number == 1 else ("structures are", "their energies")
+    )
+    told = ", ".join(reason for reason, _ in reasons.most_common(3))
+    return (
+        f"{number} {structures} outside what {name} has learned ({told}); {energies} may have any"
+        " error"
+    )
+
+
+def _admitted(ended: Ended, run: _Run) -> Ended:
+    """The ended structure; with `strict`, one outside the domain of the model has an error."""
+    if not run.settings.strict:
+        return ended
+    light, reason = domain_of_end(ended.relaxation)
+    if light is not Light.RED:
+        return ended
+    error = (
+        f"the structure is outside what {run.model.name} has learned: {reason}; use a model that"
+        " knows it, or leave strict out"
+    )
+    return replace(ended, relaxation=None, error=error)
 
 
 def _drive(given: Iterable[_Open], engine: Engine) -> Generator[tuple[_Open, Ended | None]]:

@@ -36,7 +36,11 @@ class ModelSettings(Settings):
         None, description="Level of theory, for models that were trained on several."
     )
     strict: bool = Field(
-        False, description="Refuse structures whose tags would have to be converted."
+        False,
+        description=(
+            "Refuse structures whose tags would have to be converted, or that are outside what the"
+            " model has learned."
+        ),
     )
     device: Annotated[str, SAME_RESULTS] = Field(
         "auto", description="Device: auto (a GPU if there is one), cpu, cuda or cuda:1."

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from geocalc.potentials.domain import Light
 from geocalc.runs.records import Record, SecondOpinion
 
 ROWS = 40  # structures that are listed at most
@@ -45,12 +46,12 @@ def format_table(records: Sequence[Record], width: int = WIDTH) -> str:
         width: columns of the terminal; names of structures are cut to fit.
     """
     shown = (
-        records if len(records) <= ROWS else [r for r in records if not r.converged or r.anomalies]
+        records if len(records) <= ROWS else [r for r in records if not r.converged or _marks(r)]
     )
     head, *rows = _rows(shown[:ROWS], width)
     lines = [head]
     for record, row in zip(shown, rows, strict=False):
-        lines.append((row + "  " + ", ".join(record.anomalies)).rstrip())
+        lines.append((row + "  " + ", ".join(_marks(record))).rstrip())
         if record.error is not None:
             lines.append(f"  {record.error}")
     if len(shown) > ROWS:
@@ -61,7 +62,28 @@ def format_table(records: Sequence[Record], width: int = WIDTH) -> str:
     lines.append(
         f"{len(records)} structures: {told or 'none'}; {calls} model calls, {seconds:.1f} s"
     )
-    return "\n".join([*lines, *_opinions(records)])
+    return "\n".join([*lines, *_outside(records), *_opinions(records)])
+
+
+def _marks(record: Record) -> list[str]:
+    """The words that follow the row of a structure."""
+    if record.domain in (None, Light.GREEN):
+        return list(record.anomalies)
+    return [*record.anomalies, f"{record.domain}: {record.domain_reason}"]
+
+
+def _outside(records: Sequence[Record]) -> list[str]:
+    """Say how many structures lie outside the domain of the model; no line where none does."""
+    lights = Counter(r.domain for r in records)
+    told = []
+    if lights[Light.RED]:
+        told.append(
+            f"{lights[Light.RED]} red: outside what {records[0].model} has learned; these energies"
+            " may have any error"
+        )
+    if lights[Light.AMBER]:
+        told.append(f"{lights[Light.AMBER]} amber: near the edge of what it has learned")
+    return told
 
 
 def _rows(records: Sequence[Record], width: int) -> list[str]:

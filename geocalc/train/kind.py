@@ -81,6 +81,8 @@ class TaskKind(Generic[R, M, D, C]):
         join: makes one model of several members, or returns the model of the only one.
         weights: the tensors of a model that are kept.
         measure: errors of a model of several members, as metrics.json has them.
+        make_domain: what a model knows of its training data, as tensors by name; None where the
+            kind of task has none.
         make_card: makes the card of a model from its members, its name and the hash of its weights.
         summarize: describes a card and its metrics in words.
     """
@@ -95,5 +97,6 @@ class TaskKind(Generic[R, M, D, C]):
     join: Callable[[Sequence[Member[R, M, D]]], M]
     weights: Callable[[M], Mapping[str, Tensor]]
     measure: Callable[[Sequence[Member[R, M, D]], M], dict[str, Any]]
+    make_domain: Callable[[Sequence[Member[R, M, D]], M], Mapping[str, Tensor] | None]
     make_card: Callable[[Sequence[Member[R, M, D]], M, str, str], C]
     summarize: Callable[[C, Mapping[str, Any]], Summary]

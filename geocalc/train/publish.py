@@ -8,15 +8,23 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import save
+from torch import Tensor
 
 from geocalc.errors import InputError
 from geocalc.potentials.card import Card
-from geocalc.potentials.registry import CARD, WEIGHTS, list_models, search_path, write_card
+from geocalc.potentials.registry import (
+    CARD,
+    WEIGHTS,
+    list_models,
+    search_path,
+    write_card,
+    write_domain,
+)
 from geocalc.train.base_recipe import BaseRecipe
 from geocalc.train.checkpoint import COUNTERS, load_checkpoint, steps_done
 from geocalc.train.kind import C, D, M, Member, R, Summary, TaskKind
@@ -33,6 +41,7 @@ class ModelFiles:
 
     Attributes:
         weights: as bytes of safetensors.
+        domain: tensors of its domain, None for a model without one.
         card: of the model.
         recipe: path of the recipe of a run.
         metrics: text of metrics.json.
@@ -40,6 +49,7 @@ class ModelFiles:
     """
 
     weights: bytes
+    domain: Mapping[str, Tensor] | None
     card: Card
     recipe: Path
     metrics: str
@@ -60,7 +70,8 @@ def register_runs(
         folder: where models are kept.
         data_folder: where prepared data are kept.
     Returns:
-        The new folder: model.yaml, weights.safetensors, recipe.yaml, metrics.json, README.md.
+        The new folder: model.yaml, weights.safetensors, domain.safetensors for models of energies,
+        recipe.yaml, metrics.json, README.md.
     Raises:
         InputError: a run is unfinished, the runs do not belong together, or the name is taken or is
             no plain name.
@@ -83,7 +94,12 @@ def register_runs(
         folder,
         name,
         ModelFiles(
-            weights=content, card=card, recipe=runs[0] / RECIPE, metrics=metrics, readme=readme
+            weights=content,
+            domain=kind.make_domain(members, model),
+            card=card,
+            recipe=runs[0] / RECIPE,
+            metrics=metrics,
+            readme=readme,
         ),
     )
 
@@ -122,7 +138,10 @@ def publish(folder: Path, name: str, files: ModelFiles) -> Path:
         draft = Path(scratch) / name
         draft.mkdir()
         (draft / WEIGHTS).write_bytes(files.weights)
-        write_card(draft, files.card)
+        if files.domain is None:
+            write_card(draft, files.card)
+        else:
+            write_domain(draft, files.card, files.domain)
         shutil.copy(files.recipe, draft / RECIPE)
         (draft / METRICS).write_text(files.metrics)
         (draft / "README.md").write_text(files.readme)

@@ -13,7 +13,9 @@ from geocalc.data.prepare import prepare_store
 from geocalc.data.store import Samples, read_store
 from geocalc.frames.policy import FramePick, frame_policy
 from geocalc.potentials.card import About, Level, LevelOfTheory, ModelCard, PotentialSettings, Task
-from geocalc.potentials.network import EnergyModel, ForceMode
+from geocalc.potentials.domain import domain_tensors
+from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential
+from geocalc.train.domain import make_domain
 from geocalc.train.ensembles import (
     EnergyMember,
     calibration_of,
@@ -62,6 +64,16 @@ def _measure(members: Sequence[EnergyMember], model: EnergyModel) -> dict[str, A
         "members": len(members),
         "cross_validated": is_cross_validated(members),
     }
+
+
+def _domain(members: Sequence[EnergyMember], model: EnergyModel) -> dict[str, Tensor] | None:
+    recipe, samples = members[0].recipe, members[0].samples
+    if model.rewiring.merges or not (len(samples.training) and len(samples.held_out)):
+        return None
+    potential = NetworkPotential(
+        model=model, policy=frame_policy(recipe.model.frames), force_mode=ForceMode.NONE, seed=0
+    )
+    return domain_tensors(make_domain(potential, samples.training, samples.held_out))
 
 
 def make_model_card(
@@ -179,6 +191,7 @@ ENERGIES = TaskKind(
     join=joined,
     weights=_weights,
     measure=_measure,
+    make_domain=_domain,
     make_card=make_model_card,
     summarize=summarize_model,
 )

@@ -1,0 +1,286 @@
+"""The domain of a model: what it has learned from, and whether a structure is like that.
+
+Two things are known of the training data: which pairs of elements were bonded, and the features
+that the last layer of the network has for every atom. Atoms with alike surroundings have alike
+features, so the distance of an atom's features from those of the training atoms of its element
+tells how new its surroundings are. A few prototypes stand for the training atoms.
+
+`novelty` is that distance in units in which 1 is the edge of the domain: of held-out structures
+like those of the training, few have an atom beyond.
+
+Source: distances in latent features as a measure of uncertainty: Janet, Duan, Yang, Nandy, Kulik,
+Chem. Sci. 10, 7913 (2019).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+
+import torch
+from ase.data import covalent_radii
+from torch import Tensor
+
+from geocalc.core import elements
+from geocalc.core.systems import Prediction, Systems, max_per_system
+from geocalc.errors import ModelFileError
+from geocalc.graphs.neighbors import Graph
+
+AMBER, RED = 1.0, 2.0  # novelties where the light changes
+BONDED = 1.25  # atoms are bonded that are nearer than this times the sum of their covalent radii
+# novelty of a bond that the training data do not have: outside with an atom that is no metal;
+# between metals, which differ less, only near the edge
+NEW_BOND, NEW_METAL_BOND = 3.0, 1.5
+NONMETALS = (1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 33, 34, 35, 36, 52, 53, 54, 85, 86)
+
+
+class Light(StrEnum):
+    """Whether a model has grounds for an answer.
+
+    green: the structure is like those of the training. amber: it is near the edge of what was
+    learned. red: it is outside; errors may have any size.
+    """
+
+    GREEN = "green"
+    AMBER = "amber"
+    RED = "red"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """Training data of a model, as far as they tell what is new.
+
+    Attributes:
+        projection: (width, k), from features to coordinates in which distances are measured.
+        prototypes: (n, k) coordinates of chosen training atoms.
+        elements: (n,) int64, atomic number of each.
+        scales: (119,) distance from the prototypes that is the edge of the domain, for each
+            element; infinite for elements without prototypes.
+        bonds: (119, 119) bool, symmetric, pairs of elements that are bonded in the training data.
+        bonds_of_atoms: (n,) int64, codes of how many atoms of which light elements an atom is
+            bonded to in the training data, see `Bonds`.
+    """
+
+    projection: Tensor
+    prototypes: Tensor
+    elements: Tensor
+    scales: Tensor
+    bonds: Tensor
+    bonds_of_atoms: Tensor
+
+    def to(self, device: torch.device | str) -> Domain:
+        """The same on another device."""
+        return Domain(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def coordinates(self, features: Tensor) -> Tensor:
+        """Coordinates (n_atoms, k) of features (n_atoms, width)."""
+        return features.to(self.projection) @ self.projection
+
+    def novelty_of_atoms(self, features: Tensor, numbers: Tensor) -> Tensor:
+        """Novelty of the surroundings of each atom, (n_atoms,) float64.
+
+        Args:
+            features: (n_atoms, width), of the last layer.
+            numbers: (n_atoms,) int64, atomic numbers.
+        """
+        distance = torch.cdist(self.coordinates(features), self.prototypes)
+        distance.masked_fill_(numbers[:, None] != self.elements, torch.inf)
+        nearest = distance.amin(1).double()
+        scale = self.scales[numbers].double()
+        return torch.where(scale.isfinite(), nearest / scale, NEW_BOND)
+
+    def check(
+        self, features: Tensor, systems: Systems, graph: Graph, edge_vec: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Judge every structure of a batch.
+
+        Args:
+            features: (n_atoms, width), of the last layer.
+            systems: batch of structures.
+            graph: edges of the batch, at least as long as bonds.
+            edge_vec: (n_edges, 3) Angstrom.
+        Returns:
+            `novelty`, `novel_atom` and `unseen` of a `Prediction`, (n_systems,) each.
+        """
+        per_atom = self.novelty_of_atoms(features, systems.numbers)
+        novelty = max_per_system(per_atom, systems)
+        first = systems.counts.cumsum(0) - systems.counts
+        place = torch.arange(systems.n_atoms, device=per_atom.device) - first[systems.system_idx]
+        largest = per_atom == novelty[systems.system_idx]
+        novel_atom = (systems.counts - 1).scatter_reduce_(
+            0, systems.system_idx[largest], place[largest], reduce="amin"
+        )
+        unseen = self._unseen(systems, graph, edge_vec)
+        return torch.maximum(novelty, _novelty_of(unseen)), novel_atom, unseen
+
+    def _unseen(self, systems: Systems, graph: Graph, edge_vec: Tensor) -> Tensor:
+        """Code of what tells most among bonds that were never seen, (n_systems,) int64."""
+        bonds = find_bonds(systems, graph, edge_vec)
+        new_pair = ~self.bonds[bonds.first, bonds.second]
+        pairs = torch.minimum(bonds.first, bonds.second) * _BASE + torch.maximum(
+            bonds.first, bonds.second
+        )
+        new_atom = (bonds.of_atoms > 0) & ~torch.isin(bonds.of_atoms, self.bonds_of_atoms)
+        # pairs of light elements have the smallest codes, and tell most
+        none = torch.iinfo(torch.int64).max
+        code = torch.full((systems.n_systems,), none, device=systems.numbers.device)
+        for owner, codes, new in (
+            (bonds.owner, pairs, new_pair),
+            (systems.system_idx, bonds.of_atoms, new_atom),
+        ):
+            code.scatter_reduce_(0, owner[new], codes[new], reduce="amin")
+        return code.masked_fill(code == none, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bonds:
+    """Bonds of a batch, by distances.
+
+    Attributes:
+        first, second: (n_bonds,) int64, atomic numbers; every bond in both directions.
+        owner: (n_bonds,) int64, the structure of each.
+        of_atoms: (n_atoms,) int64, a code of how many atoms of each light element an atom is bonded
+            to; 0 for atoms of a metal.
+    """
+
+    first: Tensor
+    second: Tensor
+    owner: Tensor
+    of_atoms: Tensor
+
+
+def find_bonds(systems: Systems, graph: Graph, edge_vec: Tensor) -> Bonds:
+    """Find the bonded atoms of a batch.
+
+    Args:
+        systems: batch of structures.
+        graph: edges of the batch, at least as long as bonds.
+        edge_vec: (n_edges, 3) Angstrom.
+    """
+    numbers = systems.numbers
+    length = torch.linalg.vector_norm(edge_vec.detach(), dim=1)
+    i, j = numbers[graph.receivers], numbers[graph.senders]
+    bonded = torch.nonzero(length < bond_lengths(i, j)).squeeze(1)
+    i, j, atom = i[bonded], j[bonded], graph.receivers[bonded]
+    weight = torch.zeros(_BASE, dtype=torch.int64, device=numbers.device)
+    weight[list(NONMETALS)] = _MOST ** (len(COUNTED) - 1)  # all others together
+    weight[list(COUNTED[:-1])] = torch.tensor(
+        [_MOST**k for k in range(len(COUNTED) - 1)], device=numbers.device
+    )
+    partners = torch.zeros_like(numbers).index_add_(0, atom, weight[j])
+    light = torch.zeros(_BASE, dtype=torch.bool, device=numbers.device)
+    light[list(NONMETALS)] = True
+    of_atoms = _BASE**2 + numbers * _MOST ** len(COUNTED) + partners
+    return Bonds(
+        first=i,
+        second=j,
+        owner=systems.system_idx[atom],
+        of_atoms=torch.where(light[numbers], of_atoms, 0),
+    )
+
+
+_BASE = elements.N_ELEMENTS + 1
+COUNTED = (
+    1,
+    6,
+    7,
+    8,
+    16,
+    0,
+)  # elements whose atoms are counted in codes; 0 for all other light ones
+_MOST = 10  # atoms of an element that a code can count, one more than the most
+
+
+def bond_lengths(i: Tensor, j: Tensor) -> Tensor:
+    """Length in Angstrom below which atoms with these atomic numbers count as bonded."""
+    radii = torch.from_numpy(covalent_radii).to(i.device)
+    return BONDED * (radii[i] + radii[j])
+
+
+def _novelty_of(code: Tensor) -> Tensor:
+    """Novelty of bonds that were never seen (n_systems,), 0 where there are none."""
+    light = torch.tensor(NONMETALS, device=code.device)
+    first, second = code // _BASE, code % _BASE
+    between_metals = ~torch.isin(first, light) & ~torch.isin(second, light) & (code < _BASE**2)
+    novelty = torch.where(between_metals, NEW_METAL_BOND, NEW_BOND).double()
+    return novelty.masked_fill(code == 0, 0.0)
+
+
+def _describe(code: int) -> str:
+    """Say in words what was never seen."""
+    known = elements.symbols()
+    if code < _BASE**2:
+        first, second = divmod(code, _BASE)
+        return f"no {known[first]}-{known[second]} bond in training"
+    z, partners = divmod(code - _BASE**2, _MOST ** len(COUNTED))
+    told = []
+    for place, element in enumerate(COUNTED):
+        number = partners // _MOST**place % _MOST
+        if number:
+            symbol = known[element] if element else "other"
+            told.append(symbol if number == 1 else f"{number} {symbol}")
+    with_whom = f"bonded to {' and '.join(told)}" if told else "alone or on metal only"
+    return f"no {known[z]} atom {with_whom} in training"
+
+
+def light_of(novelty: float) -> Light:
+    """The light of a novelty."""
+    return Light.RED if novelty > RED else Light.AMBER if novelty > AMBER else Light.GREEN
+
+
+def reason_for(
+    novelty: float, novel_atom: int, symbol: str, unseen: int, path_novelty: float
+) -> tuple[Light, str | None]:
+    """The light of a structure, and why it is not green.
+
+    Args:
+        novelty: of the final geometry.
+        novel_atom: the atom with the newest surroundings, by its place in the structure.
+        symbol: of that atom.
+        unseen: see `Prediction`.
+        path_novelty: largest novelty on the way there; NaN or the same where there was no way.
+    """
+    light = light_of(novelty)
+    if unseen:
+        return light, _describe(unseen)
+    if light is Light.RED:
+        return light, f"surroundings of atom {novel_atom} ({symbol}) unlike any in training"
+    if light is Light.AMBER:
+        return light, f"surroundings of atom {novel_atom} ({symbol}) are rare in training"
+    if path_novelty > RED:  # and the end is green
+        return Light.AMBER, "the path led through surroundings unlike any in training"
+    return light, None
+
+
+def domain_of_prediction(
+    prediction: Prediction, systems: Systems
+) -> tuple[Light | None, str | None]:
+    """The light of the only structure of a batch, and why it is not green; None and None where the
+    model has no domain.
+    """
+    if prediction.novelty is None or prediction.novel_atom is None or not len(prediction.novelty):
+        return None, None
+    novelty, atom = float(prediction.novelty[0]), int(prediction.novel_atom[0])
+    symbol = elements.symbols()[int(systems.numbers[atom])]
+    bond = 0 if prediction.unseen is None else int(prediction.unseen[0])
+    return reason_for(novelty, atom, symbol, bond, novelty)
+
+
+def domain_tensors(domain: Domain) -> dict[str, Tensor]:
+    """The tensors of a domain by name, for a file."""
+    return {f.name: getattr(domain, f.name).contiguous() for f in fields(domain)}
+
+
+def domain_of(tensors: dict[str, Tensor], name: str) -> Domain:
+    """The domain in a file.
+
+    Raises:
+        ModelFileError: a tensor is missing.
+    """
+    wanted = {f.name for f in fields(Domain)}
+    if set(tensors) != wanted:
+        raise ModelFileError(
+            f"the domain of {name} has the tensors {sorted(tensors)}, expected {sorted(wanted)};"
+            " install the model again"
+        )
+    return Domain(**tensors)
