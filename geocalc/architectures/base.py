@@ -54,8 +54,9 @@ class NetworkOutput:
         atom_energies: (n_atoms,), contribution of each atom to the energy, or None.
         forces: (n_atoms, 3), vectors of a direct head, or None.
         member_energies: (n_members, n_systems), energies of each network of an ensemble, or None.
-        layers: invariant features (n_atoms, width) after the embedding and after each interaction;
-            invariant up to the frame where there are frames; or None.
+        layers: features (n_atoms, width) after the embedding and after each interaction, or None.
+        features: invariant features (n_atoms, width) of the last layer, which tell what the network
+            knows of the surroundings of an atom; or None.
     """
 
     energy: Tensor
@@ -63,6 +64,7 @@ class NetworkOutput:
     forces: Tensor | None = None
     member_energies: Tensor | None = None
     layers: tuple[Tensor, ...] | None = None
+    features: Tensor | None = None
 
 
 class Network(nn.Module, ABC):

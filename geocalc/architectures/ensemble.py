@@ -65,7 +65,7 @@ class Ensemble(Network):
             atom_energies=_mean([one.atom_energies for one in outputs]),
             forces=_mean([one.forces for one in outputs]),
             member_energies=energies,
-            layers=outputs[0].layers,
+            features=outputs[0].features,
         )
 
     def _converted(self, k: int, output: NetworkOutput, inputs: NetworkInput) -> NetworkOutput:
@@ -76,7 +76,7 @@ class Ensemble(Network):
             energy=energy.index_add(0, inputs.system_idx, offset),
             atom_energies=None if atoms is None else atoms * self.ratios[k] + offset,
             forces=None if vectors is None else vectors * self.vector_ratios[k],
-            layers=output.layers,
+            features=output.features,
         )
 
 

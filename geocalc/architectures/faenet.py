@@ -175,7 +175,11 @@ class FAENet(Network):
         if self.mix is not None:
             energy = energy + self.mix.bias
         return NetworkOutput(
-            energy=energy, atom_energies=atoms, forces=forces, layers=tuple(layers)
+            energy=energy,
+            atom_energies=atoms,
+            forces=forces,
+            layers=tuple(layers),
+            features=layers[-1],
         )
 
     def _vectors(

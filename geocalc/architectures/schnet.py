@@ -119,7 +119,9 @@ class SchNet(Network):
             layers.append(hidden)
         atoms = self.last(shifted_softplus(self.first(hidden))).squeeze(1)
         energy = atoms.new_zeros(inputs.n_systems).index_add(0, inputs.system_idx, atoms)
-        return NetworkOutput(energy=energy, atom_energies=atoms, layers=tuple(layers))
+        return NetworkOutput(
+            energy=energy, atom_energies=atoms, layers=tuple(layers), features=hidden
+        )
 
 
 class SchNetInteraction(nn.Module):

@@ -245,12 +245,12 @@ class NetworkPotential:
         )
         with torch.no_grad():
             inputs, frames, edge_vec = posed(self.model, seen, graph, levels, self.policy)
-            layers = network(inputs).layers
-        if layers is None or rewiring.merges:
+            features = network(inputs).features
+        if features is None or rewiring.merges:
             raise InputError(
                 f"the network {type(network).__name__} gives no features of atoms; use another"
             )
-        features = mean_over_copies(layers[-1], frames, seen)
+        features = mean_over_copies(features, frames, seen)
         return Surroundings(features=features, systems=seen, graph=graph, edge_vec=edge_vec)
 
     def _graph(self, seen: Systems) -> Graph:
@@ -294,10 +294,8 @@ def evaluate(
         geometry = leaf_geometry(systems, stress) if gradient else fixed_geometry(systems)
         seen = _seen(systems, geometry, nodes)
         inputs, frames, edge_vec = posed(model, seen, graph, levels, policy, generator)
-        output = model.network(inputs)
-        features = None if output.layers is None else output.layers[-1].detach()
-        # the other layers are dropped here, so that autograd frees them as early as it can
-        output = replace(output, layers=None)
+        # features of the layers are dropped here, so that autograd frees them as early as it can
+        output = replace(model.network(inputs), layers=None)
         from_network, spread = _mean_energy(output, frames, systems.n_systems, model.energy_scale)
         references = model.reference_energies(systems, levels)
         constant = sum_per_system(references, systems)
@@ -306,8 +304,8 @@ def evaluate(
         vectors = _vectors(output, inputs, frames, seen, nodes, model.force_scale)
         atoms = _atom_energies(output, frames, seen, nodes, model.energy_scale)
     novelty = novel_atom = unseen = None
-    if domain is not None and nodes is None and features is not None:
-        features = mean_over_copies(features, frames, seen)
+    if domain is not None and nodes is None and output.features is not None:
+        features = mean_over_copies(output.features.detach(), frames, seen)
         novelty, novel_atom, unseen = domain.check(features, seen, graph, edge_vec)
     direct = force_mode is ForceMode.DIRECT and not model.displaces
     return Prediction(

@@ -26,7 +26,7 @@ from geocalc.train.ensembles import (
 )
 from geocalc.train.kind import Summary, TaskKind
 from geocalc.train.publish import register_runs
-from geocalc.train.recipe import Recipe
+from geocalc.train.recipe import Recipe, single_frame
 from geocalc.train.run import Run, start_training
 from geocalc.train.task import train
 
@@ -70,9 +70,10 @@ def _domain(members: Sequence[EnergyMember], model: EnergyModel) -> dict[str, Te
     recipe, samples = members[0].recipe, members[0].samples
     if model.rewiring.merges or not (len(samples.training) and len(samples.held_out)):
         return None
-    potential = NetworkPotential(
-        model=model, policy=frame_policy(recipe.model.frames), force_mode=ForceMode.NONE, seed=0
-    )
+    policy = frame_policy(recipe.model.frames)
+    if policy.pick is FramePick.STOCHASTIC:
+        policy = single_frame(recipe.model)
+    potential = NetworkPotential(model=model, policy=policy, force_mode=ForceMode.NONE)
     return domain_tensors(make_domain(potential, samples.training, samples.held_out))
 
 

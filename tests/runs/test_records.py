@@ -61,6 +61,8 @@ FIELDS = [
     "energy_std",
     "energy_error_68",
     "energy_error_95",
+    "domain",
+    "domain_reason",
     "second_opinion",
     "property",
     "fmax",

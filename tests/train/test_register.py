@@ -34,7 +34,14 @@ from geocalc.train.register import register_model
 from geocalc.train.run import start_training
 from geocalc.train.task import train
 
-FILES = {"model.yaml", "weights.safetensors", "recipe.yaml", "metrics.json", "README.md"}
+FILES = {
+    "model.yaml",
+    "weights.safetensors",
+    "domain.safetensors",
+    "recipe.yaml",
+    "metrics.json",
+    "README.md",
+}
 
 
 @pytest.fixture(scope="module")
@@ -187,10 +194,10 @@ def test_what_is_no_plain_name_is_refused(finished, place, name):
 
 
 def test_a_failure_in_the_middle_leaves_nothing(finished, place, monkeypatch):
-    def fail(folder, card):
+    def fail(folder, card, tensors):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publish_module, "write_card", fail)
+    monkeypatch.setattr(publish_module, "write_domain", fail)
     with pytest.raises(OSError, match="No space left"):
         register_model(finished, "mine", place, data_of(finished))
     assert list(place.iterdir()) == []

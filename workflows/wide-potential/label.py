@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.io import write
-from displacements import KINDS, displaced
+from displacements import displaced
 from parents import SETS, Parent, fixed_atoms
 
 PARENTS = 40  # in a file

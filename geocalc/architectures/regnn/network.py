@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -111,11 +110,6 @@ class REGNN(Network):
         self.harmonics = partial(
             o3.spherical_harmonics, harmonics, normalize=True, normalization="component"
         )
-        self.scalars = [
-            part
-            for part, (_, irrep) in zip(between.slices(), between, strict=True)
-            if str(irrep) == "0e"
-        ]
         self.layers = nn.ModuleList()
         before = scalars
         for number in range(s.num_layers):
@@ -151,12 +145,8 @@ class REGNN(Network):
             envelope = envelope * inputs.edge_weight.index_select(0, index.first_of_pair)
         harmonics: Tensor = self.harmonics(inputs.edge_vec)
         hidden: Tensor = self.first(self.embedding(inputs.numbers, inputs.tags, inputs.atom_levels))
-        layers = [hidden]
         for layer in self.layers:
             hidden = layer(hidden, basis, envelope, harmonics, index)
-            layers.append(hidden)
-        # the last layer has scalars alone
-        layers[1:-1] = [torch.cat([h[:, s] for s in self.scalars], dim=1) for h in layers[1:-1]]
         atoms = self.readout(hidden).squeeze(1)
         energy = atoms.new_zeros(inputs.n_systems).index_add(0, inputs.system_idx, atoms)
-        return NetworkOutput(energy=energy, atom_energies=atoms, layers=tuple(layers))
+        return NetworkOutput(energy=energy, atom_energies=atoms, features=hidden)
