@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from geocalc.architectures.catalog import ARCHITECTURES
 from geocalc.core import elements
 from geocalc.core.energies import EnergyKind
 from geocalc.core.settings import read_yaml
@@ -23,7 +24,7 @@ from geocalc.data.store import Sample
 from geocalc.errors import DataWarning, EnergyKindError, InputError, RecipeError
 from geocalc.potentials.card import PotentialSettings, Task
 from geocalc.potentials.load import load_model
-from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential
+from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential, Scales
 from geocalc.potentials.registry import find_model
 from geocalc.train.recipe import Recipe, Start, single_frame
 from geocalc.train.references import seen_numbers
@@ -35,6 +36,7 @@ FEW_FRAMES = 50  # with fewer, a warning is given
 # fraction is neither none nor all of them
 HELD_OUT, N_SEEDS = 0.2, 100
 RECIPE = "recipe.yaml"
+LEVEL = "level"  # in the names of weights that tell levels of theory apart
 # Settings of training in a recipe made for a file of structures. Like the defaults of `FineTuning`
 # they were chosen by hand on relaxations on palladium, other ones than workflows/fine-tuning
 # measures on; a recipe names them all, so that they can be changed.
@@ -174,10 +176,12 @@ def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> Ener
             f"the model {start.model} has the hash {loaded.hash}, the recipe says {start.hash}; it"
             " was changed, so start anew"
         )
+    wanted, known = recipe.model, _settings_with(card.settings, recipe.levels)
     differing = [
         name
         for name in PotentialSettings.model_fields
-        if name != "frames" and getattr(card, name) != getattr(recipe.model, name)
+        if name != "frames"
+        and getattr(wanted, name) != (known if name == "settings" else getattr(card, name))
     ]
     if differing or card.task is not recipe.task:
         raise RecipeError(
@@ -186,6 +190,8 @@ def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> Ener
         )
     tuning = recipe.finetuning or FineTuning()
     _warn_of_little(training, tuning)
+    if len(recipe.levels) > 1:
+        model = _with_levels(model, recipe)
     model.requires_grad_(True).train()
     held = recipe.about.energy_kind is EnergyKind.ADSORPTION
     if held and card.energy_kind is not EnergyKind.ADSORPTION:
@@ -195,35 +201,75 @@ def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> Ener
             " adsorption energies, or set about.energy_kind: total to fit the references again"
         )
     hold = tuning.reference_hold if held else 0.0
-    some = training[:: -(-len(training) // tuning.reference_samples)]
-    model.references += torch.from_numpy(_correction(model, recipe, training, some, hold))
+    levels = np.array(
+        [-1 if level is None else level for level in recipe.energy_levels], dtype=np.int64
+    )
+    level_of = np.array([levels[sample.source] for sample in training])
+    for level in range(len(recipe.levels)):
+        there = np.flatnonzero(level_of == level)
+        some = [training[int(k)] for k in there[:: -(-len(there) // tuning.reference_samples)]]
+        model.references[level] += torch.from_numpy(_correction(model, recipe, level, some, hold))
     return model
+
+
+def _settings_with(settings: dict[str, Any], levels: Sequence[str]) -> dict[str, Any]:
+    """The settings of a network that knows more levels of theory."""
+    return settings if len(levels) == 1 else {**settings, "n_levels": len(levels)}
+
+
+def _with_levels(model: EnergyModel, recipe: Recipe) -> EnergyModel:
+    """The model of one level with all levels of a recipe, which predict what the one did."""
+    kind = ARCHITECTURES[recipe.model.architecture]
+    network = kind.build(kind.settings.model_validate(recipe.model.settings))
+    missing, unknown = network.load_state_dict(model.network.state_dict(), strict=False)
+    for name in missing:  # what tells levels apart begins at zero
+        network.state_dict()[name].zero_()
+    if unknown or not all(LEVEL in name for name in missing):
+        raise RecipeError(
+            f"the network of {recipe.name} has other weights than the one it is to start with:"
+            f" {', '.join([*missing, *unknown][:3])}; leave model.settings as they are, but for"
+            " n_levels"
+        )
+    scales = Scales(
+        energy=model.energy_scale,
+        forces=model.force_scale,
+        references=model.references[:1].repeat(len(recipe.levels), 1),
+    )
+    return EnergyModel(
+        network,
+        scales,
+        recipe.model.repulsion_reach,
+        model.reads_tags,
+        model.rewiring,
+        model.displaces,
+        model.graph,
+    )
 
 
 def _correction(
     model: EnergyModel,
     recipe: Recipe,
-    training: Sequence[Sample],
+    level: int,
     some: Sequence[Sample],
     hold: float,
 ) -> np.ndarray:
-    """Fit per-element energies (1, 119) in eV to the difference between energies and predictions;
-    of equally good fits the smallest.
+    """Fit per-element energies (119,) in eV of a level to the difference between energies and
+    predictions; of equally good fits the smallest.
 
     A relaxation counts once, however many frames it has. With a positive `hold` (adsorption
     energies, whose zero is the same everywhere) the fit is pulled towards zero with the weight of
     so many relaxations, so that a few relaxations cannot move it far.
     """
-    names = recipe.fitted_references.elements
+    names = recipe.level_elements[level]
     potential = NetworkPotential(
-        model=model, policy=single_frame(recipe.model), force_mode=ForceMode.NONE
+        model=model, policy=single_frame(recipe.model), force_mode=ForceMode.NONE, level=level
     )
     told = [
         potential(collate_samples(some[k : k + BATCH])[0]).energy.numpy()
         for k in range(0, len(some), BATCH)
     ]
     drop = model.rewiring.drop_subsurface
-    present = sorted({int(z) for s in training for z in seen_numbers(s, drop)})
+    present = sorted({int(z) for s in some for z in seen_numbers(s, drop)})
     chosen = [z for z in present if not names or elements.symbols()[z] in names]
     counts = np.array(
         [[np.count_nonzero(seen_numbers(s, drop) == z) for z in chosen] for s in some], dtype=float
@@ -232,10 +278,10 @@ def _correction(
     weight = np.array([frames[s.group] for s in some]) ** -0.5
     missing = np.array([s.energy for s in some]) - np.concatenate(told)
     prior = np.eye(len(chosen)) * hold**0.5
-    table = np.zeros((1, elements.N_ELEMENTS + 1))
+    table = np.zeros(elements.N_ELEMENTS + 1)
     if chosen:
         rows = np.concatenate([counts * weight[:, None], prior])
-        table[0, chosen] = np.linalg.lstsq(
+        table[chosen] = np.linalg.lstsq(
             rows, np.concatenate([missing * weight, np.zeros(len(chosen))]), rcond=None
         )[0]
     return table

@@ -4,6 +4,7 @@ asked for one by name.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from click.testing import CliRunner
-from helpers.training import cpu_fabric, recipe_values, relaxations
+from helpers.training import cpu_fabric, recipe_values, relaxations, write_data
 
 from geocalc import GeoCalc, load_model, relax
 from geocalc.cli.main import main
+from geocalc.data.collate import collate_samples
 from geocalc.data.prepare import prepare_store
-from geocalc.data.store import read_store
+from geocalc.data.store import Samples, read_store
 from geocalc.errors import InputError, RecipeError
-from geocalc.train.finetune import tuned_values
+from geocalc.potentials.network import EnergyModel
+from geocalc.train.finetune import begin_with, tuned_values
 from geocalc.train.recipe import parse_recipe
 from geocalc.train.references import fit_scales
 from geocalc.train.register import register_model
@@ -100,6 +103,7 @@ def test_one_network_answers_at_both_levels(model: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::geocalc.errors.DomainWarning")
 def test_records_and_runs_are_of_the_level_that_was_asked_for(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,3 +162,52 @@ def test_recipes_whose_levels_do_not_fit_are_refused(
     change(values)
     with pytest.raises(RecipeError, match=message):
         parse_recipe(values, "test")
+
+
+# beginning with a model of one level
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the soft level alone, hardly trained."""
+    folder = tmp_path_factory.mktemp("single")
+    values = recipe_values(write_data(folder / "soft.traj", relaxations(12)), steps=2)
+    recipe = parse_recipe(values, "test")
+    return register_model(
+        train(recipe, folder / "run", folder / "data", cpu_fabric()), "one", folder, folder / "data"
+    )
+
+
+def started(single: Path, folder: Path, **model: Any) -> tuple[EnergyModel, Samples]:
+    values = values_of(folder, steps=2)
+    values["start"] = {"model": str(single), "hash": load_model(single, device="cpu").hash}
+    values["model"]["settings"] |= model
+    recipe = parse_recipe(values, "test")
+    samples = read_store(prepare_store(recipe, folder / "data"))
+    return begin_with(recipe, recipe.start, samples.training), samples
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::geocalc.errors.DataWarning")
+def test_a_model_of_one_level_begins_with_two(single: Path, tmp_path: Path) -> None:
+    model, samples = started(single, tmp_path)
+    before = load_model(single, device="cpu", frames="single").potential
+    systems, _ = collate_samples(samples.training[:4])
+    old = before(systems)
+    for level in (0, 1):
+        new = replace(before, model=model.eval(), level=level)(systems)
+        # the same network, and references that were fitted to the level
+        moved = new.energy - old.energy
+        assert torch.allclose(new.forces, old.forces, atol=1e-5)
+        assert torch.allclose(moved, moved[:1], atol=1e-5)
+        there = [one for one in samples.training if one.source == level]
+        told = replace(before, model=model, level=level)(collate_samples(there)[0]).energy
+        labels = torch.tensor([one.energy for one in there])
+        assert float(told.mean()) == pytest.approx(float(labels.mean()), abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::geocalc.errors.DataWarning")
+def test_a_network_of_another_size_cannot_begin(single: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"the recipe's model\.settings is not that of one"):
+        started(single, tmp_path, hidden_channels=28)

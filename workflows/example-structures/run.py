@@ -25,13 +25,14 @@ SETS = {
 }
 CHOSEN = (
     ("WWL-GPR", "CH_Ir_111_hcp"),
-    ("WWL-GPR", "O_Rh_111_fcc"),
-    ("WWL-GPR", "CH_Ni_111_hcp"),
-    ("WWL-GPR", "C_Cu_111_hcp"),
     ("WWL-GPR", "H_Pd_111_fcc"),
     ("WWL-GPR", "OH_Ag_111_bridge"),
     ("WWL-GPR", "O_Ru_111_fcc"),
+    ("WWL-GPR", "C_Cu_111_hcp"),
     ("WWL-GPR", "OH_Pt_111_bridge"),
+    # outside what the models for adsorbates on pure metals have learned
+    ("WWL-GPR", "O_Rh_111_fcc"),
+    ("WWL-GPR", "CH_Ni_111_hcp"),
     ("GAME-Net", "pt-2612-a"),
     ("OC20", "random1000169"),
 )

@@ -120,15 +120,15 @@ def label(
         sets: names in `SETS`.
         kinds: of displacement, one copy each.
         teacher: gives energies and forces.
-        folder: for the files `<set>-<number>.extxyz`.
+        folder: for the files `<set>/<number>.extxyz`.
         most: parents of a set, chosen by hash; None for all.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for name in sets:
+        (folder / name).mkdir(parents=True, exist_ok=True)
         parents = [parent for parent in SETS[name]() if parent.part == "train"]
         parents.sort(key=lambda parent: hashlib.md5(parent.sid.encode()).hexdigest())
         for number, some in enumerate(in_groups(parents[:most])):
-            target = folder / f"{name}-{number:03d}.extxyz"
+            target = folder / name / f"{number:03d}.extxyz"
             if target.exists():
                 continue
             groups = [copies_of(parent, kinds) for parent in some]
@@ -141,7 +141,7 @@ def label(
             draft = target.with_suffix(".part")
             write(draft, labeled, format="extxyz")
             draft.rename(target)
-            print(f"{target.name}: {len(labeled)} of {start} copies", flush=True)
+            print(f"{name} {number}: {len(labeled)} of {start} copies", flush=True)
 
 
 def in_groups(parents: Sequence[Parent]) -> Iterable[Sequence[Parent]]:
