@@ -83,10 +83,15 @@ class Domain:
             features: (n_atoms, width), of the last layer.
             numbers: (n_atoms,) int64, atomic numbers.
         """
-        distance = torch.cdist(self.coordinates(features), self.prototypes)
-        distance.masked_fill_(numbers[:, None] != self.elements, torch.inf)
-        nearest = distance.amin(1).double()
+        present = torch.zeros(_BASE, dtype=torch.bool, device=numbers.device)
+        present[numbers] = True
+        chosen = torch.nonzero(present[self.elements]).squeeze(1)
         scale = self.scales[numbers].double()
+        if not len(chosen):
+            return torch.full_like(scale, NEW_BOND)
+        distance = torch.cdist(self.coordinates(features), self.prototypes[chosen])
+        distance.masked_fill_(numbers[:, None] != self.elements[chosen], torch.inf)
+        nearest = distance.amin(1).double()
         return torch.where(scale.isfinite(), nearest / scale, NEW_BOND)
 
     def check(
@@ -103,33 +108,52 @@ class Domain:
             `novelty`, `novel_atom` and `unseen` of a `Prediction`, (n_systems,) each.
         """
         per_atom = self.novelty_of_atoms(features, systems.numbers)
-        novelty = max_per_system(per_atom, systems)
-        first = systems.counts.cumsum(0) - systems.counts
-        place = torch.arange(systems.n_atoms, device=per_atom.device) - first[systems.system_idx]
-        largest = per_atom == novelty[systems.system_idx]
-        novel_atom = (systems.counts - 1).scatter_reduce_(
-            0, systems.system_idx[largest], place[largest], reduce="amin"
-        )
+        novelty, novel_atom = _largest(per_atom, systems)
         unseen = self._unseen(systems, graph, edge_vec)
         return torch.maximum(novelty, _novelty_of(unseen)), novel_atom, unseen
 
     def _unseen(self, systems: Systems, graph: Graph, edge_vec: Tensor) -> Tensor:
         """Code of what tells most among bonds that were never seen, (n_systems,) int64."""
         bonds = find_bonds(systems, graph, edge_vec)
-        new_pair = ~self.bonds[bonds.first, bonds.second]
-        pairs = torch.minimum(bonds.first, bonds.second) * _BASE + torch.maximum(
-            bonds.first, bonds.second
-        )
-        new_atom = (bonds.of_atoms > 0) & ~torch.isin(bonds.of_atoms, self.bonds_of_atoms)
+        new_pair = torch.nonzero(~self.bonds[bonds.first, bonds.second]).squeeze(1)
+        first, second = bonds.first[new_pair], bonds.second[new_pair]
+        pairs = torch.minimum(first, second) * _BASE + torch.maximum(first, second)
+        light = torch.nonzero(bonds.of_atoms).squeeze(1)
+        codes = bonds.of_atoms[light]
+        new_atom = torch.nonzero(~self._has_bonds(codes)).squeeze(1)
         # pairs of light elements have the smallest codes, and tell most
         none = torch.iinfo(torch.int64).max
         code = torch.full((systems.n_systems,), none, device=systems.numbers.device)
-        for owner, codes, new in (
-            (bonds.owner, pairs, new_pair),
-            (systems.system_idx, bonds.of_atoms, new_atom),
+        for owner, found in (
+            (bonds.owner[new_pair], pairs),
+            (systems.system_idx[light[new_atom]], codes[new_atom]),
         ):
-            code.scatter_reduce_(0, owner[new], codes[new], reduce="amin")
+            if len(found):
+                code.scatter_reduce_(0, owner, found, reduce="amin")
         return code.masked_fill(code == none, 0)
+
+    def _has_bonds(self, codes: Tensor) -> Tensor:
+        """Whether the training data have atoms with such bonds, (n,) bool."""
+        known = self.bonds_of_atoms  # ascending
+        if not len(known):
+            return torch.zeros_like(codes, dtype=torch.bool)
+        place = torch.searchsorted(known, codes).clamp(max=len(known) - 1)
+        return known[place] == codes
+
+
+def _largest(per_atom: Tensor, systems: Systems) -> tuple[Tensor, Tensor]:
+    """The largest value of each structure and the place of its atom, both (n_systems,)."""
+    if systems.n_systems == 1:
+        largest, place = per_atom.max(0, keepdim=True)
+        return largest, place
+    novelty = max_per_system(per_atom, systems)
+    counts = systems.counts
+    first = counts.cumsum(0) - counts
+    place = torch.arange(systems.n_atoms, device=per_atom.device) - first[systems.system_idx]
+    largest = per_atom == novelty[systems.system_idx]
+    return novelty, (counts - 1).scatter_reduce_(
+        0, systems.system_idx[largest], place[largest], reduce="amin"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,51 +181,43 @@ def find_bonds(systems: Systems, graph: Graph, edge_vec: Tensor) -> Bonds:
         graph: edges of the batch, at least as long as bonds.
         edge_vec: (n_edges, 3) Angstrom.
     """
-    numbers = systems.numbers
-    length = torch.linalg.vector_norm(edge_vec.detach(), dim=1)
+    numbers, device = systems.numbers, systems.numbers.device
+    vectors = edge_vec.detach()
     i, j = numbers[graph.receivers], numbers[graph.senders]
-    bonded = torch.nonzero(length < bond_lengths(i, j)).squeeze(1)
+    bonded = torch.nonzero((vectors * vectors).sum(1) < bond_lengths(i, j) ** 2).squeeze(1)
     i, j, atom = i[bonded], j[bonded], graph.receivers[bonded]
-    weight = torch.zeros(_BASE, dtype=torch.int64, device=numbers.device)
-    weight[list(NONMETALS)] = _MOST ** (len(COUNTED) - 1)  # all others together
-    weight[list(COUNTED[:-1])] = torch.tensor(
-        [_MOST**k for k in range(len(COUNTED) - 1)], device=numbers.device
-    )
-    partners = torch.zeros_like(numbers).index_add_(0, atom, weight[j])
-    light = torch.zeros(_BASE, dtype=torch.bool, device=numbers.device)
-    light[list(NONMETALS)] = True
+    partners = torch.zeros_like(numbers).index_add_(0, atom, _WEIGHTS.to(device)[j])
     of_atoms = _BASE**2 + numbers * _MOST ** len(COUNTED) + partners
     return Bonds(
         first=i,
         second=j,
         owner=systems.system_idx[atom],
-        of_atoms=torch.where(light[numbers], of_atoms, 0),
+        of_atoms=torch.where(_LIGHT.to(device)[numbers], of_atoms, 0),
     )
-
-
-_BASE = elements.N_ELEMENTS + 1
-COUNTED = (
-    1,
-    6,
-    7,
-    8,
-    16,
-    0,
-)  # elements whose atoms are counted in codes; 0 for all other light ones
-_MOST = 10  # atoms of an element that a code can count, one more than the most
 
 
 def bond_lengths(i: Tensor, j: Tensor) -> Tensor:
     """Length in Angstrom below which atoms with these atomic numbers count as bonded."""
-    radii = torch.from_numpy(covalent_radii).to(i.device)
-    return BONDED * (radii[i] + radii[j])
+    radii = _RADII.to(i.device)
+    return radii[i] + radii[j]
+
+
+_BASE = elements.N_ELEMENTS + 1
+COUNTED = (1, 6, 7, 8, 16, 0)  # elements whose atoms codes count; 0 for all other light ones
+_MOST = 10  # atoms of an element that a code can count, one more than the most
+_RADII = BONDED * torch.from_numpy(covalent_radii)
+_LIGHT = torch.zeros(_BASE, dtype=torch.bool)
+_LIGHT[list(NONMETALS)] = True
+_WEIGHTS = torch.zeros(_BASE, dtype=torch.int64)
+_WEIGHTS[list(NONMETALS)] = _MOST ** (len(COUNTED) - 1)
+_WEIGHTS[list(COUNTED[:-1])] = torch.tensor([_MOST**k for k in range(len(COUNTED) - 1)])
 
 
 def _novelty_of(code: Tensor) -> Tensor:
     """Novelty of bonds that were never seen (n_systems,), 0 where there are none."""
-    light = torch.tensor(NONMETALS, device=code.device)
-    first, second = code // _BASE, code % _BASE
-    between_metals = ~torch.isin(first, light) & ~torch.isin(second, light) & (code < _BASE**2)
+    light = _LIGHT.to(code.device)
+    pair = code.clamp(max=_BASE**2 - 1)
+    between_metals = ~(light[pair // _BASE] | light[pair % _BASE]) & (code < _BASE**2)
     novelty = torch.where(between_metals, NEW_METAL_BOND, NEW_BOND).double()
     return novelty.masked_fill(code == 0, 0.0)
 
