@@ -47,12 +47,12 @@ def predictions(model: str, dtype: str, models: Path = ROOT / "models") -> dict[
     loaded = geocalc.load_model(folder, device="cpu", dtype=dtype)
     found = {}
     for name in STRUCTURES:
-        for k, atoms in enumerate(read(ROOT / "examples" / "data" / name, ":")):
+        for atoms in read(ROOT / "examples" / "data" / name, ":"):
             prediction = loaded(geocalc.from_atoms(atoms))
             for quantity in QUANTITIES:
                 value = getattr(prediction, quantity)
                 if value is not None:
-                    key = f"{model}/{dtype}/{name}-{k}/{quantity}"
+                    key = f"{model}/{dtype}/{name}/{atoms.info['sid']}/{quantity}"
                     found[key] = value.detach().numpy().astype(dtype)
     return found
 
