@@ -22,6 +22,7 @@ from geocalc.runs.folder import RunFolder, content_key, numbered_key
 from geocalc.runs.forms import Input
 from geocalc.runs.model_run import ModelRun
 from geocalc.runs.records import PropertySummary, Record, finite
+from geocalc.runs.results import formula_of
 from geocalc.runs.runner import versions
 from geocalc.runs.settings import RelaxSettings
 from geocalc.version import __version__
@@ -146,7 +147,7 @@ def _predict(model: LoadedPropertyModel, given: Input) -> tuple[Record, str | No
     status = Status.PREDICTED if summary is not None else Status.ERROR
     record = Record(
         sid=given.sid,
-        formula=None if given.atoms is None else given.atoms.get_chemical_formula(),
+        formula=formula_of(given.atoms),
         n_atoms=None if given.atoms is None else len(given.atoms),
         model=model.card.name,
         model_hash=model.hash,

@@ -64,7 +64,7 @@ def record_of(given: Input, ended: Ended, model: NamedPotential) -> Record:
     error_68, error_95 = _half_widths(end, model.calibration) if known else (None, None)
     return Record(
         sid=given.sid,
-        formula=_formula(given.atoms),
+        formula=formula_of(given.atoms),
         n_atoms=None if given.atoms is None else len(given.atoms),
         model=model.name,
         model_hash=model.hash,
@@ -101,7 +101,7 @@ def domain_of_end(end: Relaxation | None) -> tuple[Light | None, str | None]:
     return reason_for(end.novelty, end.novel_atom, symbol, end.unseen, end.path_novelty)
 
 
-def _formula(atoms: Atoms | None) -> str | None:
+def formula_of(atoms: Atoms | None) -> str | None:
     """The chemical formula; None where there is none, as for atomic numbers of no element."""
     if atoms is None or (
         len(atoms) and not 0 <= atoms.numbers.min() <= atoms.numbers.max() <= N_ELEMENTS

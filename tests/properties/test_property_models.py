@@ -251,6 +251,17 @@ def test_predict_keeps_settings_and_a_record_of_every_structure(model: Path) -> 
     assert "a glass is periodic in all directions" in str(bad.error)
 
 
+def test_numbers_of_no_element_end_one_structure(model: Path) -> None:
+    strange = held_out(8)
+    strange.numbers[:3] = 200
+    write("odd.traj", [strange, held_out(8)])
+    assert invoke("predict", "odd.traj", "--model", "mine", "--device", "cpu").exit_code == 3
+    lines = (Path("odd-predict") / "results.jsonl").read_text().splitlines()
+    bad, good = [Record.from_json(line) for line in lines]
+    assert (bad.status, bad.formula) == ("ERROR", None)
+    assert good.status == "PREDICTED"
+
+
 def test_a_prediction_that_was_stopped_goes_on_where_it_was(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
