@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,9 @@ INITS = sorted(PACKAGE.rglob("__init__.py"))
 # packages of the command line and of one architecture, which hand on nothing
 WITHOUT_NAMES = {"geocalc.cli", "geocalc.architectures.regnn", "geocalc.cli.commands"}
 HEAVY = {"torch", "torch_geometric", "pymatgen", "ase", "numpy", "scipy", "pydantic"}
+ROOT = Path(__file__).parents[1]
+WORD = re.compile(r"\w+")
+IMPORT_OR_COMMENT = re.compile(r"(?m)^\s*(from|import) .*$|#.*$")
 COMMANDS = "geocalc.cli"  # a command is called what its function is called
 
 
@@ -107,6 +111,28 @@ def test_a_class_or_function_is_defined_once() -> None:
             if called and not name.startswith("_") and not module.startswith(COMMANDS):
                 owners[name].add(module)
     assert {name: found for name, found in owners.items() if len(found) > 1} == {}
+
+
+def test_a_class_or_function_is_used_by_more_than_tests() -> None:
+    """What nobody calls goes; the laws of `geocalc.testing` are for the tests of users."""
+    code = [
+        path.read_text()
+        for folder in (PACKAGE, ROOT / "workflows", ROOT / "examples")
+        for path in folder.rglob("*.py")
+    ]
+    words = Counter(word for text in code for word in WORD.findall(IMPORT_OR_COMMENT.sub("", text)))
+    unused = {
+        f"{module}.{name}"
+        for module, path in MODULES.items()
+        for name, called in definitions(path)
+        if called and words[name] < 2 and module != "geocalc.testing"
+    }
+    assert unused == set()
+
+
+def test_names_are_suggested_in_one_place() -> None:
+    suggesting = {module for module, path in MODULES.items() if "difflib" in path.read_text()}
+    assert suggesting == {"geocalc.core.nearest"}
 
 
 def test_editors_see_the_public_names_of_geocalc() -> None:
