@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TextIO
 
 import click
 
@@ -25,11 +25,18 @@ def collect_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         others = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             if issubclass(category, OURS):
                 gathered.setdefault(category, []).append(str(message))
             else:
-                others(message, category, *rest, **named)
+                others(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         for category in OURS:

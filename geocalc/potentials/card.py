@@ -7,6 +7,7 @@ models of energies, `PotentialSettings` and `LevelOfTheory`.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
@@ -131,9 +132,9 @@ class Card(About, NetworkSettings):
     license: str
 
     @property
+    @abstractmethod
     def predicts(self) -> str:
         """The predicted quantity in a word or two, for lists."""
-        raise NotImplementedError
 
 
 class ModelCard(Card, PotentialSettings, Level):

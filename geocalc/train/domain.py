@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -146,7 +146,7 @@ def _far_apart(points: Tensor, most: int) -> list[int]:
 
 def _scaled(domain: Domain, seen: _Atoms, others: _Atoms) -> Domain:
     """The domain with the distance of each element at which novelty is 1."""
-    ones = Domain(**{**vars(domain), "scales": torch.ones_like(domain.scales)})
+    ones = replace(domain, scales=torch.ones_like(domain.scales))
     inside, outside = (ones.novelty_of_atoms(a.features, a.numbers) for a in (seen, others))
     scales = torch.full_like(domain.scales, torch.inf)
     for z in seen.numbers.unique().tolist():
@@ -154,9 +154,9 @@ def _scaled(domain: Domain, seen: _Atoms, others: _Atoms) -> Domain:
         far = far[far.isfinite()]
         known = far if len(far) >= FEW else torch.cat([near, far])
         scales[z] = max(float(known.quantile(ATOM_QUANTILE)), 1e-6)
-    found = Domain(**{**vars(domain), "scales": scales})
+    found = replace(domain, scales=scales)
     per_atom = found.novelty_of_atoms(others.features, others.numbers)
     largest = torch.zeros(int(others.owner.max()) + 1, dtype=torch.float64)
     largest.scatter_reduce_(0, others.owner, per_atom, reduce="amax")
     edge = float(largest.quantile(GREEN_SHARE))
-    return Domain(**{**vars(domain), "scales": scales * edge})
+    return replace(domain, scales=scales * edge)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 from ase import Atoms
+from ase.data import covalent_radii
+from ase.neighborlist import neighbor_list
 from scipy.spatial.transform import Rotation
 
 ADSORBATE = 2  # tag
@@ -92,8 +94,5 @@ def _adsorbate(atoms: Atoms) -> np.ndarray:
 
 
 def _overlaps(atoms: Atoms) -> bool:
-    from ase.data import covalent_radii
-    from ase.neighborlist import neighbor_list
-
     radii = covalent_radii[atoms.numbers] * NEAREST
     return bool(len(neighbor_list("i", atoms, radii, self_interaction=False)))

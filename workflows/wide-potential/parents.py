@@ -158,11 +158,8 @@ def gamenet() -> Iterator[Parent]:
     for atoms in read_file("gamenet-fg-adsorption/fg_adslab_relaxed.extxyz.gz"):
         info = atoms.info
         molecule = atoms[atoms.get_tags() == 2]
-        gas = float(info["e_relaxed"]) - float(info["e_ads"])  # slab and molecule together
         slab = gases.slabs[str(info["metal"])]
         energy = float(info["e_relaxed"]) - slab - gases.atoms_energy(molecule)
-        if not np.isfinite(gas):
-            continue
         yield _parent(
             atoms,
             sid=f"fg-{info['sid']}",
