@@ -249,11 +249,6 @@ def check_levels(recipe: Recipe, where: str) -> None:
             f"{where}: no source has energies of the level {names[min(empty)]!r}, so it could not"
             " say any; add one"
         )
-    if recipe.start is not None and None in recipe.energy_levels:
-        raise RecipeError(
-            f"{where}: fine-tuning fits references to the energies of every source; leave energies:"
-            " false out"
-        )
     if recipe.model.settings.get("n_levels", 1) != len(names):
         raise RecipeError(
             f"{where}: there are {len(names)} levels of theory; set model.settings.n_levels:"

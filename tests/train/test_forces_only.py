@@ -20,9 +20,11 @@ from helpers.training import (
 )
 
 from geocalc.errors import RecipeError
+from geocalc import load_model
 from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.register import register_model
-from geocalc.train.task import train
+from geocalc.train.run import start_training
+from geocalc.train.task import load_samples, train
 
 
 def shifted(frames: list[Atoms], energy: float) -> list[Atoms]:
@@ -97,23 +99,23 @@ def test_their_energy_errors_are_not_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda v: v["data"]["sources"][0].update(energies=False),
-            "no source has energies of the level ''",
-        ),
-        (
-            lambda v: v.update(start={"model": "faenet-sfa", "hash": "0" * 16}),
-            "leave energies: false out",
-        ),
-    ],
-)
-def test_recipes_that_need_the_energies_are_refused(
-    change: Any, message: str, tmp_path: Path
-) -> None:
+@pytest.mark.filterwarnings("ignore:there are :geocalc.errors.DataWarning")
+def test_a_model_is_tuned_on_them_and_keeps_its_zero(tmp_path: Path) -> None:
+    run = train(parsed(tmp_path, 1000.0), tmp_path / "run", tmp_path / "data", cpu_fabric())
+    trained = register_model(run, "known", tmp_path, tmp_path / "data")
+    start = {"model": str(trained), "hash": load_model(trained, device="cpu").hash}
+    references = []
+    for energy in (0.0, 1000.0):
+        values = values_of(tmp_path / f"{energy}", energy) | {"start": start}
+        recipe = parse_recipe(values, "test")
+        samples = load_samples(recipe, tmp_path / f"{energy}" / "data", cpu_fabric())
+        references.append(start_training(recipe, samples.training).model.references)
+    assert torch.equal(*references)
+
+
+@pytest.mark.slow
+def test_a_recipe_of_forces_alone_is_refused(tmp_path: Path) -> None:
     values = values_of(tmp_path)
-    change(values)
-    with pytest.raises(RecipeError, match=message):
+    values["data"]["sources"][0].update(energies=False)
+    with pytest.raises(RecipeError, match="no source has energies of the level ''"):
         parse_recipe(values, "test")

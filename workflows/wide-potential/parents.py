@@ -64,12 +64,12 @@ def read_file(path: str) -> Iterator[Atoms]:
 
 def part_of(surface: str, sid: str) -> str:
     """The part that a structure belongs to, by hashes of its surface and of its name."""
-    if _share(SALT + surface) < SURFACE_SHARE:
+    if share(SALT + surface) < SURFACE_SHARE:
         return "surface"
-    return "structure" if _share(sid) < STRUCTURE_SHARE else "train"
+    return "structure" if share(sid) < STRUCTURE_SHARE else "train"
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
     """A number from 0 to 1 that depends on the text alone."""
     return int(hashlib.md5(text.encode()).hexdigest()[:8], 16) / 16**8
 
@@ -127,7 +127,7 @@ def cathub() -> Iterator[Parent]:
             level=BEEF,
             adsorbate=str(info["adsorbate"]),
             surface=f"{info['metal']}({info['facet']})",
-            part="structure" if _share(str(info["group"])) < 0.2 else "train",
+            part="structure" if share(str(info["group"])) < 0.2 else "train",
         )
 
 

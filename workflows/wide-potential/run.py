@@ -3,6 +3,7 @@
 Usage:
     GEOCALC_DATA=... python workflows/wide-potential/run.py label --teacher ENV --weights FOLDER
     GEOCALC_DATA=... python workflows/wide-potential/run.py wide
+    GEOCALC_DATA=... python workflows/wide-potential/run.py real
 
 README.md of this folder has the whole order. Everything lands in runs/wide and resumes.
 """
@@ -15,7 +16,10 @@ import click
 from displacements import KINDS
 from label import Teacher, label
 from parents import SETS
+from real import prepare_real
 from wide import prepare_wide
+
+from geocalc import load_model
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "wide"
@@ -51,6 +55,19 @@ def label_command(teacher: Path, weights: Path, sets: str, kinds: str, most: int
 def wide_command() -> None:
     """Write the teacher's wide set with adsorption energies."""
     prepare_wide(RUNS / "teacher-wide")
+
+
+@main.command("real")
+def real_command() -> None:
+    """Write real DFT frames with forces."""
+    prepare_real(RUNS / "real")
+
+
+@main.command("hash")
+@click.argument("model", type=Path)
+def hash_command(model: Path) -> None:
+    """Print the hash of a model, which the recipe of the next stage names."""
+    print(load_model(model, device="cpu").hash)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def with_labels(atoms: Atoms, slabs: dict[str, float]) -> Atoms:
         name: atoms.info[name] for name in ("sid", "frame", "kind", "adsorbate", "surface")
     }
     copy.info["system"] = _slab_of(atoms)
+    copy.info["name"] = f"{atoms.info['sid']}#{atoms.info['frame']}"
     copy.info["REF_energy"] = atoms.calc.results["energy"] - slabs[_slab_of(atoms)]
     copy.set_array("REF_forces", atoms.calc.results["forces"])
     return copy
