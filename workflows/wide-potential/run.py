@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 from displacements import KINDS
 from label import Teacher, label
+from measure import FORCES, LEVELS, measure
 from parents import SETS
 from real import prepare_real
 from wide import prepare_wide
@@ -68,6 +69,14 @@ def real_command() -> None:
 def hash_command(model: Path) -> None:
     """Print the hash of a model, which the recipe of the next stage names."""
     print(load_model(model, device="cpu").hash)
+
+
+@main.command("measure")
+@click.argument("model")
+@click.option("--sets", default=",".join((*LEVELS, *FORCES, "barriers")), show_default=True)
+def measure_command(model: str, sets: str) -> None:
+    """Measure a MODEL, by name or folder, on the test parts."""
+    measure(model, RUNS / "measured", sets.split(","))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,252 @@
+"""Errors of a model on the test parts: forces of DFT frames, barriers of reaction paths, adsorption
+energies after relaxation.
+
+Nothing here was used to train or to choose. Each structure to relax starts from the DFT geometry with
+all free atoms rattled and the adsorbate lifted and pushed aside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.geometry import find_mic
+from parents import BEEF, PBE_D2, RPBE, SETS, Parent, fixed_atoms, read_file
+from real import PBE, co_on_pt, reaction_forces, reaction_paths
+
+import geocalc
+from geocalc import Result, load_model
+
+RATTLE, LIFT, PUSH = 0.05, 0.25, 0.25  # Angstrom
+NEAR = 0.3  # Angstrom, of every adsorbate atom from its place in DFT
+N_FRAMES, N_RELAXED = 120, 150  # of a set at most, evenly spaced
+GROSS = 0.5  # eV, an error that a domain has to tell
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """A test structure after relaxation; energies in eV.
+
+    Attributes:
+        sid, part, adsorbate, surface: as in `parents`.
+        told: energy of the model, None where there is none.
+        dft: adsorption energy.
+        error_95: half width of the model's interval of 95 %.
+        domain: green, amber or red.
+        moved: largest distance of an adsorbate atom from its place in DFT, Angstrom.
+        n_steps: of the relaxation.
+        status: of the relaxation.
+    """
+
+    sid: str
+    part: str
+    adsorbate: str
+    surface: str
+    told: float | None
+    dft: float
+    error_95: float | None
+    domain: str | None
+    moved: float
+    n_steps: int
+    status: str
+
+    @property
+    def error(self) -> float:
+        """Told minus DFT, eV; infinite where nothing was told."""
+        return float("inf") if self.told is None else self.told - self.dft
+
+
+@dataclass(frozen=True)
+class ForceErrors:
+    """Errors of forces on free atoms, eV/Angstrom: mean absolute error, that of zero forces, mean
+    cosine, and the share of frames that are amber or red; of n frames, beside those with elements
+    that the model refuses.
+    """
+
+    n: int
+    refused: int
+    mae: float
+    null: float
+    cosine: float
+    flagged: float
+
+
+def measure(model: str, folder: Path, sets: Sequence[str]) -> None:
+    """Write `<model>.json` with the errors of a model on test sets; sets that are there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{Path(model).name}.json"
+    found = json.loads(target.read_text()) if target.exists() else {}
+    for name in sets:
+        if name in found:
+            continue
+        if name in FORCES:
+            level, read = FORCES[name]
+            found[name] = asdict(force_errors(model, level, evenly(list(read()), N_FRAMES)))
+        elif name == "barriers":
+            found[name] = barriers(model)
+        else:
+            level = LEVELS[name]
+            parents = evenly([one for one in SETS[name]() if one.part != "train"], 2 * N_RELAXED)
+            found[name] = [asdict(one) for one in relaxed(model, level, parents)]
+        target.write_text(json.dumps(found, indent=1))
+        print(name, summary(found[name]), flush=True)
+
+
+def summary(found: object) -> str:
+    """One line about the errors on a set."""
+    if isinstance(found, dict):
+        return ", ".join(f"{name} {value:.3g}" for name, value in found.items())
+    assert isinstance(found, list)
+    lines, groups = [], defaultdict(list)
+    for one in (Relaxed(**values) for values in found):
+        groups[one.part].append(one)
+    for part, some in groups.items():
+        errors = np.abs([one.error for one in some])
+        near = np.mean([one.moved < NEAR for one in some])
+        green = np.array([one.domain == "green" for one in some])
+        lines.append(
+            f"{part}: n {len(some)}, MAE {errors.mean():.3f}, median {np.median(errors):.3f},"
+            f" near {near:.2f}, green {green.mean():.2f}, gross {np.mean(errors > GROSS):.3f} of"
+            f" which green {np.mean(green[errors > GROSS]) if (errors > GROSS).any() else 0:.2f}"
+        )
+    return "; ".join(lines)
+
+
+def relaxed(model: str, level: str, parents: Sequence[Parent]) -> Iterator[Relaxed]:
+    """Relax test structures from displaced starts."""
+    results = geocalc.relax([start_of(parent) for parent in parents], model, level=of(model, level))
+    for parent, result in zip(parents, results, strict=True):
+        record = result.record
+        yield Relaxed(
+            sid=parent.sid,
+            part=parent.part,
+            adsorbate=parent.adsorbate,
+            surface=parent.surface,
+            told=record.energy,
+            dft=parent.energy,
+            error_95=record.energy_error_95,
+            domain=record.domain,
+            moved=moved(parent.atoms, result),
+            n_steps=record.n_steps,
+            status=record.status,
+        )
+
+
+def start_of(parent: Parent) -> Atoms:
+    """The DFT geometry with free atoms rattled and the adsorbate lifted and pushed aside."""
+    rng = np.random.default_rng(int(hashlib.md5(parent.sid.encode()).hexdigest()[:8], 16))
+    atoms = parent.atoms.copy()
+    free = ~fixed_atoms(atoms)
+    atoms.positions[free] += rng.normal(0.0, RATTLE, (int(free.sum()), 3))
+    angle = rng.uniform(0.0, 2.0 * np.pi)
+    aside = np.array([PUSH * np.cos(angle), PUSH * np.sin(angle), LIFT])
+    atoms.positions[atoms.get_tags() == 2] += aside
+    atoms.info["sid"] = parent.sid
+    return atoms
+
+
+def moved(reference: Atoms, result: Result) -> float:
+    """Largest distance (Angstrom) of an adsorbate atom from its place."""
+    chosen = reference.get_tags() == 2
+    if not chosen.any() or len(result.atoms) != len(reference):
+        return 0.0
+    steps = (result.atoms.positions - reference.positions)[chosen]
+    return float(find_mic(steps, reference.cell, True)[1].max())
+
+
+def force_errors(model: str, level: str, frames: Sequence[Atoms]) -> ForceErrors:
+    """Errors of the forces on free atoms of DFT frames."""
+    errors, nulls, cosines, flagged, refused = [], [], [], [], 0
+    results = geocalc.predict([_plain(one) for one in frames], model, level=of(model, level))
+    for atoms, result in zip(frames, results, strict=True):
+        if result.record.error is not None:
+            refused += 1
+            continue
+        free = ~fixed_atoms(atoms)
+        true = forces_of(atoms)[free]
+        told = result.atoms.get_forces(apply_constraint=False)[free]
+        errors.append(np.abs(told - true).mean())
+        nulls.append(np.abs(true).mean())
+        norm = np.linalg.norm(told) * np.linalg.norm(true)
+        cosines.append(float((told * true).sum() / max(norm, 1e-12)))
+        flagged.append(result.record.domain != "green")
+    return ForceErrors(
+        len(errors),
+        refused,
+        float(np.mean(errors)),
+        float(np.mean(nulls)),
+        float(np.mean(cosines)),
+        float(np.mean(flagged)),
+    )
+
+
+def barriers(model: str) -> dict[str, float]:
+    """Barriers of the test paths, from energies at the DFT images: their number, mean error and mean
+    absolute error in eV.
+    """
+    paths = defaultdict(list)
+    for atoms in (*reaction_paths("test"), *reaction_forces("test")):
+        paths[str(atoms.info["sid"]).rpartition("#")[0]].append(atoms)
+    errors = []
+    for images in paths.values():
+        images.sort(key=lambda one: int(str(one.info["sid"]).rpartition("#")[2]))
+        results = geocalc.predict([_plain(one) for one in images], model, level=of(model, BEEF))
+        told = np.array([one.record.energy for one in results], float)
+        true = np.array([one.info["REF_energy"] for one in images])
+        errors.append((told.max() - told[0]) - (true.max() - true[0]))
+    return {
+        "n": len(errors),
+        "mean": float(np.mean(errors)),
+        "mae": float(np.mean(np.abs(errors))),
+    }
+
+
+def of(model: str, level: str) -> str | None:
+    """The level, for a model that knows it; else the model's own."""
+    known = [one.level for one in load_model(model).card.levels]
+    return level if level in known and len(known) > 1 else None
+
+
+def evenly(some: Sequence, most: int) -> list:  # type: ignore[type-arg]
+    """At most so many, evenly spaced."""
+    return list(some[:: -(-len(some) // most)])
+
+
+def forces_of(atoms: Atoms) -> np.ndarray:
+    """(n_atoms, 3) raw DFT forces, wherever a set keeps them."""
+    if "REF_forces" in atoms.arrays:
+        return atoms.arrays["REF_forces"]
+    return atoms.calc.results["forces"]
+
+
+def _plain(atoms: Atoms) -> Atoms:
+    """A copy without labels, periodic."""
+    copy = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True, tags=atoms.get_tags())
+    copy.set_constraint(atoms.constraints)
+    copy.info["sid"] = str(atoms.info["sid"])
+    return copy
+
+
+FORCES = {
+    "co2-ni": (PBE, partial(read_file, "reann-co2-ni100/co2_ni100.extxyz.gz")),
+    "co-on-pt": (PBE, partial(co_on_pt, "test")),
+    "paths": (BEEF, partial(reaction_paths, "test")),
+    "paths-forces": (BEEF, partial(reaction_forces, "test")),
+    "oc20": (RPBE, partial(read_file, "oc20-trajectories-sample/oc20_traj.extxyz.gz")),
+    "alcohols": (RPBE, partial(read_file, "finetuna-alcohol-adslab-relax/alcohol_traj.extxyz.gz")),
+    "oxides": (PBE, partial(read_file, "finetuna-oxide-adslab-relax/oxide_traj.extxyz.gz")),
+}
+LEVELS = {
+    "wwl-simple": BEEF,
+    "wwl-complex": BEEF,
+    "cathub": BEEF,
+    "gamenet": PBE_D2,
+    "hea": RPBE,
+}
