@@ -15,6 +15,7 @@ from geocalc.core.settings import override, read_yaml
 from geocalc.errors import InputError
 from geocalc.potentials.load import load_model
 from geocalc.tasks import read_any_recipe, train_recipe
+from geocalc.train.anchors import PARENT, labels_of
 from geocalc.train.base_recipe import BaseRecipe
 from geocalc.train.checkpoint import steps_done
 from geocalc.train.curve import draw_curve
@@ -27,6 +28,7 @@ from geocalc.train.settings import FineTuning
 from geocalc.train.stopping import is_over
 from geocalc.train.tensorboard import Scalars, require_tensorboard
 
+RUNS = Path("runs")
 LABELS = {
     "energy_mae": "energy MAE (eV)",
     "force_mae": "force MAE, free atoms (eV/A)",
@@ -43,6 +45,7 @@ def train_command(
     settings: TrainSettings,
     report: Callable[[TrainingProgress], None] | None = None,
     begin: str | None = None,
+    teacher: str | None = None,
 ) -> str | None:
     """Train a recipe file; returns a sentence that says how far it came, in the first process
     alone.
@@ -55,18 +58,25 @@ def train_command(
         settings: devices and processes, and what is logged.
         report: told of progress.
         begin: model to go on with; `recipe_path` may then be a file of labeled structures.
+        teacher: model that labels displaced copies of the relaxed structures of that file, which
+            need no forces.
     Raises:
         RecipeError, InputError: the recipe, its data, or the folder is not right.
         MissingDependencyError: tensorboard is wanted and not installed.
     """
     if settings.tensorboard:
         require_tensorboard()
+    if teacher is not None and (begin is None or _is_recipe(recipe_path)):
+        raise InputError(
+            "--teacher labels the structures of a file for a model to be fine-tuned on them; give"
+            " the file in place of a recipe, and the model with --from"
+        )
     recipe = (
         read_any_recipe(recipe_path, assignments)
         if begin is None
-        else _tuned(recipe_path, begin, assignments)
+        else _tuned(recipe_path, begin, assignments, teacher, out)
     )
-    folder = out or Path("runs") / recipe.name
+    folder = out or RUNS / recipe.name
     if (folder / CHECKPOINT).exists() and not resume:
         raise InputError(
             f"{folder} holds a training run already; continue with --resume, or choose another"
@@ -145,18 +155,30 @@ def _train(
             scalars.close()
 
 
-def _tuned(path: Path, begin: str, assignments: tuple[str, ...]) -> Recipe:
+def _tuned(
+    path: Path, begin: str, assignments: tuple[str, ...], teacher: str | None, out: Path | None
+) -> Recipe:
     """Make the recipe that continues from a model, out of another recipe or a file of labeled
     structures; its group `finetuning` holds every choice that `training` does not.
     """
-    if path.suffix not in (".yaml", ".yml"):
+    if not _is_recipe(path):
         chosen = tuple(one for one in assignments if one.startswith(("finetuning.", "finetuning=")))
-        tuning = override({"finetuning": {}}, chosen)["finetuning"] or {}
-        values = tuned_values(begin, path, FineTuning.parse(tuning, "--set finetuning"))
+        tuning = FineTuning.parse(
+            override({"finetuning": {}}, chosen)["finetuning"] or {}, "--set finetuning"
+        )
+        if teacher is None:
+            values = tuned_values(begin, path, tuning)
+        else:
+            labels = labels_of(path, teacher, (RUNS if out is None else out.parent) / "data")
+            values = tuned_values(begin, labels, tuning, group_key=PARENT)
         return parse_recipe(override(values, assignments), f"the recipe made for {path}")
     start = {"model": begin, "hash": load_model(begin, device="cpu").hash}
     values = {"finetuning": {}} | override(read_yaml(path), assignments) | {"start": start}
     return parse_recipe(values, str(path))
+
+
+def _is_recipe(path: Path) -> bool:
+    return path.suffix in (".yaml", ".yml")
 
 
 def _compared(folder: Path) -> str:

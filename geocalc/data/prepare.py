@@ -29,6 +29,7 @@ __all__ = [
     "reference_relaxations",
     "samples_of_file",
     "samples_of_test",
+    "stamp_of",
 ]
 
 log = logging.getLogger(__name__)
@@ -199,7 +200,7 @@ def _key(plan: DataPlan) -> str:
         for path in (source.path, source.relaxed)
         if path is not None
     ]
-    stamps = [_stamp(locate(path)) for path in files]
+    stamps = [stamp_of(locate(path)) for path in files]
     # samples do not depend on the excluded settings
     rules = data.model_dump(mode="json", exclude={"sources": {"__all__": {"level", "energies"}}})
     text = json.dumps(
@@ -209,7 +210,7 @@ def _key(plan: DataPlan) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _stamp(path: Path) -> list[tuple[str, int, int]]:
+def stamp_of(path: Path) -> list[tuple[str, int, int]]:
     """Return the name, size and modification time of a file, or of the files of a folder."""
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -58,6 +58,7 @@ def tuned_values(
     model: str,
     data: Path,
     tuning: FineTuning = FineTuning(),  # noqa: B008  frozen
+    group_key: str = DataSource.model_fields["group_key"].default,
 ) -> dict[str, Any]:
     """Make the recipe that fine-tunes a model on a file of labeled structures, as plain values.
 
@@ -70,6 +71,7 @@ def tuned_values(
         model: name or folder, of energies and forces.
         data: file or folder that `geocalc train` reads.
         tuning: choices that are not settings of training; the recipe holds them.
+        group_key: info key of the relaxation of a structure.
     Raises:
         InputError: the model has no recipe, or is none of energies and forces; the data cannot be
             found or read.
@@ -93,8 +95,8 @@ def tuned_values(
         for name in ("energy_weight", "force_weight", "freeze")
         if name in old["training"]
     }
-    frames_there, groups = _amount(data, tuning)
-    source = {"path": str(data)}
+    source = {"path": str(data), "group_key": group_key}
+    frames_there, groups = _amount(DataSource.model_validate(source), tuning)
     sized: dict[str, Any] = {
         "steps": min(
             max(tuning.min_steps, tuning.passes * frames_there // TRAINING["batch_size"]),
@@ -128,14 +130,14 @@ def tuned_values(
     }
 
 
-def _amount(data: Path, tuning: FineTuning) -> tuple[int, frozenset[str]]:
+def _amount(source: DataSource, tuning: FineTuning) -> tuple[int, frozenset[str]]:
     """Count the structures, up to the number at which steps no longer grow, and collect the names
     of their relaxations.
     """
     enough = -(-tuning.max_steps * TRAINING["batch_size"] // tuning.passes)
-    path = locate(data)
+    path = locate(source.path)
     found = list(islice(structures_of(path), enough))
-    return len(found), frozenset(relaxation_name(one, DataSource(path=data), path) for one in found)
+    return len(found), frozenset(relaxation_name(one, source, path) for one in found)
 
 
 def _split_seed(groups: frozenset[str], source: dict[str, str]) -> str:

@@ -12,7 +12,7 @@ import torch
 import yaml
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
+from ase.io import read, write
 from click.testing import CliRunner
 from helpers.models import edit_card
 from helpers.training import cpu_fabric, make_recipe, relaxations, write_data
@@ -159,6 +159,44 @@ def test_zeros_of_adsorption_energies_are_held(model: Path, data: Path, tmp_path
     assert moved(held, one) < moved(held, samples)
     again = [s for s in one for _ in range(5)]
     assert moved(held, again) == pytest.approx(moved(held, one))  # its frames are not independent
+
+
+@pytest.mark.slow
+def test_relaxed_structures_without_forces_are_labeled_by_a_teacher(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    relaxed = []
+    for frame in relaxations(6, n_frames=1):
+        copy = frame.copy()
+        copy.calc = SinglePointCalculator(copy, energy=frame.calc.results["energy"])
+        relaxed.append(copy)
+    write("relaxed.traj", relaxed)
+    words = ["train", "relaxed.traj", "--from", str(model), "--out", "runs/mine", "--device", "cpu"]
+    told = CliRunner().invoke(main, words)
+    assert told.exit_code == 1
+    assert "has an energy and forces" in told.output
+    chosen = [*words, "--teacher", str(model), "--set", "training.steps=2"]
+    told = CliRunner().invoke(main, chosen)
+    assert told.exit_code == 0, told.output
+    (labels,) = (tmp_path / "runs" / "data").glob("labels-*.extxyz")
+    parents = {atoms.info["parent"] for atoms in read(labels, ":")}
+    assert parents == {atoms.info["sid"] for atoms in relaxed}
+    written = labels.stat().st_mtime_ns
+    told = CliRunner().invoke(main, [*chosen, "--resume"])
+    assert told.exit_code == 0, told.output
+    assert labels.stat().st_mtime_ns == written
+
+
+def test_a_teacher_needs_a_file_and_a_model(tmp_path: Path) -> None:
+    told = CliRunner().invoke(
+        main, ["train", "recipe.yaml", "--from", "faenet-sfa", "--teacher", "x"]
+    )
+    assert told.exit_code == 1
+    assert "in place of a recipe" in told.output
+    told = CliRunner().invoke(main, ["train", "my.traj", "--teacher", "faenet-sfa"])
+    assert told.exit_code == 1
+    assert "the model with --from" in told.output
 
 
 @pytest.mark.slow

@@ -19,8 +19,8 @@ from helpers.training import (
     weights_after,
 )
 
-from geocalc.errors import RecipeError
 from geocalc import load_model
+from geocalc.errors import RecipeError
 from geocalc.train.recipe import Recipe, parse_recipe
 from geocalc.train.register import register_model
 from geocalc.train.run import start_training

@@ -21,6 +21,8 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.io import iread
 
+from geocalc.train.anchors import Anchor
+
 BEEF, PBE_D2, RPBE = "BEEF-vdW", "PBE-D2", "RPBE"
 # of surfaces that are held out whole, and of the structures of the others
 SURFACE_SHARE, STRUCTURE_SHARE = 0.15, 0.10
@@ -31,25 +33,17 @@ SALT = "a"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parent:
-    """A structure relaxed by DFT.
+class Parent(Anchor):
+    """A structure relaxed by DFT; its energy is an adsorption energy, see the module.
 
     Attributes:
-        sid: name, unique over all sets.
         set: name of its data set.
-        atoms: with tags and FixAtoms.
-        energy: adsorption energy in eV, see the module.
-        forces: (n_atoms, 3) eV/Angstrom by DFT, zero where they are not known.
         level: of theory.
         adsorbate, surface: names; a surface is a metal with its facet.
         part: train, surface (test on surfaces never seen) or structure (test on other structures).
     """
 
-    sid: str
     set: str
-    atoms: Atoms
-    energy: float
-    forces: np.ndarray
     level: str
     adsorbate: str
     surface: str
@@ -245,6 +239,7 @@ def _parent(
         sid=sid,
         set=set,
         atoms=plain,
+        fixed=fixed_atoms(plain),
         energy=energy,
         forces=np.zeros((len(atoms), 3)) if forces is None else forces,
         level=level,

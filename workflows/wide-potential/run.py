@@ -13,14 +13,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from displacements import KINDS
-from label import Teacher, label
+from label import Teacher, label_sets
 from measure import FORCES, LEVELS, measure
 from parents import SETS
 from real import prepare_real
 from wide import prepare_wide
 
 from geocalc import load_model
+from geocalc.data.displacements import KINDS
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "wide"
@@ -39,7 +39,7 @@ def main() -> None:
 @click.option("--most", type=int, help="Structures of a set at most.")
 def label_command(teacher: Path, weights: Path, sets: str, kinds: str, most: int | None) -> None:
     """Label displaced copies of relaxed DFT structures."""
-    label(
+    label_sets(
         sets.split(","),
         kinds.split(","),
         Teacher(

@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     help="Fine-tune this model; RECIPE may be a file of labeled structures.",
 )
 @click.option(
+    "--teacher",
+    default=None,
+    metavar="MODEL",
+    help="With --from and a file of relaxed structures: label displaced copies of them with this"
+    " model; no forces are needed.",
+)
+@click.option(
     "--set",
     "assignments",
     multiple=True,
@@ -40,7 +47,12 @@ if TYPE_CHECKING:
     help="Override one setting of the recipe; repeatable.",
 )
 def command(
-    recipe: Path, out: Path | None, resume: bool, begin: str | None, assignments: tuple[str, ...]
+    recipe: Path,
+    out: Path | None,
+    resume: bool,
+    begin: str | None,
+    teacher: str | None,
+    assignments: tuple[str, ...],
 ) -> None:
     """Train a model from a RECIPE (YAML). A run that was killed continues with --resume and gives
     the same model.
@@ -48,12 +60,15 @@ def command(
     With --from MODEL and a file of labeled structures as RECIPE, the model is fine-tuned on them:
     they are split by relaxation, reference energies are fitted again, and errors on held-out
     structures are printed before and after.
+
+    With --teacher, the file needs energies of relaxed structures alone. Displaced copies of each
+    get the differences that the teacher predicts, so that the model learns forces around them.
     """
     settings = read_options(TrainSettings)
     from geocalc.cli.train import train_command
 
     report = _print_progress if sys.stderr.isatty() else None
-    summary = train_command(recipe, out, resume, assignments, settings, report, begin)
+    summary = train_command(recipe, out, resume, assignments, settings, report, begin, teacher)
     if summary is not None:
         click.echo(summary)
 

@@ -14,7 +14,8 @@ from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 from scipy.spatial.transform import Rotation
 
-ADSORBATE = 2  # tag
+from geocalc.structures.tags import ADSORBATE
+
 SHIFT = 0.45  # Angstrom, largest shift along the surface
 RISE = (-0.15, 0.35)  # Angstrom, change of height with a shift
 LIFT = (0.4, 1.6)  # Angstrom
@@ -70,7 +71,9 @@ NEAREST = 0.7  # of the sum of covalent radii; copies with closer atoms are draw
 N_TRIES = 20
 
 
-def displaced(atoms: Atoms, kind: str, fixed: np.ndarray, rng: np.random.Generator) -> Atoms | None:
+def displaced_copy(
+    atoms: Atoms, kind: str, fixed: np.ndarray, rng: np.random.Generator
+) -> Atoms | None:
     """A copy of `atoms` displaced in one of the `KINDS`; None where no sound copy was found.
 
     Args:
@@ -90,9 +93,11 @@ def displaced(atoms: Atoms, kind: str, fixed: np.ndarray, rng: np.random.Generat
 
 
 def _adsorbate(atoms: Atoms) -> np.ndarray:
+    """1 for atoms of the adsorbate, else 0, (n_atoms,)."""
     return (atoms.get_tags() == ADSORBATE).astype(float)
 
 
 def _overlaps(atoms: Atoms) -> bool:
+    """Whether two atoms are too close."""
     radii = covalent_radii[atoms.numbers] * NEAREST
     return bool(len(neighbor_list("i", atoms, radii, self_interaction=False)))
