@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from geocalc.frames.learned.base import Canonicalizer
 from geocalc.nn.edges import EdgeIndex
+from geocalc.nn.embedding import AtomEmbedding
 from geocalc.nn.ewald.waves import EwaldSettings, Waves
 
 
@@ -105,6 +106,13 @@ class Network(nn.Module, ABC):
         Zero unless an architecture defines one, such as the group lasso of relaxed weights.
         """
         return next(self.parameters()).new_zeros(())
+
+    def fold_level(self, number: int) -> None:
+        """Become a network of one level of theory, which predicts what this one does at a level."""
+        for module in self.modules():
+            if isinstance(module, AtomEmbedding):
+                module.fold_level(number)
+        self.n_levels = 1
 
     @abstractmethod
     def forward(self, inputs: NetworkInput) -> NetworkOutput:

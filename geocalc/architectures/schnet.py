@@ -94,6 +94,17 @@ class SchNet(Network):
             )
         self.reset_parameters()
 
+    def fold_level(self, number: int) -> None:
+        """See `Network`."""
+        if self.level is not None:
+            vector, width = self.level.weight.detach()[number], self.element.embedding_dim
+            with torch.no_grad():
+                self.element.weight += vector[:width]
+                if self.tag is not None:
+                    self.tag.weight += vector[width:]
+            self.level = None
+        self.n_levels = 1
+
     def forward(self, inputs: NetworkInput) -> NetworkOutput:
         """Predict energies (n_systems,) of a batch."""
         index = inputs.index

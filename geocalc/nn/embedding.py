@@ -101,3 +101,10 @@ class AtomEmbedding(nn.Module):
         hidden = self.linear(torch.cat(parts, dim=1))
         hidden = swish(hidden if self.level is None else hidden + self.level(levels))
         return hidden if self.second is None else swish(self.second(hidden))
+
+    def fold_level(self, number: int) -> None:
+        """Keep one level of theory, whose vector becomes a part of the bias."""
+        if self.level is not None:
+            with torch.no_grad():
+                self.linear.bias.add_(self.level.weight[number])
+            self.level = None

@@ -36,7 +36,7 @@ FEW_FRAMES = 50  # with fewer, a warning is given
 # fraction is neither none nor all of them
 HELD_OUT, N_SEEDS = 0.2, 100
 RECIPE = "recipe.yaml"
-LEVEL = "level"  # in the names of weights that tell levels of theory apart
+LEVEL = "level.weight"  # name of the weights that tell levels of theory apart
 # Settings of training in a recipe made for a file of structures. Like the defaults of `FineTuning`
 # they were chosen by hand on relaxations on palladium, other ones than workflows/fine-tuning
 # measures on; a recipe names them all, so that they can be changed.
@@ -84,10 +84,6 @@ def tuned_values(
             f"{loaded.card.name} cannot be tuned on energies and forces; choose a model of task"
             " s2ef with a recipe"
         )
-    if loaded.card.other_levels:
-        raise InputError(
-            f"{loaded.card.name} has several levels of theory; fine-tune a model of one level"
-        )
     old = read_yaml(path)
     finish = old["training"].get("final_stage") or {}
     kept = {
@@ -118,7 +114,7 @@ def tuned_values(
             "data": [*old["about"].get("data", []), f"{data.name}, for fine-tuning"],
             "limits": [f"The settings of fine-tuning were chosen on {tuning.chosen_on}."],
         },
-        "model": old["model"],
+        "model": old["model"] | {"settings": _settings_at(old["model"]["settings"], 1)},
         "data": {
             "sources": [source],
             "validation_fraction": HELD_OUT,
@@ -178,12 +174,12 @@ def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> Ener
             f"the model {start.model} has the hash {loaded.hash}, the recipe says {start.hash}; it"
             " was changed, so start anew"
         )
-    wanted, known = recipe.model, _settings_with(card.settings, recipe.levels)
+    wanted, settings = recipe.model, _settings_at(card.settings, len(recipe.levels))
     differing = [
         name
         for name in PotentialSettings.model_fields
         if name != "frames"
-        and getattr(wanted, name) != (known if name == "settings" else getattr(card, name))
+        and getattr(wanted, name) != (settings if name == "settings" else getattr(card, name))
     ]
     if differing or card.task is not recipe.task:
         raise RecipeError(
@@ -192,8 +188,9 @@ def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> Ener
         )
     tuning = recipe.finetuning or FineTuning()
     _warn_of_little(training, tuning)
-    if len(recipe.levels) > 1:
-        model = _with_levels(model, recipe)
+    known = [level.level for level in card.levels]
+    if max(len(known), len(recipe.levels)) > 1 and recipe.levels != tuple(known):
+        model = _at_levels(model, known, recipe)
     model.requires_grad_(True).train()
     held = recipe.about.energy_kind is EnergyKind.ADSORPTION
     if held and card.energy_kind is not EnergyKind.ADSORPTION:
@@ -214,19 +211,30 @@ def begin_with(recipe: Recipe, start: Start, training: Sequence[Sample]) -> Ener
     return model
 
 
-def _settings_with(settings: dict[str, Any], levels: Sequence[str]) -> dict[str, Any]:
-    """The settings of a network that knows more levels of theory."""
-    return settings if len(levels) == 1 else {**settings, "n_levels": len(levels)}
+def _settings_at(settings: dict[str, Any], n_levels: int) -> dict[str, Any]:
+    """The settings of a network that knows so many levels of theory."""
+    others = {name: value for name, value in settings.items() if name != "n_levels"}
+    return others if n_levels == 1 else {**others, "n_levels": n_levels}
 
 
-def _with_levels(model: EnergyModel, recipe: Recipe) -> EnergyModel:
-    """The model of one level with all levels of a recipe, which predict what the one did."""
+def _at_levels(model: EnergyModel, known: Sequence[str], recipe: Recipe) -> EnergyModel:
+    """The model with the levels of a recipe: those that it knows by name as they are, new ones like
+    its first.
+    """
+    origins = [known.index(name) if name in known else 0 for name in recipe.levels]
+    old = model.network
+    if len(origins) == 1:
+        old.fold_level(origins[0])
+    weights = old.state_dict()
+    for name in weights:
+        if name.endswith(LEVEL):
+            weights[name] = weights[name][origins]
     kind = ARCHITECTURES[recipe.model.architecture]
     network = kind.build(kind.settings.model_validate(recipe.model.settings))
-    missing, unknown = network.load_state_dict(model.network.state_dict(), strict=False)
+    missing, unknown = network.load_state_dict(weights, strict=False)
     for name in missing:  # what tells levels apart begins at zero
         network.state_dict()[name].zero_()
-    if unknown or not all(LEVEL in name for name in missing):
+    if unknown or not all(name.endswith(LEVEL) for name in missing):
         raise RecipeError(
             f"the network of {recipe.name} has other weights than the one it is to start with:"
             f" {', '.join([*missing, *unknown][:3])}; leave model.settings as they are, but for"
@@ -235,7 +243,7 @@ def _with_levels(model: EnergyModel, recipe: Recipe) -> EnergyModel:
     scales = Scales(
         energy=model.energy_scale,
         forces=model.force_scale,
-        references=model.references[:1].repeat(len(recipe.levels), 1),
+        references=model.references[origins],
     )
     return EnergyModel(
         network,

@@ -369,3 +369,15 @@ def test_a_network_tells_levels_apart_beyond_their_references(architecture: str)
     chosen.model.references.zero_()
     found = torch.stack([replace(chosen, level=level)(slabs()).energy for level in range(N_LEVELS)])
     assert float((found[1:] - found[0]).abs().min()) > 1e-4
+
+
+@pytest.mark.parametrize("architecture", with_extras(ARCHITECTURES))
+def test_a_level_folded_in_predicts_the_same(architecture: str) -> None:
+    chosen = random_potential(architecture=architecture, n_levels=N_LEVELS)
+    chosen.model.references.zero_()
+    wanted = replace(chosen, level=1)(slabs())
+    chosen.model.network.fold_level(1)
+    assert not [name for name in chosen.model.network.state_dict() if "level" in name]
+    told = chosen(slabs())
+    assert torch.allclose(told.energy, wanted.energy, rtol=0, atol=1e-10)
+    assert torch.allclose(told.forces, wanted.forces, rtol=0, atol=1e-10)

@@ -134,10 +134,38 @@ def test_an_unknown_level_is_refused_with_those_there_are(model: Path) -> None:
         match=r"faenet-sfa has one level of theory \(BEEF-vdW.*\), not 'RPBE'; leave level out",
     ):
         GeoCalc("faenet-sfa", level="RPBE")
-    with pytest.raises(
-        InputError, match="has several levels of theory; fine-tune a model of one level"
-    ):
-        tuned_values(str(model), model / "x.traj")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::geocalc.errors.DataWarning")
+def test_a_model_of_two_levels_is_tuned_from_its_first(model: Path, tmp_path: Path) -> None:
+    recipe = parse_recipe(tuned_values(str(model), write_data(tmp_path / "mine.traj")), "test")
+    assert recipe.levels == ("",)
+    samples = read_store(prepare_store(recipe, tmp_path / "data"))
+    assert recipe.start is not None
+    tuned = begin_with(recipe, recipe.start, samples.training).eval()
+    old = load_model(model, device="cpu", frames="single").potential
+    systems, _ = collate_samples(samples.training[:4])
+    new = replace(old, model=tuned)
+    assert torch.allclose(new(systems).forces, old(systems).forces, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::geocalc.errors.DataWarning")
+def test_levels_are_carried_on_by_name(model: Path, tmp_path: Path) -> None:
+    values = values_of(tmp_path, steps=2)
+    values["start"] = {"model": str(model), "hash": load_model(model, device="cpu").hash}
+    values["about"]["level"], values["other_levels"][0]["level"] = "stiff", "soft"
+    values["data"]["sources"][0]["level"] = "soft"
+    recipe = parse_recipe(values, "test")
+    samples = read_store(prepare_store(recipe, tmp_path / "data"))
+    assert recipe.start is not None
+    swapped = begin_with(recipe, recipe.start, samples.training).eval()
+    old = load_model(model, device="cpu", frames="single").potential
+    systems, _ = collate_samples(samples.training[:4])
+    for level in (0, 1):
+        told = replace(old, model=swapped, level=level)(systems)
+        assert torch.allclose(told.forces, replace(old, level=1 - level)(systems).forces, atol=1e-5)
 
 
 @pytest.mark.parametrize(
