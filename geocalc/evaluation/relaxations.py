@@ -43,6 +43,7 @@ class RelaxedPair:
         n_evaluations: model calls of the relaxation.
         energy_std: eV, spread of the relaxed energy, see `Prediction`; NaN where the model gives
             none.
+        novelty: of the relaxed geometry, see `Prediction`; NaN where it is not known.
     """
 
     sid: str
@@ -56,6 +57,7 @@ class RelaxedPair:
     status: str
     n_evaluations: int
     energy_std: float
+    novelty: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +162,7 @@ def relax_references(
                 n_evaluations=end.n_evaluations,
                 at_reference=energy,
                 energy_std=end.energy_std,
+                novelty=end.novelty,
             )
             for reference, end, energy in zip(some, ended, at_reference, strict=True)
         ]
@@ -176,6 +179,7 @@ def relaxed_pair(
     n_evaluations: int,
     at_reference: float = np.nan,
     energy_std: float = np.nan,
+    novelty: float = np.nan,
 ) -> RelaxedPair:
     """Compare the end of a relaxation with its reference.
 
@@ -187,6 +191,7 @@ def relaxed_pair(
         n_evaluations: model calls of the relaxation.
         at_reference: eV, see `RelaxedPair`.
         energy_std: eV, see `RelaxedPair`.
+        novelty: see `RelaxedPair`.
     """
     first, last = reference.first, reference.last
     free = free_atoms(last.fixed)
@@ -208,6 +213,7 @@ def relaxed_pair(
         status=status,
         n_evaluations=n_evaluations,
         energy_std=energy_std,
+        novelty=novelty,
     )
 
 

@@ -72,6 +72,8 @@ class Record:
         domain: green, amber or red: whether the model has grounds for its answer; None where its
             domain is not known.
         domain_reason: why the domain is not green, None where it is.
+        novelty: distance from the training data, 1 at the edge of the domain; None where it is not
+            known.
         property: of a model of a property; None for models of energies.
         second_opinion: of a direct model; None where there is none.
         fmax: eV/Angstrom at the final geometry, over free components.
@@ -97,6 +99,7 @@ class Record:
     energy_error_95: float | None
     domain: str | None = None
     domain_reason: str | None = None
+    novelty: float | None = None
     second_opinion: SecondOpinion | None = None
     property: PropertySummary | None = None
     fmax: float | None

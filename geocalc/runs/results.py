@@ -75,6 +75,7 @@ def record_of(given: Input, ended: Ended, model: NamedPotential) -> Record:
         energy_error_95=error_95,
         domain=None if domain is None else domain.value,
         domain_reason=reason,
+        novelty=None if end is None else finite(end.novelty),
         second_opinion=_compared(ended.second_opinion, energy, model),
         fmax=None if end is None else finite(end.fmax),
         n_steps=ended.n_steps,
@@ -127,4 +128,4 @@ def _half_widths(
     """
     if calibration is None or end is None or end.status not in (Status.CONVERGED, Status.PREDICTED):
         return None, None
-    return calibration.half_widths(end.energy_std)
+    return calibration.half_widths(end.energy_std, end.novelty)

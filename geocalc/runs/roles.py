@@ -144,11 +144,12 @@ class SecondModel:
         if energy is None:
             return self._without_energy("the model gave an energy that is not a number")
         spread = None if prediction.energy_std is None else float(prediction.energy_std[0])
+        novelty = None if prediction.novelty is None else float(prediction.novelty[0])
         light, reason = domain_of_prediction(prediction, unrelaxed)
         error_68, error_95 = (
             (None, None)
             if self.calibration is None or light is Light.RED
-            else self.calibration.half_widths(spread)
+            else self.calibration.half_widths(spread, novelty)
         )
         note = f"outside what {self.name} has learned: {reason}" if light is Light.RED else None
         return replace(

@@ -70,3 +70,38 @@ def test_records_of_relaxed_structures_carry_them(tmp_path) -> None:
     assert (point.energy_error_68, point.energy_error_95) == (None, None)
     plain = geocalc.relax(atoms, str(write_model(tmp_path, "plain")), fmax=10.0)[0].record
     assert (plain.energy_error_68, plain.energy_error_95) == (None, None)
+
+
+def beyond_the_edge(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Errors that grow fivefold from novelty 1 to 2, and novelties, a fourth of them beyond 1."""
+    rng = np.random.default_rng(seed)
+    novelty = np.where(rng.uniform(size=n) < 0.25, rng.uniform(1, 2, n), rng.uniform(0, 1, n))
+    return 0.05 * (1 + 4 * np.maximum(0, novelty - 1)) * rng.standard_t(4, size=n), novelty
+
+
+def test_intervals_widen_with_novelty_and_cover_both_sides_of_the_edge() -> None:
+    within, outside, ignored = [], [], []
+    for seed in range(40):
+        made = _calibrated(seed)
+        plain = calibrate(beyond_the_edge(200, seed)[0], None)
+        errors, novelty = beyond_the_edge(1000, 500 + seed)
+        for chosen, found in ((novelty <= 1, within), (novelty > 1, outside)):
+            some = coverage(made, errors[chosen], None, novelty[chosen])
+            found.append(some["inside_95"])
+        ignored.append(coverage(plain, errors[novelty > 1], None)["inside_95"])
+    assert 0.94 < np.mean(within) < 0.985
+    assert 0.93 < np.mean(outside) < 0.99
+    assert np.mean(ignored) < 0.9
+    assert made.half_widths(None, 1.5)[1] > made.half_widths(None, 1.0)[1]
+    assert made.half_widths(None, 0.2) == made.half_widths(None) == made.half_widths(None, 1.0)
+
+
+def test_with_few_structures_beyond_the_edge_half_widths_double_at_twice_its_novelty() -> None:
+    errors, _ = beyond_the_edge(50, 0)
+    made = calibrate(errors, None, np.r_[np.full(47, 0.5), 1.1, 1.2, 1.5])
+    assert made.half_widths(None, 2.0)[1] == pytest.approx(2 * made.half_widths(None, 1.0)[1])
+
+
+def _calibrated(seed: int) -> Calibration:
+    errors, novelty = beyond_the_edge(200, seed)
+    return calibrate(errors, None, novelty)

@@ -63,6 +63,7 @@ FIELDS = [
     "energy_error_95",
     "domain",
     "domain_reason",
+    "novelty",
     "second_opinion",
     "property",
     "fmax",

@@ -101,12 +101,13 @@ def intervals(name: str, recipe: Recipe) -> dict[str, Any]:
         np.random.default_rng(0),
     )
     spreads = np.array([pair.energy_std for pair in pairs]) if model.card.members > 1 else None
+    novelties = np.array([pair.novelty for pair in pairs])
     found = []
     for _ in range(HALVES):
         first, second = np.array_split(rng.permutation(len(errors)), 2)
-        made = calibrate(errors[first], _of(spreads, first))
-        found.append(coverage(made, errors[second], _of(spreads, second)))
-    made = calibrate(errors, spreads)
+        made = calibrate(errors[first], _of(spreads, first), novelties[first])
+        found.append(coverage(made, errors[second], _of(spreads, second), novelties[second]))
+    made = calibrate(errors, spreads, novelties)
     write_card(find_model(name), model.card.model_copy(update={"calibration": made}))
     told = {key: float(np.mean([one[key] for one in found])) for key in found[0]} | {
         "halves": HALVES
