@@ -14,6 +14,7 @@ Chem. Sci. 10, 7913 (2019).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
@@ -223,7 +224,9 @@ def _novelty_of(code: Tensor) -> Tensor:
 
 
 def _describe(code: int) -> str:
-    """Say in words what was never seen."""
+    """Say in words what was never seen; with a negative code only at other levels of theory."""
+    if code < 0:
+        return f"{_describe(-code)} at this level of theory"
     known = elements.symbols()
     if code < _BASE**2:
         first, second = divmod(code, _BASE)
@@ -287,7 +290,7 @@ def domain_tensors(domain: Domain) -> dict[str, Tensor]:
     return {f.name: getattr(domain, f.name).contiguous() for f in fields(domain)}
 
 
-def domain_of(tensors: dict[str, Tensor], name: str) -> Domain:
+def domain_of(tensors: Mapping[str, Tensor], name: str) -> Domain:
     """The domain in a file.
 
     Raises:
@@ -299,4 +302,4 @@ def domain_of(tensors: dict[str, Tensor], name: str) -> Domain:
             f"the domain of {name} has the tensors {sorted(tensors)}, expected {sorted(wanted)};"
             " install the model again"
         )
-    return Domain(**tensors)
+    return Domain(**dict(tensors))

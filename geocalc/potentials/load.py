@@ -21,7 +21,7 @@ from geocalc.frames.policy import frame_policy
 from geocalc.graphs.reduction import Rewiring
 from geocalc.graphs.strategies import graph_builder
 from geocalc.potentials.card import ModelCard, Task
-from geocalc.potentials.domain import domain_of
+from geocalc.potentials.level_domain import domain_at
 from geocalc.potentials.network import EnergyModel, NetworkPotential, Scales
 from geocalc.potentials.registry import (
     CARD,
@@ -98,8 +98,11 @@ def load_model(
         seed=seed,
         level=number,
         elements=tuple(_atomic_number(symbol, card) for symbol in card.elements),
-        # known of the default level only
-        domain=None if known is None or number else domain_of(known, card.name).to(target),
+        domain=(
+            None
+            if known is None
+            else domain_at(known, card.name, number, len(card.levels)).to(target)
+        ),
         graphs=graph_builder(model.network.cutoff, model.network.max_neighbors, card.graph),
     )
     return LoadedModel(card=card.at(number), potential=potential, folder=folder)

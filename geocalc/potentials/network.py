@@ -35,6 +35,7 @@ from geocalc.potentials.frame_averaging import (
     spread_of_members,
     vectors_to_lab,
 )
+from geocalc.potentials.level_domain import LevelDomain
 
 
 class ForceMode(StrEnum):
@@ -177,7 +178,7 @@ class NetworkPotential:
     stress: bool = False
     seed: int | None = None
     level: int = 0
-    domain: Domain | None = None
+    domain: Domain | LevelDomain | None = None
     elements: tuple[int, ...] = ()
     graphs: Callable[[Systems], Graph] | None = None
 
@@ -269,7 +270,7 @@ def evaluate(
     force_mode: ForceMode,
     *,
     nodes: Nodes | None = None,
-    domain: Domain | None = None,
+    domain: Domain | LevelDomain | None = None,
     stress: bool = False,
     training: bool = False,
     generator: torch.Generator | Tensor | None = None,

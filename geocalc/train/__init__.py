@@ -34,7 +34,7 @@ __all__, __getattr__, __dir__ = public_names(
         "is_over": "stopping",
         "load_checkpoint": "checkpoint",
         "load_samples": "task",
-        "make_domain": "domain",
+        "make_domains": "domain",
         "make_folder": "run_files",
         "mean_error": "score",
         "parse_recipe": "recipe",

@@ -12,7 +12,8 @@ from torch import Tensor
 from geocalc.core.elements import N_ELEMENTS
 from geocalc.data.collate import collate_samples
 from geocalc.data.store import Sample, Samples
-from geocalc.potentials.domain import Domain, find_bonds
+from geocalc.potentials.domain import Domain, domain_tensors, find_bonds
+from geocalc.potentials.level_domain import LevelDomain, level_tensors
 from geocalc.potentials.network import NetworkPotential
 
 BATCH = 16  # structures computed together
@@ -37,6 +38,36 @@ class _Atoms:
     owner: Tensor
     bonds: Tensor
     pairs: Tensor
+
+
+def make_domains(
+    potential: NetworkPotential, training: Samples, held_out: Samples, levels: Sequence[int]
+) -> dict[str, Tensor]:
+    """Describe what a model has learned from at each of its levels, as tensors for a file.
+
+    Args:
+        potential, training, held_out: see `make_domain`.
+        levels: number of the level of each source.
+    """
+    n_levels = potential.model.network.n_levels
+    if n_levels == 1:
+        return domain_tensors(make_domain(potential, training, held_out))
+    found = []
+    for level in range(n_levels):
+        there = replace(potential, level=level)
+        own, own_held_out = (_at_level(some, levels, level) for some in (training, held_out))
+        found.append(
+            LevelDomain(
+                own=make_domain(there, own, own_held_out if len(own_held_out) else own),
+                whole=make_domain(there, training, held_out),
+            )
+        )
+    return level_tensors(found)
+
+
+def _at_level(samples: Samples, levels: Sequence[int], level: int) -> Samples:
+    """The samples of one level."""
+    return samples.where(np.asarray(levels)[samples.sample_index.source] == level)
 
 
 def make_domain(potential: NetworkPotential, training: Samples, held_out: Samples) -> Domain:

@@ -13,9 +13,8 @@ from geocalc.data.prepare import prepare_store
 from geocalc.data.store import Samples, read_store
 from geocalc.frames.policy import FramePick, frame_policy
 from geocalc.potentials.card import About, Level, LevelOfTheory, ModelCard, PotentialSettings, Task
-from geocalc.potentials.domain import domain_tensors
 from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential
-from geocalc.train.domain import make_domain
+from geocalc.train.domain import make_domains
 from geocalc.train.ensembles import (
     EnergyMember,
     calibration_of,
@@ -74,7 +73,7 @@ def _domain(members: Sequence[EnergyMember], model: EnergyModel) -> dict[str, Te
     if policy.pick is FramePick.STOCHASTIC:
         policy = single_frame(recipe.model)
     potential = NetworkPotential(model=model, policy=policy, force_mode=ForceMode.NONE)
-    return domain_tensors(make_domain(potential, samples.training, samples.held_out))
+    return make_domains(potential, samples.training, samples.held_out, recipe.source_levels)
 
 
 def make_model_card(

@@ -28,6 +28,7 @@ from geocalc.potentials.domain import (
     light_of,
     reason_for,
 )
+from geocalc.potentials.level_domain import LevelDomain, domain_at, level_tensors
 from geocalc.potentials.network import NetworkPotential
 from geocalc.potentials.registry import DOMAIN, list_models, read_card, shipped_folder
 from geocalc.train.domain import make_domain
@@ -208,6 +209,30 @@ def test_it_is_the_same_each_time_and_survives_a_file(trained) -> None:
         assert torch.equal(tensor, getattr(read, name))
     with pytest.raises(ModelFileError, match="the domain of test has the tensors"):
         domain_of({"bonds": first.bonds}, "test")
+
+
+def test_what_other_levels_of_theory_know_is_near_the_edge(trained) -> None:
+    potential, samples = trained
+    whole = load_model(shipped_folder() / SMALL, device="cpu").potential.domain
+    own = make_domain(potential, samples.training, samples.held_out)
+    judge = replace(potential, domain=LevelDomain(own, whole))
+    light, reason = judged(judge, adslab("H", "Cu", 1.0))
+    assert light is Light.AMBER
+    assert reason == "no H-Cu bond in training at this level of theory"
+    assert judged(judge, adslab("CO", "Cu"))[0] is Light.RED  # no level has it
+
+
+def test_the_domains_of_all_levels_survive_a_file(trained) -> None:
+    potential, samples = trained
+    one = make_domain(potential, samples.training, samples.held_out)
+    other = replace(one, scales=2 * one.scales)
+    tensors = level_tensors([LevelDomain(one, other), LevelDomain(other, one)])
+    read = domain_at(tensors, "test", 1, 2)
+    assert isinstance(read, LevelDomain)
+    assert torch.equal(read.own.scales, other.scales)
+    assert torch.equal(read.whole.scales, one.scales)
+    with pytest.raises(ModelFileError, match=r"the domain of test has no tensors 2\.own"):
+        domain_at(tensors, "test", 2, 3)
 
 
 def samples_atoms(samples: Samples) -> Atoms:

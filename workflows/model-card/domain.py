@@ -16,8 +16,8 @@ import click
 from geocalc import load_model
 from geocalc.core import configure_process
 from geocalc.data import prepare_store, read_store
-from geocalc.potentials import ForceMode, domain_tensors, find_model, read_card, write_domain
-from geocalc.train import make_domain, read_recipe
+from geocalc.potentials import ForceMode, find_model, read_card, write_domain
+from geocalc.train import make_domains, read_recipe
 
 DATA = Path(__file__).parents[2] / "runs" / "data"
 MODELS = (
@@ -42,9 +42,9 @@ def main(names: tuple[str, ...]) -> None:
         potential = replace(
             load_model(name, device="cpu").potential, force_mode=ForceMode.NONE, domain=None
         )
-        domain = make_domain(potential, samples.training, samples.held_out)
-        write_domain(folder, read_card(folder), domain_tensors(domain))
-        print(f"{name}: {len(domain.prototypes)} prototypes", flush=True)
+        tensors = make_domains(potential, samples.training, samples.held_out, recipe.source_levels)
+        write_domain(folder, read_card(folder), tensors)
+        print(f"{name}: {sum(len(one) for one in tensors.values())} rows", flush=True)
 
 
 if __name__ == "__main__":
