@@ -19,7 +19,7 @@ import numpy as np
 from ase import Atoms
 from ase.geometry import find_mic
 from parents import BEEF, PBE_D2, RPBE, SETS, Parent, fixed_atoms, read_file
-from real import PBE, co_on_pt, reaction_forces, reaction_paths
+from real import PBE, alcohols, co_on_pt, oc20, reaction_forces, reaction_paths
 
 import geocalc
 from geocalc import Result, load_model
@@ -239,8 +239,8 @@ FORCES = {
     "co-on-pt": (PBE, partial(co_on_pt, "test")),
     "paths": (BEEF, partial(reaction_paths, "test")),
     "paths-forces": (BEEF, partial(reaction_forces, "test")),
-    "oc20": (RPBE, partial(read_file, "oc20-trajectories-sample/oc20_traj.extxyz.gz")),
-    "alcohols": (RPBE, partial(read_file, "finetuna-alcohol-adslab-relax/alcohol_traj.extxyz.gz")),
+    "oc20": (RPBE, partial(oc20, "test")),
+    "alcohols": (RPBE, partial(alcohols, "test")),
     "oxides": (PBE, partial(read_file, "finetuna-oxide-adslab-relax/oxide_traj.extxyz.gz")),
 }
 LEVELS = {

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.build import molecule
 from ase.constraints import FixAtoms
 from ase.io import iread
 
@@ -30,6 +31,9 @@ SURFACE_SHARE, STRUCTURE_SHARE = 0.15, 0.10
 FIXED_SHARE, FIXED_SHARE_0001 = 0.6, 0.5
 # drawn so that an alloy, a step and open facets of other metals are among the surfaces of the test
 SALT = "a"
+# eV of an atom in CH4, H2O and H2, of the pseudopotentials of CatHub
+CATHUB_REFERENCES = {"H": -16.471128, "C": -165.691801, "O": -463.327215}
+G2 = ["N2", "NO", "O2", "CO2", "C2H4", "CH3OH", "HCOOH", "H2CO", "C2H2", "C2H6", "CH3CHO", "CH3CH2OH", "HCN", "CH3CN", "N2H4", "H2O2", "H3CNH2", "CH3SH", "C3H8", "C6H6", "HCOOCH3", "CH3OCH3", "CH3COOH", "H2CCO", "N2O", "SO2", "OH", "NH2", "CH3", "CH3O"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +148,44 @@ def clean_slabs() -> Iterator[Parent]:
         )
 
 
+def gas() -> Iterator[Parent]:
+    """Gas molecules of CatHub (BEEF-vdW), which an adsorbate far from its slab is, and the gases of
+    the convention, whose energy is 0.
+    """
+    for atoms in read_file("cathub-co2r-beef/refs_clean_slabs_gas.extxyz.gz"):
+        info = atoms.info
+        if info["kind"] == "gas":
+            energy = float(atoms.calc.results["energy"])
+            energy -= sum(CATHUB_REFERENCES[symbol] for symbol in atoms.symbols)
+            yield _molecule(atoms, f"gas-{info['db']}-{info['db_id']}", energy)
+    for name in ("NH3", "SH2"):
+        yield _molecule(molecule(name, vacuum=8.0), f"gas-{name}", 0.0)
+
+
+def gas_forces() -> Iterator[Parent]:
+    """Gas molecules whose energy at the level is not known; for forces alone. Geometries of the G2
+    set, whose bonds are those of DFT within a percent.
+    """
+    for name in G2:
+        yield _molecule(molecule(name, vacuum=8.0), f"g2-{name}", 0.0)
+
+
+def _molecule(atoms: Atoms, sid: str, energy: float) -> Parent:
+    atoms = atoms.copy()
+    atoms.set_tags([2] * len(atoms))
+    return _parent(
+        atoms,
+        sid=sid,
+        set="gas",
+        energy=energy,
+        forces=None,
+        level=BEEF,
+        adsorbate=str(atoms.symbols),
+        surface="none",
+        part="train",
+    )
+
+
 def gamenet() -> Iterator[Parent]:
     """Organic molecules on 14 metals (PBE-D2), energies against the gas molecule moved to the gases
     of the convention; fold 1 is the test.
@@ -216,6 +258,8 @@ SETS: dict[str, Callable[[], Iterator[Parent]]] = {
     "wwl-complex": wwl_complex,
     "cathub": cathub,
     "cathub-clean": clean_slabs,
+    "gas": gas,
+    "gas-forces": gas_forces,
     "gamenet": gamenet,
     "hea": hea,
 }

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from ase import Atoms
 from ase.io import write
-from parents import BEEF, read_file, share
+from parents import BEEF, RPBE, read_file, share
 
 PBE = "PBE"
 # of reaction paths; the groups of crowded Pt below are chosen by hand, one of each facet
 PATH_SHARE = 0.2
+SYSTEM_SHARE = 0.3
+N_FRAMES = 14  # of a relaxation
 CO_ON_PT_TEST = ("111-10pt", "553-island_from_bulk-1ad")
 
 
@@ -36,7 +39,23 @@ def co_on_pt(part: str) -> Iterator[Atoms]:
             yield _labeled(atoms, f"{info['sid']}#{info['frame']}", str(info["group"]), PBE, energy)
 
 
-SETS = {"neb": reaction_paths, "neb-forces": reaction_forces, "co-on-pt": co_on_pt}
+def oc20(part: str) -> Iterator[Atoms]:
+    """Relaxations of OC20 (RPBE), some frames of each; for forces alone."""
+    return _relaxations("oc20-trajectories-sample/oc20_traj.extxyz.gz", part)
+
+
+def alcohols(part: str) -> Iterator[Atoms]:
+    """Relaxations of alcohols (RPBE), some frames of each; for forces alone."""
+    return _relaxations("finetuna-alcohol-adslab-relax/alcohol_traj.extxyz.gz", part)
+
+
+SETS = {
+    "neb": reaction_paths,
+    "neb-forces": reaction_forces,
+    "co-on-pt": co_on_pt,
+    "oc20": oc20,
+    "alcohols": alcohols,
+}
 
 
 def prepare_real(folder: Path) -> None:
@@ -65,6 +84,20 @@ def _paths(part: str) -> Iterator[tuple[Atoms, bool]]:
             atoms, f"{info['sid']}#{info['frame']}", str(info["group"]), BEEF, energy
         )
         yield labeled, on_scale
+
+
+def _relaxations(path: str, part: str) -> Iterator[Atoms]:
+    """Evenly spaced frames of the relaxations of a part."""
+    frames = defaultdict(list)
+    for atoms in read_file(path):
+        frames[str(atoms.info["sid"])].append(atoms)
+    for sid, images in frames.items():
+        if (share(sid) < SYSTEM_SHARE) is not (part == "test"):
+            continue
+        for atoms in images[:: -(-len(images) // N_FRAMES)]:
+            energy = float(atoms.calc.results["energy"])
+            name = f"{sid}#{atoms.info['frame']}"
+            yield _labeled(atoms, name, sid, RPBE, energy)
 
 
 def _labeled(atoms: Atoms, sid: str, parent: str, level: str, energy: float) -> Atoms:
