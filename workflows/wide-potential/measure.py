@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.geometry import find_mic
+from ase.io import read, write
 from parents import BEEF, PBE_D2, RPBE, SETS, Parent, fixed_atoms, read_file
 from real import PBE, alcohols, co_on_pt, oc20, reaction_forces, reaction_paths
 
@@ -40,6 +41,7 @@ class Relaxed:
         dft: adsorption energy.
         error_95: half width of the model's interval of 95 %.
         domain: green, amber or red.
+        novelty: distance from the training data.
         moved: largest distance of an adsorbate atom from its place in DFT, Angstrom.
         n_steps: of the relaxation.
         status: of the relaxation.
@@ -53,6 +55,7 @@ class Relaxed:
     dft: float
     error_95: float | None
     domain: str | None
+    novelty: float | None
     moved: float
     n_steps: int
     status: str
@@ -87,8 +90,9 @@ def measure(model: str, folder: Path, sets: Sequence[str]) -> None:
         if name in found:
             continue
         if name in FORCES:
-            level, read = FORCES[name]
-            found[name] = asdict(force_errors(model, level, evenly(list(read()), N_FRAMES)))
+            level, frames_of = FORCES[name]
+            frames = evenly(list(frames_of()), N_FRAMES)
+            found[name] = asdict(force_errors(model, level, frames))
         elif name == "barriers":
             found[name] = barriers(model)
         else:
@@ -97,6 +101,8 @@ def measure(model: str, folder: Path, sets: Sequence[str]) -> None:
             found[name] = [asdict(one) for one in relaxed(model, level, parents)]
         target.write_text(json.dumps(found, indent=1))
         print(name, summary(found[name]), flush=True)
+    if any(isinstance(rows, list) and LEVELS[name] == BEEF for name, rows in found.items()):
+        print(judge_domain(found))
 
 
 def summary(found: object) -> str:
@@ -119,6 +125,39 @@ def summary(found: object) -> str:
     return "; ".join(lines)
 
 
+def judge_domain(found: Mapping[str, object]) -> str:
+    """What the domain is worth on relaxed test structures of the default level: errors that it
+    flags, false alarms, the area under its receiver operating characteristic, and coverage.
+    """
+    some = [
+        Relaxed(**values)
+        for name, rows in found.items()
+        if isinstance(rows, list) and LEVELS[name] == BEEF
+        for values in rows
+    ]
+    errors = np.abs([one.error for one in some])
+    flagged = np.array([one.domain != "green" for one in some])
+    novelty = np.array([np.inf if one.novelty is None else one.novelty for one in some])
+    gross = errors > GROSS
+    known = [one for one in some if one.error_95 is not None]
+    inside = [abs(one.error) <= (one.error_95 or 0.0) for one in known]
+    return (
+        f"{len(some)} structures, {gross.sum()} errors above {GROSS} eV, of which flagged"
+        f" {flagged[gross].mean() if gross.any() else 1:.3f}; of the others flagged"
+        f" {flagged[~gross].mean():.3f}; AUROC {auroc(novelty, gross):.3f}; 95 % intervals hold"
+        f" {np.mean(inside):.3f} of {len(known)}"
+    )
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Probability that a positive has a higher score than another; ties count half."""
+    first, second = scores[positive], scores[~positive]
+    if not len(first) or not len(second):
+        return float("nan")
+    above = first[:, None] > second
+    return float((above + 0.5 * (first[:, None] == second)).mean())
+
+
 def relaxed(model: str, level: str, parents: Sequence[Parent]) -> Iterator[Relaxed]:
     """Relax test structures from displaced starts."""
     results = geocalc.relax([start_of(parent) for parent in parents], model, level=of(model, level))
@@ -133,6 +172,7 @@ def relaxed(model: str, level: str, parents: Sequence[Parent]) -> Iterator[Relax
             dft=parent.energy,
             error_95=record.energy_error_95,
             domain=record.domain,
+            novelty=record.novelty,
             moved=moved(parent.atoms, result),
             n_steps=record.n_steps,
             status=record.status,
@@ -163,28 +203,71 @@ def moved(reference: Atoms, result: Result) -> float:
 
 def force_errors(model: str, level: str, frames: Sequence[Atoms]) -> ForceErrors:
     """Errors of the forces on free atoms of DFT frames."""
-    errors, nulls, cosines, flagged, refused = [], [], [], [], 0
+    rows, refused = [], 0
     results = geocalc.predict([_plain(one) for one in frames], model, level=of(model, level))
     for atoms, result in zip(frames, results, strict=True):
         if result.record.error is not None:
             refused += 1
             continue
-        free = ~fixed_atoms(atoms)
-        true = forces_of(atoms)[free]
-        told = result.atoms.get_forces(apply_constraint=False)[free]
-        errors.append(np.abs(told - true).mean())
-        nulls.append(np.abs(true).mean())
-        norm = np.linalg.norm(told) * np.linalg.norm(true)
-        cosines.append(float((told * true).sum() / max(norm, 1e-12)))
-        flagged.append(result.record.domain != "green")
+        told = result.atoms.get_forces(apply_constraint=False)
+        flagged = result.record.domain != "green"
+        rows.append((forces_of(atoms), told, ~fixed_atoms(atoms), flagged))
+    return _averaged(rows, refused)
+
+
+def _averaged(
+    rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, bool]], refused: int
+) -> ForceErrors:
+    """Means over frames of true forces, told forces, which atoms are free, and whether flagged."""
+    errors, nulls, cosines = [], [], []
+    for true, told, free, _ in rows:
+        errors.append(np.abs(told - true)[free].mean())
+        nulls.append(np.abs(true)[free].mean())
+        norm = np.linalg.norm(told[free]) * np.linalg.norm(true[free])
+        cosines.append(float((told * true)[free].sum() / max(norm, 1e-12)))
     return ForceErrors(
-        len(errors),
-        refused,
-        float(np.mean(errors)),
-        float(np.mean(nulls)),
-        float(np.mean(cosines)),
-        float(np.mean(flagged)),
+        n=len(rows),
+        refused=refused,
+        mae=float(np.mean(errors)),
+        null=float(np.mean(nulls)),
+        cosine=float(np.mean(cosines)),
+        flagged=float(np.mean([row[3] for row in rows])),
     )
+
+
+def write_frames(target: Path) -> None:
+    """Write the frames of all sets of forces to a file, for peers, with their labels and their set."""
+    frames = []
+    for name, (_, frames_of) in FORCES.items():
+        for atoms in evenly(list(frames_of()), N_FRAMES):
+            plain = _plain(atoms)
+            plain.info["set"] = name
+            plain.set_array("REF_forces", forces_of(atoms))
+            frames.append(plain)
+    write(target, frames, format="extxyz")
+
+
+def peer_errors(labeled: Path, told: Path) -> dict[str, ForceErrors]:
+    """Errors of a peer's forces on the frames that it knows, by set.
+
+    Args:
+        labeled: file of `write_frames`.
+        told: file of `peers.py`.
+    """
+    frames = read(labeled, ":")
+    with np.load(told) as found:
+        ends = np.cumsum([len(atoms) for atoms in frames])[:-1]
+        forces = np.split(found["forces"], ends)
+    errors = {}
+    for name in FORCES:
+        rows = [
+            (frame.arrays["REF_forces"], force, ~fixed_atoms(frame), False)
+            for frame, force in zip(frames, forces, strict=True)
+            if frame.info["set"] == name and np.isfinite(force).all()
+        ]
+        n_all = sum(frame.info["set"] == name for frame in frames)
+        errors[name] = _averaged(rows, n_all - len(rows))
+    return errors
 
 
 def barriers(model: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The newcomer's panel: what people try first, fifteen adsorbates on the (111) faces of nine metals.
+"""The newcomer's panel: what people try first, adsorbates on the (111) faces of eight metals.
 
 Built with ase.build as its tutorials do: default lattice constants, (3 x 3) slabs of four layers with
 the lower two fixed, molecules as they are in `ase.build.molecule`, set upright on a usual site at a
@@ -7,12 +7,19 @@ usual height.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
 from ase.constraints import FixAtoms
+from ase.data import covalent_radii
+from ase.io import read
+from parents import read_file, wwl_simple
+
+import geocalc
 
 METALS = ("Pt", "Cu", "Ni", "Pd", "Au", "Ag", "Rh", "Ir")
 
@@ -50,7 +57,12 @@ ADSORBATES: dict[str, Adsorbate] = {
     "N2": Adsorbate("ontop", 2.0, 0, True),
     "CO2": Adsorbate("ontop", 3.1, None, True),
     "OOH": Adsorbate("ontop", 2.0, None, True),
+    "C": Adsorbate("fcc", 1.0, None, False),
+    "CH3": Adsorbate("fcc", 1.6, 0, True),
 }
+# adsorbates whose energies the data sets have
+WITH_DFT = ("CO", "O", "H", "OH", "CH3", "C")
+BOND_ERROR, ENERGY_ERROR = 0.03, 0.25  # relative, and eV; beyond is wrong
 
 
 def panel() -> Iterator[Atoms]:
@@ -78,6 +90,8 @@ def _posed(name: str, how: Adsorbate) -> Atoms:
     """A gas molecule with one atom pointing down, or with its longest extent flat."""
     if len(name) == 1:
         return Atoms(name)
+    if name == "CH3":  # bent away from the slab
+        return Atoms("CH3", [(0, 0, 0), (1.03, 0, 0.36), (-0.52, 0.89, 0.36), (-0.52, -0.89, 0.36)])
     if name == "OOH":
         return Atoms("OOH", [(0.0, 0.0, 0.0), (0.85, 0.0, 1.05), (1.75, 0.0, 0.75)])
     adsorbate = molecule(name)
@@ -87,3 +101,105 @@ def _posed(name: str, how: Adsorbate) -> Atoms:
     elif name in ("O2", "CO2", "C2H4"):
         adsorbate.rotate(90, "y")
     return adsorbate
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model says of one structure of the panel.
+
+    Attributes:
+        sid: `<adsorbate>-<metal>`.
+        status, domain: of the relaxation.
+        energy: eV.
+        dft: eV, lowest adsorption energy on this face at BEEF-vdW; None where it is not known.
+        bond_error: largest relative difference of a bond of the molecule from the teacher's; None
+            where the molecule is not intact there, or is no molecule.
+    """
+
+    sid: str
+    status: str
+    domain: str | None
+    energy: float | None
+    dft: float | None
+    bond_error: float | None
+
+    @property
+    def wrong(self) -> bool:
+        """Whether energy or bonds differ too much from the reference."""
+        if self.energy is None or self.status == "EXPLODED":
+            return True
+        off = self.dft is not None and abs(self.energy - self.dft) > ENERGY_ERROR
+        return off or (self.bond_error is not None and self.bond_error > BOND_ERROR)
+
+
+def measure_panel(model: str, teacher: Path, target: Path) -> None:
+    """Relax the panel and write `target`, one line of JSON for each structure.
+
+    Args:
+        model: name or folder.
+        teacher: the panel as a teacher has relaxed it.
+        target: file.
+    """
+    relaxed = {str(atoms.info["sid"]): atoms for atoms in read(teacher, ":")}
+    known, judged = dft_energies(), []
+    for start, result in zip(panel(), geocalc.relax(panel(), model), strict=True):
+        sid, record = str(start.info["sid"]), result.record
+        name, metal = sid.split("-")
+        judged.append(
+            Judged(
+                sid=sid,
+                status=record.status,
+                domain=record.domain,
+                energy=record.energy,
+                dft=known.get((name, metal)),
+                bond_error=bond_error(start, result.atoms, relaxed.get(sid)),
+            )
+        )
+    target.write_text("".join(json.dumps(asdict(one)) + "\n" for one in judged))
+    green = [one for one in judged if one.domain == "green"]
+    print(
+        f"{len(judged)} structures, {sum(one.status == 'EXPLODED' for one in judged)} exploded,"
+        f" {len(green)} green, {sum(one.wrong for one in judged)} wrong, of which green"
+        f" {sum(one.wrong for one in green)}"
+    )
+    for one in judged:
+        if one.wrong:
+            print(one)
+
+
+def bond_error(start: Atoms, end: Atoms, teacher: Atoms | None) -> float | None:
+    """Largest relative difference of a bond of the adsorbate from the teacher's; None where the
+    teacher has broken one, or there is none.
+    """
+    if teacher is None or len(end) != len(start):
+        return None
+    guest = [atom.index for atom in start if atom.tag == 2]
+    found = []
+    for place, i in enumerate(guest):
+        for j in guest[:place]:
+            longest = 1.25 * covalent_radii[start.numbers[[i, j]]].sum()
+            if start.get_distance(i, j, mic=True) > longest:
+                continue
+            wanted = teacher.get_distance(i, j, mic=True)
+            if wanted > longest:
+                return None
+            found.append(abs(end.get_distance(i, j, mic=True) / wanted - 1))
+    return max(found, default=None)
+
+
+def dft_energies() -> Mapping[tuple[str, str], float]:
+    """Lowest adsorption energy (eV, BEEF-vdW) of adsorbate and metal on a close-packed face: of
+    WWL-GPR, else of MamunHighT2019.
+    """
+    first: dict[tuple[str, str], float] = {}
+    second: dict[tuple[str, str], float] = {}
+    for parent in wwl_simple():
+        metal, _, facet = parent.surface.partition("(")
+        if facet == "111)":
+            key = (parent.adsorbate, metal)
+            first[key] = min(parent.energy, first.get(key, parent.energy))
+    for atoms in read_file("mamun-puremetal-adslab-relax/adslab_traj.extxyz.gz"):
+        key = (str(atoms.info["adsorbate"]), str(atoms.info["metal"]))
+        energy = float(atoms.info["e_ads"])
+        second[key] = min(energy, second.get(key, energy))
+    return {key: value for key, value in (second | first).items() if key[0] in WITH_DFT}

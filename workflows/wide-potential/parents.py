@@ -33,7 +33,38 @@ FIXED_SHARE, FIXED_SHARE_0001 = 0.6, 0.5
 SALT = "a"
 # eV of an atom in CH4, H2O and H2, of the pseudopotentials of CatHub
 CATHUB_REFERENCES = {"H": -16.471128, "C": -165.691801, "O": -463.327215}
-G2 = ["N2", "NO", "O2", "CO2", "C2H4", "CH3OH", "HCOOH", "H2CO", "C2H2", "C2H6", "CH3CHO", "CH3CH2OH", "HCN", "CH3CN", "N2H4", "H2O2", "H3CNH2", "CH3SH", "C3H8", "C6H6", "HCOOCH3", "CH3OCH3", "CH3COOH", "H2CCO", "N2O", "SO2", "OH", "NH2", "CH3", "CH3O"]
+G2 = [
+    "N2",
+    "NO",
+    "O2",
+    "CO2",
+    "C2H4",
+    "CH3OH",
+    "HCOOH",
+    "H2CO",
+    "C2H2",
+    "C2H6",
+    "CH3CHO",
+    "CH3CH2OH",
+    "HCN",
+    "CH3CN",
+    "N2H4",
+    "H2O2",
+    "H3CNH2",
+    "CH3SH",
+    "C3H8",
+    "C6H6",
+    "HCOOCH3",
+    "CH3OCH3",
+    "CH3COOH",
+    "H2CCO",
+    "N2O",
+    "SO2",
+    "OH",
+    "NH2",
+    "CH3",
+    "CH3O",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,17 @@ README.md of this folder has the whole order. Everything lands in runs/wide and 
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import click
+from ase.io import write
 from label import Teacher, label_sets
-from measure import FORCES, LEVELS, measure
+from measure import FORCES, LEVELS, measure, peer_errors, write_frames
+from panel import measure_panel, panel
 from parents import SETS
+from peers import PEERS
 from real import prepare_real
 from wide import prepare_wide
 
@@ -77,6 +82,42 @@ def hash_command(model: Path) -> None:
 def measure_command(model: str, sets: str) -> None:
     """Measure a MODEL, by name or folder, on the test parts."""
     measure(model, RUNS / "measured", sets.split(","))
+
+
+@main.command("peer")
+@click.argument("name", type=click.Choice(list(PEERS)))
+@click.option("--env", type=Path, required=True, help="Virtual environment of the peer.")
+@click.option("--weights", default="", help="Weights of the peer, where it needs them.")
+def peer_command(name: str, env: Path, weights: str) -> None:
+    """Measure another potential on the same test frames."""
+    folder = RUNS / "measured"
+    folder.mkdir(parents=True, exist_ok=True)
+    frames, told = folder / "frames.extxyz", folder / f"{name}.npz"
+    if not frames.exists():
+        write_frames(frames)
+    if not told.exists():
+        command = [env / "bin" / "python", HERE / "peers.py", name, frames, told, weights]
+        threads = {"OMP_NUM_THREADS": "1", "MATGL_BACKEND": "PYG"}
+        subprocess.run([str(part) for part in command], check=True, env=os.environ | threads)
+    errors = peer_errors(frames, told)
+    for one, found in errors.items():
+        print(name, one, found, flush=True)
+
+
+@main.command("panel")
+@click.argument("model")
+@click.option("--teacher", type=Path, help="Virtual environment of the teacher.")
+@click.option("--weights", type=Path, help="Weights of the teacher.")
+def panel_command(model: str, teacher: Path | None, weights: Path | None) -> None:
+    """Relax the newcomer's panel with a MODEL; the first time with the teacher, too."""
+    starts, relaxed = RUNS / "panel-start.extxyz", RUNS / "panel-teacher.extxyz"
+    if teacher is not None and weights is not None:
+        write(starts, list(panel()), format="extxyz")
+        command = [teacher / "bin" / "python", HERE / "teacher_relax.py", weights, starts, relaxed]
+        threads = {"OMP_NUM_THREADS": "1", "MATGL_BACKEND": "PYG"}
+        subprocess.run([str(part) for part in command], check=True, env=os.environ | threads)
+    (RUNS / "measured").mkdir(exist_ok=True)
+    measure_panel(model, relaxed, RUNS / "measured" / f"panel-{Path(model).name}.jsonl")
 
 
 if __name__ == "__main__":
