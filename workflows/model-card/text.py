@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import picture
+import wide_text
 
 from geocalc import LoadedModel
 from geocalc.train import Recipe
@@ -99,6 +100,7 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         + "; ".join(f"{k}: {v:.0f} ms" for k, v in measured["milliseconds"].items())
         + ".",
         "",
+        *(wide_text.sections(measured["wide"]) if "wide" in measured else []),
         "## Data",
         "",
         *(f"- {entry}" for entry in c.data),

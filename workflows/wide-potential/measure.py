@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -101,8 +101,6 @@ def measure(model: str, folder: Path, sets: Sequence[str]) -> None:
             found[name] = [asdict(one) for one in relaxed(model, level, parents)]
         target.write_text(json.dumps(found, indent=1))
         print(name, summary(found[name]), flush=True)
-    if any(isinstance(rows, list) and LEVELS[name] == BEEF for name, rows in found.items()):
-        print(judge_domain(found))
 
 
 def summary(found: object) -> str:
@@ -123,30 +121,6 @@ def summary(found: object) -> str:
             f" which green {np.mean(green[errors > GROSS]) if (errors > GROSS).any() else 0:.2f}"
         )
     return "; ".join(lines)
-
-
-def judge_domain(found: Mapping[str, object]) -> str:
-    """What the domain is worth on relaxed test structures of the default level: errors that it
-    flags, false alarms, the area under its receiver operating characteristic, and coverage.
-    """
-    some = [
-        Relaxed(**values)
-        for name, rows in found.items()
-        if isinstance(rows, list) and LEVELS[name] == BEEF
-        for values in rows
-    ]
-    errors = np.abs([one.error for one in some])
-    flagged = np.array([one.domain != "green" for one in some])
-    novelty = np.array([np.inf if one.novelty is None else one.novelty for one in some])
-    gross = errors > GROSS
-    known = [one for one in some if one.error_95 is not None]
-    inside = [abs(one.error) <= (one.error_95 or 0.0) for one in known]
-    return (
-        f"{len(some)} structures, {gross.sum()} errors above {GROSS} eV, of which flagged"
-        f" {flagged[gross].mean() if gross.any() else 1:.3f}; of the others flagged"
-        f" {flagged[~gross].mean():.3f}; AUROC {auroc(novelty, gross):.3f}; 95 % intervals hold"
-        f" {np.mean(inside):.3f} of {len(known)}"
-    )
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:

@@ -155,7 +155,9 @@ def measure_panel(model: str, teacher: Path, target: Path) -> None:
                 bond_error=bond_error(start, result.atoms, relaxed.get(sid)),
             )
         )
-    target.write_text("".join(json.dumps(asdict(one)) + "\n" for one in judged))
+    target.write_text(
+        "".join(json.dumps(asdict(one) | {"wrong": one.wrong}) + "\n" for one in judged)
+    )
     green = [one for one in judged if one.domain == "green"]
     print(
         f"{len(judged)} structures, {sum(one.status == 'EXPLODED' for one in judged)} exploded,"

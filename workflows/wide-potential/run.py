@@ -22,6 +22,7 @@ from panel import measure_panel, panel
 from parents import SETS
 from peers import PEERS
 from real import prepare_real
+from ship import add_figures, calibrate_bars
 from wide import prepare_wide
 
 from geocalc import load_model
@@ -118,6 +119,22 @@ def panel_command(model: str, teacher: Path | None, weights: Path | None) -> Non
         subprocess.run([str(part) for part in command], check=True, env=os.environ | threads)
     (RUNS / "measured").mkdir(exist_ok=True)
     measure_panel(model, relaxed, RUNS / "measured" / f"panel-{Path(model).name}.jsonl")
+
+
+@main.command("calibrate")
+@click.argument("folder", type=Path)
+def calibrate_command(folder: Path) -> None:
+    """Calibrate the error bars of the model in FOLDER on validation structures."""
+    calibrate_bars(folder)
+
+
+@main.command("figures")
+@click.argument("folder", type=Path)
+def figures_command(folder: Path) -> None:
+    """Write what was measured of the model in FOLDER into its metrics.json."""
+    measured = RUNS / "measured"
+    panel_file = measured / f"panel-{folder.name}.jsonl"
+    add_figures(folder, measured / f"{folder.name}.json", panel_file)
 
 
 if __name__ == "__main__":
