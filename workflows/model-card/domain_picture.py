@@ -29,7 +29,12 @@ from matplotlib import pyplot as plt
 ROOT = Path(__file__).parents[2]
 PICTURE = "domain.png"
 ADSORBATE = (1, 6, 7, 8, 16)
-MOST_ADSORBATES = 60  # in the picture, those with the most structures
+MOST_ADSORBATES = 50  # in the picture, those on the most metals
+# formulas as chemists write them
+USUAL = {
+    "H2N": "NH2", "HN": "NH", "H3N": "NH3", "HO": "OH", "HS": "SH", "HO2": "OOH", "HN2": "N2H",
+    "CH4O": "CH3OH", "CH2O2": "HCOOH", "CHO2": "HCOO", "CHN": "HCN", "OS": "SO",
+}  # fmt: skip
 OWN, OTHER = "#1f5f8b", "#c3d7e6"
 
 
@@ -40,7 +45,7 @@ def draw(folder: Path, recipe: Recipe) -> Path:
     own = counted(training.where(levels == 0))
     whole = counted(training)
     metals = sorted({metal for _, metal in whole}, key=chemical_symbols.index)
-    totals = Counter(adsorbate for adsorbate, _ in whole.elements())
+    totals = Counter(adsorbate for adsorbate, _ in whole)  # crowded surfaces of one metal are last
     chosen = {name for name, _ in totals.most_common(MOST_ADSORBATES)}
     adsorbates = sorted(chosen, key=_size)
     figure, axes = plt.subplots(figsize=(0.26 * len(metals) + 1.6, 0.19 * len(adsorbates) + 1.2))
@@ -52,7 +57,9 @@ def draw(folder: Path, recipe: Recipe) -> Path:
     axes.set_xlim(0, len(metals))
     axes.set_ylim(len(adsorbates), 0)
     axes.set_xticks(np.arange(len(metals)) + 0.5, metals, fontsize=7)
-    names = [Formula(name).format("latex") if name else "clean" for name in adsorbates]
+    names = [
+        Formula(USUAL.get(name, name)).format("latex") if name else "clean" for name in adsorbates
+    ]
     axes.set_yticks(np.arange(len(adsorbates)) + 0.5, names, fontsize=7)
     axes.tick_params(length=0)
     axes.xaxis.tick_top()
