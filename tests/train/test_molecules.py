@@ -229,10 +229,10 @@ def test_dynamics_is_learnt_and_does_not_depend_on_the_pose(
         Path(rmd17.name),
         architecture,
         frames,
-        steps=400,
+        steps=250,
         learning_rate=0.005,
         batch_size=8,
-        evaluate_every=400,
+        evaluate_every=250,
     )
     values["data"]["validation_fraction"] = 0.2
     recipe = parse_recipe(values, "test")
