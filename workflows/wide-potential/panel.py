@@ -129,7 +129,7 @@ class Judged:
         if self.energy is None or self.status == "EXPLODED":
             return True
         off = self.dft is not None and abs(self.energy - self.dft) > ENERGY_ERROR
-        return off or (self.bond_error is not None and self.bond_error > BOND_ERROR)
+        return bool(off) or (self.bond_error is not None and self.bond_error > BOND_ERROR)
 
 
 def measure_panel(model: str, teacher: Path, target: Path) -> None:
@@ -185,7 +185,7 @@ def bond_error(start: Atoms, end: Atoms, teacher: Atoms | None) -> float | None:
             wanted = teacher.get_distance(i, j, mic=True)
             if wanted > longest:
                 return None
-            found.append(abs(end.get_distance(i, j, mic=True) / wanted - 1))
+            found.append(float(abs(end.get_distance(i, j, mic=True) / wanted - 1)))
     return max(found, default=None)
 
 

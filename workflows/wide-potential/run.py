@@ -71,8 +71,8 @@ def real_command() -> None:
 
 
 @main.command("hash")
-@click.argument("model", type=Path)
-def hash_command(model: Path) -> None:
+@click.argument("model")
+def hash_command(model: str) -> None:
     """Print the hash of a model, which the recipe of the next stage names."""
     print(load_model(model, device="cpu").hash)
 

@@ -56,13 +56,14 @@ class EquivariantLinear(nn.Module):
         """Map features (n_atoms, dim of irreps_in) to (n_atoms, dim of irreps_out)."""
         made = []
         for o, (copies, irrep) in enumerate(self.irreps_out):
-            whole = features.new_zeros((features.shape[0], copies, irrep.dim))
+            whole = features.new_zeros((features.shape[0], irrep.dim, copies))
             for i in self.sources[o]:
                 part = features[:, self.irreps_in.slices()[i]].view(
                     -1, self.irreps_in[i].mul, irrep.dim
                 )
-                whole = whole + getattr(self, f"weight_{i}_{o}") @ part
-            made.append(whole.flatten(1))
+                rows = part.transpose(1, 2).flatten(0, 1) @ getattr(self, f"weight_{i}_{o}").T
+                whole = whole + rows.view(whole.shape)
+            made.append(whole.transpose(1, 2).flatten(1))
         return torch.cat(made, dim=1)
 
 
