@@ -160,6 +160,25 @@ def cathub() -> Iterator[Parent]:
         )
 
 
+def pure_metals() -> Iterator[Parent]:
+    """Relaxed adsorbates on pure metals (BEEF-vdW), with the names that a recipe splits them by."""
+    for atoms in read_file("mamun-puremetal-adslab-relax/adslab_traj.extxyz.gz"):
+        info = atoms.info
+        if not (info["last"] and info["converged"]):
+            continue
+        yield _parent(
+            atoms,
+            sid=str(info["sid"]),
+            set="mamun",
+            energy=float(info["e_ads"]),
+            forces=atoms.calc.results["forces"],
+            level=BEEF,
+            adsorbate=str(info["adsorbate"]),
+            surface=str(info["metal"]),
+            part="train",
+        )
+
+
 def clean_slabs() -> Iterator[Parent]:
     """Clean slabs of CatHub (BEEF-vdW), whose adsorption energy is 0 by definition."""
     for atoms in read_file("cathub-co2r-beef/refs_clean_slabs_gas.extxyz.gz"):
@@ -289,6 +308,7 @@ SETS: dict[str, Callable[[], Iterator[Parent]]] = {
     "wwl-complex": wwl_complex,
     "cathub": cathub,
     "cathub-clean": clean_slabs,
+    "mamun": pure_metals,
     "gas": gas,
     "gas-forces": gas_forces,
     "gamenet": gamenet,

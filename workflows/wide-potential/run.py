@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
+import numpy as np
+from agree import keep_agreed
 from ase.io import write
 from label import Teacher, label_sets
 from measure import FORCES, LEVELS, measure, peer_errors, write_frames
@@ -96,13 +99,37 @@ def peer_command(name: str, env: Path, weights: str) -> None:
     frames, told = folder / "frames.extxyz", folder / f"{name}.npz"
     if not frames.exists():
         write_frames(frames)
-    if not told.exists():
-        command = [env / "bin" / "python", HERE / "peers.py", name, frames, told, weights]
-        threads = {"OMP_NUM_THREADS": "1", "MATGL_BACKEND": "PYG"}
-        subprocess.run([str(part) for part in command], check=True, env=os.environ | threads)
+    evaluate_peer(name, env, weights, frames, told)
     errors = peer_errors(frames, told)
     for one, found in errors.items():
         print(name, one, found, flush=True)
+
+
+def evaluate_peer(
+    name: str, env: Path, weights: str, frames: Path, target: Path
+) -> Mapping[str, np.ndarray]:
+    """Energies and forces of a peer for a file; a target that exists is not made again."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        command = [env / "bin" / "python", HERE / "peers.py", name, frames, target, weights]
+        threads = {"OMP_NUM_THREADS": "1", "MATGL_BACKEND": "PYG"}
+        subprocess.run([str(part) for part in command], check=True, env=os.environ | threads)
+    with np.load(target) as found:
+        return dict(found)
+
+
+@main.command("agree")
+@click.argument("name", metavar="SET")
+@click.option("--second", type=click.Choice(list(PEERS)), required=True, help="Second teacher.")
+@click.option("--env", type=Path, required=True, help="Virtual environment of the second teacher.")
+@click.option("--weights", default="", help="Weights of the second teacher.")
+def agree_command(name: str, second: str, env: Path, weights: str) -> None:
+    """Keep the labels of a SET that a second teacher agrees with, in runs/wide/agreed."""
+    for labels in sorted((RUNS / "labels" / name).glob("*.extxyz")):
+        target = RUNS / "agreed" / name / labels.name
+        if not target.exists():
+            told = evaluate_peer(second, env, weights, labels, target.with_suffix(".npz"))
+            keep_agreed(labels, told["energies"], told["forces"], target)
 
 
 @main.command("panel")
