@@ -26,7 +26,7 @@ from parents import SETS
 from peers import PEERS
 from real import prepare_real
 from ship import add_figures, calibrate_bars
-from wide import prepare_wide
+from wide import prepare_clean, prepare_wide
 
 from geocalc import load_model
 from geocalc.data.displacements import KINDS
@@ -65,6 +65,7 @@ def label_command(teacher: Path, weights: Path, sets: str, kinds: str, most: int
 def wide_command() -> None:
     """Write the teacher's wide set with adsorption energies."""
     prepare_wide(RUNS / "teacher-wide")
+    prepare_clean(RUNS / "teacher-wide", RUNS / "clean.extxyz")
 
 
 @main.command("real")

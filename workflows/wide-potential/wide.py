@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from ase import Atoms
-from ase.io import write
+from ase.io import iread, write
 from parents import read_file
 
 RATTLED = 100  # frames from this number on are no part of a path
@@ -32,6 +32,25 @@ def prepare_wide(folder: Path) -> None:
         write(draft, found, format="extxyz")
         draft.rename(target)
         print(f"{target.name}: {len(found)} of {len(frames)} structures", flush=True)
+
+
+def prepare_clean(wide: Path, target: Path) -> None:
+    """Write the clean slabs of the prepared wide set to a file of their own.
+
+    A clean slab that has relaxed in its cell has no adsorption energy by definition, at any level
+    of theory, so they tell the default level where its zero is on metals, facets and lattice
+    constants that its own data lack.
+    """
+    found = [
+        atoms
+        for file in sorted(wide.glob("wide-*.extxyz"))
+        for atoms in iread(file)
+        if atoms.info["adsorbate"] == "clean"
+    ]
+    for atoms in found:
+        atoms.info["name"] = f"clean-{atoms.info['name']}"
+    write(target, found, format="extxyz")
+    print(f"{target.name}: {len(found)} structures", flush=True)
 
 
 def with_labels(atoms: Atoms, slabs: dict[str, float]) -> Atoms:
