@@ -54,6 +54,9 @@ def errors(some: Sequence[Relaxed]) -> dict[str, float]:
         "n": len(some),
         "mae": float(known.mean()),
         "median": float(np.median(known)),
+        "site_mae": float(
+            np.mean([abs(one.error_of_site) for one in some if one.told is not None])
+        ),
         "near": float(np.mean([one.moved < NEAR for one in some])),
         "exploded": float(np.mean([one.status == "EXPLODED" for one in some])),
         "green": float(np.mean([one.domain == "green" for one in some])),
@@ -80,8 +83,10 @@ def by(some: Sequence[Relaxed], key: Callable[[Relaxed], str]) -> dict[str, list
 
 
 def domain(some: Sequence[Relaxed]) -> dict[str, float]:
-    """How far lights and error bars can be trusted."""
-    off = np.abs([one.error for one in some])
+    """How far lights and error bars can be trusted; an adsorbate that has gone to another site is
+    compared with the site whose energy is nearest.
+    """
+    off = np.abs([one.error_of_site for one in some])
     flagged = np.array([one.domain != "green" for one in some])
     novelty = np.array([np.inf if one.novelty is None else one.novelty for one in some])
     gross = off > GROSS
@@ -93,7 +98,9 @@ def domain(some: Sequence[Relaxed]) -> dict[str, float]:
         "flagged_of_others": float(flagged[~gross].mean()),
         "auroc": auroc(novelty, gross),
         "barred": len(barred),
-        "inside_95": float(np.mean([abs(one.error) <= (one.error_95 or 0.0) for one in barred])),
+        "inside_95": float(
+            np.mean([abs(one.error_of_site) <= (one.error_95 or 0.0) for one in barred])
+        ),
     }
 
 

@@ -28,6 +28,7 @@ from geocalc import Result, load_model
 RATTLE, LIFT, PUSH = 0.05, 0.25, 0.25  # Angstrom
 NEAR = 0.3  # Angstrom, of every adsorbate atom from its place in DFT
 N_FRAMES, N_RELAXED = 120, 150  # of a set at most, evenly spaced
+HOP = 1.0  # Angstrom; an adsorbate that moved further is on another site
 GROSS = 0.5  # eV, an error that a domain has to tell
 
 
@@ -39,6 +40,7 @@ class Relaxed:
         sid, part, adsorbate, surface: as in `parents`.
         told: energy of the model, None where there is none.
         dft: adsorption energy.
+        sites: adsorption energies of the same adsorbate on this surface, of all sites that DFT knows.
         error_95: half width of the model's interval of 95 %.
         domain: green, amber or red.
         novelty: distance from the training data.
@@ -53,6 +55,7 @@ class Relaxed:
     surface: str
     told: float | None
     dft: float
+    sites: Sequence[float]
     error_95: float | None
     domain: str | None
     novelty: float | None
@@ -64,6 +67,15 @@ class Relaxed:
     def error(self) -> float:
         """Told minus DFT, eV; infinite where nothing was told."""
         return float("inf") if self.told is None else self.told - self.dft
+
+    @property
+    def error_of_site(self) -> float:
+        """The same; where the adsorbate has gone to another site, the difference from the site whose
+        energy is nearest.
+        """
+        if self.told is None or self.moved < HOP:
+            return self.error
+        return min((self.told - energy for energy in self.sites), key=abs)
 
 
 @dataclass(frozen=True)
@@ -96,9 +108,7 @@ def measure(model: str, folder: Path, sets: Sequence[str]) -> None:
         elif name == "barriers":
             found[name] = barriers(model)
         else:
-            level = LEVELS[name]
-            parents = evenly([one for one in SETS[name]() if one.part != "train"], 2 * N_RELAXED)
-            found[name] = [asdict(one) for one in relaxed(model, level, parents)]
+            found[name] = [asdict(one) for one in relaxed(model, LEVELS[name], list(SETS[name]()))]
         target.write_text(json.dumps(found, indent=1))
         print(name, summary(found[name]), flush=True)
 
@@ -117,6 +127,7 @@ def summary(found: object) -> str:
         green = np.array([one.domain == "green" for one in some])
         lines.append(
             f"{part}: n {len(some)}, MAE {errors.mean():.3f}, median {np.median(errors):.3f},"
+            f" to the site {np.mean(np.abs([one.error_of_site for one in some])):.3f},"
             f" near {near:.2f}, green {green.mean():.2f}, gross {np.mean(errors > GROSS):.3f} of"
             f" which green {np.mean(green[errors > GROSS]) if (errors > GROSS).any() else 0:.2f}"
         )
@@ -132,8 +143,12 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
     return float((above + 0.5 * (first[:, None] == second)).mean())
 
 
-def relaxed(model: str, level: str, parents: Sequence[Parent]) -> Iterator[Relaxed]:
-    """Relax test structures from displaced starts."""
+def relaxed(model: str, level: str, known: Sequence[Parent]) -> Iterator[Relaxed]:
+    """Relax the test structures of a set from displaced starts."""
+    parents = evenly([one for one in known if one.part != "train"], 2 * N_RELAXED)
+    sites = defaultdict(list)
+    for one in known:
+        sites[one.adsorbate, one.surface].append(one.energy)
     results = geocalc.relax([start_of(parent) for parent in parents], model, level=of(model, level))
     for parent, result in zip(parents, results, strict=True):
         record = result.record
@@ -144,6 +159,7 @@ def relaxed(model: str, level: str, parents: Sequence[Parent]) -> Iterator[Relax
             surface=parent.surface,
             told=record.energy,
             dft=parent.energy,
+            sites=sites[parent.adsorbate, parent.surface],
             error_95=record.energy_error_95,
             domain=record.domain,
             novelty=record.novelty,
