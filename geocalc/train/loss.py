@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,17 @@ class Losses:
     total: Tensor
     energy: Tensor
     vectors: Tensor
+
+
+def mean_of(some: Sequence[Losses]) -> Losses:
+    """Average losses of several predictions for one batch."""
+    if len(some) == 1:
+        return some[0]
+    return Losses(
+        total=torch.stack([one.total for one in some]).mean(),
+        energy=torch.stack([one.energy for one in some]).mean(),
+        vectors=torch.stack([one.vectors for one in some]).mean(),
+    )
 
 
 def extent(systems: Systems, labels: BatchLabels, settings: Training, task: Task) -> Tensor:
@@ -107,6 +119,34 @@ def loss(
         energy.detach(),
         (gradient if prediction.forces is not None else head).detach(),
     )
+
+
+def disagreement(
+    first: Prediction,
+    second: Prediction,
+    systems: Systems,
+    labels: BatchLabels,
+    settings: Training,
+    scale: float,
+    whole: Tensor | None = None,
+) -> Tensor:
+    """Compute how far two predictions for a batch are apart, as `loss` weighs energies and forces.
+
+    Args:
+        first, second: predictions under two frames.
+        systems, labels, settings, scale, whole: see `loss`.
+    Returns:
+        Scalar in network units.
+    """
+    n_energies, n_weight, _ = _extent(whole, systems, labels, settings, Task.S2EF)
+    known = ~labels.energy.isnan()
+    energy = (first.energy - second.energy)[known].abs().sum() / n_energies
+    apart = settings.energy_weight * energy
+    if first.forces is not None and second.forces is not None:
+        weight = _force_weight(systems, labels, settings)
+        forces = _vector_error(first.forces, second.forces, weight) / n_weight
+        apart = apart + settings.force_weight * forces
+    return apart / scale
 
 
 def pair_loss(

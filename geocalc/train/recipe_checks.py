@@ -11,7 +11,7 @@ from geocalc.core.energies import EnergyKind
 from geocalc.core.units import in_ev
 from geocalc.errors import InputError, RecipeError
 from geocalc.frames.learned.catalog import build_canonicalizer
-from geocalc.frames.policy import FrameSource, frame_policy
+from geocalc.frames.policy import FramePick, FrameSource, frame_policy
 from geocalc.graphs.supernodes import Supernodes
 from geocalc.potentials.card import PotentialSettings, Task
 from geocalc.potentials.network import ForceMode
@@ -96,6 +96,14 @@ def check_forces(recipe: Recipe, where: str) -> None:
             frame_policy(name)
         except InputError as error:
             raise RecipeError(f"{where}: `{key}`: {error}") from None
+    policies = [frame_policy(name) for key, name in named if key != "model.frames"]
+    if training.consistency_weight and any(
+        policy.pick is not FramePick.STOCHASTIC for policy in policies
+    ):
+        raise RecipeError(
+            f"{where}: training.consistency_weight compares two random frames; set training.frames"
+            " to a policy that draws them, such as stochastic, or the weight to 0"
+        )
     if training.accumulate > training.batch_size:
         raise RecipeError(
             f"{where}: `training.accumulate` is {training.accumulate}, more micro-batches than"
@@ -206,7 +214,13 @@ def check_task(recipe: Recipe, where: str) -> None:
         raise RecipeError(
             f"{where}: a model of relaxed energies has no forces; set model.force_mode: none"
         )
-    by_force = ("force_weight", "direct_force_weight", "gradient_target_weight", "substrate_weight")
+    by_force = (
+        "force_weight",
+        "direct_force_weight",
+        "gradient_target_weight",
+        "substrate_weight",
+        "consistency_weight",
+    )
     wrong = [name for name in by_force if getattr(training, name)]
     if wrong:
         raise RecipeError(f"{where}: training.{wrong[0]} is for task: s2ef; set it to 0")

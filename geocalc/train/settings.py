@@ -179,6 +179,14 @@ class Training(Optimization):
             " energies only"
         ),
     )
+    consistency_weight: float = Field(
+        0.0,
+        ge=0,
+        description=(
+            "s2ef: pull of energies and forces under two random frames towards each other, in units"
+            " of their weights; each batch is computed twice"
+        ),
+    )
     penalty_weight: float = Field(
         0.0,
         ge=0,

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from geocalc.core.systems import Prediction
 from geocalc.errors import NonFiniteError
 from geocalc.frames.policy import frame_policy
 from geocalc.potentials.card import Task
 from geocalc.potentials.network import EnergyModel, ForceMode, evaluate
 from geocalc.train.descent import REMEDY, descend, mean_of_processes
 from geocalc.train.loader import Batch, MicroBatch
-from geocalc.train.loss import Losses, extent, loss, pair_loss
+from geocalc.train.loss import Losses, disagreement, extent, loss, mean_of, pair_loss
 from geocalc.train.recipe import Recipe
 from geocalc.train.run import Run
+from geocalc.train.settings import Training
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -79,45 +83,65 @@ def _backward(
     model: EnergyModel, part: MicroBatch, recipe: Recipe, step: int, whole: Tensor, fabric: Fabric
 ) -> Losses:
     """Add the gradients of one micro-batch and return its losses."""
-    settings, systems, labels = recipe.training, part.systems, part.labels
+    settings = recipe.training
     by_gradient = settings.force_weight or settings.gradient_target_weight
-    mode = ForceMode.GRADIENT if by_gradient else ForceMode.NONE
-    policy = frame_policy(settings.frames_at(step))
-    with fabric.autocast():
-        prediction = evaluate(
-            model,
-            systems,
-            part.graph,
-            part.levels,
-            policy,
-            mode,
-            nodes=part.nodes,
-            training=True,
-            generator=part.draws,
-        )
+    predictions = []
+    for draws in _frames_of(part, settings):
+        with fabric.autocast():
+            predictions.append(
+                evaluate(
+                    model,
+                    part.systems,
+                    part.graph,
+                    part.levels,
+                    frame_policy(settings.frames_at(step)),
+                    ForceMode.GRADIENT if by_gradient else ForceMode.NONE,
+                    nodes=part.nodes,
+                    training=True,
+                    generator=draws,
+                )
+            )
+    losses = _losses(model, predictions, part, recipe, step, whole)
+    total = float(losses.total.detach())
+    if not math.isfinite(total):
+        raise NonFiniteError(f"the loss is {total} at step {step}; {REMEDY}")
+    losses.total.backward()
+    return Losses(losses.total.detach(), losses.energy, losses.vectors)
+
+
+def _losses(
+    model: EnergyModel,
+    predictions: Sequence[Prediction],
+    part: MicroBatch,
+    recipe: Recipe,
+    step: int,
+    whole: Tensor,
+) -> Losses:
+    """Compute the losses of a micro-batch: of one prediction, or the mean of two and how far they
+    are apart.
+    """
+    settings = recipe.training
     if recipe.task is Task.IS2RE:
-        losses = pair_loss(
-            prediction,
-            systems,
-            labels,
+        return pair_loss(
+            predictions[0],
+            part.systems,
+            part.labels,
             settings,
             model.energy_scale,
             model.force_scale,
             whole,
             step,
         )
-    else:
-        losses = loss(
-            prediction,
-            prediction.direct_forces,
-            systems,
-            labels,
-            settings,
-            model.energy_scale,
-            whole,
-        )
-    total = float(losses.total.detach())
-    if not math.isfinite(total):
-        raise NonFiniteError(f"the loss is {total} at step {step}; {REMEDY}")
-    losses.total.backward()
-    return Losses(losses.total.detach(), losses.energy, losses.vectors)
+    asked = (part.systems, part.labels, settings, model.energy_scale, whole)
+    losses = mean_of([loss(one, one.direct_forces, *asked) for one in predictions])
+    if len(predictions) == 1:
+        return losses
+    apart = settings.consistency_weight * disagreement(predictions[0], predictions[1], *asked)
+    return replace(losses, total=losses.total + apart)
+
+
+def _frames_of(part: MicroBatch, settings: Training) -> list[Tensor]:
+    """Random numbers of the frames that a micro-batch is seen in: one set, or two for consistency,
+    of which the second is the mirror image of the first.
+    """
+    return [part.draws, 1.0 - part.draws] if settings.consistency_weight else [part.draws]

@@ -16,7 +16,7 @@ from geocalc.data.store import Sample
 from geocalc.errors import RecipeError
 from geocalc.evaluation.is2re import pair_errors, pair_predictions
 from geocalc.structures.convert import from_atoms
-from geocalc.train.loss import loss, pair_loss
+from geocalc.train.loss import disagreement, loss, pair_loss
 from geocalc.train.references import fit_scales
 from geocalc.train.settings import Training
 
@@ -73,6 +73,20 @@ def test_fixed_atoms_count_as_much_as_they_are_told_to(case, weight, expected):
     chosen = settings(force_weight=1.0, fixed_force_weight=weight)
     found = loss(replace(prediction, forces=wrong), None, systems, labels, chosen, scale=1.0)
     assert float(found.total) == pytest.approx(expected)
+
+
+def test_predictions_under_two_frames_are_compared_as_the_losses_weigh_them(case):
+    systems, labels, prediction = case
+    other = replace(
+        prediction,
+        energy=prediction.energy + torch.tensor([0.2, -0.4]).double(),
+        forces=prediction.forces + torch.tensor([0.0, 0.3, 0.4]).double(),
+    )
+    chosen = settings(energy_weight=2.0, force_weight=3.0)
+    apart = disagreement(prediction, other, systems, labels, chosen, scale=4.0)
+    assert float(apart) == pytest.approx((2.0 * 0.3 + 3.0 * 0.5) / 4.0)
+    same = disagreement(prediction, prediction, systems, labels, chosen, scale=4.0)
+    assert float(same) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_a_batch_of_fixed_atoms_alone_is_a_number(case):
