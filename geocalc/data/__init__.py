@@ -8,6 +8,7 @@ __all__, __getattr__, __dir__ = public_names(
     __name__,
     {
         "BatchLabels": "collate",
+        "DISPLACEMENTS": "displacements",
         "Data": "settings",
         "DataPlan": "settings",
         "DataSource": "settings",
@@ -17,6 +18,7 @@ __all__, __getattr__, __dir__ = public_names(
         "Samples": "store",
         "StoreInfo": "store",
         "collate_samples": "collate",
+        "is_validation": "prepare",
         "locate": "read",
         "prepare_store": "prepare",
         "read_info": "store",

@@ -60,7 +60,7 @@ def warmed(atoms: Atoms, rng: np.random.Generator) -> np.ndarray:
     return rng.normal(scale=rng.uniform(*WARM), size=(len(atoms), 3))
 
 
-KINDS: dict[str, Callable[[Atoms, np.random.Generator], np.ndarray]] = {
+DISPLACEMENTS: dict[str, Callable[[Atoms, np.random.Generator], np.ndarray]] = {
     "shifted": lambda atoms, rng: shifted(atoms, rng) + 0.3 * warmed(atoms, rng),
     "tilted": lambda atoms, rng: tilted(atoms, rng) + 0.5 * shifted(atoms, rng),
     "stretched": lambda atoms, rng: stretched(atoms, rng) + 0.5 * warmed(atoms, rng),
@@ -74,16 +74,16 @@ N_TRIES = 20
 def displaced_copy(
     atoms: Atoms, kind: str, fixed: np.ndarray, rng: np.random.Generator
 ) -> Atoms | None:
-    """A copy of `atoms` displaced in one of the `KINDS`; None where no sound copy was found.
+    """A copy of `atoms` displaced in one of the `DISPLACEMENTS`; None if no sound one was found.
 
     Args:
         atoms: relaxed structure with tags.
-        kind: one of `KINDS`.
+        kind: one of `DISPLACEMENTS`.
         fixed: (n_atoms,) bool, atoms that stay.
         rng: random numbers.
     """
     for _ in range(N_TRIES):
-        moves = KINDS[kind](atoms, rng)
+        moves = DISPLACEMENTS[kind](atoms, rng)
         moves[fixed] = 0.0
         copy = atoms.copy()
         copy.positions += moves

@@ -7,6 +7,7 @@ from geocalc.lazy import public_names
 __all__, __getattr__, __dir__ = public_names(
     __name__,
     {
+        "Anchor": "anchors",
         "BatchLoader": "loader",
         "BestEvaluation": "stopping",
         "CHECKPOINT": "run_files",
@@ -32,6 +33,7 @@ __all__, __getattr__, __dir__ = public_names(
         "final_model": "stopping",
         "fit": "loop",
         "is_over": "stopping",
+        "label_anchors": "anchors",
         "load_checkpoint": "checkpoint",
         "load_samples": "task",
         "make_domains": "domain",

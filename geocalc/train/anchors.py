@@ -23,7 +23,7 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.io import write
 
-from geocalc.data.displacements import KINDS, displaced_copy
+from geocalc.data.displacements import DISPLACEMENTS, displaced_copy
 from geocalc.data.prepare import stamp_of
 from geocalc.data.read import locate, relaxations
 from geocalc.data.settings import DataSource
@@ -117,7 +117,7 @@ def anchored(
     return labeled
 
 
-def label(anchors: Sequence[Anchor], kinds: Sequence[str], teacher: Teacher) -> list[Atoms]:
+def label_anchors(anchors: Sequence[Anchor], kinds: Sequence[str], teacher: Teacher) -> list[Atoms]:
     """Label the copies of some anchors, all in one call of the teacher; see `anchored`."""
     groups = [copies_of(anchor, kinds) for anchor in anchors]
     energies, forces = teacher([copy.atoms for group in groups for copy in group])
@@ -154,9 +154,9 @@ def labels_of(data: Path, teacher: str, folder: Path) -> Path:
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         told = _tell(loaded)
-        labeled = [
-            one for anchor in _anchors_of(data) for one in label([anchor], list(KINDS), told)
-        ]
+        labeled: list[Atoms] = []
+        for anchor in _anchors_of(data):
+            labeled += label_anchors([anchor], list(DISPLACEMENTS), told)
         draft = target.with_suffix(".part")
         write(draft, labeled, format="extxyz")
         draft.rename(target)

@@ -9,7 +9,7 @@ from ase.build import add_adsorbate, fcc111
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 
-from geocalc.data.displacements import KINDS
+from geocalc.data.displacements import DISPLACEMENTS
 from geocalc.train.anchors import Anchor, Copy, anchored, copies_of
 
 ENERGY, FORCE = 1.25, 0.03  # eV and eV/Angstrom, of the anchor by "DFT"
@@ -33,7 +33,7 @@ def emt(atoms: Atoms) -> tuple[float, np.ndarray]:
 
 
 def test_copies_move_free_atoms_only_and_are_the_same_each_time(anchor: Anchor) -> None:
-    kinds = list(KINDS)
+    kinds = list(DISPLACEMENTS)
     first, second = (copies_of(anchor, kinds) for _ in range(2))
     assert [copy.kind for copy in first] == ["relaxed", *kinds]
     for one, other in zip(first, second, strict=True):

@@ -19,7 +19,7 @@ from ase import Atoms
 from ase.io import write
 from parents import SETS, Parent
 
-from geocalc.train.anchors import label
+from geocalc.train import label_anchors
 
 PARENTS = 40  # in a file
 
@@ -76,7 +76,7 @@ def label_sets(
             if target.exists():
                 continue
             by_sid = {parent.sid: parent for parent in some}
-            labeled = label(some, kinds, teacher)
+            labeled = label_anchors(some, kinds, teacher)
             for atoms in labeled:
                 parent = by_sid[atoms.info["parent"]]
                 names = ("surface", "adsorbate", "level")

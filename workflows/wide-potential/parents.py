@@ -22,7 +22,7 @@ from ase.build import molecule
 from ase.constraints import FixAtoms
 from ase.io import iread
 
-from geocalc.train.anchors import Anchor
+from geocalc.train import Anchor
 
 BEEF, PBE_D2, RPBE = "BEEF-vdW", "PBE-D2", "RPBE"
 # of surfaces that are held out whole, and of the structures of the others

@@ -29,7 +29,7 @@ from ship import add_figures, calibrate_bars
 from wide import prepare_clean, prepare_wide
 
 from geocalc import load_model
-from geocalc.data.displacements import KINDS
+from geocalc.data import DISPLACEMENTS
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "wide"
@@ -44,7 +44,9 @@ def main() -> None:
 @click.option("--teacher", type=Path, required=True, help="Virtual environment of the teacher.")
 @click.option("--weights", type=Path, required=True, help="Weights of the teacher.")
 @click.option("--sets", default=",".join(SETS), show_default=True)
-@click.option("--kinds", default=",".join(KINDS), show_default=True, help="A copy for each.")
+@click.option(
+    "--kinds", default=",".join(DISPLACEMENTS), show_default=True, help="A copy for each."
+)
 @click.option("--most", type=int, help="Structures of a set at most.")
 def label_command(teacher: Path, weights: Path, sets: str, kinds: str, most: int | None) -> None:
     """Label displaced copies of relaxed DFT structures."""

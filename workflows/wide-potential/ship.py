@@ -16,8 +16,7 @@ from parents import BEEF, SETS, Parent
 
 import geocalc
 from geocalc import load_model
-from geocalc.data import reference_relaxations
-from geocalc.data.prepare import is_validation
+from geocalc.data import is_validation, reference_relaxations
 from geocalc.evaluation import relax_references
 from geocalc.potentials import calibrate, read_card, write_card
 from geocalc.train import Recipe, read_recipe
