@@ -144,10 +144,7 @@ def labels_of(data: Path, teacher: str, folder: Path) -> Path:
     """
     loaded = load_model(teacher, device="cpu")
     if loaded.card.task is not Task.S2EF:
-        raise InputError(
-            f"{loaded.card.name} cannot be a teacher, since it gives no energies and forces of"
-            " unrelaxed structures; choose a model of task s2ef"
-        )
+        raise _no_teacher(loaded)
     text = json.dumps([loaded.hash, stamp_of(locate(data))])
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     target = folder / f"labels-{key}.extxyz"
@@ -163,6 +160,14 @@ def labels_of(data: Path, teacher: str, folder: Path) -> Path:
     return target
 
 
+def _no_teacher(loaded: LoadedModel) -> InputError:
+    """The error for a model without energies and forces of unrelaxed structures."""
+    return InputError(
+        f"{loaded.card.name} cannot be a teacher, since it gives no energies and forces of"
+        " unrelaxed structures; choose a model of task s2ef with forces"
+    )
+
+
 def _tell(loaded: LoadedModel) -> Teacher:
     """A model as a teacher."""
 
@@ -171,7 +176,8 @@ def _tell(loaded: LoadedModel) -> Teacher:
         for start in range(0, len(structures), BATCH):
             some = structures[start : start + BATCH]
             told = loaded.potential(from_atoms(some))
-            assert told.forces is not None
+            if told.forces is None:
+                raise _no_teacher(loaded)
             energies.append(told.energy.cpu().numpy())
             ends = np.cumsum([len(atoms) for atoms in some])[:-1]
             forces += np.split(told.forces.cpu().numpy(), ends)

@@ -24,6 +24,7 @@ from geocalc.core.settings import read_yaml
 from geocalc.data.prepare import prepare_store
 from geocalc.data.store import Sample, read_store
 from geocalc.errors import DataWarning, EnergyKindError, InputError, RecipeError
+from geocalc.train.anchors import labels_of
 from geocalc.train.finetune import TRAINING, begin_with, tuned_values
 from geocalc.train.recipe import FittedReferences, Recipe, parse_recipe, read_recipe
 from geocalc.train.register import register_model
@@ -186,6 +187,11 @@ def test_relaxed_structures_without_forces_are_labeled_by_a_teacher(
     told = CliRunner().invoke(main, [*chosen, "--resume"])
     assert told.exit_code == 0, told.output
     assert labels.stat().st_mtime_ns == written
+
+
+def test_a_model_of_relaxed_energies_cannot_be_a_teacher(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="faenet-is2re cannot be a teacher"):
+        labels_of(write_data(tmp_path / "d.traj"), "faenet-is2re", tmp_path)
 
 
 def test_a_teacher_needs_a_file_and_a_model(tmp_path: Path) -> None:
