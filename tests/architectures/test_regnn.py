@@ -21,7 +21,7 @@ from helpers.training import cpu_fabric, make_recipe, recipe_values, relaxation,
 from torch import Tensor
 
 from geocalc import GeoCalc
-from geocalc.architectures.regnn.convolution import Convolution
+from geocalc.architectures.regnn.convolution import Convolution, Kinds
 from geocalc.architectures.regnn.filters import RelaxedFilters, all_irreps
 from geocalc.architectures.regnn.layer import RelaxedLayer
 from geocalc.core.systems import Systems
@@ -287,6 +287,24 @@ def test_the_convolution_is_e3nn_s_tensor_product_on_every_edge() -> None:
     assert float((ours - summed).detach().abs().max()) < 1e-12
     assert float(summed[:-1].detach().abs().min()) > 0
     assert bool((ours[-1] == 0).all())
+
+
+def test_kinds_of_atoms_give_the_messages_of_their_atoms() -> None:
+    """Also where relaxed weights couple all filters, and for an atom without neighbors."""
+    index, made = edges(), filters(copies=2)
+    scalars = o3.Irreps("3x0e")
+    convolution = Convolution(scalars, made.irreps_out, MESSAGES, N_RADIAL).double()
+    kinds = Kinds(drawn(2, 3), torch.tensor([0, 1, 1, 0, 1, 0]))
+    radial = drawn(len(index.senders), N_RADIAL, seed=1)
+    harmonics = o3.spherical_harmonics(
+        HARMONICS, drawn(len(index.senders), 3, seed=2), True, "component"
+    )
+    rest = (radial, harmonics, made(), index)
+    few, all_atoms = (
+        convolution(features, *rest) for features in (kinds, kinds.features[kinds.of_atoms])
+    )
+    assert float((few - all_atoms).detach().abs().max()) < 1e-12
+    assert float(few[:-1].detach().abs().min()) > 0
 
 
 def test_messages_of_a_layer_have_about_unit_size() -> None:

@@ -4,12 +4,17 @@ Written with a tensor product on every edge,
 
     message_ij = TP(h_j, e_ij; w(r_ij)),   w(r) = W phi(r),   e_ij = M Y(r_ij),
 
-this costs, per edge, all couplings of all channels. But W, M and the coupling coefficients are the
-same for all edges, so they can be applied after the sum over neighbors:
+this costs, per edge, all couplings of all channels. But W, M and the coupling coefficients C are
+the same for all edges, so they can be applied after the sum over neighbors, or only W after it:
 
-    A_i = sum_j phi(r_ij) x Y(r_ij) x h_j,   message_i = W (C M A_i),
+    message_i = W C M sum_j phi(r_ij) x Y(r_ij) x h_j = W sum_j phi(r_ij) x (C M Y(r_ij)) h_j.
 
-where A_i is one matrix product per atom. Both give the same result up to rounding.
+The sum with fewer components is used. Where the features depend only on the kind of atom, as in the
+first layer, the sum is one over neighbors of each kind, without channels:
+
+    message_i = sum_k (W h_k) C M sum_(j of kind k) phi(r_ij) x Y(r_ij).
+
+All give the same result up to rounding.
 """
 
 from __future__ import annotations
@@ -23,6 +28,19 @@ from torch import Tensor, nn
 
 from geocalc.errors import InputError
 from geocalc.nn.edges import EdgeIndex
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Kinds of atoms; all atoms of a kind have the same features.
+
+    Attributes:
+        features: (n_kinds, width), 0e only.
+        of_atoms: (n_atoms,) int64, the kind of each atom.
+    """
+
+    features: Tensor
+    of_atoms: Tensor
 
 
 @dataclass(frozen=True)
@@ -112,47 +130,141 @@ class Convolution(nn.Module):
         self.blocks = tuple(blocks)
 
     def forward(
-        self, features: Tensor, radial: Tensor, harmonics: Tensor, matrix: Tensor, index: EdgeIndex
+        self,
+        features: Tensor | Kinds,
+        radial: Tensor,
+        harmonics: Tensor,
+        matrix: Tensor,
+        index: EdgeIndex,
     ) -> Tensor:
         """Sum messages over neighbors, (n_atoms, dim of irreps_out).
 
         Args:
-            features: (n_atoms, dim of irreps_in).
+            features: (n_atoms, dim of irreps_in), or those of kinds of atoms.
             radial: (n_edges, n_radial), multiplied by the envelope.
             harmonics: (n_edges, dim of Y).
             matrix: (dim of Y, dim of e), see `RelaxedFilters`.
             index: senders and receivers of the edges.
         """
-        n_atoms, n_radial, n_harmonics = index.n_atoms, radial.shape[1], harmonics.shape[1]
-        filters = by_receiver(
-            (radial[:, :, None] * harmonics[:, None, :]).flatten(1), index
-        ).transpose(1, 2)
-        sent = by_receiver(features.index_select(0, index.senders), index)
+        if isinstance(features, Kinds):
+            return self._from_kinds(features, radial, harmonics, matrix, index)
+        parts = features.split([block.copies * block.width for block in self.blocks], dim=1)
         messages: list[list[Tensor]] = [[] for _ in self.irreps_out]
-        for block, part in zip(
-            self.blocks, sent.split([b.copies * b.width for b in self.blocks], dim=2), strict=True
-        ):
+        for block, part in zip(self.blocks, parts, strict=True):
             if not block.into:
                 continue
-            summed = (filters @ part).view(
-                n_atoms, n_radial, n_harmonics, block.copies, block.width
+            sent = part.view(-1, block.copies, block.width).transpose(1, 2)
+            coupling = (matrix @ getattr(self, block.coupling).to(matrix.dtype)).view(
+                harmonics.shape[1], block.width, -1
             )
-            rows = summed.transpose(2, 3).reshape(
-                n_atoms * n_radial * block.copies, n_harmonics * block.width
-            )
-            coupling = matrix @ getattr(self, block.coupling).to(matrix.dtype)
-            coupled = rows @ coupling.view(n_harmonics * block.width, -1)
-            for into, columns in zip(
-                block.into, coupled.split([i.columns for i in block.into], dim=1), strict=True
+            sums = (
+                _coupled_before if coupling.shape[2] < coupling[:, :, 0].numel() else _coupled_after
+            )(sent, radial, harmonics, coupling, index)
+            for into, made in zip(
+                block.into, sums.split([i.columns for i in block.into], dim=1), strict=True
             ):
-                made = columns.reshape(n_atoms, n_radial * block.copies * into.n_paths, -1)
-                # one product for all atoms; a product for each is ten times as slow without
-                # gradients of the weights
-                message = made.transpose(1, 2).flatten(0, 1) @ getattr(self, into.weight)
-                messages[into.output].append(message.view(n_atoms, made.shape[2], -1))
+                weight = getattr(self, into.weight).view(
+                    radial.shape[1] * block.copies, into.n_paths, -1
+                )
+                messages[into.output].append(_mix(made, weight))
+        return self._join(messages)
+
+    def _from_kinds(
+        self, kinds: Kinds, radial: Tensor, harmonics: Tensor, matrix: Tensor, index: EdgeIndex
+    ) -> Tensor:
+        """Sum messages where features are those of kinds of atoms."""
+        n_kinds, n_radial = kinds.features.shape[0], radial.shape[1]
+        rows = index.receivers * n_kinds + kinds.of_atoms[index.senders]
+        summed = radial.new_zeros((index.n_atoms * n_kinds, harmonics.shape[1] * n_radial))
+        summed = summed.index_add(0, rows, _outer(harmonics, radial))
+        summed = (
+            summed.view(index.n_atoms, n_kinds, harmonics.shape[1], n_radial)
+            .transpose(1, 2)
+            .flatten(2)
+        )
+        messages: list[list[Tensor]] = [[] for _ in self.irreps_out]
+        parts = kinds.features.split([block.copies for block in self.blocks], dim=1)
+        for block, part in zip(self.blocks, parts, strict=True):
+            if not block.into:
+                continue
+            coupling = matrix @ getattr(self, block.coupling).to(matrix.dtype)
+            sums = coupling.T @ summed
+            for into, made in zip(
+                block.into, sums.split([i.columns for i in block.into], dim=1), strict=True
+            ):
+                weight = getattr(self, into.weight).view(n_radial, block.copies, -1)
+                of_kinds = torch.einsum("kc,rcx->krx", part, weight)
+                messages[into.output].append(
+                    _mix(made, of_kinds.reshape(n_kinds * n_radial, into.n_paths, -1))
+                )
+        return self._join(messages)
+
+    def _join(self, messages: list[list[Tensor]]) -> Tensor:
+        """Sum the messages (n_atoms, components, copies) into each irrep, and join the irreps."""
         return torch.cat(
             [torch.stack(some).sum(0).transpose(1, 2).flatten(1) for some in messages], dim=1
         )
+
+
+def _coupled_after(
+    sent: Tensor, radial: Tensor, harmonics: Tensor, coupling: Tensor, index: EdgeIndex
+) -> Tensor:
+    """Sum phi x Y x h over neighbors, and couple the sums.
+
+    Args:
+        sent: (n_atoms, components, copies), features of the senders.
+        radial: (n_edges, n_radial).
+        harmonics: (n_edges, dim of Y).
+        coupling: (dim of Y, components, columns).
+        index: senders and receivers of the edges.
+    Returns:
+        (n_atoms, columns, n_radial * copies).
+    """
+    n_atoms, width, copies = sent.shape
+    filters = by_receiver(_outer(harmonics, radial), index).transpose(1, 2)
+    summed = filters @ by_receiver(sent.flatten(1).index_select(0, index.senders), index)
+    rows = summed.view(n_atoms, harmonics.shape[1], radial.shape[1], width, copies)
+    rows = rows.transpose(2, 3).reshape(n_atoms, harmonics.shape[1] * width, -1)
+    return coupling.flatten(0, 1).T @ rows
+
+
+def _coupled_before(
+    sent: Tensor, radial: Tensor, harmonics: Tensor, coupling: Tensor, index: EdgeIndex
+) -> Tensor:
+    """Couple Y and h on every edge, and sum the products with phi; like `_coupled_after`."""
+    n_atoms, width, copies = sent.shape
+    columns = coupling.shape[2]
+    on_edges = (harmonics @ coupling.flatten(1)).view(-1, width, columns)
+    of_senders = sent.flatten(1).index_select(0, index.senders).view(-1, width, copies)
+    if columns == 1:
+        coupled = (on_edges * of_senders).sum(1)
+    else:
+        coupled = (on_edges.transpose(1, 2) @ of_senders).flatten(1)
+    summed = by_receiver(radial, index).transpose(1, 2) @ by_receiver(coupled, index)
+    rows = summed.view(n_atoms, radial.shape[1], columns, copies).transpose(1, 2)
+    return rows.reshape(n_atoms, columns, -1)
+
+
+def _mix(sums: Tensor, weight: Tensor) -> Tensor:
+    """Apply the weights of the paths into one irrep.
+
+    Args:
+        sums: (n_atoms, n_paths * components, n).
+        weight: (n, n_paths, copies).
+    Returns:
+        (n_atoms, components, copies).
+    """
+    n, n_paths, copies = weight.shape
+    rows = sums.view(sums.shape[0], n_paths, -1, n).transpose(1, 2).reshape(-1, n_paths * n)
+    # one product for all atoms; a product for each is ten times as slow without gradients of the
+    # weights
+    mixed = rows @ weight.transpose(0, 1).reshape(n_paths * n, copies)
+    return mixed.view(sums.shape[0], -1, copies)
+
+
+def _outer(harmonics: Tensor, radial: Tensor) -> Tensor:
+    """Multiply all harmonics with all radial features, (n_edges, dim of Y * n_radial)."""
+    return (harmonics[:, :, None] * radial[:, None, :]).flatten(1)
 
 
 def by_receiver(values: Tensor, index: EdgeIndex) -> Tensor:

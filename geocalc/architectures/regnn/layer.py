@@ -8,7 +8,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from geocalc.architectures.regnn.blocks import EquivariantLinear, Gate
-from geocalc.architectures.regnn.convolution import Convolution
+from geocalc.architectures.regnn.convolution import Convolution, Kinds
 from geocalc.architectures.regnn.filters import RelaxedFilters
 from geocalc.nn.edges import EdgeIndex
 
@@ -52,12 +52,17 @@ class RelaxedLayer(nn.Module):
         self.scale = 1 / math.sqrt(neighbors)
 
     def forward(
-        self, features: Tensor, basis: Tensor, envelope: Tensor, harmonics: Tensor, index: EdgeIndex
+        self,
+        features: Tensor | Kinds,
+        basis: Tensor,
+        envelope: Tensor,
+        harmonics: Tensor,
+        index: EdgeIndex,
     ) -> Tensor:
         """Compute new features (n_atoms, dim of irreps_out).
 
         Args:
-            features: (n_atoms, dim of irreps_in).
+            features: (n_atoms, dim of irreps_in), or those of kinds of atoms.
             basis: (n_pairs, n_basis) radial basis functions.
             envelope: (n_pairs, 1) cutoff envelope.
             harmonics: (n_edges, dim of Y).
@@ -65,5 +70,9 @@ class RelaxedLayer(nn.Module):
         """
         radial = (self.radial(basis) * (envelope * self.scale)).index_select(0, index.pair_of)
         messages = self.convolution(features, radial, harmonics, self.filters(), index)
-        made: Tensor = self.gate(self.alone(features) + messages)
+        if isinstance(features, Kinds):
+            own = self.alone(features.features).index_select(0, features.of_atoms)
+        else:
+            own = self.alone(features)
+        made: Tensor = self.gate(own + messages)
         return made

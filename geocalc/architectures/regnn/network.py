@@ -11,7 +11,9 @@ Needs e3nn, the extra [e3nn]. Source: Hofgard et al., arXiv 2407.20471 (2024).
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -23,6 +25,9 @@ from geocalc.nn.basis import GaussianBasis, polynomial_envelope
 from geocalc.nn.embedding import AtomEmbedding
 from geocalc.nn.relaxed_weights import theta_penalty
 from geocalc.nn.require_e3nn import require_e3nn
+
+if TYPE_CHECKING:
+    from geocalc.architectures.regnn.convolution import Kinds
 
 
 class REGNNSettings(Settings):
@@ -144,9 +149,18 @@ class REGNN(Network):
         if inputs.edge_weight is not None:
             envelope = envelope * inputs.edge_weight.index_select(0, index.first_of_pair)
         harmonics: Tensor = self.harmonics(inputs.edge_vec)
-        hidden: Tensor = self.first(self.embedding(inputs.numbers, inputs.tags, inputs.atom_levels))
-        for layer in self.layers:
+        kinds = self._embed(inputs)
+        hidden: Tensor = self.layers[0](kinds, basis, envelope, harmonics, index)
+        for layer in self.layers[1:]:
             hidden = layer(hidden, basis, envelope, harmonics, index)
         atoms = self.readout(hidden).squeeze(1)
         energy = atoms.new_zeros(inputs.n_systems).index_add(0, inputs.system_idx, atoms)
         return NetworkOutput(energy=energy, atom_energies=atoms, features=hidden)
+
+    def _embed(self, inputs: NetworkInput) -> Kinds:
+        """Compute the features before the first layer, once for each kind of atom."""
+        from geocalc.architectures.regnn.convolution import Kinds
+
+        known = torch.stack([inputs.numbers, inputs.tags, inputs.atom_levels])
+        kinds, of_atoms = torch.unique(known, dim=1, return_inverse=True)
+        return Kinds(self.first(self.embedding(kinds[0], kinds[1], kinds[2])), of_atoms)
