@@ -20,6 +20,7 @@ from geocalc.potentials.card import Task
 from geocalc.potentials.network import EnergyModel
 from geocalc.train.ema import WeightAverage
 from geocalc.train.finetune import begin_with
+from geocalc.train.optimizers import Muon, split_matrices
 from geocalc.train.recipe import Recipe
 from geocalc.train.references import fit_scales
 from geocalc.train.settings import Optimization
@@ -106,17 +107,20 @@ def run_of(
     relaxed = {
         theta.values for _, theta in thetas(model.network)
     }  # have a penalty of their own, which leaves their scale alone
-    groups: list[dict[str, Any]] = [{"params": [one for one in parameters if one not in relaxed]}]
+    others = [one for one in parameters if one not in relaxed]
+    groups: list[dict[str, Any]] = [{"params": others}]
+    if settings.optimizer == "muon":
+        matrices, others = split_matrices(model.network, others)
+        groups = [{"params": others}, {"params": matrices, "matrices": True}]
     if relaxed:
         groups.append(
             {"params": [one for one in parameters if one in relaxed], "weight_decay": 0.0}
         )
-    optimizer = torch.optim.AdamW(
-        groups,
-        lr=settings.learning_rate,
-        betas=betas,
-        weight_decay=settings.weight_decay,
-        fused=True,
+    rate, decay = settings.learning_rate, settings.weight_decay
+    optimizer: torch.optim.Optimizer = (
+        Muon(groups, rate, betas, weight_decay=decay)
+        if settings.optimizer == "muon"
+        else torch.optim.AdamW(groups, rate, betas, weight_decay=decay, fused=True)
     )
     return Run(
         model=model, optimizer=optimizer, average=WeightAverage(model.network, settings.ema_decay)

@@ -74,6 +74,13 @@ class Optimization(Settings):
     batch_size: int = Field(
         16, ge=1, description="structures behind one step of the optimizer, over all processes"
     )
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description=(
+            "adamw, or muon, which orthogonalizes the updates of weight matrices; equivariant"
+            " networks learn faster with it, at a little more work for each step"
+        ),
+    )
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup_fraction: float = Field(0.03, ge=0, lt=1)

@@ -104,8 +104,12 @@ def errors_without_time(run: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_the_middle_and_resumed_equals_the_uninterrupted_one(tmp_path, data):
-    recipe = write_recipe(tmp_path / "recipe.yaml", recipe_values(data))
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_killed_in_the_middle_and_resumed_equals_the_uninterrupted_one(
+    tmp_path, data, optimizer
+):
+    values = recipe_values(data, optimizer=optimizer)
+    recipe = write_recipe(tmp_path / "recipe.yaml", values)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = invoke("train", recipe, "--out", whole, "--device", "cpu")
     assert done.exit_code == 0, done.output
