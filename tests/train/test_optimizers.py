@@ -45,27 +45,31 @@ def test_other_weights_move_as_with_adamw() -> None:
 
 
 def test_it_solves_a_badly_scaled_problem_sooner_than_adamw() -> None:
-    def loss_after(optimizer: str) -> float:
+    def loss_after(optimizer: str, rate: float) -> float:
         torch.manual_seed(0)
         inputs = torch.randn(200, 24) @ torch.diag(torch.logspace(-2, 0, 24)) @ torch.randn(24, 24)
         wanted = inputs @ torch.randn(24, 16)
         layer = nn.Linear(24, 16, bias=False)
         if optimizer == "muon":
             chosen: torch.optim.Optimizer = Muon(
-                [{"params": [layer.weight], "matrices": True}], lr=0.02, weight_decay=0.0
+                [{"params": [layer.weight], "matrices": True}], lr=rate, weight_decay=0.0
             )
         else:
-            chosen = torch.optim.AdamW([layer.weight], lr=0.02, weight_decay=0.0)
+            chosen = torch.optim.AdamW([layer.weight], lr=rate, weight_decay=0.0)
         for step in range(300):
             for group in chosen.param_groups:
-                group["lr"] = 0.02 * (1 - step / 300)
+                group["lr"] = rate * (1 - step / 300)
             loss = (layer(inputs) - wanted).square().mean()
             chosen.zero_grad()
             loss.backward()
             chosen.step()
         return float(loss.detach())
 
-    assert loss_after("muon") < 0.5 * loss_after("adamw")
+    best = {
+        name: min(loss_after(name, rate) for rate in (0.02, 0.06, 0.2))
+        for name in ("muon", "adamw")
+    }
+    assert best["muon"] < 0.5 * best["adamw"]
 
 
 def test_a_step_calls_its_closure() -> None:
@@ -76,4 +80,4 @@ def test_a_step_calls_its_closure() -> None:
         return 7.0
 
     assert Muon([weight], lr=0.1).step(closure) == 7.0
-    assert float(weight.max()) < 1
+    assert float(weight.detach().max()) < 1
