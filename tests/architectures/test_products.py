@@ -32,8 +32,12 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def products(correlation: int, messages: o3.Irreps = MESSAGES) -> Products:
+    """With random weights also where they begin as zeros."""
     torch.manual_seed(0)
-    return Products(messages, MADE, channels=6, correlation=correlation).double()
+    made = Products(messages, MADE, channels=6, correlation=correlation).double()
+    for weight in made.after.parameters():
+        torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+    return made
 
 
 def potential(correlation: int) -> NetworkPotential:
@@ -76,6 +80,11 @@ def test_squares_tell_the_angle_between_two_neighbors_and_a_linear_map_does_not(
     right, wide = squares(message(90.0)), squares(message(150.0))
     assert float((right - wide)[:, :5].detach().abs().max()) > 0.01
     assert torch.equal(squares.before(message(90.0))[:, :6], squares.before(message(150.0))[:, :6])
+
+
+def test_a_network_begins_as_one_without_products() -> None:
+    fresh = Products(MESSAGES, MADE, channels=6, correlation=3)
+    assert torch.equal(fresh(drawn(4, MESSAGES.dim).float()), torch.zeros(4, MADE.dim))
 
 
 def test_products_are_bounded() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from geocalc.architectures.regnn.blocks import EquivariantLinear, Gate
 from geocalc.architectures.regnn.convolution import Convolution, Kinds
 from geocalc.architectures.regnn.filters import RelaxedFilters
+from geocalc.architectures.regnn.products import Products
 from geocalc.nn.edges import EdgeIndex
 
 
@@ -26,6 +27,8 @@ class RelaxedLayer(nn.Module):
         hidden: width of the perceptron.
         n_radial: number of radial features.
         neighbors: typical number of neighbors; sums over neighbors are divided by its root.
+        correlation: largest number of messages that are multiplied.
+        product_channels: number of channels of the products.
 
     Source: gated message passing of e3nn, with the convolution of Hofgard et al., arXiv 2407.20471
     (2024).
@@ -40,6 +43,8 @@ class RelaxedLayer(nn.Module):
         hidden: int,
         n_radial: int,
         neighbors: float,
+        correlation: int = 1,
+        product_channels: int = 32,
     ) -> None:
         super().__init__()
         self.gate = Gate(irreps_out)
@@ -49,6 +54,10 @@ class RelaxedLayer(nn.Module):
         )
         self.convolution = Convolution(irreps_in, filters.irreps_out, self.gate.irreps_in, n_radial)
         self.alone = EquivariantLinear(irreps_in, self.gate.irreps_in)
+        made = self.gate.irreps_in
+        self.products = (
+            Products(made, made, product_channels, correlation) if correlation > 1 else None
+        )
         self.scale = 1 / math.sqrt(neighbors)
 
     def forward(
@@ -70,6 +79,8 @@ class RelaxedLayer(nn.Module):
         """
         radial = (self.radial(basis) * (envelope * self.scale)).index_select(0, index.pair_of)
         messages = self.convolution(features, radial, harmonics, self.filters(), index)
+        if self.products is not None:
+            messages = messages + self.products(messages)
         if isinstance(features, Kinds):
             own = self.alone(features.features).index_select(0, features.of_atoms)
         else:

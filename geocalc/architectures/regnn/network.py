@@ -54,6 +54,13 @@ class REGNNSettings(Settings):
         gt=0,
         description="typical number of neighbors; sums over them are divided by its root",
     )
+    correlation: int = Field(
+        1,
+        ge=1,
+        description="largest number of messages of an atom that are multiplied, in all layers but"
+        " the last; 2 adds angles, 3 dihedral angles",
+    )
+    product_channels: int = Field(32, ge=1, description="channels of the products of messages")
     hidden_channels: int = Field(
         64, ge=2, description="width of the atom embedding, before the first 0e features"
     )
@@ -129,6 +136,8 @@ class REGNN(Network):
                     s.radial_hidden,
                     s.num_radial,
                     s.neighbors,
+                    s.correlation if number < s.num_layers - 1 else 1,
+                    s.product_channels,
                 )
             )
             before = after
