@@ -79,13 +79,7 @@ def test_a_package_lists_its_public_names_and_nothing_else(init: Path) -> None:
     assert len(assignments) == 1
 
 
-@pytest.mark.parametrize(
-    "package",
-    [
-        pytest.param(one, marks=[pytest.mark.extra("e3nn")] if "architectures" in one else [])
-        for one in sorted(set(TABLES) - WITHOUT_NAMES)
-    ],
-)
+@pytest.mark.parametrize("package", sorted(set(TABLES) - WITHOUT_NAMES))
 def test_public_names_are_where_the_table_says(package: str) -> None:
     module = importlib.import_module(package)
     assert set(TABLES[package]) == set(module.__all__) <= set(dir(module))

@@ -22,10 +22,7 @@ def test_every_task_has_an_entry_with_cards_for_it() -> None:
 
 @pytest.mark.parametrize(
     "folder",
-    [
-        pytest.param(one, marks=[pytest.mark.extra("e3nn")] if one.name == "regnn" else [])
-        for one in SHIPPED
-    ],
+    SHIPPED,
     ids=lambda folder: folder.name,
 )
 def test_cards_and_recipes_of_shipped_models_are_read_as_their_task_says(folder: Path) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from geocalc.errors import InputError
-from geocalc.nn.require_e3nn import require_e3nn
 from geocalc.symmetry.point_groups import as_group
 
 HIGHEST = 11  # degree of which e3nn has harmonics
@@ -65,7 +64,6 @@ def wigner_matrix(degree: int, parity: int, matrices: np.ndarray) -> np.ndarray:
         (n, 2l + 1, 2l + 1) float64.
     Raises:
         InputError: the degree or the parity is out of range.
-        MissingDependencyError: e3nn is not installed.
     """
     if not 0 <= degree <= HIGHEST or parity not in (1, -1):
         raise InputError(
@@ -86,10 +84,7 @@ def harmonics(degree: int, directions: np.ndarray) -> np.ndarray:
         directions: (..., 3) unit vectors.
     Returns:
         (..., 2l + 1); the components have norm one at every point.
-    Raises:
-        MissingDependencyError: e3nn is not installed.
     """
-    require_e3nn("the symmetry of relaxed weights")
     from e3nn import o3
 
     values: np.ndarray = o3.spherical_harmonics(
@@ -111,7 +106,6 @@ def invariant_projector(group: str | np.ndarray, degree: int, parity: int) -> np
         (2l + 1, 2l + 1) symmetric.
     Raises:
         InputError: the group is invalid, or the degree or parity is out of range.
-        MissingDependencyError: e3nn is not installed.
     """
     mean: np.ndarray = wigner_matrix(degree, parity, as_group(group)).mean(axis=0)
     return 0.5 * (mean + mean.T)
@@ -135,8 +129,6 @@ def quadrupole_matrix(values: np.ndarray) -> np.ndarray:
         values: (5,) components of e3nn.
     Returns:
         (3, 3).
-    Raises:
-        MissingDependencyError: e3nn is not installed.
     """
     products = np.einsum("ki,kj->kij", _directions(2)[0], _directions(2)[0]).reshape(-1, 9)
     solved = np.linalg.pinv(products) @ (harmonics(2, _directions(2)[0]) @ values)

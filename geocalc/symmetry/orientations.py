@@ -45,7 +45,6 @@ def best_orientation(weights: Theta | Iterable[Theta], group: str | np.ndarray) 
     Raises:
         InputError: all weights other than those of 0e are zero, so that all orientations are equal,
             or the group is invalid.
-        MissingDependencyError: e3nn is not installed.
     """
     matrices = as_group(group)
     layers = [weights] if isinstance(weights, Theta) else list(weights)

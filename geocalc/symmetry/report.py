@@ -183,7 +183,6 @@ def symmetry_breaking(
     Raises:
         InputError: the model has no relaxed weights or ones that are no numbers, the group or the
             orientation is none, or a tolerance is not between 0 and 1.
-        MissingDependencyError: e3nn is not installed.
     """
     if not (0 < tolerance < 1 and 0 <= zero < 1):
         raise InputError(

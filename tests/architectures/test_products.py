@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers.e3nn_or_skip import o3
+from e3nn import o3
 from helpers.models import random_network
 from helpers.structures import adslab, rattled, systems_of
 from torch import Tensor

@@ -1,12 +1,10 @@
 """Relaxed weights: exact equivariance at the start and when they turn too, convolutions against
-e3nn's, training, life without e3nn.
+e3nn's, training.
 """
 
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import permutations, product
@@ -14,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.e3nn_or_skip import o3
-from helpers.models import SMALL_RELAXED, random_network, write_model
+from e3nn import o3
+from helpers.models import SMALL_RELAXED, random_network
 from helpers.structures import adslab, rattled, systems_of, turned
 from helpers.training import cpu_fabric, make_recipe, recipe_values, relaxation, write_data
 from torch import Tensor
@@ -472,33 +470,3 @@ def test_a_penalty_that_a_network_does_not_have_is_refused(
     path = write_recipe(tmp_path / "r.yaml", values)
     with pytest.raises(RecipeError, match=named):
         read_recipe(path)
-
-
-@pytest.mark.slow
-def test_without_e3nn_all_else_works_and_the_architecture_names_the_extra(tmp_path: Path) -> None:
-    card = {
-        "architecture": "regnn",
-        "settings": SMALL_RELAXED,
-        "cutoff": SMALL_RELAXED["cutoff"],
-    }
-    write_model(tmp_path, "other")
-    relaxed = write_model(tmp_path, "relaxed", card=card)
-    code = (
-        "import importlib.util, sys\n"
-        "found = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, package=None: None if name == 'e3nn' else"
-        " found(name, package)\n"
-        "sys.modules['e3nn'] = None\n"  # importing it fails
-        "from geocalc import load_model\n"
-        "from geocalc.architectures import ARCHITECTURES\n"
-        "from geocalc.errors import MissingDependencyError\n"
-        f"print(load_model({str(tmp_path / 'other')!r}).card.name, sorted(ARCHITECTURES))\n"
-        f"try: load_model({str(relaxed)!r})\n"
-        "except MissingDependencyError as error: print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        "other ['faenet', 'regnn', 'schnet']",
-        "the architecture regnn needs e3nn; install it with: pip install 'geocalc[e3nn]'",
-    ]

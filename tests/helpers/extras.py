@@ -7,7 +7,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from types import ModuleType
 
 import pytest
 
@@ -18,7 +17,7 @@ def missing_extra(package: str) -> str | None:
     """Reason to skip a test that needs a package of an optional extra.
 
     Args:
-        package: name under which it is imported, such as `e3nn`.
+        package: name under which it is imported, such as `optuna`.
     Returns:
         The reason; None where the package is installed.
     Raises:
@@ -33,15 +32,3 @@ def missing_extra(package: str) -> str | None:
             " run pip install -e '.[test]'"
         )
     return f"needs the optional extra with {package}: pip install -e '.[test]'"
-
-
-def import_extra(name: str) -> ModuleType:
-    """Import a module of an optional extra; the test module that asks is skipped where it is
-    missing.
-
-    Args:
-        name: of the module, such as `e3nn.o3`.
-    """
-    if reason := missing_extra(name.split(".")[0]):
-        pytest.skip(reason, allow_module_level=True)
-    return importlib.import_module(name)

@@ -103,20 +103,11 @@ CONSERVATIVE = [
 ]
 
 FAST = ("updownscale_base", "schnet", "ewald")
-EXTRAS = {"relaxed": "e3nn", "equivariant": "e3nn", "regnn": "e3nn"}
-
-
-def with_extras(names: Iterable[str]) -> list[Any]:
-    """Parameters of these names, marked where they need an optional extra."""
-    return [
-        pytest.param(name, marks=[pytest.mark.extra(EXTRAS[name])] if name in EXTRAS else [])
-        for name in names
-    ]
 
 
 def of(names: Iterable[str]) -> list[Any]:
     """Parameters of these potentials; some of them in the fast tier."""
-    return tiered(names, fast=FAST, extras=EXTRAS)
+    return tiered(names, fast=FAST)
 
 
 @cache
@@ -348,7 +339,7 @@ def leveled(name: str, policy: str) -> SeveralLevels:
 @pytest.mark.slow
 @pytest.mark.parametrize("law", ["batch", "permutation", "rotation", "re-wrapping", "determinism"])
 @pytest.mark.parametrize("policy", ["averaged", "single"])
-@pytest.mark.parametrize("name", with_extras(LEVELED))
+@pytest.mark.parametrize("name", list(LEVELED))
 def test_structures_of_several_levels_obey_the_laws(name: str, policy: str, law: str) -> None:
     systems = everything() if name in (*ARCHITECTURES, "ensemble") else slabs()
     assert len(set((systems.counts % N_LEVELS).tolist())) > 1
@@ -356,14 +347,14 @@ def test_structures_of_several_levels_obey_the_laws(name: str, policy: str, law:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", with_extras(LEVELED))
+@pytest.mark.parametrize("name", list(LEVELED))
 def test_forces_of_several_levels_are_the_gradient(name: str) -> None:
     chosen = leveled(name, "averaged")
     systems = generic() if name in (*ARCHITECTURES, "ensemble") else slabs()
     assert_forces_are_gradient(chosen, systems, n_directions=2, tolerance=GRADIENT)
 
 
-@pytest.mark.parametrize("architecture", with_extras(ARCHITECTURES))
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_a_network_tells_levels_apart_beyond_their_references(architecture: str) -> None:
     chosen = random_potential(architecture=architecture, n_levels=N_LEVELS)
     chosen.model.references.zero_()
@@ -371,7 +362,7 @@ def test_a_network_tells_levels_apart_beyond_their_references(architecture: str)
     assert float((found[1:] - found[0]).abs().min()) > 1e-4
 
 
-@pytest.mark.parametrize("architecture", with_extras(ARCHITECTURES))
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_a_level_folded_in_predicts_the_same(architecture: str) -> None:
     chosen = random_potential(architecture=architecture, n_levels=N_LEVELS)
     chosen.model.references.zero_()

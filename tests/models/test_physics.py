@@ -15,11 +15,8 @@ from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
 from ase.constraints import FixAtoms
 from ase.data import atomic_numbers, covalent_radii
-from helpers.extras import import_extra
 
 from geocalc import predict, relax
-
-import_extra("e3nn")  # of the network
 
 pytestmark = [
     pytest.mark.slow,

@@ -56,7 +56,7 @@ def sets() -> Iterator[ModuleType]:
 @pytest.mark.parametrize("dtype", tiered(DTYPES, fast=["float64"]))
 @pytest.mark.parametrize(
     "model",
-    tiered(MODELS, fast=["faenet-sfa-small", "faenet-is2re", "schnet"], extras={"regnn": "e3nn"}),
+    tiered(MODELS, fast=["faenet-sfa-small", "faenet-is2re", "schnet"]),
 )
 def test_shipped_models_predict_the_stored_values(model: str, dtype: str) -> None:
     found = predictions(model, dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from importlib import util
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import torch
 from ase.build import fcc100
 from click.testing import CliRunner
-from helpers.e3nn_or_skip import o3
+from e3nn import o3
 from helpers.tiers import tiered
 from PIL import Image
 from safetensors.torch import save
@@ -22,7 +21,7 @@ from torch import nn
 import geocalc
 from geocalc.architectures import ARCHITECTURES
 from geocalc.cli.main import main
-from geocalc.errors import InputError, MissingDependencyError
+from geocalc.errors import InputError
 from geocalc.nn.relaxed_weights import Theta
 from geocalc.potentials.card import ModelCard
 from geocalc.potentials.load import load_model
@@ -355,10 +354,6 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(monkeypatch: pytest.Monkey
     set_irrep(theta, "1o", [0.0, float("nan"), 0.0])
     with pytest.raises(InputError, match="not all finite"):
         symmetry_breaking(theta)
-    monkeypatch.setattr(util, "find_spec", lambda name: None)
-    monkeypatch.setattr("geocalc.nn.require_e3nn.find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match=re.escape("pip install 'geocalc[e3nn]'")):
-        harmonics(2, R)
 
 
 @pytest.mark.slow

@@ -41,7 +41,6 @@ def test_what_a_run_writes_is_the_same_recipe(tmp_path, values):
     )
 
 
-@pytest.mark.extra("e3nn")
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
 def test_shipped_recipes_are_valid(path):
     assert read_recipe(path).name == path.parent.name

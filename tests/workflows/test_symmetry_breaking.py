@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers.e3nn_or_skip import o3
+from e3nn import o3
 from helpers.workflow_modules import workflow_modules
 from PIL import Image
 from torch import Tensor

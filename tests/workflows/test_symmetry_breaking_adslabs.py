@@ -19,8 +19,6 @@ from PIL import Image
 
 from geocalc.potentials.registry import shipped_folder
 
-pytestmark = pytest.mark.extra("e3nn")
-
 SHORT = tuple(
     f"training.{name}"
     for name in ("steps=2", "evaluate_every=2", "checkpoint_every=1", "log_every=1", "batch_size=2")

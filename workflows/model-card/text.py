@@ -13,7 +13,6 @@ from geocalc import LoadedModel
 from geocalc.train import Recipe
 
 ARCHITECTURES = {"faenet": "FAENet", "schnet": "SchNet", "regnn": "relaxed equivariant"}
-EXTRAS = {"regnn": "- **Needs** e3nn: `pip install 'geocalc[e3nn]'`."}
 FRAMES = {
     "averaged": "`averaged` (average over the symmetry-equivalent lattice frames: exactly invariant under rotation, reflection, "
     "translation, permutation, re-wrapping and choice of in-plane basis); `single` is one of them, several times faster, and exact "
@@ -48,7 +47,6 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         f"- **Elements:** {' '.join(c.elements)}.",
         "- **Forces:** exact gradient of the energy (`conservative: true`). No stress: cell relaxation is refused.",
         f"- **Frames:** {FRAMES[c.frames]}",
-        *([EXTRAS[c.architecture]] if c.architecture in EXTRAS else []),
         f"- **Tags:** {'read, in the convention of OC20' if c.reads_tags else 'ignored; relabeling atoms changes nothing'}.",
         f"- **License of the weights:** {c.license}.",
         "",

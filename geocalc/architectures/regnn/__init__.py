@@ -1,1 +1,1 @@
-"""Layers whose equivariance is relaxed by learnable weights; they need e3nn, the extra [e3nn]."""
+"""Layers whose equivariance is relaxed by learnable weights."""

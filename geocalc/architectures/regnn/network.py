@@ -5,7 +5,7 @@ With `l_relaxed: 0` it is an ordinary equivariant network. Otherwise a tensor th
 can single out directions relative to the axes of the frame: those of the file with the frame policy
 `none`, those of the cell with `single` or `averaged`.
 
-Needs e3nn, the extra [e3nn]. Source: Hofgard et al., arXiv 2407.20471 (2024).
+Source: Hofgard et al., arXiv 2407.20471 (2024).
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from geocalc.errors import InputError
 from geocalc.nn.basis import GaussianBasis, polynomial_envelope
 from geocalc.nn.embedding import AtomEmbedding
 from geocalc.nn.relaxed_weights import theta_penalty
-from geocalc.nn.require_e3nn import require_e3nn
 
 if TYPE_CHECKING:
     from geocalc.architectures.regnn.convolution import Kinds
@@ -81,13 +80,11 @@ class REGNN(Network):
     Args:
         settings: see `REGNNSettings`.
     Raises:
-        MissingDependencyError: e3nn is not installed.
         InputError: the irreps of features cannot be parsed, have no 0e, or no path leads to one of
             them.
     """
 
     def __init__(self, settings: REGNNSettings) -> None:
-        require_e3nn("the architecture regnn")
         from e3nn import o3
 
         from geocalc.architectures.regnn.blocks import read_irreps
