@@ -19,7 +19,7 @@ print(
 
 # A model is loaded by name; `geocalc models` lists those that are installed. From here on
 # everything is ASE.
-atoms.calc = GeoCalc("faenet-sfa")
+atoms.calc = GeoCalc("regnn-wide")
 energy = atoms.get_potential_energy()
 forces = atoms.get_forces()  # zero on fixed atoms; apply_constraint=False shows theirs too
 

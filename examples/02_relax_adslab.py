@@ -16,10 +16,7 @@ DATA = Path(__file__).parent / "data"
 # geometry under `e_ads_dft`.
 structures = read(DATA / "adslabs.extxyz", ":4")
 
-# `frames="single"` evaluates one reference frame instead of the average over all that the lattice
-# allows: several times faster, and the energy depends a little on how the cell is written. Leave it
-# out for energies to be quoted.
-results = geocalc.relax(structures, "faenet-sfa", frames="single", fmax=0.05)
+results = geocalc.relax(structures, "regnn-wide", fmax=0.05)
 
 # One result for each structure, in order, whatever happened to it: a structure that failed has the
 # reason in `record.error`.

@@ -19,7 +19,7 @@ DATA = Path(__file__).parent / "data"
 # Worker processes do not import this file, so it needs no `if __name__ == "__main__"`.
 structures = iread(DATA / "adslabs.extxyz", ":4")
 energies = {}
-for result in geocalc.iter_relax(structures, "faenet-sfa", frames="single", workers=2):
+for result in geocalc.iter_relax(structures, "regnn-wide", workers=2):
     record = result.record
     print(
         f"#{result.number} {record.sid:<20} {record.status:<10} {record.n_evaluations:>3} model"
@@ -28,9 +28,9 @@ for result in geocalc.iter_relax(structures, "faenet-sfa", frames="single", work
     # results come in the order in which they end; `number` is the place in the input
     energies[record.sid] = record.energy
 
-# 2. From a shell, into a run folder: geocalc relax adslabs.extxyz --frames single --workers 2 --out
-# run The record of every structure is written when its relaxation ends. Here the run is killed
-# after two.
+# 2. From a shell, into a run folder: geocalc relax adslabs.extxyz --workers 2 --out run
+# The record of every structure is written when its relaxation ends. Here the run is killed after
+# two.
 folder = Path(tempfile.mkdtemp(prefix="geocalc-")) / "run"
 results = folder / "results.jsonl"
 command = [
@@ -40,7 +40,7 @@ command = [
     "relax",
     str(DATA / "adslabs.extxyz"),
 ]
-command += ["--frames", "single", "--workers", "2", "--out", str(folder)]
+command += ["--workers", "2", "--out", str(folder)]
 
 
 def finished() -> list[str]:

@@ -53,7 +53,7 @@ class _Known:
 class GeoCalc(Calculator):
     """ASE calculator with energies and forces of a geocalc model.
 
-    After `atoms.calc = GeoCalc("faenet-sfa")` any ASE optimizer, molecular dynamics or nudged
+    After `atoms.calc = GeoCalc("regnn-wide")` any ASE optimizer, molecular dynamics or nudged
     elastic band works. Energies are in eV (of the kind on the model's card, see
     `calc.energy_kind`), forces in eV/Angstrom, and stress in eV/Angstrom^3 (Voigt), only for models
     trained on stress.
@@ -82,7 +82,7 @@ class GeoCalc(Calculator):
 
     def __init__(
         self,
-        model: str | os.PathLike[str] = "faenet-sfa",
+        model: str | os.PathLike[str] = "regnn-wide",
         *,
         device: str = "auto",
         dtype: str = "float32",

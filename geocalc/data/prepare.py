@@ -202,7 +202,9 @@ def _key(plan: DataPlan) -> str:
     ]
     stamps = [stamp_of(locate(path)) for path in files]
     # samples do not depend on the excluded settings
-    rules = data.model_dump(mode="json", exclude={"sources": {"__all__": {"level", "energies", "weight"}}})
+    rules = data.model_dump(
+        mode="json", exclude={"sources": {"__all__": {"level", "energies", "weight"}}}
+    )
     text = json.dumps(
         [SCHEMA, rules, stamps, plan.learns_fixed, plan.uses_tags, plan.needs_forces],
         sort_keys=True,

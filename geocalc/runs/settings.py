@@ -16,7 +16,7 @@ from geocalc.core.choice import Choice
 from geocalc.core.settings import Settings
 
 ALL_STRAINS = "xx,yy,zz,yz,xz,xy"
-POTENTIAL, DIRECT_MODEL = "faenet-sfa", "faenet-is2re"  # models that are used by default
+POTENTIAL, DIRECT_MODEL = "regnn-wide", "faenet-is2re"  # models that are used by default
 _MODEL = "Name or folder of the model."
 SAME_RESULTS = "same results"  # marks options that do not change results
 

@@ -201,4 +201,4 @@ def test_the_command_line(tmp_path: Path, folders: dict[bool, Path]) -> None:
         read(tmp_path / "run" / "relaxed.extxyz").cell.array, atoms.cell.array
     )
     shipped = CliRunner().invoke(main, [*common, "--out", str(tmp_path / "shipped")])
-    assert "faenet-sfa was not trained on stress" in shipped.output
+    assert "regnn-wide was not trained on stress" in shipped.output

@@ -1,13 +1,11 @@
-"""What physics demands of the wide potential where no reference tells: overlapping atoms repel, gas
-molecules stay molecules, distant adsorbates do not see each other, and there are no holes.
-
-The network is that of its second stage.
+"""What physics demands of the default model where no reference tells: overlapping atoms repel, gas
+molecules stay molecules, clean slabs have no adsorption energy, distant adsorbates do not see each
+other, and there are no holes.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,13 +15,16 @@ from ase.constraints import FixAtoms
 from ase.data import atomic_numbers, covalent_radii
 
 from geocalc import predict, relax
+from geocalc.runs.settings import RelaxSettings
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::geocalc.errors.DomainWarning"),
 ]
-MODEL = Path(__file__).parents[2] / "workflows/wide-potential/stages/wide-all-levels"
-GASES = ("CO", "H2O", "NH3", "CH4", "NO", "C2H4", "CH3OH", "CO2", "N2")
+MODEL = RelaxSettings().model
+METALS = ("Cu", "Pt", "Ni", "Pd", "Au", "Ag", "Rh", "Ir")
+GASES = ("CO", "H2O", "NH3", "CH4", "NO", "C2H4", "CH3OH", "CO2", "N2", "H2")
+OFF = "a known limit on the card: 0.05 to 0.11 eV in this cell"
 FAR = 6.0  # Angstrom, beyond the cutoff from every slab atom
 
 
@@ -60,6 +61,22 @@ def test_atoms_repel_the_more_the_closer_they_are(one: str, other: str) -> None:
     assert (np.diff(energies(dimers)) < 0).all()
 
 
+@pytest.mark.parametrize("metal", METALS)
+def test_an_adsorbate_is_bound_less_the_higher_it_is_lifted(metal: str) -> None:
+    relaxed = relax(with_adsorbate(slab_of(metal), "CO", 1.9), MODEL)[0].atoms
+    lifted = []
+    for height in np.arange(0.0, 6.1, 0.25):
+        atoms = relaxed.copy()
+        atoms.positions[atoms.get_tags() == 2, 2] += height
+        lifted.append(atoms)
+    found = energies(lifted)
+    deepest = int(found.argmin())
+    assert deepest <= 1  # within 0.25 Angstrom of where it was relaxed
+    # the network has a barrier to adsorption that DFT has not, 0.08 eV on Ag to 0.26 eV on Ir
+    assert found.max() - found[-1] < 0.3
+    assert np.ptp(found[-4:]) < 0.005
+
+
 @pytest.mark.parametrize("name", GASES)
 def test_a_molecule_far_from_the_slab_keeps_its_shape_and_energy(name: str) -> None:
     slab = slab_of("Cu", (2, 2, 3))
@@ -77,6 +94,21 @@ def test_a_molecule_far_from_the_slab_keeps_its_shape_and_energy(name: str) -> N
     for i, j in bonds:
         found = relaxed.get_distance(i, j, mic=True)
         assert found == pytest.approx(gas.get_distance(i, j), rel=0.03), (name, i, j)
+
+
+@pytest.mark.parametrize(
+    "metal",
+    [
+        pytest.param(metal, marks=pytest.mark.xfail(strict=True, reason=OFF))
+        if metal in ("Ni", "Pd", "Au", "Ir")
+        else metal
+        for metal in METALS
+    ],
+)
+def test_a_relaxed_clean_slab_has_no_adsorption_energy(metal: str) -> None:
+    record = relax(slab_of(metal), MODEL)[0].record
+    assert record.converged
+    assert record.energy == pytest.approx(0.0, abs=0.05)
 
 
 @pytest.mark.parametrize("name", ["O", "CO", "OH"])

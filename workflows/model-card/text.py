@@ -58,7 +58,7 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         "| held-out frames | n | energy MAE (eV) | force MAE, free atoms (eV/Å) | predicting zero | cosine |",
         "|---|---|---|---|---|---|",
         *(
-            _frames_row(Path(name).parent.name, errors)
+            _frames_row(_set_name(Path(name)), errors)
             for name, errors in measured["single_points"].items()
         ),
     ]
@@ -76,7 +76,6 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
             f"{r['distance']:.3f} | {r['adwt']:.3f} | {r['converged']:.1%} | {r['runaways']} | {r['model_calls']:.1f} |"
         )
     first = next(iter(measured["relaxations"].values()))
-    out, bars = measured["outside"], measured["intervals"]
     lines += [
         "",
         f"![energies, forces and relaxed energies against DFT]({picture.PICTURE})",
@@ -87,13 +86,7 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         f"geometries the model has an e_ads MAE of {first['energy_mae_at_reference']:.3f} eV. A runaway is a relaxed energy more than 1 eV below the "
         "reference.",
         "",
-        f"{_intervals(bars)} On the outside set below the 95 % interval contains {out['inside_95']:.0%}.",
-        "",
-        f"Outside the training distribution: {out['n']} adsorbates on (111) slabs of nine metals, 3x3x4 instead of 2x2x3 (WWL-GPR, "
-        f"BEEF-vdW): e_ads MAE {out['energy_mae']:.2f} eV, median {out['energy_median']:.2f} eV, mean error "
-        f"{out['energy_mean_error']:+.2f} eV, {out['converged']:.0%} converged. This set is not an untouched test: it was used to decide on tags and the substrate "
-        "term.",
-        "",
+        *(_outside(measured["outside"], measured["intervals"]) if "outside" in measured else []),
         "Time of one call with forces on one thread: "
         + "; ".join(f"{k}: {v:.0f} ms" for k, v in measured["milliseconds"].items())
         + ".",
@@ -122,6 +115,19 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _outside(out: dict[str, Any], bars: dict[str, Any]) -> list[str]:
+    """What error bars cover, and errors on slabs unlike those of the training."""
+    return [
+        f"{_intervals(bars)} On the outside set below the 95 % interval contains {out['inside_95']:.0%}.",
+        "",
+        f"Outside the training distribution: {out['n']} adsorbates on (111) slabs of nine metals, 3x3x4 instead of 2x2x3 (WWL-GPR, "
+        f"BEEF-vdW): e_ads MAE {out['energy_mae']:.2f} eV, median {out['energy_median']:.2f} eV, mean error "
+        f"{out['energy_mean_error']:+.2f} eV, {out['converged']:.0%} converged. This set is not an untouched test: it was used to decide on tags and the substrate "
+        "term.",
+        "",
+    ]
+
+
 def _first_line(model: LoadedModel, recipe: Recipe) -> str:
     members, training = model.card.members, recipe.training
     n_weights = sum(p.numel() for p in model.potential.model.network.parameters())
@@ -136,7 +142,7 @@ def _first_line(model: LoadedModel, recipe: Recipe) -> str:
         else f"ensemble of {members} {name} potentials with error bars"
     )
     return (
-        f"A conservative {what} ({n_weights:,} weights) for relaxing small adsorbates on close-packed metal surfaces, trained with "
+        f"A conservative {what} ({n_weights:,} weights) for relaxing {_scope(recipe)} metal surfaces, trained with "
         f"{' and then '.join(schemes)}."
     )
 
@@ -181,3 +187,14 @@ def _training(name: str, members: int, recipe: Recipe) -> list[str]:
         *runs,
         f"geocalc register {' '.join(f'runs/{name}-{k}' for k in numbers)} --name {name}",
     ]
+
+
+def _scope(recipe: Recipe) -> str:
+    """What kinds of adsorbates and surfaces the training data hold."""
+    wide = any(source.path.name.startswith("wwl") for source in recipe.data.sources)
+    return "adsorbates on" if wide else "small adsorbates on close-packed"
+
+
+def _set_name(path: Path) -> str:
+    """Name of a set: that of its folder, or of the file that workflows/wide-potential has made."""
+    return path.stem if path.parts[0] == "runs" else path.parent.name

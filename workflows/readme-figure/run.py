@@ -26,7 +26,7 @@ def main() -> None:
     """Relax, record, draw."""
     atoms = read(ROOT / "examples" / "data" / "adslab.traj")
     start = atoms.copy()
-    atoms.calc = GeoCalc("faenet-sfa")
+    atoms.calc = GeoCalc("regnn-wide")
     energies: list[float] = []
     forces: list[float] = []
 
