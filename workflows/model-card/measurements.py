@@ -40,12 +40,11 @@ def single_points(model: LoadedModel, recipe: Recipe) -> dict[str, Any]:
     held_out = read_store(prepare_store(recipe, ROOT / "runs" / "data")).held_out
     found = {}
     for number, source in enumerate(recipe.data.sources):
+        samples = held_out.where(held_out.sample_index.source == number)
+        if not len(samples):
+            continue
         at_level = replace(model.potential, level=recipe.source_levels[number])
-        told = predictions(
-            at_level,
-            held_out.where(held_out.sample_index.source == number),
-            energies=source.energies,
-        )
+        told = predictions(at_level, samples, energies=source.energies)
         found[str(source.path)] = known_numbers(errors_of(told))
     return found
 
