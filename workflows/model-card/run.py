@@ -60,8 +60,7 @@ def main(name: str, render: bool, only: str | None) -> None:
 
 def parts_of(recipe: Recipe) -> Sequence[str]:
     """What is measured of a model with such data."""
-    wide = any(source.path.name.startswith("wwl") for source in recipe.data.sources)
-    return WIDE_PARTS if wide else PARTS
+    return WIDE_PARTS if text.is_wide(recipe) else PARTS
 
 
 def about(name: str, recipe: Recipe) -> dict[str, Any]:

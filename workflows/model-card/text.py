@@ -189,10 +189,14 @@ def _training(name: str, members: int, recipe: Recipe) -> list[str]:
     ]
 
 
+def is_wide(recipe: Recipe) -> bool:
+    """Whether a model has learned from WWL-GPR, the outside set of the others."""
+    return any(source.path.name.startswith("wwl") for source in recipe.data.sources)
+
+
 def _scope(recipe: Recipe) -> str:
     """What kinds of adsorbates and surfaces the training data hold."""
-    wide = any(source.path.name.startswith("wwl") for source in recipe.data.sources)
-    return "adsorbates on" if wide else "small adsorbates on close-packed"
+    return "adsorbates on" if is_wide(recipe) else "small adsorbates on close-packed"
 
 
 def _set_name(path: Path) -> str:
