@@ -16,11 +16,13 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def run(name: str, folder: Path) -> str:
     """Standard output of an example, run in an empty folder with no models but the shipped ones."""
     surroundings = {k: v for k, v in os.environ.items() if k != "GEOCALC_MODELS"}
+    # torch makes a folder for compiled code as soon as it is imported
+    compiled = str(folder.parent / "torchinductor")
+    own = {"XDG_DATA_HOME": str(folder / "home"), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / name)],
         cwd=folder,
-        env=surroundings
-        | {"XDG_DATA_HOME": str(folder / "home"), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
+        env=surroundings | own | {"TORCHINDUCTOR_CACHE_DIR": compiled},
         capture_output=True,
         text=True,
         timeout=300,

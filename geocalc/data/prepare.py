@@ -202,9 +202,8 @@ def _key(plan: DataPlan) -> str:
     ]
     stamps = [stamp_of(locate(path)) for path in files]
     # samples do not depend on the excluded settings
-    rules = data.model_dump(
-        mode="json", exclude={"sources": {"__all__": {"level", "energies", "weight"}}}
-    )
+    excluded = {"level", "energies", "weight", "domain"}
+    rules = data.model_dump(mode="json", exclude={"sources": {"__all__": excluded}})
     text = json.dumps(
         [SCHEMA, rules, stamps, plan.learns_fixed, plan.uses_tags, plan.needs_forces],
         sort_keys=True,

@@ -82,6 +82,13 @@ class DataSource(Settings):
             "train on energies; if false, on forces only, for energies with unknown references"
         ),
     )
+    domain: bool = Field(
+        True,
+        description=(
+            "whether the domain of the model counts these structures as known; false for helpers,"
+            " e.g. gas molecules, which tell nothing of bonds on a surface"
+        ),
+    )
     level: str | None = Field(
         None,
         description=(

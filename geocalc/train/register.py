@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from geocalc.core import elements
@@ -67,13 +68,19 @@ def _measure(members: Sequence[EnergyMember], model: EnergyModel) -> dict[str, A
 
 def _domain(members: Sequence[EnergyMember], model: EnergyModel) -> dict[str, Tensor] | None:
     recipe, samples = members[0].recipe, members[0].samples
-    if model.rewiring.merges or not (len(samples.training) and len(samples.held_out)):
+    if model.rewiring.merges:
         return None
     policy = frame_policy(recipe.model.frames)
     if policy.pick is FramePick.STOCHASTIC:
         policy = single_frame(recipe.model)
     potential = NetworkPotential(model=model, policy=policy, force_mode=ForceMode.NONE)
-    return make_domains(potential, samples.training, samples.held_out, recipe.source_levels)
+    known = np.array([source.domain for source in recipe.data.sources])
+    training, held_out = (
+        some.where(known[some.sample_index.source]) for some in (samples.training, samples.held_out)
+    )
+    if not (len(training) and len(held_out)):
+        return None
+    return make_domains(potential, training, held_out, recipe.source_levels)
 
 
 def make_model_card(

@@ -77,6 +77,18 @@ def test_a_registered_model_is_whole_and_found_by_name_and_by_path(finished, pla
     assert len(energies) == 1
 
 
+def test_helpers_are_no_part_of_the_domain(finished, place, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    text = (run / "recipe.yaml").read_text()
+    assert "domain: true" in text
+    (run / "recipe.yaml").write_text(text.replace("domain: true", "domain: false"))
+    n_stores = len(list(data_of(finished).iterdir()))
+    target = register_model(run, "mine", place, data_of(finished))
+    assert {p.name for p in target.iterdir()} == FILES - {"domain.safetensors"}
+    assert len(list(data_of(finished).iterdir())) == n_stores  # the prepared data are used
+
+
 def test_a_registered_model_gives_the_energies_of_the_averaged_weights(finished, place):
     target = register_model(finished, "mine", place, data_of(finished))
     recipe = read_recipe(finished / "recipe.yaml")

@@ -20,12 +20,14 @@ import numpy as np
 from agree import keep_agreed
 from ase.io import write
 from label import Teacher, label_sets
+from lifts import write_lifts
 from measure import FORCES, LEVELS, measure, peer_errors, write_frames
 from panel import measure_panel, panel
 from parents import SETS
 from peers import PEERS
 from real import prepare_real
 from ship import add_figures, calibrate_bars
+from slabs import small_slabs, write_slabs
 from wide import prepare_clean, prepare_wide
 
 from geocalc import load_model
@@ -53,14 +55,23 @@ def label_command(teacher: Path, weights: Path, sets: str, kinds: str, most: int
     label_sets(
         sets.split(","),
         kinds.split(","),
-        Teacher(
-            python=teacher / "bin" / "python",
-            script=HERE / "teacher_tensornet.py",
-            weights=weights,
-        ),
+        teacher_in(teacher, weights),
         RUNS / "labels",
         most,
     )
+
+
+def teacher_in(environment: Path, weights: Path) -> Teacher:
+    """The teacher of a virtual environment."""
+    script = HERE / "teacher_tensornet.py"
+    return Teacher(python=environment / "bin" / "python", script=script, weights=weights)
+
+
+def relax_with_teacher(environment: Path, weights: Path, starts: Path, relaxed: Path) -> None:
+    """Relax the structures of a file, each written to another as it ends."""
+    command = [environment / "bin" / "python", HERE / "teacher_relax.py", weights, starts, relaxed]
+    threads = {"OMP_NUM_THREADS": "1", "MATGL_BACKEND": "PYG"}
+    subprocess.run([str(part) for part in command], check=True, env=os.environ | threads)
 
 
 @main.command("wide")
@@ -68,6 +79,19 @@ def wide_command() -> None:
     """Write the teacher's wide set with adsorption energies."""
     prepare_wide(RUNS / "teacher-wide")
     prepare_clean(RUNS / "teacher-wide", RUNS / "clean.extxyz")
+
+
+@main.command("slabs")
+@click.option("--teacher", type=Path, required=True, help="Virtual environment of the teacher.")
+@click.option("--weights", type=Path, required=True, help="Weights of the teacher.")
+def slabs_command(teacher: Path, weights: Path) -> None:
+    """Label larger clean slabs, and gas molecules above clean slabs; after `label` and `wide`."""
+    starts, relaxed = RUNS / "slabs-start.extxyz", RUNS / "slabs-relaxed.extxyz"
+    write(starts, list(small_slabs()), format="extxyz")
+    relax_with_teacher(teacher, weights, starts, relaxed)
+    labels = teacher_in(teacher, weights)
+    write_slabs(relaxed, labels, RUNS / "slabs.extxyz")
+    write_lifts(RUNS / "labels" / "gas", RUNS / "clean.extxyz", labels, RUNS / "lifts.extxyz")
 
 
 @main.command("real")
@@ -144,9 +168,7 @@ def panel_command(model: str, teacher: Path | None, weights: Path | None) -> Non
     starts, relaxed = RUNS / "panel-start.extxyz", RUNS / "panel-teacher.extxyz"
     if teacher is not None and weights is not None:
         write(starts, list(panel()), format="extxyz")
-        command = [teacher / "bin" / "python", HERE / "teacher_relax.py", weights, starts, relaxed]
-        threads = {"OMP_NUM_THREADS": "1", "MATGL_BACKEND": "PYG"}
-        subprocess.run([str(part) for part in command], check=True, env=os.environ | threads)
+        relax_with_teacher(teacher, weights, starts, relaxed)
     (RUNS / "measured").mkdir(exist_ok=True)
     measure_panel(model, relaxed, RUNS / "measured" / f"panel-{Path(model).name}.jsonl")
 
