@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.geometry import find_mic
-from ase.io import read, write
 from parents import BEEF, PBE_D2, RPBE, SETS, Parent, fixed_atoms, read_file
 from real import PBE, alcohols, co_on_pt, oc20, reaction_forces, reaction_paths
 
@@ -194,7 +193,7 @@ def moved(reference: Atoms, result: Result) -> float:
 def force_errors(model: str, level: str, frames: Sequence[Atoms]) -> ForceErrors:
     """Errors of the forces on free atoms of DFT frames."""
     rows, refused = [], 0
-    results = geocalc.predict([_plain(one) for one in frames], model, level=of(model, level))
+    results = geocalc.predict([plain(one) for one in frames], model, level=of(model, level))
     for atoms, result in zip(frames, results, strict=True):
         if result.record.error is not None:
             refused += 1
@@ -202,10 +201,10 @@ def force_errors(model: str, level: str, frames: Sequence[Atoms]) -> ForceErrors
         told = result.atoms.get_forces(apply_constraint=False)
         flagged = result.record.domain != "green"
         rows.append((forces_of(atoms), told, ~fixed_atoms(atoms), flagged))
-    return _averaged(rows, refused)
+    return averaged(rows, refused)
 
 
-def _averaged(
+def averaged(
     rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, bool]], refused: int
 ) -> ForceErrors:
     """Means over frames of true forces, told forces, which atoms are free, and whether flagged."""
@@ -225,41 +224,6 @@ def _averaged(
     )
 
 
-def write_frames(target: Path) -> None:
-    """Write the frames of all sets of forces to a file, for peers, with their labels and their set."""
-    frames = []
-    for name, (_, frames_of) in FORCES.items():
-        for atoms in evenly(list(frames_of()), N_FRAMES):
-            plain = _plain(atoms)
-            plain.info["set"] = name
-            plain.set_array("REF_forces", forces_of(atoms))
-            frames.append(plain)
-    write(target, frames, format="extxyz")
-
-
-def peer_errors(labeled: Path, told: Path) -> dict[str, ForceErrors]:
-    """Errors of a peer's forces on the frames that it knows, by set.
-
-    Args:
-        labeled: file of `write_frames`.
-        told: file of `peers.py`.
-    """
-    frames = read(labeled, ":")
-    with np.load(told) as found:
-        ends = np.cumsum([len(atoms) for atoms in frames])[:-1]
-        forces = np.split(found["forces"], ends)
-    errors = {}
-    for name in FORCES:
-        rows = [
-            (frame.arrays["REF_forces"], force, ~fixed_atoms(frame), False)
-            for frame, force in zip(frames, forces, strict=True)
-            if frame.info["set"] == name and np.isfinite(force).all()
-        ]
-        n_all = sum(frame.info["set"] == name for frame in frames)
-        errors[name] = _averaged(rows, n_all - len(rows))
-    return errors
-
-
 def barriers(model: str) -> dict[str, float]:
     """Barriers of the test paths, from energies at the DFT images: their number, mean error and mean
     absolute error in eV.
@@ -270,7 +234,7 @@ def barriers(model: str) -> dict[str, float]:
     errors = []
     for images in paths.values():
         images.sort(key=lambda one: int(str(one.info["sid"]).rpartition("#")[2]))
-        results = geocalc.predict([_plain(one) for one in images], model, level=of(model, BEEF))
+        results = geocalc.predict([plain(one) for one in images], model, level=of(model, BEEF))
         told = np.array([one.record.energy for one in results], float)
         true = np.array([one.info["REF_energy"] for one in images])
         errors.append((told.max() - told[0]) - (true.max() - true[0]))
@@ -299,7 +263,7 @@ def forces_of(atoms: Atoms) -> np.ndarray:
     return atoms.calc.results["forces"]
 
 
-def _plain(atoms: Atoms) -> Atoms:
+def plain(atoms: Atoms) -> Atoms:
     """A copy without labels, periodic."""
     copy = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True, tags=atoms.get_tags())
     copy.set_constraint(atoms.constraints)

@@ -8,10 +8,12 @@ usual height.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
 from ase.constraints import FixAtoms
@@ -20,6 +22,7 @@ from ase.io import read
 from parents import read_file, wwl_simple
 
 import geocalc
+from geocalc.structures.tags import ADSORBATE
 
 METALS = ("Pt", "Cu", "Ni", "Pd", "Au", "Ag", "Rh", "Ir")
 
@@ -59,9 +62,11 @@ ADSORBATES: dict[str, Adsorbate] = {
     "OOH": Adsorbate("ontop", 2.0, None, True),
     "C": Adsorbate("fcc", 1.0, None, False),
     "CH3": Adsorbate("fcc", 1.6, 0, True),
+    "CO(fcc)": Adsorbate("fcc", 1.4, 1, True),  # the site that DFT energies are known of
 }
 # adsorbates whose energies the data sets have
 WITH_DFT = ("CO", "O", "H", "OH", "CH3", "C")
+BONDED = 1.25  # atoms nearer than this times the sum of their covalent radii are bonded
 BOND_ERROR, ENERGY_ERROR = 0.03, 0.25  # relative, and eV; beyond is wrong
 
 
@@ -78,12 +83,17 @@ def start_of(name: str, metal: str) -> Atoms:
     slab = fcc111(metal, (3, 3, 4), vacuum=8.0)
     slab.pbc = True
     slab.set_constraint(FixAtoms(mask=[tag > 2 for tag in slab.get_tags()]))
-    adsorbate = _posed(name, how)
+    adsorbate = _posed(formula_of(name), how)
     lowest = int(adsorbate.positions[:, 2].argmin())
     add_adsorbate(slab, adsorbate, how.height, how.site, offset=(1, 1), mol_index=lowest)
     slab.set_tags([2 if tag == 0 else 1 if tag <= 2 else 0 for tag in slab.get_tags()])
     slab.info = {"sid": f"{name}-{metal}", "adsorbate": name, "metal": metal}
     return slab
+
+
+def formula_of(name: str) -> str:
+    """An adsorbate without its site."""
+    return name.partition("(")[0]
 
 
 def _posed(name: str, how: Adsorbate) -> Atoms:
@@ -111,7 +121,9 @@ class Judged:
         sid: `<adsorbate>-<metal>`.
         status, domain: of the relaxation.
         energy: eV.
-        dft: eV, lowest adsorption energy on this face at BEEF-vdW; None where it is not known.
+        site: metal atoms that the lowest atom of the adsorbate is bonded to.
+        dft: eV, lowest adsorption energy on this face at sites like that, at BEEF-vdW; None where it
+            is not known.
         bond_error: largest relative difference of a bond of the molecule from the teacher's; None
             where the molecule is not intact there, or is no molecule.
     """
@@ -120,6 +132,7 @@ class Judged:
     status: str
     domain: str | None
     energy: float | None
+    site: int
     dft: float | None
     bond_error: float | None
 
@@ -145,13 +158,15 @@ def measure_panel(model: str, teacher: Path, target: Path) -> None:
     for start, result in zip(panel(), geocalc.relax(panel(), model), strict=True):
         sid, record = str(start.info["sid"]), result.record
         name, metal = sid.split("-")
+        site = coordination(result.atoms)
         judged.append(
             Judged(
                 sid=sid,
+                site=site,
                 status=record.status,
                 domain=record.domain,
                 energy=record.energy,
-                dft=known.get((name, metal)),
+                dft=known.get((formula_of(name), metal), {}).get(site),
                 bond_error=bond_error(start, result.atoms, relaxed.get(sid)),
             )
         )
@@ -179,7 +194,7 @@ def bond_error(start: Atoms, end: Atoms, teacher: Atoms | None) -> float | None:
     found = []
     for place, i in enumerate(guest):
         for j in guest[:place]:
-            longest = 1.25 * covalent_radii[start.numbers[[i, j]]].sum()
+            longest = BONDED * covalent_radii[start.numbers[[i, j]]].sum()
             if start.get_distance(i, j, mic=True) > longest:
                 continue
             wanted = teacher.get_distance(i, j, mic=True)
@@ -189,19 +204,30 @@ def bond_error(start: Atoms, end: Atoms, teacher: Atoms | None) -> float | None:
     return max(found, default=None)
 
 
-def dft_energies() -> Mapping[tuple[str, str], float]:
-    """Lowest adsorption energy (eV, BEEF-vdW) of adsorbate and metal on a close-packed face: of
-    WWL-GPR, else of MamunHighT2019.
+def coordination(atoms: Atoms) -> int:
+    """Atoms of the slab that the lowest atom of the adsorbate is bonded to, at most 3."""
+    guest = np.flatnonzero(atoms.get_tags() == ADSORBATE)
+    slab = np.flatnonzero(atoms.get_tags() != ADSORBATE)
+    lowest = guest[atoms.positions[guest, 2].argmin()]
+    lengths = BONDED * (covalent_radii[atoms.numbers[lowest]] + covalent_radii[atoms.numbers[slab]])
+    return min(3, int((atoms.get_distances(lowest, slab, mic=True) < lengths).sum()))
+
+
+def dft_energies() -> Mapping[tuple[str, str], Mapping[int, float]]:
+    """Lowest adsorption energy (eV, BEEF-vdW) of each coordination, for adsorbate and metal on a
+    close-packed face: of WWL-GPR, else of MamunHighT2019.
     """
-    first: dict[tuple[str, str], float] = {}
-    second: dict[tuple[str, str], float] = {}
+    first: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+    second: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     for parent in wwl_simple():
         metal, _, facet = parent.surface.partition("(")
         if facet == "111)":
-            key = (parent.adsorbate, metal)
-            first[key] = min(parent.energy, first.get(key, parent.energy))
+            known = first[parent.adsorbate, metal]
+            site = coordination(parent.atoms)
+            known[site] = min(parent.energy, known.get(site, parent.energy))
     for atoms in read_file("mamun-puremetal-adslab-relax/adslab_traj.extxyz.gz"):
-        key = (str(atoms.info["adsorbate"]), str(atoms.info["metal"]))
-        energy = float(atoms.info["e_ads"])
-        second[key] = min(energy, second.get(key, energy))
+        if atoms.info["last"]:
+            known = second[str(atoms.info["adsorbate"]), str(atoms.info["metal"])]
+            site, energy = coordination(atoms), float(atoms.info["e_ads"])
+            known[site] = min(energy, known.get(site, energy))
     return {key: value for key, value in (second | first).items() if key[0] in WITH_DFT}

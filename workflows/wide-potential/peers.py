@@ -3,44 +3,53 @@
     ENV/bin/python peers.py NAME FRAMES.extxyz OUT.npz [WEIGHTS]
 
 NAME is one of the functions in PEERS; each says what its environment needs. OUT.npz holds `energies`
-(n,) in eV, `forces` (n_atoms of all structures, 3) in eV/Angstrom and `seconds`, the time of all calls
-on one thread. A frame that a potential refuses has NaN.
+(n,) in eV, `forces` (n_atoms of all structures, 3) in eV/Angstrom and `seconds` (n,), the time of each
+call on one thread. A frame that a potential refuses has NaN.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
+from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.io import iread
 
 
-def chgnet(weights: str) -> Calculator:
+def geocalc(weights: str, level: str) -> Calculator:
+    """A model of ours, at the level of theory of the frame."""
+    from geocalc import GeoCalc
+
+    return GeoCalc(weights, level=level)
+
+
+def chgnet(weights: str, level: str) -> Calculator:
     """CHGNet 0.3: `pip install chgnet`."""
     from chgnet.model.dynamics import CHGNetCalculator
 
     return CHGNetCalculator(use_device="cpu")
 
 
-def sevennet_0(weights: str) -> Calculator:
+def sevennet_0(weights: str, level: str) -> Calculator:
     """SevenNet-0: `pip install sevenn`."""
     from sevenn.calculator import SevenNetCalculator
 
     return SevenNetCalculator("7net-0", device="cpu")
 
 
-def sevennet_l3i5(weights: str) -> Calculator:
+def sevennet_l3i5(weights: str, level: str) -> Calculator:
     """SevenNet-l3i5: `pip install sevenn`."""
     from sevenn.calculator import SevenNetCalculator
 
     return SevenNetCalculator("7net-l3i5", device="cpu")
 
 
-def tensornet(weights: str) -> Calculator:
+def tensornet(weights: str, level: str) -> Calculator:
     """TensorNet-MatPES-PBE v2025.1; its environment is that of `teacher_tensornet.py`."""
     import matgl
     from matgl.ext._ase_pyg import PESCalculator
@@ -48,14 +57,15 @@ def tensornet(weights: str) -> Calculator:
     return PESCalculator(matgl.load_model(weights))
 
 
-def nequix(weights: str) -> Calculator:
+def nequix(weights: str, level: str) -> Calculator:
     """Nequix-OAM-1: `pip install --no-deps nequix`, and what it imports."""
     from nequix.calculator import NequixCalculator
 
     return NequixCalculator(model_path=weights, backend="torch", use_kernel=False)
 
 
-PEERS: dict[str, Callable[[str], Calculator]] = {
+PEERS: dict[str, Callable[[str, str], Calculator]] = {
+    "geocalc": geocalc,
     "chgnet": chgnet,
     "sevennet-0": sevennet_0,
     "sevennet-l3i5": sevennet_l3i5,
@@ -66,21 +76,30 @@ PEERS: dict[str, Callable[[str], Calculator]] = {
 
 def main(name: str, source: str, target: str, weights: str = "") -> None:
     """Evaluate every structure of `source`."""
-    calculator = PEERS[name](weights)
-    energies, forces, seconds = [], [], 0.0
+    # only ours tells levels of theory apart
+    make = functools.cache(lambda level: PEERS[name](weights, level))
+    energies, forces, seconds = [], [], []
     for number, atoms in enumerate(iread(source)):
         atoms.pbc = True
-        atoms.calc = calculator
+        atoms.calc = make(atoms.info.get("level", "") if name == "geocalc" else "")
+        if number == 0:
+            evaluate(atoms)  # the first call warms up
         begun = time.perf_counter()
-        try:
-            energies.append(atoms.get_potential_energy())
-            forces.append(atoms.get_forces(apply_constraint=False))
-        except (ValueError, KeyError, RuntimeError, IndexError) as error:  # elements it has not
-            print(number, error, flush=True)
-            energies.append(np.nan)
-            forces.append(np.full((len(atoms), 3), np.nan))
-        seconds += (time.perf_counter() - begun) if number else 0.0  # the first call warms up
+        energy, force = evaluate(atoms)
+        seconds.append(time.perf_counter() - begun)
+        energies.append(energy)
+        forces.append(force)
     np.savez(target, energies=energies, forces=np.concatenate(forces), seconds=seconds)
+
+
+def evaluate(atoms: Atoms) -> tuple[float, np.ndarray]:
+    """Energy and forces; NaN where the potential refuses, e.g. elements that it has not learned."""
+    atoms.calc.results.clear()
+    try:
+        return atoms.get_potential_energy(), atoms.get_forces(apply_constraint=False)
+    except (ValueError, KeyError, RuntimeError, IndexError) as error:
+        print(atoms.info.get("sid"), error, flush=True)
+        return np.nan, np.full((len(atoms), 3), np.nan)
 
 
 if __name__ == "__main__":

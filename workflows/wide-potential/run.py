@@ -10,6 +10,7 @@ README.md of this folder has the whole order. Everything lands in runs/wide and 
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Mapping
@@ -20,10 +21,13 @@ import numpy as np
 from agree import keep_agreed
 from ase.io import write
 from label import Teacher, label_sets
+from leave_out import measure_left_out, write_recipe
 from lifts import write_lifts
-from measure import FORCES, LEVELS, measure, peer_errors, write_frames
+from lights import measure_lights
+from measure import FORCES, LEVELS, measure
 from panel import measure_panel, panel
 from parents import SETS
+from peer_table import draw, keep_errors, peer_errors, read_errors, table, write_frames
 from peers import PEERS
 from real import prepare_real
 from ship import add_figures, calibrate_bars
@@ -121,15 +125,24 @@ def measure_command(model: str, sets: str) -> None:
 @click.option("--weights", default="", help="Weights of the peer, where it needs them.")
 def peer_command(name: str, env: Path, weights: str) -> None:
     """Measure another potential on the same test frames."""
-    folder = RUNS / "measured"
+    folder = RUNS / "measured" / "peers"
     folder.mkdir(parents=True, exist_ok=True)
-    frames, told = folder / "frames.extxyz", folder / f"{name}.npz"
+    frames = folder / "frames.extxyz"
+    # a model of ours is known by its own name
+    own = Path(weights).name if name == "geocalc" else name
+    told = folder / f"{own}.npz"
     if not frames.exists():
         write_frames(frames)
     evaluate_peer(name, env, weights, frames, told)
-    errors = peer_errors(frames, told)
-    for one, found in errors.items():
-        print(name, one, found, flush=True)
+    keep_errors(peer_errors(own, frames, told), folder / "errors.json")
+
+
+@main.command("peer-table")
+def peer_table_command() -> None:
+    """Print a table of all peers that were measured, and draw it to peers.png."""
+    peers = read_errors(RUNS / "measured" / "peers" / "errors.json")
+    print(table(peers))
+    draw(peers, HERE / "peers.png")
 
 
 def evaluate_peer(
@@ -171,6 +184,31 @@ def panel_command(model: str, teacher: Path | None, weights: Path | None) -> Non
         relax_with_teacher(teacher, weights, starts, relaxed)
     (RUNS / "measured").mkdir(exist_ok=True)
     measure_panel(model, relaxed, RUNS / "measured" / f"panel-{Path(model).name}.jsonl")
+
+
+@main.command("lights")
+@click.argument("model")
+def lights_command(model: str) -> None:
+    """Measure whether the lights of a MODEL tell right from wrong; after `measure`."""
+    folder, name = RUNS / "measured", Path(model).name
+    measure_lights(model, folder / f"{name}.json", folder / f"lights-{name}.json")
+
+
+@main.command("without")
+@click.argument("metal")
+def without_command(metal: str) -> None:
+    """Write the recipe without METAL in all real data, runs/wide/without-METAL.yaml."""
+    write_recipe(HERE / "finish.yaml", metal, RUNS / f"without-{metal}.yaml")
+
+
+@main.command("measure-without")
+@click.argument("model")
+@click.argument("metal")
+def measure_without_command(model: str, metal: str) -> None:
+    """Measure a MODEL on the pure METAL that it has not seen in DFT."""
+    found = measure_left_out(model, metal)
+    target = RUNS / "measured" / f"without-{metal}-{Path(model).name}.json"
+    target.write_text(json.dumps(found, indent=1))
 
 
 @main.command("calibrate")
