@@ -1,9 +1,10 @@
 """The domain of a model: what it has learned from, and whether a structure is like that.
 
-Two things are known of the training data: which pairs of elements were bonded, and the features
-that the last layer of the network has for every atom. Atoms with alike surroundings have alike
-features, so the distance of an atom's features from those of the training atoms of its element
-tells how new its surroundings are. A few prototypes stand for the training atoms.
+Three things are known of the training data: which pairs of elements were bonded, which metals were
+next to a metal that an adsorbate sat on, and the features that the last layer of the network has
+for every atom. Atoms with alike surroundings have alike features, so the distance of an atom's
+features from those of the training atoms of its element tells how new its surroundings are. A few
+prototypes stand for the training atoms.
 
 `novelty` is that distance in units in which 1 is the edge of the domain: of held-out structures
 like those of the training, few have an atom beyond.
@@ -30,7 +31,8 @@ from geocalc.graphs.neighbors import Graph
 AMBER, RED = 1.0, 2.0  # novelties where the light changes
 BONDED = 1.25  # atoms are bonded that are nearer than this times the sum of their covalent radii
 # novelty of a bond that the training data do not have: outside with an atom that is no metal;
-# between metals, which differ less, only near the edge
+# between metals, which differ less, only near the edge, as with an adsorbate on metals side by side
+# that had none there
 NEW_BOND, NEW_METAL_BOND = 3.0, 1.5
 NONMETALS = (1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 33, 34, 35, 36, 52, 53, 54, 85, 86)
 
@@ -60,6 +62,8 @@ class Domain:
         bonds: (119, 119) bool, symmetric, pairs of elements that are bonded in the training data.
         bonds_of_atoms: (n,) int64, codes of how many atoms of which light elements an atom is
             bonded to in the training data, see `Bonds`.
+        hosts: (119, 119) bool, pairs of a metal with an adsorbate on it and a metal beside that one
+            in the training data.
     """
 
     projection: Tensor
@@ -68,6 +72,7 @@ class Domain:
     scales: Tensor
     bonds: Tensor
     bonds_of_atoms: Tensor
+    hosts: Tensor
 
     def to(self, device: torch.device | str) -> Domain:
         """The same on another device."""
@@ -119,6 +124,8 @@ class Domain:
         new_pair = torch.nonzero(~self.bonds[bonds.first, bonds.second]).squeeze(1)
         first, second = bonds.first[new_pair], bonds.second[new_pair]
         pairs = torch.minimum(first, second) * _BASE + torch.maximum(first, second)
+        new_host = torch.nonzero(bonds.hosts & ~self.hosts[bonds.first, bonds.second]).squeeze(1)
+        hosts = _HOSTS + bonds.first[new_host] * _BASE + bonds.second[new_host]
         light = torch.nonzero(bonds.of_atoms).squeeze(1)
         codes = bonds.of_atoms[light]
         new_atom = torch.nonzero(~self._has_bonds(codes)).squeeze(1)
@@ -128,6 +135,7 @@ class Domain:
         for owner, found in (
             (bonds.owner[new_pair], pairs),
             (systems.system_idx[light[new_atom]], codes[new_atom]),
+            (bonds.owner[new_host], hosts),
         ):
             if len(found):
                 code.scatter_reduce_(0, owner, found, reduce="amin")
@@ -166,12 +174,15 @@ class Bonds:
         owner: (n_bonds,) int64, the structure of each.
         of_atoms: (n_atoms,) int64, a code of how many atoms of each light element an atom is bonded
             to; 0 for atoms of a metal.
+        hosts: (n_bonds,) bool, whether the bond is one between metals, and the first has an atom of
+            a light element on it.
     """
 
     first: Tensor
     second: Tensor
     owner: Tensor
     of_atoms: Tensor
+    hosts: Tensor
 
 
 def find_bonds(systems: Systems, graph: Graph, edge_vec: Tensor) -> Bonds:
@@ -189,11 +200,15 @@ def find_bonds(systems: Systems, graph: Graph, edge_vec: Tensor) -> Bonds:
     i, j, atom = i[bonded], j[bonded], graph.receivers[bonded]
     partners = torch.zeros_like(numbers).index_add_(0, atom, _WEIGHTS.to(device)[j])
     of_atoms = _BASE**2 + numbers * _MOST ** len(COUNTED) + partners
+    light_i, light_j = _LIGHT.to(device)[i], _LIGHT.to(device)[j]
+    loaded = torch.zeros_like(numbers, dtype=torch.bool)
+    loaded[atom[light_j]] = True
     return Bonds(
         first=i,
         second=j,
         owner=systems.system_idx[atom],
         of_atoms=torch.where(_LIGHT.to(device)[numbers], of_atoms, 0),
+        hosts=loaded[atom] & ~light_i & ~light_j,
     )
 
 
@@ -206,6 +221,7 @@ def bond_lengths(i: Tensor, j: Tensor) -> Tensor:
 _BASE = elements.N_ELEMENTS + 1
 COUNTED = (1, 6, 7, 8, 16, 0)  # elements whose atoms codes count; 0 for all other light ones
 _MOST = 10  # atoms of an element that a code can count, one more than the most
+_HOSTS = 10**9  # beyond all other codes
 _RADII = BONDED * torch.from_numpy(covalent_radii)
 _LIGHT = torch.zeros(_BASE, dtype=torch.bool)
 _LIGHT[list(NONMETALS)] = True
@@ -219,6 +235,7 @@ def _novelty_of(code: Tensor) -> Tensor:
     light = _LIGHT.to(code.device)
     pair = code.clamp(max=_BASE**2 - 1)
     between_metals = ~(light[pair // _BASE] | light[pair % _BASE]) & (code < _BASE**2)
+    between_metals |= code > _HOSTS
     novelty = torch.where(between_metals, NEW_METAL_BOND, NEW_BOND).double()
     return novelty.masked_fill(code == 0, 0.0)
 
@@ -231,6 +248,9 @@ def _describe(code: int) -> str:
     if code < _BASE**2:
         first, second = divmod(code, _BASE)
         return f"no {known[first]}-{known[second]} bond in training"
+    if code > _HOSTS:
+        first, second = divmod(code - _HOSTS, _BASE)
+        return f"no adsorbate on {known[first]} next to {known[second]} in training"
     z, partners = divmod(code - _BASE**2, _MOST ** len(COUNTED))
     told = []
     for place, element in enumerate(COUNTED):

@@ -30,7 +30,8 @@ GREEN_SHARE = 0.96
 @dataclass(frozen=True)
 class _Atoms:
     """Features (n_atoms, width), atomic numbers (n_atoms,), structures (n_atoms,) and codes of the
-    bonds (n_atoms,) of atoms, and the atomic numbers of bonded pairs (n_pairs, 2).
+    bonds (n_atoms,) of atoms, and the atomic numbers of pairs (n_pairs, 2) that are bonded, and of
+    those that host an adsorbate.
     """
 
     features: Tensor
@@ -38,6 +39,7 @@ class _Atoms:
     owner: Tensor
     bonds: Tensor
     pairs: Tensor
+    hosts: Tensor
 
 
 def make_domains(
@@ -81,8 +83,6 @@ def make_domain(potential: NetworkPotential, training: Samples, held_out: Sample
     """
     seen = _atoms_of(potential, _some(training, N_TRAINING))
     others = _atoms_of(potential, _some(held_out, N_HELD_OUT))
-    bonds = torch.zeros(N_ELEMENTS + 1, N_ELEMENTS + 1, dtype=torch.bool)
-    bonds[seen.pairs[:, 0], seen.pairs[:, 1]] = True
     projection = _projection(seen)
     chosen, owners = _prototypes(seen.features @ projection, seen.numbers)
     domain = Domain(
@@ -90,10 +90,18 @@ def make_domain(potential: NetworkPotential, training: Samples, held_out: Sample
         prototypes=chosen,
         elements=owners,
         scales=torch.full((N_ELEMENTS + 1,), torch.inf),
-        bonds=bonds,
+        bonds=_table(seen.pairs),
         bonds_of_atoms=seen.bonds[seen.bonds > 0].unique(),
+        hosts=_table(seen.hosts),
     )
     return _scaled(domain, seen, others)
+
+
+def _table(pairs: Tensor) -> Tensor:
+    """Which pairs of atomic numbers (119, 119) are among some (n, 2)."""
+    table = torch.zeros(N_ELEMENTS + 1, N_ELEMENTS + 1, dtype=torch.bool)
+    table[pairs[:, 0], pairs[:, 1]] = True
+    return table
 
 
 def _some(samples: Samples, most: int) -> Samples:
@@ -122,7 +130,8 @@ def _atoms_of(potential: NetworkPotential, samples: Sequence[Sample]) -> _Atoms:
             near.systems.numbers,
             near.systems.system_idx + start,
             bonds.of_atoms,
-            torch.stack([bonds.first, bonds.second], dim=1).unique(dim=0),
+            (pairs := torch.stack([bonds.first, bonds.second], dim=1)).unique(dim=0),
+            pairs[bonds.hosts].unique(dim=0),
         )
         found.append([part.cpu() for part in parts])
     return _Atoms(*(torch.cat(column) for column in zip(*found, strict=True)))

@@ -114,6 +114,25 @@ def test_bonds_are_counted_for_light_atoms_only() -> None:
     assert bool((bonds.first != bonds.second).any())
 
 
+def test_an_adsorbate_on_metals_side_by_side_that_had_none_is_amber(trained) -> None:
+    potential, samples = trained
+    domain = make_domain(potential, samples.training, samples.held_out)
+    assert torch.equal(torch.nonzero(domain.hosts), torch.tensor([[29, 29]]))
+    known = domain.bonds.clone()  # as if clean slabs of Cu and Ni had been seen
+    known[28:30, 28:30] = known[8, 28] = known[28, 8] = True
+    judge = replace(potential, domain=replace(domain, bonds=known))
+    alloy = adslab("O", "Cu", 1.2)
+    alloy.numbers[alloy.get_distances(-1, range(12), mic=True).argmin()] = 28
+    systems = from_atoms(alloy, use_tags=False)
+    unseen = int(judge(systems).unseen[0])
+    assert reason_for(1.5, 0, "O", unseen, math.nan) == (
+        Light.AMBER,
+        "no adsorbate on Ni next to Cu in training",
+    )
+    clean = from_atoms(alloy[:12], use_tags=False)
+    assert int(judge(clean).unseen[0]) == 0
+
+
 @pytest.mark.parametrize(
     ("novelty", "path", "light", "said"),
     [

@@ -8,17 +8,22 @@ from types import ModuleType
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import fcc111
+from ase.build import fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.io import read, write
+from ase.optimize import BFGS
 from helpers.workflow_modules import workflow_modules
 
 
 @pytest.fixture(scope="module")
 def modules() -> Iterator[dict[str, ModuleType]]:
     with workflow_modules(
-        "wide-potential", ["parents", "wide", "agree", "real", "measure", "panel"]
+        "wide-potential",
+        [
+            *("parents", "wide", "agree", "real", "label", "slabs", "lifts"),
+            *("measure", "panel", "lights", "peer_table"),
+        ],
     ) as found:
         yield found
 
@@ -79,7 +84,7 @@ def test_the_area_under_the_curve_counts_pairs_in_order(modules) -> None:
 
 def test_the_panel_has_sound_starts(modules) -> None:
     starts = list(modules["panel"].panel())
-    assert len({atoms.info["sid"] for atoms in starts}) == len(starts) == 8 * 17
+    assert len({atoms.info["sid"] for atoms in starts}) == len(starts) == 8 * 18
     for atoms in starts:
         assert atoms.pbc.all()
         assert set(atoms.get_tags()) == {0, 1, 2}
@@ -97,3 +102,90 @@ def test_a_stretched_bond_of_the_panel_is_told(modules) -> None:
     broken = start.copy()
     broken.positions[-1, 2] += 3.0
     assert modules["panel"].bond_error(start, end, broken) is None
+
+
+def test_larger_clean_slabs_have_the_labels_that_the_teacher_would_give_them(modules) -> None:
+    slabs = modules["slabs"]
+    starts = [one for one in slabs.small_slabs() if one.info["sid"] == "Cu-fcc111-4--0.01"]
+    (start,) = starts
+    end = start.copy()
+    end.calc = EMT()
+    assert BFGS(end, logfile=None).run(fmax=0.005, steps=100)
+    end.calc = None
+    slab = slabs.Slab.of(start, end)
+    energies, forces = emt_of([slab.start, slab.end, slab.still, slab.warm])
+    labeled = slab.labeled(energies, np.split(forces, np.cumsum([4, 4, 16])))
+    assert [atoms.info["kind"] for atoms in labeled] == ["relaxed", "start", "warmed"]
+    assert [len(atoms) for atoms in labeled] == [36, 36, 16]
+    (relaxed, direct), _ = emt_of([labeled[0], labeled[1]])
+    assert labeled[0].info["REF_energy"] == 0.0
+    assert labeled[1].info["REF_energy"] == pytest.approx(direct - relaxed, abs=1e-6)
+    free = labeled[1].get_tags() > 0
+    _, direct_forces = emt_of([labeled[1]])
+    assert labeled[1].arrays["REF_forces"][free] == pytest.approx(direct_forces[free], abs=0.006)
+
+
+def test_molecules_are_put_above_slabs(modules) -> None:
+    lifts = modules["lifts"]
+    slab = fcc111("Cu", (2, 2, 3), vacuum=8.0)
+    slab.set_tags(0)
+    gas = {"H3N": "NH3", "H2O": "H2O"} | {n: n for n in ("CO", "CH4", "CO2", "C2H4", "H2")}
+    molecules = {name: (molecule(formula), 0.5) for name, formula in gas.items()}
+    found = lifts.lifts(molecules, [slab] * 20)
+    assert len(found) == 40
+    again = lifts.lifts(molecules, [slab] * 20)
+    for lift, other in zip(found, again, strict=True):
+        assert np.array_equal(lift.both.positions, other.both.positions)
+        guest = lift.both.get_tags() == 2
+        height = lift.both.positions[guest, 2].min() - slab.positions[:, 2].max()
+        assert lifts.HEIGHTS[0] < height < lifts.HEIGHTS[1]
+        assert sorted(lift.both.numbers[guest]) == sorted(lift.molecule.numbers)
+
+
+def test_energies_of_the_panel_are_compared_at_the_same_site(modules) -> None:
+    panel = modules["panel"]
+    assert panel.coordination(panel.start_of("CO", "Pt")) == 1
+    assert panel.coordination(panel.start_of("CO(fcc)", "Pt")) == 3
+    assert panel.formula_of("CO(fcc)") == "CO"
+
+
+def test_rates_of_lights(modules) -> None:
+    lights = modules["lights"]
+    some = [
+        lights.Judged(0.1, "green", 0.2),
+        lights.Judged(-0.2, "amber", 1.2),
+        lights.Judged(0.9, "red", 3.0),
+        lights.Judged(-0.7, "green", 0.4),
+    ]
+    found = lights.rates(some)
+    assert (found.n, found.gross, found.flagged, found.false_alarms) == (4, 0.5, 0.5, 0.5)
+    assert found.auroc == 0.75
+    assert np.isnan(lights.rates(some[:2]).flagged)
+
+
+def test_a_peer_that_refuses_frames_is_measured_on_the_others(modules, tmp_path) -> None:
+    peers = modules["peer_table"]
+    frames = []
+    for name in modules["measure"].FORCES:
+        for k in range(2):
+            atoms = fcc111("Cu", (2, 2, 3), vacuum=8.0)
+            atoms.pbc = True
+            atoms.info = {"sid": f"{name}-{k}", "set": name, "level": "PBE"}
+            atoms.set_array("REF_forces", np.full((12, 3), 0.5))
+            frames.append(atoms)
+    write(tmp_path / "frames.extxyz", frames)
+    forces = np.full((len(frames), 12, 3), 0.4)
+    forces[1] = np.nan
+    seconds = np.full(len(frames), 0.1)
+    np.savez(tmp_path / "told.npz", forces=forces.reshape(-1, 3), seconds=seconds)
+    found = peers.peer_errors("mine", tmp_path / "frames.extxyz", tmp_path / "told.npz", (12, 12))
+    first, *others = found.sets.values()
+    assert (first.n, first.refused) == (1, 1)
+    assert all((one.n, one.refused) == (2, 0) for one in others)
+    assert all(one.mae == pytest.approx(0.1) for one in found.sets.values())
+    assert found.per_second == pytest.approx(10.0)
+    peers.keep_errors(found, tmp_path / "errors.json")
+    assert peers.read_errors(tmp_path / "errors.json") == [found]
+    text = peers.table([found])
+    assert "| mine | 0.100 (1 refused) | 0.100 |" in text
+    assert "| predicting zero | 0.500 |" in text

@@ -16,7 +16,7 @@ from parents import BEEF, SETS
 
 import geocalc
 
-STEPS, LEARNING_RATE = 5000, 0.008
+STEPS, LEARNING_RATE = 4000, 0.008
 TEACHER_ONLY = ("runs/wide/clean.extxyz", "runs/wide/slabs.extxyz", "runs/wide/lifts.extxyz")
 STAGE = "workflows/wide-potential/stages/wide-pretrain"
 SETS_OF_LEVEL = ("mamun", "wwl-simple", "wwl-complex", "cathub")

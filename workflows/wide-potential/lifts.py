@@ -77,10 +77,10 @@ def lifts(molecules: dict[str, tuple[Atoms, float]], slabs: Sequence[Atoms]) -> 
 def _above(slab: Atoms, gas: Atoms, rng: np.random.Generator) -> Atoms:
     """A slab with a molecule above it."""
     arms = gas.positions - gas.positions.mean(0)
+    binding = min(range(len(gas)), key=lambda k: (gas.numbers[k] == HYDROGEN, gas.numbers[k]))
+    first = arms[binding] - np.delete(arms, binding, axis=0).mean(0)
     turn = Rotation.random(random_state=rng)
-    if rng.uniform() < UPRIGHT:
-        binding = min(range(len(gas)), key=lambda k: (gas.numbers[k] == HYDROGEN, gas.numbers[k]))
-        first = arms[binding] - np.delete(arms, binding, axis=0).mean(0)
+    if rng.uniform() < UPRIGHT and np.linalg.norm(first) > 0.1:  # not CH4
         down, _ = Rotation.align_vectors([[0.0, 0.0, -1.0]], [first / np.linalg.norm(first)])
         axis = rng.normal(size=3)
         lean = np.deg2rad(LEAN) * rng.uniform()

@@ -26,7 +26,8 @@ from geocalc import Result, load_model
 
 RATTLE, LIFT, PUSH = 0.05, 0.25, 0.25  # Angstrom
 NEAR = 0.3  # Angstrom, of every adsorbate atom from its place in DFT
-N_FRAMES, N_RELAXED = 120, 150  # of a set at most, evenly spaced
+# structures of a set at most, evenly spaced: frames, and relaxations, fewer of the large FG molecules
+N_FRAMES, N_RELAXED, N_LARGE = 120, 300, 100
 HOP = 1.0  # Angstrom; an adsorbate that moved further is on another site
 GROSS = 0.5  # eV, an error that a domain has to tell
 
@@ -144,7 +145,8 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
 
 def relaxed(model: str, level: str, known: Sequence[Parent]) -> Iterator[Relaxed]:
     """Relax the test structures of a set from displaced starts."""
-    parents = evenly([one for one in known if one.part != "train"], 2 * N_RELAXED)
+    most = N_LARGE if level == PBE_D2 else N_RELAXED
+    parents = evenly([one for one in known if one.part != "train"], most)
     sites = defaultdict(list)
     for one in known:
         sites[one.adsorbate, one.surface].append(one.energy)

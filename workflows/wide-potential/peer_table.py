@@ -47,13 +47,14 @@ def write_frames(target: Path) -> None:
     write(target, frames, format="extxyz")
 
 
-def peer_errors(name: str, labeled: Path, told: Path) -> PeerErrors:
+def peer_errors(name: str, labeled: Path, told: Path, size: tuple[int, int] = SIZE) -> PeerErrors:
     """Errors of a peer.
 
     Args:
         name: of the peer.
         labeled: file of `write_frames`.
         told: file of `peers.py`.
+        size: fewest and most atoms of the frames that tell the speed.
     """
     frames = read(labeled, ":")
     with np.load(told) as found:
@@ -68,7 +69,7 @@ def peer_errors(name: str, labeled: Path, told: Path) -> PeerErrors:
         ]
         n_all = sum(frame.info["set"] == one for frame in frames)
         errors[one] = averaged(rows, n_all - len(rows))
-    usual = [SIZE[0] <= len(frame) <= SIZE[1] for frame in frames]
+    usual = [size[0] <= len(frame) <= size[1] for frame in frames]
     return PeerErrors(name=name, sets=errors, per_second=float(1 / np.median(seconds[usual])))
 
 
