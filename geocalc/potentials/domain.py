@@ -1,10 +1,10 @@
 """The domain of a model: what it has learned from, and whether a structure is like that.
 
-Three things are known of the training data: which pairs of elements were bonded, which metals were
-next to a metal that an adsorbate sat on, and the features that the last layer of the network has
-for every atom. Atoms with alike surroundings have alike features, so the distance of an atom's
-features from those of the training atoms of its element tells how new its surroundings are. A few
-prototypes stand for the training atoms.
+Four things are known of the training data: which pairs of elements were bonded, the formulas of
+adsorbates, which metals were next to a metal that an adsorbate sat on, and the features that the
+last layer of the network has for every atom. Atoms with alike surroundings have alike features, so
+the distance of an atom's features from those of the training atoms of its element tells how new its
+surroundings are. A few prototypes stand for the training atoms.
 
 `novelty` is that distance in units in which 1 is the edge of the domain: of held-out structures
 like those of the training, few have an atom beyond.
@@ -21,6 +21,7 @@ from enum import StrEnum
 
 import torch
 from ase.data import covalent_radii
+from ase.formula import Formula
 from torch import Tensor
 
 from geocalc.core import elements
@@ -30,10 +31,11 @@ from geocalc.graphs.neighbors import Graph
 
 AMBER, RED = 1.0, 2.0  # novelties where the light changes
 BONDED = 1.25  # atoms are bonded that are nearer than this times the sum of their covalent radii
-# novelty of a bond that the training data do not have: outside with an atom that is no metal;
-# between metals, which differ less, only near the edge, as with an adsorbate on metals side by side
-# that had none there
-NEW_BOND, NEW_METAL_BOND = 3.0, 1.5
+# novelty of a bond of an atom that is no metal, which the training data do not have: outside
+NEW_BOND = 3.0
+# of bonds between metals, which differ less, of adsorbates that were never seen, and of one on
+# metals side by side that had none there
+NEAR_EDGE = 1.5
 NONMETALS = (1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 33, 34, 35, 36, 52, 53, 54, 85, 86)
 
 
@@ -64,6 +66,8 @@ class Domain:
             bonded to in the training data, see `Bonds`.
         hosts: (119, 119) bool, pairs of a metal with an adsorbate on it and a metal beside that one
             in the training data.
+        molecules: (n,) int64, codes of the formulas of adsorbates in the training data, see
+            `Bonds`.
     """
 
     projection: Tensor
@@ -73,6 +77,7 @@ class Domain:
     bonds: Tensor
     bonds_of_atoms: Tensor
     hosts: Tensor
+    molecules: Tensor
 
     def to(self, device: torch.device | str) -> Domain:
         """The same on another device."""
@@ -128,26 +133,30 @@ class Domain:
         hosts = _HOSTS + bonds.first[new_host] * _BASE + bonds.second[new_host]
         light = torch.nonzero(bonds.of_atoms).squeeze(1)
         codes = bonds.of_atoms[light]
-        new_atom = torch.nonzero(~self._has_bonds(codes)).squeeze(1)
+        new_atom = torch.nonzero(~_among(codes, self.bonds_of_atoms)).squeeze(1)
+        whole = torch.nonzero(bonds.molecules).squeeze(1)
+        molecules = bonds.molecules[whole]
+        new_molecule = torch.nonzero(~_among(molecules, self.molecules)).squeeze(1)
         # pairs of light elements have the smallest codes, and tell most
         none = torch.iinfo(torch.int64).max
         code = torch.full((systems.n_systems,), none, device=systems.numbers.device)
         for owner, found in (
             (bonds.owner[new_pair], pairs),
             (systems.system_idx[light[new_atom]], codes[new_atom]),
+            (systems.system_idx[whole[new_molecule]], _MOLECULES + molecules[new_molecule]),
             (bonds.owner[new_host], hosts),
         ):
             if len(found):
                 code.scatter_reduce_(0, owner, found, reduce="amin")
         return code.masked_fill(code == none, 0)
 
-    def _has_bonds(self, codes: Tensor) -> Tensor:
-        """Whether the training data have atoms with such bonds, (n,) bool."""
-        known = self.bonds_of_atoms  # ascending
-        if not len(known):
-            return torch.zeros_like(codes, dtype=torch.bool)
-        place = torch.searchsorted(known, codes).clamp(max=len(known) - 1)
-        return known[place] == codes
+
+def _among(codes: Tensor, known: Tensor) -> Tensor:
+    """Whether codes (n,) are among known ones, which ascend, (n,) bool."""
+    if not len(known):
+        return torch.zeros_like(codes, dtype=torch.bool)
+    place = torch.searchsorted(known, codes).clamp(max=len(known) - 1)
+    return known[place] == codes
 
 
 def _largest(per_atom: Tensor, systems: Systems) -> tuple[Tensor, Tensor]:
@@ -176,6 +185,8 @@ class Bonds:
             to; 0 for atoms of a metal.
         hosts: (n_bonds,) bool, whether the bond is one between metals, and the first has an atom of
             a light element on it.
+        molecules: (n_atoms,) int64, a code of the formula of each adsorbate at its first atom, 0 at
+            others; an adsorbate is H, C, N, O and S atoms that are bonded to each other.
     """
 
     first: Tensor
@@ -183,6 +194,7 @@ class Bonds:
     owner: Tensor
     of_atoms: Tensor
     hosts: Tensor
+    molecules: Tensor
 
 
 def find_bonds(systems: Systems, graph: Graph, edge_vec: Tensor) -> Bonds:
@@ -209,7 +221,24 @@ def find_bonds(systems: Systems, graph: Graph, edge_vec: Tensor) -> Bonds:
         owner=systems.system_idx[atom],
         of_atoms=torch.where(_LIGHT.to(device)[numbers], of_atoms, 0),
         hosts=loaded[atom] & ~light_i & ~light_j,
+        molecules=_molecules(numbers, atom, graph.senders[bonded]),
     )
+
+
+def _molecules(numbers: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Codes of formulas, see `Bonds`, from the atoms of each bond, (n_bonds,) each."""
+    formula = _FORMULAS.to(numbers.device)[numbers]
+    counted = formula > 0
+    inside = torch.nonzero(counted[first] & counted[second]).squeeze(1)
+    first, second = first[inside], second[inside]
+    # the first atom that each can be reached from
+    start = torch.arange(len(numbers), device=numbers.device)
+    while True:
+        nearer = start.scatter_reduce(0, first, start[second], reduce="amin")
+        if torch.equal(nearer, start):
+            break
+        start = nearer
+    return torch.zeros_like(formula).index_add_(0, start, formula)
 
 
 def bond_lengths(i: Tensor, j: Tensor) -> Tensor:
@@ -221,22 +250,25 @@ def bond_lengths(i: Tensor, j: Tensor) -> Tensor:
 _BASE = elements.N_ELEMENTS + 1
 COUNTED = (1, 6, 7, 8, 16, 0)  # elements whose atoms codes count; 0 for all other light ones
 _MOST = 10  # atoms of an element that a code can count, one more than the most
-_HOSTS = 10**9  # beyond all other codes
+_IN_FORMULA = 64  # atoms of an element that the code of a formula can count, one more than the most
+_MOLECULES, _HOSTS = 10**9, 10**12  # beyond all other codes
 _RADII = BONDED * torch.from_numpy(covalent_radii)
 _LIGHT = torch.zeros(_BASE, dtype=torch.bool)
 _LIGHT[list(NONMETALS)] = True
 _WEIGHTS = torch.zeros(_BASE, dtype=torch.int64)
 _WEIGHTS[list(NONMETALS)] = _MOST ** (len(COUNTED) - 1)
 _WEIGHTS[list(COUNTED[:-1])] = torch.tensor([_MOST**k for k in range(len(COUNTED) - 1)])
+_FORMULAS = torch.zeros(_BASE, dtype=torch.int64)
+_FORMULAS[list(COUNTED[:-1])] = torch.tensor([_IN_FORMULA**k for k in range(len(COUNTED) - 1)])
 
 
 def _novelty_of(code: Tensor) -> Tensor:
     """Novelty of bonds that were never seen (n_systems,), 0 where there are none."""
     light = _LIGHT.to(code.device)
     pair = code.clamp(max=_BASE**2 - 1)
-    between_metals = ~(light[pair // _BASE] | light[pair % _BASE]) & (code < _BASE**2)
-    between_metals |= code > _HOSTS
-    novelty = torch.where(between_metals, NEW_METAL_BOND, NEW_BOND).double()
+    near_edge = ~(light[pair // _BASE] | light[pair % _BASE]) & (code < _BASE**2)
+    near_edge |= code > _MOLECULES
+    novelty = torch.where(near_edge, NEAR_EDGE, NEW_BOND).double()
     return novelty.masked_fill(code == 0, 0.0)
 
 
@@ -251,6 +283,8 @@ def _describe(code: int) -> str:
     if code > _HOSTS:
         first, second = divmod(code - _HOSTS, _BASE)
         return f"no adsorbate on {known[first]} next to {known[second]} in training"
+    if code > _MOLECULES:
+        return f"no {_formula(code - _MOLECULES)} on a surface in training"
     z, partners = divmod(code - _BASE**2, _MOST ** len(COUNTED))
     told = []
     for place, element in enumerate(COUNTED):
@@ -260,6 +294,15 @@ def _describe(code: int) -> str:
             told.append(symbol if number == 1 else f"{number} {symbol}")
     with_whom = f"bonded to {' and '.join(told)}" if told else "alone or on metal only"
     return f"no {known[z]} atom {with_whom} in training"
+
+
+def _formula(code: int) -> str:
+    """The formula of a code, in the order of Hill."""
+    counts = {}
+    for place, z in enumerate(COUNTED[:-1]):
+        if number := code // _IN_FORMULA**place % _IN_FORMULA:
+            counts[elements.symbols()[z]] = number
+    return Formula.from_dict(counts).format("hill")
 
 
 def light_of(novelty: float) -> Light:

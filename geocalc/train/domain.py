@@ -12,12 +12,14 @@ from torch import Tensor
 from geocalc.core.elements import N_ELEMENTS
 from geocalc.data.collate import collate_samples
 from geocalc.data.store import Sample, Samples
+from geocalc.graphs.neighbors import build_graph, edge_vectors
 from geocalc.potentials.domain import Domain, domain_tensors, find_bonds
 from geocalc.potentials.level_domain import LevelDomain, level_tensors
 from geocalc.potentials.network import NetworkPotential
 
 BATCH = 16  # structures computed together
-N_TRAINING, N_HELD_OUT = 2500, 600  # structures that are looked at, at most
+N_TRAINING, N_HELD_OUT = 2500, 600  # structures whose features are looked at, at most
+N_BONDED = 20000  # structures whose bonds are looked at, at most
 N_ATOMS = 5000  # of an element that prototypes are chosen from, at most
 N_PROTOTYPES = 128  # of an element
 N_COORDINATES = 16
@@ -29,17 +31,11 @@ GREEN_SHARE = 0.96
 
 @dataclass(frozen=True)
 class _Atoms:
-    """Features (n_atoms, width), atomic numbers (n_atoms,), structures (n_atoms,) and codes of the
-    bonds (n_atoms,) of atoms, and the atomic numbers of pairs (n_pairs, 2) that are bonded, and of
-    those that host an adsorbate.
-    """
+    """Features (n_atoms, width), atomic numbers (n_atoms,) and structures (n_atoms,) of atoms."""
 
     features: Tensor
     numbers: Tensor
     owner: Tensor
-    bonds: Tensor
-    pairs: Tensor
-    hosts: Tensor
 
 
 def make_domains(
@@ -85,23 +81,45 @@ def make_domain(potential: NetworkPotential, training: Samples, held_out: Sample
     others = _atoms_of(potential, _some(held_out, N_HELD_OUT))
     projection = _projection(seen)
     chosen, owners = _prototypes(seen.features @ projection, seen.numbers)
+    bonded = _bonds_of(_some(training, N_BONDED), potential.model.network.cutoff)
     domain = Domain(
         projection=projection,
         prototypes=chosen,
         elements=owners,
         scales=torch.full((N_ELEMENTS + 1,), torch.inf),
-        bonds=_table(seen.pairs),
-        bonds_of_atoms=seen.bonds[seen.bonds > 0].unique(),
-        hosts=_table(seen.hosts),
+        bonds=bonded.bonds,
+        bonds_of_atoms=bonded.of_atoms,
+        hosts=bonded.hosts,
+        molecules=bonded.molecules,
     )
     return _scaled(domain, seen, others)
 
 
-def _table(pairs: Tensor) -> Tensor:
-    """Which pairs of atomic numbers (119, 119) are among some (n, 2)."""
-    table = torch.zeros(N_ELEMENTS + 1, N_ELEMENTS + 1, dtype=torch.bool)
-    table[pairs[:, 0], pairs[:, 1]] = True
-    return table
+@dataclass(frozen=True)
+class _Bonded:
+    """Facts about bonds; as those of a `Domain`."""
+
+    bonds: Tensor
+    of_atoms: Tensor
+    hosts: Tensor
+    molecules: Tensor
+
+
+def _bonds_of(samples: Sequence[Sample], cutoff: float) -> _Bonded:
+    """Facts about the bonds of some structures; `cutoff` of the graph in Angstrom."""
+    bonds = torch.zeros(N_ELEMENTS + 1, N_ELEMENTS + 1, dtype=torch.bool)
+    hosts, atoms, molecules = bonds.clone(), [], []
+    for start in range(0, len(samples), BATCH):
+        some = [samples[k] for k in range(start, min(start + BATCH, len(samples)))]
+        systems = collate_samples(some)[0]
+        graph = build_graph(systems, cutoff)
+        vectors = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
+        found = find_bonds(systems, graph, vectors)
+        bonds[found.first, found.second] = True
+        hosts[found.first[found.hosts], found.second[found.hosts]] = True
+        atoms.append(found.of_atoms[found.of_atoms > 0].unique())
+        molecules.append(found.molecules[found.molecules > 0].unique())
+    return _Bonded(bonds, torch.cat(atoms).unique(), hosts, torch.cat(molecules).unique())
 
 
 def _some(samples: Samples, most: int) -> Samples:
@@ -119,20 +137,12 @@ def _some(samples: Samples, most: int) -> Samples:
 
 
 def _atoms_of(potential: NetworkPotential, samples: Sequence[Sample]) -> _Atoms:
-    """Features and bonds of all atoms of some structures."""
+    """Features of all atoms of some structures."""
     found = []
     for start in range(0, len(samples), BATCH):
         some = [samples[k] for k in range(start, min(start + BATCH, len(samples)))]
         near = potential.surroundings(collate_samples(some)[0])
-        bonds = find_bonds(near.systems, near.graph, near.edge_vec)
-        parts = (
-            near.features.float(),
-            near.systems.numbers,
-            near.systems.system_idx + start,
-            bonds.of_atoms,
-            (pairs := torch.stack([bonds.first, bonds.second], dim=1)).unique(dim=0),
-            pairs[bonds.hosts].unique(dim=0),
-        )
+        parts = (near.features.float(), near.systems.numbers, near.systems.system_idx + start)
         found.append([part.cpu() for part in parts])
     return _Atoms(*(torch.cat(column) for column in zip(*found, strict=True)))
 

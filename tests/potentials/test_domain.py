@@ -11,6 +11,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
+from ase.formula import Formula
 from helpers.training import recipe_values, relaxations, write_data
 
 from geocalc import GeoCalc, from_atoms, load_model, relax
@@ -18,6 +19,7 @@ from geocalc.core.systems import concatenate
 from geocalc.data.prepare import prepare_store
 from geocalc.data.store import Samples, read_store
 from geocalc.errors import DomainWarning, ModelFileError
+from geocalc.graphs.neighbors import build_graph, edge_vectors
 from geocalc.potentials.domain import (
     AMBER,
     RED,
@@ -101,12 +103,11 @@ def test_the_domain_changes_no_energy_and_no_force(small) -> None:
 def test_bonds_are_counted_for_light_atoms_only() -> None:
     atoms = adslab("CO")
     systems = from_atoms(atoms, use_tags=False)
-    from geocalc.graphs.neighbors import build_graph, edge_vectors
-
     graph = build_graph(systems, 5.0)
     vectors = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
     bonds = find_bonds(systems, graph, vectors)
     assert bool((bonds.of_atoms[:12] == 0).all())
+    assert bonds.molecules.count_nonzero() == 1  # one molecule, at its first atom
     carbon, oxygen = bonds.of_atoms[-1], bonds.of_atoms[-2]
     assert carbon != oxygen
     light, reason = reason_for(3.0, 0, "O", int(oxygen), math.nan)
@@ -131,6 +132,29 @@ def test_an_adsorbate_on_metals_side_by_side_that_had_none_is_amber(trained) -> 
     )
     clean = from_atoms(alloy[:12], use_tags=False)
     assert int(judge(clean).unseen[0]) == 0
+
+
+@pytest.mark.parametrize("name", ["CO", "CH3OH", "HCOOH", "SO2", "C2H4", "O"])
+def test_an_adsorbate_that_was_never_seen_is_amber_and_named(trained, name: str) -> None:
+    potential, samples = trained
+    domain = make_domain(potential, samples.training, samples.held_out)
+    everything = torch.ones_like(domain.bonds)
+    known = replace(domain, bonds=everything, hosts=everything)
+    systems = from_atoms(adslab(name, "Cu", 1.4), use_tags=False)
+    graph = build_graph(systems, 5.0)
+    vectors = edge_vectors(systems.positions, systems.cell, systems.system_idx, graph)
+    codes = find_bonds(systems, graph, vectors).of_atoms
+    # as if all its bonds had been seen, in other molecules
+    known = replace(known, bonds_of_atoms=codes.unique())
+    unseen = int(replace(potential, domain=known)(systems).unseen[0])
+    if name == "O":
+        assert unseen == 0
+        return
+    found = reason_for(1.5, 0, "O", unseen, math.nan)
+    formula = Formula(name).format("hill")
+    assert found == (Light.AMBER, f"no {formula} on a surface in training")
+    both = concatenate([systems, from_atoms(adslab("O", "Cu", 1.2), use_tags=False)])
+    assert replace(potential, domain=known)(both).unseen.tolist()[0] == unseen
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,17 @@ SETS = {
     "alcohols": "alcohols on OC20 slabs, systems left out",
     "oxides": "oxides",
 }
+LIGHTS = {
+    "known": "test structures, surfaces in training",
+    "surfaces": "test structures, surfaces left out",
+    "agra": "CO, CHO, COOH on Fe-Co-Ni-Cu-Mo",
+    "hea-orr": "O, OH on Ag-Ir-Pd-Pt-Ru",
+    "tinnet": "OH put 2 Å above bimetallic alloys",
+    "oxides": "oxides, frames of relaxations",
+    "oc20": "OC20, frames of relaxations left out",
+    "alcohols": "alcohols, frames of relaxations left out",
+    "all": "all",
+}
 PARTS = {"structure": "other structures", "surface": "other surfaces"}
 
 
@@ -56,6 +67,7 @@ def sections(wide: Mapping[str, Any]) -> list[str]:
         *_by("metal", wide["by_metal"]),
         *_by("facet", wide["by_facet"]),
         *_domain(wide["domain"], wide["panel"]),
+        *_lights(wide["lights"]),
     ]
 
 
@@ -81,7 +93,34 @@ def _domain(domain: Mapping[str, float], panel: Mapping[str, Any]) -> list[str]:
         f"(area under the curve {domain['auroc']:.2f}). The 95 % intervals of green and amber structures hold {domain['inside_95']:.0%}.",
         "",
         f"The newcomer's panel, {panel['n']} adsorbates on (111) faces built with ase.build: {panel['exploded']} exploded, {panel['green']} green, "
-        f"{panel['wrong']} wrong (an e_ads off by more than 0.25 eV from BEEF-vdW, or a bond by more than 3 % from the teacher); green and wrong: "
+        f"{panel['wrong']} wrong (an e_ads off by more than 0.25 eV from BEEF-vdW at such a site, or a bond by more than 3 % from the teacher); green and wrong: "
         f"{wrong}.",
         "",
     ]
+
+
+def _lights(lights: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Whether lights tell right from wrong, set by set."""
+    return [
+        "Errors above 0.5 eV and lights, on these test structures and on sets of which the training had nothing. Zeros of energies that a set does not "
+        "document are taken out: the median of each adsorbate, or the last frame of each relaxation. "
+        "Command: `python workflows/wide-potential/run.py lights`.",
+        "",
+        "| structures | n | errors above 0.5 eV | of these amber or red | of the others amber or red | area under the curve |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {LIGHTS[name]} | {row['n']} | {row['gross']:.0%} | {_share(row['flagged'])} | {_share(row['false_alarms'])} | {_area(row['auroc'])} |"
+            for name, row in lights.items()
+        ),
+        "",
+    ]
+
+
+def _share(value: float | None) -> str:
+    """A share, or a dash where there is none."""
+    return "–" if value is None else f"{value:.0%}"
+
+
+def _area(value: float | None) -> str:
+    """An area under the curve, or a dash where there is none."""
+    return "–" if value is None else f"{value:.2f}"

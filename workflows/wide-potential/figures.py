@@ -17,12 +17,13 @@ from parents import BEEF
 FEWEST = 4  # structures of a row
 
 
-def figures(measured: Path, panel: Path) -> dict[str, Any]:
+def figures(measured: Path, panel: Path, lights: Path) -> dict[str, Any]:
     """Everything that a card tells.
 
     Args:
         measured: file of `measure`.
         panel: file of `measure_panel`.
+        lights: file of `measure_lights`.
     """
     found = json.loads(measured.read_text())
     relaxed = {
@@ -42,6 +43,7 @@ def figures(measured: Path, panel: Path) -> dict[str, Any]:
         "forces": {name: found[name] | {"level": FORCES[name][0]} for name in FORCES},
         "barriers": found["barriers"],
         "domain": domain(default),
+        "lights": json.loads(lights.read_text()),
         "panel": panel_figures(lines),
     }
 

@@ -22,8 +22,9 @@ from real import alcohols, oc20
 import geocalc
 
 N_STRUCTURES = 150  # of a set at most, evenly spaced
-# relaxed test structures of known sets; the second says whether their surfaces are in the training
-KNOWN = (("structure", True), ("surface", False))
+# relaxed test structures of known sets, on surfaces of the training and on others
+KNOWN = {"known": "structure", "surfaces": "surface"}
+RELAXATIONS = ("oxides", "oc20", "alcohols")
 INSIDE = ("wwl-simple", "wwl-complex", "cathub")
 
 
@@ -53,16 +54,16 @@ class LightRates:
     Attributes:
         n: structures.
         gross: share of errors above 0.5 eV.
-        flagged: share of those that are amber or red; NaN where there are none.
-        false_alarms: share of the others that are amber or red.
-        auroc: of novelty against an error above 0.5 eV.
+        flagged: share of those that are amber or red; None where there are none.
+        false_alarms: share of the others that are amber or red; None where there are none.
+        auroc: of novelty against an error above 0.5 eV; None where one side is missing.
     """
 
     n: int
     gross: float
-    flagged: float
-    false_alarms: float
-    auroc: float
+    flagged: float | None
+    false_alarms: float | None
+    auroc: float | None
 
 
 def rates(judged: Sequence[Judged]) -> LightRates:
@@ -73,9 +74,9 @@ def rates(judged: Sequence[Judged]) -> LightRates:
     return LightRates(
         n=len(judged),
         gross=float(gross.mean()),
-        flagged=float(flagged[gross].mean()) if gross.any() else float("nan"),
-        false_alarms=float(flagged[~gross].mean()) if not gross.all() else float("nan"),
-        auroc=auroc(novelty, gross),
+        flagged=float(flagged[gross].mean()) if gross.any() else None,
+        false_alarms=float(flagged[~gross].mean()) if not gross.all() else None,
+        auroc=auroc(novelty, gross) if gross.any() and not gross.all() else None,
     )
 
 
@@ -95,20 +96,16 @@ def _relative(frames: Callable[[], Iterator[Atoms]]) -> Iterator[tuple[Atoms, st
 
 
 UNSEEN: dict[str, Callable[[], Iterator[tuple[Atoms, str, float]]]] = {
-    "CO, CHO, COOH on Fe-Co-Ni-Cu-Mo": partial(
-        _adsorption, "agra-hea-co2rr/relaxed_eads.extxyz.gz", "e_ads"
-    ),
-    "O, OH on Ag-Ir-Pd-Pt-Ru": partial(
+    "agra": partial(_adsorption, "agra-hea-co2rr/relaxed_eads.extxyz.gz", "e_ads"),
+    "hea-orr": partial(
         _adsorption, "hea-orr-oh-o-adsorption/hea_orr_relaxed.extxyz.gz", "de_ads_vs_Pt111"
     ),
-    "OH on bimetallic alloys, 2 Å above": partial(
-        _adsorption, "tinnet-oh-alloys/ideal_geometry_eads.extxyz.gz", "e_ads"
-    ),
-    "oxides, frames of relaxations": partial(
+    "tinnet": partial(_adsorption, "tinnet-oh-alloys/ideal_geometry_eads.extxyz.gz", "e_ads"),
+    "oxides": partial(
         _relative, partial(read_file, "finetuna-oxide-adslab-relax/oxide_traj.extxyz.gz")
     ),
-    "OC20, frames of relaxations": partial(_relative, partial(oc20, "test")),
-    "alcohols, frames of relaxations": partial(_relative, partial(alcohols, "test")),
+    "oc20": partial(_relative, partial(oc20, "test")),
+    "alcohols": partial(_relative, partial(alcohols, "test")),
 }
 
 
@@ -148,7 +145,7 @@ def measure_lights(model: str, measured: Path, target: Path) -> None:
     """
     found: dict[str, list[Judged]] = {}
     for name, read in UNSEEN.items():
-        some, last = list(read()), "relaxations" in name
+        some, last = list(read()), name in RELAXATIONS
         if last:
             chosen = [one for group in _groups(some) for one in (*evenly(group, 12), group[-1])]
         else:
@@ -156,8 +153,7 @@ def measure_lights(model: str, measured: Path, target: Path) -> None:
         found[name] = judge(model, chosen, last)
         print(name, rates(found[name]), flush=True)
     tests = json.loads(measured.read_text())
-    for part, inside in KNOWN:
-        name = "test structures, surfaces in training" if inside else "surfaces left out"
+    for name, part in KNOWN.items():
         some = [Relaxed(**one) for key in INSIDE for one in tests[key]]
         found[name] = [
             Judged(one.error_of_site, str(one.domain), one.novelty)

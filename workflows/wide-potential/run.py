@@ -222,9 +222,7 @@ def calibrate_command(folder: Path) -> None:
 @click.argument("folder", type=Path)
 def figures_command(folder: Path) -> None:
     """Write what was measured of the model in FOLDER into its metrics.json."""
-    measured = RUNS / "measured"
-    panel_file = measured / f"panel-{folder.name}.jsonl"
-    add_figures(folder, measured / f"{folder.name}.json", panel_file)
+    add_figures(folder, RUNS / "measured")
 
 
 if __name__ == "__main__":

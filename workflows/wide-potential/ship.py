@@ -21,6 +21,7 @@ from geocalc.evaluation import relax_references
 from geocalc.potentials import calibrate, read_card, write_card
 from geocalc.train import Recipe, read_recipe
 
+FILES = (("", ""), ("panel-", "l"), ("lights-", ""))  # of a model, before and after its name
 CALIBRATED_ON = ("wwl-simple", "wwl-complex", "cathub")
 
 
@@ -55,8 +56,10 @@ def held_out(recipe: Recipe) -> list[Parent]:
     ]
 
 
-def add_figures(folder: Path, measured: Path, panel: Path) -> None:
-    """Write the figures of the test parts into metrics.json of a model."""
+def add_figures(folder: Path, measured: Path) -> None:
+    """Write the figures of the test parts, from the folder `measured`, into metrics.json of a model."""
     target = folder / "metrics.json"
-    metrics = json.loads(target.read_text()) | {"wide": figures(measured, panel)}
+    name = folder.name
+    files = [measured / f"{one}{name}.json{end}" for one, end in FILES]
+    metrics = json.loads(target.read_text()) | {"wide": figures(*files)}
     target.write_text(json.dumps(metrics, indent=1) + "\n")
