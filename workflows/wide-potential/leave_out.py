@@ -41,6 +41,8 @@ def write_recipe(finish: Path, metal: str, target: Path) -> None:
         if one["level"] == BEEF and one["path"] not in TEACHER_ONLY:
             one["exclude_elements"] = [metal]
     recipe["data"]["sources"] = sources
+    recipe["other_levels"] = [one for one in recipe["other_levels"] if one["level"] == "PBE"]
+    recipe["model"]["settings"]["n_levels"] = 2
     recipe["training"] |= {"steps": STEPS, "learning_rate": LEARNING_RATE, "evaluate_every": STEPS}
     target.write_text(yaml.safe_dump(recipe, sort_keys=False))
 
