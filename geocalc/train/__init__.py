@@ -34,6 +34,7 @@ __all__, __getattr__, __dir__ = public_names(
         "fit": "loop",
         "is_over": "stopping",
         "label_anchors": "anchors",
+        "known_samples": "domain",
         "load_checkpoint": "checkpoint",
         "load_samples": "task",
         "make_domains": "domain",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from geocalc.core.elements import N_ELEMENTS
 from geocalc.data.collate import collate_samples
+from geocalc.data.settings import Data
 from geocalc.data.store import Sample, Samples
 from geocalc.graphs.neighbors import build_graph, edge_vectors
 from geocalc.potentials.domain import Domain, domain_tensors, find_bonds
@@ -36,6 +37,12 @@ class _Atoms:
     features: Tensor
     numbers: Tensor
     owner: Tensor
+
+
+def known_samples(samples: Samples, data: Data) -> Samples:
+    """The samples of those sources that count as known, see `DataSource.domain`."""
+    known = np.array([source.domain for source in data.sources])
+    return samples.where(known[samples.sample_index.source])
 
 
 def make_domains(

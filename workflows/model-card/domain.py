@@ -17,7 +17,7 @@ from geocalc import load_model
 from geocalc.core import configure_process
 from geocalc.data import prepare_store, read_store
 from geocalc.potentials import ForceMode, find_model, read_card, write_domain
-from geocalc.train import make_domains, read_recipe
+from geocalc.train import known_samples, make_domains, read_recipe
 
 DATA = Path(__file__).parents[2] / "runs" / "data"
 MODELS = (
@@ -38,7 +38,7 @@ def main(names: tuple[str, ...]) -> None:
     for name in names or MODELS:
         folder = find_model(name)
         recipe = read_recipe(folder / "recipe.yaml")
-        samples = read_store(prepare_store(recipe, DATA))
+        samples = known_samples(read_store(prepare_store(recipe, DATA)), recipe.data)
         potential = replace(
             load_model(name, device="cpu").potential, force_mode=ForceMode.NONE, domain=None
         )

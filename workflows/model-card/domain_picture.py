@@ -21,7 +21,7 @@ from ase.formula import Formula
 from geocalc.core import configure_process
 from geocalc.data import Samples, prepare_store, read_store
 from geocalc.potentials import find_model
-from geocalc.train import Recipe, read_recipe
+from geocalc.train import Recipe, known_samples, read_recipe
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -40,7 +40,8 @@ OWN, OTHER = "#1f5f8b", "#c3d7e6"
 
 def draw(folder: Path, recipe: Recipe) -> Path:
     """Draw the picture of the model in a folder."""
-    training = read_store(prepare_store(recipe, ROOT / "runs" / "data")).training
+    samples = read_store(prepare_store(recipe, ROOT / "runs" / "data"))
+    training = known_samples(samples, recipe.data).training
     levels = np.asarray(recipe.source_levels)[training.sample_index.source]
     own = counted(training.where(levels == 0))
     whole = counted(training)
