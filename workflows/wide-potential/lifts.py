@@ -16,9 +16,8 @@ import numpy as np
 from ase import Atoms
 from ase.io import iread, write
 from label import Teacher
+from parents import ADSORBATE
 from scipy.spatial.transform import Rotation
-
-from geocalc.structures.tags import ADSORBATE
 
 SYSTEMS = 300
 # share of each molecule

@@ -19,10 +19,9 @@ from ase.build import add_adsorbate, fcc111, molecule
 from ase.constraints import FixAtoms
 from ase.data import covalent_radii
 from ase.io import read
-from parents import read_file, wwl_simple
+from parents import ADSORBATE, read_file, wwl_simple
 
 import geocalc
-from geocalc.structures.tags import ADSORBATE
 
 METALS = ("Pt", "Cu", "Ni", "Pd", "Au", "Ag", "Rh", "Ir")
 

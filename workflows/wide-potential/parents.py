@@ -24,6 +24,7 @@ from ase.io import iread
 
 from geocalc.train import Anchor
 
+ADSORBATE = 2  # tag of its atoms
 BEEF, PBE_D2, RPBE = "BEEF-vdW", "PBE-D2", "RPBE"
 # of surfaces that are held out whole, and of the structures of the others
 SURFACE_SHARE, STRUCTURE_SHARE = 0.15, 0.10
