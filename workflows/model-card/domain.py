@@ -3,7 +3,7 @@
 Usage:
     GEOCALC_DATA=... python workflows/model-card/domain.py [MODEL...]
 
-`geocalc models --register` writes it for new models. Prepared data are kept in runs/data.
+`geocalc register` writes it for new models. Prepared data are kept in runs/data.
 """
 
 from __future__ import annotations

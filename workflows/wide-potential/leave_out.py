@@ -1,7 +1,7 @@
 """The wide potential without a metal in all real data: what it knows of it comes from the teacher.
 
-The recipe is that of the last stage, shorter, with the default level alone, from the network of the
-first stage, which has seen the teacher only.
+The recipe is that of the last stage, shorter, with the default level and the teacher's alone, from the
+network of the first stage, which has seen the teacher only.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from measure import moved, start_of
-from parents import BEEF, SETS
+from measure import HOP, evenly, moved, start_of
+from parents import ADSORBATE, BEEF, SETS
+from real import PBE
 
 import geocalc
 
@@ -20,7 +21,6 @@ STEPS, LEARNING_RATE = 4000, 0.008
 TEACHER_ONLY = ("runs/wide/clean.extxyz", "runs/wide/slabs.extxyz", "runs/wide/lifts.extxyz")
 STAGE = "workflows/wide-potential/stages/wide-pretrain"
 SETS_OF_LEVEL = ("mamun", "wwl-simple", "wwl-complex", "cathub")
-HOP = 1.0  # Angstrom; an adsorbate that moved further is on another site
 N_STRUCTURES = 80  # of a set at most
 
 
@@ -35,13 +35,16 @@ def write_recipe(finish: Path, metal: str, target: Path) -> None:
     recipe = yaml.safe_load(finish.read_text())
     recipe["name"] = f"wide-without-{metal}"
     recipe["start"] = {"model": STAGE, "hash": geocalc.load_model(STAGE, device="cpu").hash}
-    sources = [one for one in recipe["data"]["sources"] if one["level"] in (BEEF, "PBE")]
-    sources = [one for one in sources if "co-on-pt" not in one["path"]]
+    sources = [
+        one
+        for one in recipe["data"]["sources"]
+        if one["level"] == BEEF or one["path"] == "runs/wide/teacher-wide"
+    ]
     for one in sources:
         if one["level"] == BEEF and one["path"] not in TEACHER_ONLY:
             one["exclude_elements"] = [metal]
     recipe["data"]["sources"] = sources
-    recipe["other_levels"] = [one for one in recipe["other_levels"] if one["level"] == "PBE"]
+    recipe["other_levels"] = [one for one in recipe["other_levels"] if one["level"] == PBE]
     recipe["model"]["settings"]["n_levels"] = 2
     recipe["training"] |= {"steps": STEPS, "learning_rate": LEARNING_RATE, "evaluate_every": STEPS}
     target.write_text(yaml.safe_dump(recipe, sort_keys=False))
@@ -51,11 +54,15 @@ def measure_left_out(model: str, metal: str) -> dict[str, dict[str, float]]:
     """Errors of adsorption energies (eV) on the pure metal after relaxation, by set."""
     found = {}
     for name in SETS_OF_LEVEL:
-        parents = [one for one in SETS[name]() if _metals(one.atoms.get_chemical_symbols(), metal)]
-        parents = [one for one in parents if (one.atoms.get_tags() == 2).any()]
-        parents = parents[:: -(-len(parents) // N_STRUCTURES)] if parents else []
-        if not parents:
+        known = [
+            one
+            for one in SETS[name]()
+            if _is_pure(one.atoms.get_chemical_symbols(), metal)
+            and (one.atoms.get_tags() == ADSORBATE).any()
+        ]
+        if not known:
             continue
+        parents = evenly(known, N_STRUCTURES)
         results = geocalc.relax([start_of(one) for one in parents], model)
         errors, stays = [], []
         for parent, result in zip(parents, results, strict=True):
@@ -74,6 +81,6 @@ def measure_left_out(model: str, metal: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def _metals(symbols: Sequence[str], metal: str) -> bool:
+def _is_pure(symbols: Sequence[str], metal: str) -> bool:
     """Whether the metal is the only one."""
     return set(symbols) - {"H", "C", "N", "O", "S"} == {metal}

@@ -7,7 +7,6 @@ puts a barrier between gas and surface.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from ase.io import iread, write
 from label import Teacher
 from parents import ADSORBATE
 from scipy.spatial.transform import Rotation
+from wide import RATTLED
 
 SYSTEMS = 300
 # share of each molecule
@@ -56,8 +56,8 @@ def clean_slabs(clean: Path) -> list[Atoms]:
     """The last structure of each path of a clean slab."""
     last: dict[str, Atoms] = {}
     for atoms in iread(clean):
-        if int(atoms.info["frame"]) < 100:
-            last[re.sub(r"#.*", "", str(atoms.info["name"]))] = atoms
+        if int(atoms.info["frame"]) < RATTLED:
+            last[str(atoms.info["system"])] = atoms
     return list(last.values())
 
 
