@@ -57,14 +57,14 @@ def make_domains(
     n_levels = potential.model.network.n_levels
     if n_levels == 1:
         return domain_tensors(make_domain(potential, training, held_out))
-    found = []
+    found, bonded = [], _bonds_of(training, potential)  # bonds are the same at each level
     for level in range(n_levels):
         there = replace(potential, level=level)
         own, own_held_out = (_at_level(some, levels, level) for some in (training, held_out))
         found.append(
             LevelDomain(
                 own=make_domain(there, own, own_held_out if len(own_held_out) else own),
-                whole=make_domain(there, training, held_out),
+                whole=_domain(there, training, held_out, bonded),
             )
         )
     return level_tensors(found)
@@ -84,11 +84,17 @@ def make_domain(potential: NetworkPotential, training: Samples, held_out: Sample
             first.
         held_out: structures like them that it was not trained on; they set the edge of the domain.
     """
+    return _domain(potential, training, held_out, _bonds_of(training, potential))
+
+
+def _domain(
+    potential: NetworkPotential, training: Samples, held_out: Samples, bonded: _Bonded
+) -> Domain:
+    """The domain of structures whose bonds are known."""
     seen = _atoms_of(potential, _some(training, N_TRAINING))
     others = _atoms_of(potential, _some(held_out, N_HELD_OUT))
     projection = _projection(seen)
     chosen, owners = _prototypes(seen.features @ projection, seen.numbers)
-    bonded = _bonds_of(_some(training, N_BONDED), potential.model.network.cutoff)
     domain = Domain(
         projection=projection,
         prototypes=chosen,
@@ -112,8 +118,9 @@ class _Bonded:
     molecules: Tensor
 
 
-def _bonds_of(samples: Sequence[Sample], cutoff: float) -> _Bonded:
-    """Facts about the bonds of some structures; `cutoff` of the graph in Angstrom."""
+def _bonds_of(training: Samples, potential: NetworkPotential) -> _Bonded:
+    """Facts about the bonds of training structures."""
+    samples, cutoff = _some(training, N_BONDED), potential.model.network.cutoff
     bonds = torch.zeros(N_ELEMENTS + 1, N_ELEMENTS + 1, dtype=torch.bool)
     hosts, atoms, molecules = bonds.clone(), [], []
     for start in range(0, len(samples), BATCH):
