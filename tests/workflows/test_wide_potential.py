@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from types import ModuleType
 
 import numpy as np
@@ -22,6 +23,7 @@ def modules() -> Iterator[dict[str, ModuleType]]:
         "wide-potential",
         [
             *("parents", "wide", "agree", "real", "label", "slabs", "lifts"),
+            *("corrected", "sites"),
             *("measure", "panel", "lights", "peer_table"),
         ],
     ) as found:
@@ -191,3 +193,85 @@ def test_a_peer_that_refuses_frames_is_measured_on_the_others(modules, tmp_path)
     text = peers.table([found])
     assert "| mine | 0.100 (1 refused) | 0.100 |" in text
     assert "| predicting zero | 0.500 |" in text
+
+
+def on_top(symbols: str, metal: str, height: float = 1.8) -> Atoms:
+    atoms = fcc111(metal, (2, 2, 3), a=3.9, vacuum=7.0)
+    guest = Atoms(symbols, [[0, 0, 1.15 * k] for k in range(len(Atoms(symbols)))])
+    guest.positions += atoms.positions[8] + [0, 0, height]
+    tags = [0] * 8 + [1] * 4 + [2] * len(guest)
+    atoms = atoms + guest
+    atoms.set_tags(tags)
+    return atoms
+
+
+def test_a_site_is_what_an_adsorbate_touches(modules) -> None:
+    site_of = modules["corrected"].Site.of
+    atoms = on_top("CO", "Pt")
+    assert site_of(atoms, "CO").metals == {"Pt": 1.0}
+    atoms.symbols[8] = "Cu"
+    assert site_of(atoms, "CO").metals == {"Cu": 1.0}
+    torn = atoms.copy()
+    torn.positions[-1, 2] += 2.0
+    assert site_of(torn, "CO") is None
+    assert site_of(on_top("CO", "Pt", height=5.0), "CO") is None
+
+
+def test_a_correction_is_fitted_and_covers_what_it_fits(modules) -> None:
+    corrected = modules["corrected"]
+    rng = np.random.default_rng(0)
+    of_adsorbate, of_metal = {"H": 3.6, "CO": 17.5, "C": 10.6}, {"Pt": 0.2, "Ni": -0.3}
+    sites, missing = [], []
+    for _ in range(300):
+        name, metal = rng.choice(list(of_adsorbate)), rng.choice(list(of_metal))
+        noise = rng.normal(scale=0.5) if name == "C" else 0.0
+        sites.append(corrected.Site(str(name), list(str(name)), {str(metal): 1.0}))
+        missing.append(of_adsorbate[name] + of_metal[metal] + noise)
+    rare = corrected.Site("H", ["H"], {"Au": 1.0})
+    correction = corrected.fit_correction([*sites, rare], np.array([*missing, 9.0]))
+    assert correction.covered == ["CO", "H"]
+    assert correction.metals == ["Ni", "Pt"]
+    mixed = corrected.Site("CO", ["C", "O"], {"Pt": 0.5, "Ni": 0.5})
+    assert correction(mixed) == pytest.approx(17.45, abs=0.05)
+
+
+def test_corrected_energies_are_those_of_slabs_and_of_what_is_covered(modules, tmp_path) -> None:
+    corrected = modules["corrected"]
+    sites = [corrected.Site("CO", ["C", "O"], {"Pt": 1.0})] * 20
+    correction = corrected.fit_correction(sites, np.full(20, 17.0))
+    frames = []
+    for number, (atoms, adsorbate, energy) in enumerate(
+        [
+            (on_top("CO", "Pt")[:12], "clean", -60.0),
+            (on_top("CO", "Pt")[:12], "clean", -60.5),
+            (on_top("CO", "Pt"), "CO", -76.5),
+            (on_top("OH", "Pt"), "OH", -70.0),
+        ]
+    ):
+        name = "clean" if adsorbate == "clean" else str(number)
+        atoms.info = {"sid": f"s-{name}", "system": "s", "adsorbate": adsorbate, "frame": number}
+        atoms.info["REF_energy"] = energy
+        atoms.set_array("REF_forces", np.zeros((len(atoms), 3)))
+        frames.append(atoms)
+    paths, target = tmp_path / "paths.extxyz", tmp_path / "corrected.extxyz"
+    write(paths, frames, format="extxyz")
+    corrected.write_corrected(tmp_path / "none", paths, correction, target)
+    found = read(target, ":")
+    assert [one.info["adsorbate"] for one in found] == ["clean", "clean", "CO"]
+    energies = [one.info["REF_energy"] for one in found]
+    assert energies == pytest.approx([0.5, 0.0, -16.0 + 17.0], abs=0.05)
+    assert len({one.info["name"] for one in found}) == 3
+
+
+def test_sites_are_slabs_and_the_same_with_an_adsorbate(modules) -> None:
+    sites = modules["sites"]
+    made = list(islice(sites.sites(), 3 * (sites.PER_SLAB + 1)))
+    again = list(islice(sites.sites(), len(made)))
+    assert all(one == other for one, other in zip(made, again, strict=True))
+    for start in range(0, len(made), sites.PER_SLAB + 1):
+        clean, *loaded = made[start : start + sites.PER_SLAB + 1]
+        for atoms in loaded:
+            chosen = atoms.get_tags() == 2
+            assert atoms[~chosen] == clean
+            near = atoms.get_all_distances(mic=True)[np.ix_(chosen, ~chosen)].min()
+            assert 1.2 < near < 3.0

@@ -75,12 +75,18 @@ def ways(default: str) -> list[tuple[str, str, str, float]]:
 
 
 def relaxations(name: str, recipe: Recipe) -> dict[str, Any]:
-    """Held-out relaxations of the first source, from their first frames, under several settings."""
+    """Held-out relaxations of the first source, at its level, from their first frames, under several
+    settings.
+    """
     references = reference_relaxations(recipe.data, 0)
-    found = {}
+    level, found = recipe.data.sources[0].level, {}
     for label, frames, optimizer, fmax in ways(load_model(name).card.frames):
         pairs = relax_references(
-            load_model(name, frames=frames), references, optimizer=optimizer, fmax=fmax, steps=300
+            load_model(name, frames=frames, level=level),
+            references,
+            optimizer=optimizer,
+            fmax=fmax,
+            steps=300,
         )
         found[label] = asdict(summarize(pairs))
         print(label, found[label], flush=True)

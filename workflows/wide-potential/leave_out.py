@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from measure import HOP, evenly, moved, start_of
-from parents import ADSORBATE, BEEF, SETS
+from measure import HOP, evenly, moved, of, start_of
+from parents import ADSORBATE, BEEF, GBRV, SETS
 from real import PBE
 
 import geocalc
 
 STEPS, LEARNING_RATE = 4000, 0.008
 TEACHER_ONLY = ("runs/wide/clean.extxyz", "runs/wide/slabs.extxyz", "runs/wide/lifts.extxyz")
+CORRECTED = "runs/wide/corrected.extxyz"
 STAGE = "workflows/wide-potential/stages/wide-pretrain"
 SETS_OF_LEVEL = ("mamun", "wwl-simple", "wwl-complex", "cathub")
 N_STRUCTURES = 80  # of a set at most
@@ -38,14 +39,16 @@ def write_recipe(finish: Path, metal: str, target: Path) -> None:
     sources = [
         one
         for one in recipe["data"]["sources"]
-        if one["level"] == BEEF or one["path"] == "runs/wide/teacher-wide"
+        if one["level"] in (BEEF, GBRV) or one["path"] == "runs/wide/teacher-wide"
     ]
     for one in sources:
-        if one["level"] == BEEF and one["path"] not in TEACHER_ONLY:
+        if one["path"] == CORRECTED:
+            one["path"] = f"runs/wide/corrected-without-{metal}.extxyz"
+        elif one["level"] != PBE and one["path"] not in TEACHER_ONLY:
             one["exclude_elements"] = [metal]
     recipe["data"]["sources"] = sources
-    recipe["other_levels"] = [one for one in recipe["other_levels"] if one["level"] == PBE]
-    recipe["model"]["settings"]["n_levels"] = 2
+    recipe["other_levels"] = [one for one in recipe["other_levels"] if one["level"] in (GBRV, PBE)]
+    recipe["model"]["settings"]["n_levels"] = 3
     recipe["training"] |= {"steps": STEPS, "learning_rate": LEARNING_RATE, "evaluate_every": STEPS}
     target.write_text(yaml.safe_dump(recipe, sort_keys=False))
 
@@ -63,7 +66,8 @@ def measure_left_out(model: str, metal: str) -> dict[str, dict[str, float]]:
         if not known:
             continue
         parents = evenly(known, N_STRUCTURES)
-        results = geocalc.relax([start_of(one) for one in parents], model)
+        level = of(model, parents[0].level)
+        results = geocalc.relax([start_of(one) for one in parents], model, level=level)
         errors, stays = [], []
         for parent, result in zip(parents, results, strict=True):
             if result.record.energy is not None:

@@ -26,6 +26,7 @@ from geocalc.train import Anchor
 
 ADSORBATE = 2  # tag of its atoms
 BEEF, PBE_D2, RPBE = "BEEF-vdW", "PBE-D2", "RPBE"
+GBRV = "BEEF-vdW-GBRV"  # of MamunHighT2019, with its pseudopotentials and small slabs
 # of surfaces that are held out whole, and of the structures of the others
 SURFACE_SHARE, STRUCTURE_SHARE = 0.15, 0.10
 # slabs of WWL-GPR without constraints: atoms this far up the slab were fixed (wide 0001 slabs: half)
@@ -162,7 +163,7 @@ def cathub() -> Iterator[Parent]:
 
 
 def pure_metals() -> Iterator[Parent]:
-    """Relaxed adsorbates on pure metals (BEEF-vdW), with the names that a recipe splits them by."""
+    """Relaxed adsorbates on pure metals (BEEF-vdW-GBRV), with the names that a recipe splits them by."""
     for atoms in read_file("mamun-puremetal-adslab-relax/adslab_traj.extxyz.gz"):
         info = atoms.info
         if not (info["last"] and info["converged"]):
@@ -173,7 +174,7 @@ def pure_metals() -> Iterator[Parent]:
             set="mamun",
             energy=float(info["e_ads"]),
             forces=atoms.calc.results["forces"],
-            level=BEEF,
+            level=GBRV,
             adsorbate=str(info["adsorbate"]),
             surface=str(info["metal"]),
             part="train",

@@ -20,6 +20,13 @@ import click
 import numpy as np
 from agree import keep_agreed
 from ase.io import write
+from corrected import (
+    disagreement,
+    fit_correction,
+    known_sites,
+    left_out_errors,
+    write_corrected,
+)
 from label import Teacher, label_sets
 from leave_out import measure_left_out, write_recipe
 from lifts import write_lifts
@@ -31,6 +38,7 @@ from peer_table import draw, keep_errors, peer_errors, read_errors, table, write
 from peers import PEERS
 from real import prepare_real
 from ship import add_figures, calibrate_bars
+from sites import sites
 from slabs import small_slabs, write_slabs
 from wide import prepare_clean, prepare_wide
 
@@ -39,6 +47,7 @@ from geocalc.data import DISPLACEMENTS
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "wide"
+WIDE, AT_DFT, CORRECTED = "teacher-wide", "teacher-at-dft", "corrected.extxyz"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,9 +80,9 @@ def teacher_in(environment: Path, weights: Path) -> Teacher:
     return Teacher(python=environment / "bin" / "python", script=script, weights=weights)
 
 
-def relax_with_teacher(environment: Path, weights: Path, starts: Path, relaxed: Path) -> None:
+def run_teacher(script: str, environment: Path, weights: Path, starts: Path, ends: Path) -> None:
     """Relax the structures of a file, each written to another as it ends."""
-    command = [environment / "bin" / "python", HERE / "teacher_relax.py", weights, starts, relaxed]
+    command = [environment / "bin" / "python", HERE / script, weights, starts, ends]
     threads = {"OMP_NUM_THREADS": "1", "MATGL_BACKEND": "PYG"}
     subprocess.run([str(part) for part in command], check=True, env=os.environ | threads)
 
@@ -81,8 +90,8 @@ def relax_with_teacher(environment: Path, weights: Path, starts: Path, relaxed: 
 @main.command("wide")
 def wide_command() -> None:
     """Write the teacher's wide set with adsorption energies."""
-    prepare_wide(RUNS / "teacher-wide")
-    prepare_clean(RUNS / "teacher-wide", RUNS / "clean.extxyz")
+    prepare_wide(RUNS / WIDE)
+    prepare_clean(RUNS / WIDE, RUNS / "clean.extxyz")
 
 
 @main.command("slabs")
@@ -92,10 +101,31 @@ def slabs_command(teacher: Path, weights: Path) -> None:
     """Label larger clean slabs, and gas molecules above clean slabs; after `label` and `wide`."""
     starts, relaxed = RUNS / "slabs-start.extxyz", RUNS / "slabs-relaxed.extxyz"
     write(starts, list(small_slabs()), format="extxyz")
-    relax_with_teacher(teacher, weights, starts, relaxed)
+    run_teacher("teacher_relax.py", teacher, weights, starts, relaxed)
     labels = teacher_in(teacher, weights)
     write_slabs(relaxed, labels, RUNS / "slabs.extxyz")
     write_lifts(RUNS / "labels" / "gas", RUNS / "clean.extxyz", labels, RUNS / "lifts.extxyz")
+
+
+@main.command("corrected")
+@click.option("--teacher", type=Path, required=True, help="Virtual environment of the teacher.")
+@click.option("--weights", type=Path, required=True, help="Weights of the teacher.")
+def corrected_command(teacher: Path, weights: Path) -> None:
+    """Move the teacher's adsorption energies to the default level; after `wide`."""
+    starts, paths = RUNS / "sites-start.extxyz", RUNS / "sites-paths.extxyz"
+    write(starts, list(sites()), format="extxyz")
+    run_teacher("teacher_paths.py", teacher, weights, starts, paths)
+    tensornet = teacher_in(teacher, weights)
+    known, missing = known_sites(tensornet, RUNS / AT_DFT)
+    correction = fit_correction(known, missing)
+    errors = np.abs(left_out_errors(known, missing))
+    print(f"left out: MAE {errors.mean():.3f} eV, median {np.median(errors):.3f} eV")
+    two = [known_sites(tensornet, RUNS / AT_DFT, [name]) for name in ("wwl-simple", "mamun")]
+    apart = disagreement(*two)
+    print(
+        f"WWL-GPR minus MamunHighT2019: {apart.mean():.2f} +- {apart.std():.2f} eV, {len(apart)} pairs"
+    )
+    write_corrected(RUNS / WIDE, paths, correction, RUNS / CORRECTED)
 
 
 @main.command("real")
@@ -181,7 +211,7 @@ def panel_command(model: str, teacher: Path | None, weights: Path | None) -> Non
     starts, relaxed = RUNS / "panel-start.extxyz", RUNS / "panel-teacher.extxyz"
     if teacher is not None and weights is not None:
         write(starts, list(panel()), format="extxyz")
-        relax_with_teacher(teacher, weights, starts, relaxed)
+        run_teacher("teacher_relax.py", teacher, weights, starts, relaxed)
     (RUNS / "measured").mkdir(exist_ok=True)
     measure_panel(model, relaxed, RUNS / "measured" / f"panel-{Path(model).name}.jsonl")
 
@@ -197,7 +227,13 @@ def lights_command(model: str) -> None:
 @main.command("without")
 @click.argument("metal")
 def without_command(metal: str) -> None:
-    """Write the recipe without METAL in all real data, runs/wide/without-METAL.yaml."""
+    """Write the recipe without METAL in all real data, runs/wide/without-METAL.yaml; after
+    `corrected`.
+    """
+    known, missing = known_sites(None, RUNS / AT_DFT, without=metal)
+    correction = fit_correction(known, missing, unseen=[metal])
+    corrected = RUNS / f"corrected-without-{metal}.extxyz"
+    write_corrected(RUNS / WIDE, RUNS / "sites-paths.extxyz", correction, corrected)
     write_recipe(HERE / "finish.yaml", metal, RUNS / f"without-{metal}.yaml")
 
 

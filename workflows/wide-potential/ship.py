@@ -29,7 +29,8 @@ def calibrate_bars(folder: Path) -> None:
     """Calibrate the error bars of a model and write them into its card."""
     recipe = read_recipe(folder / "recipe.yaml")
     errors, novelties = [], []
-    for pair in relax_references(load_model(folder), reference_relaxations(recipe.data, 0)):
+    model = load_model(folder, level=recipe.data.sources[0].level)
+    for pair in relax_references(model, reference_relaxations(recipe.data, 0)):
         errors.append(pair.energy - pair.reference)
         novelties.append(pair.novelty)
     parents = held_out(recipe)
