@@ -64,8 +64,8 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
     ]
     lines += [
         "",
-        "Relaxations from the first frame of each held-out relaxation on pure metals, at most 300 steps, compared with the relaxed DFT "
-        "geometry:",
+        f"Relaxations from the first frame of each held-out relaxation on pure metals{_level(recipe)}, at most 300 steps, compared with the "
+        "relaxed DFT geometry:",
         "",
         "| settings | n | e_ads MAE (eV) | median | within 0.1 eV | EwT | mean distance (Å) | ADwT | converged | runaways | calls |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
@@ -113,6 +113,12 @@ def card(model: LoadedModel, recipe: Recipe, measured: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _level(recipe: Recipe) -> str:
+    """The level of theory of the first source, where it is not the model's first."""
+    level = recipe.data.sources[0].level
+    return "" if level in (None, recipe.levels[0]) else f", at the level {level}"
 
 
 def _outside(out: dict[str, Any], bars: dict[str, Any]) -> list[str]:
