@@ -350,7 +350,8 @@ def domain_of_prediction(
 
 def domain_tensors(domain: Domain) -> dict[str, Tensor]:
     """The tensors of a domain by name, for a file."""
-    return {f.name: getattr(domain, f.name).contiguous() for f in fields(domain)}
+    whole = torch.contiguous_format  # a file cannot hold what two domains share
+    return {f.name: getattr(domain, f.name).clone(memory_format=whole) for f in fields(domain)}
 
 
 def domain_of(tensors: Mapping[str, Tensor], name: str) -> Domain:
