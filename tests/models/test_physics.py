@@ -24,7 +24,6 @@ pytestmark = [
 MODEL = RelaxSettings().model
 METALS = ("Cu", "Pt", "Ni", "Pd", "Au", "Ag", "Rh", "Ir")
 GASES = ("CO", "H2O", "NH3", "CH4", "NO", "C2H4", "CH3OH", "CO2", "N2", "H2")
-OFF = "a known limit on the card: 0.05 to 0.11 eV in this cell"
 FAR = 6.0  # Angstrom, beyond the cutoff from every slab atom
 
 
@@ -70,9 +69,10 @@ def test_an_adsorbate_is_bound_less_the_higher_it_is_lifted(metal: str) -> None:
         atoms.positions[atoms.get_tags() == 2, 2] += height
         lifted.append(atoms)
     found = energies(lifted)
-    deepest = int(found.argmin())
-    assert deepest <= 1  # within 0.25 Angstrom of where it was relaxed
-    # the network has a barrier to adsorption that DFT has not, 0.08 eV on Cu to 0.32 eV on Ir
+    # nothing is deeper than within 0.25 Angstrom of where it was relaxed; on flat faces of Ag, where
+    # DFT binds CO by less than 0.05 eV, far away is as deep
+    assert found[:2].min() <= found.min() + (0.03 if metal == "Ag" else 0.0)
+    # the network has a barrier to adsorption that DFT has not, 0.11 eV on Cu to 0.33 eV on Pt
     assert found.max() - found[-1] < 0.35
     assert np.ptp(found[-4:]) < 0.005
 
@@ -96,15 +96,7 @@ def test_a_molecule_far_from_the_slab_keeps_its_shape_and_energy(name: str) -> N
         assert found == pytest.approx(gas.get_distance(i, j), rel=0.03), (name, i, j)
 
 
-@pytest.mark.parametrize(
-    "metal",
-    [
-        pytest.param(metal, marks=pytest.mark.xfail(strict=True, reason=OFF))
-        if metal in ("Cu", "Au")
-        else metal
-        for metal in METALS
-    ],
-)
+@pytest.mark.parametrize("metal", METALS)
 def test_a_relaxed_clean_slab_has_no_adsorption_energy(metal: str) -> None:
     record = relax(slab_of(metal), MODEL)[0].record
     assert record.converged

@@ -17,7 +17,7 @@ from real import PBE
 
 import geocalc
 
-STEPS, LEARNING_RATE = 4000, 0.008
+STEPS, LEARNING_RATE = 3000, 0.008
 TEACHER_ONLY = ("runs/wide/clean.extxyz", "runs/wide/slabs.extxyz", "runs/wide/lifts.extxyz")
 CORRECTED = "runs/wide/corrected.extxyz"
 STAGE = "workflows/wide-potential/stages/wide-pretrain"
