@@ -88,9 +88,10 @@ def _domain(domain: Mapping[str, float], panel: Mapping[str, Any]) -> list[str]:
         "",
         "![adsorbates and metals of the training data](domain.png)",
         "",
-        f"Of {domain['n']} relaxed test structures of the first level {domain['gross']} have an error above 0.5 eV; "
+        f"Of {domain['n']} relaxed test structures of the first level {domain['gross']} have an error above 0.5 eV, "
+        "where one that slid is compared with the site that it went to; "
         f"{domain['flagged_of_gross']:.0%} of these are amber or red, and {domain['flagged_of_others']:.0%} of the others "
-        f"(area under the curve {domain['auroc']:.2f}). The 95 % intervals of green and amber structures hold {domain['inside_95']:.0%}.",
+        f"(area under the curve {domain['auroc']:.2f}). The 95 % intervals of {domain['barred']} green and amber structures hold {domain['inside_95']:.0%}.",
         "",
         f"The newcomer's panel, {panel['n']} adsorbates on (111) faces built with ase.build: {panel['exploded']} exploded, {panel['green']} green, "
         f"{panel['wrong']} wrong (an e_ads off by more than 0.25 eV from BEEF-vdW at such a site, or a bond by more than 3 % from the teacher); green and wrong: "

@@ -85,8 +85,8 @@ def by(some: Sequence[Relaxed], key: Callable[[Relaxed], str]) -> dict[str, list
 
 
 def domain(some: Sequence[Relaxed]) -> dict[str, float]:
-    """How far lights and error bars can be trusted; an adsorbate that has gone to another site is
-    compared with the site whose energy is nearest.
+    """How far lights and error bars can be trusted. For lights an adsorbate that has gone to another
+    site is compared with the site whose energy is nearest; error bars must hold it all the same.
     """
     off = np.abs([one.error_of_site for one in some])
     flagged = np.array([one.domain != "green" for one in some])
@@ -100,9 +100,7 @@ def domain(some: Sequence[Relaxed]) -> dict[str, float]:
         "flagged_of_others": float(flagged[~gross].mean()),
         "auroc": auroc(novelty, gross),
         "barred": len(barred),
-        "inside_95": float(
-            np.mean([abs(one.error_of_site) <= (one.error_95 or 0.0) for one in barred])
-        ),
+        "inside_95": float(np.mean([abs(one.error) <= (one.error_95 or 0.0) for one in barred])),
     }
 
 
