@@ -112,7 +112,9 @@ def _often(counted: Counter[str]) -> list[str]:
 
 
 def _row(site: Site, adsorbates: Sequence[str], metals: Sequence[str]) -> np.ndarray:
-    """What a correction is linear in."""
+    """What a correction is linear in, (n_columns,): numbers of atoms of each element, which adsorbate,
+    share of each metal, and which adsorbate times share of each metal.
+    """
     elements = [site.symbols.count(symbol) for symbol in ELEMENTS]
     which = np.array([float(site.adsorbate == name) for name in adsorbates])
     shares = np.array([site.metals.get(metal, 0.0) for metal in metals])

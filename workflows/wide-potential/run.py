@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import click
 import numpy as np
 from agree import keep_agreed
+from ase import Atoms
 from ase.io import write
 from corrected import (
     disagreement,
@@ -47,7 +48,8 @@ from geocalc.data import DISPLACEMENTS
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "wide"
-WIDE, AT_DFT, CORRECTED = "teacher-wide", "teacher-at-dft", "corrected.extxyz"
+WIDE, AT_DFT = "teacher-wide", "teacher-at-dft"
+SITES, CORRECTED = "sites-paths.extxyz", "corrected.extxyz"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,8 +82,14 @@ def teacher_in(environment: Path, weights: Path) -> Teacher:
     return Teacher(python=environment / "bin" / "python", script=script, weights=weights)
 
 
-def run_teacher(script: str, environment: Path, weights: Path, starts: Path, ends: Path) -> None:
-    """Relax the structures of a file, each written to another as it ends."""
+def run_teacher(
+    script: str, environment: Path, weights: Path, structures: Iterable[Atoms], ends: Path
+) -> None:
+    """Relax structures with a script of this folder, each written to a file as it ends; those that
+    the file holds are not relaxed again.
+    """
+    starts = ends.with_name(f"{ends.stem}-start.extxyz")
+    write(starts, list(structures), format="extxyz")
     command = [environment / "bin" / "python", HERE / script, weights, starts, ends]
     threads = {"OMP_NUM_THREADS": "1", "MATGL_BACKEND": "PYG"}
     subprocess.run([str(part) for part in command], check=True, env=os.environ | threads)
@@ -99,10 +107,8 @@ def wide_command() -> None:
 @click.option("--weights", type=Path, required=True, help="Weights of the teacher.")
 def slabs_command(teacher: Path, weights: Path) -> None:
     """Label larger clean slabs, and gas molecules above clean slabs; after `label` and `wide`."""
-    starts, relaxed = RUNS / "slabs-start.extxyz", RUNS / "slabs-relaxed.extxyz"
-    write(starts, list(small_slabs()), format="extxyz")
-    run_teacher("teacher_relax.py", teacher, weights, starts, relaxed)
-    labels = teacher_in(teacher, weights)
+    relaxed, labels = RUNS / "slabs-relaxed.extxyz", teacher_in(teacher, weights)
+    run_teacher("teacher_relax.py", teacher, weights, small_slabs(), relaxed)
     write_slabs(relaxed, labels, RUNS / "slabs.extxyz")
     write_lifts(RUNS / "labels" / "gas", RUNS / "clean.extxyz", labels, RUNS / "lifts.extxyz")
 
@@ -112,10 +118,8 @@ def slabs_command(teacher: Path, weights: Path) -> None:
 @click.option("--weights", type=Path, required=True, help="Weights of the teacher.")
 def corrected_command(teacher: Path, weights: Path) -> None:
     """Move the teacher's adsorption energies to the default level; after `wide`."""
-    starts, paths = RUNS / "sites-start.extxyz", RUNS / "sites-paths.extxyz"
-    write(starts, list(sites()), format="extxyz")
-    run_teacher("teacher_paths.py", teacher, weights, starts, paths)
-    tensornet = teacher_in(teacher, weights)
+    paths, tensornet = RUNS / SITES, teacher_in(teacher, weights)
+    run_teacher("teacher_paths.py", teacher, weights, sites(), paths)
     known, missing = known_sites(tensornet, RUNS / AT_DFT)
     correction = fit_correction(known, missing)
     errors = np.abs(left_out_errors(known, missing))
@@ -208,10 +212,9 @@ def agree_command(name: str, second: str, env: Path, weights: str) -> None:
 @click.option("--weights", type=Path, help="Weights of the teacher.")
 def panel_command(model: str, teacher: Path | None, weights: Path | None) -> None:
     """Relax the newcomer's panel with a MODEL; the first time with the teacher, too."""
-    starts, relaxed = RUNS / "panel-start.extxyz", RUNS / "panel-teacher.extxyz"
+    relaxed = RUNS / "panel-teacher.extxyz"
     if teacher is not None and weights is not None:
-        write(starts, list(panel()), format="extxyz")
-        run_teacher("teacher_relax.py", teacher, weights, starts, relaxed)
+        run_teacher("teacher_relax.py", teacher, weights, panel(), relaxed)
     (RUNS / "measured").mkdir(exist_ok=True)
     measure_panel(model, relaxed, RUNS / "measured" / f"panel-{Path(model).name}.jsonl")
 
@@ -233,7 +236,7 @@ def without_command(metal: str) -> None:
     known, missing = known_sites(None, RUNS / AT_DFT, without=metal)
     correction = fit_correction(known, missing, unseen=[metal])
     corrected = RUNS / f"corrected-without-{metal}.extxyz"
-    write_corrected(RUNS / WIDE, RUNS / "sites-paths.extxyz", correction, corrected)
+    write_corrected(RUNS / WIDE, RUNS / SITES, correction, corrected)
     write_recipe(HERE / "finish.yaml", metal, RUNS / f"without-{metal}.yaml")
 
 

@@ -19,6 +19,13 @@ from scipy.spatial.transform import Rotation
 FCC, HCP = ("Ag", "Au", "Cu", "Ir", "Ni", "Pd", "Pt", "Rh"), ("Co", "Ru")
 # lattice constants in fcc cells (Angstrom) of metals that are not fcc
 AS_FCC = {"Co": 3.54, "Ru": 3.82}
+BUILDERS = {  # and cells
+    "fcc111": (fcc111, (2, 2, 4)),
+    "fcc100": (fcc100, (2, 2, 4)),
+    "fcc110": (fcc110, (2, 2, 4)),
+    "fcc211": (fcc211, (3, 2, 3)),
+}
+# share of each
 FACETS = {"fcc111": 0.25, "fcc100": 0.2, "fcc110": 0.2, "fcc211": 0.35}
 CLOSE_PACKED = 0.5  # share of slabs of hcp metals that are hcp0001
 ALLOYED = 0.4  # share of slabs of two metals
@@ -71,7 +78,8 @@ def _slab(rng: np.random.Generator) -> Atoms:
     share = float(rng.choice([0.25, 0.5])) if rng.uniform() < ALLOYED else 0.0
     if facet != "hcp0001":
         a = strain * ((1 - share) * _constant(metal) + share * _constant(other))
-        slab = _built(metal, facet, a)
+        build, cells = BUILDERS[facet]
+        slab = build(metal, cells, a, VACUUM)
     if share:
         swapped = rng.permutation(len(slab))[: round(share * len(slab))]
         slab.symbols[swapped] = other
@@ -87,16 +95,6 @@ def _slab(rng: np.random.Generator) -> Atoms:
 def _constant(metal: str) -> float:
     """Lattice constant of the fcc cell, Angstrom."""
     return AS_FCC.get(metal) or float(reference_states[atomic_numbers[metal]]["a"])
-
-
-def _built(metal: str, facet: str, a: float) -> Atoms:
-    if facet == "fcc111":
-        return fcc111(metal, (2, 2, 4), a, VACUUM)
-    if facet == "fcc100":
-        return fcc100(metal, (2, 2, 4), a, VACUUM)
-    if facet == "fcc110":
-        return fcc110(metal, (2, 2, 4), a, VACUUM)
-    return fcc211(metal, (3, 2, 3), a, VACUUM)
 
 
 def _with(slab: Atoms, adsorbate: Atoms, rng: np.random.Generator) -> Atoms:
