@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
+
 import torch
+from torch import Tensor
 
 from geocalc.core import elements
 from geocalc.core.systems import Systems
-from geocalc.graphs.neighbors import build_graph, edge_vectors
-from geocalc.optim.base import FreeComponents
+from geocalc.graphs.neighbors import Graph, build_graph, edge_vectors
+from geocalc.optim.stacks import Stack, Stacks, as_array, free_rows
 
 # pairs up to this many sums of covalent radii are springs: first neighbors in metals, bonds in
 # molecules
@@ -22,8 +24,8 @@ SIDEWAYS = 0.1  # stiffness across a spring as a share of that along it
 ANCHOR = 4.0
 
 
-def spring_hessians(systems: Systems) -> tuple[np.ndarray, ...]:
-    """Hessians of springs between neighbors, over the free components of each structure.
+def spring_hessians(systems: Systems) -> Stacks:
+    """Hessians of springs between neighbors, over the free atoms of each structure.
 
     The spring of atoms i and j has the stiffness STIFFNESS * ((r_i + r_j) / d_ij) ** POWER, the
     idea of Lindh's model Hessian (Lindh et al., Chem. Phys. Lett. 241, 423 (1995)) with one power
@@ -32,9 +34,26 @@ def spring_hessians(systems: Systems) -> tuple[np.ndarray, ...]:
     Args:
         systems: batch of structures at the start of a relaxation.
     Returns:
-        One symmetric positive definite (n_free, n_free) float64 array per structure, eV/Angstrom^2,
-        in the order of `geocalc.optim.base.FreeComponents`.
+        Symmetric positive definite matrices, eV/Angstrom^2. Fixed components of free atoms and
+        padding are coupled to nothing.
     """
+    graph, blocks = _springs(systems)
+    on_atom = blocks.new_zeros((systems.n_atoms, 3, 3)).index_add_(0, graph.receivers, blocks)
+    found = []
+    for place, rows in free_rows(systems):
+        places = torch.as_tensor(Stack(place=place, rows=rows, matrix=rows).places_of_rows(systems))
+        found.append(
+            Stack(
+                place=place,
+                rows=rows,
+                matrix=as_array(_assembled(systems, places, graph, on_atom, blocks)),
+            )
+        )
+    return Stacks(tuple(found))
+
+
+def _springs(systems: Systems) -> tuple[Graph, Tensor]:
+    """Pairs of atoms that are springs, and their force constants (n_edges, 3, 3), eV/Angstrom^2."""
     radii = torch.from_numpy(elements.covalent_radii()).to(systems.positions.device)[
         systems.numbers
     ]
@@ -44,52 +63,46 @@ def spring_hessians(systems: Systems) -> tuple[np.ndarray, ...]:
         vectors.norm(dim=1).clamp(min=1e-3),
         radii[graph.receivers] + radii[graph.senders],
     )
-    near = lengths < REACH * contact
-    stiffness = STIFFNESS * (contact[near] / lengths[near]).clamp(max=2.0) ** POWER
-    unit = vectors[near] / lengths[near, None]
+    near = torch.nonzero(lengths < REACH * contact).squeeze(1)
+    lengths, contact, vectors = lengths[near], contact[near], vectors[near]
+    stiffness = STIFFNESS * (contact / lengths).clamp(max=2.0) ** POWER
+    unit = vectors / lengths[:, None]
     across = SIDEWAYS * torch.eye(3, dtype=unit.dtype, device=unit.device)
     blocks = stiffness[:, None, None] * (
         (1 - SIDEWAYS) * unit[:, :, None] * unit[:, None, :] + across
     )
-    return _assemble(
-        systems, *(t.cpu().numpy() for t in (graph.receivers[near], graph.senders[near], blocks))
-    )
+    return replace(
+        graph, receivers=graph.receivers[near], senders=graph.senders[near], shifts=graph.shifts[near]
+    ), blocks
 
 
-def _assemble(
-    systems: Systems, receivers: np.ndarray, senders: np.ndarray, blocks: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    """Sum blocks of directed edges into a dense array per structure.
+def _assembled(
+    systems: Systems, places: Tensor, graph: Graph, on_atom: Tensor, blocks: Tensor
+) -> Tensor:
+    """Hessians (k, 3 size, 3 size) of the structures of a stack.
 
     Args:
         systems: batch of structures.
-        receivers, senders: (n_edges,) atoms.
+        places: (k, size) of the free atoms in the batch; the number of atoms for padding.
+        graph: edges that are springs.
+        on_atom: (n_atoms, 3, 3) eV/Angstrom^2, sum over the springs of each atom.
         blocks: (n_edges, 3, 3) eV/Angstrom^2.
-    Returns:
-        One (n_free, n_free) array per structure, over its free components.
     """
-    free = FreeComponents.of(systems)
-    place = np.full((systems.n_atoms, 3), -1)
-    place.reshape(-1)[free.index] = np.concatenate([np.arange(size) for size in free.sizes])
-    edge_ends = np.searchsorted(receivers, free.row_starts)
-    hessians = []
-    for size, start, end in zip(free.sizes, edge_ends[:-1], edge_ends[1:], strict=True):
-        i, j, block = place[receivers[start:end]], place[senders[start:end]], blocks[start:end]
-        rows = np.concatenate(
-            [
-                np.broadcast_to(i[:, :, None], block.shape),
-                np.broadcast_to(i[:, :, None], block.shape),
-            ]
-        )
-        columns = np.concatenate(
-            [
-                np.broadcast_to(i[:, None, :], block.shape),
-                np.broadcast_to(j[:, None, :], block.shape),
-            ]
-        )
-        values, inside = np.concatenate([block, -block]), (rows >= 0) & (columns >= 0)
-        flat = np.bincount(
-            rows[inside] * size + columns[inside], values[inside], minlength=size * size
-        )
-        hessians.append(flat.reshape(size, size) + ANCHOR * np.eye(size))
-    return tuple(hessians)
+    n, (k, size) = systems.n_atoms, places.shape
+    # place of each atom among the k times size, -1 for others
+    slot = torch.full((n + 1,), -1, device=places.device)
+    slot[places.reshape(-1)] = torch.arange(k * size, device=places.device)
+    slot[n] = -1
+    i, j = slot[graph.receivers], slot[graph.senders]
+    both = torch.nonzero((i >= 0) & (j >= 0)).squeeze(1)
+    pair = i[both] * size + j[both] % size
+    hessian = blocks.new_zeros((k * size * size, 3, 3)).index_add_(0, pair, -blocks[both])
+    hessian = hessian.reshape(k, size, size, 3, 3)
+    own = torch.arange(size, device=places.device)
+    padded = torch.cat([on_atom, on_atom.new_zeros((1, 3, 3))])
+    hessian[:, own, own] += padded[places]
+    free = torch.cat([~systems.fixed, systems.fixed.new_zeros((1, 3))])[places].reshape(k, -1)
+    flat = hessian.permute(0, 1, 3, 2, 4).reshape(k, 3 * size, 3 * size)
+    flat = flat * free[:, :, None] * free[:, None, :]
+    flat.diagonal(dim1=1, dim2=2).add_(ANCHOR)
+    return flat

@@ -1,4 +1,4 @@
-"""A worker process of `geocalc.runs.workers.WorkerPool`: does one piece of work after the other.
+"""A worker process of `geocalc.runs.workers.WorkerPool`: an engine that is fed through a pipe.
 
 Messages are eight bytes of length and a pickle, in on standard input and out on standard output.
 Everything else that is printed goes to standard error. When standard input ends, because the owner
@@ -12,7 +12,7 @@ import pickle
 import signal
 import threading
 from queue import SimpleQueue
-from typing import IO
+from typing import IO, Any, Protocol
 
 from geocalc.errors import GeoCalcError
 
@@ -41,9 +41,31 @@ def read_message(stream: IO[bytes]) -> bytes | None:
     return content if len(content) == size else None
 
 
+class Engine(Protocol):
+    """Does pieces of work, several at a time; see `geocalc.runs.engine.Engine`."""
+
+    @property
+    def n_open(self) -> int:
+        """Pieces that were added and not collected yet."""
+        ...
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another piece can be used now."""
+        ...
+
+    def add(self, work: Any, /) -> None:
+        """Take a piece of work."""
+        ...
+
+    def collect(self) -> list[tuple[int, Any]]:
+        """Work until some pieces are finished; their results by number."""
+        ...
+
+
 def serve() -> None:
-    """Build the function that does the work from the first message, then answer every further
-    message with its result.
+    """Build an engine from the first message, give it the work in every further message, and answer
+    with results as they come.
     """
     # Ctrl-C reaches the whole terminal; the owner decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -52,10 +74,14 @@ def serve() -> None:
     messages: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_listen, args=(messages,), daemon=True).start()
     try:
-        work = pickle.loads(messages.get())()
+        engine: Engine = pickle.loads(messages.get())()
         write_message(answers, pickle.dumps((READY, None)))
         while True:
-            write_message(answers, pickle.dumps((DONE, work(pickle.loads(messages.get())))))
+            if not engine.n_open or (engine.has_room and not messages.empty()):
+                engine.add(pickle.loads(messages.get()))
+                continue
+            for result in engine.collect():
+                write_message(answers, pickle.dumps((DONE, result)))
     except GeoCalcError as error:
         write_message(answers, pickle.dumps((REFUSED, error)))
     except BrokenPipeError:

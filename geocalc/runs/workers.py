@@ -17,7 +17,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from geocalc.errors import GeoCalcError, InputError
-from geocalc.runs.worker_process import DONE, READY, REFUSED, read_message, write_message
+from geocalc.runs.worker_process import (
+    DONE,
+    READY,
+    REFUSED,
+    Engine,
+    read_message,
+    write_message,
+)
 
 # the operating system may kill a worker when memory runs out, whichever uses it; work that ends two
 # workers is given up
@@ -45,6 +52,7 @@ class Lost:
 class _Work:
     number: int
     content: bytes
+    size: float
     tries: int = 0
 
 
@@ -52,25 +60,28 @@ class WorkerPool:
     """Distributes pieces of work to processes, which are started when they are needed.
 
     Each process is a fresh interpreter with one thread for every numerical library; it ends with
-    the process that started it, also when that is killed. When a process dies, another one tries
-    its piece of work once more.
+    the process that started it, also when that is killed. When a process dies, others try each of
+    its pieces of work once more, alone.
 
     Args:
-        make: builds, in each process, the function that does the work; it can be pickled, and holds
+        make: builds, in each process, the engine that does the work; it can be pickled, and holds
             only objects that can.
         n_workers: processes at most, positive.
+        capacity: sum of the sizes of work that a process has at once; it always has one piece.
     Raises:
         InputError: `make` cannot be pickled.
     """
 
-    def __init__(self, make: Callable[[], Callable[[Any], Any]], n_workers: int) -> None:
+    def __init__(
+        self, make: Callable[[], Engine], n_workers: int, capacity: float = 1.0
+    ) -> None:
         try:
             self._make = pickle.dumps(make)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise InputError(
                 f"this potential cannot be handed to other processes ({error}); use one worker"
             ) from None
-        self.n_workers = n_workers
+        self.n_workers, self._capacity = n_workers, capacity
         self._failed_starts = 0
         self._workers: list[_Worker] = []
         self._waiting: deque[_Work] = deque()
@@ -90,16 +101,21 @@ class WorkerPool:
     @property
     def n_open(self) -> int:
         """Pieces of work without a result yet."""
-        return len(self._waiting) + sum(worker.work is not None for worker in self._workers)
+        return len(self._waiting) + sum(len(worker.works) for worker in self._workers)
+
+    @property
+    def n_waiting(self) -> int:
+        """Pieces of work that no process has yet."""
+        return len(self._waiting)
 
     @property
     def pids(self) -> list[int]:
         """Process numbers of the running workers."""
         return [worker.process.pid for worker in self._workers]
 
-    def add(self, number: int, work: Any) -> None:
+    def add(self, number: int, work: Any, size: float = 1.0) -> None:
         """Add a piece of work; `number` comes back with its result."""
-        self._waiting.append(_Work(number=number, content=pickle.dumps(work)))
+        self._waiting.append(_Work(number=number, content=pickle.dumps(work), size=size))
         self._hand_out()
 
     def collect(self) -> list[tuple[int, Any | Lost]]:
@@ -130,13 +146,22 @@ class WorkerPool:
 
     def _hand_out(self) -> None:
         while self._waiting:
-            worker = next((w for w in self._workers if w.work is None), None)
-            if worker is None and len(self._workers) < self.n_workers:
+            work = self._waiting[0]
+            worker = min(self._workers, key=lambda w: w.size, default=None)
+            if (worker is None or worker.works) and len(self._workers) < self.n_workers:
                 worker = _Worker(self._make, self._replies)
                 self._workers.append(worker)
-            if worker is None:
+            if worker is None or not self._takes(worker, work):
                 return
             worker.send(self._waiting.popleft())
+
+    def _takes(self, worker: _Worker, work: _Work) -> bool:
+        """Whether a process has room for a piece of work. One that may have ended a process is done
+        alone.
+        """
+        suspects = any(other.tries for other in (work, *worker.works.values()))
+        fits = not suspects and worker.size + work.size <= self._capacity
+        return not worker.works or fits
 
     def _handle_reply(self, worker: _Worker, reply: bytes | None) -> list[tuple[int, Any | Lost]]:
         """Results in a reply; None for a reply is the end of the worker."""
@@ -149,17 +174,19 @@ class WorkerPool:
             raise payload
         if kind == READY:
             worker.ready, self._failed_starts = True, 0
-        if kind != DONE or worker.work is None:
+        if kind != DONE:
             return []
-        number, worker.work = worker.work.number, None
-        return [(number, payload)]
+        number, result = payload
+        del worker.works[number]
+        return [(number, result)]
 
     def _handle_exit(self, worker: _Worker) -> list[tuple[int, Any | Lost]]:
         self._workers.remove(worker)
         # before its input is closed: that would end it with another exit status
         worker.join()
         worker.close_input()
-        work, reason = worker.work, worker.reason
+        reason = worker.reason
+        results: list[tuple[int, Any | Lost]] = []
         if not worker.ready:
             self.n_workers = max(1, len(self._workers))  # memory may not suffice for more
             self._failed_starts += 1
@@ -167,20 +194,20 @@ class WorkerPool:
                 raise GeoCalcError(
                     f"worker processes cannot be started: the last {reason}; use one worker"
                 )
-        if work is None:
-            return []
-        tries = work.tries + worker.ready
-        if tries >= TRIES:
-            return [(work.number, Lost(reason=reason))]
-        self._waiting.appendleft(replace(work, tries=tries))
-        return []
+        for work in reversed(worker.works.values()):
+            tries = work.tries + worker.ready
+            if tries >= TRIES:
+                results.append((work.number, Lost(reason=reason)))
+            else:
+                self._waiting.appendleft(replace(work, tries=tries))
+        return results
 
 
 class _Worker:
     """One process and the thread that listens to it."""
 
     def __init__(self, make: bytes, replies: SimpleQueue[tuple[_Worker, bytes | None]]) -> None:
-        self.work: _Work | None = None
+        self.works: dict[int, _Work] = {}
         self.ready = False
         self.process = subprocess.Popen(
             [sys.executable, "-c", _CODE, *sys.path],
@@ -194,8 +221,13 @@ class _Worker:
         self._write(make)
 
     def send(self, work: _Work) -> None:
-        self.work = work
+        self.works[work.number] = work
         self._write(work.content)
+
+    @property
+    def size(self) -> float:
+        """Sum of the sizes of its work."""
+        return sum(work.size for work in self.works.values())
 
     def close_input(self) -> None:
         """Close its input, which ends it."""

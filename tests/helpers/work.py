@@ -6,8 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from geocalc.errors import InputError
@@ -15,8 +14,36 @@ from geocalc.errors import InputError
 KILL, SLOW, ENDLESS, PRINT, REFUSE, QUIT = "kill", "slow", "endless", "print", "refuse", "quit"
 
 
-def make_work(folder: str | None = None) -> Callable[[str], tuple[str, int]]:
-    return partial(work, folder)
+@dataclass
+class Worker:
+    """Does one piece of work, a number and a word, after the other."""
+
+    folder: str | None
+    waiting: list[tuple[int, str]] = field(default_factory=list)
+    most: int = 1
+
+    @property
+    def n_open(self) -> int:
+        return len(self.waiting)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.waiting) < self.most
+
+    def add(self, piece: tuple[int, str]) -> None:
+        self.waiting.append(piece)
+
+    def collect(self) -> list[tuple[int, tuple[str, int]]]:
+        number, word = self.waiting.pop(0)
+        return [(number, work(self.folder, word))]
+
+
+def make_work(folder: str | None = None) -> Worker:
+    return Worker(folder)
+
+
+def make_batches(folder: str | None = None) -> Worker:
+    return Worker(folder, most=3)
 
 
 def make_nothing() -> None:

@@ -15,7 +15,7 @@ from ase.optimize import BFGS
 
 from geocalc import from_atoms
 from geocalc.core.systems import Prediction, Systems, concatenate
-from geocalc.optim import QuasiNewton
+from geocalc.optim import QuasiNewton, force_constants, quasi_newton, stacks
 from geocalc.optim.force_constants import ANCHOR, spring_hessians
 from geocalc.optim.quasi_newton import SLACK, _held_back, _learn, _longest
 from geocalc.potentials.ase import AsePotential
@@ -106,12 +106,15 @@ def test_everything_fixed() -> None:
 
 def test_springs_are_positive_definite_and_know_bonds() -> None:
     atoms = slabs()[0]
-    (hessian,) = spring_hessians(untagged(atoms))
-    assert hessian.shape == (27, 27)
+    (stack,) = spring_hessians(untagged(atoms))
+    (hessian,) = stack.matrix
+    assert hessian.shape == (36, 36)  # nine free atoms, padded to twelve
+    assert np.array_equal(hessian[27:], ANCHOR * np.eye(36)[27:])
     np.testing.assert_allclose(hessian, hessian.T, atol=1e-12)
     assert np.linalg.eigvalsh(hessian).min() >= ANCHOR - 1e-12
     stretched, bonded = (
-        spring_hessians(untagged(Atoms("CO", [[0, 0, 0], [0, 0, d]])))[0] for d in (1.4, 1.13)
+        next(iter(spring_hessians(untagged(Atoms("CO", [[0, 0, 0], [0, 0, d]]))))).matrix[0]
+        for d in (1.4, 1.13)
     )
     assert bonded[2, 2] - ANCHOR > 5 * (stretched[2, 2] - ANCHOR) > 5
 
@@ -171,30 +174,51 @@ def test_trust_bounds_every_step() -> None:
     assert max(longest) < 0.06  # back to the anchor and on from there
 
 
-def test_a_step_that_is_held_back_is_the_step_of_a_raised_curvature() -> None:
+def held_back(
+    forces: np.ndarray, inverse: np.ndarray, trust: float
+) -> tuple[np.ndarray, float]:
+    step = inverse @ forces
+    short, shift = _held_back(step[None], inverse[None], np.array([trust]))
+    return short[0], float(shift[0])
+
+
+@pytest.mark.parametrize("trust", [0.1, 0.05, 0.02])
+def test_a_step_that_is_held_back_is_the_step_of_a_raised_curvature(trust: float) -> None:
     rng = np.random.default_rng(3)
-    root = rng.normal(size=(12, 12))
-    hessian = root @ root.T + 0.02 * np.eye(12)
-    forces, atoms = rng.normal(size=12), np.repeat(np.arange(4), 3)
-    inverse = np.asfortranarray(np.linalg.inv(hessian))
-    for trust in (0.5, 0.1, 0.02):
-        step, shift = _held_back(inverse @ forces, inverse, trust, atoms)
-        assert shift > 0
-        assert np.abs((hessian + shift * np.eye(12)) @ step - forces).max() < 1e-9
-        assert 0.6 * trust < _longest(step, atoms) <= (1 + SLACK) * trust
+    axes = np.linalg.qr(rng.normal(size=(30, 30)))[0]
+    hessian = axes @ np.diag(np.geomspace(ANCHOR, 10 * ANCHOR, 30)) @ axes.T  # as of springs
+    forces = rng.normal(size=30)
+    step, shift = held_back(forces, np.linalg.inv(hessian), trust)
+    assert shift > 0
+    exact = np.linalg.solve(hessian + shift * np.eye(30), forces)
+    assert np.abs(step - exact).max() < 0.03 * trust
+    assert 0.6 * trust < float(_longest(step[None])[0]) <= (1 + SLACK) * trust
 
 
 def test_a_soft_direction_does_not_hold_back_a_stiff_one() -> None:
-    atoms = np.array([0, 0, 0, 1, 1, 1])
-    inverse = np.asfortranarray(np.diag([100.0, 0.1, 0.1, 0.1, 0.1, 0.1]))
+    inverse = np.diag([100.0] + [0.1] * 11)
     # 50 Angstrom along the soft one, 0.1 along the stiff one
-    forces = np.array([0.5, 0.0, 0.0, 1.0, 0.0, 0.0])
-    step, _ = _held_back(inverse @ forces, inverse, 0.2, atoms)
+    forces = np.array([0.5, 0.0, 0.0, 1.0] + [0.0] * 8)
+    step, _ = held_back(forces, inverse, 0.2)
     assert 0.07 < step[3] < 0.1
 
 
+def learned(inverse: np.ndarray, move: np.ndarray, change: float) -> np.ndarray:
+    return _learn(inverse[None], move[None], change * move[None], 2.0 * move[None], 0.1)[0]
+
+
 def test_nothing_is_learnt_where_the_curvature_is_negative() -> None:
-    inverse = np.asfortranarray(np.diag([0.5, 0.25]))
-    move = np.array([0.1, 0.0])
-    assert _learn(inverse, move, -0.3 * move, 2.0 * move, 0.1) is inverse
-    assert _learn(inverse, move, 0.5 * move, 2.0 * move, 0.1)[0, 0] == pytest.approx(2.0)
+    inverse, move = np.diag([0.5, 0.25]), np.array([0.1, 0.0])
+    assert np.array_equal(learned(inverse, move, -0.3), inverse)
+    assert learned(inverse, move, 0.5)[0, 0] == pytest.approx(2.0)
+    assert learned(inverse, move, 0.01)[0, 0] == pytest.approx(5.0)  # 0.1 of the expected one
+
+
+def test_it_is_the_same_with_the_library_of_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = concatenate([untagged(atoms) for atoms in slabs()])
+    expected = relax(members)
+    for module in (stacks, quasi_newton, force_constants):
+        monkeypatch.setattr(module, "as_array", lambda tensor: tensor)
+    for one, other in zip(relax(members), expected, strict=True):
+        assert one.n_evaluations == other.n_evaluations
+        assert torch.allclose(one.systems.positions, other.systems.positions, atol=1e-9)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers.work import ENDLESS, KILL, PRINT, QUIT, REFUSE, SLOW, make_nothing, make_work
+from helpers.work import ENDLESS, KILL, PRINT, QUIT, REFUSE, SLOW, make_batches, make_nothing, make_work
 
 from geocalc.errors import GeoCalcError, InputError
 from geocalc.runs.workers import Lost, WorkerPool
@@ -19,7 +19,7 @@ from geocalc.runs.workers import Lost, WorkerPool
 
 def results(pool: WorkerPool, words: list[str]) -> dict[int, tuple[str, int] | Lost]:
     for number, word in enumerate(words):
-        pool.add(number, word)
+        pool.add(number, (number, word))
     found = {}
     while pool.n_open:
         found.update(pool.collect())
@@ -76,6 +76,26 @@ def test_work_that_kills_every_process_is_lost_alone() -> None:
     assert found[3] == Lost(reason="ended with exit status 3; standard error may say why")
 
 
+def test_a_process_has_several_pieces_of_work_and_shares_them_evenly() -> None:
+    with WorkerPool(make_batches, 2, capacity=4.0) as pool:
+        for number in range(6):
+            pool.add(number, (number, "a"))
+        assert pool.n_waiting == 0
+        found = {}
+        while pool.n_open:
+            found.update(pool.collect())
+        pids = [found[k][1] for k in range(6)]
+    assert sorted(pids.count(pid) for pid in set(pids)) == [3, 3]
+
+
+def test_work_beside_that_which_ends_a_process_is_done() -> None:
+    with WorkerPool(make_batches, 2, capacity=4.0) as pool:
+        found = results(pool, ["a", KILL, "b", "c", QUIT, "d", "e", "f"])
+    assert [found[k][0] for k in (0, 2, 3, 5, 6, 7)] == list("abcdef")
+    assert isinstance(found[1], Lost)
+    assert isinstance(found[4], Lost)
+
+
 def test_what_the_work_refuses_is_raised() -> None:
     with WorkerPool(make_work, 2) as pool, pytest.raises(InputError, match="not with me"):
         results(pool, ["a", REFUSE, "b"])
@@ -98,7 +118,7 @@ def test_closing_ends_work_in_the_middle() -> None:
     started = time.monotonic()
     with WorkerPool(make_work, 2) as pool:
         for number in range(3):
-            pool.add(number, ENDLESS)
+            pool.add(number, (number, ENDLESS))
         pids = pool.pids
     assert not any(is_alive(pid) for pid in pids)
     assert pool.n_open == 0
@@ -111,10 +131,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts backg
 from helpers.work import ENDLESS, make_work
 from geocalc.runs.workers import WorkerPool
 with WorkerPool(make_work, 2) as pool:
-    pool.add(0, "a")
+    pool.add(0, (0, "a"))
     pool.collect()
     for number in range(1, 99):
-        pool.add(number, ENDLESS)
+        pool.add(number, (number, ENDLESS))
     print(*pool.pids, flush=True)
     while pool.n_open:
         pool.collect()
