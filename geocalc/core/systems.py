@@ -44,7 +44,7 @@ class Coordinates(Protocol):
     """Frozen dataclass with the coordinates that a relaxation moves, in rows of three.
 
     `Systems` fulfills this protocol: each row is an atom. Batches whose cells relax have rows of
-    strain too, see `geocalc.relaxation.cells.CellCoordinates`.
+    strain too, see `geocalc.core.cells.CellCoordinates`.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]

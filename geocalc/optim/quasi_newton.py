@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geocalc.core.systems import Coordinates, Systems, per_row, per_system
-from geocalc.errors import InputError
+from geocalc.core.systems import Coordinates, per_row, per_system
 from geocalc.optim.force_constants import spring_hessians
 from geocalc.optim.stacks import (
     Array,
@@ -102,13 +101,8 @@ class QuasiNewton:
         """State with the Hessian of springs.
 
         Raises:
-            InputError: cells are to be relaxed.
+            InputError: the coordinates are neither atoms nor atoms and cells.
         """
-        if not isinstance(coordinates, Systems):
-            raise InputError(
-                "quasi-newton starts from springs between atoms, and cells have none; use bfgs to"
-                " relax a cell or to keep a symmetry"
-            )
         inverse = tuple(
             replace(stack, matrix=library_of(stack.matrix).linalg.inv(stack.matrix))
             for stack in spring_hessians(coordinates)

@@ -22,7 +22,7 @@ from geocalc.core.matrices import (
 )
 from geocalc.core.systems import Potential, Systems, apply_constraints
 from geocalc.errors import InputError
-from geocalc.relaxation.cells import CellCoordinates
+from geocalc.core.cells import CellCoordinates
 from geocalc.relaxation.degrees_of_freedom import snapshot, unevaluated
 from geocalc.relaxation.state import Snapshot
 from geocalc.relaxation.status import MOVE_LIMIT, STRAIN_LIMIT
@@ -93,13 +93,28 @@ class CellFilter:
         return free
 
     @property
+    def shapes(self) -> Tensor:
+        """Projector onto the strains that may occur, (9, 9): symmetric ones that the mask frees,
+        and only the volume, or all but the volume, where that is asked for.
+        """
+        unity = torch.eye(9, dtype=torch.float64).reshape(3, 3, 9)
+        symmetric = 0.5 * (unity + unity.transpose(0, 1)) * self.free[:, :, None]
+        shapes = symmetric.reshape(9, 9)
+        growth = shapes @ torch.eye(3, dtype=torch.float64).reshape(9, 1)
+        size = float((growth * growth).sum())
+        volume = growth @ growth.T / size if size else 0 * shapes
+        if self.hydrostatic:
+            shapes = volume
+        return shapes - volume if self.constant_volume else shapes
+
+    @property
     def needs_stress(self) -> bool:
         """Whether any component of the strain may change."""
         return any(self.mask)
 
     def coordinates(self, systems: Systems) -> CellCoordinates:
         """See `DegreesOfFreedom`."""
-        return CellCoordinates.of(systems, self.free)
+        return CellCoordinates.of(systems, self.free, self.shapes)
 
     def limits(self, coordinates: CellCoordinates) -> Tensor:
         """See `DegreesOfFreedom`."""

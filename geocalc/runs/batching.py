@@ -5,6 +5,7 @@ memory of the device sets the size.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, fields, replace
@@ -28,6 +29,7 @@ from geocalc.runs.settings import RelaxSettings
 EDGES_ON_CPU = 20_000  # about ten slabs; larger batches do not fit into the caches of a processor
 # a first guess for a network of 256 channels and 7 layers; memory that runs out halves the budget
 EDGE_BYTES = 500_000
+METAL = 0.07  # atoms in a cubic Angstrom
 NEIGHBORS = 50  # counted for each atom where the potential has no cutoff
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,21 @@ def budget_of(model_hash: str, device: str, edges: int | None) -> Budget:
         edges: at first; None to estimate them from the memory of the device.
     """
     return Budget(edges=edges)
+
+
+def atoms_together(model: NamedPotential, settings: RelaxSettings) -> int:
+    """About how many atoms a process on a CPU computes together.
+
+    Args:
+        model: potential with its cutoff.
+        settings: may have a number of edges.
+    """
+    edges = settings.batch_edges or EDGES_ON_CPU
+    if model.cutoff is None:
+        return edges // NEIGHBORS
+    # of a close-packed metal, and half of that, which a slab of a few layers has
+    neighbors = 0.5 * 4 / 3 * math.pi * model.cutoff**3 * METAL
+    return max(1, round(edges / neighbors))
 
 
 class Batches:

@@ -5,24 +5,27 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from geocalc.core.process import available_cores, configure_process
-from geocalc.core.systems import Potential
+from geocalc.core.systems import Potential, Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.optim.catalog import make_optimizer
 from geocalc.relaxation.cell_filters import STRAINS, CellFilter
 from geocalc.relaxation.degrees_of_freedom import DegreesOfFreedom
 from geocalc.relaxation.loop import ATOMS_ONLY
 from geocalc.relaxation.warm_start import Proposal, check_for_workers
-from geocalc.runs.batching import Batches, budget_of
+from geocalc.runs.batching import Batches, atoms_together, budget_of
 from geocalc.runs.engine import Engine, OneByOne, Report, predict_alone, relax_alone, with_opinion
 from geocalc.runs.forms import Ended, Live
 from geocalc.runs.roles import NamedPotential, SecondModel
 from geocalc.runs.settings import ALL_STRAINS, RelaxSettings
 from geocalc.runs.workers import Lost, WorkerPool
 
+# times the atoms that a worker computes together: what it is handed at once, so that it never waits
+AHEAD = 1.25
 START = 2.0  # seconds; about the time that a process takes to start
 logger = logging.getLogger(__name__)
 
@@ -112,29 +115,14 @@ def _relaxation_engine(
     freedom: DegreesOfFreedom[Any],
 ) -> Engine:
     """Choose the engine that moves these degrees of freedom."""
-    if settings.batch_edges is not None or model.device != "cpu":
+    here = _engine_here(model, settings, freedom, report)
+    if model.device != "cpu":
         if (settings.workers or 1) > 1:
             raise InputError(
-                f"{settings.workers} workers are asked for, but batches are computed in one"
-                " process; use workers=1"
+                f"{settings.workers} workers are asked for, but a GPU is used by one process; use"
+                " workers=1"
             )
-        budget = budget_of(model.hash, model.device, settings.batch_edges)
-        batches = Batches(model, settings, budget, report, freedom)
-        return (
-            batches
-            if model.second_opinion is None
-            else WithSecondModel(batches, model.second_opinion)
-        )
-    relax = partial(
-        relax_alone,
-        potential=model.potential,
-        settings=settings,
-        device=model.device,
-        report=report,
-        warm_start=model.warm_start,
-        freedom=freedom,
-    )
-    here = OneByOne(_with_second(relax, model.second_opinion))
+        return here
     if model.opener is None:
         if (settings.workers or 1) > 1:
             raise InputError(f"{model.name} cannot be opened in other processes; use one worker")
@@ -144,9 +132,41 @@ def _relaxation_engine(
         return here
     if model.warm_start is not None:
         check_for_workers(model.warm_start)
-    return InWorkers(
-        here, model.opener, settings, n_workers, model.warm_start, model.second_opinion, freedom
+    return InWorkers(here, model, model.opener, settings, n_workers, freedom)
+
+
+def _engine_here(
+    model: NamedPotential,
+    settings: RelaxSettings,
+    freedom: DegreesOfFreedom[Any],
+    report: Report | None = None,
+) -> Engine:
+    """The engine of one process: batches, or one structure after the other."""
+    if not in_batches(model, settings):
+        relax = partial(
+            relax_alone,
+            potential=model.potential,
+            settings=settings,
+            device=model.device,
+            report=report,
+            warm_start=model.warm_start,
+            freedom=freedom,
+        )
+        return OneByOne(_with_second(relax, model.second_opinion))
+    budget = budget_of(model.hash, model.device, settings.batch_edges)
+    batches = Batches(model, settings, budget, report, freedom)
+    return (
+        batches
+        if model.second_opinion is None
+        else WithSecondModel(batches, model.second_opinion)
     )
+
+
+def in_batches(model: NamedPotential, settings: RelaxSettings) -> bool:
+    """Whether structures are computed together: on a GPU, and where the model has a graph."""
+    if settings.reproducible:
+        return False
+    return settings.batch_edges is not None or model.device != "cpu" or model.cutoff is not None
 
 
 class WithSecondModel:
@@ -193,35 +213,36 @@ class WithSecondModel:
 
 
 class InWorkers:
-    """Relaxes each structure alone, several at a time in worker processes.
+    """Relaxes structures in worker processes, each with an engine of its own.
 
-    Results do not depend on the number of processes. One structure per process is kept waiting, so
-    that no process is idle. A single structure is relaxed in this process, and single points are
-    evaluated here until they have taken longer than the start of a process.
+    A single structure is relaxed in this process, and single points are evaluated here until they
+    have taken longer than the start of a process.
 
     Args:
         here: relaxes in this process.
-        opener: makes the potential in another process.
+        model: with its roles, which can be pickled.
+        opener: makes its potential in another process.
         settings: of the relaxation.
         n_workers: processes at most.
-        warm_start: proposes where to begin, and can be pickled.
-        second_opinion: model that gives second opinions, in the process that relaxes.
         freedom: the coordinates that move.
     """
 
     def __init__(
         self,
-        here: OneByOne,
+        here: Engine,
+        model: NamedPotential,
         opener: Callable[[], Potential],
         settings: RelaxSettings,
         n_workers: int,
-        warm_start: Proposal | None = None,
-        second_opinion: SecondModel | None = None,
         freedom: DegreesOfFreedom[Any] = ATOMS_ONLY,
     ) -> None:
         self._here, self._n_workers = here, n_workers
+        self._atoms = (
+            atoms_together(model, settings) if in_batches(model, settings) else 1
+        )
+        told = replace(model, potential=_not_here, opener=None)
         self._pool = WorkerPool(
-            partial(_begin, opener, settings, warm_start, second_opinion, freedom), n_workers
+            partial(_begin, opener, told, settings, freedom), n_workers, AHEAD * self._atoms
         )
         self._first: Live | None = None
         self._started = False
@@ -235,11 +256,17 @@ class InWorkers:
     @property
     def has_room(self) -> bool:
         """See `Engine`."""
-        return not self._here.n_open and self.n_open < 2 * self._n_workers
+        if self._here.n_open:
+            return self._is_quick and self._here.has_room
+        return self._pool.n_waiting < self._n_workers
+
+    @property
+    def _is_quick(self) -> bool:
+        return time.monotonic() < self._quick_until
 
     def add(self, live: Live) -> None:
         """See `Engine`."""
-        if time.monotonic() < self._quick_until:
+        if self._is_quick:
             self._here.add(live)
             return
         if not self._started and self._first is None:
@@ -248,7 +275,8 @@ class InWorkers:
         self._started = True
         for one in (self._first, live):
             if one is not None:
-                self._pool.add(one.number, one)
+                size = one.systems.n_atoms if self._atoms > 1 else 1
+                self._pool.add(one.number, one, size)
         self._first = None
 
     def collect(self) -> list[tuple[int, Ended]]:
@@ -266,28 +294,24 @@ class InWorkers:
 
     def close(self) -> None:
         """See `Engine`."""
+        self._here.close()
         self._pool.close()
+
+
+def _not_here(systems: Systems) -> Prediction:
+    """Stands for a potential that is opened in another process."""
+    raise InputError(f"the potential for {systems.n_systems} structures is in another process")
 
 
 def _begin(
     opener: Callable[[], Potential],
+    model: NamedPotential,
     settings: RelaxSettings,
-    warm_start: Proposal | None,
-    second_opinion: SecondModel | None,
     freedom: DegreesOfFreedom[Any],
-) -> Callable[[Live], Ended]:
-    """Prepare a worker process, and return its work on one structure."""
+) -> Engine:
+    """Prepare a worker process, and return its engine."""
     configure_process()
-    return _with_second(
-        partial(
-            relax_alone,
-            potential=opener(),
-            settings=settings,
-            warm_start=warm_start,
-            freedom=freedom,
-        ),
-        second_opinion,
-    )
+    return _engine_here(replace(model, potential=opener()), settings, freedom)
 
 
 def _ended(found: Any) -> Ended:

@@ -56,8 +56,15 @@ class ModelSettings(Settings):
         None,
         ge=1,
         description=(
-            "Edges of graphs computed together [default: as many as fit on a GPU; one structure at"
-            " a time on a CPU]."
+            "Edges of graphs computed together [default: as many as fit on a GPU, or in the caches"
+            " of a CPU]."
+        ),
+    )
+    reproducible: bool = Field(
+        False,
+        description=(
+            "Compute each structure alone, so that results are the same to the last bit with any"
+            " number of workers; slower."
         ),
     )
 

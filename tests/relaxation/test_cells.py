@@ -10,13 +10,13 @@ from ase.build import bulk
 from ase.constraints import FixedPlane
 from torch import Tensor
 
+from geocalc.core.cells import CellCoordinates
 from geocalc.core.systems import Systems, concatenate, select
-from geocalc.errors import InputError
-from geocalc.optim import QuasiNewton
-from geocalc.relaxation.cells import CellCoordinates
+from geocalc.relaxation.cell_filters import CellFilter
 from geocalc.structures.convert import from_atoms
 
-FREE = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 0]]).bool()
+FILTER = CellFilter(mask=(True, True, False, False, False, True))
+FREE, SHAPES = FILTER.free, FILTER.shapes
 
 
 def crystals() -> list[Systems]:
@@ -37,7 +37,7 @@ def assert_equal(one: CellCoordinates | Systems, other: CellCoordinates | System
 
 def test_strains_follow_the_atoms_of_their_structure() -> None:
     systems = concatenate(crystals())
-    coordinates = CellCoordinates.of(systems, FREE)
+    coordinates = CellCoordinates.of(systems, FREE, SHAPES)
     assert coordinates.counts.tolist() == [4, 7, 5]
     assert coordinates.system_idx.bincount().tolist() == [4, 7, 5]
     assert coordinates.is_atom[:8].tolist() == [True] + 3 * [False] + 4 * [True]
@@ -49,7 +49,7 @@ def test_strains_follow_the_atoms_of_their_structure() -> None:
 
 
 def test_vectors_on_atoms_and_strains_are_joined_to_rows() -> None:
-    coordinates = CellCoordinates.of(concatenate(crystals()), FREE)
+    coordinates = CellCoordinates.of(concatenate(crystals()), FREE, SHAPES)
     on_atoms, strains = torch.rand(7, 3).double(), torch.rand(3, 3, 3).double()
     counts = torch.tensor([1.0, 4.0, 2.0]).double()[:, None, None]
     placed = replace(coordinates, positions=coordinates.rows(on_atoms, counts * strains))
@@ -61,13 +61,8 @@ def test_vectors_on_atoms_and_strains_are_joined_to_rows() -> None:
 @pytest.mark.parametrize("chosen", [[True, False, True], [False, True, False]])
 def test_batches_are_selected_and_joined(chosen: list[bool]) -> None:
     parts = crystals()
-    together = CellCoordinates.of(concatenate(parts), FREE)
-    assert_equal(concatenate([CellCoordinates.of(part, FREE) for part in parts]), together)
+    together = CellCoordinates.of(concatenate(parts), FREE, SHAPES)
+    assert_equal(concatenate([CellCoordinates.of(part, FREE, SHAPES) for part in parts]), together)
     mask: Tensor = torch.tensor(chosen)
     expected = select(concatenate(parts), concatenate(parts), mask)
-    assert_equal(select(together, together, mask), CellCoordinates.of(expected, FREE))
-
-
-def test_quasi_newton_refuses_rows_that_are_no_atoms() -> None:
-    with pytest.raises(InputError, match="springs between atoms, and cells have none; use bfgs"):
-        QuasiNewton().init(CellCoordinates.of(concatenate(crystals()), FREE))
+    assert_equal(select(together, together, mask), CellCoordinates.of(expected, FREE, SHAPES))

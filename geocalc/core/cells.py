@@ -27,6 +27,7 @@ class CellCoordinates:
         projector: (n_rows, 3, 3) as that of `Systems`, or None.
         is_atom: (n_rows,) bool, False for rows of strain.
         start: the structures at the start of the relaxation.
+        shapes: (9, 9) projector onto the strains that may occur, flattened.
     """
 
     positions: Tensor = per_row()
@@ -35,14 +36,16 @@ class CellCoordinates:
     projector: Tensor | None = per_row()
     is_atom: Tensor = per_row()
     start: Systems = nested()
+    shapes: Tensor
 
     @classmethod
-    def of(cls, systems: Systems, free: Tensor) -> CellCoordinates:
+    def of(cls, systems: Systems, free: Tensor, shapes: Tensor) -> CellCoordinates:
         """Coordinates of structures, without strain.
 
         Args:
             systems: batch of structures.
             free: (3, 3) bool, the components of the strain that may change.
+            shapes: see the class.
         """
         n, device = systems.n_systems, systems.positions.device
         strain_idx = torch.arange(n, device=device).repeat_interleave(3)
@@ -61,6 +64,7 @@ class CellCoordinates:
             projector=projector,
             is_atom=order < systems.n_atoms,
             start=systems,
+            shapes=shapes.to(device),
         )
 
     @property
