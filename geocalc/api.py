@@ -56,10 +56,9 @@ def relax(
             changed.
         model: name or folder.
         settings: all options at once, in place of `model` and the keywords below.
-        optimizer: quasi-newton (fewest model calls; atoms only), bfgs, lbfgs, fire, fire2 (as in
-            ASE), conjugate-gradient or gradient-descent; auto is quasi-newton, and bfgs where a
-            cell is relaxed or a symmetry kept. With settings of its own: {"name": "fire",
-            "max_step": 0.1}.
+        optimizer: quasi-newton (fewest model calls; the default, auto), bfgs, lbfgs, fire, fire2
+            (as in ASE), conjugate-gradient or gradient-descent. With settings of its own: {"name":
+            "fire", "max_step": 0.1}.
         fmax: eV/Angstrom; converged when no free atom has a larger force.
         steps: allowed for each structure.
         device: auto (a GPU if there is one), cpu, cuda or cuda:1.

@@ -201,6 +201,15 @@ def free_atoms(fixed: Mask) -> Mask:
 Batch = TypeVar("Batch", bound=Coordinates)
 
 
+def changed(data: Data, **values: Any) -> Data:
+    """Copy frozen data with some fields replaced, as `dataclasses.replace` does, in a tenth of its
+    time: the fields are not checked again.
+    """
+    new = object.__new__(type(data))
+    vars(new).update(vars(data), **values)
+    return new
+
+
 def select(data: Data, coordinates: Coordinates, chosen: Tensor) -> Data:
     """Return the rows of `data` that belong to the chosen structures.
 
@@ -226,7 +235,7 @@ def select(data: Data, coordinates: Coordinates, chosen: Tensor) -> Data:
             values[f.name] = new_idx[value[rows]]
         else:
             values[f.name] = value[chosen if along == "system" else rows]
-    return replace(data, **values)  # type: ignore[type-var]
+    return changed(data, **values)
 
 
 def join(first: Data, second: Data) -> Data:
@@ -244,7 +253,7 @@ def join(first: Data, second: Data) -> Data:
         if f.metadata.get(_ALONG) is None or one is None:
             continue
         values[f.name] = torch.cat([one, other]) if isinstance(one, Tensor) else one + other
-    return replace(first, **values)  # type: ignore[type-var]
+    return changed(first, **values)
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:

@@ -187,17 +187,13 @@ def _add_strains(
     )
     shapes = coordinates.shapes
     on_strain = shapes @ on_strain[place] @ shapes
-    coupling = (shapes @ coupling)[places]
-    # where a structure has free strains, their three rows are in the stack
-    row = torch.cumsum(~coordinates.is_atom, 0) - 1
-    axis = torch.cat([torch.where(coordinates.is_atom, -1, row % 3), row.new_full((1,), -1)])[places]
-    of_strain, of_atom = (axis >= 0), (axis < 0)
-    for one in range(k):
-        strain = 3 * torch.nonzero(of_strain[one])[:, :1] + torch.arange(3, device=places.device)
-        flat = strain.reshape(-1)
-        nine = (3 * axis[one][of_strain[one]][:, None] + torch.arange(3, device=places.device)).reshape(-1)
-        hessian[one][flat[:, None], flat] += on_strain[one][nine[:, None], nine]
-        atoms = 3 * torch.nonzero(of_atom[one])[:, :1] + torch.arange(3, device=places.device)
-        mixed = coupling[one][of_atom[one]][:, nine].permute(1, 0, 2).reshape(len(nine), -1)
-        hessian[one][flat[:, None], atoms.reshape(-1)] += mixed
-        hessian[one][atoms.reshape(-1)[:, None], flat] += mixed.T
+    coupling = (shapes @ coupling)[places].permute(0, 2, 1, 3).reshape(k, 9, -1)
+    # which component of a strain each component of a stack is
+    axis = torch.cumsum(~coordinates.is_atom, 0) % 3  # 1, 2, 0 for the rows of a strain
+    axis = torch.where(coordinates.is_atom, -9, (axis + 2) % 3)
+    axis = torch.cat([axis, axis.new_full((1,), -9)])[places]
+    own = torch.arange(9, device=places.device)
+    component = (3 * axis[:, :, None] + own[:3]).reshape(k, -1, 1)
+    is_strain = (component == own).to(coupling)
+    mixed = is_strain @ coupling
+    hessian += mixed + mixed.transpose(1, 2) + is_strain @ on_strain @ is_strain.transpose(1, 2)

@@ -107,7 +107,9 @@ class QuasiNewton:
             replace(stack, matrix=library_of(stack.matrix).linalg.inv(stack.matrix))
             for stack in spring_hessians(coordinates)
         )
-        memory = coordinates.positions.new_full((coordinates.n_systems, len(Memory._fields)), math.nan)
+        memory = coordinates.positions.new_full(
+            (coordinates.n_systems, len(Memory._fields)), math.nan
+        )
         memory[:, 0] = self.max_step
         zero = torch.zeros_like(coordinates.positions)
         return QuasiNewtonState(
@@ -172,9 +174,9 @@ class QuasiNewton:
         won = library.maximum(memory.energy - energy, 0.5 * _dot(before + now, move))
         back = (won < -NOISE) & (memory.length > SHORTEST_TRUST)
         limited = (memory.shift > 0) | (memory.share < 1)
-        trust = where(
-            (won > GOOD * memory.gain) & limited, 2 * memory.trust, memory.trust
-        ).clip(None, self.max_step)
+        trust = where((won > GOOD * memory.gain) & limited, 2 * memory.trust, memory.trust).clip(
+            None, self.max_step
+        )
         shorter = (BAD * memory.length).clip(SHORTEST_TRUST, None)
         trust = where(won < BAD * memory.gain - NOISE, shorter, trust)
         force = where(back[:, None], before, now)
@@ -290,9 +292,7 @@ def _krylov(start: Array, matrix: Array) -> tuple[Array, Array]:
     return turn.swapaxes(1, 2) @ basis, values
 
 
-def _learn(
-    inverse: Array, move: Array, change: Array, expected: Array, damping: float
-) -> Array:
+def _learn(inverse: Array, move: Array, change: Array, expected: Array, damping: float) -> Array:
     """Update inverse Hessians by damped BFGS.
 
     Where the curvature is negative nothing is learned: the next steps would be long, into other

@@ -107,11 +107,13 @@ class Stacks:
 def _joined(one: Stack, other: Stack) -> Stack:
     """Two stacks of a size as one."""
     join = library_of(one.rows).concatenate
-    return Stack(**{f.name: join([getattr(one, f.name), getattr(other, f.name)]) for f in fields(one)})
+    return Stack(
+        **{f.name: join([getattr(one, f.name), getattr(other, f.name)]) for f in fields(one)}
+    )
 
 
 def free_rows(coordinates: Coordinates) -> list[tuple[Array, Array]]:
-    """`place` and `rows` of the stacks of a batch; structures without free rows are in the smallest.
+    """`place` and `rows` of the stacks of a batch; without free rows a structure is in the smallest.
 
     Args:
         coordinates: batch of structures.

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from geocalc.core.cells import CellCoordinates
 from geocalc.core.matrices import (
     determinant,
     exponential,
@@ -22,7 +23,6 @@ from geocalc.core.matrices import (
 )
 from geocalc.core.systems import Potential, Systems, apply_constraints
 from geocalc.errors import InputError
-from geocalc.core.cells import CellCoordinates
 from geocalc.relaxation.degrees_of_freedom import snapshot, unevaluated
 from geocalc.relaxation.state import Snapshot
 from geocalc.relaxation.status import MOVE_LIMIT, STRAIN_LIMIT

@@ -6,7 +6,7 @@ are the atoms. `geocalc.relaxation.cell_filters` adds rows for the strain of eac
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
@@ -18,6 +18,7 @@ from geocalc.core.systems import (
     Prediction,
     Systems,
     apply_constraints,
+    changed,
     max_per_system,
 )
 from geocalc.errors import InputError
@@ -92,7 +93,7 @@ class AtomsOnly:
     def structures(self, coordinates: Systems, snapshot: Snapshot) -> tuple[Systems, Snapshot]:
         """See `DegreesOfFreedom`."""
         if coordinates.positions is not snapshot.positions:
-            coordinates = replace(coordinates, positions=snapshot.positions)
+            coordinates = changed(coordinates, positions=snapshot.positions)
         return coordinates, snapshot
 
     def rows(self, coordinates: Systems, vectors: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import reduce
 from typing import Any
 
@@ -15,6 +15,7 @@ from geocalc.core.systems import (
     Coordinates,
     Potential,
     Systems,
+    changed,
     concatenate,
     displaced,
     join,
@@ -197,7 +198,7 @@ def step(
         observer(*freedom.structures(live, now), progress)
     if warm_start is not None:
         now = _verified(active, now)
-        live = replace(live, positions=now.positions)
+        live = changed(live, positions=now.positions)
     trails = follow(
         active.trails, live, now.energy, now.constrained_forces, now.fmax, progress.n_evaluations
     )
@@ -208,7 +209,7 @@ def step(
         for s, n in zip(status, noise, strict=True)
     ]
     best = _better(active.best, now, live, status)
-    active = replace(active, coordinates=live, progress=progress, best=best, trails=trails)
+    active = changed(active, coordinates=live, progress=progress, best=best, trails=trails)
     if any(status):
         finished = _retire(*freedom.structures(live, best), progress, status, noise)
         going = torch.tensor([s is None for s in status], device=now.energy.device)
@@ -227,15 +228,15 @@ def _optimizer_step(active: ActiveBatch, now: Snapshot, optimizer: Optimizer[Any
     displacement, state = optimizer.step(
         active.coordinates, now.energy, now.constrained_forces, active.state
     )
-    return _moved(replace(active, state=state), displacement)
+    return _moved(changed(active, state=state), displacement)
 
 
 def _moved(active: ActiveBatch, displacement: Tensor) -> ActiveBatch:
     """The structures after a step, as far as constraints allow it."""
-    progress = replace(active.progress, n_steps=active.progress.n_steps + 1)
+    progress = changed(active.progress, n_steps=active.progress.n_steps + 1)
     positions = displaced(active.coordinates, displacement, progress.start_positions)
-    coordinates = replace(active.coordinates, positions=positions)
-    return replace(active, coordinates=coordinates, progress=progress)
+    coordinates = changed(active.coordinates, positions=positions)
+    return changed(active, coordinates=coordinates, progress=progress)
 
 
 def _verified(active: ActiveBatch, now: Snapshot) -> Snapshot:
@@ -262,12 +263,12 @@ def _first_steps(
     live = active.coordinates
     displacement, on_trial = proposed(warm_start, freedom.structures(live, now)[0], first)
     displacement = freedom.rows(live, displacement)
-    active, going, parts = replace(active, on_trial=on_trial), ~(tried | on_trial), []
+    active, going, parts = changed(active, on_trial=on_trial), ~(tried | on_trial), []
     if bool(going.any()):
         parts.append(_optimizer_step(active.select(going), select(now, live, going), optimizer))
     if bool(tried.any()):
         fresh = active.select(tried)
-        fresh = replace(fresh, state=optimizer.init(fresh.coordinates))
+        fresh = changed(fresh, state=optimizer.init(fresh.coordinates))
         parts.append(_optimizer_step(fresh, select(now, live, tried), optimizer))
     if bool(on_trial.any()):
         parts.append(_moved(active.select(on_trial), displacement[on_trial[live.system_idx]]))
@@ -299,7 +300,7 @@ def judge(
 
 def _count(progress: Progress, now: Snapshot) -> Progress:
     """Count one more evaluation."""
-    return replace(
+    return changed(
         progress,
         n_evaluations=progress.n_evaluations + 1,
         start_energy=torch.where(progress.n_evaluations == 0, now.energy, progress.start_energy),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
@@ -15,7 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geocalc.core.systems import Coordinates, free_atoms, per_row, per_system, sum_per_system
+from geocalc.core.systems import (
+    Coordinates,
+    changed,
+    free_atoms,
+    per_row,
+    per_system,
+    sum_per_system,
+)
 from geocalc.optim.base import Ragged, dots_per_system
 
 # evaluations that are not recorded: most relaxations end within them, without any cost
@@ -125,7 +132,7 @@ def follow(
     """
     late = (n_evaluations > HEAD_START).tolist()
     if not any(late):
-        return replace(before, positions=coordinates.positions, forces=forces)
+        return changed(before, positions=coordinates.positions, forces=forces)
     step = coordinates.positions - before.positions
     mean = 0.5 * (forces + before.forces)
     change = forces - before.forces

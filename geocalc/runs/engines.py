@@ -16,7 +16,7 @@ from geocalc.optim.catalog import make_optimizer
 from geocalc.relaxation.cell_filters import STRAINS, CellFilter
 from geocalc.relaxation.degrees_of_freedom import DegreesOfFreedom
 from geocalc.relaxation.loop import ATOMS_ONLY
-from geocalc.relaxation.warm_start import Proposal, check_for_workers
+from geocalc.relaxation.warm_start import check_for_workers
 from geocalc.runs.batching import Batches, atoms_together, budget_of
 from geocalc.runs.engine import Engine, OneByOne, Report, predict_alone, relax_alone, with_opinion
 from geocalc.runs.forms import Ended, Live
@@ -95,10 +95,6 @@ def cell_filter_of(model: NamedPotential, settings: RelaxSettings) -> CellFilter
             f"{model.name} was not trained on stress, so it cannot relax a cell; use cell=none, or"
             " a model whose card says stress"
         )
-    if settings.optimizer.name.lower() == "quasi-newton":
-        raise InputError(
-            "quasi-newton moves free atoms alone; use bfgs to relax a cell or to keep a symmetry"
-        )
     free = () if settings.cell == "none" else settings.cell_mask.split(",")
     return CellFilter(
         kind="unit" if settings.cell == "none" else settings.cell,
@@ -156,9 +152,7 @@ def _engine_here(
     budget = budget_of(model.hash, model.device, settings.batch_edges)
     batches = Batches(model, settings, budget, report, freedom)
     return (
-        batches
-        if model.second_opinion is None
-        else WithSecondModel(batches, model.second_opinion)
+        batches if model.second_opinion is None else WithSecondModel(batches, model.second_opinion)
     )
 
 
@@ -237,9 +231,7 @@ class InWorkers:
         freedom: DegreesOfFreedom[Any] = ATOMS_ONLY,
     ) -> None:
         self._here, self._n_workers = here, n_workers
-        self._atoms = (
-            atoms_together(model, settings) if in_batches(model, settings) else 1
-        )
+        self._atoms = atoms_together(model, settings) if in_batches(model, settings) else 1
         told = replace(model, potential=_not_here, opener=None)
         self._pool = WorkerPool(
             partial(_begin, opener, told, settings, freedom), n_workers, AHEAD * self._atoms

@@ -88,9 +88,8 @@ class RelaxSettings(ModelSettings):
     optimizer: Choice = Field(
         Choice(name="auto"),
         description=(
-            "Optimizer: quasi-newton (fewest model calls; atoms only), bfgs, lbfgs, fire, fire2 (as"
-            " in ASE), conjugate-gradient or gradient-descent; auto is quasi-newton, and bfgs where"
-            " a cell is relaxed or a symmetry kept. Change its settings with --set"
+            "Optimizer: quasi-newton (fewest model calls; the default, auto), bfgs, lbfgs, fire,"
+            " fire2 (as in ASE), conjugate-gradient or gradient-descent. Change its settings with --set"
             " optimizer.max_step=0.1 (Angstrom)."
         ),
     )
@@ -154,11 +153,7 @@ class RelaxSettings(ModelSettings):
         group = {"name": group} if isinstance(group, str) else group
         if not isinstance(group, Mapping) or group.get("name", "auto") != "auto":
             return values
-        atoms_alone = values.get("cell", "none") == "none" and not values.get("keep_symmetry")
-        return {
-            **values,
-            "optimizer": {**group, "name": "quasi-newton" if atoms_alone else "bfgs"},
-        }
+        return {**values, "optimizer": {**group, "name": "quasi-newton"}}
 
     def keeps_step(self, step: int) -> bool:
         """Whether the geometry after so many steps belongs in the trajectory; the final one does

@@ -72,9 +72,7 @@ class WorkerPool:
         InputError: `make` cannot be pickled.
     """
 
-    def __init__(
-        self, make: Callable[[], Engine], n_workers: int, capacity: float = 1.0
-    ) -> None:
+    def __init__(self, make: Callable[[], Engine], n_workers: int, capacity: float = 1.0) -> None:
         try:
             self._make = pickle.dumps(make)
         except (pickle.PicklingError, AttributeError, TypeError) as error:

@@ -174,9 +174,7 @@ def test_trust_bounds_every_step() -> None:
     assert max(longest) < 0.06  # back to the anchor and on from there
 
 
-def held_back(
-    forces: np.ndarray, inverse: np.ndarray, trust: float
-) -> tuple[np.ndarray, float]:
+def held_back(forces: np.ndarray, inverse: np.ndarray, trust: float) -> tuple[np.ndarray, float]:
     step = inverse @ forces
     short, shift = _held_back(step[None], inverse[None], np.array([trust]))
     return short[0], float(shift[0])

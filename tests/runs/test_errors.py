@@ -14,13 +14,13 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
+from geocalc.core.cells import CellCoordinates
 from geocalc.core.energies import EnergyBasis, EnergyKind
 from geocalc.core.systems import Prediction, Systems
 from geocalc.errors import InputError
 from geocalc.potentials.ase import AsePotential
 from geocalc.potentials.cached import DirectModel
 from geocalc.relaxation.cell_filters import CellFilter
-from geocalc.core.cells import CellCoordinates
 from geocalc.runs.forms import Input
 from geocalc.runs.records import Record
 from geocalc.runs.roles import NamedPotential, SecondModel
@@ -64,7 +64,9 @@ def run(path: Path, error: Exception, **options: object) -> dict[str, Record]:
     return {record.sid: record for record in run_relaxation(inputs(), model, settings, folder)}
 
 
-@pytest.mark.parametrize("options", [{"workers": 1}, {"batch_edges": 5000, "workers": 1}], ids=["alone", "batch"])
+@pytest.mark.parametrize(
+    "options", [{"workers": 1}, {"batch_edges": 5000, "workers": 1}], ids=["alone", "batch"]
+)
 def test_an_unexpected_exception_ends_one_structure_and_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, int]
 ) -> None:
@@ -87,7 +89,9 @@ def test_an_unexpected_exception_in_a_worker_ends_one_structure(
     assert "Traceback (most recent call last)" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("options", [{"workers": 1}, {"batch_edges": 5000, "workers": 1}], ids=["alone", "batch"])
+@pytest.mark.parametrize(
+    "options", [{"workers": 1}, {"batch_edges": 5000, "workers": 1}], ids=["alone", "batch"]
+)
 def test_bad_input_is_one_sentence_without_a_traceback(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, int]
 ) -> None:

@@ -11,7 +11,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers.work import ENDLESS, KILL, PRINT, QUIT, REFUSE, SLOW, make_batches, make_nothing, make_work
+from helpers.work import (
+    ENDLESS,
+    KILL,
+    PRINT,
+    QUIT,
+    REFUSE,
+    SLOW,
+    make_batches,
+    make_nothing,
+    make_work,
+)
 
 from geocalc.errors import GeoCalcError, InputError
 from geocalc.runs.workers import Lost, WorkerPool
