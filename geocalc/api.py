@@ -37,6 +37,7 @@ def relax(
     frames: str | None = DEFAULT.frames,
     strict: bool = DEFAULT.strict,
     workers: int | None = 1,
+    reproducible: bool = DEFAULT.reproducible,
     warm_start: Proposal | str | None = None,
     second_opinion: str | None = DEFAULT.second_opinion,
     cell: str = DEFAULT.cell,
@@ -65,8 +66,11 @@ def relax(
         dtype: float32 or float64, of the network.
         frames: frame policy in place of the model's own.
         strict: refuse structures whose tags would have to be converted.
-        workers: processes on a CPU, None for one for each core; results do not depend on it. A GPU
-            computes batches in this process.
+        workers: processes on a CPU, None for one for each core. A GPU is used by this process
+            alone.
+        reproducible: compute each structure alone, so that results are the same to the last bit
+            with any number of workers. Otherwise structures are computed together, several times
+            as fast, and energies may differ by 1e-5 eV.
         warm_start: a model of relaxed structures by name, or a function of `Systems`, that proposes
             displacements (n_atoms, 3) in Angstrom to begin with. Each costs one evaluation and is
             taken back where energy or fmax is worse after it. With several workers a function must
@@ -98,6 +102,7 @@ def relax(
         frames=frames,
         strict=strict,
         workers=workers,
+        reproducible=reproducible,
         warm_start=warm_start,
         second_opinion=second_opinion,
         cell=cell,
@@ -122,6 +127,7 @@ def iter_relax(
     frames: str | None = DEFAULT.frames,
     strict: bool = DEFAULT.strict,
     workers: int | None = 1,
+    reproducible: bool = DEFAULT.reproducible,
     warm_start: Proposal | str | None = None,
     second_opinion: str | None = DEFAULT.second_opinion,
     cell: str = DEFAULT.cell,
@@ -133,13 +139,14 @@ def iter_relax(
     """Relax structures and yield each result as soon as it is known, for more structures than
     memory holds.
 
-    Structures are taken from the input as workers need them. With one worker on a CPU results come
-    in the order of the input, otherwise in the order in which they end; `Result.number` is the
-    place in the input.
+    Structures are taken from the input as workers need them. Results come in the order in which
+    they end, and in that of the input with one worker on a CPU and `reproducible`; `Result.number`
+    is the place in the input.
 
     Args:
         structures, model, settings, optimizer, fmax, steps, device, dtype, frames: see `relax`.
-        strict, workers, warm_start, second_opinion, cell, pressure, cell_mask: see `relax`.
+        strict, workers, reproducible, warm_start, second_opinion: see `relax`.
+        cell, pressure, cell_mask: see `relax`.
         keep_symmetry, level: see `relax`.
     Returns:
         An iterator over the results; closing it ends all work.
@@ -161,6 +168,7 @@ def iter_relax(
             "frames": frames,
             "strict": strict,
             "workers": workers,
+            "reproducible": reproducible,
             "second_opinion": second_opinion,
             "cell": cell,
             "pressure": pressure,

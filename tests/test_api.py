@@ -86,6 +86,11 @@ def test_structures_are_taken_as_they_are_needed(folder: Path) -> None:
     results = geocalc.iter_relax(stream(), folder, steps=0)
     assert taken == []
     assert [next(results).number for _ in range(3)] == [0, 1, 2]
+    assert len(taken) < 200  # as many as are computed together
+    del results
+    taken.clear()
+    results = geocalc.iter_relax(stream(), folder, steps=0, reproducible=True)
+    assert [next(results).number for _ in range(3)] == [0, 1, 2]
     assert taken == [0, 1, 2]
     del results
 

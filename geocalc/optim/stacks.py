@@ -113,7 +113,7 @@ def _joined(one: Stack, other: Stack) -> Stack:
 
 
 def free_rows(coordinates: Coordinates) -> list[tuple[Array, Array]]:
-    """`place` and `rows` of the stacks of a batch; without free rows a structure is in the smallest.
+    """`place` and `rows` of the stacks of a batch; one without free rows is in the smallest.
 
     Args:
         coordinates: batch of structures.

@@ -89,8 +89,8 @@ class RelaxSettings(ModelSettings):
         Choice(name="auto"),
         description=(
             "Optimizer: quasi-newton (fewest model calls; the default, auto), bfgs, lbfgs, fire,"
-            " fire2 (as in ASE), conjugate-gradient or gradient-descent. Change its settings with --set"
-            " optimizer.max_step=0.1 (Angstrom)."
+            " fire2 (as in ASE), conjugate-gradient or gradient-descent. Change its settings with"
+            " --set optimizer.max_step=0.1 (Angstrom)."
         ),
     )
     fmax: float = Field(

@@ -481,8 +481,8 @@ def test_a_model_that_workers_cannot_open_stops_the_run(tmp_path: Path) -> None:
         run(tmp_path, jobs(), replace(named(), opener=refuse), many(2))
     with pytest.raises(InputError, match="emt cannot be opened in other processes; use one worker"):
         run(tmp_path, jobs(), named(), many(2))
-    with pytest.raises(InputError, match="batches are computed in one process"):
-        run(tmp_path, jobs(), named(), many(2).model_copy(update={"batch_edges": 10}))
+    with pytest.raises(InputError, match="a GPU is used by one process; use workers=1"):
+        run(tmp_path, jobs(), replace(named(), device="cuda"), many(2))
 
 
 def test_one_structure_needs_no_worker(tmp_path: Path) -> None:

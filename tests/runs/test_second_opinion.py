@@ -114,11 +114,14 @@ def test_the_record_holds_what_predict_says_of_the_start(potential: str, direct:
 def test_workers_and_batches_say_the_same(potential: str, direct: str) -> None:
     starts = slabs(4)
     alone, shared = (
-        geocalc.relax(starts, potential, **QUICK, second_opinion=direct, workers=n) for n in (1, 2)
+        geocalc.relax(
+            starts, potential, **QUICK, second_opinion=direct, workers=n, reproducible=True
+        )
+        for n in (1, 2)
     )
     assert without_times([r.record for r in alone]) == without_times([r.record for r in shared])
     settings = RelaxSettings(
-        model=potential, second_opinion=direct, batch_edges=5000, traj="none", **QUICK
+        model=potential, second_opinion=direct, batch_edges=5000, traj="none", workers=1, **QUICK
     )
     model = relaxing_model(load_model(potential, dtype="float64", frames="single"), settings)
     batched = relax_inputs([Input(sid=a.info["sid"], atoms=a) for a in starts], model, settings)
@@ -126,9 +129,9 @@ def test_workers_and_batches_say_the_same(potential: str, direct: str) -> None:
     assert found == {r.record.sid: r.record.second_opinion.energy for r in alone}
 
 
-@pytest.mark.parametrize("edges", [None, 5000], ids=["alone", "batched"])
+@pytest.mark.parametrize("reproducible", [True, False], ids=["alone", "batched"])
 def test_a_model_that_is_warm_start_too_is_computed_once(
-    potential: str, direct: str, edges: int | None, monkeypatch: pytest.MonkeyPatch
+    potential: str, direct: str, reproducible: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
     network = NetworkPotential.__call__
@@ -142,7 +145,7 @@ def test_a_model_that_is_warm_start_too_is_computed_once(
         model=potential,
         second_opinion=direct,
         warm_start=direct,
-        batch_edges=edges,
+        reproducible=reproducible,
         workers=1,
         traj="none",
         **QUICK,
@@ -231,6 +234,7 @@ def test_on_the_command_line_and_resumed(potential: str, direct: str) -> None:
         2,
         "--workers",
         1,
+        "--reproducible",
     ]
     told = invoke(*words, "--second-opinion", direct)
     assert told.exit_code == 3, told.output  # two steps are not enough
