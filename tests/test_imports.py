@@ -197,3 +197,11 @@ def run(arguments: list[str]) -> str:
 def heavy(output: str) -> set[str]:
     """Which of the heavy packages the last line of the output names."""
     return {name.split(".")[0] for name in output.splitlines()[-1].split()} & set(HEAVY)
+
+
+def test_the_default_model_is_opened_without_the_compiler_of_torch() -> None:
+    code = (
+        "import sys, geocalc; from geocalc.runs.settings import POTENTIAL;"
+        " geocalc.load_model(POTENTIAL); assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

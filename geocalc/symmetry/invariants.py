@@ -85,7 +85,7 @@ def harmonics(degree: int, directions: np.ndarray) -> np.ndarray:
     Returns:
         (..., 2l + 1); the components have norm one at every point.
     """
-    from e3nn import o3
+    from geocalc.nn.irreps import o3
 
     values: np.ndarray = o3.spherical_harmonics(
         degree, torch.from_numpy(directions), normalize=True, normalization="norm"

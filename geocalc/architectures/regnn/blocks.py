@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 
 from geocalc.errors import InputError
 from geocalc.nn.activation import swish
+from geocalc.nn.irreps import o3
 
 SWISH_SIZE = 1.6760  # keeps the mean square of standard normal numbers at one, as e3nn's gates do
 TANH_SIZE = 1.5926

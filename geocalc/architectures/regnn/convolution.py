@@ -23,11 +23,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 
 from geocalc.errors import InputError
 from geocalc.nn.edges import EdgeIndex
+from geocalc.nn.irreps import o3
 
 
 @dataclass(frozen=True)

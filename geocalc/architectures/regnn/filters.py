@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 
 from geocalc.errors import InputError
+from geocalc.nn.irreps import o3
 from geocalc.nn.relaxed_weights import Theta
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from e3nn import o3
 from torch import Tensor, nn
 
 from geocalc.architectures.regnn.blocks import EquivariantLinear, Gate
@@ -12,6 +11,7 @@ from geocalc.architectures.regnn.convolution import Convolution, Kinds
 from geocalc.architectures.regnn.filters import RelaxedFilters
 from geocalc.architectures.regnn.products import Products
 from geocalc.nn.edges import EdgeIndex
+from geocalc.nn.irreps import o3
 
 
 class RelaxedLayer(nn.Module):

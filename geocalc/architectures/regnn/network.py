@@ -85,11 +85,10 @@ class REGNN(Network):
     """
 
     def __init__(self, settings: REGNNSettings) -> None:
-        from e3nn import o3
-
         from geocalc.architectures.regnn.blocks import read_irreps
         from geocalc.architectures.regnn.filters import RelaxedFilters, all_irreps
         from geocalc.architectures.regnn.layer import RelaxedLayer
+        from geocalc.nn.irreps import o3
 
         super().__init__()
         s = settings

@@ -6,10 +6,10 @@ import math
 from itertools import product
 
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 
 from geocalc.architectures.regnn.blocks import EquivariantLinear
+from geocalc.nn.irreps import o3
 
 SQUASH = 4.0  # mean square of a channel above which it grows no further in products
 
