@@ -5,7 +5,6 @@ memory of the device sets the size.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
 from dataclasses import dataclass, fields, replace
@@ -26,10 +25,10 @@ from geocalc.runs.forms import Ended, Live
 from geocalc.runs.roles import MODEL_ERRORS, NamedPotential
 from geocalc.runs.settings import RelaxSettings
 
-EDGES_ON_CPU = 20_000  # about ten slabs; larger batches do not fit into the caches of a processor
+# about twenty slabs: enough to share the cost of hundreds of operations; larger batches gain little
+EDGES_ON_CPU = 16_000
 # a first guess for a network of 256 channels and 7 layers; memory that runs out halves the budget
 EDGE_BYTES = 500_000
-METAL = 0.07  # atoms in a cubic Angstrom
 NEIGHBORS = 50  # counted for each atom where the potential has no cutoff
 logger = logging.getLogger(__name__)
 
@@ -53,19 +52,15 @@ def budget_of(model_hash: str, device: str, edges: int | None) -> Budget:
     return Budget(edges=edges)
 
 
-def atoms_together(model: NamedPotential, settings: RelaxSettings) -> int:
-    """About how many atoms a process on a CPU computes together.
-
-    Args:
-        model: potential with its cutoff.
-        settings: may have a number of edges.
-    """
-    edges = settings.batch_edges or EDGES_ON_CPU
-    if model.cutoff is None:
-        return edges // NEIGHBORS
-    # of a close-packed metal, and half of that, which a slab of a few layers has
-    neighbors = 0.5 * 4 / 3 * math.pi * model.cutoff**3 * METAL
-    return max(1, round(edges / neighbors))
+def edges_of(systems: Systems, cutoff: float | None) -> int:
+    """Edges of a structure, or an estimate where there is no cutoff or no graph."""
+    estimate = NEIGHBORS * systems.n_atoms
+    if cutoff is None:
+        return estimate
+    try:
+        return max(1, build_graph(systems, cutoff).n_edges)
+    except GeoCalcError:  # the evaluation ends the structure with this error
+        return estimate
 
 
 class Batches:
@@ -114,7 +109,9 @@ class Batches:
 
     def add(self, live: Live) -> None:
         """See `geocalc.runs.engine.Engine`."""
-        self._notes[live.number] = _Notes(sid=live.sid, edges=self._edges_of(live.systems))
+        self._notes[live.number] = _Notes(
+            sid=live.sid, edges=edges_of(live.systems, self._model.cutoff)
+        )
         self._waiting.append(live)
 
     def collect(self) -> list[tuple[int, Ended]]:
@@ -149,15 +146,6 @@ class Batches:
         if self._budget.edges is None:
             self._budget.edges = _edges_in_memory(self._model.device)
         return self._budget.edges
-
-    def _edges_of(self, systems: Systems) -> int:
-        estimate = NEIGHBORS * systems.n_atoms
-        if self._model.cutoff is None:
-            return estimate
-        try:
-            return max(1, build_graph(systems, self._model.cutoff).n_edges)
-        except GeoCalcError:  # the evaluation ends the structure with this error
-            return estimate
 
     def _fill(self) -> None:
         """Bring the batch to the budget: put some structures aside, or take them back, or start

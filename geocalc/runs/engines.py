@@ -17,15 +17,15 @@ from geocalc.relaxation.cell_filters import STRAINS, CellFilter
 from geocalc.relaxation.degrees_of_freedom import DegreesOfFreedom
 from geocalc.relaxation.loop import ATOMS_ONLY
 from geocalc.relaxation.warm_start import check_for_workers
-from geocalc.runs.batching import Batches, atoms_together, budget_of
+from geocalc.runs.batching import EDGES_ON_CPU, Batches, budget_of, edges_of
 from geocalc.runs.engine import Engine, OneByOne, Report, predict_alone, relax_alone, with_opinion
 from geocalc.runs.forms import Ended, Live
 from geocalc.runs.roles import NamedPotential, SecondModel
 from geocalc.runs.settings import ALL_STRAINS, RelaxSettings
 from geocalc.runs.workers import Lost, WorkerPool
 
-# times the atoms that a worker computes together: what it is handed at once, so that it never waits
-AHEAD = 1.25
+# times the edges that a worker computes together: what it is handed, so that it never waits
+AHEAD = 1.1
 START = 2.0  # seconds; about the time that a process takes to start
 logger = logging.getLogger(__name__)
 
@@ -231,10 +231,13 @@ class InWorkers:
         freedom: DegreesOfFreedom[Any] = ATOMS_ONLY,
     ) -> None:
         self._here, self._n_workers = here, n_workers
-        self._atoms = atoms_together(model, settings) if in_batches(model, settings) else 1
+        self._cutoff, self._batches = model.cutoff, in_batches(model, settings)
+        self._edges_per_atom = 0.0
         told = replace(model, potential=_not_here, opener=None)
         self._pool = WorkerPool(
-            partial(_begin, opener, told, settings, freedom), n_workers, AHEAD * self._atoms
+            partial(_begin, opener, told, settings, freedom),
+            n_workers,
+            AHEAD * (settings.batch_edges or EDGES_ON_CPU) if self._batches else 1.0,
         )
         self._first: Live | None = None
         self._started = False
@@ -267,9 +270,18 @@ class InWorkers:
         self._started = True
         for one in (self._first, live):
             if one is not None:
-                size = one.systems.n_atoms if self._atoms > 1 else 1
-                self._pool.add(one.number, one, size)
+                self._pool.add(one.number, one, self._size(one.systems))
         self._first = None
+
+    def _size(self, systems: Systems) -> float:
+        """About how many edges a structure has, if it is no less dense than the first one; 1 where
+        each is computed alone.
+        """
+        if not self._batches:
+            return 1.0
+        if not self._edges_per_atom:
+            self._edges_per_atom = edges_of(systems, self._cutoff) / max(1, systems.n_atoms)
+        return self._edges_per_atom * systems.n_atoms
 
     def collect(self) -> list[tuple[int, Ended]]:
         """See `Engine`.

@@ -1,8 +1,7 @@
 """A worker process of `geocalc.runs.workers.WorkerPool`: an engine that is fed through a pipe.
 
-Messages are eight bytes of length and a pickle, in on standard input and out on standard output.
-Everything else that is printed goes to standard error. When standard input ends, because the owner
-closed it or was killed, the process ends at once.
+Messages are eight bytes of length and a pickle. Everything that is printed goes to standard error.
+When the pipe ends, because the owner closed it or was killed, the process ends at once.
 """
 
 from __future__ import annotations
@@ -63,16 +62,19 @@ class Engine(Protocol):
         ...
 
 
-def serve() -> None:
+def serve(pipe_in: int, pipe_out: int) -> None:
     """Build an engine from the first message, give it the work in every further message, and answer
     with results as they come.
+
+    Args:
+        pipe_in, pipe_out: file descriptors.
     """
     # Ctrl-C reaches the whole terminal; the owner decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "wb")
+    answers = os.fdopen(os.dup(pipe_out), "wb")
     os.dup2(2, 1)
     messages: SimpleQueue[bytes] = SimpleQueue()
-    threading.Thread(target=_listen, args=(messages,), daemon=True).start()
+    threading.Thread(target=_listen, args=(pipe_in, messages), daemon=True).start()
     try:
         engine: Engine = pickle.loads(messages.get())()
         write_message(answers, pickle.dumps((READY, None)))
@@ -88,8 +90,8 @@ def serve() -> None:
         return
 
 
-def _listen(messages: SimpleQueue[bytes]) -> None:
-    with os.fdopen(os.dup(0), "rb") as stream:
+def _listen(pipe_in: int, messages: SimpleQueue[bytes]) -> None:
+    with os.fdopen(os.dup(pipe_in), "rb") as stream:
         while (message := read_message(stream)) is not None:
             messages.put(message)
     os._exit(0)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from geocalc.errors import GeoCalcError, InputError
+from geocalc.runs.processes import start_process
 from geocalc.runs.worker_process import (
     DONE,
     READY,
@@ -31,10 +29,6 @@ from geocalc.runs.worker_process import (
 TRIES = 2
 STARTS = 3  # consecutive workers that die while they start before the pool gives up
 PATIENCE = 2.0  # seconds a process may take to end once its input is closed
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-_CODE = (
-    "import sys; sys.path[:] = sys.argv[1:]; from geocalc.runs.worker_process import serve; serve()"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +53,9 @@ class _Work:
 class WorkerPool:
     """Distributes pieces of work to processes, which are started when they are needed.
 
-    Each process is a fresh interpreter with one thread for every numerical library; it ends with
-    the process that started it, also when that is killed. When a process dies, others try each of
-    its pieces of work once more, alone.
+    Each process has one thread for every numerical library; it ends with the process that started
+    it, also when that is killed. When a process dies, others try each of its pieces of work once
+    more, alone.
 
     Args:
         make: builds, in each process, the engine that does the work; it can be pickled, and holds
@@ -207,12 +201,8 @@ class _Worker:
     def __init__(self, make: bytes, replies: SimpleQueue[tuple[_Worker, bytes | None]]) -> None:
         self.works: dict[int, _Work] = {}
         self.ready = False
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _CODE, *sys.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **ONE_THREAD},
-        )
+        self.process = start_process()
+        self._status: int | None = None
         self._replies = replies
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -229,37 +219,32 @@ class _Worker:
 
     def close_input(self) -> None:
         """Close its input, which ends it."""
-        if self.process.stdin is not None:
-            with suppress(OSError):
-                self.process.stdin.close()
+        with suppress(OSError):
+            self.process.pipe_in.close()
 
     def join(self) -> None:
         """Wait for its end; kill it where it does not end."""
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
+        self._status = self.process.wait(PATIENCE)
+        while self._status is None:
             self.process.kill()
-            self.process.wait()
+            self._status = self.process.wait(PATIENCE)
         self._listener.join()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        self.process.pipe_out.close()
 
     @property
     def reason(self) -> str:
         """How the process ended."""
-        code = self.process.returncode
+        code = self._status
         if code is not None and code < 0:
             told = "out of memory?" if -code == signal.SIGKILL else "a fault in compiled code?"
             return f"was ended by {signal.Signals(-code).name} ({told})"
         return f"ended with exit status {code}; standard error may say why"
 
     def _write(self, content: bytes) -> None:
-        if self.process.stdin is not None:
-            with suppress(OSError):  # the listener notices a process that has ended
-                write_message(self.process.stdin, content)
+        with suppress(OSError):  # the listener notices a process that has ended
+            write_message(self.process.pipe_in, content)
 
     def _listen(self) -> None:
-        stream = self.process.stdout
-        while stream is not None and (message := read_message(stream)) is not None:
+        while (message := read_message(self.process.pipe_out)) is not None:
             self._replies.put((self, message))
         self._replies.put((self, None))
