@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -447,9 +448,24 @@ def checked_cell(
         InputError: as `complete_cell`; or the structure is so large or its cell so small that the
             search would abort the process or fill its memory.
     """
-    completed = complete_cell(cell, pbc)
-    _check_size(positions, completed, pbc, radius)
+    completed, heights = _cell_and_heights(np.asarray(cell, float).tobytes(), pbc.tobytes())
+    _check_size(positions, completed, heights, pbc, radius)
     return completed
+
+
+@lru_cache(maxsize=1024)
+def _cell_and_heights(cell: bytes, pbc: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """A completed cell, and its heights along periodic vectors, in Angstrom; in a relaxation they
+    are asked for in every step.
+
+    Args:
+        cell, pbc: the bytes of the arrays.
+    """
+    periodic = np.frombuffer(pbc, dtype=bool)
+    completed = complete_cell(np.frombuffer(cell).reshape(3, 3), periodic)
+    completed.flags.writeable = False
+    heights = 1 / np.sqrt((np.linalg.inv(completed) ** 2).sum(axis=0))[periodic]
+    return completed, heights
 
 
 def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
@@ -484,7 +500,11 @@ def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
 
 
 def _check_size(
-    positions: np.ndarray, completed: np.ndarray, pbc: np.ndarray, radius: float
+    positions: np.ndarray,
+    completed: np.ndarray,
+    heights: np.ndarray,
+    pbc: np.ndarray,
+    radius: float,
 ) -> None:
     farthest = int(np.abs(positions).max(axis=1).argmax())
     where = positions[farthest].tolist()
@@ -493,7 +513,6 @@ def _check_size(
             f"atom {farthest} is at {where}, more than {MAX_COORDINATE:g} Å from the origin; check"
             " the input file"
         )
-    heights = 1 / np.sqrt((np.linalg.inv(completed) ** 2).sum(axis=0))[pbc]
     # the open lattice vectors of `completed` have unit length
     widths = np.ptp(positions @ completed.T, axis=0)
     widths[pbc] = heights

@@ -33,8 +33,9 @@ NOISE = 1e-5  # eV; a smaller rise of the energy may be rounding of a float32 mo
 PLAIN = 1 / 70
 SLACK = 0.25  # a step that is longer than allowed by up to this fraction is scaled down
 TRIALS = 6  # multiples of unity that are tried for a step of the right length
-KRYLOV = 5  # vectors that a step which is held back is made of
-ROUNDING, TINY = 1e-10, 1e-300  # of a vector that is the difference of two; no length is smaller
+KRYLOV = 3  # vectors that a step which is held back is made of
+# added to the products of unit vectors, which may be parallel; and to lengths, which may be zero
+ROUNDING, TINY = 1e-12, 1e-300
 SAME_PLACE = 1e-7  # Angstrom; smaller moves do not update the Hessian
 
 
@@ -123,6 +124,7 @@ class QuasiNewton:
         `geocalc.optim.base.Optimizer.step`.
         """
         moved = coordinates.positions - state.positions
+        known = as_array(torch.stack([moved, state.forces, forces], 1))
         memory, energies = as_array(state.memory), as_array(energy)
         after, steps, stacks = library_of(memory).zeros_like(memory), [], []
         back = energies > math.inf
@@ -132,17 +134,13 @@ class QuasiNewton:
                 stack.matrix,
                 Memory(*memory[stack.place].T),
                 energies[stack.place],
-                *(gathered(values, places) for values in (moved, state.forces, forces)),
+                gathered(known, places),
             )
             after[stack.place] = library_of(memory).stack(plan.memory, 1)
             back[stack.place] = plan.back
             stacks.append(replace(stack, matrix=plan.inverse))
             steps.append((plan.step, places))
-        displacement, positions, force = (
-            scattered(steps, forces),
-            coordinates.positions,
-            forces,
-        )
+        displacement, positions, force = scattered(steps, forces), coordinates.positions, forces
         if bool(back.any()):
             returns = as_tensor(back)[coordinates.system_idx, None]
             positions = state.positions.where(returns, positions)
@@ -155,57 +153,57 @@ class QuasiNewton:
             forces=force,
         )
 
-    def _plan(
-        self, inverse: Array, memory: Memory, energy: Array, move: Array, before: Array, now: Array
-    ) -> _Plan:
+    def _plan(self, inverse: Array, memory: Memory, energy: Array, known: Array) -> _Plan:
         """The next steps of k structures.
 
         Args:
             inverse: (k, n, n) inverse Hessians, Angstrom^2/eV.
             memory: of the structures.
             energy: (k,) eV, now.
-            move: (k, n) Angstrom from the anchor to the present point.
-            before, now: (k, n) eV/Angstrom, forces at the anchor and now.
+            known: (k, 3, n) Angstrom and eV/Angstrom: the move from the anchor to the present
+                point, the forces at the anchor and the forces now.
         """
         library = library_of(inverse)
         where = library.where
-        expected = memory.share[:, None] * before - memory.shift[:, None] * move
-        inverse = _learn(inverse, move, before - now, expected, self.damping)
-        won = library.maximum(memory.energy - energy, 0.5 * _dot(before + now, move))
+        dots = known @ known.swapaxes(1, 2)
+        work = 0.5 * (dots[:, 0, 1] + dots[:, 0, 2])
+        won = library.maximum(memory.energy - energy, work)
         back = (won < -NOISE) & (memory.length > SHORTEST_TRUST)
         limited = (memory.shift > 0) | (memory.share < 1)
-        trust = where((won > GOOD * memory.gain) & limited, 2 * memory.trust, memory.trust).clip(
-            None, self.max_step
-        )
+        trust = where((won > GOOD * memory.gain) & limited, 2 * memory.trust, memory.trust)
         shorter = (BAD * memory.length).clip(SHORTEST_TRUST, None)
-        trust = where(won < BAD * memory.gain - NOISE, shorter, trust)
-        force = where(back[:, None], before, now)
-        step = _product(inverse, force)
-        failed = ~(_dot(step, force) > 0)  # the model Hessian has failed, or there is no force
+        trust = where(won < BAD * memory.gain - NOISE, shorter, trust.clip(None, self.max_step))
+        lesson = _lesson(dots, memory, self.damping)
+        asked = library.stack([lesson.change, library.stack([0 * work, back, ~back], 1)], 1)
+        change, force = (asked @ known).swapaxes(0, 1)
+        inverse, step = _learn(inverse, known[:, 0], change, force, lesson)
+        slope = _dot(step, force)
+        failed = ~(slope > 0)  # the model Hessian has failed, or there is no force
         if bool(failed.any()):
             unity = library.zeros_like(inverse)
             diagonal = list(range(unity.shape[1]))
             unity[:, diagonal, diagonal] = PLAIN
             inverse = where(failed[:, None, None], unity, inverse)
             step = where(failed[:, None], PLAIN * force, step)
+            slope = where(failed, _dot(step, force), slope)
         longest = _longest(step)
         shift = 0 * longest
         held = longest > trust
         if bool(held.any()):
-            step[held], shift[held] = _held_back(step[held], inverse[held], trust[held])
-            longest = _longest(step)
-        share = where(longest > trust, trust / longest.clip(TINY, None), 1 + shift * 0)
-        step = share[:, None] * step
-        gain = 0.5 * ((2 - share) * _dot(step, force) + shift * _dot(step, step))
+            step[held], shift[held] = _held_back(
+                step[held], force[held], inverse[held], trust[held]
+            )
+            longest, slope = _longest(step), _dot(step, force)
+        share = where(longest > trust, trust / longest.clip(TINY, None), 1.0)
         new = Memory(
             trust=trust,
             energy=where(back, memory.energy, energy),
-            gain=gain,
+            gain=0.5 * share * ((2 - share) * slope + share * shift * _dot(step, step)),
             shift=shift,
             share=share,
             length=share * longest,
         )
-        return _Plan(new, inverse, step, back)
+        return _Plan(new, inverse, share[:, None] * step, back)
 
 
 class _Plan(NamedTuple):
@@ -224,32 +222,93 @@ class _Plan(NamedTuple):
     back: Array
 
 
+class _Lesson(NamedTuple):
+    """What is learned from a move.
+
+    Attributes:
+        learns: (k,) bool, whether anything is.
+        change: (k, 3) shares of the move (eV/Angstrom^2), of the forces before and of those now in
+            the change of forces that is learned.
+        measured: (k,) eV, that change times the move; 1 where nothing is learned.
+    """
+
+    learns: Array
+    change: Array
+    measured: Array
+
+
 def _dot(one: Array, other: Array) -> Array:
     """Scalar products (k,) of vectors (k, n)."""
-    return (one * other).sum(1)
-
-
-def _product(matrix: Array, vector: Array) -> Array:
-    """Products (k, n) of matrices (k, n, n) and vectors (k, n)."""
-    return (matrix @ vector[:, :, None])[:, :, 0]
+    return (one[:, None] @ other[:, :, None])[:, 0, 0]
 
 
 def _longest(step: Array) -> Array:
     """Longest displacement of an atom, (k,) Angstrom."""
-    x, y, z = (step[:, k::3] for k in range(3))
+    x, y, z = (step * step).reshape(len(step), -1, 3).swapaxes(0, 2)
     library = library_of(step)
-    return library.sqrt(library.amax(x * x + y * y + z * z, 1))
+    return library.sqrt(library.amax(x + y + z, 0))
 
 
-def _held_back(step: Array, inverse: Array, trust: Array) -> tuple[Array, Array]:
+def _lesson(dots: Array, memory: Memory, damping: float) -> _Lesson:
+    """Damped BFGS: how much of the measured and of the expected change of forces is learned.
+
+    Where the curvature is negative nothing is learned: the next steps would be long, into other
+    basins.
+
+    Args:
+        dots: (k, 3, 3) scalar products of the move, the forces before it and those now.
+        memory: of the structures.
+        damping: see `QuasiNewton`.
+    """
+    library = library_of(dots)
+    where = library.where
+    moved, before, now = dots[:, 0].T
+    measured, guessed = before - now, memory.share * before - memory.shift * moved
+    learns = (moved >= SAME_PLACE**2) & (measured > 0) & (guessed == guessed)
+    damped = learns & (measured < damping * guessed)
+    mix = where(damped, (1 - damping) * guessed / where(damped, guessed - measured, 1.0), 1.0)
+    rest = where(damped, 1 - mix, 0.0)
+    of_move = where(damped, -rest * memory.shift, 0.0)
+    of_before = where(damped, mix + rest * memory.share, 1.0)
+    change = library.stack([of_move, of_before, -mix], 1)
+    measured = where(learns, of_move * moved + of_before * before - mix * now, 1.0)
+    return _Lesson(learns, change, measured)
+
+
+def _learn(
+    inverse: Array, move: Array, change: Array, force: Array, lesson: _Lesson
+) -> tuple[Array, Array]:
+    """Update inverse Hessians by BFGS, and multiply them with forces.
+
+    Args:
+        inverse: (k, n, n) Angstrom^2/eV.
+        move: (k, n) Angstrom.
+        change: (k, n) eV/Angstrom, by which the forces fell along the move, as it is learned.
+        force: (k, n) eV/Angstrom.
+        lesson: its numbers.
+    Returns:
+        The new inverse Hessians, and the steps (k, n) in Angstrom.
+    """
+    library = library_of(inverse)
+    mapped, step = (library.stack([change, force], 1) @ inverse).swapaxes(0, 1)
+    factor = lesson.learns / lesson.measured
+    weight = 0.5 * (factor + factor * factor * _dot(change, mapped))
+    other = weight[:, None] * move - factor[:, None] * mapped
+    left, right = library.stack([move, other], 2), library.stack([other, move], 1)
+    step = step + (left @ (right @ force[:, :, None]))[:, :, 0]
+    return inverse + left @ right, step
+
+
+def _held_back(step: Array, force: Array, inverse: Array, trust: Array) -> tuple[Array, Array]:
     """Limit steps to the trust radius by adding a multiple of unity to the Hessian.
 
     This shortens a step along soft directions and hardly along stiff ones, while scaling would
-    shorten both. The step is sought in the space of `KRYLOV` powers of the inverse Hessian times
-    the step, in which every multiple costs next to nothing.
+    shorten both. The step is sought among the combinations of the force, the step and the inverse
+    Hessian times the step. They hold the steps of no and of an infinite multiple, and cost little.
 
     Args:
         step: (k, n) Angstrom, of the Hessians alone.
+        force: (k, n) eV/Angstrom.
         inverse: (k, n, n) Angstrom^2/eV.
         trust: (k,) Angstrom.
     Returns:
@@ -258,64 +317,28 @@ def _held_back(step: Array, inverse: Array, trust: Array) -> tuple[Array, Array]
     reciprocal length. Gould, Lucidi, Roma, Toint, SIAM J. Optim. 9, 504 (1999): the space.
     """
     library = library_of(step)
-    basis, values = _krylov(step, inverse)
-    start = _product(basis, step)
-    squares, shift = start * start, 0 * trust
+    powers = [force, step]
+    for _ in range(KRYLOV - 1):
+        powers.append((powers[-1][:, None] @ inverse)[:, 0])
+    vectors = library.stack(powers, 1)
+    dots = vectors @ vectors.swapaxes(1, 2)
+    size = library.sqrt(library.einsum("kii->ki", dots)) + TINY
+    dots = dots / (size[:, :, None] * size[:, None, :])
+    # products of unit vectors with each other, and with the inverse Hessian times unit vectors
+    overlap, grown = dots[:, :-1, :-1], dots[:, :-1, 1:] * (size[:, 1:] / size[:, :-1])[:, None]
+    overlap = overlap + library.diag(ROUNDING + 0 * overlap[0, 0])
+    units = vectors[:, :-1] / size[:, :-1, None]
+    goal, shift = overlap[:, :, 1] * size[:, 1:2], 0 * trust
     for _ in range(TRIALS):
-        share = 1 / (1 + shift[:, None] * values)
-        short = ((start * share)[:, None] @ basis)[:, 0]
+        solved = library.linalg.inv(overlap + shift[:, None, None] * grown)
+        part = (solved @ goal[:, :, None])[:, :, 0]
+        short = (part[:, None] @ units)[:, 0]
         excess = _longest(short) / trust - 1
         too_long = excess > SLACK
         if not bool(too_long.any()):
             break
-        squared = squares * share * share
-        more = excess * squared.sum(1) / (squared * share * values).sum(1)
+        weighted = part[:, None] @ overlap
+        softer = solved @ (grown @ part[:, :, None])
+        more = excess * (weighted @ part[:, :, None] / (weighted @ softer))[:, 0, 0]
         shift = shift + library.where(too_long, more, 0.0)
     return short, shift
-
-
-def _krylov(start: Array, matrix: Array) -> tuple[Array, Array]:
-    """Approximate eigenvectors (k, KRYLOV, n) of symmetric matrices (k, n, n) that span the powers
-    of the matrices times vectors (k, n), with their eigenvalues (k, KRYLOV). The method of Lanczos.
-    """
-    library = library_of(start)
-    basis = library.zeros_like(matrix[:, :KRYLOV])
-    images, vector, size = library.zeros_like(basis), start, 0.0
-    for m in range(KRYLOV):
-        norm = library.sqrt(_dot(vector, vector))
-        # where the space is exhausted, zero vectors follow
-        basis[:, m] = vector * ((norm > ROUNDING * size) / (norm + TINY))[:, None]
-        images[:, m] = image = _product(matrix, basis[:, m])
-        known, size = basis[:, : m + 1], library.sqrt(_dot(image, image))
-        vector = image - (_product(known, image)[:, None] @ known)[:, 0]
-    values, turn = library.linalg.eigh(basis @ images.swapaxes(1, 2))
-    return turn.swapaxes(1, 2) @ basis, values
-
-
-def _learn(inverse: Array, move: Array, change: Array, expected: Array, damping: float) -> Array:
-    """Update inverse Hessians by damped BFGS.
-
-    Where the curvature is negative nothing is learned: the next steps would be long, into other
-    basins.
-
-    Args:
-        inverse: (k, n, n) Angstrom^2/eV.
-        move: (k, n) Angstrom.
-        change: (k, n) eV/Angstrom, by which the forces fell along the move.
-        expected: (k, n) eV/Angstrom, the same by the present Hessian; NaN where nothing is known.
-        damping: see `QuasiNewton`.
-    """
-    library = library_of(inverse)
-    where = library.where
-    measured, guessed = _dot(move, change), _dot(move, expected)
-    learns = (_dot(move, move) >= SAME_PLACE**2) & (measured > 0) & (guessed == guessed)
-    damped = learns & (measured < damping * guessed)
-    mix = (1 - damping) * guessed / where(damped, guessed - measured, 1.0)
-    mix = where(damped, mix, 1.0)[:, None]
-    change = where(damped[:, None], mix * change + (1 - mix) * expected, change)
-    measured = where(learns, _dot(move, change), 1.0)
-    mapped = _product(inverse, change)
-    weight = 0.5 * (1 + _dot(change, mapped) / measured)
-    move = where(learns[:, None], move, 0.0)
-    other = (weight[:, None] * move - mapped) / measured[:, None]
-    return inverse + library.stack([move, other], 2) @ library.stack([other, move], 1)

@@ -137,16 +137,16 @@ def free_rows(coordinates: Coordinates) -> list[tuple[Array, Array]]:
     return found
 
 
-def gathered(values: Tensor, places: Array) -> Array:
-    """Rows of `values` (n_rows, 3) as flat components (k, 3 size), zero at padding.
+def gathered(values: Array, places: Array) -> Array:
+    """Fields on rows, (n_rows, m, 3), as flat components (k, m, 3 size), zero at padding.
 
     Args:
         values: of every row of a batch.
         places: (k, size), see `Stack.places_of_rows`.
     """
-    array = as_array(values)
-    padded = library_of(array).concatenate([array, array[:1] * 0])
-    return padded[places].reshape(len(places), -1)
+    padded = library_of(values).concatenate([values, values[:1] * 0])
+    found = padded[places].swapaxes(1, 2)
+    return found.reshape(len(places), values.shape[1], -1)
 
 
 def scattered(flat: Sequence[tuple[Array, Array]], like: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from geocalc import from_atoms
 from geocalc.core.systems import Prediction, Systems, concatenate
 from geocalc.optim import QuasiNewton, force_constants, quasi_newton, stacks
 from geocalc.optim.force_constants import ANCHOR, spring_hessians
-from geocalc.optim.quasi_newton import SLACK, _held_back, _learn, _longest
+from geocalc.optim.quasi_newton import SLACK, Memory, _held_back, _learn, _lesson, _longest
 from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.loop import relax_systems
 from geocalc.relaxation.state import Relaxation
@@ -176,7 +176,7 @@ def test_trust_bounds_every_step() -> None:
 
 def held_back(forces: np.ndarray, inverse: np.ndarray, trust: float) -> tuple[np.ndarray, float]:
     step = inverse @ forces
-    short, shift = _held_back(step[None], inverse[None], np.array([trust]))
+    short, shift = _held_back(step[None], forces[None], inverse[None], np.array([trust]))
     return short[0], float(shift[0])
 
 
@@ -202,7 +202,17 @@ def test_a_soft_direction_does_not_hold_back_a_stiff_one() -> None:
 
 
 def learned(inverse: np.ndarray, move: np.ndarray, change: float) -> np.ndarray:
-    return _learn(inverse[None], move[None], change * move[None], 2.0 * move[None], 0.1)[0]
+    """The inverse after a move along which the forces fell by `change` times the move, where twice
+    the move was expected.
+    """
+    n = len(move)
+    known = np.zeros((1, 3, n))
+    known[0, 0], known[0, 1], known[0, 2] = move, 2.0 * move, (2.0 - change) * move
+    one = np.ones(1)
+    memory = Memory(one, one, one, 0 * one, one, one)
+    lesson = _lesson(known @ known.swapaxes(1, 2), memory, 0.1)
+    asked = (lesson.change[:, None] @ known)[:, 0]
+    return _learn(inverse[None], move[None], asked, known[:, 2], lesson)[0][0]
 
 
 def test_nothing_is_learnt_where_the_curvature_is_negative() -> None:
