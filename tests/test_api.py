@@ -99,7 +99,15 @@ def test_structures_are_taken_as_they_are_needed(folder: Path) -> None:
 def test_workers_give_the_same_results_in_the_same_order(folder: Path) -> None:
     structures = [slab("O"), slab("CO"), slab("C"), slab("H")]
     alone, shared = (
-        geocalc.relax(iter(structures), folder, dtype="float64", steps=3, fmax=1e-4, workers=n)
+        geocalc.relax(
+            iter(structures),
+            folder,
+            dtype="float64",
+            steps=3,
+            fmax=1e-4,
+            workers=n,
+            reproducible=True,
+        )
         for n in (1, 2)
     )
     for one, other in zip(alone, shared, strict=True):
@@ -107,6 +115,24 @@ def test_workers_give_the_same_results_in_the_same_order(folder: Path) -> None:
         assert np.array_equal(one.atoms.positions, other.atoms.positions)
         assert np.array_equal(one.atoms.get_forces(), other.atoms.get_forces())
     assert [one.number for one in shared] == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_structures_computed_together_end_as_those_computed_alone(
+    folder: Path, workers: int
+) -> None:
+    structures = [slab(name) for name in ("O", "CO", "C", "H", "O", "H")]
+    for k, atoms in enumerate(structures):
+        atoms.rattle(0.03, seed=k)
+    together, alone = (
+        geocalc.relax(structures, folder, steps=8, workers=n, reproducible=r)
+        for n, r in ((workers, False), (1, True))
+    )
+    for one, other in zip(together, alone, strict=True):
+        assert one.record.status == other.record.status
+        assert abs(one.record.energy - other.record.energy) < 1e-5
+        assert np.abs(one.atoms.positions - other.atoms.positions).max() < 1e-4
 
 
 def test_a_wrong_model_or_setting_is_an_error_at_once(folder: Path) -> None:

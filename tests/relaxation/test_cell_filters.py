@@ -17,9 +17,10 @@ from scipy.linalg import expm, expm_frechet
 from torch import Tensor
 
 from geocalc.core.matrices import determinant, exponential_and_derivative, inverse, matmul
-from geocalc.core.systems import Prediction, Systems
+from geocalc.core.systems import Prediction, Systems, concatenate
 from geocalc.errors import InputError
-from geocalc.optim import make_optimizer
+from geocalc.optim import OPTIMIZERS, make_optimizer
+from geocalc.optim.force_constants import _springs, spring_hessians
 from geocalc.potentials.ase import AsePotential
 from geocalc.relaxation.cell_filters import CellFilter
 from geocalc.relaxation.loop import relax_systems
@@ -171,8 +172,66 @@ def test_fractional_coordinates_that_are_held_stay(kind: str) -> None:
     assert np.abs(after[1, 1] - before[1, 1]) > 1e-4
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"kind": "unit", "mask": IN_PLANE},
+        {"hydrostatic": True},
+        {"constant_volume": True},
+        {"pressure": 0.03, "mask": AXES},
+        {"mask": (0,) * 6},
+    ],
+    ids=["all", "in plane", "volume", "shape", "axes under pressure", "fixed"],
+)
+def test_quasi_newton_needs_far_fewer_calls_than_bfgs(options: dict) -> None:
+    given = [crystal("Cu", 1), crystal("Pt", 2), crystal("CuAu", 3), slab()]
+    systems = concatenate([from_atoms(atoms, use_tags=False) for atoms in given])
+    potential, freedom = AsePotential(calculator=EMT(), stress=True), CellFilter(**options)
+    quick, plain = (
+        relax_systems(systems, potential, OPTIMIZERS[name](), 0.02, 200, freedom=freedom)
+        for name in ("quasi-newton", "bfgs")
+    )
+    assert all(end.converged for end in quick)
+    calls = [sum(end.n_evaluations for end in ends) for ends in (quick, plain)]
+    assert 1.5 * calls[0] < calls[1]
+    for atoms, end, other in zip(given, quick, plain, strict=True):
+        assert end.energy == pytest.approx(other.energy, abs=0.02)
+        deformation = np.linalg.solve(atoms.cell.array, end.systems.cell[0].numpy())
+        if options.get("hydrostatic"):
+            assert np.abs(deformation - deformation[0, 0] * np.eye(3)).max() < 1e-9
+        if options.get("constant_volume"):
+            assert np.linalg.det(deformation) == pytest.approx(1.0, abs=1e-9)
+        if options.get("mask"):
+            held = ~freedom.free.numpy()
+            assert np.abs((deformation - np.eye(3))[held]).max() < 1e-12
+
+
+def test_strains_stretch_the_springs() -> None:
+    """The Hessian of springs is that of their energy, by finite differences of strained cells."""
+    freedom = CellFilter(kind="unit")
+    coordinates = freedom.coordinates(from_atoms(crystal("CuAu", 3), use_tags=False))
+    (stack,) = spring_hessians(coordinates)
+    hessian = stack.matrix[0][: 3 * 7, : 3 * 7]  # four atoms, then the strain
+    springs = _springs(coordinates)
+
+    def energy(rows: np.ndarray) -> float:
+        move = torch.from_numpy(rows.reshape(7, 3))
+        strain = move[4:] / 4
+        apart = move[springs.senders] - move[springs.receivers] + springs.vectors @ strain.T
+        anchors = springs.anchor[:7, None] * move * move
+        of_springs = 0.25 * torch.einsum("ea,eab,eb->", apart, springs.blocks, apart)
+        return float(of_springs + 0.5 * anchors.sum())
+
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        rows = rng.normal(size=(7, 3))
+        rows[4:] += rows[4:].T  # strains are symmetric
+        assert energy(rows) == pytest.approx(0.5 * rows.ravel() @ hessian @ rows.ravel())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bfgs", "fire", "lbfgs"])
+@pytest.mark.parametrize("name", ["bfgs", "fire", "lbfgs", "quasi-newton"])
 def test_batch_mates_do_not_matter(name: str) -> None:
     given, cell_filter = batch(), CellFilter(pressure=0.01)
     _, together = ours(given, name, cell_filter)

@@ -24,7 +24,14 @@ from helpers.work import (
 )
 
 from geocalc.errors import GeoCalcError, InputError
+from geocalc.runs import processes
 from geocalc.runs.workers import Lost, WorkerPool
+
+
+@pytest.fixture(params=["copies", "interpreters"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of either kind."""
+    monkeypatch.setattr(processes, "can_be_copied", lambda: request.param == "copies")
 
 
 def results(pool: WorkerPool, words: list[str]) -> dict[int, tuple[str, int] | Lost]:
@@ -70,6 +77,7 @@ def test_no_more_processes_than_work() -> None:
         assert len(pool.pids) == 1
 
 
+@pytest.mark.usefixtures("kind")
 def test_a_process_that_is_killed_costs_nothing(tmp_path: Path) -> None:
     words = [*"ab", KILL, *"cd", KILL + "2"]
     with WorkerPool(partial(make_work, str(tmp_path)), 2) as pool:
@@ -77,6 +85,7 @@ def test_a_process_that_is_killed_costs_nothing(tmp_path: Path) -> None:
     assert [found[k][0] for k in range(6)] == words
 
 
+@pytest.mark.usefixtures("kind")
 def test_work_that_kills_every_process_is_lost_alone() -> None:
     words = ["a", KILL, "b", QUIT, "c"]
     with WorkerPool(make_work, 2) as pool:
@@ -106,11 +115,13 @@ def test_work_beside_that_which_ends_a_process_is_done() -> None:
     assert isinstance(found[4], Lost)
 
 
+@pytest.mark.usefixtures("kind")
 def test_what_the_work_refuses_is_raised() -> None:
     with WorkerPool(make_work, 2) as pool, pytest.raises(InputError, match="not with me"):
         results(pool, ["a", REFUSE, "b"])
 
 
+@pytest.mark.usefixtures("kind")
 def test_processes_that_cannot_start_are_told() -> None:
     with (
         WorkerPool(make_nothing, 2) as pool,
@@ -124,6 +135,7 @@ def test_what_cannot_be_handed_over_is_told() -> None:
         WorkerPool(lambda: None, 2)
 
 
+@pytest.mark.usefixtures("kind")
 def test_closing_ends_work_in_the_middle() -> None:
     started = time.monotonic()
     with WorkerPool(make_work, 2) as pool:
