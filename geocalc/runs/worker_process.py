@@ -11,9 +11,12 @@ import pickle
 import signal
 import threading
 from queue import SimpleQueue
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING
 
 from geocalc.errors import GeoCalcError
+
+if TYPE_CHECKING:
+    from geocalc.runs.engine import Engine
 
 # it can begin; a result; a GeoCalcError that ends everything
 READY, DONE, REFUSED = "ready", "done", "refused"
@@ -38,28 +41,6 @@ def read_message(stream: IO[bytes]) -> bytes | None:
     size = int.from_bytes(head, "little")
     content = stream.read(size)
     return content if len(content) == size else None
-
-
-class Engine(Protocol):
-    """Does pieces of work, several at a time; see `geocalc.runs.engine.Engine`."""
-
-    @property
-    def n_open(self) -> int:
-        """Pieces that were added and not collected yet."""
-        ...
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another piece can be used now."""
-        ...
-
-    def add(self, work: Any, /) -> None:
-        """Take a piece of work."""
-        ...
-
-    def collect(self) -> list[tuple[int, Any]]:
-        """Work until some pieces are finished; their results by number."""
-        ...
 
 
 def serve(pipe_in: int, pipe_out: int) -> None:

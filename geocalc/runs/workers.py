@@ -11,18 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from geocalc.errors import GeoCalcError, InputError
 from geocalc.runs.processes import start_process
-from geocalc.runs.worker_process import (
-    DONE,
-    READY,
-    REFUSED,
-    Engine,
-    read_message,
-    write_message,
-)
+from geocalc.runs.worker_process import DONE, READY, REFUSED, read_message, write_message
+
+if TYPE_CHECKING:
+    from geocalc.runs.engine import Engine
 
 # the operating system may kill a worker when memory runs out, whichever uses it; work that ends two
 # workers is given up

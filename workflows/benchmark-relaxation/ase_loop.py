@@ -16,7 +16,7 @@ from geocalc import GeoCalc
 
 def make() -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Load the model; answers are seconds, energies and calls of some structures of a set."""
-    calculator = GeoCalc("faenet-sfa")
+    calculator = GeoCalc()
 
     def reply(question: dict[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(question["threads"] or torch.get_num_threads())

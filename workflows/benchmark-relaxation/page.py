@@ -45,14 +45,39 @@ def calls(rows: Rows) -> str:
     return _table(head, body)
 
 
+def cells(rows: Rows) -> str:
+    """Cells that relax."""
+    head = "what is free | optimizer | calls, mean | maximum | converged | sum of energies (eV)"
+    body = [
+        f"{r['what']} | {r['optimizer']} | {r['calls_mean']:.1f} | {r['calls_most']} | {r['converged']:.0%} | {r['energy']:.3f}"
+        for r in rows
+    ]
+    return _table(head, body)
+
+
+def together(rows: Rows) -> str:
+    """Together and alone."""
+    head = "set | slabs | seconds together | alone | same status | within 1e-5 eV | within 1e-4 Å | largest difference (meV) | (Å)"
+    body = [
+        f"{r['kind']} | {r['n']} | {r['seconds']:.1f} | {r['seconds_alone']:.1f} | {r['same_status']:.1%} | {r['within_energy']:.1%} | "
+        f"{r['within_positions']:.1%} | {r['energy_mev']:.2g} | {r['position']:.2g}"
+        for r in rows
+    ]
+    return _table(head, body)
+
+
 def model(rows: Rows) -> str:
     """The shipped model."""
     head = "method | seconds | of these, start | processor seconds | calls, mean | converged | same basin | largest difference in it (meV) | speedup"
-    body = [
-        f"{r['way']} | {r['seconds']:.0f} | {r['start_s']:.1f} | {r['processor_s']:.0f} | {r['calls_mean']:.1f} | {r['converged']:.0%} | "
-        f"{r['same_basin']:.0%} | {r['difference_mev']:.1f} | {r['faster']:.1f}"
-        for r in rows
-    ]
+    body = []
+    for r in rows:
+        same = (
+            "|" if r["same_basin"] is None else f"{r['same_basin']:.0%} | {r['difference_mev']:.1f}"
+        )
+        body.append(
+            f"{r['way']} | {r['seconds']:.1f} | {r['start_s']:.1f} | {r['processor_s']:.0f} | {r['calls_mean']:.1f} | {r['converged']:.0%} | "
+            f"{same} | {r['faster']:.1f}"
+        )
     return _table(head, body)
 
 
@@ -114,7 +139,9 @@ def _table(head: str, body: Sequence[str]) -> str:
 
 TABLES: dict[str, Callable[[Rows], str]] = {
     "calls": calls,
+    "cells": cells,
     "model": model,
+    "together": together,
     "overhead": overhead,
     "torch-sim": torch_sim,
     "scaling": scaling,

@@ -51,7 +51,10 @@ def _calls(axis: Axes, rows: Rows) -> None:
 
 def _model(axis: Axes, rows: Rows) -> None:
     names = [
-        r["way"].replace(" (", "\n(").replace(", ", ",\n", 1).replace("geocalc.relax ", "geocalc ")
+        r["way"]
+        .replace("geocalc.relax ", "geocalc ")
+        .replace(", 2 workers", "")
+        .replace(" (", "\n(")
         for r in rows
     ]
     labels = [
@@ -60,7 +63,7 @@ def _model(axis: Axes, rows: Rows) -> None:
         for r in rows
     ]
     _bars(axis, names, [r["seconds"] for r in rows], labels)
-    _title(axis, "128 adslabs with faenet-sfa on two cores")
+    _title(axis, "128 adslabs on two cores")
     axis.set_xlabel("wall time (s), start of workers included")
 
 

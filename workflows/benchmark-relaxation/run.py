@@ -3,7 +3,8 @@
 Usage:
     python workflows/benchmark-relaxation/run.py PIECE
 
-PIECE is calls, model, overhead, scaling, memory, torch-sim, chgnet or page. Each piece but the last
+PIECE is calls, cells, model, together, overhead, scaling, memory, torch-sim, chgnet or page. Each
+piece but the last
 writes PIECE.json in this folder; all write the tables of README.md and relaxation.png from the
 files that exist.
 """
@@ -20,12 +21,14 @@ from typing import Any
 
 import against_torch_sim
 import calls
+import cells
 import click
 import overhead
 import page
 import pretrained_peer
 import scaling
 import shipped_model
+import together
 import torch
 
 from geocalc.core import available_cores, configure_process
@@ -75,6 +78,18 @@ def model_command(n: int, blocks: int, threads: str) -> None:
         ),
         n=n,
     )
+
+
+@main.command("cells")
+def cells_command() -> None:
+    """Model calls where cells relax."""
+    write("cells", cells.measure())
+
+
+@main.command("together")
+def together_command() -> None:
+    """Structures computed together and alone."""
+    write("together", together.measure())
 
 
 @main.command("overhead")

@@ -25,6 +25,7 @@ from geocalc.runs import Input, NamedPotential, RelaxSettings, relax_inputs
 
 TEMPLATES = 128  # different structures; more of them are copies, rattled anew
 SHAKE = 0.05  # Angstrom
+DEFAULT = RelaxSettings().model
 EDGES = 20_000  # of a batch, where structures are relaxed in batches
 
 
@@ -74,11 +75,11 @@ def with_model(counts: tuple[int, ...] = (1, 10, 100), workers: int = 2) -> list
         run = partial(
             geocalc.relax,
             list(stream(n, "model")),
-            "faenet-sfa",
+            DEFAULT,
             optimizer="quasi-newton",
             workers=workers,
         )
-        rows.append(_timed(f"faenet-sfa, {workers} workers", n, run))
+        rows.append(_timed(f"{DEFAULT}, {workers} workers", n, run))
     return rows
 
 
@@ -104,7 +105,7 @@ def memory(n: int = 10_000, n_shipped: int = 300) -> list[dict[str, Any]]:
         small = write_model(
             Path(folder), "random-weights", card={"elements": (*METALS, "H", "C", "N", "O")}
         )
-        for model, count, steps in ((str(small), n, 3), ("faenet-sfa", n_shipped, 3)):
+        for model, count, steps in ((str(small), n, 3), (DEFAULT, n_shipped, 3)):
             with Side("memory_side.py", arguments=(model,)) as other:
                 found = other.ask(n=count, steps=steps)
             name = Path(model).name

@@ -1,5 +1,5 @@
-"""Compare `geocalc.relax` with worker processes and the usual ASE loop, on adslabs with the shipped
-model.
+"""Compare `geocalc.relax` with worker processes and the usual ASE loop, on adslabs with the default
+model; and structures computed together with those computed alone, with other models too.
 """
 
 from __future__ import annotations
@@ -14,10 +14,36 @@ from emt_sets import KINDS, emt_set
 from side import Side
 
 import geocalc
+from geocalc.runs import RelaxSettings
 
 FMAX, STEPS, SAME_BASIN = 0.05, 300, 0.01
 WORKERS = 2
-OURS = ("quasi-newton", "bfgs")
+DEFAULT = RelaxSettings().model
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A way of `geocalc.relax`."""
+
+    model: str = DEFAULT
+    optimizer: str = "quasi-newton"
+    reproducible: bool = False
+
+    def __str__(self) -> str:
+        alone = ", reproducible" if self.reproducible else ""
+        return f"geocalc.relax {self.model}, {self.optimizer}{alone}, {WORKERS} workers"
+
+
+# `faenet-sfa` with averaged frames, each structure alone, was the default before
+OURS = (
+    Ours(),
+    Ours(reproducible=True),
+    Ours(optimizer="bfgs"),
+    Ours("faenet-sfa-small"),
+    Ours("faenet-sfa-small", reproducible=True),
+    Ours("faenet-sfa"),
+    Ours("faenet-sfa", reproducible=True),
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +58,7 @@ class Way:
             is loaded beforehand.
         calls_mean: model calls for each structure.
         converged: share.
-        same_basin: share that ends within 10 meV of the last loop.
+        same_basin: share that ends within 10 meV of the last loop; None with another model.
         difference_mev: largest difference of energy among these.
         faster: the wall time of the first loop, divided by this.
     """
@@ -43,7 +69,7 @@ class Way:
     start_s: float
     calls_mean: float
     converged: float
-    same_basin: float
+    same_basin: float | None
     difference_mev: float
     faster: float
 
@@ -68,7 +94,7 @@ def measure(
     `rounds` times between.
     """
     structures = emt_set(n, seed, KINDS["model"])
-    ours: dict[str, list[_Run]] = {name: [] for name in OURS}
+    ours: dict[Ours, list[_Run]] = {way: [] for way in OURS}
     loops: dict[str, list[_Run]] = {name: [] for name in threads}
     with Side("ase_loop.py", threads=None) as loop:
         default_threads = loop.ask(
@@ -77,9 +103,9 @@ def measure(
         edges = np.linspace(0, n, blocks + 1).astype(int).tolist()
         for k in range(blocks):
             if k * rounds % blocks < rounds:
-                for name in OURS:
-                    ours[name].append(_by_geocalc(structures, name))
-                    print(name, f"{ours[name][-1].seconds:.1f} s", flush=True)
+                for way in OURS:
+                    ours[way].append(_by_geocalc(structures, way))
+                    print(way, f"{ours[way][-1].seconds:.1f} s", flush=True)
             for name in threads:
                 used = default_threads if name == "default" else int(name)
                 found = loop.ask(
@@ -101,18 +127,23 @@ def measure(
         for label, run in whole.items()
     ]
     start_s = float(np.median([_start(structures[:WORKERS]) for _ in range(3)]))
-    for name, runs in ours.items():
+    for way, runs in ours.items():
         middle = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
-        rows.append(
-            _way(f"geocalc.relax {name}, {WORKERS} workers", middle, start_s, base, reference)
-        )
+        known = reference if way.model == DEFAULT else np.full(n, np.nan)
+        rows.append(_way(str(way), middle, start_s, base, known))
     return rows
 
 
-def _by_geocalc(structures: list[Atoms], optimizer: str) -> _Run:
+def _by_geocalc(structures: list[Atoms], way: Ours) -> _Run:
     start, processor = time.perf_counter(), _processor()
     results = geocalc.relax(
-        structures, "faenet-sfa", optimizer=optimizer, fmax=FMAX, steps=STEPS, workers=WORKERS
+        structures,
+        way.model,
+        optimizer=way.optimizer,
+        fmax=FMAX,
+        steps=STEPS,
+        workers=WORKERS,
+        reproducible=way.reproducible,
     )
     seconds, processor_s = time.perf_counter() - start, _processor() - processor
     records = [result.record for result in results]
@@ -135,7 +166,7 @@ def _processor() -> float:
 def _start(few: list[Atoms]) -> float:
     """Seconds until workers begin: what a run of one step for each takes beyond its computing."""
     start = time.perf_counter()
-    results = geocalc.relax(few, "faenet-sfa", fmax=FMAX, steps=1, workers=WORKERS)
+    results = geocalc.relax(few, DEFAULT, fmax=FMAX, steps=1, workers=WORKERS)
     spent = time.perf_counter() - start
     return spent - max(result.record.wall_s for result in results)
 
@@ -160,7 +191,7 @@ def _way(name: str, run: _Run, start_s: float, base: float, reference: np.ndarra
         start_s=start_s,
         calls_mean=float(np.mean(run.calls)),
         converged=float(np.mean(run.converged)),
-        same_basin=float(same.mean()),
-        difference_mev=1e3 * float(difference[same].max()),
+        same_basin=float(same.mean()) if np.isfinite(reference).any() else None,
+        difference_mev=1e3 * float(difference[same].max(initial=0.0)),
         faster=base / run.seconds,
     )
