@@ -26,7 +26,6 @@ _CODE = (
     " serve(0, 1)"
 )
 _POLL = 0.005  # seconds between looks at a process that is to end
-_open_pipes: set[int] = set()  # ends of pipes that this process holds; a copy of it closes them
 
 
 class Process(Protocol):
@@ -93,7 +92,6 @@ class Forked:
     def __init__(self) -> None:
         read_in, write_in = os.pipe()
         read_out, write_out = os.pipe()
-        _open_pipes.update((write_in, read_out))
         sys.stdout.flush()
         sys.stderr.flush()
         with warnings.catch_warnings():
@@ -107,7 +105,6 @@ class Forked:
         os.close(write_out)
         self.pipe_in: IO[bytes] = os.fdopen(write_in, "wb")
         self.pipe_out: IO[bytes] = os.fdopen(read_out, "rb")
-        self._pipes = (write_in, read_out)
         self._status: int | None = None
 
     def wait(self, seconds: float) -> int | None:
@@ -121,8 +118,6 @@ class Forked:
                 break
             else:
                 time.sleep(_POLL)
-        if self._status is not None:
-            _open_pipes.difference_update(self._pipes)
         return self._status
 
     def kill(self) -> None:
@@ -135,9 +130,7 @@ def _serve_and_exit(read_in: int, write_out: int) -> None:
     """What a copy does: it never returns to the code that it was copied from."""
     status = 1
     try:
-        for pipe in _open_pipes:  # of this process and of other workers, which would keep them open
-            with suppress(OSError):
-                os.close(pipe)
+        _let_go_of_files(but=(read_in, write_out))
         torch.set_num_threads(1)
         serve(read_in, write_out)
         status = 0
@@ -147,3 +140,15 @@ def _serve_and_exit(read_in: int, write_out: int) -> None:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
+
+
+def _let_go_of_files(but: tuple[int, int]) -> None:
+    """Put nothing in the place of all open files but two and the standard ones: a copy would hold
+    the locks of this process, and the pipes of other workers, beyond its end. Numbers stay taken,
+    so that objects which close their file do not close another one.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in but:
+            with suppress(OSError):  # the listing itself is closed by now
+                os.dup2(nothing, int(name))
