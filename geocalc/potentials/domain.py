@@ -16,7 +16,7 @@ Chem. Sci. 10, 7913 (2019).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 import torch
@@ -349,14 +349,9 @@ def domain_of_prediction(
 
 
 def domain_tensors(domain: Domain) -> dict[str, Tensor]:
-    """The tensors of a domain by name, for a file; the largest ones in small types, in which
-    `geocalc.train.domain` made them.
-    """
+    """The tensors of a domain by name, for a file."""
     whole = torch.contiguous_format  # a file cannot hold what two domains share
-    stored = replace(
-        domain, prototypes=domain.prototypes.half(), elements=domain.elements.to(torch.uint8)
-    )
-    return {f.name: getattr(stored, f.name).clone(memory_format=whole) for f in fields(stored)}
+    return {f.name: getattr(domain, f.name).clone(memory_format=whole) for f in fields(domain)}
 
 
 def domain_of(tensors: Mapping[str, Tensor], name: str) -> Domain:
@@ -371,5 +366,4 @@ def domain_of(tensors: Mapping[str, Tensor], name: str) -> Domain:
             f"the domain of {name} has the tensors {sorted(tensors)}, expected {sorted(wanted)};"
             " install the model again"
         )
-    found = Domain(**dict(tensors))
-    return replace(found, prototypes=found.prototypes.float(), elements=found.elements.long())
+    return Domain(**dict(tensors))

@@ -97,7 +97,7 @@ def _domain(
     chosen, owners = _prototypes(seen.features @ projection, seen.numbers)
     domain = Domain(
         projection=projection,
-        prototypes=chosen.half().float(),  # as in a file, so that scales hold there
+        prototypes=chosen,
         elements=owners,
         scales=torch.full((N_ELEMENTS + 1,), torch.inf),
         bonds=bonded.bonds,

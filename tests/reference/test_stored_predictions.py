@@ -1,7 +1,8 @@
 """Shipped models predict, and optimizers relax, as they did when the stored values were written.
 
 `stored_predictions.npz` is the output of `make_stored_predictions.py`. `stored_relaxations.json`
-holds relaxations with EMT by the same commit: 16 structures of each set of
+holds relaxations with EMT by the same commit, and by a later one those of quasi-newton, whose steps
+have changed: 16 structures of each set of
 `workflows/benchmark-relaxation/emt_sets.py`, to 0.05 eV/Angstrom in at most 300 steps.
 """
 
