@@ -7,6 +7,7 @@ not survive a copy, so that there, and on other systems than Linux, a new interp
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -131,6 +132,9 @@ def _serve_and_exit(read_in: int, write_out: int) -> None:
     status = 1
     try:
         _let_go_of_files(but=(read_in, write_out))
+        # what is printed or logged goes to standard error
+        sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        logging.root.handlers.clear()
         torch.set_num_threads(1)
         serve(read_in, write_out)
         status = 0
