@@ -54,7 +54,7 @@ def _model(axis: Axes, rows: Rows) -> None:
         r["way"]
         .replace("geocalc.relax ", "geocalc ")
         .replace(", 2 workers", "")
-        .replace(" (", "\n(")
+        .replace(", ", ",\n", 1)
         for r in rows
     ]
     labels = [
