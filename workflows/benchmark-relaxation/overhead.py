@@ -24,7 +24,7 @@ from geocalc.relaxation import relax_systems
 OURS = ("fire", "bfgs", "lbfgs", "quasi-newton")
 # every structure takes all the steps, so that batches stay as large as they are
 STEPS, NEVER = 20, 1e-9
-SHAPES = {37: (3, 3, 4), 101: (5, 5, 4)}
+SHAPES = {37: (3, 3, 4), 101: (5, 5, 4), 201: (5, 5, 8)}
 ROUNDS = 15
 
 

@@ -21,11 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
-from ase import Atoms
-from ase.build import add_adsorbate, fcc111
-from ase.constraints import FixAtoms
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmark-relaxation"))
+from overhead import slabs
 
 import geocalc
 from geocalc.core import configure_process
@@ -34,7 +33,7 @@ from geocalc.runs import RelaxSettings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-SHAPES = {37: (3, 3, 4), 101: (5, 5, 4), 201: (5, 5, 8)}  # cells of Cu(111) with an O atom
+SIZES = (37, 101, 201)  # atoms of slabs of Cu(111) with an O atom
 STEPS = 10  # of a batch in which no structure converges
 NEVER, FMAX = 1e-9, 0.05  # eV/Angstrom
 LONGEST = 20.0  # seconds of a measurement; larger batches are left out beyond it
@@ -72,20 +71,6 @@ class Row:
     def us(self) -> float:
         """Microseconds for each atom and step: the time divided by the sum of atoms times steps."""
         return 1e6 * self.seconds / (self.n_atoms * self.steps)
-
-
-def slabs(n: int, n_atoms: int) -> list[Atoms]:
-    """Rattled slabs of copper with an O atom; the lower half is fixed."""
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(n):
-        atoms = fcc111("Cu", SHAPES[n_atoms], vacuum=8.0)
-        add_adsorbate(atoms, "O", 1.3, "fcc")
-        middle = atoms.positions[:, 2].mean()
-        atoms.rattle(0.1, rng=rng)
-        atoms.set_constraint(FixAtoms(np.flatnonzero(atoms.positions[:, 2] < middle)))
-        found.append(atoms)
-    return found
 
 
 def measure(model: str, n_atoms: int, batch: int, device: str, relaxed: bool = False) -> Row:
@@ -128,7 +113,7 @@ def work(device: str) -> Iterator[tuple[str, int, int, bool]]:
     models = list(potentials())
     for model in models:
         yield model, 37, N_RELAXED if device.startswith("cuda") else 4, True
-    for n_atoms in SHAPES:
+    for n_atoms in SIZES:
         for model in models:
             for batch in batches(device):
                 yield model, n_atoms, batch, False
